@@ -1,0 +1,48 @@
+"""Context managers that own every side effect on a network that somebody else handed over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+__all__ = ["frozen", "gradient_scope"]
+
+
+@contextmanager
+def gradient_scope(device_type: str = "cpu") -> Iterator[None]:
+    """Enable gradients in float32 whatever surrounds the call.
+
+    Leaves inference mode, enables gradients and turns autocast off, so that the same code runs in plain
+    Python, under ``no_grad``, under ``inference_mode`` and under autocast. Tensors *created* under
+    inference mode still cannot enter a graph: clone every tensor (image, gate, mask, baseline) inside.
+    """
+    with (
+        torch.inference_mode(mode=False),
+        torch.enable_grad(),
+        torch.autocast(device_type=device_type, enabled=False),
+    ):
+        yield
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Eval mode and no parameter gradients inside; every module's mode and flag as before afterwards.
+
+    Modes are kept per sub-module, not only for the root, and are restored on exceptions too.
+    """
+    modes = [(child, child.training) for child in module.modules()]
+    flags = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
+    try:
+        for child, _ in modes:
+            child.training = False
+        for parameter, _ in flags:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for child, training in modes:
+            child.training = training
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)

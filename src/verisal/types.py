@@ -1,0 +1,377 @@
+"""Vocabulary of verisal: the conventions, and the frozen records that rooms pass to each other.
+
+Conventions, valid everywhere unless a docstring says otherwise:
+
+- *image*: ``(B, 3, H, W)`` float32 RGB in [0, 1]. The classifier normalises inside itself.
+- *label* is the ground truth, *query class* the class being explained (``(B,)`` int64, fixed from
+  the clean image), *target* the goal of a targeted attack. They are never mixed.
+- *attribution*: signed, ``(B, C, H, W)``. *saliency map*: non-negative, ``(B, 1, H, W)``, magnitudes kept.
+- *gate*: non-negative factor on a stage's activation, shaped like it, initialised at 1.
+- *box*: ``(N, 4)`` xyxy pixels, half-open. *object mask*: boolean, ``(H, W)`` per object.
+- *detector score*: ``(B,)`` float, continuous; **higher = more adversarial**; positive = adversarial.
+- *eps* and norms of adversarial noise are in [0, 1] pixel units (``8 / 255``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, Protocol, Self, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from verisal.errors import ConfigError, DataError
+
+__all__ = [
+    "AttackResult",
+    "Batch",
+    "Curve",
+    "Evaluates",
+    "Evaluation",
+    "Histogram",
+    "MaskPanel",
+    "Norm",
+    "SaliencyResult",
+    "Sample",
+    "Score",
+    "Split",
+    "StageOutputs",
+    "StagedClassifier",
+    "check_images",
+    "check_query_class",
+]
+
+Norm = Literal["linf", "l2"]
+Split = Literal["cls_train", "cls_val", "det_fit", "det_val", "det_test"]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image with its ground truth.
+
+    Attributes:
+        image: ``(3, H, W)`` float32 in [0, 1].
+        label: class index of the main object.
+        image_id: stable name of the image; copies and adversarial versions keep it.
+        object_labels: ``(N,)`` int64, class of every annotated object, the main one first.
+        object_masks: ``(N, H, W)`` bool, the *visible* pixels of every object.
+        boxes: ``(N, 4)`` float32 xyxy, half-open, tight around the visible pixels.
+
+    Raises:
+        DataError: shapes, dtypes or ranges that do not fit each other.
+    """
+
+    image: Tensor
+    label: int
+    image_id: str
+    object_labels: Tensor
+    object_masks: Tensor
+    boxes: Tensor
+
+    def __post_init__(self) -> None:
+        if self.image.ndim != 3 or self.image.shape[0] != 3 or self.image.dtype != torch.float32:
+            raise DataError(
+                f"sample {self.image_id}: image must be (3, H, W) float32,"
+                f" found {tuple(self.image.shape)} {self.image.dtype}"
+            )
+        count, size = len(self.object_labels), tuple(self.image.shape[1:])
+        if tuple(self.object_masks.shape) != (count, *size) or self.object_masks.dtype != torch.bool:
+            raise DataError(
+                f"sample {self.image_id}: object masks must be ({count}, {size[0]}, {size[1]}) bool,"
+                f" found {tuple(self.object_masks.shape)} {self.object_masks.dtype}"
+            )
+        if tuple(self.boxes.shape) != (count, 4):
+            raise DataError(
+                f"sample {self.image_id}: boxes must be ({count}, 4), found {tuple(self.boxes.shape)}"
+            )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Several samples; objects stay a tuple per image because their number differs.
+
+    Lightning moves it by calling :meth:`to`; loaders use :meth:`collate` and :meth:`pin_memory`.
+    """
+
+    images: Tensor
+    labels: Tensor
+    image_ids: tuple[str, ...]
+    object_labels: tuple[Tensor, ...]
+    object_masks: tuple[Tensor, ...]
+    boxes: tuple[Tensor, ...]
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    @classmethod
+    def collate(cls, samples: Sequence[Sample]) -> Self:
+        """Stack samples of one size; a ``collate_fn`` for loaders."""
+        return cls(
+            images=torch.stack([sample.image for sample in samples]),
+            labels=torch.tensor([sample.label for sample in samples], dtype=torch.int64),
+            image_ids=tuple(sample.image_id for sample in samples),
+            object_labels=tuple(sample.object_labels for sample in samples),
+            object_masks=tuple(sample.object_masks for sample in samples),
+            boxes=tuple(sample.boxes for sample in samples),
+        )
+
+    def object_mask_of(self, query_class: Tensor) -> Tensor:
+        """``(B, H, W)`` bool: union of the visible pixels of all objects of each image's query class."""
+        masks = [
+            mask[labels == int(query)].any(dim=0)
+            for mask, labels, query in zip(self.object_masks, self.object_labels, query_class, strict=True)
+        ]
+        return torch.stack(masks)
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
+        """Copy of the batch on ``device``."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Self:
+        """Copy of the batch in page-locked memory."""
+        return self._map(lambda tensor: tensor.pin_memory())
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Self:
+        changed: dict[str, Any] = {}
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, Tensor):
+                changed[item.name] = function(value)
+            elif value and isinstance(value[0], Tensor):
+                changed[item.name] = tuple(function(tensor) for tensor in value)
+        return replace(self, **changed)
+
+
+@dataclass(frozen=True)
+class StageOutputs:
+    """Logits and the activation of every stage: ``logits (B, K)``, ``activations[l] (B, C_l, H_l, W_l)``."""
+
+    logits: Tensor
+    activations: tuple[Tensor, ...]
+
+
+@runtime_checkable
+class StagedClassifier(Protocol):
+    """What methods that gate or read stages ask of a classifier; ``models.Classifier`` is one."""
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Names of the stages, in the order in which they run."""
+        ...
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes K."""
+        ...
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Logits ``(B, K)`` of images in [0, 1]."""
+        ...
+
+    def stage_outputs(self, images: Tensor) -> StageOutputs:
+        """Logits and all stage activations in one pass."""
+        ...
+
+    def prefix(self, images: Tensor) -> Tensor:
+        """Activation of the first stage, which is all that the gated part needs."""
+        ...
+
+    def gated(self, first: Tensor, gates: Sequence[Tensor]) -> Tensor:
+        """Logits when every stage's activation is multiplied by its gate; ``first`` is ungated."""
+        ...
+
+
+@dataclass(frozen=True)
+class SaliencyResult:
+    """What every saliency method returns.
+
+    Attributes:
+        saliency: ``(B, 1, H, W)`` non-negative, at image resolution, magnitudes kept.
+        attribution: ``(B, C, H, W)`` signed, or None where the method has none.
+        raw: ``(B, 1, H, W)``, never normalised per image; equals ``saliency`` for most methods, the mean
+            of ``raw_layers`` for hierarchical ones.
+        raw_layers: per stage ``(B, 1, H, W)``, empty where the method has no layers.
+        n_forward: network forward passes spent per image.
+        n_backward: network backward passes spent per image.
+    """
+
+    saliency: Tensor
+    raw: Tensor
+    attribution: Tensor | None = None
+    raw_layers: tuple[Tensor, ...] = ()
+    n_forward: float = 0.0
+    n_backward: float = 0.0
+
+
+@dataclass(frozen=True)
+class AttackResult:
+    """What every attack returns, all on the device of the input.
+
+    Attributes:
+        x_adv: ``(B, 3, H, W)`` in [0, 1]; an unsuccessful sample holds its best or last iterate.
+        success: ``(B,)`` bool, judged by the classifier on ``x_adv`` as it is (before 8-bit rounding).
+        norms: ``(B,)`` size of the change in the attack's own norm.
+        n_fwd: ``(B,)`` int64 forward passes spent on each sample.
+        n_bwd: ``(B,)`` int64 backward passes spent on each sample.
+    """
+
+    x_adv: Tensor
+    success: Tensor
+    norms: Tensor
+    n_fwd: Tensor
+    n_bwd: Tensor
+
+
+@dataclass(frozen=True)
+class Score:
+    """One reported number with its 95 % interval over images.
+
+    Attributes:
+        value: the score; NaN where nothing could be scored.
+        low: lower end of the interval; NaN where there is none.
+        high: upper end of the interval; NaN where there is none.
+        n: images (or image pairs) that counted.
+        undefined: images that could not be scored and were left out.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    undefined: int = 0
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line of a figure; lines that share ``figure`` are drawn together.
+
+    Attributes:
+        figure: file-name-safe name, e.g. ``roc_cw_l2``.
+        label: legend entry, e.g. ``masks``.
+        x: ``(N,)``, rising.
+        y: ``(N,)``.
+        x_label: axis title with unit.
+        y_label: axis title with unit.
+    """
+
+    figure: str
+    label: str
+    x: Tensor
+    y: Tensor
+    x_label: str
+    y_label: str
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Scores of several groups in one figure, e.g. one detector's scores for clean, noisy and attacked images.
+
+    Attributes:
+        figure: file-name-safe name, e.g. ``scores_masks``.
+        groups: group name to ``(N,)`` scores.
+        x_label: axis title.
+        thresholds: name to position of a vertical line, e.g. ``FPR 5 %``.
+    """
+
+    figure: str
+    groups: Mapping[str, Tensor]
+    x_label: str
+    thresholds: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class MaskPanel:
+    """Pictures of one attacked image: what a person looks at to believe or doubt an alarm.
+
+    Attributes:
+        image_id: of the clean image.
+        attack: name of the attack.
+        clean: ``(3, H, W)`` in [0, 1].
+        attacked: ``(3, H, W)`` in [0, 1].
+        clean_layers: stage name to ``(h, w)`` raw map of the clean image.
+        attacked_layers: stage name to ``(h, w)`` raw map of the attacked image.
+        clean_fused: ``(H, W)`` fused map of the clean image.
+        attacked_fused: ``(H, W)`` fused map of the attacked image.
+        caption: label, predictions and detector scores in words.
+    """
+
+    image_id: str
+    attack: str
+    clean: Tensor
+    attacked: Tensor
+    clean_layers: Mapping[str, Tensor]
+    attacked_layers: Mapping[str, Tensor]
+    clean_fused: Tensor
+    attacked_fused: Tensor
+    caption: str
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one validation or test epoch found; a task keeps it in ``evaluation`` for the callbacks to report.
+
+    Attributes:
+        split: first part of every metric name, ``val`` or ``test``.
+        scores: ``<split>/<row>/<metric>/<attack or group>`` to its score.
+        counts: group name to the number of images in it.
+        curves: lines to draw.
+        histograms: score distributions to draw.
+        panels: pictures to draw.
+        samples: columns of the per-image table (ids, groups, scores), all of one length.
+        notes: sentences that a reader of the table must know, e.g. "FPR 1 % not supported: ...".
+    """
+
+    split: str
+    scores: Mapping[str, Score]
+    counts: Mapping[str, int] = field(default_factory=dict)
+    curves: tuple[Curve, ...] = ()
+    histograms: tuple[Histogram, ...] = ()
+    panels: tuple[MaskPanel, ...] = ()
+    samples: Mapping[str, Sequence[object]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class Evaluates(Protocol):
+    """A task whose evaluation epochs end with an :class:`Evaluation`."""
+
+    evaluation: Evaluation | None
+
+
+def check_images(images: Tensor) -> None:
+    """Raise unless ``images`` is a float32 ``(B, 3, H, W)`` batch in [0, 1].
+
+    Raises:
+        DataError: naming the shape, dtype or range found.
+    """
+    if images.ndim != 4 or images.shape[1] != 3 or images.dtype != torch.float32:
+        raise DataError(
+            f"images must be (B, 3, H, W) float32 RGB in [0, 1], found {tuple(images.shape)} {images.dtype}"
+        )
+    if len(images) == 0:
+        return
+    low, high = float(images.min()), float(images.max())
+    if not (low >= 0.0 and high <= 1.0):
+        raise DataError(
+            f"images must lie in [0, 1], found values from {low:.4g} to {high:.4g};"
+            " divide 8-bit images by 255 and leave the normalisation to the classifier"
+        )
+
+
+def check_query_class(query_class: Tensor, batch: int, num_classes: int) -> None:
+    """Raise unless ``query_class`` is ``(batch,)`` int64 with every value below ``num_classes``.
+
+    Raises:
+        ConfigError: naming the shape, dtype or class found.
+    """
+    if tuple(query_class.shape) != (batch,) or query_class.dtype != torch.int64:
+        raise ConfigError(
+            f"query class must be ({batch},) int64, one class per image,"
+            f" found {tuple(query_class.shape)} {query_class.dtype}"
+        )
+    if batch and not 0 <= int(query_class.min()) <= int(query_class.max()) < num_classes:
+        raise ConfigError(
+            f"query class must lie in 0..{num_classes - 1} (K = {num_classes}),"
+            f" found {int(query_class.min())}..{int(query_class.max())}"
+        )
