@@ -1,0 +1,308 @@
+"""Safe checkpoints and exports: tensors and plain data only, written whole or not at all, with checksums.
+
+A checkpoint ``x.ckpt`` has a sidecar ``x.ckpt.sha256`` in the format of ``sha256sum``. An export is a pair:
+``x.safetensors`` with the tensors and ``x.json``, its card. Nothing here can run code from a file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import pickle
+import re
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as tensors_from_bytes
+from safetensors.torch import save as tensors_to_bytes
+from torch import Tensor, UntypedStorage, nn
+
+from verisal.errors import CheckpointError
+
+__all__ = [
+    "CARD_KEY",
+    "Carded",
+    "check_card",
+    "file_sha256",
+    "load_checkpoint",
+    "load_export",
+    "save_checkpoint",
+    "save_export",
+    "state_hash",
+    "write_atomic",
+]
+
+CARD_KEY = "verisal_card"
+"""Key of the card inside a checkpoint."""
+
+MapLocation = str | torch.device | dict[str, str] | Callable[[UntypedStorage, str], UntypedStorage | None]
+
+_URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:/")
+
+
+@runtime_checkable
+class Carded(Protocol):
+    """A task that can say what its weights were made for."""
+
+    def card(self) -> dict[str, Any]:
+        """Plain data that must be equal when weights are loaded: class names, image size, stages, network."""
+        ...
+
+
+def file_sha256(path: Path | str) -> str:
+    """Hexadecimal SHA-256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def state_hash(state: nn.Module | Mapping[str, Tensor]) -> str:
+    """Hexadecimal SHA-256 of named tensors: names, dtypes, shapes and bytes.
+
+    The order of the entries and the device they lie on do not matter.
+
+    Args:
+        state: a module (its ``state_dict`` is taken) or a mapping of names to tensors.
+    """
+    tensors: Mapping[str, Tensor] = state.state_dict() if isinstance(state, nn.Module) else state
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def write_atomic(path: Path | str, content: bytes) -> None:
+    """Write a file whole or not at all: a temporary file in the same folder, then a rename.
+
+    Raises:
+        OSError: no space, no permission; the earlier file is untouched and no temporary file is left.
+    """
+    target = Path(path)
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o666 & ~_umask())
+        os.replace(temporary, target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def save_checkpoint(checkpoint: Mapping[str, Any], path: Path | str) -> None:
+    """Write a checkpoint and its checksum sidecar so that a kill at any moment leaves a loadable pair.
+
+    The sidecar names the old and the new checksum while the file is exchanged, and only the new one after.
+
+    Args:
+        checkpoint: tensors and plain data.
+        path: file to write; its folder is made.
+
+    Raises:
+        CheckpointError: the disk is full or the folder cannot be written; the earlier file is untouched.
+    """
+    target = Path(path)
+    buffer = io.BytesIO()
+    torch.save(dict(checkpoint), buffer)
+    content = buffer.getvalue()
+    digest = hashlib.sha256(content).hexdigest()
+    sidecar = _sidecar(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        accepted = [digest, *(_accepted(target) if target.is_file() else ())]
+        write_atomic(sidecar, _sidecar_text(accepted, target))
+        write_atomic(target, content)
+        write_atomic(sidecar, _sidecar_text([digest], target))
+    except OSError as error:
+        kept = "the earlier checkpoint is untouched" if target.is_file() else "nothing was written"
+        raise CheckpointError(
+            f"checkpoint {target} ({len(content)} bytes) could not be written: {error.strerror or error};"
+            f" {kept}. Free some space, or choose another folder with --run_dir"
+        ) from error
+
+
+def load_checkpoint(path: Path | str, *, map_location: MapLocation = "cpu") -> dict[str, Any]:
+    """Load a checkpoint: tensors and plain data, never code.
+
+    Args:
+        path: local file. URLs are refused.
+        map_location: device or function as in :func:`torch.load`.
+
+    Raises:
+        CheckpointError: missing, truncated or changed file, content beyond tensors and plain data, or a URL.
+    """
+    if _URL.match(str(path)):
+        raise CheckpointError(
+            f"{path}: checkpoints are not loaded from URLs; download the file and give its path"
+        )
+    target = Path(path)
+    if not target.is_file():
+        raise CheckpointError(_missing(target))
+    content = target.read_bytes()
+    accepted = _accepted(target)
+    if accepted and hashlib.sha256(content).hexdigest() not in accepted:
+        raise CheckpointError(
+            f"{target} ({len(content)} bytes) does not match its checksum in {_sidecar(target).name}:"
+            f" it is truncated, damaged or was changed after it was written.{_others(target)}"
+        )
+    try:
+        checkpoint = torch.load(io.BytesIO(content), map_location=map_location, weights_only=True)
+    # A damaged archive fails in many ways, and torch's own words advise to switch the protection off.
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = (
+            "it holds something other than tensors and plain data, or is damaged"
+            if isinstance(error, pickle.UnpicklingError)
+            else "it is likely truncated or damaged"
+        )
+        raise CheckpointError(
+            f"{target} ({len(content)} bytes) cannot be loaded: {reason}. Use a checkpoint that"
+            f" verisal wrote, and copy it again if it came from elsewhere.{_others(target)}"
+        ) from None
+    if not isinstance(checkpoint, dict):
+        raise CheckpointError(
+            f"{target} holds a {type(checkpoint).__name__}, not a checkpoint of a run;"
+            " give the path of a .ckpt file from a run's checkpoints folder"
+        )
+    return checkpoint
+
+
+def check_card(checkpoint: Mapping[str, Any], expected: Mapping[str, Any], path: Path | str) -> None:
+    """Compare the card in a checkpoint with what the configured task expects.
+
+    Args:
+        checkpoint: loaded checkpoint.
+        expected: the configured task's card.
+        path: of the checkpoint, for the message.
+
+    Raises:
+        CheckpointError: no card, or entries that differ; both values of each are shown.
+    """
+    found = checkpoint.get(CARD_KEY)
+    if not isinstance(found, Mapping):
+        raise CheckpointError(
+            f"{path} has no card that says what it was trained for; use a checkpoint that this task wrote"
+        )
+    wanted = _plain(expected)
+    given = _plain(found)
+    lines = [
+        f"  {key}: checkpoint has {given.get(key, 'nothing')!r}, config has {wanted.get(key, 'nothing')!r}"
+        for key in sorted(wanted.keys() | given.keys())
+        if wanted.get(key) != given.get(key)
+    ]
+    if lines:
+        raise CheckpointError(
+            "\n".join([f"{path} was made for something else than the config asks for:", *lines])
+            + "\nUse the config in that run's folder, or train again with this one"
+        )
+
+
+def save_export(path: Path | str, tensors: Mapping[str, Tensor], card: Mapping[str, Any]) -> None:
+    """Write ``x.safetensors`` and its card ``x.json``, which records the checksum of the tensors.
+
+    Args:
+        path: file ending in ``.safetensors``.
+        tensors: named tensors.
+        card: plain data; ``sha256`` is added.
+
+    Raises:
+        CheckpointError: the files cannot be written; the earlier ones are untouched.
+    """
+    target = Path(path)
+    content = tensors_to_bytes({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    record = {**_plain(card), "sha256": hashlib.sha256(content).hexdigest()}
+    text = json.dumps(record, indent=2, sort_keys=True) + "\n"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(target, content)
+        write_atomic(target.with_suffix(".json"), text.encode())
+    except OSError as error:
+        raise CheckpointError(f"export {target} could not be written: {error.strerror or error}") from error
+
+
+def load_export(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read a pair written by :func:`save_export`.
+
+    Returns:
+        The tensors by name, and the card with its ``sha256``.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or the tensors are not those that the card describes.
+    """
+    target = Path(path)
+    card_path = target.with_suffix(".json")
+    for file in (target, card_path):
+        if not file.is_file():
+            raise CheckpointError(_missing(file))
+    try:
+        card = json.loads(card_path.read_text(encoding="utf-8"))
+        expected = card["sha256"]
+    except (ValueError, KeyError, TypeError):
+        raise CheckpointError(
+            f"{card_path} is not a card: a JSON object with a sha256 was expected"
+        ) from None
+    content = target.read_bytes()
+    if hashlib.sha256(content).hexdigest() != expected:
+        raise CheckpointError(
+            f"{target} ({len(content)} bytes) is not the file that {card_path.name} describes"
+            " (checksum differs): it is damaged or was changed; install or export it again"
+        )
+    try:
+        return tensors_from_bytes(content), card
+    except SafetensorError as error:
+        raise CheckpointError(f"{target} ({len(content)} bytes) is not a safetensors file: {error}") from None
+
+
+def _plain(card: Mapping[str, Any]) -> dict[str, Any]:
+    """What a card looks like after JSON, so that tuples equal lists."""
+    try:
+        plain: dict[str, Any] = json.loads(json.dumps(dict(card)))
+    except TypeError as error:
+        raise CheckpointError(
+            f"a card must hold plain data (numbers, texts, lists, mappings): {error}"
+        ) from None
+    return plain
+
+
+def _sidecar(path: Path) -> Path:
+    return path.with_name(path.name + ".sha256")
+
+
+def _sidecar_text(digests: list[str], path: Path) -> bytes:
+    return "".join(f"{digest}  {path.name}\n" for digest in digests).encode()
+
+
+def _accepted(path: Path) -> tuple[str, ...]:
+    """Checksums named in the sidecar; none without a sidecar (a file copied on its own)."""
+    sidecar = _sidecar(path)
+    if not sidecar.is_file():
+        return ()
+    lines = sidecar.read_text(encoding="utf-8", errors="replace").splitlines()
+    return tuple(line.split()[0] for line in lines if line.split()) or ("empty sidecar",)
+
+
+def _missing(path: Path) -> str:
+    return f"{path} does not exist; give the path of an existing file.{_others(path)}"
+
+
+def _others(path: Path) -> str:
+    """Sentence naming the other checkpoints in the folder, newest first."""
+    if not path.parent.is_dir():
+        return ""
+    files = [file for file in path.parent.glob(f"*{path.suffix or '.ckpt'}") if file != path]
+    names = [file.name for file in sorted(files, key=lambda file: file.stat().st_mtime, reverse=True)]
+    return f" Also in that folder: {', '.join(names[:5])}." if names else ""
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
