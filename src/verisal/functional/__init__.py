@@ -3,17 +3,67 @@
 from ._adversarial import noise_norm as noise_norm
 from ._adversarial import project_noise as project_noise
 from ._adversarial import round_to_8bit as round_to_8bit
+from ._masks import CHANNEL_STATISTICS as CHANNEL_STATISTICS
+from ._masks import Fusion as Fusion
+from ._masks import GatePenalty as GatePenalty
+from ._masks import channel_statistics as channel_statistics
+from ._masks import fuse_layers as fuse_layers
+from ._masks import gate_map as gate_map
+from ._masks import gate_penalty_weights as gate_penalty_weights
+from ._masks import resize_maps as resize_maps
+from ._masks import stack_layers as stack_layers
+from ._detection import auroc as auroc
+from ._detection import bootstrap_auroc as bootstrap_auroc
+from ._detection import bootstrap_difference as bootstrap_difference
+from ._detection import bootstrap_fpr_at_tpr as bootstrap_fpr_at_tpr
+from ._detection import bootstrap_rate as bootstrap_rate
+from ._detection import bootstrap_weights as bootstrap_weights
+from ._detection import fpr_at_tpr95 as fpr_at_tpr95
+from ._detection import negatives_needed as negatives_needed
+from ._detection import pair_by_image as pair_by_image
+from ._detection import percentile_score as percentile_score
+from ._detection import rate_above as rate_above
+from ._detection import roc_curve as roc_curve
+from ._detection import threshold_at_fpr as threshold_at_fpr
+from ._detection import weighted_auroc as weighted_auroc
+from ._detection import weighted_fpr_at_tpr as weighted_fpr_at_tpr
+from ._detection import weighted_rate as weighted_rate
 from ._scopes import frozen as frozen
 from ._scopes import gradient_scope as gradient_scope
 from ._seeding import derive_seed as derive_seed
 from ._seeding import per_sample as per_sample
 
 __all__ = [
+    "CHANNEL_STATISTICS",
+    "Fusion",
+    "GatePenalty",
+    "auroc",
+    "bootstrap_auroc",
+    "bootstrap_difference",
+    "bootstrap_fpr_at_tpr",
+    "bootstrap_rate",
+    "bootstrap_weights",
+    "channel_statistics",
     "derive_seed",
+    "fpr_at_tpr95",
     "frozen",
+    "fuse_layers",
+    "gate_map",
+    "gate_penalty_weights",
     "gradient_scope",
+    "negatives_needed",
     "noise_norm",
+    "pair_by_image",
     "per_sample",
+    "percentile_score",
     "project_noise",
+    "rate_above",
+    "resize_maps",
+    "roc_curve",
     "round_to_8bit",
+    "stack_layers",
+    "threshold_at_fpr",
+    "weighted_auroc",
+    "weighted_fpr_at_tpr",
+    "weighted_rate",
 ]
