@@ -14,12 +14,12 @@ Conventions, valid everywhere unless a docstring says otherwise:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, Protocol, Self, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from verisal.errors import ConfigError, DataError
 
@@ -154,6 +154,14 @@ class StageOutputs:
 @runtime_checkable
 class StagedClassifier(Protocol):
     """What methods that gate or read stages ask of a classifier; ``models.Classifier`` is one."""
+
+    def modules(self) -> Iterator[nn.Module]:
+        """Every sub-module, as of ``nn.Module``."""
+        ...
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Every parameter, as of ``nn.Module``."""
+        ...
 
     @property
     def stages(self) -> tuple[str, ...]:

@@ -1,17 +1,12 @@
 """Stateless functions on tensors, and the context managers that own side effects."""
 
+from ._adversarial import Verdict as Verdict
+from ._adversarial import gaussian_noise as gaussian_noise
+from ._adversarial import judge_8bit as judge_8bit
 from ._adversarial import noise_norm as noise_norm
 from ._adversarial import project_noise as project_noise
 from ._adversarial import round_to_8bit as round_to_8bit
-from ._masks import CHANNEL_STATISTICS as CHANNEL_STATISTICS
-from ._masks import Fusion as Fusion
-from ._masks import GatePenalty as GatePenalty
-from ._masks import channel_statistics as channel_statistics
-from ._masks import fuse_layers as fuse_layers
-from ._masks import gate_map as gate_map
-from ._masks import gate_penalty_weights as gate_penalty_weights
-from ._masks import resize_maps as resize_maps
-from ._masks import stack_layers as stack_layers
+from ._adversarial import scale_to_l2 as scale_to_l2
 from ._detection import auroc as auroc
 from ._detection import bootstrap_auroc as bootstrap_auroc
 from ._detection import bootstrap_difference as bootstrap_difference
@@ -28,8 +23,18 @@ from ._detection import threshold_at_fpr as threshold_at_fpr
 from ._detection import weighted_auroc as weighted_auroc
 from ._detection import weighted_fpr_at_tpr as weighted_fpr_at_tpr
 from ._detection import weighted_rate as weighted_rate
+from ._masks import Fusion as Fusion
+from ._masks import GatePenalty as GatePenalty
+from ._masks import channel_statistics as channel_statistics
+from ._masks import fuse_layers as fuse_layers
+from ._masks import gate_map as gate_map
+from ._masks import gate_penalty_weights as gate_penalty_weights
+from ._masks import resize_maps as resize_maps
+from ._masks import stack_layers as stack_layers
+from ._masks import CHANNEL_STATISTICS as CHANNEL_STATISTICS
 from ._scopes import frozen as frozen
 from ._scopes import gradient_scope as gradient_scope
+from ._scopes import rng_preserved as rng_preserved
 from ._seeding import derive_seed as derive_seed
 from ._seeding import per_sample as per_sample
 
@@ -37,6 +42,7 @@ __all__ = [
     "CHANNEL_STATISTICS",
     "Fusion",
     "GatePenalty",
+    "Verdict",
     "auroc",
     "bootstrap_auroc",
     "bootstrap_difference",
@@ -50,7 +56,9 @@ __all__ = [
     "fuse_layers",
     "gate_map",
     "gate_penalty_weights",
+    "gaussian_noise",
     "gradient_scope",
+    "judge_8bit",
     "negatives_needed",
     "noise_norm",
     "pair_by_image",
@@ -59,8 +67,10 @@ __all__ = [
     "project_noise",
     "rate_above",
     "resize_maps",
+    "rng_preserved",
     "roc_curve",
     "round_to_8bit",
+    "scale_to_l2",
     "stack_layers",
     "threshold_at_fpr",
     "weighted_auroc",

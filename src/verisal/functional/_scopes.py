@@ -8,7 +8,9 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-__all__ = ["frozen", "gradient_scope"]
+from verisal.types import StagedClassifier
+
+__all__ = ["frozen", "gradient_scope", "rng_preserved"]
 
 
 @contextmanager
@@ -28,7 +30,7 @@ def gradient_scope(device_type: str = "cpu") -> Iterator[None]:
 
 
 @contextmanager
-def frozen(module: nn.Module) -> Iterator[None]:
+def frozen(module: nn.Module | StagedClassifier) -> Iterator[None]:
     """Eval mode and no parameter gradients inside; every module's mode and flag as before afterwards.
 
     Modes are kept per sub-module, not only for the root, and are restored on exceptions too.
@@ -46,3 +48,15 @@ def frozen(module: nn.Module) -> Iterator[None]:
             child.training = training
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
+
+
+@contextmanager
+def rng_preserved(device: torch.device | None = None) -> Iterator[None]:
+    """Global random state of the CPU, and of ``device`` if it is an accelerator, as before afterwards.
+
+    For calls into code of somebody else, such as a classifier with its own draws; our own code takes a
+    generator and never touches the global state.
+    """
+    accelerated = device is not None and device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if accelerated else []):
+        yield

@@ -1,0 +1,92 @@
+"""Gates of several layers: penalty, maps, fusion of the maps, and statistics over channels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+__all__ = [
+    "CHANNEL_STATISTICS",
+    "Fusion",
+    "GatePenalty",
+    "channel_statistics",
+    "fuse_layers",
+    "gate_map",
+    "gate_penalty_weights",
+    "resize_maps",
+    "stack_layers",
+]
+
+Fusion = Literal["mean", "geometric"]
+GatePenalty = Literal["per_layer", "per_channel", "relative"]
+CHANNEL_STATISTICS = ("mean", "std", "max")
+
+
+def gate_penalty_weights(shapes: Sequence[torch.Size], penalty: GatePenalty) -> list[float]:
+    r"""Weights ``t_l`` of ``R(M) = sum_l t_l * ||M_l||_1`` for one image.
+
+    - ``per_layer``: :math:`t_l = 1/\sqrt{H_l W_l}`, the form known from third-party code.
+    - ``per_channel``: :math:`t_l = 1/\sqrt{C_l H_l W_l}`, so that wide layers do not dominate.
+    - ``relative``: ``per_layer`` divided by ``R(1)``, so that a weight means the same on every network.
+
+    Args:
+        shapes: ``(B, C_l, H_l, W_l)`` or ``(C_l, H_l, W_l)`` of every gate.
+        penalty: which form.
+
+    >>> gate_penalty_weights([torch.Size([4, 2, 2])], "per_layer")
+    [0.5]
+    """
+    areas = [shape[-1] * shape[-2] for shape in shapes]
+    channels = [shape[-3] for shape in shapes]
+    if penalty == "per_channel":
+        return [1 / math.sqrt(area * channel) for area, channel in zip(areas, channels, strict=True)]
+    weights = [1 / math.sqrt(area) for area in areas]
+    if penalty == "relative":
+        whole = sum(channel * math.sqrt(area) for area, channel in zip(areas, channels, strict=True))
+        return [weight / whole for weight in weights]
+    return weights
+
+
+def gate_map(gate: Tensor) -> Tensor:
+    """Mean of a gate over its channels: ``(B, C, h, w)`` to ``(B, 1, h, w)``."""
+    return gate.mean(dim=1, keepdim=True)
+
+
+def resize_maps(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bring maps ``(B, C, h, w)`` to ``size``: bilinear where they grow, area-averaged where they shrink."""
+    if tuple(maps.shape[-2:]) == size:
+        return maps
+    if maps.shape[-2] >= size[0] and maps.shape[-1] >= size[1]:
+        return F.interpolate(maps, size=size, mode="area")
+    return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+
+
+def fuse_layers(layers: Sequence[Tensor], fusion: Fusion) -> Tensor:
+    r"""Fuse upsampled per-layer maps ``(B, 1, H, W)`` into one map of the same shape in [0, 1].
+
+    ``mean``: :math:`\frac1L \sum_l U_l / \max U_l`, the published form.
+    ``geometric``: :math:`(\prod_l U_l / \max U_l)^{1/L}`, ours: late, coarse layers do not blur it.
+    A layer whose maximum is 0 contributes zeros and still counts in L; the maximum is per image.
+    """
+    scaled = [layer / layer.amax(dim=(-2, -1), keepdim=True).clamp_min(1e-12) for layer in layers]
+    stacked = torch.stack(scaled)
+    if fusion == "mean":
+        return stacked.mean(dim=0)
+    # The root is taken factor by factor: a product of many small factors would underflow.
+    return stacked.pow(1 / len(layers)).prod(dim=0)
+
+
+def channel_statistics(gate: Tensor) -> Tensor:
+    """Mean, standard deviation (biased) and maximum over channels: ``(B, C, h, w)`` to ``(B, 3, h, w)``."""
+    deviation, mean = torch.std_mean(gate, dim=1, correction=0)
+    return torch.stack([mean, deviation, gate.amax(dim=1)], dim=1)
+
+
+def stack_layers(layers: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+    """Resize per-layer maps ``(B, S, h_l, w_l)`` to one grid and join them: ``(B, S * L, *size)``."""
+    return torch.cat([resize_maps(layer, size) for layer in layers], dim=1)

@@ -1,0 +1,100 @@
+"""A classifier as every other room sees it: images in [0, 1] in, logits out, stages by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from verisal.errors import ConfigError
+from verisal.types import StageOutputs
+
+from ._split import SplitNetwork, split_network
+
+__all__ = ["Classifier"]
+
+
+@final
+class Classifier(nn.Module):
+    """Any network, its normalisation, and the names of the stages that methods read or gate.
+
+    Args:
+        network: maps normalised images ``(B, 3, H, W)`` to logits ``(B, K)``.
+        stages: sub-modules whose outputs are the activations ``a_1 .. a_L``, in running order, at least two.
+        class_names: the K names, in the order of the logits.
+        image_size: height and width in pixels that the network was trained at.
+        mean: per-channel mean that is subtracted from images in [0, 1].
+        std: per-channel deviation that they are divided by.
+
+    Raises:
+        ConfigError: stages that cannot be gated (see :func:`split_network`), or a normalisation that is
+            not three numbers with positive deviations.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        stages: Sequence[str],
+        *,
+        class_names: Sequence[str],
+        image_size: int,
+        mean: Sequence[float] = (0.5, 0.5, 0.5),
+        std: Sequence[float] = (0.25, 0.25, 0.25),
+    ) -> None:
+        super().__init__()
+        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+            raise ConfigError(f"mean and std must be three numbers, std positive; found {mean} and {std}")
+        if len(stages) < 2:
+            raise ConfigError(f"a classifier needs at least two stages, found {list(stages)}")
+        self.network = network
+        self.stages = tuple(stages)
+        self.class_names = tuple(class_names)
+        self.image_size = image_size
+        self.register_buffer("mean", torch.tensor(list(mean)).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(list(std)).view(1, 3, 1, 1))
+        self.mean: Tensor
+        self.std: Tensor
+        # The three views share the network's modules; registering them would list each parameter four times.
+        split = split_network(network, stages)
+        object.__setattr__(self, "_split", split)
+        self._split: SplitNetwork
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes K."""
+        return len(self.class_names)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits ``(B, K)`` of images ``(B, 3, H, W)`` in [0, 1]."""
+        logits: Tensor = self.network(self._normalise(images))
+        return logits
+
+    def prefix(self, images: Tensor) -> Tensor:
+        """Activation of the first stage ``(B, C_1, H_1, W_1)``."""
+        activation: Tensor = self._split.prefix(self._normalise(images))
+        return activation
+
+    def gated(self, first: Tensor, gates: Sequence[Tensor]) -> Tensor:
+        """Logits with every stage's activation multiplied by its gate.
+
+        Args:
+            first: ungated activation of the first stage, from :meth:`prefix`.
+            gates: one tensor per stage, broadcastable to its activation.
+        """
+        if len(gates) != len(self.stages):
+            raise ConfigError(
+                f"expected {len(self.stages)} gates, one per stage {self.stages}, found {len(gates)}"
+            )
+        logits: Tensor = self._split.gated(first, tuple(gates))
+        return logits
+
+    def stage_outputs(self, images: Tensor) -> StageOutputs:
+        """Logits and the ungated activation of every stage, in one pass."""
+        first = self.prefix(images)
+        logits, later = self._split.observed(first)
+        return StageOutputs(logits, (first, *later))
+
+    def _normalise(self, images: Tensor) -> Tensor:
+        return (images - self.mean) / self.std

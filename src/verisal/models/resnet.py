@@ -1,0 +1,117 @@
+"""The small residual network that ships with verisal."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Sequence
+from typing import final
+
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+__all__ = ["SmallResNet"]
+
+
+def _conv(inputs: int, outputs: int, kernel: int, *, stride: int = 1, folded: bool) -> list[nn.Module]:
+    conv = nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2, bias=folded)
+    return [conv] if folded else [conv, nn.BatchNorm2d(outputs)]
+
+
+class _Block(nn.Module):
+    """Two 3x3 convolutions with batch normalisation and a projected shortcut; ends in a ReLU."""
+
+    def __init__(self, inputs: int, outputs: int, *, stride: int, folded: bool) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            *_conv(inputs, outputs, 3, stride=stride, folded=folded),
+            nn.ReLU(),
+            *_conv(outputs, outputs, 3, folded=folded),
+        )
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(*_conv(inputs, outputs, 1, stride=stride, folded=folded))
+        self.relu = nn.ReLU()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        output: Tensor = self.relu(self.body(inputs) + self.shortcut(inputs))
+        return output
+
+
+@final
+class SmallResNet(nn.Module):
+    """Residual network with four stages at strides 2, 4, 8 and 16.
+
+    The stem has stride 2 and every ReLU is a module of its own, so that methods which read or replace
+    activations need not edit the network.
+
+    Args:
+        num_classes: number of logits K.
+        widths: channels of the four stages.
+        blocks: residual blocks per stage.
+        folded: build without batch normalisation, for weights in which it is folded into the convolutions.
+    """
+
+    stage_names = ("stage1", "stage2", "stage3", "stage4")
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        widths: Sequence[int] = (16, 32, 64, 128),
+        blocks: int = 1,
+        folded: bool = False,
+    ) -> None:
+        super().__init__()
+        if len(widths) != len(self.stage_names):
+            raise ValueError(f"widths must name {len(self.stage_names)} stages, found {len(widths)}")
+        self.stem = nn.Sequential(*_conv(3, widths[0], 3, stride=2, folded=folded), nn.ReLU())
+        self.num_classes, self.widths, self.blocks, self.folded = num_classes, tuple(widths), blocks, folded
+        inputs = widths[0]
+        stages = []
+        for index, width in enumerate(widths):
+            first = _Block(inputs, width, stride=1 if index == 0 else 2, folded=folded)
+            later = [_Block(width, width, stride=1, folded=folded) for _ in range(blocks - 1)]
+            stages.append(nn.Sequential(first, *later))
+            inputs = width
+        self.stage1, self.stage2, self.stage3, self.stage4 = stages
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.head = nn.Linear(inputs, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits ``(B, K)`` of *normalised* images ``(B, 3, H, W)``."""
+        features = self.stage4(self.stage3(self.stage2(self.stage1(self.stem(images)))))
+        logits: Tensor = self.head(self.pool(features).flatten(1))
+        return logits
+
+    def fold(self) -> SmallResNet:
+        """An equivalent network in eval mode whose batch normalisations are part of the convolutions.
+
+        Every method that differentiates a frozen classifier runs about a third faster on it.
+        """
+        source_network = copy.deepcopy(self).eval()
+        folded = SmallResNet(self.num_classes, widths=self.widths, blocks=self.blocks, folded=True)
+        fused = [
+            _fuse(sequence) for sequence in source_network.modules() if isinstance(sequence, nn.Sequential)
+        ]
+        convolutions = [conv for sequence in fused for conv in sequence]
+        targets = [
+            conv
+            for sequence in folded.modules()
+            if isinstance(sequence, nn.Sequential)
+            for conv in sequence
+            if isinstance(conv, nn.Conv2d)
+        ]
+        for source, target in zip(convolutions, targets, strict=True):
+            target.load_state_dict(source.state_dict())
+        folded.head.load_state_dict(self.head.state_dict())
+        return folded.eval()
+
+
+def _fuse(sequence: nn.Sequential) -> list[nn.Conv2d]:
+    layers = list(sequence)
+    fused = []
+    for conv, norm in itertools.pairwise(layers):
+        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            fused.append(fuse_conv_bn_eval(conv, norm))
+    return fused
