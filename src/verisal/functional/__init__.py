@@ -23,6 +23,7 @@ from ._detection import threshold_at_fpr as threshold_at_fpr
 from ._detection import weighted_auroc as weighted_auroc
 from ._detection import weighted_fpr_at_tpr as weighted_fpr_at_tpr
 from ._detection import weighted_rate as weighted_rate
+from ._masks import CHANNEL_STATISTICS as CHANNEL_STATISTICS
 from ._masks import Fusion as Fusion
 from ._masks import GatePenalty as GatePenalty
 from ._masks import channel_statistics as channel_statistics
@@ -31,7 +32,6 @@ from ._masks import gate_map as gate_map
 from ._masks import gate_penalty_weights as gate_penalty_weights
 from ._masks import resize_maps as resize_maps
 from ._masks import stack_layers as stack_layers
-from ._masks import CHANNEL_STATISTICS as CHANNEL_STATISTICS
 from ._scopes import frozen as frozen
 from ._scopes import gradient_scope as gradient_scope
 from ._scopes import rng_preserved as rng_preserved
