@@ -21,7 +21,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
-from torch import Tensor, UntypedStorage, nn
+from torch import Tensor, nn
+from torch.types import Storage
 
 from verisal.errors import CheckpointError
 
@@ -32,6 +33,7 @@ __all__ = [
     "file_sha256",
     "load_checkpoint",
     "load_export",
+    "remove_checkpoint",
     "save_checkpoint",
     "save_export",
     "state_hash",
@@ -41,7 +43,7 @@ __all__ = [
 CARD_KEY = "verisal_card"
 """Key of the card inside a checkpoint."""
 
-MapLocation = str | torch.device | dict[str, str] | Callable[[UntypedStorage, str], UntypedStorage | None]
+MapLocation = str | torch.device | dict[str, str] | Callable[[Storage, str], Storage]
 
 _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:/")
 
@@ -175,7 +177,13 @@ def load_checkpoint(path: Path | str, *, map_location: MapLocation = "cpu") -> d
     return checkpoint
 
 
-def check_card(checkpoint: Mapping[str, Any], expected: Mapping[str, Any], path: Path | str) -> None:
+def remove_checkpoint(path: Path) -> None:
+    """Delete a checkpoint and its sidecar; a missing file is no error."""
+    path.unlink(missing_ok=True)
+    _sidecar(path).unlink(missing_ok=True)
+
+
+def check_card(checkpoint: Mapping[str, Any], expected: Mapping[str, Any], path: object) -> None:
     """Compare the card in a checkpoint with what the configured task expects.
 
     Args:

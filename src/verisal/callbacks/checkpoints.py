@@ -1,0 +1,147 @@
+"""Which weights a run keeps, and how they are written, read and resumed."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Protocol, final, runtime_checkable
+
+import numpy as np
+import torch
+from lightning.fabric.plugins.io import CheckpointIO
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+
+from verisal.checkpoint import (
+    CARD_KEY,
+    Carded,
+    check_card,
+    load_checkpoint,
+    remove_checkpoint,
+    save_checkpoint,
+)
+
+__all__ = ["CheckpointFiles", "LastCheckpoint", "Monitored", "best_checkpoint"]
+
+
+@runtime_checkable
+class Monitored(Protocol):
+    """A task that says which logged value decides the best checkpoint.
+
+    Attributes:
+        monitor: name of a value logged in validation.
+        monitor_mode: whether a higher or a lower value is better.
+    """
+
+    monitor: str
+    monitor_mode: Literal["min", "max"]
+
+
+def best_checkpoint(folder: Path, task: LightningModule) -> ModelCheckpoint:
+    """Callback that keeps ``best.ckpt``: a :class:`Monitored` task's best epoch, else the newest one."""
+    monitored: Monitored | None = task if isinstance(task, Monitored) else None
+    return ModelCheckpoint(
+        dirpath=folder,
+        filename="best",
+        monitor=monitored.monitor if monitored else None,
+        mode=monitored.monitor_mode if monitored else "min",
+        save_top_k=1,
+        enable_version_counter=False,
+    )
+
+
+@final
+class LastCheckpoint(Checkpoint):
+    """Keeps ``last.ckpt``: the state at the newest epoch boundary, random number generators included.
+
+    Written when an epoch starts and when training ends. A run that is stopped anywhere inside an epoch
+    resumes at the start of that epoch and goes on exactly as it would have done.
+
+    Args:
+        folder: folder of the checkpoints.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.path = folder / "last.ckpt"
+        self._restored: dict[str, Any] | None = None
+        self._resumed = False
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of the generators of Python, NumPy and torch."""
+        _, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+        return {
+            "python": random.getstate(),
+            "numpy": (torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, cached),
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the state; it is put into the generators when the fit starts."""
+        self._restored = state_dict
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Restore the generators before the first loader of a resumed fit draws from them."""
+        if self._restored is None:
+            return
+        state, self._restored, self._resumed = self._restored, None, True
+        random.setstate(state["python"])
+        keys, position, has_gauss, cached = state["numpy"]
+        np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), position, has_gauss, cached))
+        torch.set_rng_state(state["torch"].cpu())
+        if len(state["cuda"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all([item.cpu() for item in state["cuda"]])
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save, except on the epoch that was just resumed: there the loaders have drawn already."""
+        if self._resumed:
+            self._resumed = False
+            return
+        trainer.save_checkpoint(self.path)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the end state."""
+        trainer.save_checkpoint(self.path)
+
+
+@final
+class CheckpointFiles(CheckpointIO):
+    """How Lightning writes and reads checkpoints: whole files with checksums, tensors and plain data only.
+
+    A :class:`Carded` task's card is stored with its weights and compared before they are loaded.
+
+    Args:
+        task: the configured task.
+    """
+
+    def __init__(self, task: LightningModule) -> None:
+        self._task = task
+
+    def save_checkpoint(
+        self,
+        checkpoint: dict[str, Any],
+        path: str | os.PathLike[str],
+        storage_options: object | None = None,
+    ) -> None:
+        """Write ``checkpoint`` with the task's card."""
+        cards: Mapping[str, Any] = {CARD_KEY: self._task.card()} if isinstance(self._task, Carded) else {}
+        save_checkpoint({**checkpoint, **cards}, Path(path))
+
+    def load_checkpoint(
+        self,
+        path: str | os.PathLike[str],
+        map_location: object | None = None,
+        weights_only: bool | None = None,
+    ) -> dict[str, Any]:
+        """Read a checkpoint made for this task; ``weights_only`` cannot be switched off."""
+        checkpoint = load_checkpoint(os.fspath(path))
+        if isinstance(self._task, Carded):
+            check_card(checkpoint, self._task.card(), path)
+        return checkpoint
+
+    def remove_checkpoint(self, path: str | os.PathLike[str]) -> None:
+        """Delete a checkpoint and its sidecar."""
+        remove_checkpoint(Path(path))
