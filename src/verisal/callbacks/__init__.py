@@ -1,1 +1,5 @@
-"""TODO."""
+"""Lightning callbacks."""
+
+from .report import ReportRun as ReportRun
+
+__all__ = ["ReportRun"]

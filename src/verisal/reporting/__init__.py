@@ -1,1 +1,45 @@
-"""TODO."""
+"""Where results go: CSV files, Weights & Biases, figures, and the report of a run."""
+
+from ._base import Picture as Picture
+from ._base import Publication as Publication
+from ._base import Sink as Sink
+from ._base import Table as Table
+from .csv_sink import CsvSink as CsvSink
+from .csv_sink import csv_logger as csv_logger
+from .figures import draw_curves as draw_curves
+from .figures import draw_histograms as draw_histograms
+from .figures import draw_panel as draw_panel
+from .figures import draw_roc as draw_roc
+from .figures import panel_pixels as panel_pixels
+from .report import RunFacts as RunFacts
+from .report import installed_versions as installed_versions
+from .report import print_results as print_results
+from .report import result_table as result_table
+from .report import write_report as write_report
+from .report import write_samples as write_samples
+from .wandb_sink import WandbSettings as WandbSettings
+from .wandb_sink import WandbSink as WandbSink
+from .wandb_sink import wandb_logger as wandb_logger
+
+__all__ = [
+    "CsvSink",
+    "Picture",
+    "Publication",
+    "RunFacts",
+    "Sink",
+    "Table",
+    "WandbSettings",
+    "WandbSink",
+    "csv_logger",
+    "draw_curves",
+    "draw_histograms",
+    "draw_panel",
+    "draw_roc",
+    "installed_versions",
+    "panel_pixels",
+    "print_results",
+    "result_table",
+    "wandb_logger",
+    "write_report",
+    "write_samples",
+]

@@ -1,0 +1,226 @@
+"""Reports what a task found: curves and panels as it trains, the whole result at the end."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, final
+
+import torch
+import yaml
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+
+from verisal.reporting import (
+    Picture,
+    Publication,
+    RunFacts,
+    Sink,
+    draw_curves,
+    draw_histograms,
+    draw_panel,
+    draw_roc,
+    installed_versions,
+    panel_pixels,
+    print_results,
+    result_table,
+    write_report,
+    write_samples,
+)
+from verisal.types import Curve, Evaluates, Evaluation, Score
+
+__all__ = ["ReportRun"]
+
+_MAX_POINTS = 200
+
+
+@final
+class ReportRun(Callback):
+    """Hands a task's :class:`~verisal.types.Evaluation` to files and loggers, on rank zero only.
+
+    After each validation epoch of a fit: one chart per figure name to the loggers that are sinks, and the
+    panels once per run. After a test: ``figures/*.png``, ``report.json``, ``report.md``, ``samples.csv``, the
+    main table on the terminal, and tables, curves and panels to the sinks. A ``validate`` run writes the same
+    as ``report.val.json`` and so on, so that it never replaces the result of a test. Files come before sinks.
+
+    A task that is no :class:`~verisal.types.Evaluates`, or found nothing, is left alone.
+
+    Args:
+        run_dir: folder of the run.
+        max_panels: panels drawn and sent at most.
+    """
+
+    def __init__(self, run_dir: Path, *, max_panels: int = 8) -> None:
+        super().__init__()
+        self._run_dir = Path(run_dir)
+        self._max_panels = max_panels
+        self._panels_sent = False
+        self._wall_times: dict[str, float] = {}
+        self._started: dict[str, float] = {}
+        self._loaded: tuple[int, int] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run must remember."""
+        return {"panels_sent": self._panels_sent}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take back what :meth:`state_dict` gave."""
+        self._panels_sent = bool(state_dict["panels_sent"])
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Remember step and epoch of a checkpoint: a trainer that only tests counts from 0."""
+        self._loaded = (int(checkpoint["global_step"]), int(checkpoint["epoch"]))
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._started["fit"] = time.perf_counter()
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop the clock."""
+        self._stop("fit")
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._started["validate"] = time.perf_counter()
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._started["test"] = time.perf_counter()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Report a validation epoch, or the whole result of a ``validate`` run."""
+        if trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        evaluation = _evaluation_of(pl_module)
+        if evaluation is None:
+            return
+        if trainer.state.fn is not TrainerFn.FITTING:
+            self._stop("validate")
+            self._report(trainer, evaluation, suffix=".val")
+            return
+        pictures = {} if self._panels_sent else self._pictures(evaluation)
+        self._panels_sent = self._panels_sent or bool(pictures)
+        self._publish(trainer, Publication(_by_figure(evaluation), pictures))
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Report the whole result."""
+        if not trainer.is_global_zero:
+            return
+        self._stop("test")
+        evaluation = _evaluation_of(pl_module)
+        if evaluation is not None:
+            self._report(trainer, evaluation, suffix="")
+
+    def _report(self, trainer: Trainer, evaluation: Evaluation, *, suffix: str) -> None:
+        write_report(self._run_dir, evaluation, facts=self._facts(), stem=f"report{suffix}")
+        if evaluation.samples:
+            write_samples(self._run_dir / f"samples{suffix}.csv", evaluation.samples)
+        _draw(self._run_dir / "figures", evaluation, self._max_panels)
+        print_results(evaluation)
+        tables = {f"{evaluation.split}_results": result_table(evaluation)}
+        curves = {f"{evaluation.split}_{name}": lines for name, lines in _by_figure(evaluation).items()}
+        pictures = {f"{evaluation.split}_{name}": shown for name, shown in self._pictures(evaluation).items()}
+        self._publish(trainer, Publication(curves, pictures, tables))
+
+    def _publish(self, trainer: Trainer, publication: Publication) -> None:
+        if not publication:
+            return
+        step, epoch = trainer.global_step, trainer.current_epoch
+        if trainer.state.fn is not TrainerFn.FITTING and self._loaded is not None:
+            step, epoch = self._loaded
+        for logger in trainer.loggers:
+            if isinstance(logger, Sink):
+                logger.publish(publication, step=step, epoch=epoch)
+
+    def _pictures(self, evaluation: Evaluation) -> dict[str, tuple[Picture, ...]]:
+        pictures: dict[str, tuple[Picture, ...]] = {}
+        for panel in evaluation.panels[: self._max_panels]:
+            shown = Picture(panel_pixels(panel), f"{panel.image_id}: {panel.caption}")
+            pictures[panel.attack] = (*pictures.get(panel.attack, ()), shown)
+        return pictures
+
+    def _facts(self) -> RunFacts:
+        config = _config(self._run_dir / "config.yaml")
+        return RunFacts(
+            seed=_seed(config), config=config, wall_times=self._wall_times, versions=installed_versions()
+        )
+
+    def _stop(self, stage: str) -> None:
+        if stage in self._started:
+            self._wall_times[stage] = time.perf_counter() - self._started.pop(stage)
+
+
+def _evaluation_of(module: LightningModule) -> Evaluation | None:
+    return module.evaluation if isinstance(module, Evaluates) else None
+
+
+def _draw(folder: Path, evaluation: Evaluation, max_panels: int) -> None:
+    prefix = "" if evaluation.split == "test" else f"{evaluation.split}_"
+    groups: dict[str, list[Curve]] = {}
+    for curve in evaluation.curves:
+        groups.setdefault(curve.figure, []).append(curve)
+    for name, curves in groups.items():
+        path = folder / f"{prefix}{_file_name(name)}.png"
+        title = f"{name.replace('_', ' ')} ({evaluation.split})"
+        if name.startswith("roc_"):
+            draw_roc(curves, path, legend=_auroc_legend(evaluation, name.removeprefix("roc_")), title=title)
+        else:
+            draw_curves(curves, path, legend={}, title=title)
+    for histogram in evaluation.histograms:
+        if any(bool(torch.isfinite(scores).any()) for scores in histogram.groups.values()):
+            title = f"{histogram.figure.replace('_', ' ')} ({evaluation.split})"
+            draw_histograms(histogram, folder / f"{prefix}{_file_name(histogram.figure)}.png", title=title)
+    for number, panel in enumerate(evaluation.panels[:max_panels]):
+        draw_panel(panel, folder / f"{prefix}panel_{number}_{_file_name(panel.attack)}.png")
+
+
+def _auroc_legend(evaluation: Evaluation, attack: str) -> dict[str, str]:
+    """Legend text of every detector that has an AUROC against the attack."""
+    legend = {}
+    for name, score in evaluation.scores.items():
+        row, _, rest = name.removeprefix(f"{evaluation.split}/").partition("/")
+        if rest == f"auroc/{attack}":
+            legend[row] = f"{row}: AUROC {_interval(score)}"
+    return legend
+
+
+def _interval(score: Score) -> str:
+    if score.low == score.low and score.high == score.high:
+        return f"{score.value:.3f} [{score.low:.3f}, {score.high:.3f}]"
+    return f"{score.value:.3f}"
+
+
+def _by_figure(evaluation: Evaluation) -> dict[str, tuple[Curve, ...]]:
+    figures: dict[str, tuple[Curve, ...]] = {}
+    for curve in evaluation.curves:
+        figures[curve.figure] = (*figures.get(curve.figure, ()), _thinned(curve))
+    return figures
+
+
+def _thinned(curve: Curve) -> Curve:
+    """At most 200 points, both ends included: what a chart can show."""
+    if len(curve.x) <= _MAX_POINTS:
+        return curve
+    kept = torch.linspace(0, len(curve.x) - 1, _MAX_POINTS).round().long()
+    return Curve(curve.figure, curve.label, curve.x[kept], curve.y[kept], curve.x_label, curve.y_label)
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", name).strip("._") or "unnamed"
+
+
+def _config(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return dict(content) if isinstance(content, Mapping) else {}
+
+
+def _seed(config: Mapping[str, Any]) -> int | None:
+    seed = config.get("seed_everything", os.environ.get("PL_GLOBAL_SEED"))
+    return int(seed) if isinstance(seed, int | str) and not isinstance(seed, bool) else None

@@ -1,0 +1,171 @@
+"""Scalars and curves as CSV files in the run folder; always on, and always first."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+from argparse import Namespace
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, final
+
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
+
+from ._base import Publication, Sink
+
+__all__ = ["CsvSink", "csv_logger"]
+
+_LEADING = ("epoch", "step")
+_CURVE_COLUMNS = ("epoch", "step", "figure", "label", "x", "y")
+
+
+@final
+class CsvSink(Logger, Sink):
+    """Lightning logger that keeps ``metrics.csv`` (scalars) and ``curves.csv`` (lines) in one folder.
+
+    Every call is on disk when it returns. A later stage or a resumed run continues in the same files: rows
+    are appended, new columns join the header, and a last line cut short by a kill is dropped. A run that
+    resumes from before its last row repeats the steps in between; the later row is the one that counts.
+
+    Differs from Lightning's ``CSVLogger``: it never deletes an existing file, writes at once instead of every
+    100 steps, and has no ``version_0`` folder and no ``hparams.yaml`` (the run's ``config.yaml`` holds them).
+
+    Args:
+        run_dir: folder of the run; created when first written to.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        super().__init__()
+        self._run_dir = run_dir
+
+    @property
+    def name(self) -> str:
+        """Empty: the run folder itself is the place."""
+        return ""
+
+    @property
+    def version(self) -> str:
+        """Empty: the run folder itself is the place."""
+        return ""
+
+    @property
+    def save_dir(self) -> str:
+        """Folder of the run; Lightning takes it for ``trainer.log_dir``."""
+        return os.fspath(self._run_dir)
+
+    @property
+    def metrics_path(self) -> Path:
+        """The file with one row per logging call."""
+        return self._run_dir / "metrics.csv"
+
+    @property
+    def curves_path(self) -> Path:
+        """The file with one row per point of a curve."""
+        return self._run_dir / "curves.csv"
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Tensor | float], step: int | None = None) -> None:
+        """Append one row; values that are not finite read ``nan``, ``inf`` and ``-inf``."""
+        row = {name: _number(value) for name, value in metrics.items()}
+        if step is not None:
+            row["step"] = str(step)
+        _append(self.metrics_path, [row])
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *_: object, **__: object) -> None:
+        """Nothing: ``config.yaml`` holds every setting of the run."""
+
+    @rank_zero_only
+    def publish(self, publication: Publication, *, step: int, epoch: int) -> None:
+        """Append the points of all curves; pictures and tables are files of their own in the run folder."""
+        rows = [
+            dict(zip(_CURVE_COLUMNS, (str(epoch), str(step), figure, line.label, x, y), strict=True))
+            for figure, lines in publication.curves.items()
+            for line in lines
+            for x, y in zip(_numbers(line.x), _numbers(line.y), strict=True)
+        ]
+        if rows:
+            _append(self.curves_path, rows)
+
+
+def csv_logger(run_dir: Path) -> CsvSink:
+    """Logger that writes ``metrics.csv`` in place, and continues in it when it is there already.
+
+    Args:
+        run_dir: folder of the run.
+    """
+    return CsvSink(run_dir)
+
+
+def _number(value: Tensor | float) -> str:
+    number = value.item() if isinstance(value, Tensor) else value
+    if isinstance(number, float) and math.isfinite(number) and number.is_integer() and abs(number) < 1e15:
+        return str(int(number))
+    return repr(number)
+
+
+def _numbers(values: Tensor) -> list[str]:
+    return [repr(float(value)) for value in values.double().cpu().tolist()]
+
+
+def _append(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    columns = _columns(path)
+    wanted = dict.fromkeys(name for row in rows for name in row)
+    if columns and all(name in columns for name in wanted):
+        with path.open("a", newline="", encoding="utf-8") as file:
+            csv.DictWriter(file, fieldnames=columns, restval="", lineterminator="\n").writerows(rows)
+        return
+    old = _read(path) if columns else []
+    _write(path, _merged(columns, wanted), [*old, *rows])
+
+
+def _columns(path: Path) -> list[str]:
+    """Header of the file after repairing its end; empty when there is no file or no whole header."""
+    if not path.exists():
+        return []
+    _drop_partial_line(path)
+    with path.open(newline="", encoding="utf-8") as file:
+        return next(csv.reader(file), [])
+
+
+def _drop_partial_line(path: Path) -> None:
+    """A process killed while it wrote leaves a last line without an end; a row would be glued to it."""
+    with path.open("rb+") as file:
+        size = file.seek(0, os.SEEK_END)
+        if size == 0:
+            return
+        file.seek(size - 1)
+        if file.read(1) == b"\n":
+            return
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
+
+
+def _read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file, restval=""))
+
+
+def _write(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, str]]) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, fieldnames=columns, restval="", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _merged(columns: Sequence[str], wanted: Iterable[str]) -> list[str]:
+    known = list(columns) or list(_LEADING if not _is_curves(wanted) else _CURVE_COLUMNS)
+    return known + sorted(name for name in wanted if name not in known)
+
+
+def _is_curves(names: Iterable[str]) -> bool:
+    return set(names) == set(_CURVE_COLUMNS)

@@ -1,0 +1,293 @@
+"""What a run found, told in ``report.json``, ``report.md``, ``samples.csv`` and a printed table."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from verisal.errors import DataError
+from verisal.types import Evaluation, Score
+
+from ._base import Table
+
+__all__ = ["RunFacts", "installed_versions", "print_results", "result_table", "write_report", "write_samples"]
+
+_PACKAGES = (
+    "verisal",
+    "torch",
+    "torchvision",
+    "lightning",
+    "torchmetrics",
+    "wandb",
+    "numpy",
+    "albumentations",
+)
+_TITLES = {
+    "auroc": "AUROC",
+    "tpr_at_fpr5": "Share of attacked images found (TPR) at 5 % FPR",
+    "tpr_at_fpr1": "Share of attacked images found (TPR) at 1 % FPR",
+    "fpr": "False alarms (FPR) at the 5 % threshold",
+    "fpr1": "False alarms (FPR) at the 1 % threshold",
+    "fpr_at_tpr95": "FPR where 95 % of attacked images are found",
+    "alarm_rate": "Alarm rate at the 5 % threshold",
+}
+_COLUMNS_PER_TABLE = 6
+_WIDTH = 100
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What a report says about the run itself.
+
+    Attributes:
+        seed: seed of the run, None if unknown.
+        config: all settings as plain data.
+        wall_times: seconds by stage.
+        versions: package to version.
+    """
+
+    seed: int | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+    wall_times: Mapping[str, float] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Scores of one metric: cells by row (detector) and column (attack or group)."""
+
+    metric: str
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    cells: Mapping[tuple[str, str], Score]
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide the numbers."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def write_report(run_dir: Path, evaluation: Evaluation, *, facts: RunFacts, stem: str = "report") -> None:
+    """Write ``<stem>.json`` and ``<stem>.md``, each whole or not at all.
+
+    ``metrics`` in the JSON file depends on nothing but the scores: equal runs give equal bytes. A value that
+    is not a number is ``null``.
+
+    Args:
+        run_dir: folder of the run.
+        evaluation: what was found.
+        facts: what the report says about the run itself.
+        stem: name of both files.
+    """
+    content = {
+        "metrics": {name: _plain(evaluation.scores[name]) for name in sorted(evaluation.scores)},
+        "counts": dict(evaluation.counts),
+        "notes": list(evaluation.notes),
+        "versions": dict(facts.versions),
+        "seed": facts.seed,
+        "config": dict(facts.config),
+        "wall_times": {stage: round(seconds, 3) for stage, seconds in facts.wall_times.items()},
+    }
+    text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False, default=str)
+    _write_text(run_dir / f"{stem}.json", text + "\n")
+    _write_text(run_dir / f"{stem}.md", _markdown(evaluation, facts))
+
+
+def write_samples(path: Path, samples: Mapping[str, Sequence[object]]) -> None:
+    """Write the per-image table.
+
+    Args:
+        path: CSV file to write.
+        samples: column name to values, all of one length.
+
+    Raises:
+        DataError: columns of different lengths.
+    """
+    lengths = {name: len(values) for name, values in samples.items()}
+    if len(set(lengths.values())) > 1:
+        raise DataError(f"columns of the per-image table must have one length, found {lengths}")
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(samples)
+            writer.writerows(zip(*samples.values(), strict=True))
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def result_table(evaluation: Evaluation) -> Table:
+    """All scores as one table: ``row, metric, group, value, low, high, n, undefined``."""
+    rows = []
+    for name, score in evaluation.scores.items():
+        row, metric, group = _parts(name)
+        rows.append((row, metric, group, score.value, score.low, score.high, score.n, score.undefined))
+    return Table(("row", "metric", "group", "value", "low", "high", "n", "undefined"), tuple(rows))
+
+
+def print_results(evaluation: Evaluation, *, console: Console | None = None) -> None:
+    """Print the main table: detectors by attacks, AUROC with its interval, at most 100 columns wide.
+
+    Scores of a task without AUROC are listed one a line. Colours appear only on a terminal.
+
+    Args:
+        evaluation: what was found.
+        console: where to print; standard output by default.
+    """
+    out = Console() if console is None else console
+    blocks = _blocks(evaluation.scores)
+    main = [block for block in blocks if block.metric == "auroc"] or blocks
+    for block in main:
+        for start in range(0, len(block.columns), _COLUMNS_PER_TABLE):
+            columns = block.columns[start : start + _COLUMNS_PER_TABLE]
+            out.print(_rich_table(evaluation.split, block, columns), width=_WIDTH)
+    for note in evaluation.notes:
+        out.print(Text(f"note: {note}"), width=_WIDTH)
+
+
+def _rich_table(split: str, block: _Block, columns: Sequence[str]) -> RichTable:
+    title = f"{_title(block.metric)} ({split}; 95 % interval below each value)"
+    table = RichTable(title=title, box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 1), pad_edge=False)
+    table.add_column("", no_wrap=True)
+    for name in columns:
+        table.add_column(name, justify="right", overflow="fold")
+    best = {name: _best(block, name) for name in columns}
+    for row in block.rows:
+        cells = [Text(row)]
+        for name in columns:
+            score = block.cells.get((row, name))
+            style = "bold" if score is not None and score.value == best[name] else ""
+            cells.append(Text("" if score is None else _two_lines(score), style=style))
+        table.add_row(*cells)
+    return table
+
+
+def _best(block: _Block, column: str) -> float | None:
+    if block.metric != "auroc":
+        return None
+    values = [score.value for (_, name), score in block.cells.items() if name == column]
+    return max((value for value in values if not math.isnan(value)), default=None)
+
+
+def _two_lines(score: Score) -> str:
+    if math.isnan(score.value):
+        return "n/a"
+    if math.isnan(score.low) or math.isnan(score.high):
+        return f"{score.value:.3f}"
+    return f"{score.value:.3f}\n{score.low:.3f}-{score.high:.3f}"
+
+
+def _markdown(evaluation: Evaluation, facts: RunFacts) -> str:
+    lines = [f"# Results: {evaluation.split}", ""]
+    if evaluation.notes:
+        lines += ["**Read this first**", "", *(f"- {note}" for note in evaluation.notes), ""]
+    for block in _blocks(evaluation.scores):
+        lines += [f"## {_title(block.metric)}", "", *_markdown_block(block), ""]
+    if evaluation.counts:
+        lines += ["## Images", "", "| group | images |", "|---|---:|"]
+        lines += [f"| {name} | {count} |" for name, count in evaluation.counts.items()] + [""]
+    lines += ["## Run", "", f"- seed: {facts.seed}"]
+    lines += [f"- {stage}: {seconds:.1f} s" for stage, seconds in facts.wall_times.items()]
+    lines += [f"- {package} {number}" for package, number in facts.versions.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _markdown_block(block: _Block) -> list[str]:
+    lines = [
+        "Value [95 % interval over images], n = images that counted (+ those that could not be scored).",
+        "",
+        f"| | {' | '.join(block.columns)} |",
+        f"|---|{'---:|' * len(block.columns)}",
+    ]
+    for row in block.rows:
+        cells = [_one_line(block.cells.get((row, name))) for name in block.columns]
+        lines.append(f"| {row} | {' | '.join(cells)} |")
+    return lines
+
+
+def _one_line(score: Score | None) -> str:
+    if score is None:
+        return ""
+    counted = f"n = {score.n}" + (f" + {score.undefined}" if score.undefined else "")
+    if math.isnan(score.value):
+        return f"n/a ({counted})"
+    if math.isnan(score.low) or math.isnan(score.high):
+        return f"{score.value:.3f} ({counted})"
+    return f"{score.value:.3f} [{score.low:.3f}, {score.high:.3f}] ({counted})"
+
+
+def _blocks(scores: Mapping[str, Score]) -> list[_Block]:
+    """One block per metric; known metrics first, in reading order, rows and columns as they come."""
+    found: dict[str, dict[tuple[str, str], Score]] = {}
+    for name, score in scores.items():
+        row, metric, group = _parts(name)
+        found.setdefault(metric, {})[row, group] = score
+    order = [metric for metric in _TITLES if metric in found] + [
+        name for name in found if name not in _TITLES
+    ]
+    return [
+        _Block(
+            metric,
+            tuple(dict.fromkeys(row for row, _ in found[metric])),
+            tuple(dict.fromkeys(group for _, group in found[metric])),
+            found[metric],
+        )
+        for metric in order
+    ]
+
+
+def _parts(name: str) -> tuple[str, str, str]:
+    """Row, metric and group of ``<split>/<row>/<metric>/<group>``; shorter names fill in less."""
+    parts = name.split("/")
+    if len(parts) >= 4:
+        return parts[1], parts[2], "/".join(parts[3:])
+    if len(parts) == 3:
+        return parts[1], parts[2], "all"
+    return "", parts[-1], "all"
+
+
+def _title(metric: str) -> str:
+    return _TITLES.get(metric, metric.replace("_", " "))
+
+
+def _plain(score: Score) -> dict[str, float | int | None]:
+    return {
+        "value": _finite(score.value),
+        "low": _finite(score.low),
+        "high": _finite(score.high),
+        "n": score.n,
+        "undefined": score.undefined,
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
