@@ -214,7 +214,7 @@ def weighted_auroc(positive: Tensor, negative: Tensor, weights: Tensor) -> Tenso
 
 def weighted_fpr_at_tpr(positive: Tensor, negative: Tensor, weights: Tensor, *, tpr: float = 0.95) -> Tensor:
     """False-positive rate at ``tpr`` of every resample; arguments and result as in :func:`weighted_auroc`."""
-    positive, negative = positive.double().cpu(), negative.double().cpu()
+    positive, negative = positive.double().cpu().contiguous(), negative.double().cpu().contiguous()
     total = positive.shape[0]
     order = positive.argsort(descending=True)
     needed = float(_at_least(tpr * total))
@@ -388,7 +388,7 @@ def _mass_below(weights: Tensor, ascending: Tensor) -> Tensor:
 def _weighted_auroc(
     positive: Tensor, negative: Tensor, positive_weights: Tensor, negative_weights: Tensor
 ) -> Tensor:
-    positive, negative = positive.double().cpu(), negative.double().cpu()
+    positive, negative = positive.double().cpu().contiguous(), negative.double().cpu().contiguous()
     ascending = negative.argsort()
     levels = negative[ascending]
     below = _mass_below(negative_weights, ascending)
