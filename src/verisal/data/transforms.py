@@ -1,12 +1,13 @@
 """The augmentation adapter: albumentations behind our own signatures, and the only module that knows it.
 
-albumentations keeps its own random state and is not reached by a global seed, so everything here is seeded
-by the caller: :class:`Jitter` from the generators of one scene, :class:`Augmentation` from a torch generator.
+albumentations keeps its own random state, which no global seed reaches, so everything here is seeded by the
+caller: :class:`Jitter` from the generators of one scene, :class:`Augmentation` from a torch generator.
 """
 
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import final
 
 import albumentations as A
@@ -16,12 +17,89 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from verisal.errors import DataError
+from verisal.errors import ConfigError, DataError
 from verisal.types import Sample
 
-__all__ = ["Jitter", "backdrop_jitter", "object_jitter", "scene_jitter"]
+__all__ = ["Augmentation", "Jitter", "backdrop_jitter", "object_jitter", "scene_jitter", "tight_boxes"]
 
 Pixels = NDArray[np.uint8]
+
+# Share of the main object's pixels that an augmentation must leave in the picture, and the draws it gets.
+_KEEP = 0.5
+_DRAWS = 10
+
+
+@final
+class Augmentation:
+    """Random mirroring, rotation, scaling, colour and blur of a training sample; annotations move along.
+
+    An object that leaves the picture is dropped from the annotation. A draw that would take more than half of
+    the main object out of the picture is repeated; after ten of them the sample is returned as it was. Boxes
+    are tight around the moved masks; an object that has a box but an empty mask keeps both so, and its box is
+    the tight box around the moved box.
+
+    Args:
+        mirror: chance of a left-right flip.
+        rotate_degrees: largest rotation either way.
+        scale: largest relative change of size either way.
+        colour: strength of hue, saturation, exposure and contrast changes; 1 is the usual, 0 is none.
+        blur: largest standard deviation of a Gaussian blur in pixels, applied to half of the samples.
+
+    Raises:
+        ConfigError: a setting outside its range; names it.
+    """
+
+    def __init__(
+        self,
+        *,
+        mirror: float = 0.5,
+        rotate_degrees: float = 15.0,
+        scale: float = 0.15,
+        colour: float = 1.0,
+        blur: float = 0.0,
+    ) -> None:
+        _check("mirror", mirror, 1.0)
+        _check("rotate_degrees", rotate_degrees, 180.0)
+        _check("scale", scale, 0.9)
+        _check("colour", colour, 2.0)
+        _check("blur", blur, 100.0)
+        always = 1.0 if colour > 0 else 0.0
+        self._compose = _compose(
+            [
+                A.HorizontalFlip(p=mirror),
+                A.Affine(
+                    rotate=(-rotate_degrees, rotate_degrees), scale=(1 - scale, 1 + scale), fill=0.5, p=1.0
+                ),
+                A.HueSaturationValue(5 * colour, 35 * colour, 25 * colour, p=always),
+                A.RandomBrightnessContrast(0.2 * colour, 0.25 * colour, p=always),
+                A.GaussianBlur(0, sigma_limit=(0.3 * blur, max(blur, 0.01)), p=0.5 if blur > 0 else 0.0),
+            ]
+        )
+
+    def __call__(self, sample: Sample, generator: torch.Generator | None = None) -> Sample:
+        """A changed copy of ``sample`` under the same name.
+
+        Args:
+            sample: any size; its objects may be none.
+            generator: on the CPU. Without one, torch's own generator of this process, which loaders seed anew
+                for every worker and epoch.
+
+        Raises:
+            DataError: albumentations refuses the sample; names it.
+        """
+        seed = int(torch.randint(2**62, (), generator=generator))
+        self._compose.set_random_state(np.random.default_rng(seed), random.Random(seed))  # noqa: S311
+        image = np.ascontiguousarray(sample.image.permute(1, 2, 0).numpy())
+        regions = _regions(sample)
+        for _ in range(_DRAWS):
+            try:
+                changed = self._compose(image=image, **({"masks": regions} if len(regions) else {}))
+            except (ValueError, TypeError, cv2.error) as error:
+                raise DataError(f"sample {sample.image_id}: cannot be augmented ({error})") from error
+            moved = np.asarray(changed["masks"]) if len(regions) else regions
+            if not len(regions) or moved[0].sum() >= max(_KEEP * regions[0].sum(), 1):
+                return _rebuilt(sample, changed["image"], moved)
+        return sample
 
 
 @final
@@ -29,9 +107,7 @@ class Jitter:
     """A fixed chain of random changes to one 8-bit picture; random numbers come from the caller only."""
 
     def __init__(self, transforms: list[A.BasicTransform | A.BaseCompose]) -> None:
-        # OpenCV's thread pool costs more than it gives on small pictures and multiplies with loader workers.
-        cv2.setNumThreads(0)
-        self._compose = A.Compose(transforms)
+        self._compose = _compose(transforms)
 
     def seed(self, generator: np.random.Generator, py_random: random.Random) -> None:
         """Draw from these generators from now on; both advance with every call."""
@@ -65,30 +141,21 @@ def object_jitter(*, rotate_degrees: float, colour: float) -> Jitter:
                 mask_interpolation=cv2.INTER_LINEAR,
                 p=1.0,
             ),
-            A.HueSaturationValue(
-                hue_shift_limit=5 * colour,
-                sat_shift_limit=35 * colour,
-                val_shift_limit=25 * colour,
-                p=1.0 if colour > 0 else 0.0,
-            ),
+            A.HueSaturationValue(5 * colour, 35 * colour, 25 * colour, p=1.0 if colour > 0 else 0.0),
         ]
     )
 
 
 def backdrop_jitter(*, size: int, colour: float) -> Jitter:
-    """Random crop of a photograph at ``size`` x ``size``, mirrored or not, with colour changes."""
+    """Random crop of a photograph at ``size`` x ``size``, mirrored or not, with a colour cast."""
+    shift = 25 * colour
     return Jitter(
         [
             A.RandomResizedCrop(
                 (size, size), scale=(0.16, 0.5), ratio=(0.8, 1.25), interpolation=cv2.INTER_AREA
             ),
             A.HorizontalFlip(p=0.5),
-            A.RGBShift(
-                r_shift_limit=25 * colour,
-                g_shift_limit=25 * colour,
-                b_shift_limit=25 * colour,
-                p=1.0 if colour > 0 else 0.0,
-            ),
+            A.RGBShift(shift, shift, shift, p=1.0 if colour > 0 else 0.0),
         ]
     )
 
@@ -101,12 +168,59 @@ def scene_jitter(*, size: int, colour: float, blur: float) -> Jitter:
         colour: strength of the exposure changes; 1 is the usual, 0 is none.
         blur: strength of the blur; at 1 the widest Gaussian has a standard deviation of 1/64 of the side.
     """
-    sigma = max(blur * size / 64.0, 0.05)
+    sigma = max(blur * size / 64.0, 0.01)
     return Jitter(
         [
-            A.RandomBrightnessContrast(
-                brightness_limit=0.2 * colour, contrast_limit=0.25 * colour, p=1.0 if colour > 0 else 0.0
-            ),
-            A.GaussianBlur(blur_limit=0, sigma_limit=(0.25 * sigma, sigma), p=0.5 if blur > 0 else 0.0),
+            A.RandomBrightnessContrast(0.2 * colour, 0.25 * colour, p=1.0 if colour > 0 else 0.0),
+            A.GaussianBlur(0, sigma_limit=(0.25 * sigma, sigma), p=0.5 if blur > 0 else 0.0),
         ]
     )
+
+
+def tight_boxes(masks: NDArray[np.bool_]) -> Tensor:
+    """``(N, 4)`` float32 half-open xyxy boxes around the true pixels of ``masks (N, H, W)``.
+
+    Raises:
+        DataError: a mask without a pixel; names its row.
+    """
+    boxes = torch.zeros(len(masks), 4)
+    for row, mask in enumerate(masks):
+        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        if not len(rows):
+            raise DataError(f"object mask {row} has no pixel; a box needs at least one")
+        boxes[row] = torch.tensor([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
+    return boxes
+
+
+def _compose(transforms: list[A.BasicTransform | A.BaseCompose]) -> A.Compose:
+    # OpenCV's thread pool costs more than it gives on small pictures and multiplies with loader workers.
+    cv2.setNumThreads(0)
+    return A.Compose(transforms)
+
+
+def _regions(sample: Sample) -> Pixels:
+    """``(N, H, W)`` 0 or 1: the mask of every object, or its filled box where the mask is empty."""
+    regions = sample.object_masks.numpy().astype(np.uint8)
+    for region, box in zip(regions, sample.boxes.tolist(), strict=True):
+        if not region.any():
+            left, top, right, bottom = (max(round(value), 0) for value in box)
+            region[top:bottom, left:right] = 1
+    return regions
+
+
+def _rebuilt(sample: Sample, image: NDArray[np.float32], regions: Pixels) -> Sample:
+    kept = torch.from_numpy(regions.reshape(len(regions), -1).any(axis=1))
+    moved = torch.from_numpy(regions.astype(bool))
+    had_mask = sample.object_masks.flatten(1).any(dim=1)
+    return replace(
+        sample,
+        image=torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).clamp(0.0, 1.0),
+        object_labels=sample.object_labels[kept],
+        object_masks=(moved & had_mask[:, None, None])[kept],
+        boxes=tight_boxes(moved[kept].numpy()),
+    )
+
+
+def _check(name: str, value: float, most: float) -> None:
+    if not 0.0 <= value <= most:
+        raise ConfigError(f"Augmentation: {name} must lie in [0, {most:g}], found {value!r}")
