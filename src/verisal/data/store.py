@@ -304,8 +304,8 @@ class FeatureStore:
         if header["key"] != self.key:
             raise DataError(
                 f"store {self.path} was made with other settings: {mismatch(header['key'], self.key)}."
-                " Use the settings and the classifier it was made with, or another folder: a new store is then"
-                " computed"
+                " Use the settings and the classifier it was made with, or another folder: that is then"
+                " computed anew"
             )
         self.count, self.shard_size = header["count"], header["shard_size"]
 

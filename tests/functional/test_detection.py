@@ -1,0 +1,331 @@
+import math
+import time
+
+import pytest
+import torch
+
+from verisal.errors import ConfigError, DataError, NumericError
+from verisal.functional import (
+    auroc,
+    bootstrap_auroc,
+    bootstrap_difference,
+    bootstrap_fpr_at_tpr,
+    bootstrap_rate,
+    bootstrap_weights,
+    fpr_at_tpr95,
+    negatives_needed,
+    pair_by_image,
+    percentile_score,
+    rate_above,
+    roc_curve,
+    threshold_at_fpr,
+    weighted_auroc,
+    weighted_fpr_at_tpr,
+    weighted_rate,
+)
+
+NAN = math.nan
+
+
+def tensor(*values):
+    return torch.tensor(values, dtype=torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("positive", "negative", "expected"),
+    [
+        (tensor(3, 4), tensor(1, 2), 1.0),
+        (tensor(1, 2), tensor(3, 4), 0.0),
+        (tensor(1, 2, 3), tensor(1, 2, 3), 0.5),
+        (tensor(2, 3), tensor(1, 2), 0.875),
+        (tensor(5), tensor(1), 1.0),
+        (tensor(7, 7, 7), tensor(7, 7), 0.5),
+        (tensor(3, NAN, 4), tensor(NAN, 1, 3), 0.875),
+        (tensor(math.inf, 0), tensor(-math.inf, 1), 0.75),
+    ],
+    ids=["apart", "reversed", "same", "one tie", "one each", "constant", "nan left out", "infinite"],
+)
+def test_auroc_by_hand(positive, negative, expected):
+    assert auroc(positive, negative) == expected
+
+
+def test_auroc_below_chance_is_not_turned_over():
+    assert auroc(tensor(0, 1, 5), tensor(2, 3, 4)) == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("empty", [tensor(), tensor(NAN, NAN)])
+def test_one_empty_class_is_undefined(empty):
+    scores = tensor(1, 2, 3)
+    assert math.isnan(auroc(empty, scores))
+    assert math.isnan(auroc(scores, empty))
+    assert math.isnan(fpr_at_tpr95(empty, scores))
+    assert math.isnan(fpr_at_tpr95(scores, empty))
+    assert math.isnan(rate_above(empty, 0.0))
+    assert len(roc_curve(empty, scores)[0]) == 0
+
+
+def test_decisions_instead_of_scores_are_refused():
+    with pytest.raises(NumericError, match=r"only the two values 0 and 1 among 6"):
+        auroc(tensor(1, 1, 0), tensor(0, 0, 1))
+
+
+def test_scores_of_one_number_per_image_are_asked_for():
+    with pytest.raises(DataError, match=r"\(N,\), found \(2, 1\)"):
+        auroc(torch.zeros(2, 1), torch.zeros(2))
+
+
+def test_auroc_does_not_depend_on_dtype_for_exact_values():
+    positive, negative = tensor(1, 2, 4), tensor(0, 2, 3)
+    expected = auroc(positive, negative)
+    for dtype in (torch.float16, torch.bfloat16, torch.float64):
+        assert auroc(positive.to(dtype), negative.to(dtype)) == expected
+
+
+def test_roc_curve_by_hand():
+    fpr, tpr = roc_curve(tensor(3, 2), tensor(2, 1))
+    assert fpr.tolist() == [0.0, 0.0, 0.5, 1.0]
+    assert tpr.tolist() == [0.0, 0.5, 1.0, 1.0]
+
+
+def test_area_under_the_curve_is_auroc():
+    generator = torch.Generator().manual_seed(0)
+    positive = torch.randint(0, 9, (40,), generator=generator).float() + 1
+    negative = torch.randint(0, 9, (30,), generator=generator).float()
+    fpr, tpr = roc_curve(positive, negative)
+    assert bool((fpr.diff() >= 0).all())
+    assert bool((tpr.diff() >= 0).all())
+    assert (fpr[0], tpr[0], fpr[-1], tpr[-1]) == (0.0, 0.0, 1.0, 1.0)
+    assert float(torch.trapezoid(tpr, fpr)) == pytest.approx(auroc(positive, negative), abs=1e-12)
+
+
+def test_threshold_allows_exactly_the_rate():
+    scores = torch.arange(200).float()[torch.randperm(200, generator=torch.Generator().manual_seed(0))]
+    threshold = threshold_at_fpr(scores, 0.05)
+    assert threshold == 189.0  # 190..199 are above: ten alarms in 200
+    assert rate_above(scores, threshold) == 0.05
+    assert rate_above(scores, threshold - 0.5) > 0.05
+
+
+def test_threshold_with_ties_stays_at_or_below_the_rate():
+    scores = torch.cat([torch.zeros(180), torch.ones(20)])
+    threshold = threshold_at_fpr(scores, 0.05)
+    assert threshold == 1.0
+    assert rate_above(scores, threshold) == 0.0
+
+
+def test_threshold_of_constant_scores_raises_no_alarm():
+    assert threshold_at_fpr(torch.full((250,), 3.0), 0.05) == 3.0
+
+
+@pytest.mark.parametrize(
+    ("count", "rate", "supported"),
+    [(199, 0.05, False), (200, 0.05, True), (999, 0.01, False), (1000, 0.01, True)],
+)
+def test_threshold_needs_ten_false_alarms(count, rate, supported):
+    assert (threshold_at_fpr(torch.arange(float(count)), rate) is not None) is supported
+    assert negatives_needed(rate) == {0.05: 200, 0.01: 1000}[rate]
+
+
+def test_threshold_leaves_nan_out_of_the_count():
+    scores = torch.arange(200.0)
+    scores[3] = NAN
+    assert threshold_at_fpr(scores, 0.05) is None
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.0, 5.0, -0.1])
+def test_a_rate_outside_the_unit_interval_is_refused(rate):
+    with pytest.raises(ConfigError, match="must lie in"):
+        threshold_at_fpr(torch.arange(300.0), rate)
+
+
+def test_rate_counts_strictly_above():
+    assert rate_above(tensor(1, 2, 2, 3), 2.0) == 0.25
+
+
+def test_fpr_at_tpr95_by_hand():
+    positive = torch.arange(1.0, 21.0)  # 19 of 20 lie at 2 or above
+    assert fpr_at_tpr95(positive, tensor(0, 1, 1.5, 2)) == 0.25
+    assert fpr_at_tpr95(positive, tensor(2, 3, 4, 1)) == 0.75
+
+
+def test_fpr_at_tpr95_agrees_with_the_curve():
+    generator = torch.Generator().manual_seed(1)
+    positive, negative = torch.randn(57, generator=generator) + 1, torch.randn(43, generator=generator)
+    fpr, tpr = roc_curve(positive, negative)
+    assert fpr_at_tpr95(positive, negative) == pytest.approx(float(fpr[tpr >= 0.95].min()), abs=1e-12)
+
+
+def test_pair_by_image():
+    first, second = pair_by_image(torch.tensor([7, 2, 9]), torch.tensor([9, 1, 7, 3]))
+    assert first.tolist() == [0, 2]
+    assert second.tolist() == [2, 0]
+
+
+def test_pairing_refuses_an_image_that_occurs_twice():
+    with pytest.raises(DataError, match="occurs twice"):
+        pair_by_image(torch.tensor([1, 1]), torch.tensor([1, 2]))
+
+
+def test_bootstrap_weights_are_whole_draws_of_n():
+    weights = bootstrap_weights(50, resamples=400, seed=3)
+    assert weights.shape == (400, 50)
+    assert torch.equal(weights.sum(dim=1), torch.full((400,), 50.0))
+    assert torch.equal(weights, weights.round())
+    assert torch.equal(weights, bootstrap_weights(50, resamples=400, seed=3))
+    assert not torch.equal(weights, bootstrap_weights(50, resamples=400, seed=4))
+    # each image is missed by a share (1 - 1/50)^50 = 0.364 of the resamples
+    assert float((weights == 0).float().mean()) == pytest.approx(0.364, abs=0.01)
+
+
+def test_weights_of_one_give_the_plain_scores():
+    generator = torch.Generator().manual_seed(2)
+    positive = torch.randint(0, 12, (31,), generator=generator).float()
+    negative = torch.randint(0, 9, (31,), generator=generator).float()
+    ones = torch.ones(1, 31)
+    assert weighted_auroc(positive, negative, ones).item() == auroc(positive, negative)
+    assert weighted_fpr_at_tpr(positive, negative, ones).item() == fpr_at_tpr95(positive, negative)
+    assert weighted_rate(positive > 4, ones).item() == pytest.approx(rate_above(positive, 4.0), abs=1e-15)
+
+
+def test_interval_holds_the_value_and_shrinks_with_more_images():
+    widths = []
+    for images in (50, 800):
+        generator = torch.Generator().manual_seed(5)
+        positive, negative = (
+            torch.randn(images, generator=generator) + 1,
+            torch.randn(images, generator=generator),
+        )
+        score = bootstrap_auroc(positive, negative, seed=1)
+        assert score.low < score.value < score.high
+        assert (score.n, score.undefined) == (images, 0)
+        widths.append(score.high - score.low)
+    assert widths[0] / widths[1] == pytest.approx(4.0, rel=0.4)  # goes as 1 / sqrt(images)
+
+
+def test_interval_covers_the_truth_about_as_often_as_it_says():
+    truth = 0.5 * (1 + math.erf(1 / 2))  # positives shifted by 1: Phi(1 / sqrt 2)
+    hits = 0
+    for seed in range(40):
+        generator = torch.Generator().manual_seed(seed)
+        sides = torch.randn(2, 120, generator=generator)
+        score = bootstrap_auroc(sides[0] + 1, sides[1], resamples=200, seed=seed)
+        hits += score.low <= truth <= score.high
+    assert 34 <= hits <= 40  # 38 expected at 95 %
+
+
+def test_bootstrap_counts_what_is_undefined():
+    positive, negative = tensor(3, NAN, 4, 5), tensor(1, 2, NAN, 3)
+    score = bootstrap_auroc(positive, negative)
+    assert (score.value, score.n, score.undefined) == (0.875, 2, 2)
+    score = bootstrap_fpr_at_tpr(positive, negative)
+    assert (score.n, score.undefined) == (2, 2)
+    score = bootstrap_rate(positive, 3.5)
+    assert (score.value, score.n, score.undefined) == (2 / 3, 3, 1)
+
+
+@pytest.mark.parametrize(
+    "score",
+    [
+        bootstrap_auroc(tensor(), tensor()),
+        bootstrap_auroc(tensor(NAN), tensor(1)),
+        bootstrap_fpr_at_tpr(tensor(), tensor()),
+        bootstrap_rate(tensor(NAN), 0.0),
+        bootstrap_difference((tensor(NAN), tensor(1)), (tensor(1), tensor(0))),
+    ],
+)
+def test_nothing_to_score_is_nan_with_n_0(score):
+    assert all(math.isnan(value) for value in (score.value, score.low, score.high))
+    assert score.n == 0
+
+
+def test_one_image_has_a_value_but_no_interval():
+    score = bootstrap_auroc(tensor(2), tensor(1))
+    assert (score.value, score.n) == (1.0, 1)
+    assert math.isnan(score.low)
+    assert math.isnan(score.high)
+
+
+def test_no_resamples_no_interval():
+    for score in (
+        bootstrap_auroc(tensor(2, 3, 4), tensor(1, 2.5, 0), resamples=0),
+        bootstrap_rate(tensor(2, 3, 4), 2.5, resamples=0),
+        bootstrap_fpr_at_tpr(tensor(2, 3, 4), tensor(1, 2.5, 0), resamples=0),
+    ):
+        assert math.isfinite(score.value)
+        assert math.isnan(score.low)
+        assert score.n == 3
+
+
+def test_sides_of_different_length_are_refused():
+    with pytest.raises(DataError, match="pair them by image id first"):
+        bootstrap_auroc(tensor(1, 2), tensor(1, 2, 3))
+
+
+def test_rate_interval_is_the_binomial_one():
+    score = bootstrap_rate(torch.arange(400.0), 359.5, seed=0)
+    assert score.value == 0.1
+    half = 1.96 * math.sqrt(0.1 * 0.9 / 400)
+    assert score.low == pytest.approx(0.1 - half, abs=0.005)
+    assert score.high == pytest.approx(0.1 + half, abs=0.005)
+
+
+def test_difference_of_a_detector_and_itself_is_exactly_0():
+    generator = torch.Generator().manual_seed(0)
+    sides = torch.randn(60, generator=generator) + 1, torch.randn(60, generator=generator)
+    score = bootstrap_difference(sides, sides)
+    assert (score.value, score.low, score.high, score.n) == (0.0, 0.0, 0.0, 60)
+
+
+def test_paired_difference_sees_what_separate_intervals_do_not():
+    generator = torch.Generator().manual_seed(0)
+    positive, negative = torch.randn(300, generator=generator) + 1, torch.randn(300, generator=generator)
+    noise = torch.randn(2, 300, generator=generator) * 0.7
+    worse = positive + noise[0], negative + noise[1]
+    better, other = bootstrap_auroc(positive, negative), bootstrap_auroc(*worse)
+    assert other.high > better.low  # the two intervals overlap
+    score = bootstrap_difference((positive, negative), worse)
+    assert score.value == pytest.approx(better.value - other.value, abs=1e-12)
+    assert score.low > 0
+
+
+def test_difference_leaves_out_images_that_one_detector_could_not_score():
+    score = bootstrap_difference((tensor(2, 3, NAN), tensor(0, 1, 2)), (tensor(2, 3, 4), tensor(0, NAN, 2)))
+    assert (score.n, score.undefined) == (1, 2)
+
+
+def test_same_arguments_same_bits_on_any_thread_count():
+    generator = torch.Generator().manual_seed(0)
+    positive, negative = torch.randn(500, generator=generator) + 1, torch.randn(500, generator=generator)
+    threads = torch.get_num_threads()
+    try:
+        found = []
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            found.append(bootstrap_auroc(positive, negative, seed=7))
+    finally:
+        torch.set_num_threads(threads)
+    assert found[0] == found[1]
+
+
+def test_percentiles_of_known_values():
+    score = percentile_score(0.5, torch.arange(1001).double() / 1000, n=9, undefined=2)
+    assert (score.low, score.high) == (pytest.approx(0.025), pytest.approx(0.975))
+    assert (score.value, score.n, score.undefined) == (0.5, 9, 2)
+
+
+def test_500_images_take_well_under_a_second():
+    generator = torch.Generator().manual_seed(0)
+    positive, negative = torch.randn(500, generator=generator) + 1, torch.randn(500, generator=generator)
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        bootstrap_auroc(positive, negative)
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 1.0  # 0.05 s alone on one core; room for a busy machine
+
+
+def test_shuffled_labels_score_chance():
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(600, generator=generator)
+    labels = torch.rand(600, generator=generator) < 0.5
+    assert auroc(scores[labels], scores[~labels]) == pytest.approx(0.5, abs=0.06)
