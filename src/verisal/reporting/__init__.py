@@ -8,15 +8,20 @@ from .csv_sink import CsvSink as CsvSink
 from .csv_sink import csv_logger as csv_logger
 from .figures import draw_curves as draw_curves
 from .figures import draw_histograms as draw_histograms
-from .figures import draw_panel as draw_panel
 from .figures import draw_roc as draw_roc
 from .figures import panel_pixels as panel_pixels
+from .figures import write_png as write_png
 from .report import RunFacts as RunFacts
 from .report import installed_versions as installed_versions
 from .report import print_results as print_results
 from .report import result_table as result_table
 from .report import write_report as write_report
 from .report import write_samples as write_samples
+from .run_folder import RunFolder as RunFolder
+from .run_folder import attach_run_folder as attach_run_folder
+from .run_folder import create_run_folder as create_run_folder
+from .run_folder import find_run_of as find_run_of
+from .run_folder import open_run_folder as open_run_folder
 from .wandb_sink import WandbSettings as WandbSettings
 from .wandb_sink import WandbSink as WandbSink
 from .wandb_sink import wandb_logger as wandb_logger
@@ -26,20 +31,25 @@ __all__ = [
     "Picture",
     "Publication",
     "RunFacts",
+    "RunFolder",
     "Sink",
     "Table",
     "WandbSettings",
     "WandbSink",
+    "attach_run_folder",
+    "create_run_folder",
     "csv_logger",
     "draw_curves",
     "draw_histograms",
-    "draw_panel",
     "draw_roc",
+    "find_run_of",
     "installed_versions",
+    "open_run_folder",
     "panel_pixels",
     "print_results",
     "result_table",
     "wandb_logger",
+    "write_png",
     "write_report",
     "write_samples",
 ]

@@ -16,7 +16,7 @@ from typing import final
 from verisal.checkpoint import write_atomic
 from verisal.errors import ConfigError
 
-__all__ = ["RunFolder", "create_run_folder", "find_run_of", "open_run_folder"]
+__all__ = ["RunFolder", "attach_run_folder", "create_run_folder", "find_run_of", "open_run_folder"]
 
 _RECORD = "run.json"
 _EARLIER = "earlier"
@@ -115,6 +115,18 @@ def open_run_folder(path: Path, stage: str, *, fresh: bool) -> RunFolder:
         return RunFolder(path, run_id, main_stage, continued=True)
     _set_aside(path, run_id)
     return _started(path, secrets.token_hex(4), stage)
+
+
+def attach_run_folder(path: Path) -> RunFolder:
+    """The run that another process of the same command has just opened.
+
+    Raises:
+        ConfigError: there is no run in the folder.
+    """
+    record = _read_record(path)
+    if record is None:
+        raise ConfigError(f"{path} holds no run; the first process of a command makes its folder")
+    return RunFolder(path, *record, continued=True)
 
 
 def find_run_of(file: Path) -> Path | None:

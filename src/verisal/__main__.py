@@ -1,0 +1,54 @@
+"""``python -m verisal`` and the ``verisal`` command.
+
+It parses on any Python 3 and imports nothing heavy before the checks, so that a wrong installation is told in
+one line.
+"""
+
+import sys
+from typing import NoReturn, Optional, Sequence  # noqa: UP035 - must run on an old Python
+
+__all__ = ["entry"]
+
+
+def entry() -> NoReturn:
+    """Check the installation, then run the command line; exits with its code."""
+    problem = _python_problem(sys.version_info[:3]) or _torch_problem(_torch_version())
+    if problem:
+        sys.stderr.write("verisal: error: " + problem + "\n")
+        sys.exit(2)
+    from verisal.cli import main
+
+    sys.exit(main())
+
+
+def _python_problem(version: Sequence[int]) -> Optional[str]:  # noqa: UP045
+    if tuple(version[:2]) >= (3, 11):
+        return None
+    found = ".".join(str(part) for part in version)
+    return "Python 3.11 or newer is needed, this is {}; make an environment with a newer one".format(found)  # noqa: UP032
+
+
+def _torch_version() -> Optional[str]:  # noqa: UP045
+    """Version of the installed torch, read without importing it; None when there is none."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("torch")
+    except PackageNotFoundError:
+        return None
+
+
+def _torch_problem(version: Optional[str]) -> Optional[str]:  # noqa: UP045
+    remedy = "install again with: pip install -c constraints.txt -e ."
+    if version is None:
+        return "torch is not installed; " + remedy
+    # A CPU-only torch 2.13 cannot load torchvision, which lightning and torchmetrics import.
+    numbers = [int(part) for part in version.split("+")[0].split(".")[:2] if part.isdigit()]
+    if numbers >= [2, 14]:
+        return None
+    found = "torch {} is installed, 2.14 or newer is needed (an older one does not load torchvision); "
+    return found.format(version) + remedy
+
+
+if __name__ == "__main__":
+    entry()

@@ -1,0 +1,5 @@
+"""The command line: ``verisal fit|validate|test|predict``, run folders, resume and exit codes."""
+
+from ._main import main as main
+
+__all__ = ["main"]

@@ -1,0 +1,327 @@
+"""The commands themselves, on Lightning's command line: parser, loggers, callbacks, stages."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from argparse import ArgumentError
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import final
+
+import yaml
+from jsonargparse import Namespace
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.model_helpers import is_overridden
+
+# Rooms whose classes a config may name by their short names: a class is found once its module is imported.
+import verisal.attacks
+import verisal.data
+import verisal.detectors
+import verisal.models
+import verisal.saliency
+import verisal.tasks  # noqa: F401
+from verisal.callbacks import CheckpointFiles, LastCheckpoint, NumericGuard, ReportRun, best_checkpoint
+from verisal.checkpoint import load_checkpoint
+from verisal.errors import ConfigError
+from verisal.reporting import RunFolder, WandbSettings, WandbSink, csv_logger, wandb_logger
+from verisal.types import Evaluates
+
+from ._console import EpochLines, write_predictions
+from ._explain import explain
+from ._runs import open_run, process_rank, resume_command, say, weights_for
+
+__all__ = ["Progress", "VerisalCLI"]
+
+_STAGES = ("fit", "validate", "test", "predict")
+_OF_ONE_COMMAND = frozenset({"config", "run_dir", "resume", "ckpt_path"})
+
+
+@final
+@dataclass
+class Progress:
+    """How far a command came; what its last words need.
+
+    Attributes:
+        stage: the command.
+        run: its folder, once there is one.
+        config: file with its full config, once written.
+        loggers: loggers to close.
+    """
+
+    stage: str = ""
+    run: RunFolder | None = None
+    config: Path | None = None
+    loggers: list[Logger] = field(default_factory=list)
+
+    def resume_hint(self) -> str:
+        """The command that goes on with a stopped fit, with a connecting phrase; empty for other stages."""
+        if self.stage != "fit" or self.run is None or self.config is None:
+            return ""
+        return f"; go on with: {resume_command(self.run, self.config)}"
+
+    def where(self) -> str:
+        """The run folder, for a message."""
+        return "" if self.run is None else f"; the run is in {self.run.path}"
+
+    def close(self) -> None:
+        """End the loggers that hold something open."""
+        for logger in self.loggers:
+            if isinstance(logger, WandbSink):
+                logger.close()
+
+
+@final
+class VerisalCLI(LightningCLI):
+    """``fit``, ``validate``, ``test`` and ``predict`` for any task and data module named in a config.
+
+    Args:
+        args: the arguments.
+        progress: filled in while the command runs.
+    """
+
+    def __init__(self, args: Sequence[str], progress: Progress) -> None:
+        self._progress = progress
+        self._checkpoint: Path | None = None
+        # Abbreviated options would let a misspelt key pass.
+        strict = {"exit_on_error": False, "allow_abbrev": False}
+        super().__init__(
+            LightningModule,
+            LightningDataModule,
+            save_config_callback=None,
+            trainer_defaults={
+                "accelerator": "auto",
+                "deterministic": True,
+                "inference_mode": False,
+                "num_sanity_val_steps": 0,
+                "enable_model_summary": False,
+                "enable_progress_bar": sys.stdout.isatty(),
+            },
+            seed_everything_default=0,
+            parser_kwargs={
+                **strict,
+                "description": "Train, test and apply verisal's tasks.",
+                **{stage: dict(strict) for stage in _STAGES},
+            },
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            args=list(args),
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """The commands, and the trainer arguments that are no options because they are decided here."""
+        skipped = {"model", "datamodule", "ckpt_path", "weights_only", "verbose"}
+        return {
+            "fit": skipped | {"train_dataloaders", "val_dataloaders"},
+            "validate": skipped | {"dataloaders"},
+            "test": skipped | {"dataloaders"},
+            "predict": skipped | {"dataloaders", "return_predictions"},
+        }
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Options of every command, so that one config serves all of them."""
+        parser.add_argument(
+            "--run_dir",
+            type=str | None,
+            default=None,
+            help="Folder of the run. Default: a new one, runs/<task>/<time>-<id>.",
+        )
+        parser.add_argument(
+            "--resume",
+            type=str,
+            default="never",
+            help="fit only. never: a new run. auto: go on in --run_dir from its newest loadable checkpoint,"
+            " or start. PATH: go on from that checkpoint.",
+        )
+        parser.add_argument(
+            "--ckpt_path",
+            type=str | None,
+            default=None,
+            help="validate, test and predict only: the checkpoint. Default: best.ckpt of the run whose config"
+            " is given. none: the weights that the config builds.",
+        )
+        parser.add_argument(
+            "--test_after_fit",
+            type=bool,
+            default=True,
+            help="fit only: test the best checkpoint when training ends.",
+        )
+        parser.add_class_arguments(WandbSettings, "wandb")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse, and turn a refusal into one sentence.
+
+        Raises:
+            ConfigError: unknown key or class, wrong type, missing file.
+        """
+        words = args if isinstance(args, list) else []
+        try:
+            self.config = parser.parse_args(words)
+        except ArgumentError as error:
+            raise ConfigError(explain(str(error), self._known_keys(words))) from None
+
+    def before_instantiate_classes(self) -> None:
+        """Look at what can be wrong before anything is built.
+
+        Raises:
+            ConfigError: trainer settings that cannot work here, or no weights to test.
+            CheckpointError: the weights cannot be loaded.
+        """
+        self._progress.stage = str(self.subcommand)
+        settings = self._settings
+        if settings.trainer.inference_mode:
+            raise ConfigError(
+                "trainer.inference_mode must be false: masks and attacks need gradients in every stage"
+            )
+        if settings.trainer.logger is not None:
+            raise ConfigError(
+                "trainer.logger cannot be set: a run always writes metrics.csv; wandb.mode decides the rest"
+            )
+        if self._progress.stage != "fit":
+            configs = [Path(str(file)) for file in settings.config or ()]
+            self._checkpoint = weights_for(self._progress.stage, settings.ckpt_path, configs)
+            if self._checkpoint is not None:
+                load_checkpoint(str(settings.ckpt_path or self._checkpoint))
+
+    def instantiate_trainer(self, **kwargs: object) -> Trainer:
+        """The trainer, with the run's own loggers, callbacks and checkpoint files."""
+        stage, settings = self._progress.stage, self._settings
+        run, resumed_from = open_run(
+            stage,
+            _task_name(self.model),
+            run_dir=Path(settings.run_dir) if settings.run_dir else None,
+            resume=settings.resume,
+        )
+        self._progress.run = run
+        self._checkpoint = self._checkpoint or resumed_from
+        config = self._full_config()
+        self._progress.config = run.config_file(stage)
+        if process_rank() == 0:
+            run.write_config(stage, self._config_head() + yaml.safe_dump(config, sort_keys=False))
+            run.write_environment()
+        self._progress.loggers.append(csv_logger(run.path))
+        wandb = wandb_logger(
+            run.path,
+            self.config_init[stage].wandb,
+            config=config,
+            run_id=run.run_id,
+            resuming=run.continued,
+        )
+        if wandb is not None:
+            self._progress.loggers.append(wandb)
+        configured = self.config_init[stage].trainer
+        return super().instantiate_trainer(
+            logger=list(self._progress.loggers),
+            callbacks=[*_listed(configured.callbacks), *self._own_callbacks(run)],
+            plugins=[*_listed(configured.plugins), CheckpointFiles(self.model)],
+            **kwargs,
+        )
+
+    def fit(self, model: LightningModule, datamodule: LightningDataModule) -> None:
+        """Train; then test the best checkpoint, and say what to do next."""
+        self.trainer.fit(model, datamodule=datamodule, ckpt_path=self._checkpoint, weights_only=True)
+        run = self._progress.run
+        if run is None or self._settings.trainer.fast_dev_run:
+            return
+        if self._settings.test_after_fit and is_overridden("test_step", model, LightningModule):
+            best = run.checkpoints / "best.ckpt"
+            self._checkpoint = best if best.is_file() else run.checkpoints / "last.ckpt"
+            self._tested(model, datamodule)
+        self._say_next_commands(run)
+
+    def validate(self, model: LightningModule, datamodule: LightningDataModule) -> None:
+        """Validate a checkpoint."""
+        self.trainer.validate(
+            model,
+            datamodule=datamodule,
+            ckpt_path=self._checkpoint,
+            weights_only=True,
+            verbose=not isinstance(model, Evaluates),
+        )
+        say(f"run: {self._run_path}")
+
+    def test(self, model: LightningModule, datamodule: LightningDataModule) -> None:
+        """Test a checkpoint."""
+        self._tested(model, datamodule)
+        say(f"run: {self._run_path}")
+
+    def predict(self, model: LightningModule, datamodule: LightningDataModule) -> None:
+        """Apply a checkpoint, and write ``predictions.csv`` where the task predicts columns."""
+        predictions = self.trainer.predict(
+            model, datamodule=datamodule, ckpt_path=self._checkpoint, weights_only=True
+        )
+        if predictions and process_rank() == 0:
+            write_predictions(self._run_path / "predictions.csv", predictions)
+        say(f"run: {self._run_path}")
+
+    def _tested(self, model: LightningModule, datamodule: LightningDataModule) -> None:
+        # A task with an evaluation has its own table; only another one needs Lightning's.
+        self.trainer.test(
+            model,
+            datamodule=datamodule,
+            ckpt_path=self._checkpoint,
+            weights_only=True,
+            verbose=not isinstance(model, Evaluates),
+        )
+
+    @property
+    def _settings(self) -> Namespace:
+        settings: Namespace = self.config[str(self.subcommand)]
+        return settings
+
+    @property
+    def _run_path(self) -> Path:
+        return self._progress.run.path if self._progress.run else Path()
+
+    def _known_keys(self, words: Sequence[str]) -> list[str]:
+        stage = next((word for word in words if word in _STAGES), "fit")
+        return [action.dest for action in self._subcommand_parsers[stage]._actions if action.dest != "help"]
+
+    def _full_config(self) -> dict[str, object]:
+        """All settings but those that belong to one command, so that every command can read the file."""
+        text = self._parser(self.subcommand).dump(self._settings, skip_none=False, skip_validation=True)
+        return {key: value for key, value in yaml.safe_load(text).items() if key not in _OF_ONE_COMMAND}
+
+    def _config_head(self) -> str:
+        versions = f"verisal {version('verisal')}, lightning {version('lightning')}"
+        return f"# Full config of `verisal {self.subcommand}`, {versions}\n"
+
+    def _own_callbacks(self, run: RunFolder) -> list[Callback]:
+        report = ReportRun(run.path)
+        if self._progress.stage != "fit":
+            return [report]
+        lines = [] if self._settings.trainer.enable_progress_bar else [EpochLines()]
+        kept = [best_checkpoint(run.checkpoints, self.model), LastCheckpoint(run.checkpoints)]
+        return [NumericGuard(run.path), *lines, report, *kept]
+
+    def _say_next_commands(self, run: RunFolder) -> None:
+        config = shlex.quote(str(self._progress.config))
+        lines = [f"run: {run.path}"]
+        if is_overridden("test_step", self.model, LightningModule):
+            lines.append(f"  test again: verisal test --config {config}")
+        if is_overridden("predict_step", self.model, LightningModule):
+            lines.append(f"  predict:    verisal predict --config {config}")
+        if any(run.path.glob(f"wandb/offline-run-*-{run.run_id}")):
+            folder = shlex.quote(str(run.path))
+            lines.append(f"  upload:     wandb sync {folder}/wandb/offline-run-*-{run.run_id}")
+        say("\n".join(lines))
+
+
+def _task_name(task: LightningModule) -> str:
+    """``mask_detector`` for ``MaskDetectorTask``."""
+    name = type(task).__name__.removesuffix("Task") or "run"
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+
+
+def _listed(value: object) -> list[object]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]

@@ -1,0 +1,106 @@
+"""What a command changes about its process, and how it is put back: signals, warnings, logs, environment."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import final
+
+import torch
+
+__all__ = ["Stopped", "quiet", "restored_settings", "stops_as_exceptions"]
+
+_LOGGERS = ("lightning.pytorch", "lightning.fabric", "lightning")
+
+# Messages that a user of these commands can do nothing about.
+_IGNORED = (
+    # Small loaders are faster without workers; values are logged once per epoch, not every 50 steps.
+    r".*does not have many workers which may be a bottleneck.*",
+    r".*The number of training batches .* is smaller than the logging interval.*",
+    # A resumed run finds its own files; its checkpoints are made where an epoch starts.
+    r".*Checkpoint directory .* exists and is not empty.*",
+    r".*You're resuming from a checkpoint that ended before the epoch ended.*",
+    # The frozen classifier inside a detector is in eval mode on purpose.
+    r".*Found \d+ module\(s\) in eval mode at the start of training.*",
+    # Lightning 2.6.6 with torch 2.15.
+    r".*LeafSpec.*is deprecated.*",
+)
+
+
+@final
+class Stopped(BaseException):
+    """The process was asked to stop; no ``Exception``, so that nothing on the way swallows it.
+
+    Args:
+        signum: the signal that asked.
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum
+
+
+@contextmanager
+def stops_as_exceptions() -> Iterator[None]:
+    """Raise :class:`Stopped` on Ctrl-C and SIGTERM; a second one ends the process at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    owner = os.getpid()
+    asked = False
+
+    def handle(signum: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        # Loader workers inherit this handler; they, and an impatient user, get the system's default.
+        if asked or os.getpid() != owner:
+            signal.signal(signum, signal.SIG_DFL)
+            os.kill(os.getpid(), signum)
+            return
+        asked = True
+        raise Stopped(signum)
+
+    before = {signum: signal.signal(signum, handle) for signum in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence Lightning's tips, advertisements and device lines, and warnings without a remedy."""
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            for pattern in _IGNORED:
+                warnings.filterwarnings("ignore", message=pattern)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextmanager
+def restored_settings() -> Iterator[None]:
+    """Put back the environment variables and torch's determinism as they were."""
+    environment = dict(os.environ)
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    benchmark = torch.backends.cudnn.benchmark
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(environment)
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        torch.backends.cudnn.benchmark = benchmark

@@ -1,0 +1,83 @@
+"""A linear classifier on random points: enough for every command, in well under two seconds."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule, LightningModule
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from verisal.types import Evaluation, Score
+
+
+class ToyTask(LightningModule):
+    def __init__(
+        self, width: int = 4, classes: int = 2, lr: float = 0.1, nan_at_step: int | None = None
+    ) -> None:
+        super().__init__()
+        self.network = nn.Sequential(nn.Linear(width, 8), nn.Dropout(0.2), nn.ReLU(), nn.Linear(8, classes))
+        self.width, self.classes, self.lr, self.nan_at_step = width, classes, lr, nan_at_step
+        self.monitor, self.monitor_mode = "val/accuracy", "max"
+        self.evaluation: Evaluation | None = None
+
+    def card(self) -> dict[str, Any]:
+        return {"classes": [f"class {index}" for index in range(self.classes)], "width": self.width}
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        points, labels = batch
+        loss = nn.functional.cross_entropy(self.network(points), labels)
+        if self.nan_at_step is not None and self.global_step >= self.nan_at_step:
+            loss = loss * float("nan")
+        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(points))
+        return loss
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        self.log("val/accuracy", self._accuracy(batch), batch_size=len(batch[0]))
+
+    def test_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        self.log("test/accuracy", self._accuracy(batch), batch_size=len(batch[0]))
+
+    def on_test_epoch_end(self) -> None:
+        value = float(self.trainer.callback_metrics.get("test/accuracy", torch.tensor(0.0)))
+        weight = float(self.network[0].weight.double().sum())
+        self.evaluation = Evaluation(
+            "test",
+            {
+                "test/toy/accuracy/all": Score(value, float("nan"), float("nan"), 32),
+                "test/toy/weight/all": Score(weight, float("nan"), float("nan"), 32),
+            },
+        )
+
+    def predict_step(self, batch: list[Tensor], batch_idx: int) -> dict[str, Any]:
+        scores = self.network(batch[0])[:, 1]
+        return {"image_id": [f"{batch_idx}-{row}" for row in range(len(scores))], "score": scores}
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        optimizer = torch.optim.Adam(self.parameters(), lr=self.lr)
+        return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.7)}
+
+    def _accuracy(self, batch: list[Tensor]) -> Tensor:
+        return (self.network(batch[0]).argmax(1) == batch[1]).float().mean()
+
+
+class ToyData(LightningDataModule):
+    def __init__(self, width: int = 4, count: int = 32, num_workers: int = 0) -> None:
+        super().__init__()
+        self.width, self.count, self.num_workers = width, count, num_workers
+
+    def setup(self, stage: str) -> None:
+        generator = torch.Generator().manual_seed(7)
+        points = torch.randn(self.count, self.width, generator=generator)
+        self.points = TensorDataset(points, (points.sum(1) > 0).long())
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(self.points, batch_size=8, shuffle=True, num_workers=self.num_workers)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(self.points, batch_size=8, num_workers=self.num_workers)
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        return self.val_dataloader()
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        return self.val_dataloader()
