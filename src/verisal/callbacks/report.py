@@ -21,12 +21,12 @@ from verisal.reporting import (
     Sink,
     draw_curves,
     draw_histograms,
-    draw_panel,
     draw_roc,
     installed_versions,
     panel_pixels,
     print_results,
     result_table,
+    write_png,
     write_report,
     write_samples,
 )
@@ -120,12 +120,18 @@ class ReportRun(Callback):
         write_report(self._run_dir, evaluation, facts=self._facts(), stem=f"report{suffix}")
         if evaluation.samples:
             write_samples(self._run_dir / f"samples{suffix}.csv", evaluation.samples)
-        _draw(self._run_dir / "figures", evaluation, self._max_panels)
+        pictures = self._pictures(evaluation)
+        _draw(self._run_dir / "figures", evaluation, pictures)
         print_results(evaluation)
-        tables = {f"{evaluation.split}_results": result_table(evaluation)}
-        curves = {f"{evaluation.split}_{name}": lines for name, lines in _by_figure(evaluation).items()}
-        pictures = {f"{evaluation.split}_{name}": shown for name, shown in self._pictures(evaluation).items()}
-        self._publish(trainer, Publication(curves, pictures, tables))
+        split = evaluation.split
+        self._publish(
+            trainer,
+            Publication(
+                {f"{split}_{name}": lines for name, lines in _by_figure(evaluation).items()},
+                {f"{split}_{name}": shown for name, shown in pictures.items()},
+                {f"{split}_results": result_table(evaluation)},
+            ),
+        )
 
     def _publish(self, trainer: Trainer, publication: Publication) -> None:
         if not publication:
@@ -159,24 +165,26 @@ def _evaluation_of(module: LightningModule) -> Evaluation | None:
     return module.evaluation if isinstance(module, Evaluates) else None
 
 
-def _draw(folder: Path, evaluation: Evaluation, max_panels: int) -> None:
+def _draw(folder: Path, evaluation: Evaluation, pictures: Mapping[str, tuple[Picture, ...]]) -> None:
     prefix = "" if evaluation.split == "test" else f"{evaluation.split}_"
     groups: dict[str, list[Curve]] = {}
     for curve in evaluation.curves:
         groups.setdefault(curve.figure, []).append(curve)
     for name, curves in groups.items():
         path = folder / f"{prefix}{_file_name(name)}.png"
-        title = f"{name.replace('_', ' ')} ({evaluation.split})"
         if name.startswith("roc_"):
-            draw_roc(curves, path, legend=_auroc_legend(evaluation, name.removeprefix("roc_")), title=title)
+            attack = name.removeprefix("roc_")
+            title = f"ROC against {attack} ({evaluation.split})"
+            draw_roc(curves, path, legend=_auroc_legend(evaluation, attack), title=title)
         else:
-            draw_curves(curves, path, legend={}, title=title)
+            draw_curves(curves, path, legend={}, title=f"{name} ({evaluation.split})")
     for histogram in evaluation.histograms:
         if any(bool(torch.isfinite(scores).any()) for scores in histogram.groups.values()):
-            title = f"{histogram.figure.replace('_', ' ')} ({evaluation.split})"
+            title = f"{histogram.figure} ({evaluation.split})"
             draw_histograms(histogram, folder / f"{prefix}{_file_name(histogram.figure)}.png", title=title)
-    for number, panel in enumerate(evaluation.panels[:max_panels]):
-        draw_panel(panel, folder / f"{prefix}panel_{number}_{_file_name(panel.attack)}.png")
+    for attack, shown in pictures.items():
+        for number, picture in enumerate(shown):
+            write_png(picture.pixels, folder / f"{prefix}panel_{_file_name(attack)}_{number}.png")
 
 
 def _auroc_legend(evaluation: Evaluation, attack: str) -> dict[str, str]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +19,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_curves", "draw_histograms", "draw_panel", "draw_roc", "panel_pixels"]
+__all__ = ["draw_curves", "draw_histograms", "draw_roc", "panel_pixels", "write_png"]
 
 # Colours that colour-blind readers tell apart (Okabe and Ito), and line styles for print.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9", "#8C510A")
 _STYLES = ("-", "--", "-.", ":")
 _DPI = 120
 _DIFFERENCE_GAIN = 10.0
+# Inches of a panel: one picture, the space right of it, the left margin, the room of a colour scale.
+_CELL, _GAP, _MARGIN, _BAR = 1.6, 0.2, 0.45, 0.45
 
 
 def draw_roc(curves: Sequence[Curve], path: Path, *, legend: Mapping[str, str], title: str) -> None:
@@ -54,12 +57,9 @@ def draw_roc(curves: Sequence[Curve], path: Path, *, legend: Mapping[str, str], 
     low.plot(rates, rates, color="0.6", linewidth=1, linestyle=(0, (1, 2)), zorder=1)
     low.set_xscale("log")
     low.set_xlim(floor, 1.0)
-    for rate, name in ((0.01, "1 %"), (0.05, "5 %")):
-        if rate > floor:
-            low.axvline(rate, color="0.75", linewidth=1, zorder=0)
-            low.annotate(
-                name, (rate, 0.01), xytext=(3, 0), textcoords="offset points", fontsize=9, color="0.35"
-            )
+    ticks = [rate for rate in (0.0001, 0.001, 0.01, 0.05, 0.1, 0.5, 1.0) if rate >= 0.99 * floor]
+    low.set_xticks(ticks, labels=[f"{100 * rate:g} %" for rate in ticks])
+    low.minorticks_off()
     low.set_title("few false alarms (log axis)", fontsize=11)
     figure.suptitle(title, fontsize=13)
     handles, labels = linear.get_legend_handles_labels()
@@ -125,24 +125,14 @@ def draw_histograms(histogram: Histogram, path: Path, *, title: str) -> None:
         axes.set_yticks([])
         axes.spines[["left", "right", "top"]].set_visible(False)
         _draw_thresholds(axes, histogram.thresholds, scores, first=number == 0)
-    strips[-1].set_xlabel(histogram.x_label, fontsize=11)
+    strips[-1].set_xlabel(f"{histogram.x_label}\n(first and last bar: all beyond)", fontsize=11)
     strips[-1].set_xlim(low, high)
     figure.suptitle(title, fontsize=13)
     _save(figure, path)
 
 
-def draw_panel(panel: MaskPanel, path: Path) -> None:
-    """Draw one attacked image and its maps beside its clean self; see :func:`panel_pixels`.
-
-    Args:
-        panel: pictures of one image.
-        path: PNG file to write.
-    """
-    _save(_panel_figure(panel), path)
-
-
 def panel_pixels(panel: MaskPanel) -> NDArray[np.uint8]:
-    """The panel as ``(H, W, 3)`` uint8 pixels.
+    """Draw one attacked image and its maps beside its clean self, as ``(H, W, 3)`` uint8 pixels.
 
     Rows are clean, attacked, and attacked minus clean; columns are the image, the raw map of every stage, and
     the fused map. The two maps of a column share one scale. The image difference is drawn ten times as large,
@@ -159,56 +149,81 @@ def panel_pixels(panel: MaskPanel) -> NDArray[np.uint8]:
     return np.ascontiguousarray(pixels[..., :3])
 
 
+def write_png(pixels: NDArray[np.uint8], path: Path) -> None:
+    """Write ``(H, W, 3)`` uint8 pixels as they are.
+
+    Args:
+        pixels: what to write.
+        path: PNG file to write.
+    """
+    from matplotlib.image import imsave
+
+    with _replacing(path) as temporary:
+        imsave(temporary, pixels, format="png", metadata={"Software": ""})
+
+
 def _panel_figure(panel: MaskPanel) -> Figure:
-    columns = [
+    """Places every cell by hand, in inches: an automatic layout takes four times as long as the drawing."""
+    maps = [
         *((name, panel.clean_layers[name], panel.attacked_layers[name]) for name in panel.clean_layers),
         ("fused", panel.clean_fused, panel.attacked_fused),
     ]
-    width = 0.9 + 1.75 * (len(columns) + 1)
-    caption = textwrap.fill(panel.caption, width=int(width * 12))
-    figure = _figure(width, 6.0 + 0.2 * caption.count("\n"))
-    grid = figure.subplots(3, len(columns) + 1, squeeze=False)
-    for axes in grid.flat:
+    width = _MARGIN + (_CELL + _GAP) * (len(maps) + 1)
+    caption = textwrap.wrap(panel.caption, width=int(width * 11.5))
+    bottom = 0.35 + 0.2 * len(caption)
+    height = bottom + 3 * _CELL + 2 * _BAR + 0.1 + 0.65
+    figure = _figure(width, height, layout=None)
+
+    def place(column: int, row: int, *, bar: bool = False) -> Axes:
+        left = _MARGIN + column * (_CELL + _GAP)
+        top = height - 0.65 - row * (_CELL + 0.1) - (_BAR if row == 2 else 0.0)
+        low = top - _CELL - 0.18 if bar else top - _CELL
+        axes = figure.add_axes((left / width, low / height, _CELL / width, (0.1 if bar else _CELL) / height))
         axes.set_xticks([])
         axes.set_yticks([])
-    for axes, name in zip(grid[:, 0], ("clean", "attacked", "attacked\n- clean"), strict=True):
-        axes.set_ylabel(name, fontsize=11)
-    _draw_images(grid[:, 0], panel)
-    for axes, (name, clean, attacked) in zip(grid[:, 1:].T, columns, strict=True):
-        _draw_maps(figure, axes, name, _array(clean), _array(attacked))
-    figure.suptitle(f"{panel.attack}, image {panel.image_id}", fontsize=12)
-    figure.supxlabel(caption, fontsize=10)
+        return axes
+
+    _draw_images([place(0, row) for row in range(3)], panel)
+    for column, (name, clean, attacked) in enumerate(maps, start=1):
+        cells = [place(column, row) for row in range(3)]
+        bars = [place(column, row, bar=True) for row in (1, 2)]
+        _draw_maps(cells, bars, name, (_array(clean), _array(attacked)))
+    figure.text(
+        0.5, 1 - 0.12 / height, f"{panel.attack}, image {panel.image_id}", ha="center", va="top", fontsize=12
+    )
+    figure.text(0.5, 0.1 / height, "\n".join(caption), ha="center", va="bottom", fontsize=10)
     return figure
 
 
-def _draw_images(column: NDArray[Any], panel: MaskPanel) -> None:
+def _draw_images(cells: Sequence[Axes], panel: MaskPanel) -> None:
     clean, attacked = _array(panel.clean), _array(panel.attacked)
     difference = np.clip(0.5 + _DIFFERENCE_GAIN * (attacked - clean), 0.0, 1.0)
-    titles = ("image", "", f"x {_DIFFERENCE_GAIN:.0f}, 0 = grey")
-    for axes, image, title in zip(column, (clean, attacked, difference), titles, strict=True):
-        axes.imshow(np.clip(image, 0.0, 1.0).transpose(1, 2, 0), interpolation="nearest")
-        axes.set_title(title, fontsize=10)
+    names = ("clean", "attacked", "attacked - clean")
+    for axes, image, name in zip(cells, (clean, attacked, difference), names, strict=True):
+        axes.imshow(np.clip(image, 0.0, 1.0).transpose(1, 2, 0), interpolation="nearest", aspect="auto")
+        axes.set_ylabel(name, fontsize=11)
+    cells[0].set_title("image", fontsize=11)
+    cells[2].set_xlabel(f"x {_DIFFERENCE_GAIN:.0f} around grey", fontsize=9)
 
 
 def _draw_maps(
-    figure: Figure, column: NDArray[Any], name: str, clean: NDArray[np.float64], attacked: NDArray[np.float64]
+    cells: Sequence[Axes],
+    bars: Sequence[Axes],
+    name: str,
+    maps: tuple[NDArray[np.float64], NDArray[np.float64]],
 ) -> None:
-    values = np.concatenate([clean.ravel(), attacked.ravel()])
-    values = values[np.isfinite(values)]
-    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
-    change = attacked - clean
-    reach = float(np.nanmax(np.abs(change))) if np.isfinite(change).any() else 0.0
-    top = column[0].imshow(clean, vmin=low, vmax=high, cmap="viridis", interpolation="nearest")
-    column[1].imshow(attacked, vmin=low, vmax=high, cmap="viridis", interpolation="nearest")
-    bottom = column[2].imshow(change, vmin=-reach, vmax=reach, cmap="RdBu_r", interpolation="nearest")
-    column[0].set_title(name, fontsize=10)
-    for picture, axes, ticks in (
-        (top, list(column[:2]), (low, high)),
-        (bottom, [column[2]], (-reach, reach)),
-    ):
-        bar = figure.colorbar(picture, ax=axes, location="bottom", shrink=0.85, aspect=14, pad=0.03)
-        bar.set_ticks(sorted(set(ticks)), labels=[f"{tick:.2g}" for tick in sorted(set(ticks))])
-        bar.ax.tick_params(labelsize=8)
+    change = maps[1] - maps[0]
+    finite = [values[np.isfinite(values)] for values in (np.concatenate([m.ravel() for m in maps]), change)]
+    low, high = (float(finite[0].min()), float(finite[0].max())) if finite[0].size else (0.0, 0.0)
+    reach = float(np.abs(finite[1]).max()) if finite[1].size else 0.0
+    cells[0].set_title(name, fontsize=11)
+    for axes, values in zip(cells[:2], maps, strict=True):
+        axes.imshow(values, vmin=low, vmax=high, cmap="viridis", interpolation="nearest", aspect="auto")
+    cells[2].imshow(change, vmin=-reach, vmax=reach, cmap="RdBu_r", interpolation="nearest", aspect="auto")
+    for axes, ends, colours in zip(bars, ((low, high), (-reach, reach)), ("viridis", "RdBu_r"), strict=True):
+        axes.imshow(np.linspace(0.0, 1.0, 64)[None], cmap=colours, aspect="auto")
+        for end, x, side in ((ends[0], 0.0, "left"), (ends[1], 1.0, "right")):
+            axes.text(x, -0.4, f"{end:.2g}", transform=axes.transAxes, ha=side, va="top", fontsize=9)
 
 
 def _draw_lines(axes: Axes, curves: Sequence[Curve], legend: Mapping[str, str]) -> None:
@@ -230,44 +245,35 @@ def _draw_lines(axes: Axes, curves: Sequence[Curve], legend: Mapping[str, str]) 
 def _draw_thresholds(
     axes: Axes, thresholds: Mapping[str, float], scores: NDArray[np.float64], *, first: bool
 ) -> None:
-    shares = []
-    for name, position in thresholds.items():
-        if not np.isfinite(position):
-            continue
+    marks = sorted((value, name) for name, value in thresholds.items() if np.isfinite(value))
+    for position, _ in marks:
         axes.axvline(position, color="0.25", linewidth=1, linestyle="--")
-        if first:
-            axes.annotate(
-                name,
-                (position, 1.0),
-                xycoords=("data", "axes fraction"),
-                xytext=(0, 2),
-                textcoords="offset points",
-                ha="center",
-                va="bottom",
-                fontsize=9,
-            )
-        if len(scores):
-            shares.append(f"{np.mean(scores > position):.1%}")
-    if shares:
+    if marks and len(scores):
+        shares = " / ".join(f"{np.mean(scores > position):.1%}" for position, _ in marks)
+        _note(axes, shares, (1.0, 0.5), offset=(8, 0), va="center")
+    if not marks or not first:
+        return
+    for number, (position, name) in enumerate(marks):
+        # Neighbours grow away from each other, so that close thresholds stay readable.
+        side = "right" if number == 0 and len(marks) > 1 else "left" if number == len(marks) - 1 else "center"
+        shift = {"right": 3.0, "left": -3.0, "center": 0.0}[side]
         axes.annotate(
-            " / ".join(shares),
-            (1.0, 0.5),
-            xycoords="axes fraction",
-            xytext=(8, 0),
+            name,
+            (position, 1.0),
+            xycoords=("data", "axes fraction"),
+            xytext=(shift, 2),
             textcoords="offset points",
-            va="center",
-            fontsize=10,
+            ha=side,
+            va="bottom",
+            fontsize=9,
         )
-        if first:
-            axes.annotate(
-                "above\nthreshold",
-                (1.0, 1.0),
-                xycoords="axes fraction",
-                xytext=(8, 0),
-                textcoords="offset points",
-                va="bottom",
-                fontsize=9,
-            )
+    _note(axes, "above " + " / ".join(name for _, name in marks), (1.0, 1.0), offset=(8, 2), va="bottom")
+
+
+def _note(axes: Axes, text: str, place: tuple[float, float], *, offset: tuple[float, float], va: str) -> None:
+    axes.annotate(
+        text, place, xycoords="axes fraction", xytext=offset, textcoords="offset points", va=va, fontsize=9
+    )
 
 
 def _strip_label(name: str, count: int, left_out: int) -> str:
@@ -298,19 +304,26 @@ def _check_some(curves: Sequence[Curve], path: Path) -> None:
         raise DataError(f"{path.name}: no curves to draw")
 
 
-def _figure(width: float, height: float) -> Figure:
+def _figure(width: float, height: float, *, layout: Literal["constrained"] | None = "constrained") -> Figure:
     # A Figure of its own, never pyplot: nothing global, no window, no backend to choose.
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
+    return Figure(figsize=(width, height), dpi=_DPI, layout=layout)
 
 
 def _save(figure: Figure, path: Path) -> None:
+    with _replacing(path) as temporary:
+        # No version inside: equal figures are equal files.
+        figure.savefig(temporary, format="png", metadata={"Software": None})
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A temporary file beside ``path`` that takes its place when all went well."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        # No date and no version inside: equal figures are equal files.
-        figure.savefig(temporary, format="png", metadata={"Software": None})
+        yield temporary
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from rich import box
 from rich.console import Console
@@ -43,7 +43,7 @@ _TITLES = {
     "fpr_at_tpr95": "FPR where 95 % of attacked images are found",
     "alarm_rate": "Alarm rate at the 5 % threshold",
 }
-_COLUMNS_PER_TABLE = 6
+_CELL = len("0.970-0.990")
 _WIDTH = 100
 
 
@@ -144,32 +144,36 @@ def result_table(evaluation: Evaluation) -> Table:
     return Table(("row", "metric", "group", "value", "low", "high", "n", "undefined"), tuple(rows))
 
 
-def print_results(evaluation: Evaluation, *, console: Console | None = None) -> None:
+def print_results(evaluation: Evaluation, *, file: TextIO | None = None) -> None:
     """Print the main table: detectors by attacks, AUROC with its interval, at most 100 columns wide.
 
-    Scores of a task without AUROC are listed one a line. Colours appear only on a terminal.
+    A task without AUROC has all its scores printed. Colours appear only on a terminal.
 
     Args:
         evaluation: what was found.
-        console: where to print; standard output by default.
+        file: where to print; standard output by default.
     """
-    out = Console() if console is None else console
+    out = Console(file=file)
+    if not out.is_terminal or out.width > _WIDTH:
+        out = Console(file=file, width=_WIDTH)
     blocks = _blocks(evaluation.scores)
-    main = [block for block in blocks if block.metric == "auroc"] or blocks
-    for block in main:
-        for start in range(0, len(block.columns), _COLUMNS_PER_TABLE):
-            columns = block.columns[start : start + _COLUMNS_PER_TABLE]
-            out.print(_rich_table(evaluation.split, block, columns), width=_WIDTH)
+    for block in [block for block in blocks if block.metric == "auroc"] or blocks:
+        room = out.width - max(len(row) for row in block.rows) - 3
+        per_table = max(1, room // (_CELL + 2))
+        for start in range(0, len(block.columns), per_table):
+            out.print(_rich_table(evaluation.split, block, block.columns[start : start + per_table]))
     for note in evaluation.notes:
-        out.print(Text(f"note: {note}"), width=_WIDTH)
+        out.print(Text(f"note: {note}"))
 
 
 def _rich_table(split: str, block: _Block, columns: Sequence[str]) -> RichTable:
     title = f"{_title(block.metric)} ({split}; 95 % interval below each value)"
-    table = RichTable(title=title, box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 1), pad_edge=False)
+    table = RichTable(
+        title=title, box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 0, 0, 1), pad_edge=False
+    )
     table.add_column("", no_wrap=True)
     for name in columns:
-        table.add_column(name, justify="right", overflow="fold")
+        table.add_column(name, justify="right", overflow="fold", min_width=_CELL)
     best = {name: _best(block, name) for name in columns}
     for row in block.rows:
         cells = [Text(row)]

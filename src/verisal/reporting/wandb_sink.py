@@ -62,6 +62,7 @@ class WandbSink(WandbLogger, Sink):
 
     def __init__(self, *, offline: bool, **settings: Any) -> None:  # noqa: ANN401 - handed to W&B as they are
         super().__init__(offline=offline, **settings)
+        self._wandb_init.pop("anonymous", None)  # W&B has dropped it and warns of it, even of None.
         self.failures = 0
         self._broken = False
 
