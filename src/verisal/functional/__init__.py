@@ -7,6 +7,7 @@ from ._adversarial import noise_norm as noise_norm
 from ._adversarial import project_noise as project_noise
 from ._adversarial import round_to_8bit as round_to_8bit
 from ._adversarial import scale_to_l2 as scale_to_l2
+from ._confidence import log_odds as log_odds
 from ._detection import auroc as auroc
 from ._detection import bootstrap_auroc as bootstrap_auroc
 from ._detection import bootstrap_difference as bootstrap_difference
@@ -59,6 +60,7 @@ __all__ = [
     "gaussian_noise",
     "gradient_scope",
     "judge_8bit",
+    "log_odds",
     "negatives_needed",
     "noise_norm",
     "pair_by_image",

@@ -12,8 +12,8 @@ the evidence.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Literal, final
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal, final
 
 import torch
 from torch import Tensor
@@ -31,42 +31,17 @@ from verisal.functional import (
 )
 from verisal.types import SaliencyResult, StagedClassifier, check_query_class
 
-from ._base import Saliency, staged
+from ._base import GateMethod, GateResult, staged
 
-__all__ = ["GateResult", "HierarchicalMasks", "Keep", "Objective"]
+__all__ = ["HierarchicalMasks", "Keep", "Objective"]
 
 Objective = Literal["class", "output", "evidence", "mixed", "maximise", "maximise_log_probability"]
 Keep = Literal["best", "fidelity", "last"]
 
 
-@dataclass(frozen=True)
-class GateResult:
-    """Learned gates and how they were learned, per image.
-
-    Attributes:
-        gates: per stage ``(B, C_l, H_l, W_l)``, non-negative.
-        distance: ``(B,)`` D of the kept iterate.
-        penalty: ``(B,)`` R of the kept iterate.
-        objective: ``(B,)`` J of the kept iterate.
-        query_change: ``(B,)`` query logit with gates minus without.
-        kept_step: ``(B,)`` int64, 0 (untouched gates) .. T.
-        unchanged: ``(B,)`` bool, whether the predicted class is the same.
-        zero_share: ``(B,)`` share of gates at exactly 0.
-    """
-
-    gates: tuple[Tensor, ...]
-    distance: Tensor
-    penalty: Tensor
-    objective: Tensor
-    query_change: Tensor
-    kept_step: Tensor
-    unchanged: Tensor
-    zero_share: Tensor
-
-
 @final
 @dataclass(frozen=True, kw_only=True)
-class HierarchicalMasks(Saliency):
+class HierarchicalMasks(GateMethod):
     """Per-image optimisation of gates, fused over layers (HAF).
 
     Args:
@@ -130,7 +105,7 @@ class HierarchicalMasks(Saliency):
         parts = []
         for start in range(0, len(images), self.chunk_size):
             chunk = slice(start, start + self.chunk_size)
-            result = self.optimise(network, images[chunk], query_class[chunk])
+            result = self.gates(network, images[chunk], query_class[chunk])
             parts.append([resize_maps(gate_map(gate), size) for gate in result.gates])
         layers = tuple(torch.cat(layer) for layer in zip(*parts, strict=True))
         return SaliencyResult(
@@ -141,7 +116,19 @@ class HierarchicalMasks(Saliency):
             n_backward=self.steps,
         )
 
-    def optimise(self, classifier: StagedClassifier, images: Tensor, query_class: Tensor) -> GateResult:
+    @property
+    def uses_query(self) -> bool:
+        """False for ``output``, which keeps all logits."""
+        return self.objective != "output"
+
+    def settings(self) -> dict[str, Any]:
+        """Class name and every setting that can change a gate; chunk size and fusion cannot."""
+        settings = asdict(self)
+        for name in ("chunk_size", "fusion"):
+            settings.pop(name)
+        return {"saliency": type(self).__name__, **settings}
+
+    def gates(self, classifier: StagedClassifier, images: Tensor, query_class: Tensor) -> GateResult:
         """Learn the gates of one batch; every image's result is independent of its batch mates.
 
         Args:

@@ -1,0 +1,114 @@
+"""Lightning data modules of the embedded data."""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+import lightning as L
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from verisal.data.scenes import EmojiScenes
+from verisal.types import Batch, Sample, Split
+
+__all__ = ["SceneData"]
+
+
+@final
+class RenderedScenes(Dataset[Sample]):
+    """Scenes rendered once and kept as 8-bit images, for training that reads each of them many times."""
+
+    def __init__(self, scenes: EmojiScenes, *, num_workers: int) -> None:
+        loader: DataLoader[Any] = DataLoader(
+            scenes, batch_size=64, num_workers=num_workers, collate_fn=Batch.collate
+        )
+        images, labels, self._ids = [], [], []
+        for batch in loader:
+            images.append((batch.images * 255).round().to(torch.uint8))
+            labels.append(batch.labels)
+            self._ids += batch.image_ids
+        self._images, self._labels = torch.cat(images), torch.cat(labels)
+        self._empty = (
+            torch.zeros(0, dtype=torch.int64),
+            torch.zeros(0, scenes.size, scenes.size, dtype=torch.bool),
+            torch.zeros(0, 4),
+        )
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Image and label; objects are left out, training does not read them."""
+        image = self._images[index] / 255
+        return Sample(image, int(self._labels[index]), self._ids[index], *self._empty)
+
+
+@final
+class SceneData(L.LightningDataModule):
+    """EmojiScenes for the classifier: ``cls_train`` to train, ``cls_val`` to validate, ``det_test`` to test.
+
+    Args:
+        train_count: training scenes, rendered once.
+        val_count: validation scenes.
+        test_count: test scenes.
+        image_size: side in pixels.
+        seed: of the data set.
+        batch_size: images per step.
+        num_workers: processes that render.
+    """
+
+    def __init__(
+        self,
+        *,
+        train_count: int = 24_000,
+        val_count: int = 2_000,
+        test_count: int = 4_000,
+        image_size: int = 64,
+        seed: int = 0,
+        batch_size: int = 128,
+        num_workers: int = 2,
+    ) -> None:
+        super().__init__()
+        self.counts: dict[Split, int] = {
+            "cls_train": train_count,
+            "cls_val": val_count,
+            "det_test": test_count,
+        }
+        self.image_size, self.seed = image_size, seed
+        self.batch_size, self.num_workers = batch_size, num_workers
+        self.class_names = EmojiScenes("cls_train", 1, seed=seed, size=image_size).class_names
+        self._rendered: dict[Split, RenderedScenes] = {}
+
+    def setup(self, stage: str) -> None:
+        """Render the splits that the stage reads."""
+        splits: dict[str, tuple[Split, ...]] = {
+            "fit": ("cls_train", "cls_val"),
+            "validate": ("cls_val",),
+            "test": ("det_test",),
+            "predict": ("det_test",),
+        }
+        for split in splits[stage]:
+            if split not in self._rendered:
+                scenes = EmojiScenes(split, self.counts[split], seed=self.seed, size=self.image_size)
+                self._rendered[split] = RenderedScenes(scenes, num_workers=self.num_workers)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Shuffled training scenes."""
+        return self._loader("cls_train", shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Validation scenes in order."""
+        return self._loader("cls_val", shuffle=False)
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Test scenes in order."""
+        return self._loader("det_test", shuffle=False)
+
+    def _loader(self, split: Split, *, shuffle: bool) -> DataLoader[Any]:
+        return DataLoader(
+            self._rendered[split],
+            batch_size=self.batch_size,
+            shuffle=shuffle,
+            drop_last=shuffle,
+            collate_fn=Batch.collate,
+        )

@@ -1,0 +1,282 @@
+"""Clean, noisy and attacked images of one split, and their features, computed once and kept on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from verisal.attacks import Attack
+from verisal.checkpoint import state_hash
+from verisal.data.features import DetectorFeatures
+from verisal.data.scenes import EmojiScenes
+from verisal.data.store import FeatureStore
+from verisal.errors import ConfigError, DataError
+from verisal.functional import derive_seed, gaussian_noise, judge_8bit, round_to_8bit
+from verisal.models import Classifier
+from verisal.types import Batch, Split
+
+__all__ = ["AttackedScenes", "GroupTable", "Processes"]
+
+Compute = Callable[[Sequence[int]], dict[str, Tensor]]
+_CLEAN, _MISCLASSIFIED, _NOISE_L2 = "clean", "clean_misclassified", "noise_l2"
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among those that share the work."""
+
+    rank: int = 0
+    world_size: int = 1
+
+
+@final
+@dataclass(frozen=True)
+class GroupTable:
+    """Rows of one split: every image of every group, with the features that were asked for.
+
+    Attributes:
+        features: name to ``(N, ...)``.
+        image_index: ``(N,)`` position of the clean image in its split.
+        group: ``(N,)`` index into ``groups``.
+        target: ``(N,)`` float, 1 for successful attacks.
+        groups: names of the groups.
+        roles: group name to ``clean``, ``attack``, ``failed`` or ``benign``.
+        attack_rates: attack name to its success rate before and after 8-bit rounding.
+    """
+
+    features: Mapping[str, Tensor]
+    image_index: Tensor
+    group: Tensor
+    target: Tensor
+    groups: tuple[str, ...]
+    roles: Mapping[str, str]
+    attack_rates: Mapping[str, tuple[float, float]]
+
+    def __len__(self) -> int:
+        return len(self.group)
+
+    def counts(self) -> dict[str, int]:
+        """Group name to its number of images."""
+        return {name: int((self.group == index).sum()) for index, name in enumerate(self.groups)}
+
+
+@final
+class AttackedScenes:
+    """One split of EmojiScenes under several attacks and noise controls, with a store per variant.
+
+    A *variant* is what was done to the images: ``clean``, ``noise_l2``, or the name of an attack or noise
+    control. Images and features are stored apart, so that other mask settings do not repeat the attacks.
+
+    Args:
+        classifier: the one that is attacked and explained, frozen.
+        split: which split of the scenes.
+        count: number of clean images.
+        attacked_count: how many of them, from the first, are also attacked and made noisy.
+        attacks: name to attack; names become parts of metric names.
+        noise: name to noise control.
+        noise_like: name of the attack whose per-image L2 norm ``noise_l2`` copies.
+        features: what is computed of each image.
+        seed: of scenes, attacks and noise.
+        root: folder of the stores.
+        shard_size: images per shard.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        split: Split,
+        count: int,
+        *,
+        attacked_count: int,
+        attacks: Mapping[str, Attack],
+        noise: Mapping[str, Attack],
+        noise_like: str,
+        features: DetectorFeatures,
+        seed: int,
+        root: Path,
+        shard_size: int = 64,
+    ) -> None:
+        if not 1 <= attacked_count <= count:
+            raise ConfigError(f"{split}: attacked images must be 1..{count}, found {attacked_count}")
+        taken = {_CLEAN, _MISCLASSIFIED, _NOISE_L2} & {*attacks, *noise}
+        if taken or set(attacks) & set(noise):
+            raise ConfigError(f"{split}: two attacks or noise controls share a name, or use {sorted(taken)}")
+        if noise_like not in attacks:
+            raise ConfigError(f"{split}: noise_like is {noise_like!r}, attacks are {sorted(attacks)}")
+        self.scenes = EmojiScenes(split, count, seed=seed, size=classifier.image_size)
+        if self.scenes.class_names != classifier.class_names:
+            raise ConfigError(
+                f"the classifier knows {classifier.class_names}, the scenes hold {self.scenes.class_names}"
+            )
+        self._classifier, self._features = classifier, features
+        self._attacked_count, self._seed = attacked_count, seed
+        self._attacks, self._noise, self._noise_like = dict(attacks), dict(noise), noise_like
+        self._root, self._shard_size = root, shard_size
+        self._identity = state_hash(classifier)
+        # Pictures rather than settings: also another release of the drawings makes another store.
+        sample = torch.stack([self.scenes[index].image for index in range(min(4, count))])
+        self._scenes_hash = state_hash({"images": round_to_8bit(sample)})
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """Names of everything that is done to the images, ``clean`` first, ``noise_l2`` last."""
+        return (_CLEAN, *self._attacks, *self._noise, _NOISE_L2)
+
+    def fill(self, processes: Processes, *, progress: bool = True) -> None:
+        """Compute what is missing; several processes each take their share."""
+        for variant in self.variants:
+            store = self._image_store(variant)
+            if not store.complete:
+                self._fill(store, self._images_of(variant), variant, processes, progress)
+        for variant in self.variants:
+            store = self._feature_store(variant)
+            if not store.complete:
+                self._fill(store, self._features_of(variant), variant, processes, progress)
+
+    def table(self, names: Sequence[str]) -> GroupTable:
+        """Rows of all groups with the named features; ``image`` is the 8-bit image itself."""
+        names = [name for name in names if name != "image"]
+        parts: list[tuple[str, str, Tensor, dict[str, Tensor]]] = []
+        rates = {}
+        for variant in self.variants:
+            images = self._image_store(variant).load()
+            features = self._feature_store(variant).load(names) | {"image": images["image"]}
+            correct, success = images["clean_correct"], images["success"]
+            if variant == _CLEAN:
+                parts.append((_CLEAN, "clean", correct, features))
+                parts.append((_MISCLASSIFIED, "benign", ~correct, features))
+            elif variant in self._attacks:
+                parts.append((variant, "attack", success, features))
+                parts.append((f"{variant}_failed", "failed", correct & ~success, features))
+                rates[variant] = _rates(images)
+            else:
+                parts.append((variant, "benign", correct, features))
+        return _join(parts, rates)
+
+    def images(self, variant: str) -> dict[str, Tensor]:
+        """Stored images of one variant with labels, predictions, success and norms."""
+        return self._image_store(variant).load()
+
+    def image_id(self, index: int) -> str:
+        """Name of a clean image."""
+        return f"emoji-{self._seed}-{self.scenes.split}-{index}"
+
+    def _count(self, variant: str) -> int:
+        return len(self.scenes) if variant == _CLEAN else self._attacked_count
+
+    def _fill(
+        self, store: FeatureStore, compute: Compute, variant: str, processes: Processes, progress: bool
+    ) -> None:
+        store.fill(
+            compute,
+            self._count(variant),
+            rank=processes.rank,
+            world_size=processes.world_size,
+            progress=progress,
+        )
+
+    def _key(self, variant: str) -> dict[str, Any]:
+        key: dict[str, Any] = {
+            "classifier": self._identity,
+            "data": {
+                "name": "EmojiScenes",
+                "split": self.scenes.split,
+                "seed": self._seed,
+                "size": self.scenes.size,
+                "first_images": self._scenes_hash,
+            },
+            "images": self._count(variant),
+            "variant": None,
+        }
+        if variant != _CLEAN:
+            attack = self._noise_like if variant == _NOISE_L2 else variant
+            key["variant"] = (self._attacks | self._noise)[attack].settings()
+            key["noise_like"] = variant == _NOISE_L2
+        return key
+
+    def _image_store(self, variant: str) -> FeatureStore:
+        prefix = f"images-{self.scenes.split}-{variant}"
+        return FeatureStore(self._root, key=self._key(variant), prefix=prefix, shard_size=self._shard_size)
+
+    def _feature_store(self, variant: str) -> FeatureStore:
+        key = self._key(variant) | {"features": self._features.settings()}
+        prefix = f"features-{self.scenes.split}-{variant}"
+        return FeatureStore(self._root, key=key, prefix=prefix, shard_size=self._shard_size)
+
+    def _images_of(self, variant: str) -> Compute:
+        norms = self._image_store(self._noise_like).load(["l2"])["l2"] if variant == _NOISE_L2 else None
+
+        def compute(items: Sequence[int]) -> dict[str, Tensor]:
+            batch = Batch.collate([self.scenes[index] for index in items])
+            attacked = batch.images
+            if norms is not None:
+                seed = derive_seed(self._seed, variant)
+                attacked = gaussian_noise(attacked, norms[list(items)], seed=seed, sample_ids=batch.image_ids)
+            elif variant != _CLEAN:
+                attacked = self._attacked(variant, batch)
+            verdict = judge_8bit(self._classifier, batch.images, attacked, batch.labels)
+            return {
+                "image": verdict.images,
+                "label": batch.labels,
+                "prediction": verdict.prediction,
+                "clean_correct": verdict.clean_correct,
+                "success": verdict.success,
+                "success_unrounded": verdict.success_unrounded,
+                "l2": verdict.l2,
+                "linf": verdict.linf,
+            }
+
+        return compute
+
+    def _attacked(self, variant: str, batch: Batch) -> Tensor:
+        """Attacked images; those that the classifier gets wrong anyway stay clean, since they never count."""
+        attack = (self._attacks | self._noise)[variant]
+        clean = round_to_8bit(batch.images).float() / 255
+        with torch.no_grad():
+            correct = (self._classifier(clean).argmax(dim=1) == batch.labels).nonzero()[:, 0]
+        result = attack(
+            self._classifier,
+            clean[correct],
+            batch.labels[correct],
+            generator=torch.Generator().manual_seed(derive_seed(self._seed, variant)),
+            sample_ids=[batch.image_ids[index] for index in correct.tolist()],
+        )
+        return clean.index_copy(0, correct, result.x_adv)
+
+    def _features_of(self, variant: str) -> Compute:
+        images = self._image_store(variant).load(["image"])["image"]
+        return lambda items: self._features(self._classifier, images[list(items)].float() / 255)
+
+
+def _rates(images: Mapping[str, Tensor]) -> tuple[float, float]:
+    correct = images["clean_correct"]
+    before = float(images["success_unrounded"][correct].float().mean())
+    return before, float(images["success"][correct].float().mean())
+
+
+def _join(
+    parts: Sequence[tuple[str, str, Tensor, dict[str, Tensor]]], rates: Mapping[str, tuple[float, float]]
+) -> GroupTable:
+    if not any(bool(mask.any()) for _, role, mask, _ in parts if role == "attack"):
+        raise DataError("no attack succeeded on any image; raise its eps or steps, or check the classifier")
+    names = parts[0][3]
+    kept = [mask.nonzero()[:, 0] for _, _, mask, _ in parts]
+    group = torch.cat([torch.full((len(rows),), index) for index, rows in enumerate(kept)])
+    attack = torch.tensor([role == "attack" for _, role, _, _ in parts])
+    return GroupTable(
+        features={
+            name: torch.cat([part[3][name][rows] for part, rows in zip(parts, kept, strict=True)])
+            for name in names
+        },
+        image_index=torch.cat(kept),
+        group=group,
+        target=attack[group].float(),
+        groups=tuple(name for name, _, _, _ in parts),
+        roles={name: role for name, role, _, _ in parts},
+        attack_rates=rates,
+    )
