@@ -71,11 +71,13 @@ class Drawing:
         colours: per level ``(S, S, 3)`` uint8, black where nothing is drawn (the outlines are black).
         alphas: per level ``(S, S)`` uint8 opacity.
         roots: per level the square root of the opaque area in pixels, falling.
+        reach: long side of the drawing in units of its root: 1 for a full square, more for thin things.
     """
 
     colours: tuple[Pixels, ...]
     alphas: tuple[Pixels, ...]
     roots: tuple[float, ...]
+    reach: float
 
     def at_least(self, root: float) -> tuple[Pixels, Pixels]:
         """Smallest stored rendering whose root area is at least ``root``, else the largest."""
@@ -164,6 +166,7 @@ def _drawing(font: ImageFont.FreeTypeFont, glyph: str, size: int) -> Drawing:
         colours=tuple(colour for colour, _ in levels),
         alphas=tuple(alpha for _, alpha in levels),
         roots=tuple(root * alpha.shape[0] / side for _, alpha in levels),
+        reach=max(height, width) / root,
     )
 
 

@@ -160,8 +160,10 @@ class EmojiScenes(Dataset[Sample]):
             self._paste(canvas, drawing, root, rng.uniform(0, self.size, 2), _NOBODY)
         centres: list[NDArray[np.float64]] = []
         roots = [main_root * (1.0 if i == 0 else float(rng.uniform(0.58, 0.82))) for i in range(len(labels))]
-        for root in roots:
-            centres.append(_free_centre(rng, centres, 0.55 * root, self.size))
+        for label, root in zip(labels, roots, strict=True):
+            # The ends of an object may leave the picture by a little, so that thin things keep their head.
+            margin = min(0.42 * assets.drawings[label].reach * root, 0.5 * self.size)
+            centres.append(_free_centre(rng, centres, margin, self.size))
         for owner in rng.permutation(len(labels)):
             self._paste(canvas, assets.drawings[labels[owner]], roots[owner], centres[owner], int(owner))
         if rng.random() < self._occlusion:

@@ -209,7 +209,7 @@ def _regions(sample: Sample) -> Pixels:
 
 
 def _rebuilt(sample: Sample, image: NDArray[np.float32], regions: Pixels) -> Sample:
-    kept = torch.from_numpy(regions.reshape(len(regions), -1).any(axis=1))
+    kept = torch.from_numpy(regions.any(axis=(1, 2)))
     moved = torch.from_numpy(regions.astype(bool))
     had_mask = sample.object_masks.flatten(1).any(dim=1)
     return replace(
