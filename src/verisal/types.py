@@ -29,9 +29,11 @@ __all__ = [
     "Curve",
     "Evaluates",
     "Evaluation",
+    "FeatureBatch",
     "Histogram",
     "MaskPanel",
     "Norm",
+    "Predictions",
     "SaliencyResult",
     "Sample",
     "Score",
@@ -141,6 +143,48 @@ class Batch:
             elif value and isinstance(value[0], Tensor):
                 changed[item.name] = tuple(function(tensor) for tensor in value)
         return replace(self, **changed)
+
+
+@dataclass(frozen=True)
+class FeatureBatch:
+    """Stored features of several images, as a detector reads them.
+
+    Attributes:
+        features: name to ``(B, ...)``.
+        image_index: ``(B,)`` int64, position of the clean image in its split.
+        group: ``(B,)`` int64, what was done to the image.
+        target: ``(B,)`` float32, 1 for successful attacks.
+    """
+
+    features: Mapping[str, Tensor]
+    image_index: Tensor
+    group: Tensor
+    target: Tensor
+
+    def __len__(self) -> int:
+        return len(self.group)
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
+        """Copy of the batch on ``device``."""
+        moved = {name: tensor.to(device, non_blocking=non_blocking) for name, tensor in self.features.items()}
+        index, group, target = (
+            tensor.to(device, non_blocking=non_blocking)
+            for tensor in (self.image_index, self.group, self.target)
+        )
+        return replace(self, features=moved, image_index=index, group=group, target=target)
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a detector says of a batch of images.
+
+    Attributes:
+        image_ids: names of the images.
+        columns: column title to one value per image.
+    """
+
+    image_ids: tuple[str, ...]
+    columns: Mapping[str, Sequence[object]]
 
 
 @dataclass(frozen=True)
@@ -273,7 +317,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Histogram:
-    """Scores of several groups in one figure, e.g. one detector's scores for clean, noisy and attacked images.
+    """Scores of several groups in one figure, e.g. those of clean, noisy and attacked images.
 
     Attributes:
         figure: file-name-safe name, e.g. ``scores_masks``.

@@ -17,11 +17,13 @@ from verisal.data.scenes import EmojiScenes
 from verisal.data.store import FeatureStore
 from verisal.errors import ConfigError, DataError
 from verisal.functional import derive_seed, gaussian_noise, judge_8bit, round_to_8bit
+from verisal.metrics import Role
 from verisal.models import Classifier
 from verisal.types import Batch, Split
 
 __all__ = ["AttackedScenes", "GroupTable", "Processes"]
 
+Part = tuple[str, Role, Tensor, dict[str, Tensor]]
 Compute = Callable[[Sequence[int]], dict[str, Tensor]]
 _CLEAN, _MISCLASSIFIED, _NOISE_L2 = "clean", "clean_misclassified", "noise_l2"
 
@@ -54,7 +56,7 @@ class GroupTable:
     group: Tensor
     target: Tensor
     groups: tuple[str, ...]
-    roles: Mapping[str, str]
+    roles: Mapping[str, Role]
     attack_rates: Mapping[str, tuple[float, float]]
 
     def __len__(self) -> int:
@@ -141,7 +143,7 @@ class AttackedScenes:
     def table(self, names: Sequence[str]) -> GroupTable:
         """Rows of all groups with the named features; ``image`` is the 8-bit image itself."""
         names = [name for name in names if name != "image"]
-        parts: list[tuple[str, str, Tensor, dict[str, Tensor]]] = []
+        parts: list[Part] = []
         rates = {}
         for variant in self.variants:
             images = self._image_store(variant).load()
@@ -259,9 +261,7 @@ def _rates(images: Mapping[str, Tensor]) -> tuple[float, float]:
     return before, float(images["success"][correct].float().mean())
 
 
-def _join(
-    parts: Sequence[tuple[str, str, Tensor, dict[str, Tensor]]], rates: Mapping[str, tuple[float, float]]
-) -> GroupTable:
+def _join(parts: Sequence[Part], rates: Mapping[str, tuple[float, float]]) -> GroupTable:
     if not any(bool(mask.any()) for _, role, mask, _ in parts if role == "attack"):
         raise DataError("no attack succeeded on any image; raise its eps or steps, or check the classifier")
     names = parts[0][3]

@@ -1,1 +1,6 @@
-"""TODO."""
+"""Detectors of adversarial images that need no training loop of their own."""
+
+from ._base import Detector as Detector
+from .max_softmax import MaxSoftmax as MaxSoftmax
+
+__all__ = ["Detector", "MaxSoftmax"]

@@ -60,7 +60,7 @@ class ClassifierTask(L.LightningModule):
             network, network.stage_names, class_names=data.class_names, image_size=data.image_size
         )
         # channels_last makes CPU convolutions about 1.4 times as fast.
-        self.classifier.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.classifier.to(memory_format=torch.channels_last)
         self.val_accuracy = MulticlassAccuracy(network.num_classes, average="micro")
         self.test_accuracy = MulticlassAccuracy(network.num_classes, average="micro")
 

@@ -1,0 +1,319 @@
+"""Training and evaluation of the adversarial-image detector, with its comparison rows beside it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, final
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from verisal.data import DetectorData, GroupTable
+from verisal.detectors import MaxSoftmax
+from verisal.errors import ConfigError
+from verisal.functional import CHANNEL_STATISTICS, derive_seed, stack_layers
+from verisal.metrics import DetectionScores, DetectionTable, detection_thresholds
+from verisal.models import AttributionCNN
+from verisal.types import Batch, Evaluation, FeatureBatch, Predictions
+
+from ._detector_report import build_evaluation, mean_auroc
+
+__all__ = ["DetectorTask", "Row"]
+
+Row = Literal["masks", "masks_activations", "raw_image", "gradient", "activations"]
+Statistic = Literal["mean", "std", "max"]
+_RATES = (0.05, 0.01)
+_UNTRAINED = "max_softmax"
+
+
+@final
+class DetectorTask(L.LightningModule):
+    """Trains one small CNN per row, all on the same images in the same batches, and compares them.
+
+    Rows differ in what the CNN sees only: learned masks, masks and activations, the raw image, the gradient,
+    or the ungated activation statistics (the control that says whether masks add anything). ``max_softmax``
+    needs no training and always stands beside them. Rows share no parameter and their losses are summed, so
+    a row's result does not depend on which others are trained, apart from the random numbers they draw.
+
+    Every row has ``members`` networks that differ in their seed; its score is the mean of their logits, and
+    each member's AUROC is reported too. After each validation epoch a row whose mean AUROC on the fitted
+    attacks has risen is kept (weights and thresholds); test and predict use the kept ones. Thresholds come
+    from clean validation images alone.
+
+    Args:
+        rows: which rows are trained.
+        head: the row whose alarm ``predict`` reports.
+        members: networks per row.
+        grid: side of the common grid that per-layer maps are resized to.
+        statistics: which statistics over the channels of a gate or an activation are read.
+        width: channels of the CNN's first block.
+        dropout: of the pooled features.
+        learning_rate: peak rate of AdamW under a one-cycle schedule.
+        weight_decay: of AdamW.
+        resamples: bootstrap resamples of the test report's intervals.
+        seed: of the networks' first weights and of the bootstrap.
+
+    Raises:
+        ConfigError: a head that is not among the rows, no member, or an unknown statistic.
+    """
+
+    task_name = "detector"
+
+    def __init__(
+        self,
+        *,
+        rows: Sequence[Row] = ("masks_activations", "masks", "activations", "gradient", "raw_image"),
+        head: Row = "masks_activations",
+        members: int = 3,
+        grid: int = 16,
+        statistics: Sequence[Statistic] = ("mean", "std", "max"),
+        width: int = 16,
+        dropout: float = 0.2,
+        learning_rate: float = 0.004,
+        weight_decay: float = 0.02,
+        resamples: int = 2000,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if head not in rows or members < 1 or not statistics or len(set(rows)) != len(rows):
+            raise ConfigError(
+                f"head must be one of the rows, rows must differ, members be at least 1 and statistics not"
+                f" empty; found head={head!r}, rows={list(rows)}, members={members},"
+                f" statistics={list(statistics)}"
+            )
+        self.save_hyperparameters(logger=False)
+        self.row_names = tuple(rows)
+        self.head, self.members, self.grid = head, members, grid
+        self.statistics = tuple(CHANNEL_STATISTICS.index(name) for name in statistics)
+        self.width, self.dropout = width, dropout
+        self.learning_rate, self.weight_decay = learning_rate, weight_decay
+        self.resamples, self.seed = resamples, seed
+        self.networks = nn.ModuleDict()
+        self.kept = nn.ModuleDict()
+        self.register_buffer("best", torch.full((len(rows),), -torch.inf))
+        self.register_buffer(
+            "thresholds", torch.full((len(rows) + 1, len(_RATES)), torch.nan, dtype=torch.float64)
+        )
+        self.register_buffer("negatives", torch.zeros((), dtype=torch.int64))
+        self.negatives: Tensor
+        self.best: Tensor
+        self.thresholds: Tensor
+        self.evaluation: Evaluation | None = None
+        self._scores = DetectionScores(self.report_rows, members)
+
+    @property
+    def report_rows(self) -> tuple[str, ...]:
+        """Rows of the result table: the trained ones, then ``max_softmax``."""
+        return (*self.row_names, _UNTRAINED)
+
+    @property
+    def _data(self) -> DetectorData:
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(data, DetectorData):
+            raise ConfigError(f"DetectorTask needs DetectorData, found {type(data).__name__}")
+        return data
+
+    def configure_model(self) -> None:
+        """Build the networks for the stages and queries that the data module states."""
+        if len(self.networks):
+            return
+        for row in self.row_names:
+            members = []
+            for member in range(self.members):
+                with torch.random.fork_rng(devices=[]):
+                    torch.manual_seed(derive_seed(self.seed, row, member))
+                    members.append(
+                        AttributionCNN(self._channels(row), width=self.width, dropout=self.dropout)
+                    )
+            self.networks[row] = nn.ModuleList(members)
+            self.kept[row] = copy.deepcopy(self.networks[row]).requires_grad_(False)
+
+    def card(self) -> dict[str, object]:
+        """What a checkpoint must agree with to be loaded into this task."""
+        return {
+            "task": self.task_name,
+            **self._data.card(),
+            "rows": list(self.row_names),
+            "members": self.members,
+            "grid": self.grid,
+            "statistics": list(self.statistics),
+            "width": self.width,
+        }
+
+    def _channels(self, row: Row) -> int:
+        """Channels of a row's stack."""
+        stages, queries = len(self._data.stages), len(self._data.features.queries)
+        per_stage = len(self.statistics)
+        masks = stages * queries * (per_stage + int(self._data.features.gated_activation))
+        counts = {
+            "masks": masks,
+            "activations": stages * per_stage,
+            "masks_activations": masks + stages * per_stage,
+            "raw_image": 3,
+            "gradient": 3,
+        }
+        return counts[row]
+
+    def stack(self, row: Row, features: Mapping[str, Tensor]) -> Tensor:
+        """What a row's CNN sees, ``(B, C, h, w)`` float32."""
+        if row == "raw_image":
+            return features["image"].float() / 255
+        if row == "gradient":
+            return features["gradient"].float()
+        if row == "masks_activations":
+            return torch.cat([self.stack("masks", features), self.stack("activations", features)], dim=1)
+        stages = range(1, len(self._data.stages) + 1)
+        chosen = list(self.statistics)
+        if row == "activations":
+            layers = [features[f"activations/{stage}"][:, chosen].float() for stage in stages]
+        else:
+            queries = self._data.features.queries
+            layers = [
+                features[f"masks/{query}/{stage}"][:, chosen].float() for query in queries for stage in stages
+            ]
+            if self._data.features.gated_activation:
+                layers += [
+                    features[f"gated/{query}/{stage}"].float() for query in queries for stage in stages
+                ]
+        return stack_layers(layers, (self.grid, self.grid))
+
+    def on_fit_start(self) -> None:
+        """Standardise every row's input by its statistics on clean fitting images."""
+        clean = self._data.clean_fit_batch()
+        for row in self.row_names:
+            maps = self.stack(row, clean.features).to(self.device)
+            for network in (*self._members(self.networks, row), *self._members(self.kept, row)):
+                network.set_input_statistics(maps)
+
+    @staticmethod
+    def _members(networks: nn.ModuleDict, row: str) -> list[AttributionCNN]:
+        return [network for network in networks[row].modules() if isinstance(network, AttributionCNN)]
+
+    def training_step(self, batch: FeatureBatch, batch_idx: int) -> Tensor:
+        """Sum over rows and members of the binary cross-entropy; both classes weigh the same."""
+        weights = torch.where(batch.target > 0, self._data.positive_weight, 1.0)
+        flip = bool(torch.rand(()) < 0.5)
+        losses = []
+        for row in self.row_names:
+            maps = self.stack(row, batch.features)
+            maps = maps.flip(-1) if flip else maps
+            logits = torch.stack([network(maps) for network in self._members(self.networks, row)])
+            target = batch.target.expand_as(logits)
+            loss = F.binary_cross_entropy_with_logits(logits, target, weight=weights.expand_as(logits))
+            self.log(f"train/{row}/loss", loss, on_step=False, on_epoch=True, batch_size=len(batch))
+            losses.append(loss)
+        total = torch.stack(losses).sum() * self.members
+        self.log("train/loss", total, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch))
+        return total
+
+    def row_scores(self, features: Mapping[str, Tensor], networks: nn.ModuleDict) -> Tensor:
+        """``(B, rows + 1, members)``: every member's logit, and the score of ``max_softmax`` last."""
+        scores = []
+        for row in self.row_names:
+            maps = self.stack(row, features)
+            scores.append(torch.stack([network(maps) for network in self._members(networks, row)], dim=1))
+        untrained = MaxSoftmax.of_confidence(features["confidence"])
+        scores.append(untrained[:, None].expand(-1, self.members))
+        return torch.stack(scores, dim=1)
+
+    def validation_step(self, batch: FeatureBatch, batch_idx: int) -> None:
+        """Collect scores: of the networks in training during a fit, of the kept ones otherwise."""
+        networks = self.networks if self.trainer.state.fn == "fit" else self.kept
+        self._scores.update(self.row_scores(batch.features, networks), batch.image_index, batch.group)
+
+    def on_validation_epoch_end(self) -> None:
+        """Report, and keep the rows that have become better."""
+        table = self._gathered()
+        groups = self._data.table("det_val")
+        fitting = self.trainer.state.fn == "fit"
+        thresholds = self._thresholds_of(table, groups) if fitting else self.thresholds
+        negatives = groups.counts()["clean"] if fitting else int(self.negatives)
+        self.evaluation = build_evaluation(
+            "val", table, groups, rows=self.report_rows, thresholds=self._threshold_table(thresholds),
+            resamples=0 if fitting else self.resamples, seed=self.seed, head=self.head,
+            negatives=negatives, data=self._data,
+        )  # fmt: skip
+        if not fitting:
+            return
+        if not self.trainer.sanity_checking:
+            self.negatives.fill_(negatives)
+            self._keep(self.evaluation, thresholds)
+            self.log("val/kept/auroc", self.best.mean(), prog_bar=True, batch_size=1)
+            values = {
+                name: score.value for name, score in self.evaluation.scores.items() if "_member_" not in name
+            }
+            self.log_dict({name: value for name, value in values.items() if value == value}, batch_size=1)
+
+    def test_step(self, batch: FeatureBatch, batch_idx: int) -> None:
+        """Collect scores of the kept networks."""
+        self._scores.update(self.row_scores(batch.features, self.kept), batch.image_index, batch.group)
+
+    def on_test_epoch_end(self) -> None:
+        """Report the test split with the thresholds of the validation split."""
+        table = self._gathered()
+        self.evaluation = build_evaluation(
+            "test", table, self._data.table("det_test"), rows=self.report_rows,
+            thresholds=self._threshold_table(self.thresholds), resamples=self.resamples,
+            seed=self.seed, head=self.head, negatives=int(self.negatives), data=self._data,
+        )  # fmt: skip
+        values = {
+            name: score.value for name, score in self.evaluation.scores.items() if "_member_" not in name
+        }
+        self.log_dict({name: value for name, value in values.items() if value == value}, batch_size=1)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Predictions:
+        """Scores of images that come without labels, and the head row's alarm at FPR 5 %."""
+        features = dict(self._data.features(self._data.classifier, batch.images))
+        features["image"] = (batch.images * 255).round()
+        scores = self.row_scores(features, self.kept).double().mean(dim=2)
+        head = self.row_names.index(self.head)
+        threshold = float(self.thresholds[head, 0])
+        names = self._data.classifier.class_names
+        columns: dict[str, Sequence[object]] = {
+            "prediction": [names[index] for index in features["prediction"].tolist()],
+            "probability": features["confidence"].sigmoid().tolist(),
+            "alarm": (scores[:, head] > threshold).tolist(),
+            f"threshold/{self.head}": [threshold] * len(batch),
+        }
+        columns |= {f"score/{row}": scores[:, index].tolist() for index, row in enumerate(self.report_rows)}
+        return Predictions(batch.image_ids, columns)
+
+    def _gathered(self) -> DetectionTable:
+        table: DetectionTable = self._scores.compute()
+        self._scores.reset()
+        return table
+
+    def _thresholds_of(self, table: DetectionTable, groups: GroupTable) -> Tensor:
+        found = detection_thresholds(
+            table, self.report_rows, clean=groups.groups.index("clean"), rates=_RATES
+        )
+        rows = [[torch.nan if at is None else at for at in found[row].values()] for row in self.report_rows]
+        return torch.tensor(rows, dtype=torch.float64).to(self.thresholds)
+
+    def _threshold_table(self, thresholds: Tensor) -> dict[str, dict[float, float | None]]:
+        return {
+            row: {rate: None if value != value else value for rate, value in zip(_RATES, values, strict=True)}
+            for row, values in zip(self.report_rows, thresholds.tolist(), strict=True)
+        }
+
+    def _keep(self, evaluation: Evaluation, thresholds: Tensor) -> None:
+        self.thresholds[-1] = thresholds[-1]
+        for index, row in enumerate(self.row_names):
+            value = mean_auroc(evaluation, row)
+            if value > float(self.best[index]):
+                self.best[index] = value
+                self.thresholds[index] = thresholds[index]
+                self.kept[row].load_state_dict(self.networks[row].state_dict())
+
+    def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's union of eight shapes
+        """AdamW with a one-cycle schedule per step."""
+        optimizer = torch.optim.AdamW(
+            self.networks.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay, fused=True
+        )
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, max_lr=self.learning_rate, total_steps=int(self.trainer.estimated_stepping_batches)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
