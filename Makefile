@@ -1,0 +1,45 @@
+# make train   one environment, then the main job: data, attacks, masks, detector, results
+# make test    the same environment with the test tools, then the whole test suite
+# make lint    style, types, import order, declared dependencies
+# make check   lint and test: what CI runs
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+INPUTS := pyproject.toml constraints.txt
+
+.PHONY: train test lint check clean-env python-version
+.DEFAULT_GOAL := check
+
+train: $(VENV)/.installed
+	$(VENV)/bin/verisal fit --config configs/detector.yaml
+
+test: $(VENV)/.installed-dev
+	$(VENV)/bin/python -m pytest
+
+lint: $(VENV)/.installed-dev
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+	$(VENV)/bin/deptry src
+
+check: lint test
+
+# The stamps are older than their inputs only after a change of the pins: the environment is reused until then.
+$(VENV)/.installed: $(INPUTS) | python-version
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[scenes]'
+	touch $@
+
+$(VENV)/.installed-dev: $(INPUTS) | python-version
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@ $(VENV)/.installed
+
+python-version:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "verisal needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1)." \
+		"Name another one: make PYTHON=python3.12 ..." >&2; exit 2; }
+
+clean-env:
+	rm -rf $(VENV)
