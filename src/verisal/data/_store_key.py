@@ -35,7 +35,7 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:  # noqa: ANN
         children = [(f"{name}.{child}" if name else str(child), item) for child, item in value.items()]
     elif isinstance(value, list | tuple):
         children = [(f"{name}[{index}]", item) for index, item in enumerate(value)]
-    if not children:
+    if name and not children:
         yield name, value
     for child, item in children:
         yield from _flat(item, child)
