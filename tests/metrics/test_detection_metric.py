@@ -1,5 +1,7 @@
+import doctest
 import math
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -334,3 +336,9 @@ def test_a_group_of_the_table():
     assert isinstance(part, DetectionTable)
     assert part.image_index.tolist() == list(range(20))
     assert part.group.unique().tolist() == [2]
+
+
+def test_documentation():
+    result = doctest.testfile(str(Path(__file__).parents[2] / "docs" / "metrics.md"), module_relative=False)
+    assert result.attempted > 5
+    assert result.failed == 0

@@ -113,10 +113,12 @@ class FeatureStore:
 
     @property
     def complete(self) -> bool:
-        """Whether every shard is there; says nothing about damage, see :meth:`verify`."""
-        return self.count is not None and all(
-            self._record(shard) is not None for shard in range(self._shards)
-        )
+        """Whether every shard is there and its bytes are those that were written.
+
+        A shard found sound is not read again by this object, see :meth:`verify`.
+        """
+        self._read_header()
+        return self.count is not None and all(self._sound(shard) for shard in range(self._shards))
 
     def fill(
         self,
