@@ -119,9 +119,9 @@ def recorded(monkeypatch, index: int, **settings) -> tuple[Sample, list[tuple]]:
         pasted.clear()
         canvas_init(self, backdrop)
 
-    def paste(self, colour, alpha, centre, owner):
-        pasted.append((alpha.copy(), np.array(centre), owner))
-        canvas_paste(self, colour, alpha, centre, owner)
+    def paste(self, drawing, centre, owner):
+        pasted.append((drawing[..., 3].copy(), np.array(centre), owner))
+        canvas_paste(self, drawing, centre, owner)
 
     with monkeypatch.context() as patch:
         patch.setattr(scenes._Canvas, "__init__", start)
@@ -171,17 +171,17 @@ def test_drawings_show_where_the_mask_is_and_only_there(monkeypatch):
 
 def test_paste_by_hand():
     canvas = scenes._Canvas(np.full((3, 3, 3), 100, np.uint8))
-    colour = np.full((2, 2, 3), 200, np.uint8)
-    alpha = np.array([[255, 127], [128, 0]], np.uint8)
-    canvas.paste(colour, alpha, np.array([1.0, 1.0]), 0)
+    drawing = np.full((2, 2, 4), 200, np.uint8)
+    drawing[..., 3] = [[255, 127], [128, 0]]
+    canvas.paste(drawing, np.array([1.0, 1.0]), 0)
     # 100 + 100 * 127 / 255 = 149.8, 100 + 100 * 128 / 255 = 150.2
     assert canvas.image[..., 0].tolist() == [[200, 150, 100], [150, 100, 100], [100, 100, 100]]
     assert canvas.owner.tolist() == [[0, -1, -1], [0, -1, -1], [-1, -1, -1]]
     assert canvas.hidden(1) == 0.0
-    canvas.paste(colour, alpha, np.array([0.0, 1.0]), -1)
+    canvas.paste(drawing, np.array([0.0, 1.0]), -1)
     assert canvas.owner.tolist() == [[-1, -1, -1], [0, -1, -1], [-1, -1, -1]]
     assert canvas.hidden(1) == 0.5
-    canvas.paste(colour, alpha, np.array([9.0, 9.0]), 1)
+    canvas.paste(drawing, np.array([9.0, 9.0]), 1)
     assert canvas.hidden(2) == 1.0
 
 
@@ -211,7 +211,7 @@ def test_drawings_are_coloured_and_tell_classes_apart():
     drawings = scene_assets(64).drawings
     flat = []
     for drawing in drawings:
-        colour, alpha = drawing.colours[0], drawing.alphas[0]
+        colour, alpha = drawing.levels[0][..., :3], drawing.levels[0][..., 3].copy()
         solid = colour[alpha == 255]
         # A font drawn without its colour layers would be one colour.
         assert len(np.unique(solid // 64, axis=0)) >= 2
@@ -219,7 +219,7 @@ def test_drawings_are_coloured_and_tell_classes_apart():
         assert all(a > b for a, b in itertools.pairwise(drawing.roots))
         assert drawing.roots[0] == pytest.approx(np.sqrt((alpha >= 128).sum()), rel=0.02)
         weight = torch.from_numpy(alpha)[None].float() / 255
-        white = 255 - (255 - torch.from_numpy(colour).permute(2, 0, 1).float()) * weight
+        white = 255 - (255 - torch.from_numpy(colour.copy()).permute(2, 0, 1).float()) * weight
         flat.append(torch.nn.functional.interpolate(white[None], size=(48, 48), mode="area"))
     for one, other in itertools.combinations(flat, 2):
         assert (one - other).abs().max() > 100.0

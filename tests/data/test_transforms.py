@@ -8,7 +8,14 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from verisal.data.transforms import Augmentation, backdrop_jitter, object_jitter, scene_jitter, tight_boxes
+from verisal.data.transforms import (
+    Augmentation,
+    backdrop_jitter,
+    scene_jitter,
+    tight_boxes,
+    tint_jitter,
+    turn_jitter,
+)
 from verisal.errors import ConfigError, DataError
 from verisal.types import Sample
 
@@ -177,7 +184,8 @@ def test_settings_out_of_range_are_named(wrong):
 @pytest.mark.parametrize(
     "jitter",
     [
-        object_jitter(rotate_degrees=30.0, colour=1.0),
+        tint_jitter(colour=1.0),
+        turn_jitter(rotate_degrees=30.0),
         backdrop_jitter(size=24, colour=1.0),
         scene_jitter(size=24, colour=1.0, blur=1.0),
     ],
@@ -195,14 +203,16 @@ def test_jitter_follows_its_generators(jitter):
     assert not np.array_equal(drawn[0], drawn[1])
 
 
-def test_alpha_moves_with_the_drawing():
-    white = np.zeros((40, 40, 3), np.uint8)
+def test_opacity_moves_with_the_drawing():
+    white = np.zeros((40, 40, 4), np.uint8)
     white[12:28, 15:25] = 255
-    jitter = object_jitter(rotate_degrees=30.0, colour=0.0)
+    jitter = turn_jitter(rotate_degrees=30.0)
     jitter.seed(np.random.default_rng(0), random.Random(0))  # noqa: S311
     for _ in range(10):
-        colour, alpha = jitter.with_alpha(white, white[..., 0].copy())
-        assert np.abs(colour[..., 0].astype(int) - alpha).max() <= 1
+        turned = jitter(white)
+        assert (turned == turned[..., :1]).all()
+        # 160 pixels, shrunk by up to a fifth either way.
+        assert 0.6 * 160 <= turned[..., 3].sum() / 255 <= 1.02 * 160
 
 
 def test_tight_boxes_by_hand():

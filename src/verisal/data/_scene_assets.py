@@ -68,21 +68,20 @@ class Drawing:
     """One glyph at several sizes, on square canvases with room to rotate.
 
     Attributes:
-        colours: per level ``(S, S, 3)`` uint8, black where nothing is drawn (the outlines are black).
-        alphas: per level ``(S, S)`` uint8 opacity.
+        levels: ``(S, S, 4)`` uint8 colour and opacity, falling in size; black where nothing is drawn, as the
+            outlines are.
         roots: per level the square root of the opaque area in pixels, falling.
         reach: long side of the drawing in units of its root: 1 for a full square, more for thin things.
     """
 
-    colours: tuple[Pixels, ...]
-    alphas: tuple[Pixels, ...]
+    levels: tuple[Pixels, ...]
     roots: tuple[float, ...]
     reach: float
 
-    def at_least(self, root: float) -> tuple[Pixels, Pixels]:
+    def at_least(self, root: float) -> Pixels:
         """Smallest stored rendering whose root area is at least ``root``, else the largest."""
         level = max((i for i, stored in enumerate(self.roots) if stored >= root), default=0)
-        return self.colours[level], self.alphas[level]
+        return self.levels[level]
 
 
 @dataclass(frozen=True)
@@ -161,19 +160,18 @@ def _drawing(font: ImageFont.FreeTypeFont, glyph: str, size: int) -> Drawing:
     square[..., :3] *= square[..., 3:]
     root = float(np.sqrt((square[..., 3] >= 0.5).sum()))
     largest = 0.6 * size / root
-    levels = [_shrunk(square, max(4, round(side * largest * level))) for level in _LEVELS]
+    sides = [max(4, round(side * largest * level)) for level in _LEVELS]
     return Drawing(
-        colours=tuple(colour for colour, _ in levels),
-        alphas=tuple(alpha for _, alpha in levels),
-        roots=tuple(root * alpha.shape[0] / side for _, alpha in levels),
+        levels=tuple(_shrunk(square, smaller) for smaller in sides),
+        roots=tuple(root * smaller / side for smaller in sides),
         reach=max(height, width) / root,
     )
 
 
-def _shrunk(square: NDArray[np.float32], side: int) -> tuple[Pixels, Pixels]:
+def _shrunk(square: NDArray[np.float32], side: int) -> Pixels:
     image = torch.from_numpy(square).permute(2, 0, 1)[None]
     small = F.interpolate(image, size=(side, side), mode="bilinear", align_corners=False, antialias=True)[0]
     alpha = small[3:].clamp(0, 1)
     colour = (small[:3] / alpha.clamp(min=1e-3)).clamp(0, 1)
-    pixels = (torch.cat([colour, alpha]) * 255).round().to(torch.uint8).permute(1, 2, 0)
-    return pixels[..., :3].contiguous().numpy(), pixels[..., 3].contiguous().numpy()
+    pixels: Pixels = (torch.cat([colour, alpha]) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    return np.ascontiguousarray(pixels)

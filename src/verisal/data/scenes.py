@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from verisal.data._scene_assets import CLASSES, Drawing, scene_assets
-from verisal.data.transforms import backdrop_jitter, object_jitter, scene_jitter, tight_boxes
+from verisal.data.transforms import backdrop_jitter, scene_jitter, tight_boxes, tint_jitter, turn_jitter
 from verisal.errors import ConfigError
 from verisal.functional import derive_seed
 from verisal.types import Batch, Sample, Split
@@ -90,7 +90,8 @@ class EmojiScenes(Dataset[Sample]):
         self.split, self.count, self.seed, self.size, self.objects = split, count, seed, size, objects
         self._area, self._distractors = area, distractors
         self._occlusion, self._max_hidden = occlusion, max_hidden
-        self._object_jitter = object_jitter(rotate_degrees=rotate_degrees, colour=colour)
+        self._tint_jitter = tint_jitter(colour=colour)
+        self._turn_jitter = turn_jitter(rotate_degrees=rotate_degrees)
         self._backdrop_jitter = backdrop_jitter(size=size, colour=colour)
         self._scene_jitter = scene_jitter(size=size, colour=colour, blur=blur)
         scene_assets(size)
@@ -119,7 +120,7 @@ class EmojiScenes(Dataset[Sample]):
         seed = derive_seed("emoji scene", self.seed, self.split, index)
         rng = np.random.default_rng(seed)
         py_random = random.Random(seed)  # noqa: S311 - pictures, not secrets
-        for jitter in (self._object_jitter, self._backdrop_jitter, self._scene_jitter):
+        for jitter in (self._tint_jitter, self._turn_jitter, self._backdrop_jitter, self._scene_jitter):
             jitter.seed(rng, py_random)
         labels = self._draw_labels(rng)
         photos = scene_assets(self.size).photos
@@ -175,8 +176,11 @@ class EmojiScenes(Dataset[Sample]):
     def _paste(
         self, canvas: _Canvas, drawing: Drawing, root: float, centre: NDArray[np.float64], owner: int
     ) -> None:
-        colour, alpha = self._object_jitter.with_alpha(*drawing.at_least(root))
-        canvas.paste(colour, alpha, centre, owner)
+        pixels = drawing.at_least(root)
+        if owner != _NOBODY:
+            # Distractors keep their colours: they are varied enough, and this is the dearest step.
+            pixels = np.dstack([self._tint_jitter(np.ascontiguousarray(pixels[..., :3])), pixels[..., 3]])
+        canvas.paste(self._turn_jitter(pixels), centre, owner)
 
 
 @final
@@ -188,21 +192,21 @@ class _Canvas:
         self.owner = np.full(backdrop.shape[:2], _NOBODY, np.int8)
         self._drawn: dict[int, int] = {}
 
-    def paste(self, colour: Pixels, alpha: Pixels, centre: NDArray[np.float64], owner: int) -> None:
-        """Lay a square drawing over the picture, its middle at ``centre`` (y, x)."""
-        side, size = len(alpha), len(self.owner)
+    def paste(self, drawing: Pixels, centre: NDArray[np.float64], owner: int) -> None:
+        """Lay ``drawing (S, S, 4)`` over the picture, its middle at ``centre`` (y, x)."""
+        side, size = len(drawing), len(self.owner)
         if owner != _NOBODY:
-            self._drawn[owner] = int(np.count_nonzero(alpha >= _OPAQUE))
+            self._drawn[owner] = int(np.count_nonzero(drawing[..., 3] >= _OPAQUE))
         top, left = (round(float(value) - side / 2) for value in centre)
         rows = slice(max(top, 0), min(top + side, size))
         columns = slice(max(left, 0), min(left + side, size))
         if rows.start >= rows.stop or columns.start >= columns.stop:
             return
         part = (slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left))
-        opacity = alpha[part]
+        colour, opacity = drawing[part][..., :3], drawing[part][..., 3]
         weight = opacity[..., None].astype(np.uint16)
         under = self.image[rows, columns]
-        mixed = colour[part] * weight + under * (255 - weight) + 127
+        mixed = colour * weight + under * (255 - weight) + 127
         self.image[rows, columns] = (mixed // 255).astype(np.uint8)
         self.owner[rows, columns][opacity >= _OPAQUE] = owner
 

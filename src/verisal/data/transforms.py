@@ -20,7 +20,15 @@ from torch import Tensor
 from verisal.errors import ConfigError, DataError
 from verisal.types import Sample
 
-__all__ = ["Augmentation", "Jitter", "backdrop_jitter", "object_jitter", "scene_jitter", "tight_boxes"]
+__all__ = [
+    "Augmentation",
+    "Jitter",
+    "backdrop_jitter",
+    "scene_jitter",
+    "tight_boxes",
+    "tint_jitter",
+    "turn_jitter",
+]
 
 Pixels = NDArray[np.uint8]
 
@@ -114,34 +122,36 @@ class Jitter:
         self._compose.set_random_state(generator, py_random)
 
     def __call__(self, image: Pixels) -> Pixels:
-        """Changed copy of ``image (H, W, 3)``."""
+        """Changed copy of ``image (H, W, C)``; four channels are colour and opacity."""
         changed: Pixels = self._compose(image=image)["image"]
         return changed
 
-    def with_alpha(self, image: Pixels, alpha: Pixels) -> tuple[Pixels, Pixels]:
-        """Changed copies of ``image (H, W, 3)`` and its opacity ``alpha (H, W)``, moved together."""
-        changed = self._compose(image=image, mask=alpha)
-        return changed["image"], changed["mask"]
 
-
-def object_jitter(*, rotate_degrees: float, colour: float) -> Jitter:
-    """Rotation, shear, shrinking by up to a fifth, and colour of one drawing on its own canvas.
+def tint_jitter(*, colour: float) -> Jitter:
+    """Hue, saturation and brightness of one drawing.
 
     Args:
-        rotate_degrees: largest rotation either way.
-        colour: strength of the colour changes; 1 is the usual, 0 is none.
+        colour: strength of the changes; 1 is the usual, 0 is none.
     """
+    return Jitter([A.HueSaturationValue(5 * colour, 35 * colour, 25 * colour, p=1.0 if colour > 0 else 0.0)])
+
+
+def turn_jitter(*, rotate_degrees: float) -> Jitter:
+    """Rotation, shear, and shrinking by up to a fifth of one drawing on its own canvas, opacity included.
+
+    Args:
+        rotate_degrees: largest rotation either way; the shear goes up to 0.3 of it.
+    """
+    shear = 0.3 * rotate_degrees
     return Jitter(
         [
             A.Affine(
                 scale=(0.8, 1.0),
                 rotate=(-rotate_degrees, rotate_degrees),
-                shear={"x": (-0.3 * rotate_degrees, 0.3 * rotate_degrees), "y": (0, 0)},
+                shear={"x": (-shear, shear), "y": (0, 0)},
                 interpolation=cv2.INTER_LINEAR,
-                mask_interpolation=cv2.INTER_LINEAR,
                 p=1.0,
-            ),
-            A.HueSaturationValue(5 * colour, 35 * colour, 25 * colour, p=1.0 if colour > 0 else 0.0),
+            )
         ]
     )
 
