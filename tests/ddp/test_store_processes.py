@@ -22,8 +22,10 @@ def features(items):
     return {"maps": number[:, None] * torch.arange(4.0), "labels": number.long()}
 
 
-def fill(root, log, *, rank, world_size, pause, die_at=None):
+def fill(root, log, *, rank, world_size, pause, die_at=None, together=None):
     torch.set_num_threads(1)
+    if together is not None:
+        together.wait(60)
 
     def compute(items):
         with log.open("a") as file:
@@ -60,7 +62,8 @@ def computed(log):
 
 def test_two_processes_share_the_work_and_give_the_same_store(tmp_path):
     log = tmp_path / "log"
-    processes = [start(tmp_path / "two", log, rank=rank, world_size=2, pause=0.05) for rank in range(2)]
+    settings = {"world_size": 2, "pause": 0.05, "together": CONTEXT.Barrier(2)}
+    processes = [start(tmp_path / "two", log, rank=rank, **settings) for rank in range(2)]
     for process in processes:
         process.join(60)
         assert process.exitcode == 0
@@ -110,7 +113,7 @@ def test_a_kill_at_any_moment_leaves_a_store_that_can_be_completed(tmp_path):
 def test_the_share_of_a_dead_process_is_picked_up(tmp_path):
     log = tmp_path / "log"
     dying = start(tmp_path / "two", log, rank=1, world_size=2, pause=0.3, die_at=2)
-    while not log.exists():  # it holds the claim on its first shard
+    while not log.exists() and dying.is_alive():  # it holds the claim on its first shard
         time.sleep(0.01)
     staying = start(tmp_path / "two", log, rank=0, world_size=2, pause=0.0)
     dying.join(60)

@@ -318,9 +318,9 @@ def test_500_images_take_well_under_a_second():
     positive, negative = torch.randn(500, generator=generator) + 1, torch.randn(500, generator=generator)
     seconds = []
     for _ in range(3):
-        start = time.perf_counter()
+        start = time.process_time()
         bootstrap_auroc(positive, negative)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.process_time() - start)
     assert min(seconds) < 1.0  # 0.05 s alone on one core; room for a busy machine
 
 
