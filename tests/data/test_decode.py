@@ -1,5 +1,6 @@
 import io
 import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -106,6 +107,19 @@ def test_16_bit_grey_is_scaled_not_wrapped(tmp_path, ending):
     Image.fromarray(values).save(tmp_path / f"a.{ending}")
     image = decode_image(tmp_path / f"a.{ending}")
     assert torch.allclose(image[1, 0], torch.tensor([0, 255, 256, 32768, 65535]) / 65535, atol=1e-7)
+
+
+def test_16_bit_colour_is_scaled_not_wrapped(tmp_path):
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    # Two 16-bit RGB pixels, written by hand because Pillow cannot.
+    row = b"\0" + struct.pack(">6H", 0, 257, 65535, 32896, 255, 65535)
+    header = struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(row)) + chunk(b"IEND", b"")
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+    expected = torch.tensor([[0, 257, 65535], [32896, 255, 65535]]).T / 65535
+    assert torch.allclose(decode_image(tmp_path / "a.png")[:, 0], expected, atol=1 / 255)
 
 
 def test_float_grey_in_range_is_kept_and_out_of_range_is_refused(tmp_path):
