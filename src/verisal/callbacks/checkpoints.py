@@ -21,7 +21,7 @@ from verisal.checkpoint import (
     load_checkpoint,
     remove_checkpoint,
     save_checkpoint,
-)
+)from verisal.errors import CheckpointError
 
 __all__ = ["CheckpointFiles", "LastCheckpoint", "Monitored", "best_checkpoint"]
 
@@ -67,44 +67,54 @@ class LastCheckpoint(Checkpoint):
         super().__init__()
         self.path = folder / "last.ckpt"
         self._restored: dict[str, Any] | None = None
+        self._at_boundary = False
+        self._at_start: dict[str, Any] | None = None
         self._resumed = False
 
     def state_dict(self) -> dict[str, Any]:
-        """State of the generators of Python, NumPy and torch."""
-        _, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
-        return {
-            "python": random.getstate(),
-            "numpy": (torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, cached),
-            "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        }
+        """State of the generators of Python, NumPy and torch, and whether it is that of an epoch boundary."""
+        return {"boundary": self._at_boundary, **(self._at_start or _generators())}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the state; it is put into the generators when the fit starts."""
         self._restored = state_dict
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Restore the generators before the first loader of a resumed fit draws from them."""
+        """Restore or note the generators before the first loader draws from them.
+
+        The loader of the first epoch is made before that epoch starts, those of later epochs after.
+        """
         if self._restored is None:
+            self._at_start = _generators()
             return
         state, self._restored, self._resumed = self._restored, None, True
-        random.setstate(state["python"])
-        keys, position, has_gauss, cached = state["numpy"]
-        np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), position, has_gauss, cached))
-        torch.set_rng_state(state["torch"].cpu())
-        if len(state["cuda"]) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all([item.cpu() for item in state["cuda"]])
+        self._at_boundary = bool(state["boundary"])
+        _set_generators(state)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin the epoch of a boundary checkpoint as any other.
+
+        Lightning would take the counters of the finished epoch for one that is to be completed, and skip it.
+        """
+        if self._resumed and self._at_boundary:
+            trainer.fit_loop.restarting = False
+        self._at_boundary = False
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save, except on the epoch that was just resumed: there the loaders have drawn already."""
         if self._resumed:
             self._resumed = False
             return
-        trainer.save_checkpoint(self.path)
+        self._save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the end state."""
+        self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
+        self._at_boundary = True
         trainer.save_checkpoint(self.path)
+        self._at_boundary, self._at_start = False, None
 
 
 @final
@@ -140,8 +150,45 @@ class CheckpointFiles(CheckpointIO):
         checkpoint = load_checkpoint(os.fspath(path))
         if isinstance(self._task, Carded):
             check_card(checkpoint, self._task.card(), path)
+        _check_tensors(checkpoint.get("state_dict", {}), self._task, path)
         return checkpoint
 
     def remove_checkpoint(self, path: str | os.PathLike[str]) -> None:
         """Delete a checkpoint and its sidecar."""
         remove_checkpoint(Path(path))
+
+
+def _check_tensors(found: Mapping[str, torch.Tensor], task: LightningModule, path: object) -> None:
+    """Raise unless the weights have the names and shapes of the task's."""
+    given = {name: tuple(value.shape) for name, value in found.items()}
+    wanted = {name: tuple(value.shape) for name, value in task.state_dict().items()}
+    different = sorted(name for name in given.keys() | wanted.keys() if given.get(name) != wanted.get(name))
+    if task.strict_loading and different:
+        shown = [
+            f"  {name}: checkpoint {given.get(name, 'nothing')}, config {wanted.get(name, 'nothing')}"
+            for name in different[:5]
+        ]
+        raise CheckpointError(
+            "\n".join([f"{path} has other weights than the config's network ({len(different)} differ):", *shown])
+            + "\nUse the config in that run's folder, or train again with this one"
+        )
+
+
+def _generators() -> dict[str, Any]:
+    """State of the global generators as plain data and tensors."""
+    _, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    return {
+        "python": random.getstate(),
+        "numpy": (torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, cached),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def _set_generators(state: Mapping[str, Any]) -> None:
+    random.setstate(state["python"])
+    keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(state["torch"].cpu())
+    if len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all([item.cpu() for item in state["cuda"]])

@@ -168,6 +168,9 @@ class VerisalCLI(LightningCLI):
         except ArgumentError as error:
             raise ConfigError(explain(str(error), self._known_keys(words))) from None
 
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: what is built comes from the config alone, never from settings inside a checkpoint."""
+
     def before_instantiate_classes(self) -> None:
         """Look at what can be wrong before anything is built.
 
@@ -283,7 +286,8 @@ class VerisalCLI(LightningCLI):
 
     def _known_keys(self, words: Sequence[str]) -> list[str]:
         stage = next((word for word in words if word in _STAGES), "fit")
-        return [action.dest for action in self._subcommand_parsers[stage]._actions if action.dest != "help"]
+        names = [action.dest for action in self._subcommand_parsers[stage]._actions]
+        return [name for name in names if name.rpartition(".")[2] != "help"]
 
     def _full_config(self) -> dict[str, object]:
         """All settings but those that belong to one command, so that every command can read the file."""
@@ -299,8 +303,10 @@ class VerisalCLI(LightningCLI):
         if self._progress.stage != "fit":
             return [report]
         lines = [] if self._settings.trainer.enable_progress_bar else [EpochLines()]
-        kept = [best_checkpoint(run.checkpoints, self.model), LastCheckpoint(run.checkpoints)]
-        return [NumericGuard(run.path), *lines, report, *kept]
+        guarded = [NumericGuard(run.path), *lines, report]
+        if self._settings.trainer.fast_dev_run:
+            return guarded
+        return [*guarded, best_checkpoint(run.checkpoints, self.model), LastCheckpoint(run.checkpoints)]
 
     def _say_next_commands(self, run: RunFolder) -> None:
         config = shlex.quote(str(self._progress.config))

@@ -117,7 +117,7 @@ def _subclasses(bases: Sequence[type]) -> tuple[list[str], list[str]]:
             continue
         seen.add(found)
         pending.extend(found.__subclasses__())
-        if inspect.isabstract(found) or found.__name__.startswith("_"):
+        if found in bases or inspect.isabstract(found) or found.__name__.startswith("_"):
             continue
         library = found.__module__.split(".")[0] in {"lightning", "torch", "torchmetrics", "torchvision"}
         (others if library else ours).add(found.__name__)

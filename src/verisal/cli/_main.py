@@ -70,7 +70,8 @@ def _known(error: BaseException) -> str | None:
             text.rpartition(f"{type(error).__name__}: ")[2].strip() if "Original Traceback" in text else text
         )
     if isinstance(error, MisconfigurationException):
-        remedy = "; set trainer.accelerator to auto or cpu" if "not available" in text else ""
+        device = re.search(r"accelerator|backend|device", text)
+        remedy = " (trainer.accelerator auto takes what is there)" if device else ""
         return " ".join(text.split()) + remedy
     if isinstance(error, OSError) and error.errno in _NO_SPACE:
         place = f" for {error.filename}" if error.filename else ""

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from verisal.checkpoint import load_checkpoint
+from verisal.checkpoint import load_checkpoint, save_checkpoint
 from verisal.errors import CheckpointError, ConfigError
 from verisal.reporting import (
     RunFolder,
@@ -125,11 +125,15 @@ def _resumed(task: str, run_dir: Path | None, resume: str) -> tuple[RunFolder, P
         say(f"resuming run {run.run_id} {found}")
         return run, checkpoint
     given = Path(resume)
-    load_checkpoint(resume)
+    state = load_checkpoint(resume)
     owner = run_dir or find_run_of(given)
     run = create_run_folder(task, "fit") if owner is None else open_run_folder(owner, "fit", fresh=False)
     say(f"resuming run {run.run_id} from {given}")
-    return run, given
+    # From here on this is the newest state of the run: a later --resume auto must not go past it.
+    last = run.checkpoints / "last.ckpt"
+    if given.resolve() != last.resolve():
+        save_checkpoint(state, last)
+    return run, last
 
 
 def _handed_down() -> tuple[RunFolder, Path | None]:
