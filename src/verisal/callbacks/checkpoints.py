@@ -21,7 +21,8 @@ from verisal.checkpoint import (
     load_checkpoint,
     remove_checkpoint,
     save_checkpoint,
-)from verisal.errors import CheckpointError
+)
+from verisal.errors import CheckpointError
 
 __all__ = ["CheckpointFiles", "LastCheckpoint", "Monitored", "best_checkpoint"]
 
@@ -169,7 +170,9 @@ def _check_tensors(found: Mapping[str, torch.Tensor], task: LightningModule, pat
             for name in different[:5]
         ]
         raise CheckpointError(
-            "\n".join([f"{path} has other weights than the config's network ({len(different)} differ):", *shown])
+            "\n".join(
+                [f"{path} does not fit the config's network ({len(different)} weights differ):", *shown]
+            )
             + "\nUse the config in that run's folder, or train again with this one"
         )
 

@@ -1,0 +1,73 @@
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import verisal
+from verisal import __main__ as entry_module
+from verisal.cli._explain import explain
+
+
+@pytest.mark.parametrize(
+    ("version", "words"), [((3, 10, 9), "this is 3.10.9"), ((2, 7, 18), "this is 2.7.18")]
+)
+def test_old_python_is_one_line(version, words):
+    problem = entry_module._python_problem(version)
+    assert words in problem
+    assert "\n" not in problem
+    assert entry_module._python_problem((3, 11, 0)) is None
+
+
+@pytest.mark.parametrize("version", ["2.13.0+cpu", "2.13.1", "1.9"])
+def test_old_torch_is_one_line(version):
+    problem = entry_module._torch_problem(version)
+    assert f"torch {version} is installed, 2.14 or newer is needed" in problem
+    assert "\n" not in problem
+
+
+def test_fitting_and_missing_torch():
+    assert entry_module._torch_problem("2.14.1") is None
+    assert entry_module._torch_problem("2.15.0+cu132") is None
+    assert entry_module._torch_problem("3.0.0a1") is None
+    assert "not installed" in entry_module._torch_problem(None)
+
+
+def test_old_torch_stops_the_command_before_torch_is_imported(tmp_path):
+    (tmp_path / "torch-2.13.0+cpu.dist-info").mkdir()
+    (tmp_path / "torch-2.13.0+cpu.dist-info/METADATA").write_text("Name: torch\nVersion: 2.13.0+cpu\n")
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import verisal.__main__ as m\n"
+        "try: m.entry()\n"
+        "finally: print('torch' in sys.modules)"
+    )
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("verisal: error: torch 2.13.0+cpu is installed")
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("name", ["__init__.py", "__main__.py"])
+def test_what_runs_first_parses_on_an_old_python(name):
+    source = Path(verisal.__file__).with_name(name).read_text()
+    ast.parse(source, feature_version=(3, 7))
+
+
+def test_unknown_top_level_key_lists_the_top_level_only():
+    text = explain(
+        "Subcommand 'fit' does not accept option 'trainr.max_epochs'", ["trainer.x", "model", "data"]
+    )
+    assert text == "there is no setting 'trainr'; did you mean 'trainer'? Known: data, model, trainer"
+
+
+def test_wrong_type_keeps_key_found_and_expected():
+    message = (
+        'Parser key "trainer.max_epochs":\n  Does not validate against any of the Union subtypes\n'
+        "  Subtypes: [<class 'int'>, <class 'NoneType'>]\n  Errors:\n    - Expected a <class 'int'>\n"
+        "    - Expected a <class 'NoneType'>\n  Given value type: <class 'str'>\n  Given value: abc"
+    )
+    assert explain(message, []) == "trainer.max_epochs: Expected a int found abc"
