@@ -7,9 +7,9 @@ for _name in [name for name in os.environ if name.startswith("WANDB_")]:
     del os.environ[_name]
 os.environ["WANDB_MODE"] = "offline"
 
-import hypothesis
-import pytest
-import torch
+import hypothesis  # noqa: E402 - see above
+import pytest  # noqa: E402
+import torch  # noqa: E402
 
 hypothesis.settings.register_profile(
     "ci", derandomize=True, deadline=None, database=None, max_examples=50, print_blob=True

@@ -1,3 +1,4 @@
+import json
 import urllib.error
 
 import numpy as np
@@ -41,7 +42,10 @@ def test_an_offline_run_holds_what_was_logged(tmp_path, capsys):
     logger = opened(tmp_path / "run")
     line = capsys.readouterr().out
     assert line.count("\n") == 1
-    assert f"offline (WANDB_MODE=offline); upload later with: wandb sync {tmp_path}/run/wandb/offline-run-*-r1" in line
+    assert (
+        f"offline (WANDB_MODE=offline); upload later with: wandb sync {tmp_path}/run/wandb/offline-run-*-r1"
+        in line
+    )
     logger.log_metrics({"val/auroc": 0.75}, step=3)
     logger.publish(publication(), step=3, epoch=1)
     logger.close()
@@ -50,10 +54,12 @@ def test_an_offline_run_holds_what_was_logged(tmp_path, capsys):
     scalars, published = wandb_files.history(tmp_path / "run")
     assert (scalars["val/auroc"], scalars["trainer/global_step"]) == (0.75, 3)
     assert (published["trainer/global_step"], published["epoch"]) == (3, 1)
-    assert published["panels/cw"]["captions"] == ["epoch 1, step 3: one image"]
-    assert published["tables/results"]["nrows"] == 1
-    chart = published["curves/roc_a_table"]
-    assert (chart["ncols"], chart["nrows"]) == (3, 4)  # two lines of two points: step, line, value
+    assert published["panels/cw/captions"] == ["epoch 1, step 3: one image"]
+    assert published["tables/results/nrows"] == 1
+    table = next((tmp_path / "run").glob(f"wandb/offline-run-*/files/{published['curves/roc_a_table/path']}"))
+    assert sorted(json.loads(table.read_text())["data"]) == sorted(
+        [[0.0, "masks", 0.5], [1.0, "masks", 1.0], [0.0, "gradient", 0.25], [1.0, "gradient", 1.0]]
+    )
     assert wandb_files.config(tmp_path / "run")["lr"] == 0.5
     assert logger.failures == 0
 
@@ -64,9 +70,11 @@ def test_two_runs_in_a_row_in_one_folder_keep_apart(tmp_path, capsys):
     second = opened(tmp_path, "second")
     second.log_metrics({"loss": 2.0}, step=0)
     second.close()
+    first.log_metrics({"loss": 3.0}, step=1)
+    first.close()
     found = {path.name.rsplit("-", 1)[1]: path for path in tmp_path.glob("wandb/offline-run-*")}
     assert sorted(found) == ["first", "second"]
-    assert [row["loss"] for row in wandb_files.history(tmp_path)] == [1.0, 2.0]
+    assert [row["loss"] for row in wandb_files.history(tmp_path)] == [1.0, 3.0, 2.0]
     assert "run already in progress" not in capsys.readouterr().err
 
 
@@ -80,13 +88,23 @@ def test_a_resumed_run_keeps_its_id_and_says_so(tmp_path, capsys):
 @pytest.mark.fault
 def test_failures_in_mid_run_are_counted_and_warned_of_once(tmp_path):
     logger = WandbSink(offline=True, save_dir=tmp_path, experiment=BrokenRun())
-    with pytest.warns(UserWarning, match=r"ConnectionError: the server went away.*metrics\.csv") as caught:
-        for step in range(3):
-            logger.log_metrics({"loss": 1.0}, step=step)
-        logger.publish(publication(), step=3, epoch=0)
-        logger.close()
-    assert len(caught) == 1
-    assert logger.failures == 5
+    with pytest.warns(UserWarning, match=r"ConnectionError: the server went away.*metrics\.csv"):
+        logger.log_metrics({"loss": 1.0}, step=0)
+    logger.log_metrics({"loss": 1.0}, step=1)  # a second warning would be an error
+    logger.publish(publication(), step=1, epoch=0)
+    logger.close()
+    assert logger.failures == 4
+
+
+@pytest.mark.fault
+def test_a_killed_service_process_does_not_end_the_run(tmp_path):
+    logger = opened(tmp_path)
+    logger.log_metrics({"loss": 1.0}, step=0)
+    wandb.teardown(exit_code=1)
+    with pytest.warns(UserWarning, match="Weights & Biases failed"):
+        logger.log_metrics({"loss": 2.0}, step=1)
+    assert logger.failures == 1
+    logger.close()
 
 
 @pytest.mark.fault

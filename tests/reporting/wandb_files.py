@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 from pathlib import Path
 
 from wandb.proto import wandb_internal_pb2
@@ -10,23 +11,34 @@ _BLOCK = 32768
 
 
 def records(run_dir: Path) -> list[wandb_internal_pb2.Record]:
+    """All records of all finished runs; the last ones are written a moment after ``finish`` returns."""
     found = []
     for path in sorted(run_dir.glob("wandb/offline-run-*/run-*.wandb")):
-        data, position, parts = path.read_bytes(), 7, []
-        while position + 7 <= len(data):
-            if _BLOCK - position % _BLOCK < 7:
-                position += _BLOCK - position % _BLOCK
-                continue
-            _, length, kind = struct.unpack_from("<IHB", data, position)
-            if kind == 0:
-                break
-            parts.append(data[position + 7 : position + 7 + length])
-            position += 7 + length
-            if kind in (1, 4):  # whole, or the last part
-                record = wandb_internal_pb2.Record()
-                record.ParseFromString(b"".join(parts))
-                found.append(record)
-                parts = []
+        last_moment = time.monotonic() + 20
+        while not (of_run := _records(path.read_bytes())) or of_run[-1].WhichOneof("record_type") != "exit":
+            assert time.monotonic() < last_moment, f"{path} does not end with the end of its run"
+            time.sleep(0.02)
+        found += of_run
+    return found
+
+
+def _records(data: bytes) -> list[wandb_internal_pb2.Record]:
+    found, position, parts = [], 7, []
+    while position + 7 <= len(data):
+        if _BLOCK - position % _BLOCK < 7:
+            position += _BLOCK - position % _BLOCK
+            continue
+        _, length, kind = struct.unpack_from("<IHB", data, position)
+        end = position + 7 + length
+        if kind == 0 or end > len(data):
+            break
+        parts.append(data[position + 7 : end])
+        position = end
+        if kind in (1, 4):  # whole, or the last part
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(b"".join(parts))
+            found.append(record)
+            parts = []
     return found
 
 
@@ -36,7 +48,9 @@ def history(run_dir: Path) -> list[dict[str, object]]:
     for record in records(run_dir):
         if record.WhichOneof("record_type") == "history":
             items = record.history.item
-            rows.append({"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in items})
+            rows.append(
+                {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in items}
+            )
     return rows
 
 

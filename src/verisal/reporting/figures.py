@@ -256,7 +256,7 @@ def _draw_thresholds(
     for number, (position, name) in enumerate(marks):
         # Neighbours grow away from each other, so that close thresholds stay readable.
         side = "right" if number == 0 and len(marks) > 1 else "left" if number == len(marks) - 1 else "center"
-        shift = {"right": 3.0, "left": -3.0, "center": 0.0}[side]
+        shift = {"right": -2.0, "left": 2.0, "center": 0.0}[side]
         axes.annotate(
             name,
             (position, 1.0),

@@ -224,20 +224,20 @@ def _made(
         tags=list(settings.tags),
         config=dict(config),
         mode=mode,
+        # A run left open by whatever ran before in this process neither swallows this one's rows nor ends it.
+        reinit="create_new",
         settings=wandb.Settings(
-            silent=True, console="off", init_timeout=_INIT_SECONDS, finish_timeout=_FINISH_SECONDS
+            silent=True,
+            console="off",
+            init_timeout=_INIT_SECONDS,
+            finish_timeout=_FINISH_SECONDS,
         ),
     )
 
 
 @rank_zero_only
 def _make_room(run_dir: Path) -> None:
-    import wandb
-
     (run_dir / "wandb").mkdir(parents=True, exist_ok=True)
-    # A run left open in this process would swallow the new one's rows.
-    if wandb.run is not None:
-        wandb.run.finish()
 
 
 @rank_zero_only

@@ -1,0 +1,134 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from evaluations import curve, evaluation, panel
+
+from verisal.errors import DataError
+from verisal.reporting import draw_curves, draw_histograms, draw_roc, figures, panel_pixels, write_png
+from verisal.types import Histogram
+
+
+def texts(figure):
+    """Every text of a figure, with the pixels that it covers."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.text import Text
+
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    ticks = {
+        label for axes in figure.axes for axis in (axes.xaxis, axes.yaxis) for label in axis.get_ticklabels()
+    }
+    shown = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
+    shown = [text for text in shown if text not in ticks]  # those beyond the limits exist and are not drawn
+    return {text: text.get_window_extent(renderer) for text in shown}
+
+
+def kept_figure(monkeypatch, draw):
+    kept = []
+    monkeypatch.setattr(figures, "_save", lambda figure, path: kept.append(figure))
+    draw()
+    return kept[0]
+
+
+def assert_nothing_clipped(figure):
+    width, height = figure.get_size_inches() * figure.dpi
+    for text, box in texts(figure).items():
+        inside = box.x0 >= -1 and box.y0 >= -1 and box.x1 <= width + 1 and box.y1 <= height + 1
+        assert inside, f"{text.get_text()!r} leaves the figure"
+
+
+def test_roc_names_every_detector_with_its_auroc(tmp_path, monkeypatch):
+    curves = [curve("roc_a", f"detector_{number}") for number in range(10)]
+    legend = {line.label: f"{line.label}: AUROC 0.912 [0.904, 0.919]" for line in curves}
+    figure = kept_figure(
+        monkeypatch, lambda: draw_roc(curves, tmp_path / "a.png", legend=legend, title="ROC against a")
+    )
+    words = [text.get_text() for text in texts(figure)]
+    assert all(words.count(entry) == 1 for entry in legend.values())
+    assert_nothing_clipped(figure)
+    styles = {(line.get_color(), line.get_linestyle()) for line in figure.axes[0].lines[:10]}
+    assert len(styles) == 10
+
+
+def test_curves(tmp_path, monkeypatch):
+    lines = [curve("deletion", "masks")]
+    figure = kept_figure(
+        monkeypatch, lambda: draw_curves(lines, tmp_path / "a.png", legend={}, title="deletion")
+    )
+    assert {"masks", "deletion"} <= {text.get_text() for text in texts(figure)}
+    assert_nothing_clipped(figure)
+
+
+def test_histograms_share_one_axis_and_say_how_many_lie_beyond_the_thresholds(tmp_path, monkeypatch):
+    histogram = Histogram(
+        "scores",
+        {"clean": torch.arange(10.0), "cw_l2": torch.tensor([5.0, 9.0, math.nan, math.inf])},
+        "score",
+        {"FPR 5 %": 8.5, "FPR 1 %": 8.6, "none": math.nan},
+    )
+    figure = kept_figure(monkeypatch, lambda: draw_histograms(histogram, tmp_path / "a.png", title="scores"))
+    found = texts(figure)
+    words = [text.get_text() for text in found]
+    assert {"10.0% / 10.0%", "50.0% / 50.0%", "clean\nn = 10", "cw_l2\nn = 2, 2 not finite"} <= set(words)
+    assert_nothing_clipped(figure)
+    left, right = (
+        next(box for text, box in found.items() if text.get_text() == name) for name in ("FPR 5 %", "FPR 1 %")
+    )
+    assert left.x1 <= right.x0 + 1
+    heights = figure.axes[0].patches[0].get_data().values
+    assert heights.sum() == pytest.approx(1.0)  # scores beyond the ends count in the outermost bars
+
+
+def test_nothing_to_draw_is_an_error(tmp_path):
+    empty = Histogram("scores", {"clean": torch.tensor([math.nan])}, "score", {})
+    with pytest.raises(DataError, match=r"a.png: no finite score to draw in groups \['clean'\]"):
+        draw_histograms(empty, tmp_path / "a.png", title="")
+    with pytest.raises(DataError, match="no curves"):
+        draw_roc([], tmp_path / "a.png", legend={}, title="")
+    with pytest.raises(DataError, match="no curves"):
+        draw_curves([], tmp_path / "a.png", legend={}, title="")
+
+
+def test_panel_maps_share_one_scale_and_the_difference_is_ten_times_as_large():
+    figure = figures._panel_figure(panel())
+    images = {}
+    for axes in figure.axes:
+        for image in axes.images:
+            images.setdefault(axes.get_position().x0, []).append(image)
+    columns = [images[x] for x in sorted(images)]
+    assert [len(column) for column in columns] == [3, 5, 5, 5]  # a column of maps has two colour scales
+    difference = columns[0][2].get_array()
+    assert difference[0, 0].tolist() == [0.5, 0.5, 0.5]
+    assert difference[2, 2].tolist() == pytest.approx([0.7, 0.7, 0.7])
+    clean, attacked, change = columns[2][:3]
+    assert clean.get_clim() == attacked.get_clim() == (1.0, 3.0)
+    assert change.get_clim() == (-2.0, 2.0)
+    assert_nothing_clipped(figure)
+
+
+def test_a_long_caption_is_wrapped_and_not_clipped():
+    assert_nothing_clipped(figures._panel_figure(panel(caption="a caption of many words " * 30)))
+
+
+def test_maps_that_are_not_finite_are_drawn_as_gaps():
+    shown = panel()
+    shown.attacked_layers["stage1"].fill_(math.nan)
+    assert panel_pixels(shown).std() > 0
+
+
+def test_pixels_survive_the_file(tmp_path):
+    from matplotlib.image import imread
+
+    pixels = panel_pixels(panel())
+    write_png(pixels, tmp_path / "new" / "a.png")
+    assert np.array_equal((imread(tmp_path / "new" / "a.png")[..., :3] * 255).round(), pixels)
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.png"]
+
+
+def test_equal_figures_are_equal_files(tmp_path):
+    histogram = evaluation().histograms[0]
+    for name in ("a.png", "b.png"):
+        draw_histograms(histogram, tmp_path / name, title="scores")
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()

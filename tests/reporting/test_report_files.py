@@ -1,0 +1,150 @@
+import dataclasses
+import io
+import json
+
+import pytest
+from evaluations import evaluation
+from rich.console import Console
+
+from verisal.errors import DataError
+from verisal.reporting import (
+    RunFacts,
+    installed_versions,
+    print_results,
+    result_table,
+    write_report,
+    write_samples,
+)
+from verisal.types import Evaluation, Score
+
+FACTS = RunFacts(seed=3, config={"a": {"b": 1}}, wall_times={"fit": 12.34567}, versions={"torch": "2.15.0"})
+
+
+def printed(found):
+    file = io.StringIO()
+    print_results(found, file=file)
+    return file.getvalue()
+
+
+def test_json_holds_every_score_and_null_for_what_is_not_a_number(tmp_path):
+    write_report(tmp_path, evaluation(), facts=FACTS)
+    content = json.loads((tmp_path / "report.json").read_text(), parse_constant=pytest.fail)
+    assert content["metrics"]["test/masks/auroc/pgd_linf_4"] == {
+        "value": 0.9375,
+        "low": 0.9,
+        "high": 0.95,
+        "n": 39,
+        "undefined": 1,
+    }
+    assert content["metrics"]["test/gradient/auroc/pgd_linf_4"] == {
+        "value": None,
+        "low": None,
+        "high": None,
+        "n": 0,
+        "undefined": 40,
+    }
+    assert len(content["metrics"]) == 6
+    assert content["seed"] == 3
+    assert content["config"] == {"a": {"b": 1}}
+    assert content["wall_times"] == {"fit": 12.346}
+    assert content["counts"] == {"clean": 64, "cw_l2": 40}
+
+
+def test_equal_scores_give_equal_bytes_whatever_their_order(tmp_path):
+    found = evaluation()
+    turned = dataclasses.replace(found, scores=dict(reversed(found.scores.items())))
+    write_report(tmp_path / "a", found, facts=FACTS)
+    write_report(tmp_path / "b", turned, facts=dataclasses.replace(FACTS, wall_times={"fit": 99.0}))
+    a, b = ((tmp_path / name / "report.json").read_text() for name in "ab")
+    assert a.split('"counts"')[0] == b.split('"counts"')[0]
+    assert a != b
+
+
+def test_markdown_has_detectors_by_attacks_and_notes_first(tmp_path):
+    write_report(tmp_path, evaluation(), facts=FACTS)
+    lines = (tmp_path / "report.md").read_text().splitlines()
+    assert lines[2:5] == [
+        "**Read this first**",
+        "",
+        "- FPR 1 % not supported: 64 validation images, 1000 needed",
+    ]
+    assert "| | cw_l2 | pgd_linf_4 |" in lines
+    assert "| masks | 0.750 [0.700, 0.800] (n = 40) | 0.938 [0.900, 0.950] (n = 39 + 1) |" in lines
+    assert "| gradient | 0.500 (n = 40) | n/a (n = 0 + 40) |" in lines
+    assert [line for line in lines if line.startswith("## ")] == [
+        "## AUROC",
+        "## Share of attacked images found (TPR) at 1 % FPR",
+        "## False alarms (FPR) at the 5 % threshold",
+        "## Images",
+        "## Run",
+    ]
+
+
+def test_printed_table_shows_auroc_with_intervals_and_notes():
+    text = printed(evaluation())
+    assert "\x1b" not in text
+    cells = [line.split() for line in text.splitlines()]
+    assert ["masks", "0.750", "0.938"] in cells
+    assert ["0.700-0.800", "0.900-0.950"] in cells
+    assert ["gradient", "0.500", "n/a"] in cells
+    assert "note: FPR 1 % not supported: 64 validation images, 1000 needed" in text
+    assert "fpr" not in text
+
+
+def test_many_attacks_are_split_into_tables_of_100_columns():
+    attacks = [f"pgd_linf_{number}" for number in range(14)]
+    rows = ("masks", "masks_activations")
+    scores = {f"test/{row}/auroc/{name}": Score(0.5, 0.25, 0.75, 9) for name in attacks for row in rows}
+    text = printed(Evaluation("test", scores))
+    assert max(map(len, text.splitlines())) <= 100
+    assert text.count("masks_activations") == 3
+    assert text.count("0.250-0.750") == 28
+    assert all(f" {name} " in text for name in attacks)
+
+
+def test_colours_on_a_terminal_only(monkeypatch):
+    monkeypatch.setattr(Console, "is_terminal", property(lambda self: True))
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert "\x1b[1m" in printed(evaluation())
+
+
+def test_a_task_without_auroc_has_all_its_scores_printed():
+    text = printed(Evaluation("test", {"test/classifier/accuracy/clean": Score(0.96, 0.94, 0.98, 500)}))
+    assert "accuracy (test" in text
+    assert ["classifier", "0.960"] in [line.split() for line in text.splitlines()]
+
+
+def test_nothing_to_print():
+    assert printed(Evaluation("test", {})) == ""
+
+
+def test_result_table_takes_names_apart():
+    table = result_table(Evaluation("test", {"test/masks/auroc/cw/l2": Score(0.5, 0.25, 0.75, 9, 1)}))
+    assert table.columns == ("row", "metric", "group", "value", "low", "high", "n", "undefined")
+    assert table.rows == (("masks", "auroc", "cw/l2", 0.5, 0.25, 0.75, 9, 1),)
+
+
+def test_samples(tmp_path):
+    write_samples(tmp_path / "samples.csv", {"image_id": ["a", "b,c"], "masks": [0.1, 2.0]})
+    assert (tmp_path / "samples.csv").read_text() == 'image_id,masks\na,0.1\n"b,c",2.0\n'
+
+
+def test_samples_of_different_lengths_are_refused(tmp_path):
+    with pytest.raises(DataError, match=r"one length, found \{'a': 1, 'b': 2\}"):
+        write_samples(tmp_path / "samples.csv", {"a": [1], "b": [1, 2]})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_versions_name_what_is_installed():
+    versions = installed_versions()
+    assert versions["torch"].split("+")[0].count(".") == 2
+    assert set(versions) >= {
+        "python",
+        "verisal",
+        "torch",
+        "torchvision",
+        "lightning",
+        "torchmetrics",
+        "numpy",
+    }

@@ -1,0 +1,201 @@
+"""The project's own files: pins, addresses, documents, and the order of the house."""
+
+import ast
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import distributions
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PINS = {
+    canonicalize_name(name): Version(version)
+    for name, version in (
+        line.split("==")
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if line and not line.startswith("#")
+    )
+}
+EXTRAS = PROJECT["project"]["optional-dependencies"]
+REQUIREMENTS = [
+    Requirement(text) for group in (PROJECT["project"]["dependencies"], *EXTRAS.values()) for text in group
+]
+THIRD_PARTY = [requirement for requirement in REQUIREMENTS if requirement.name != "verisal"]
+
+
+def tracked():
+    names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
+    return [ROOT / name for name in names.decode().split("\0") if name and (ROOT / name).is_file()]
+
+
+def texts():
+    for path in tracked():
+        try:
+            yield path, path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue
+
+
+def range_of(name):
+    return next(requirement.specifier for requirement in REQUIREMENTS if requirement.name == name)
+
+
+def test_pins_are_plain():
+    for line in (ROOT / "constraints.txt").read_text().splitlines():
+        assert line.startswith("#") or re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][0-9A-Za-z.]*", line), line
+
+
+@pytest.mark.parametrize("requirement", THIRD_PARTY, ids=str)
+def test_every_requirement_has_a_pin_in_its_range(requirement):
+    assert requirement.url is None
+    assert PINS[canonicalize_name(requirement.name)] in requirement.specifier
+
+
+def test_the_range_keeps_out_the_torch_that_breaks_torchvision():
+    assert "2.13.0" not in range_of("torch")
+    assert "2.13.1" not in range_of("torch")
+    assert {"2.14.1", "2.15.0"} <= {
+        version for version in ("2.14.1", "2.15.0") if version in range_of("torch")
+    }
+
+
+def test_the_range_keeps_out_the_hostile_lightning_uploads():
+    assert not any(version in range_of("lightning") for version in ("2.6.2", "2.6.3", "2.6.5"))
+
+
+def test_no_albumentationsx_anywhere():
+    assert not [name for name in PINS if "albumentationsx" in name]
+    assert not [entry for entry in distributions() if canonicalize_name(entry.name) == "albumentationsx"]
+
+
+def test_one_opencv_the_headless_one():
+    assert [name for name in PINS if name.startswith("opencv")] == ["opencv-python-headless"]
+
+
+def test_what_runs_here_is_what_is_pinned():
+    """The pins cover the whole tree: nothing that runs the tests comes unpinned."""
+    own = {"verisal", "pip", "setuptools", "wheel"}
+    installed = {canonicalize_name(entry.name): Version(entry.version) for entry in distributions()}
+    names = {name for name in _needed("verisal") if name in installed} - own
+    assert {name: installed[name] for name in names} == {name: PINS.get(name) for name in names}
+
+
+def _needed(root):
+    """Names that the package and its development extra pull in, on this machine."""
+    found = {canonicalize_name(entry.name): entry for entry in distributions()}
+    todo, seen = [(canonicalize_name(root), ("dev", "scenes"))], set()
+    while todo:
+        name, extras = todo.pop()
+        if (name, extras) in seen or name not in found:
+            continue
+        seen.add((name, extras))
+        for text in found[name].requires or ():
+            requirement = Requirement(text)
+            marker = requirement.marker
+            if marker is None or any(marker.evaluate({"extra": extra}) for extra in (*extras, "")):
+                todo.append((canonicalize_name(requirement.name), tuple(sorted(requirement.extras))))
+    return {name for name, _ in seen}
+
+
+def test_no_registry_address_anywhere():
+    # Put together here, so that this file does not find itself.
+    words = [
+        "pypi" + ".org",
+        "pythonhosted" + ".org",
+        "download.pytorch" + ".org",
+        "index" + "-url",
+        "find" + "-links",
+    ]
+    found = [f"{path.relative_to(ROOT)}: {word}" for path, text in texts() for word in words if word in text]
+    assert found == []
+
+
+def test_no_path_of_one_machine_anywhere():
+    own = re.compile("/" + r"(work|home|root|Users)/\w")
+    found = [str(path.relative_to(ROOT)) for path, text in texts() if own.search(text)]
+    assert found == []
+
+
+def test_no_large_file_but_the_weights():
+    large = [path for path in tracked() if path.stat().st_size > 100 * 1024]
+    assert [path for path in large if "weights" not in path.parts] == []
+    assert all(path.stat().st_size <= 2 * 1024**2 for path in large)
+
+
+def test_each_test_file_has_a_name_of_its_own():
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
+
+
+def test_cited_keys_are_in_the_bibliography():
+    keys = set(re.findall(r"^@\w+\{(\w+),", (ROOT / "docs" / "references.bib").read_text(), re.MULTILINE))
+    cited = set()
+    for path in (ROOT / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                section = re.search(r"References:\n((?:[ ]+\S.*\n?)+)", ast.get_docstring(node) or "")
+                if section:
+                    cited |= set(re.findall(r"\b[a-z]+\d{4}[a-z]*\b", section.group(1)))
+    assert cited - keys == set()
+
+
+@pytest.mark.parametrize(
+    "path", [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"], ids=lambda path: path.name
+)
+def test_links_between_documents_lead_somewhere(path):
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text())
+    assert [link for link in links if not (path.parent / link).exists()] == []
+
+
+def commands():
+    """Every ``verisal`` command of a document, an example in it or the head of a configuration."""
+    for path in [
+        ROOT / "README.md",
+        *sorted((ROOT / "docs").glob("*.md")),
+        *sorted((ROOT / "configs").rglob("*.yaml")),
+    ]:
+        text = path.read_text().replace("\\\n", " ")
+        lines = text.splitlines() if path.suffix == ".yaml" else _fenced(text)
+        for line in lines:
+            found = re.match(
+                r"^(?:#\s*)?(?:\$ )?(?:python -m )?(verisal (?:fit|validate|test|predict)\b.*)$", line.strip()
+            )
+            if found:
+                yield pytest.param(
+                    shlex.split(found.group(1), comments=True)[1:], id=f"{path.name}: {found.group(1)}"[:90]
+                )
+
+
+def _fenced(text):
+    for block in re.findall(r"```(?:bash|sh|console|text)?\n(.*?)```", text, re.DOTALL):
+        yield from block.splitlines()
+
+
+@pytest.mark.parametrize("arguments", list(commands()))
+def test_documented_commands_name_options_that_exist(arguments):
+    """Every option is known and every configuration is read; what a reader must fill in is left out."""
+    command, *rest = arguments
+    kept, position = [], 0
+    while position < len(rest):
+        alone = "=" in rest[position] or position + 1 == len(rest) or rest[position + 1].startswith("-")
+        given = rest[position : position + (1 if alone else 2)]
+        if not any(re.search(r"\b[A-Z]{3,}\b", part) for part in given):  # RUN, PATH, FOLDER/...
+            kept += given
+        position += len(given)
+    run = subprocess.run(  # in a process of its own, because printing a configuration ends it
+        [sys.executable, "-m", "verisal", command, *kept, "--print_config"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
