@@ -32,7 +32,8 @@ THIRD_PARTY = [requirement for requirement in REQUIREMENTS if requirement.name !
 
 
 def tracked():
-    names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
+    listing = ["git", "ls-files", "-z"]
+    names = subprocess.run(listing, cwd=ROOT, capture_output=True, check=True).stdout  # noqa: S603 - constant
     return [ROOT / name for name in names.decode().split("\0") if name and (ROOT / name).is_file()]
 
 
@@ -190,7 +191,8 @@ def test_documented_commands_name_options_that_exist(arguments):
         if not any(re.search(r"\b[A-Z]{3,}\b", part) for part in given):  # RUN, PATH, FOLDER/...
             kept += given
         position += len(given)
-    run = subprocess.run(  # in a process of its own, because printing a configuration ends it
+    # In a process of its own, because printing a configuration ends it.
+    run = subprocess.run(  # noqa: S603 - the project's own command
         [sys.executable, "-m", "verisal", command, *kept, "--print_config"],
         cwd=ROOT,
         capture_output=True,
