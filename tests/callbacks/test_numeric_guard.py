@@ -24,7 +24,7 @@ class Task(LightningModule):
         return loss
 
     def on_train_batch_end(self, outputs, batch, batch_idx):
-        if batch_idx == 1 and self.bad == "weight":
+        if batch_idx == 2 and self.bad == "weight":
             nn.init.constant_(self.layer.bias, float("nan"))
 
     def configure_optimizers(self):

@@ -256,6 +256,28 @@ def test_commands_leave_the_process_as_they_found_it(config):
     assert not torch.are_deterministic_algorithms_enabled()
 
 
+def test_offline_wandb_keeps_its_id_over_a_resume_and_changes_it_for_a_new_run(config, capsys):
+    fit = ["fit", "--config", config, "--run_dir", "run", "--wandb.mode=offline", "--test_after_fit=false"]
+    assert main([*fit, "--trainer.max_epochs=1"]) == 0
+    first = json.loads(Path("run/run.json").read_text())["run_id"]
+    assert main([*fit, "--trainer.max_epochs=2", "--resume", "auto"]) == 0
+    assert f"wandb sync run/wandb/offline-run-*-{first}" in capsys.readouterr().out
+    assert main([*fit, "--trainer.max_epochs=1"]) == 0
+    second = json.loads(Path("run/run.json").read_text())["run_id"]
+    assert second != first
+    assert list(Path("run/wandb").glob(f"offline-run-*-{first}"))
+    assert list(Path("run/wandb").glob(f"offline-run-*-{second}"))
+
+
+def test_network_without_a_card_is_compared_by_shapes(config, capsys):
+    assert main(["fit", "--config", config, "--run_dir", "run", "--test_after_fit=false"]) == 0
+    bare = Path("bare.yaml")
+    bare.write_text(Path(config).read_text().replace("toy.ToyTask", "toy.BareTask"))
+    more = ["--ckpt_path", "run/checkpoints/best.ckpt", "--model.init_args.classes=3"]
+    assert main(["test", "--config", str(bare), *more]) == 1
+    assert "network.3.bias: checkpoint (2,), config (3,)" in capsys.readouterr().err
+
+
 def run_verisal(args: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
     paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     return subprocess.run(  # noqa: S603

@@ -63,6 +63,17 @@ class ToyTask(LightningModule):
         return (self.network(batch[0]).argmax(1) == batch[1]).float().mean()
 
 
+class BareTask(LightningModule):
+    """Says nothing about what its weights were made for."""
+
+    def __init__(self, width: int = 4, classes: int = 2) -> None:
+        super().__init__()
+        self.network = ToyTask(width, classes).network
+
+    def test_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        self.log("test/mean", self.network(batch[0]).mean(), batch_size=len(batch[0]))
+
+
 def _stop_if_asked(step: int) -> None:
     """``TOY_STOP=6:SIGINT`` sends the signal in step 6, once: how a test presses Ctrl-C."""
     wanted, _, name = os.environ.get("TOY_STOP", "").partition(":")
