@@ -36,7 +36,7 @@ CASES = {
     ),
     "PGD restarts": AttackCase(lambda eps: PGD(eps, steps=5, restarts=3), (0.01, 0.04, 0.5)),
     "CarliniWagnerL2": AttackCase(
-        lambda kappa: CarliniWagnerL2(kappa, rounds=3, steps=30), (0.0, 1.0, 2.0), bounded=False
+        lambda kappa: CarliniWagnerL2(kappa, rounds=2, steps=20, lr=0.1), (0.0, 1.0, 2.0), bounded=False
     ),
     "GaussianNoise": AttackCase(GaussianNoise, (0.2, 1.0, 10.0), gradient=False, passes=(1, 0)),
     "SignNoise": AttackCase(SignNoise, (0.01, 0.04, 0.5), gradient=False, passes=(1, 0)),

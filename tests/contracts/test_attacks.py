@@ -17,7 +17,9 @@ from verisal.types import AttackResult
 
 EVERY = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 GRADIENT = pytest.mark.parametrize(
-    "case", [case for case in CASES.values() if case.gradient], ids=[k for k, c in CASES.items() if c.gradient]
+    "case",
+    [case for case in CASES.values() if case.gradient],
+    ids=[k for k, c in CASES.items() if c.gradient],
 )
 BOUNDED = pytest.mark.parametrize(
     "case", [case for case in CASES.values() if case.bounded], ids=[k for k, c in CASES.items() if c.bounded]
@@ -47,7 +49,9 @@ def same(left: AttackResult, right: AttackResult, *, atol: float = 0.0) -> None:
 
 
 def picked(result: AttackResult, rows: Tensor) -> AttackResult:
-    return AttackResult(*(getattr(result, name)[rows] for name in ("x_adv", "success", "norms", "n_fwd", "n_bwd")))
+    return AttackResult(
+        *(getattr(result, name)[rows] for name in ("x_adv", "success", "norms", "n_fwd", "n_bwd"))
+    )
 
 
 def test_every_exported_attack_has_a_row() -> None:

@@ -1,0 +1,197 @@
+"""FGSM, PGD and CW-L2 on linear classifiers, where the right answer is known exactly."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from verisal.attacks import FGSM, PGD, CarliniWagnerL2
+from verisal.errors import ConfigError
+from verisal.functional import noise_norm
+
+SHAPE = (1, 3, 2, 2)
+#: Logits are minus and plus half of w . x - b: class 1 above the plane, class 0 below, margin w . x - b.
+NORMAL = torch.tensor([3.0, -4.0, 0.0, 0, 0, 0, 0, 0, 0, 0, 0, 12.0])
+
+
+def plane(images: Tensor) -> Tensor:
+    height = (images.flatten(1) - 0.5) @ NORMAL
+    return torch.stack([-height / 2, height / 2], dim=1)
+
+
+def above(height: float) -> Tensor:
+    """Image whose class-1 logit is ``height``; the plane lies ``height / 13`` away."""
+    return (0.5 + height * NORMAL / 169).view(SHAPE)
+
+
+def seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def attack(which, image: Tensor, label: int = 1):
+    return which(plane, image, torch.tensor([label]), generator=seeded())
+
+
+def test_fgsm_moves_every_value_against_the_label_and_leaves_flat_ones() -> None:
+    result = attack(FGSM(0.25), above(1.3))
+    expected = above(1.3).flatten()
+    expected[0] -= 0.25
+    expected[1] += 0.25
+    expected[11] -= 0.25
+    torch.testing.assert_close(result.x_adv.flatten(), expected)
+    assert result.success.tolist() == [True]  # 1.3 - 0.25 * 19 < 0
+    assert (result.n_fwd.tolist(), result.n_bwd.tolist()) == ([2], [1])
+    assert attack(FGSM(0.05), above(1.3)).success.tolist() == [False]  # 1.3 - 0.05 * 19 > 0
+
+
+def test_fgsm_targeted_moves_towards_its_goal() -> None:
+    aimed = attack(FGSM(0.25, targeted=True), above(1.3), label=0)
+    torch.testing.assert_close(aimed.x_adv, attack(FGSM(0.25), above(1.3)).x_adv)
+    assert aimed.success.tolist() == [True]
+
+
+def test_fgsm_clamps_to_the_unit_box() -> None:
+    image = torch.zeros(SHAPE)
+    result = attack(FGSM(0.25), image, label=0)  # climbs: value 1 has a negative slope and stays at 0
+    assert result.x_adv.flatten()[[0, 1, 2, 11]].tolist() == [0.25, 0.0, 0.0, 0.25]
+
+
+def test_pgd_l2_ends_on_the_ball_in_the_direction_of_the_plane() -> None:
+    image = above(1.3)
+    expected = image - 0.12 * NORMAL.view(SHAPE) / 13
+    for start in (False, True):
+        result = attack(PGD(0.12, "l2", steps=40, step=0.03, random_start=start), image)
+        torch.testing.assert_close(result.x_adv, expected, rtol=0, atol=2e-3)
+        assert float(result.norms) == pytest.approx(0.12, abs=1e-6)
+        assert result.success.tolist() == [True]  # the plane lies 0.1 away
+    assert attack(PGD(0.08, "l2"), image).success.tolist() == [False]
+
+
+def test_pgd_linf_without_start_is_fgsm_on_a_plane() -> None:
+    image = above(1.3)
+    expected = attack(FGSM(0.1), image).x_adv
+    bim = attack(PGD(0.1, step=1.25 * 0.1 / 10, random_start=False), image)
+    torch.testing.assert_close(bim.x_adv, expected)
+    values = (attack(PGD(0.1), image).x_adv - expected).flatten()
+    # The random start survives only where the gradient is zero.
+    assert values[[0, 1, 11]].abs().max() < 1e-6
+    assert values[2:11].abs().min() > 0
+
+
+def test_pgd_default_step() -> None:
+    image = above(1.3)
+    one = attack(PGD(0.1, steps=25, step=0.01), image)
+    torch.testing.assert_close(one.x_adv, attack(PGD(0.1, steps=25), image).x_adv)
+
+
+def test_pgd_restarts_stop_for_fooled_samples_and_keep_the_highest_loss() -> None:
+    images = torch.cat([above(0.3), above(5.0)])
+    labels = torch.tensor([1, 1])
+    result = PGD(0.05, steps=4, restarts=3)(plane, images, labels, generator=seeded())
+    assert result.success.tolist() == [True, False]
+    # Per restart 4 steps and a verdict, and the last verdict of all.
+    assert result.n_fwd.tolist() == [6, 16]
+    assert result.n_bwd.tolist() == [4, 12]
+
+
+def test_pgd_l2_start_is_uniform_in_the_ball() -> None:
+    class Flat(torch.nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return images.flatten(1)[:, :2] * 0
+
+    images = torch.full((400, 3, 1, 1), 0.5)
+    result = PGD(0.2, "l2", steps=1)(Flat(), images, torch.zeros(400, dtype=torch.int64), generator=seeded())
+    # Three dimensions: half of the volume lies within radius 0.5^(1/3). No gradient, so no step.
+    share = (result.norms < 0.2 * 0.5 ** (1 / 3)).float().mean()
+    assert abs(float(share) - 0.5) < 4 * math.sqrt(0.25 / 400)
+    assert float((result.x_adv - images).mean(dim=0).abs().max()) < 4 * 0.2 / math.sqrt(5 * 400)
+
+
+def test_pgd_l2_takes_full_steps_on_vanishing_gradients() -> None:
+    # exp(-60) of softmax mass leaves gradients whose squares underflow in float32.
+    result = attack(PGD(0.5, "l2", steps=5, random_start=False), above(6.0))
+    faint = PGD(0.5, "l2", steps=5, random_start=False)(
+        lambda images: 10 * plane(images), above(6.0), torch.tensor([1]), generator=seeded()
+    )
+    torch.testing.assert_close(faint.x_adv, result.x_adv, rtol=0, atol=1e-5)
+
+
+def test_carlini_wagner_finds_the_distance_to_the_plane() -> None:
+    for kappa in (0.0, 0.5):
+        attack_ = CarliniWagnerL2(kappa, rounds=9, steps=150, lr=0.02)
+        result = attack(attack_, above(1.3))
+        distance = (1.3 + kappa) / 13
+        assert result.success.tolist() == [True]
+        assert distance <= float(result.norms) <= 1.02 * distance
+        logits = plane(result.x_adv)[0]
+        assert float(logits[0] - logits[1]) >= kappa
+
+
+def test_carlini_wagner_default_settings_come_close() -> None:
+    result = attack(CarliniWagnerL2(0.5), above(1.3))
+    assert result.success.tolist() == [True]
+    assert float(result.norms) <= 1.1 * 1.8 / 13
+
+
+def test_carlini_wagner_moves_black_and_white_pixels() -> None:
+    image = torch.full(SHAPE, 0.5)
+    image.view(-1)[[0, 11]] = 1.0
+    image.view(-1)[1] = 0.0  # logit 9.5; the way down leaves the corner of the box
+    result = attack(CarliniWagnerL2(rounds=5, steps=300, lr=0.1), image)
+    assert result.success.tolist() == [True]
+    assert float((result.x_adv - image).flatten()[11]) < -0.5
+
+
+def test_carlini_wagner_leaves_a_misclassified_image_nearly_unchanged() -> None:
+    result = attack(CarliniWagnerL2(), above(-1.3))
+    assert result.success.tolist() == [True]
+    assert float(result.norms) < 1e-5
+
+
+def test_carlini_wagner_other_logit_may_be_negative() -> None:
+    """All logits far below zero: an "other" logit of 0 would win at once, without any change."""
+    result = CarliniWagnerL2(0.2, rounds=5, steps=60)(
+        lambda images: plane(images) - 50, above(1.3), torch.tensor([1]), generator=seeded()
+    )
+    assert result.success.tolist() == [True]
+    assert float(result.norms) >= 1.5 / 13 - 1e-6
+
+
+def test_carlini_wagner_samples_leave_when_they_stall() -> None:
+    images = torch.cat([above(-1.3), above(1.3)])
+    attack_ = CarliniWagnerL2(rounds=2, steps=60)
+    result = attack_(plane, images, torch.tensor([1, 1]), generator=seeded())
+    # Nothing to gain for the first image: it leaves at the second look, after 20 steps, of each round.
+    assert int(result.n_bwd[0]) == 40 < int(result.n_bwd[1]) <= 120
+    assert (result.n_fwd - result.n_bwd).tolist() == [1, 1]
+
+
+def test_norm_is_that_of_the_returned_image() -> None:
+    result = attack(CarliniWagnerL2(0.5), above(1.3))
+    torch.testing.assert_close(result.norms, noise_norm(result.x_adv - above(1.3), "l2"))
+
+
+@pytest.mark.parametrize(
+    ("build", "key"),
+    [
+        (lambda: FGSM(-0.1), "FGSM.eps"),
+        (lambda: FGSM(4.0), "FGSM.eps"),
+        (lambda: FGSM(math.nan), "FGSM.eps"),
+        (lambda: PGD(4.0), "PGD.eps"),
+        (lambda: PGD(-1.0, "l2"), "PGD.eps"),
+        (lambda: PGD(0.1, "l1"), "PGD.norm"),
+        (lambda: PGD(0.1, steps=0), "PGD.steps"),
+        (lambda: PGD(0.1, step=-0.1), "PGD.step"),
+        (lambda: PGD(0.1, restarts=0), "PGD.restarts"),
+        (lambda: PGD(0.1, restarts=2, random_start=False), "PGD.restarts"),
+        (lambda: CarliniWagnerL2(-1.0), "CarliniWagnerL2.confidence"),
+        (lambda: CarliniWagnerL2(rounds=0), "CarliniWagnerL2.rounds"),
+        (lambda: CarliniWagnerL2(steps=0), "CarliniWagnerL2.steps"),
+        (lambda: CarliniWagnerL2(lr=0.0), "CarliniWagnerL2.lr"),
+        (lambda: CarliniWagnerL2(initial_c=0.0), "CarliniWagnerL2.initial_c"),
+    ],
+)
+def test_settings_that_cannot_work(build, key: str) -> None:
+    with pytest.raises(ConfigError, match=key):
+        build()
