@@ -33,7 +33,6 @@ __all__ = [
     "Histogram",
     "MaskPanel",
     "Norm",
-    "Predictions",
     "SaliencyResult",
     "Sample",
     "Score",
@@ -172,19 +171,6 @@ class FeatureBatch:
             for tensor in (self.image_index, self.group, self.target)
         )
         return replace(self, features=moved, image_index=index, group=group, target=target)
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """What a detector says of a batch of images.
-
-    Attributes:
-        image_ids: names of the images.
-        columns: column title to one value per image.
-    """
-
-    image_ids: tuple[str, ...]
-    columns: Mapping[str, Sequence[object]]
 
 
 @dataclass(frozen=True)

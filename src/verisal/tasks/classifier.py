@@ -30,6 +30,7 @@ class ClassifierTask(L.LightningModule):
     """
 
     task_name = "classifier"
+    monitor, monitor_mode = "val/accuracy", "max"
 
     def __init__(
         self,

@@ -17,7 +17,7 @@ from verisal.errors import ConfigError
 from verisal.functional import CHANNEL_STATISTICS, derive_seed, stack_layers
 from verisal.metrics import DetectionScores, DetectionTable, detection_thresholds
 from verisal.models import AttributionCNN
-from verisal.types import Batch, Evaluation, FeatureBatch, Predictions
+from verisal.types import Batch, Evaluation, FeatureBatch
 
 from ._detector_report import build_evaluation, mean_auroc
 
@@ -61,6 +61,7 @@ class DetectorTask(L.LightningModule):
     """
 
     task_name = "detector"
+    monitor, monitor_mode = "val/kept/auroc", "max"
 
     def __init__(
         self,
@@ -264,7 +265,7 @@ class DetectorTask(L.LightningModule):
         }
         self.log_dict({name: value for name, value in values.items() if value == value}, batch_size=1)
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> Predictions:
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Sequence[object]]:
         """Scores of images that come without labels, and the head row's alarm at FPR 5 %."""
         features = dict(self._data.features(self._data.classifier, batch.images))
         features["image"] = (batch.images * 255).round()
@@ -273,13 +274,15 @@ class DetectorTask(L.LightningModule):
         threshold = float(self.thresholds[head, 0])
         names = self._data.classifier.class_names
         columns: dict[str, Sequence[object]] = {
+            "image_id": batch.image_ids,
             "prediction": [names[index] for index in features["prediction"].tolist()],
             "probability": features["confidence"].sigmoid().tolist(),
             "alarm": (scores[:, head] > threshold).tolist(),
             f"threshold/{self.head}": [threshold] * len(batch),
         }
-        columns |= {f"score/{row}": scores[:, index].tolist() for index, row in enumerate(self.report_rows)}
-        return Predictions(batch.image_ids, columns)
+        return columns | {
+            f"score/{row}": scores[:, index].tolist() for index, row in enumerate(self.report_rows)
+        }
 
     def _gathered(self) -> DetectionTable:
         table: DetectionTable = self._scores.compute()
