@@ -87,11 +87,15 @@ def test_what_runs_here_is_what_is_pinned():
     installed = {canonicalize_name(entry.name): Version(entry.version) for entry in distributions()}
     names = {name for name in _needed("verisal") if name in installed} - own
     assert {name: installed[name] for name in names} == {name: PINS.get(name) for name in names}
+    stray = {name for name in PINS if name in installed} - names
+    assert stray == set()
 
 
 def _needed(root):
     """Names that the package and its development extra pull in, on this machine."""
-    found = {canonicalize_name(entry.name): entry for entry in distributions()}
+    found = {}
+    for entry in distributions():  # the first of a name counts: a stale egg-info may lie in src
+        found.setdefault(canonicalize_name(entry.name), entry)
     todo, seen = [(canonicalize_name(root), ("dev", "scenes"))], set()
     while todo:
         name, extras = todo.pop()
