@@ -286,12 +286,10 @@ def test_at_least_as_strong_as_fgsm_and_overwhelming_in_the_end(case: AttackCase
             assert rate >= fgsm
 
 
-@EVERY
+@GRADIENT
 def test_targeted_form_reaches_its_goal(case: AttackCase) -> None:
     model, images, labels = toy_problem(16)
     attack = middle(case)
-    if "targeted" not in attack.settings():
-        pytest.skip("a noise control has no goal")
     goals = (labels + 1) % NUM_CLASSES
     aimed = replace(attack, targeted=True)
     result = aimed(model, images, goals, generator=seeded())
@@ -314,10 +312,10 @@ def test_success_rate_never_falls_with_eps() -> None:
 
 @pytest.mark.parametrize(("norm", "eps"), [("linf", 0.01), ("l2", 0.2)])
 def test_doubled_steps_move_the_success_rate_by_less_than_a_point(norm: str, eps: float) -> None:
-    model, images, labels = toy_problem(400)
+    model, images, labels = toy_problem(200)
     rates = [
         float(PGD(eps, norm, steps=steps)(model, images, labels, generator=seeded()).success.float().mean())
-        for steps in (20, 40)
+        for steps in (15, 30)
     ]
     assert 0.1 < rates[0] < 0.9
     assert abs(rates[1] - rates[0]) < 0.01
