@@ -71,11 +71,11 @@ class EmojiScenes(Dataset[Sample]):
         objects: Literal["one", "several", "mixed"] = "one",
         area: tuple[float, float] = (0.08, 0.20),
         distractors: tuple[int, int] = (1, 3),
-        occlusion: float = 0.5,
-        max_hidden: float = 0.4,
+        occlusion: float = 0.6,
+        max_hidden: float = 0.45,
         rotate_degrees: float = 30.0,
         colour: float = 1.0,
-        blur: float = 1.0,
+        blur: float = 1.2,
     ) -> None:
         _check("count", count, count >= 0, "at least 0")
         _check("size", size, size >= 16, "at least 16 pixels")
