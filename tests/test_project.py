@@ -84,30 +84,26 @@ def test_one_opencv_the_headless_one():
 
 def test_what_runs_here_is_what_is_pinned():
     """The pins cover the whole tree: nothing that runs the tests comes unpinned."""
-    own = {"verisal", "pip", "setuptools", "wheel"}
     installed = {canonicalize_name(entry.name): Version(entry.version) for entry in distributions()}
-    names = {name for name in _needed("verisal") if name in installed} - own
+    names = {name for name in _needed() if name in installed}
     assert {name: installed[name] for name in names} == {name: PINS.get(name) for name in names}
     stray = {name for name in PINS if name in installed} - names
     assert stray == set()
 
 
-def _needed(root):
-    """Names that the package and its development extra pull in, on this machine."""
-    found = {}
-    for entry in distributions():  # the first of a name counts: a stale egg-info may lie in src
-        found.setdefault(canonicalize_name(entry.name), entry)
-    todo, seen = [(canonicalize_name(root), ("dev", "scenes"))], set()
+def _needed():
+    """Names that the package and all its extras pull in, on this machine."""
+    found = {canonicalize_name(entry.name): entry for entry in distributions()}
+    todo, seen = [(requirement.name, requirement.extras) for requirement in THIRD_PARTY], set()
     while todo:
-        name, extras = todo.pop()
+        name, extras = canonicalize_name(todo[0][0]), tuple(sorted(todo.pop(0)[1]))
         if (name, extras) in seen or name not in found:
             continue
         seen.add((name, extras))
-        for text in found[name].requires or ():
-            requirement = Requirement(text)
+        for requirement in map(Requirement, found[name].requires or ()):
             marker = requirement.marker
             if marker is None or any(marker.evaluate({"extra": extra}) for extra in (*extras, "")):
-                todo.append((canonicalize_name(requirement.name), tuple(sorted(requirement.extras))))
+                todo.append((requirement.name, requirement.extras))
     return {name for name, _ in seen}
 
 
