@@ -27,6 +27,7 @@ Row = Literal["masks", "masks_activations", "raw_image", "gradient", "activation
 Statistic = Literal["mean", "std", "max"]
 _RATES = (0.05, 0.01)
 _UNTRAINED = "max_softmax"
+Thresholds = Mapping[str, Mapping[float, float | None]]
 
 
 @final
@@ -94,14 +95,15 @@ class DetectorTask(L.LightningModule):
         self.resamples, self.seed = resamples, seed
         self.networks = nn.ModuleDict()
         self.kept = nn.ModuleDict()
-        self.register_buffer("best", torch.full((len(rows),), -torch.inf))
-        self.register_buffer(
-            "thresholds", torch.full((len(rows) + 1, len(_RATES)), torch.nan, dtype=torch.float64)
-        )
+        # Finite from the start, because a run stops at the first buffer that is not.
+        self.register_buffer("best", torch.full((len(rows),), -1.0))
+        self.register_buffer("thresholds", torch.zeros(len(rows) + 1, len(_RATES), dtype=torch.float64))
+        self.register_buffer("supported", torch.zeros(len(rows) + 1, len(_RATES), dtype=torch.bool))
         self.register_buffer("negatives", torch.zeros((), dtype=torch.int64))
-        self.negatives: Tensor
         self.best: Tensor
         self.thresholds: Tensor
+        self.supported: Tensor
+        self.negatives: Tensor
         self.evaluation: Evaluation | None = None
         self._scores = DetectionScores(self.report_rows, members)
 
@@ -230,10 +232,10 @@ class DetectorTask(L.LightningModule):
         table = self._gathered()
         groups = self._data.table("det_val")
         fitting = self.trainer.state.fn == "fit"
-        thresholds = self._thresholds_of(table, groups) if fitting else self.thresholds
+        thresholds = self._found_thresholds(table, groups) if fitting else self._kept_thresholds()
         negatives = groups.counts()["clean"] if fitting else int(self.negatives)
         self.evaluation = build_evaluation(
-            "val", table, groups, rows=self.report_rows, thresholds=self._threshold_table(thresholds),
+            "val", table, groups, rows=self.report_rows, thresholds=thresholds,
             resamples=0 if fitting else self.resamples, seed=self.seed, head=self.head,
             negatives=negatives, data=self._data,
         )  # fmt: skip
@@ -257,7 +259,7 @@ class DetectorTask(L.LightningModule):
         table = self._gathered()
         self.evaluation = build_evaluation(
             "test", table, self._data.table("det_test"), rows=self.report_rows,
-            thresholds=self._threshold_table(self.thresholds), resamples=self.resamples,
+            thresholds=self._kept_thresholds(), resamples=self.resamples,
             seed=self.seed, head=self.head, negatives=int(self.negatives), data=self._data,
         )  # fmt: skip
         values = {
@@ -271,7 +273,12 @@ class DetectorTask(L.LightningModule):
         features["image"] = (batch.images * 255).round()
         scores = self.row_scores(features, self.kept).double().mean(dim=2)
         head = self.row_names.index(self.head)
-        threshold = float(self.thresholds[head, 0])
+        threshold = self._kept_thresholds()[self.head][_RATES[0]]
+        if threshold is None:
+            raise ConfigError(
+                "this checkpoint has no threshold for FPR 5 %: it was trained with too few clean validation"
+                " images; train with a larger data.val_count"
+            )
         names = self._data.classifier.class_names
         columns: dict[str, Sequence[object]] = {
             "image_id": batch.image_ids,
@@ -289,27 +296,27 @@ class DetectorTask(L.LightningModule):
         self._scores.reset()
         return table
 
-    def _thresholds_of(self, table: DetectionTable, groups: GroupTable) -> Tensor:
-        found = detection_thresholds(
-            table, self.report_rows, clean=groups.groups.index("clean"), rates=_RATES
-        )
-        rows = [[torch.nan if at is None else at for at in found[row].values()] for row in self.report_rows]
-        return torch.tensor(rows, dtype=torch.float64).to(self.thresholds)
+    def _found_thresholds(self, table: DetectionTable, groups: GroupTable) -> Thresholds:
+        return detection_thresholds(table, self.report_rows, clean=groups.groups.index("clean"), rates=_RATES)
 
-    def _threshold_table(self, thresholds: Tensor) -> dict[str, dict[float, float | None]]:
+    def _kept_thresholds(self) -> Thresholds:
+        found = zip(self.report_rows, self.thresholds.tolist(), self.supported.tolist(), strict=True)
         return {
-            row: {rate: None if value != value else value for rate, value in zip(_RATES, values, strict=True)}
-            for row, values in zip(self.report_rows, thresholds.tolist(), strict=True)
+            row: {rate: at if known else None for rate, at, known in zip(_RATES, values, flags, strict=True)}
+            for row, values, flags in found
         }
 
-    def _keep(self, evaluation: Evaluation, thresholds: Tensor) -> None:
-        self.thresholds[-1] = thresholds[-1]
-        for index, row in enumerate(self.row_names):
-            value = mean_auroc(evaluation, row)
-            if value > float(self.best[index]):
+    def _keep(self, evaluation: Evaluation, thresholds: Thresholds) -> None:
+        for index, row in enumerate(self.report_rows):
+            if row != _UNTRAINED:
+                value = mean_auroc(evaluation, row)
+                if value <= float(self.best[index]):
+                    continue
                 self.best[index] = value
-                self.thresholds[index] = thresholds[index]
                 self.kept[row].load_state_dict(self.networks[row].state_dict())
+            for rate, at in enumerate(thresholds[row].values()):
+                self.supported[index, rate] = at is not None
+                self.thresholds[index, rate] = 0.0 if at is None else at
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's union of eight shapes
         """AdamW with a one-cycle schedule per step."""
