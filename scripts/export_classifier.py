@@ -1,7 +1,7 @@
 """Write a trained classifier's best checkpoint into the package: python scripts/export_classifier.py RUN.
 
-RUN is the folder of a finished ``verisal fit --config configs/classifier.yaml``. Batch normalisation is folded
-into the convolutions; the JSON card beside the weights names the config and the accuracy.
+RUN is the folder of a finished ``verisal fit --config configs/classifier.yaml``. Batch normalisation is
+folded into the convolutions; the JSON card beside the weights names the config and the accuracy.
 """
 
 from __future__ import annotations

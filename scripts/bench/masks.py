@@ -1,8 +1,8 @@
 """Cost of learning masks against bare network passes: python scripts/bench/masks.py.
 
-Prints, per batch size, seconds of a loop of T optimisation steps, of T bare forward-plus-backward passes of the
-gated part at the same batch size and memory layout, and their ratio (median over repeats in order A B B A);
-then the peak memory of 20 and of 80 steps, each in a process of its own.
+Prints, per batch size, seconds of a loop of T optimisation steps, of T bare forward-plus-backward passes of
+the gated part at the same batch size and memory layout, and their ratio (median over repeats in order
+A B B A); then the peak memory of 20 and of 80 steps, each in a process of its own.
 """
 
 from __future__ import annotations

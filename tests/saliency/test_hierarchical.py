@@ -11,7 +11,7 @@ from verisal.saliency import HierarchicalMasks
 
 
 class _Planted(nn.Module):
-    """Two classes; the evidence of class 0 is the red of the left half, of class 1 the red of the right half."""
+    """Two classes: the red of the left half is evidence for class 0, that of the right half for class 1."""
 
     def __init__(self):
         super().__init__()

@@ -50,7 +50,7 @@ class HierarchicalMasks(GateMethod):
             ``class``: the query logit. ``output``: all logits, mean over classes, no query. ``mixed``:
             ``class`` plus ``output``. ``maximise`` and ``maximise_log_probability``: raise the query's logit
             or log probability instead of keeping it, an ablation.
-        reg_weight: lambda. Depends on network, layers and objective; see ``calibrate_reg_weight``.
+        reg_weight: lambda. Depends on network, layers and objective; see :func:`calibrate_reg_weight`.
         penalty: form of the weights ``t_l``.
         steps: T, Adam steps.
         learning_rate: Adam's rate; ``steps * learning_rate`` must reach 1, or no gate can reach 0.
