@@ -28,6 +28,7 @@ from verisal.functional import (
     gate_penalty_weights,
     gradient_scope,
     resize_maps,
+    rng_preserved,
 )
 from verisal.types import SaliencyResult, StagedClassifier, check_query_class
 
@@ -101,6 +102,7 @@ class HierarchicalMasks(GateMethod):
     def __call__(self, classifier: object, images: Tensor, query_class: Tensor) -> SaliencyResult:
         """Fused map in ``saliency``, mean of raw maps in ``raw``, upsampled raw maps in ``raw_layers``."""
         network = staged(classifier, images, "HierarchicalMasks")
+        check_query_class(query_class, len(images), network.num_classes)
         size = (images.shape[-2], images.shape[-1])
         parts = []
         for start in range(0, len(images), self.chunk_size):
@@ -141,7 +143,7 @@ class HierarchicalMasks(GateMethod):
         """
         network = staged(classifier, images, "HierarchicalMasks")
         check_query_class(query_class, len(images), network.num_classes)
-        with frozen(network), gradient_scope(images.device.type):
+        with rng_preserved(images.device), frozen(network), gradient_scope(images.device.type):
             return _optimise(self, network, images.detach().clone(), query_class.clone())
 
 
