@@ -1,0 +1,289 @@
+"""Groups, roles and stores of attacked scenes, on a classifier whose every answer is known."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+sys.path.append(str(Path(__file__).parents[1] / "tasks"))
+from tiny_detector import SIZE, attacks, features, masks, memorised
+
+from verisal.attacks import FGSM, PGD, GaussianNoise, SignNoise
+from verisal.data import AttackedScenes, EmojiScenes, Processes
+from verisal.errors import ConfigError, DataError
+from verisal.models import Classifier
+
+COUNT = 25
+
+
+def make(root, **settings):
+    known = {
+        "classifier": memorised(),
+        "split": "det_test",
+        "count": COUNT,
+        "attacked_count": COUNT,
+        "attacks": attacks(),
+        "noise": {"noise_linf": SignNoise(8 / 255)},
+        "noise_like": "pgd",
+        "features": features(),
+        "seed": 0,
+        "root": root,
+    } | settings
+    return AttackedScenes(known.pop("classifier"), known.pop("split"), known.pop("count"), **known)
+
+
+def filled(root, **settings):
+    scenes = make(root, **settings)
+    scenes.fill(Processes(), progress=False)
+    return scenes
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    return filled(tmp_path_factory.mktemp("store"))
+
+
+def clean_batch(count=COUNT):
+    return EmojiScenes("det_test", count, size=SIZE).stack(range(count))
+
+
+def predicted(images):
+    with torch.no_grad():
+        return memorised()(images.float() / 255).argmax(dim=1)
+
+
+def rows_of(table, group):
+    return table.image_index[table.group == table.groups.index(group)].tolist()
+
+
+def test_groups_and_roles_are_those_of_the_images(scenes):
+    table, labels = scenes.table(["confidence", "image"]), clean_batch().labels
+    assert table.groups == (
+        *("clean", "clean_misclassified", "pgd", "pgd_failed", "fgsm", "fgsm_failed"),
+        *("weak", "weak_failed", "noise_linf", "noise_l2"),
+    )
+    assert dict(table.roles) == {
+        "clean": "clean",
+        **dict.fromkeys(("clean_misclassified", "noise_linf", "noise_l2"), "benign"),
+        **dict.fromkeys(("pgd", "fgsm", "weak"), "attack"),
+        **dict.fromkeys(("pgd_failed", "fgsm_failed", "weak_failed"), "failed"),
+    }
+    right = (predicted((clean_batch().images * 255).round()) == labels).nonzero()[:, 0].tolist()
+    assert 15 < len(right) < COUNT
+    assert rows_of(table, "clean") == right
+    assert rows_of(table, "clean_misclassified") == [index for index in range(COUNT) if index not in right]
+    assert rows_of(table, "noise_linf") == rows_of(table, "noise_l2") == right
+    for attack in attacks():
+        fooled, withstood = rows_of(table, attack), rows_of(table, f"{attack}_failed")
+        assert sorted(fooled + withstood) == right
+        for group, wrong in ((attack, True), (f"{attack}_failed", False)):
+            rows = table.group == table.groups.index(group)
+            found = predicted(table.features["image"][rows])
+            assert (found != labels[table.image_index[rows]]).tolist() == [wrong] * int(rows.sum())
+    # The plant: one attack nearly always succeeds, another hardly ever.
+    assert len(rows_of(table, "pgd")) > 0.9 * len(right)
+    assert 0 < len(rows_of(table, "weak")) < 0.5 * len(right)
+    assert table.counts() == {group: len(rows_of(table, group)) for group in table.groups}
+    assert len(table) == sum(table.counts().values())
+
+
+def test_only_attacks_that_succeeded_are_targets(scenes):
+    table = scenes.table(["confidence"])
+    attacked = [table.groups.index(name) for name in attacks()]
+    assert table.target.tolist() == [float(group in attacked) for group in table.group.tolist()]
+    assert table.target.dtype == torch.float32
+
+
+def test_misclassified_images_are_never_attacked_nor_made_noisy(scenes):
+    clean = scenes.images("clean")
+    wrong = ~clean["clean_correct"]
+    assert int(wrong.sum()) >= 1
+    for variant in (*attacks(), "noise_linf", "noise_l2"):
+        stored = scenes.images(variant)
+        assert stored["image"][wrong].equal(clean["image"][wrong])
+        assert stored["l2"][wrong].tolist() == [0.0] * int(wrong.sum())
+        assert not stored["success"][wrong].any()
+
+
+def test_stored_images_have_8_bits_and_keep_to_the_budget(scenes):
+    clean = (clean_batch().images * 255).round()
+    assert scenes.images("clean")["image"].equal(clean.to(torch.uint8))
+    for variant, steps in (("pgd", 8), ("fgsm", 4), ("weak", 1), ("noise_linf", 8)):
+        stored = scenes.images(variant)
+        assert stored["image"].dtype == torch.uint8
+        change = stored["image"].float() - clean
+        assert float(change.abs().max()) == steps
+        torch.testing.assert_close(stored["linf"] * 255, change.abs().flatten(1).amax(dim=1))
+        torch.testing.assert_close(stored["l2"] * 255, change.flatten(1).norm(dim=1), rtol=1e-5, atol=1e-3)
+    correct = scenes.images("clean")["clean_correct"]
+    # Sign noise moves every value that has room by exactly its eps.
+    moved = (scenes.images("noise_linf")["image"].float() - clean)[correct]
+    room = ((clean >= 8) & (clean <= 247))[correct]
+    assert moved[room].abs().eq(8).all()
+
+
+def test_gaussian_noise_copies_the_norm_of_each_attacked_image(scenes):
+    attacked, noisy = scenes.images("pgd")["l2"], scenes.images("noise_l2")["l2"]
+    assert len(attacked.unique()) > COUNT // 2
+    assert (noisy <= attacked + 1e-5).all()
+    # Reached from below within about one 8-bit step of one value.
+    torch.testing.assert_close(noisy, attacked, rtol=0.01, atol=2 / 255)
+
+
+def test_success_is_judged_on_the_rounded_image(tmp_path):
+    class Faint(nn.Module):
+        """Class 0 unless the mean brightness is raised: half an 8-bit step everywhere turns the answer."""
+
+        def __init__(self):
+            super().__init__()
+            self.one, self.two, self.head = nn.Identity(), nn.Identity(), nn.Linear(1, 24)
+
+        def forward(self, images):
+            return self.head(self.two(self.one(images)).mean(dim=(1, 2, 3))[:, None])
+
+    names = EmojiScenes("det_test", 1).class_names
+    faint = Classifier(
+        Faint(), ["one", "two"], class_names=names, image_size=SIZE, mean=(0,) * 3, std=(1,) * 3
+    )
+    batch = clean_batch()
+    # Of one label, so that the planted classifier is right on it and on nothing else.
+    label = int(batch.labels[1])
+    brightness = float(batch.images[1].mean())
+    with torch.no_grad():
+        faint.network.head.weight.zero_()
+        faint.network.head.bias.fill_(-100.0)
+        # The label wins below ``brightness + 0.3 / 255``, its neighbour above.
+        faint.network.head.weight[(label + 1) % 24] = 1000.0
+        faint.network.head.bias[(label + 1) % 24] = -1000.0 * (brightness + 0.3 / 255)
+        faint.network.head.bias[label] = 0.0
+    faint.eval().requires_grad_(False)
+    scenes = make(
+        tmp_path,
+        classifier=faint,
+        count=2,
+        attacked_count=2,
+        attacks={"half": FGSM(0.45 / 255), "whole": FGSM(1 / 255)},
+        noise_like="whole",
+        features=features(saliency=masks(steps=4)),
+    )
+    scenes.fill(Processes(), progress=False)
+    half, whole = scenes.images("half"), scenes.images("whole")
+    assert half["clean_correct"][1]
+    assert bool(half["success_unrounded"][1])
+    assert not bool(half["success"][1])
+    assert half["image"].equal(scenes.images("clean")["image"])
+    assert bool(whole["success"][1])
+    before, after = scenes.table(["confidence"]).attack_rates["half"]
+    assert (before, after) == (1.0, 0.0)
+
+
+def test_values_do_not_depend_on_shards(tmp_path):
+    few = {"count": 10, "attacked_count": 10}
+    whole, small = filled(tmp_path / "64", **few), filled(tmp_path / "3", shard_size=3, **few)
+    names = ["masks/prediction/1", "masks/runner_up/4", "activations/2", "gradient", "confidence", "image"]
+    one, two = whole.table(names), small.table(names)
+    assert one.group.equal(two.group)
+    assert one.image_index.equal(two.image_index)
+    for name in names:
+        torch.testing.assert_close(
+            one.features[name].float(), two.features[name].float(), rtol=1e-3, atol=2e-3, msg=name
+        )
+
+
+class Counting:
+    """Features that count the images they are asked for, and fail when they have had enough."""
+
+    def __init__(self, limit=10**9):
+        self.real, self.limit, self.seen = features(), limit, 0
+
+    def settings(self):
+        return self.real.settings()
+
+    def __call__(self, classifier, images):
+        if self.seen + len(images) > self.limit:
+            raise KeyboardInterrupt
+        self.seen += len(images)
+        return self.real(classifier, images)
+
+
+def test_a_stopped_run_continues_and_a_finished_one_computes_nothing(scenes, tmp_path):
+    few = {"count": 8, "attacked_count": 8, "attacks": {"pgd": PGD(8 / 255, steps=4)}, "shard_size": 4}
+    stopped = Counting(limit=12)
+    with pytest.raises(KeyboardInterrupt):
+        filled(tmp_path, features=stopped, **few)
+    assert stopped.seen == 12  # 8 clean and half of the attacked
+    rest = Counting()
+    whole = filled(tmp_path, features=rest, **few)
+    assert rest.seen == 4 * 8 - 12
+    nothing = Counting(limit=0)
+    again = filled(tmp_path, features=nothing, **few)
+    assert nothing.seen == 0
+    fresh = filled(tmp_path / "fresh", **few)
+    for table in (whole.table(["confidence"]), again.table(["confidence"])):
+        assert table.features["confidence"].equal(fresh.table(["confidence"]).features["confidence"])
+
+
+def test_other_settings_make_other_stores_and_share_what_they_can(tmp_path):
+    few = {"count": 4, "attacked_count": 3, "attacks": {"pgd": PGD(8 / 255, steps=2)}}
+
+    def folders():
+        return {path.name for path in tmp_path.iterdir()}
+
+    filled(tmp_path, **few)
+    first = folders()
+    assert len(first) == 8  # images and features of clean, pgd, noise_linf and noise_l2
+    filled(tmp_path, features=features(saliency=masks(reg_weight=0.6)), **few)
+    assert {name.split("-")[0] for name in folders() - first} == {"features"}
+    assert len(folders()) == 12
+    filled(tmp_path, **few | {"attacks": {"pgd": PGD(8 / 255, steps=3)}})
+    assert {name.split("-")[2] for name in folders()} == {"clean", "pgd", "noise_linf", "noise_l2"}
+    assert len(folders()) == 12 + 4  # pgd and the noise that copies it, images and features
+    filled(tmp_path, classifier=memorised(seed=1), **few)
+    assert len(folders()) == 16 + 8
+    filled(tmp_path, seed=1, classifier=memorised(seed=1), **few | {"noise": {}})
+    assert len(folders()) == 24 + 6
+
+
+def test_only_the_first_images_are_attacked(tmp_path):
+    scenes = filled(tmp_path, count=COUNT, attacked_count=6)
+    counts = scenes.table(["confidence"]).counts()
+    right = scenes.images("clean")["clean_correct"]
+    assert counts["clean"] == int(right.sum())
+    assert counts["noise_linf"] == counts["pgd"] + counts["pgd_failed"] == int(right[:6].sum())
+
+
+def test_images_are_named_as_the_scenes_name_them(scenes):
+    assert [scenes.image_id(index) for index in range(COUNT)] == list(clean_batch().image_ids)
+
+
+BAD = {
+    "none attacked": ({"attacked_count": 0}, r"det_test: attacked images must be 1\.\.25, found 0"),
+    "more attacked": ({"attacked_count": 26}, r"must be 1\.\.25, found 26"),
+    "reserved name": ({"attacks": {"clean": FGSM(0.1)}, "noise_like": "clean"}, r"use \['clean'\]"),
+    "shared name": ({"noise": {"pgd": GaussianNoise(1.0)}}, "share a name"),
+    "unknown norm": ({"noise_like": "cw"}, r"noise_like is 'cw', attacks are \['fgsm', 'pgd', 'weak'\]"),
+}
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_settings_that_cannot_work_are_refused(tmp_path, bad):
+    settings, words = BAD[bad]
+    with pytest.raises(ConfigError, match=words):
+        make(tmp_path, **settings)
+
+
+def test_a_classifier_of_other_classes_is_refused(tmp_path):
+    network = memorised().network
+    other = Classifier(
+        network, network.stage_names, class_names=[f"class {n}" for n in range(24)], image_size=SIZE
+    )
+    with pytest.raises(ConfigError, match=r"the classifier knows \('class 0'.*the scenes hold"):
+        make(tmp_path, classifier=other)
+
+
+def test_attacks_that_never_succeed_are_an_error_that_says_so(tmp_path):
+    scenes = filled(tmp_path, count=3, attacked_count=3, attacks={"none": FGSM(0.0)}, noise_like="none")
+    with pytest.raises(DataError, match="no attack succeeded on any image; raise its eps"):
+        scenes.table(["confidence"])
