@@ -8,6 +8,7 @@ from typing import Any, final
 
 import lightning as L
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from verisal.attacks import Attack
@@ -174,7 +175,7 @@ class DetectorData(L.LightningDataModule):
     @property
     def positive_weight(self) -> float:
         """Weight of a fitted positive that makes both classes count the same."""
-        target = self.table("det_fit").target
+        target = self.table("det_fit").target[self._fitted_rows()]
         return float((1 - target).sum() / target.sum())
 
     def card(self) -> dict[str, object]:
@@ -214,10 +215,8 @@ class DetectorData(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[FeatureBatch]:
         """Shuffled rows of the fit split: clean and noisy images, and the attacks that succeeded."""
-        table = self.table("det_fit")
-        failed = torch.tensor([table.roles[name] == "failed" for name in table.groups])
-        rows = (~failed[table.group]).nonzero()[:, 0].tolist()
-        dataset = torch.utils.data.Subset(TableDataset(table), rows)
+        rows = self._fitted_rows().tolist()
+        dataset = torch.utils.data.Subset(TableDataset(self.table("det_fit")), rows)
         return DataLoader(
             dataset, batch_size=self._batch_size, shuffle=True, drop_last=True, collate_fn=_whole
         )
@@ -235,6 +234,12 @@ class DetectorData(L.LightningDataModule):
         if self._photographs is None:
             raise ConfigError("setup('predict') has not run")
         return DataLoader(self._photographs, batch_size=16, collate_fn=Batch.collate)
+
+    def _fitted_rows(self) -> Tensor:
+        """Rows of the fit split that are trained on: all but failed attacks, which are neither class."""
+        table = self.table("det_fit")
+        failed = torch.tensor([table.roles[name] == "failed" for name in table.groups])
+        return (~failed[table.group]).nonzero()[:, 0]
 
     def _evaluation_loader(self, split: Split) -> DataLoader[FeatureBatch]:
         dataset = TableDataset(self.table(split))
