@@ -80,10 +80,11 @@ class DetectorTask(L.LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if head not in rows or members < 1 or not statistics or len(set(rows)) != len(rows):
+        known = bool(statistics) and set(statistics) <= set(CHANNEL_STATISTICS)
+        if head not in rows or members < 1 or not known or len(set(rows)) != len(rows):
             raise ConfigError(
-                f"head must be one of the rows, rows must differ, members be at least 1 and statistics not"
-                f" empty; found head={head!r}, rows={list(rows)}, members={members},"
+                f"head must be one of the rows, rows must differ, members be at least 1 and statistics some"
+                f" of {list(CHANNEL_STATISTICS)}; found head={head!r}, rows={list(rows)}, members={members},"
                 f" statistics={list(statistics)}"
             )
         self.save_hyperparameters(logger=False)
@@ -96,7 +97,7 @@ class DetectorTask(L.LightningModule):
         self.networks = nn.ModuleDict()
         self.kept = nn.ModuleDict()
         # Finite from the start, because a run stops at the first buffer that is not.
-        self.register_buffer("best", torch.full((len(rows),), -1.0))
+        self.register_buffer("best", torch.full((len(rows),), -1.0, dtype=torch.float64))
         self.register_buffer("thresholds", torch.zeros(len(rows) + 1, len(_RATES), dtype=torch.float64))
         self.register_buffer("supported", torch.zeros(len(rows) + 1, len(_RATES), dtype=torch.bool))
         self.register_buffer("negatives", torch.zeros((), dtype=torch.int64))
