@@ -9,7 +9,7 @@ from typing import Any, final
 import lightning as L
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from verisal.attacks import Attack
 from verisal.checkpoint import state_hash
@@ -58,11 +58,17 @@ class TableDataset(Dataset[FeatureBatch]):
 
 
 @final
-class ShareSampler(Sampler[int]):
-    """Every ``world_size``-th row in order, without padding, so that no image is counted twice."""
+class ShareSampler(DistributedSampler[int]):
+    """Every ``world_size``-th row in order, without padding, so that no image is counted twice.
 
-    def __init__(self, count: int, processes: Processes) -> None:
-        self._rows = range(processes.rank, count, processes.world_size)
+    A ``DistributedSampler`` by name only: Lightning wraps a sampler of any other kind in one of its own,
+    which would share out this process's share once more and lose the rest.
+    """
+
+    def __init__(self, dataset: TableDataset, processes: Processes) -> None:
+        rank, world_size = processes.rank, processes.world_size
+        super().__init__(dataset, num_replicas=world_size, rank=rank, shuffle=False)
+        self._rows = range(rank, len(dataset), world_size)
 
     def __iter__(self) -> Iterator[int]:
         return iter(self._rows)
@@ -243,7 +249,7 @@ class DetectorData(L.LightningDataModule):
 
     def _evaluation_loader(self, split: Split) -> DataLoader[FeatureBatch]:
         dataset = TableDataset(self.table(split))
-        sampler = ShareSampler(len(dataset), self._processes())
+        sampler = ShareSampler(dataset, self._processes())
         return DataLoader(dataset, batch_size=256, sampler=sampler, collate_fn=_whole)
 
     def _feature_names(self) -> list[str]:
