@@ -111,11 +111,10 @@ def test_a_batch_is_the_rows_that_were_asked_for(ready):
 
 @pytest.mark.parametrize(("count", "world"), [(7, 2), (6, 3), (1, 2), (5, 1)])
 def test_processes_share_rows_without_repeats(count, world):
-    shares = [list(ShareSampler(count, Processes(rank, world))) for rank in range(world)]
+    samplers = [ShareSampler(range(count), Processes(rank, world)) for rank in range(world)]
+    shares = [list(sampler) for sampler in samplers]
     assert sorted(row for share in shares for row in share) == list(range(count))
-    assert [len(ShareSampler(count, Processes(rank, world))) for rank in range(world)] == list(
-        map(len, shares)
-    )
+    assert [len(sampler) for sampler in samplers] == [len(share) for share in shares]
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
