@@ -83,6 +83,7 @@ class AttackedScenes:
         noise: name to noise control.
         noise_like: name of the attack whose per-image L2 norm ``noise_l2`` copies.
         features: what is computed of each image.
+        keep_failed: whether failed attacks get features too; they are reported, but never fitted.
         seed: of scenes, attacks and noise.
         root: folder of the stores.
         shard_size: images per shard.
@@ -99,6 +100,7 @@ class AttackedScenes:
         noise: Mapping[str, Attack],
         noise_like: str,
         features: DetectorFeatures,
+        keep_failed: bool = True,
         seed: int,
         root: Path,
         shard_size: int = 64,
@@ -116,7 +118,7 @@ class AttackedScenes:
                 f"the classifier knows {classifier.class_names}, the scenes hold {self.scenes.class_names}"
             )
         self._classifier, self._features = classifier, features
-        self._attacked_count, self._seed = attacked_count, seed
+        self._attacked_count, self._seed, self._keep_failed = attacked_count, seed, keep_failed
         self._attacks, self._noise, self._noise_like = dict(attacks), dict(noise), noise_like
         self._root, self._shard_size = root, shard_size
         self._identity = state_hash(classifier)
@@ -134,11 +136,13 @@ class AttackedScenes:
         for variant in self.variants:
             store = self._image_store(variant)
             if not store.complete:
-                self._fill(store, self._images_of(variant), variant, processes, progress)
+                self._fill(store, self._images_of(variant), self._count(variant), processes, progress)
         for variant in self.variants:
             store = self._feature_store(variant)
-            if not store.complete:
-                self._fill(store, self._features_of(variant), variant, processes, progress)
+            images = self._image_store(variant).load()
+            rows = self._rows(variant, images)
+            if len(rows) and not store.complete:
+                self._fill(store, self._features_of(images["image"][rows]), len(rows), processes, progress)
 
     def table(self, names: Sequence[str]) -> GroupTable:
         """Rows of all groups with the named features; ``image`` is the 8-bit image itself."""
@@ -147,15 +151,20 @@ class AttackedScenes:
         rates = {}
         for variant in self.variants:
             images = self._image_store(variant).load()
-            features = self._feature_store(variant).load(names) | {"image": images["image"]}
-            correct, success = images["clean_correct"], images["success"]
+            rows = self._rows(variant, images)
+            if variant in self._attacks:
+                rates[variant] = _rates(images)
+            if len(rows) == 0:
+                continue
+            features = self._feature_store(variant).load(names)
+            features |= {"image": images["image"][rows], "image_index": rows}
+            correct, success = images["clean_correct"][rows], images["success"][rows]
             if variant == _CLEAN:
                 parts.append((_CLEAN, "clean", correct, features))
                 parts.append((_MISCLASSIFIED, "benign", ~correct, features))
             elif variant in self._attacks:
                 parts.append((variant, "attack", success, features))
                 parts.append((f"{variant}_failed", "failed", correct & ~success, features))
-                rates[variant] = _rates(images)
             else:
                 parts.append((variant, "benign", correct, features))
         return _join(parts, rates)
@@ -172,11 +181,11 @@ class AttackedScenes:
         return len(self.scenes) if variant == _CLEAN else self._attacked_count
 
     def _fill(
-        self, store: FeatureStore, compute: Compute, variant: str, processes: Processes, progress: bool
+        self, store: FeatureStore, compute: Compute, count: int, processes: Processes, progress: bool
     ) -> None:
         store.fill(
             compute,
-            self._count(variant),
+            count,
             rank=processes.rank,
             world_size=processes.world_size,
             progress=progress,
@@ -207,6 +216,8 @@ class AttackedScenes:
 
     def _feature_store(self, variant: str) -> FeatureStore:
         key = self._key(variant) | {"features": self._features.settings()}
+        if variant in self._attacks:
+            key["failed_attacks"] = self._keep_failed
         prefix = f"features-{self.scenes.split}-{variant}"
         return FeatureStore(self._root, key=key, prefix=prefix, shard_size=self._shard_size)
 
@@ -250,8 +261,14 @@ class AttackedScenes:
         )
         return clean.index_copy(0, correct, result.x_adv)
 
-    def _features_of(self, variant: str) -> Compute:
-        images = self._image_store(variant).load(["image"])["image"]
+    def _rows(self, variant: str, images: Mapping[str, Tensor]) -> Tensor:
+        """Which images of a variant get features: only those that stand in some group."""
+        if variant == _CLEAN:
+            return torch.arange(len(images["success"]))
+        chosen = "success" if variant in self._attacks and not self._keep_failed else "clean_correct"
+        return images[chosen].nonzero()[:, 0]
+
+    def _features_of(self, images: Tensor) -> Compute:
         return lambda items: self._features(self._classifier, images[list(items)].float() / 255)
 
 
@@ -264,7 +281,7 @@ def _rates(images: Mapping[str, Tensor]) -> tuple[float, float]:
 def _join(parts: Sequence[Part], rates: Mapping[str, tuple[float, float]]) -> GroupTable:
     if not any(bool(mask.any()) for _, role, mask, _ in parts if role == "attack"):
         raise DataError("no attack succeeded on any image; raise its eps or steps, or check the classifier")
-    names = parts[0][3]
+    names = [name for name in parts[0][3] if name != "image_index"]
     kept = [mask.nonzero()[:, 0] for _, _, mask, _ in parts]
     group = torch.cat([torch.full((len(rows),), index) for index, rows in enumerate(kept)])
     attack = torch.tensor([role == "attack" for _, role, _, _ in parts])
@@ -273,7 +290,7 @@ def _join(parts: Sequence[Part], rates: Mapping[str, tuple[float, float]]) -> Gr
             name: torch.cat([part[3][name][rows] for part, rows in zip(parts, kept, strict=True)])
             for name in names
         },
-        image_index=torch.cat(kept),
+        image_index=torch.cat([part[3]["image_index"][rows] for part, rows in zip(parts, kept, strict=True)]),
         group=group,
         target=attack[group].float(),
         groups=tuple(name for name, _, _, _ in parts),

@@ -165,6 +165,7 @@ class DetectorData(L.LightningDataModule):
                 noise=noise,
                 noise_like=test_noise_like if split == "det_test" else fit_noise_like,
                 features=features,
+                keep_failed=split != "det_fit",
                 seed=seed,
                 root=Path(store),
             )
@@ -253,12 +254,15 @@ class DetectorData(L.LightningDataModule):
         return DataLoader(dataset, batch_size=256, sampler=sampler, collate_fn=_whole)
 
     def _feature_names(self) -> list[str]:
-        stages = range(1, len(self.stages) + 1)
-        names = [f"activations/{stage}" for stage in stages]
-        names += [f"masks/{query}/{stage}" for query in self.features.queries for stage in stages]
-        if self.features.gated_activation:
-            names += [f"gated/{query}/{stage}" for query in self.features.queries for stage in stages]
-        return [*names, "gradient", "confidence", "prediction", "image"]
+        stages, made = len(self.stages), self.features
+        return [
+            *made.mask_names(stages),
+            *made.gated_names(stages),
+            *made.activation_names(stages),
+            *made.gradient_names(),
+            *made.scalar_names(),
+            "image",
+        ]
 
     def _processes(self) -> Processes:
         trainer = self.trainer

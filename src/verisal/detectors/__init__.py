@@ -2,5 +2,6 @@
 
 from ._base import Detector as Detector
 from .max_softmax import MaxSoftmax as MaxSoftmax
+from .shift_consistency import ShiftConsistency as ShiftConsistency
 
-__all__ = ["Detector", "MaxSoftmax"]
+__all__ = ["Detector", "MaxSoftmax", "ShiftConsistency"]

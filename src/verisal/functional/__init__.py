@@ -38,6 +38,8 @@ from ._scopes import gradient_scope as gradient_scope
 from ._scopes import rng_preserved as rng_preserved
 from ._seeding import derive_seed as derive_seed
 from ._seeding import per_sample as per_sample
+from ._views import shift_one_pixel as shift_one_pixel
+from ._views import softmax_distance as softmax_distance
 
 __all__ = [
     "CHANNEL_STATISTICS",
@@ -73,6 +75,8 @@ __all__ = [
     "roc_curve",
     "round_to_8bit",
     "scale_to_l2",
+    "shift_one_pixel",
+    "softmax_distance",
     "stack_layers",
     "threshold_at_fpr",
     "weighted_auroc",

@@ -21,12 +21,12 @@ from verisal.types import Batch, Evaluation, FeatureBatch
 
 from ._detector_report import build_evaluation, mean_auroc
 
-__all__ = ["DetectorTask", "Row"]
+__all__ = ["DetectorTask", "Row", "Untrained"]
 
 Row = Literal["masks", "masks_activations", "raw_image", "gradient", "activations"]
+Untrained = Literal["max_softmax", "shift_consistency"]
 Statistic = Literal["mean", "std", "max"]
 _RATES = (0.05, 0.01)
-_UNTRAINED = "max_softmax"
 Thresholds = Mapping[str, Mapping[float, float | None]]
 
 
@@ -35,8 +35,8 @@ class DetectorTask(L.LightningModule):
     """Trains one small CNN per row, all on the same images in the same batches, and compares them.
 
     Rows differ in what the CNN sees only: learned masks, masks and activations, the raw image, the gradient,
-    or the ungated activation statistics (the control that says whether masks add anything). ``max_softmax``
-    needs no training and always stands beside them. Rows share no parameter and their losses are summed, so
+    or the ungated activation statistics (the control that says whether masks add anything). Scores that need
+    no training stand beside them. Rows share no parameter and their losses are summed, so
     a row's result does not depend on which others are trained, apart from the random numbers they draw.
 
     Every row has ``members`` networks that differ in their seed; its score is the mean of their logits, and
@@ -46,6 +46,8 @@ class DetectorTask(L.LightningModule):
 
     Args:
         rows: which rows are trained.
+        untrained: which scores without training stand beside them; ``shift_consistency`` needs the view
+            ``shifted``.
         head: the row whose alarm ``predict`` reports.
         members: networks per row.
         grid: side of the common grid that per-layer maps are resized to.
@@ -68,6 +70,7 @@ class DetectorTask(L.LightningModule):
         self,
         *,
         rows: Sequence[Row] = ("masks_activations", "masks", "activations", "gradient", "raw_image"),
+        untrained: Sequence[Untrained] = ("max_softmax",),
         head: Row = "masks_activations",
         members: int = 3,
         grid: int = 16,
@@ -88,9 +91,9 @@ class DetectorTask(L.LightningModule):
                 f" statistics={list(statistics)}"
             )
         self.save_hyperparameters(logger=False)
-        self.row_names = tuple(rows)
+        self.row_names, self.untrained = tuple(rows), tuple(untrained)
         self.head, self.members, self.grid = head, members, grid
-        self.statistics = tuple(CHANNEL_STATISTICS.index(name) for name in statistics)
+        self.statistics = [CHANNEL_STATISTICS.index(name) for name in statistics]
         self.width, self.dropout = width, dropout
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.resamples, self.seed = resamples, seed
@@ -98,8 +101,10 @@ class DetectorTask(L.LightningModule):
         self.kept = nn.ModuleDict()
         # Finite from the start, because a run stops at the first buffer that is not.
         self.register_buffer("best", torch.full((len(rows),), -1.0, dtype=torch.float64))
-        self.register_buffer("thresholds", torch.zeros(len(rows) + 1, len(_RATES), dtype=torch.float64))
-        self.register_buffer("supported", torch.zeros(len(rows) + 1, len(_RATES), dtype=torch.bool))
+        self.register_buffer(
+            "thresholds", torch.zeros(len(self.report_rows), len(_RATES), dtype=torch.float64)
+        )
+        self.register_buffer("supported", torch.zeros(len(self.report_rows), len(_RATES), dtype=torch.bool))
         self.register_buffer("negatives", torch.zeros((), dtype=torch.int64))
         self.best: Tensor
         self.thresholds: Tensor
@@ -110,8 +115,8 @@ class DetectorTask(L.LightningModule):
 
     @property
     def report_rows(self) -> tuple[str, ...]:
-        """Rows of the result table: the trained ones, then ``max_softmax``."""
-        return (*self.row_names, _UNTRAINED)
+        """Rows of the result table: the trained ones, then the untrained ones."""
+        return (*self.row_names, *self.untrained)
 
     @property
     def _data(self) -> DetectorData:
@@ -124,6 +129,11 @@ class DetectorTask(L.LightningModule):
         """Build the networks for the stages and queries that the data module states."""
         if len(self.networks):
             return
+        if "shift_consistency" in self.untrained and "shifted" not in self._data.features.views:
+            raise ConfigError(
+                "shift_consistency needs the shifted view: set data.features.views to [original, shifted],"
+                f" found {list(self._data.features.views)}"
+            )
         for row in self.row_names:
             members = []
             for member in range(self.members):
@@ -140,7 +150,7 @@ class DetectorTask(L.LightningModule):
         return {
             "task": self.task_name,
             **self._data.card(),
-            "rows": list(self.row_names),
+            "rows": list(self.report_rows),
             "members": self.members,
             "grid": self.grid,
             "statistics": list(self.statistics),
@@ -149,39 +159,32 @@ class DetectorTask(L.LightningModule):
 
     def _channels(self, row: Row) -> int:
         """Channels of a row's stack."""
-        stages, queries = len(self._data.stages), len(self._data.features.queries)
-        per_stage = len(self.statistics)
-        masks = stages * queries * (per_stage + int(self._data.features.gated_activation))
+        made, stages = self._data.features, len(self._data.stages)
+        per_map = len(self.statistics)
+        masks = per_map * len(made.mask_names(stages)) + len(made.gated_names(stages))
+        activations = per_map * len(made.activation_names(stages))
         counts = {
             "masks": masks,
-            "activations": stages * per_stage,
-            "masks_activations": masks + stages * per_stage,
+            "activations": activations,
+            "masks_activations": masks + activations,
             "raw_image": 3,
-            "gradient": 3,
+            "gradient": 3 * len(made.gradient_names()),
         }
         return counts[row]
 
     def stack(self, row: Row, features: Mapping[str, Tensor]) -> Tensor:
         """What a row's CNN sees, ``(B, C, h, w)`` float32."""
+        made, stages = self._data.features, len(self._data.stages)
         if row == "raw_image":
             return features["image"].float() / 255
         if row == "gradient":
-            return features["gradient"].float()
-        if row == "masks_activations":
-            return torch.cat([self.stack("masks", features), self.stack("activations", features)], dim=1)
-        stages = range(1, len(self._data.stages) + 1)
-        chosen = list(self.statistics)
-        if row == "activations":
-            layers = [features[f"activations/{stage}"][:, chosen].float() for stage in stages]
-        else:
-            queries = self._data.features.queries
-            layers = [
-                features[f"masks/{query}/{stage}"][:, chosen].float() for query in queries for stage in stages
-            ]
-            if self._data.features.gated_activation:
-                layers += [
-                    features[f"gated/{query}/{stage}"].float() for query in queries for stage in stages
-                ]
+            return torch.cat([features[name].float() for name in made.gradient_names()], dim=1)
+        layers: list[Tensor] = []
+        if row != "activations":
+            layers += [features[name][:, self.statistics].float() for name in made.mask_names(stages)]
+            layers += [features[name].float() for name in made.gated_names(stages)]
+        if row != "masks":
+            layers += [features[name][:, self.statistics].float() for name in made.activation_names(stages)]
         return stack_layers(layers, (self.grid, self.grid))
 
     def on_fit_start(self) -> None:
@@ -214,13 +217,18 @@ class DetectorTask(L.LightningModule):
         return total
 
     def row_scores(self, features: Mapping[str, Tensor], networks: nn.ModuleDict) -> Tensor:
-        """``(B, rows + 1, members)``: every member's logit, and the score of ``max_softmax`` last."""
+        """``(B, report rows, members)``: every member's logit, then the untrained scores, repeated."""
         scores = []
         for row in self.row_names:
             maps = self.stack(row, features)
             scores.append(torch.stack([network(maps) for network in self._members(networks, row)], dim=1))
-        untrained = MaxSoftmax.of_confidence(features["confidence"])
-        scores.append(untrained[:, None].expand(-1, self.members))
+        for name in self.untrained:
+            score = (
+                MaxSoftmax.of_confidence(features["confidence"])
+                if name == "max_softmax"
+                else features["shift_distance"]
+            )
+            scores.append(score[:, None].expand(-1, self.members))
         return torch.stack(scores, dim=1)
 
     def validation_step(self, batch: FeatureBatch, batch_idx: int) -> None:
@@ -309,7 +317,7 @@ class DetectorTask(L.LightningModule):
 
     def _keep(self, evaluation: Evaluation, thresholds: Thresholds) -> None:
         for index, row in enumerate(self.report_rows):
-            if row != _UNTRAINED:
+            if row in self.row_names:
                 value = mean_auroc(evaluation, row)
                 if value <= float(self.best[index]):
                     continue
