@@ -1,0 +1,278 @@
+"""The detector from end to end, in-process, on scenes that a tiny classifier knows by heart."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+sys.path.append(str(Path(__file__).parents[1] / "tasks"))
+from tiny_detector import COUNTS, config, exported, memorised
+
+from verisal.checkpoint import load_checkpoint, save_checkpoint
+from verisal.cli import main
+from verisal.models import Classifier, export_classifier
+from verisal.tasks import DetectorTask
+
+ROWS = ("masks_activations", "masks", "activations", "gradient", "raw_image", "max_softmax")
+
+
+def metrics_of(run, name="report.json"):
+    return json.loads((Path(run) / name).read_text())["metrics"]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """Folder with the tiny classifier, its store, and one fitted run: ``fitted``."""
+    folder = tmp_path_factory.mktemp("detector")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(["fit", "--config", config(folder), "--run_dir", "fitted"]) == 0
+    return folder
+
+
+@pytest.fixture
+def inside(home, monkeypatch):
+    monkeypatch.chdir(home)
+    return home
+
+
+def failed(args, capsys, code):
+    """What a command that cannot work says, which is no traceback."""
+    capsys.readouterr()
+    assert main(args) == code
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    said = error[error.index("verisal: error: ") :]
+    assert said.count("verisal: ") == 1
+    return said
+
+
+def test_report_names_every_row_attack_and_group(home):
+    metrics = metrics_of(home / "fitted")
+    for row in ROWS:
+        for attack in ("pgd", "fgsm"):
+            for metric in ("auroc", "fpr_at_tpr95", "tpr_at_fpr5", "tpr_at_fpr1"):
+                assert f"test/{row}/{metric}/{attack}" in metrics
+            assert f"test/{row}/alarm_rate/{attack}_failed" in metrics
+        for group in ("clean", "clean_misclassified", "noise_linf", "noise_l2"):
+            assert f"test/{row}/fpr/{group}" in metrics
+    for row in ROWS[:-1]:
+        assert f"test/{row}/auroc_member_min/pgd" in metrics
+    assert set(metrics["test/masks/auroc/pgd"]) == {"value", "low", "high", "n", "undefined"}
+    auroc = metrics["test/max_softmax/auroc/pgd"]
+    assert 0 <= auroc["low"] <= auroc["value"] <= auroc["high"] <= 1
+    # FPR 1 % asks for 1000 validation images.
+    assert metrics["test/masks/tpr_at_fpr1/pgd"]["value"] is None
+    assert metrics["test/masks/tpr_at_fpr5/pgd"]["n"] == auroc["n"] > 20
+
+
+def test_run_folder_holds_table_samples_figures_and_checkpoints(home):
+    names = {
+        str(path.relative_to(home / "fitted")) for path in (home / "fitted").rglob("*") if path.is_file()
+    }
+    assert names >= {
+        "report.md",
+        "samples.csv",
+        "figures/roc_pgd.png",
+        "figures/roc_fgsm.png",
+        "figures/scores_masks.png",
+        "figures/panel_pgd_0.png",
+        "checkpoints/best.ckpt",
+        "checkpoints/last.ckpt",
+    }
+    with (home / "fitted/samples.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["image_id", "group", *ROWS]
+    clean = [row for row in rows if row["group"] in ("clean", "clean_misclassified")]
+    assert sorted(row["image_id"] for row in clean) == sorted(
+        f"emoji-0-det_test-{index}" for index in range(COUNTS["det_test"])
+    )
+
+
+def test_test_in_a_new_run_gives_the_same_metrics(inside):
+    best = "fitted/checkpoints/best.ckpt"
+    assert main(["test", "--config", config(inside), "--ckpt_path", best, "--run_dir", "tested"]) == 0
+    assert metrics_of("tested") == metrics_of("fitted")
+    assert main(["test", "--config", "fitted/config.yaml", "--run_dir", "tested again"]) == 0
+    assert metrics_of("tested again") == metrics_of("fitted")
+
+
+def test_a_second_fit_from_nothing_gives_the_same_metrics_bit_by_bit(inside):
+    assert main(["fit", "--config", config(inside, store="other"), "--run_dir", "second"]) == 0
+    assert metrics_of("second") == metrics_of("fitted")
+    first, second = (
+        load_checkpoint(f"{run}/checkpoints/best.ckpt")["state_dict"] for run in ("fitted", "second")
+    )
+    assert all(value.equal(second[name]) for name, value in first.items())
+
+
+def test_a_second_run_finds_the_store(inside, monkeypatch):
+    def never(self, classifier, images):
+        raise AssertionError("features are computed again")
+
+    monkeypatch.setattr("verisal.data.features.DetectorFeatures.__call__", never)
+    monkeypatch.setattr("verisal.attacks.PGD._perturb", never)
+    assert main(["fit", "--config", config(inside), "--run_dir", "quick", "--trainer.max_epochs=1"]) == 0
+    assert set(metrics_of("quick")) == set(metrics_of("fitted"))
+
+
+def test_validate_reports_the_kept_networks_on_the_fitted_attacks(inside):
+    assert main(["validate", "--config", "fitted/config.yaml", "--run_dir", "validated"]) == 0
+    metrics = metrics_of("validated", "report.val.json")
+    best = load_checkpoint("fitted/checkpoints/best.ckpt")["state_dict"]["best"]
+    for row, value in zip(ROWS[:-1], best.tolist(), strict=True):
+        assert metrics[f"val/{row}/auroc/pgd"]["value"] == pytest.approx(value, abs=1e-5)
+        # The thresholds are those of these very images.
+        alarms = metrics[f"val/{row}/fpr/clean"]
+        assert alarms["value"] * alarms["n"] == pytest.approx(int(0.05 * alarms["n"]))
+    assert not any("/fgsm" in name for name in metrics)
+
+
+def test_predict_scores_pictures_of_any_size(inside):
+    folder = inside / "pictures"
+    folder.mkdir()
+    rng = torch.Generator().manual_seed(0)
+    for name, (width, height) in {"a.png": (32, 32), "b.png": (45, 17), "c.png": (3, 90)}.items():
+        pixels = (torch.rand(height, width, 3, generator=rng) * 255).to(torch.uint8)
+        Image.fromarray(pixels.numpy()).save(folder / name)
+    more = [f"--data.images=['{folder}']", "--run_dir", "predicted"]
+    assert main(["predict", "--config", "fitted/config.yaml", *more]) == 0
+    with Path("predicted/predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == [
+        *("image_id", "prediction", "probability", "alarm", "threshold/masks_activations"),
+        *(f"score/{row}" for row in ROWS),
+    ]
+    assert [Path(row["image_id"]).name for row in rows] == ["a.png", "b.png", "c.png"]
+    for row in rows:
+        assert row["prediction"] in memorised().class_names
+        score, threshold = float(row["score/masks_activations"]), float(row["threshold/masks_activations"])
+        assert row["alarm"] == str(score > threshold)
+        # The score of max-softmax is minus the log odds of the probability beside it.
+        odds = torch.tensor(-float(row["score/max_softmax"]), dtype=torch.float64)
+        assert float(row["probability"]) == pytest.approx(float(odds.sigmoid()), abs=1e-5)
+
+
+def test_predict_without_pictures_says_what_to_add(inside, capsys):
+    for given, code, words in (
+        ([], 2, "predict needs images: add --data.images="),
+        (["--data.images=['gone.png']"], 1, "gone.png does not exist"),
+    ):
+        line = failed(
+            ["predict", "--config", "fitted/config.yaml", "--run_dir", "none", *given], capsys, code
+        )
+        assert words in line
+
+
+def test_a_checkpoint_of_another_classifier_is_refused(inside, capsys):
+    other = config(inside, store="other-classifier", classifier=exported(inside, seed=1))
+    args = ["test", "--config", other, "--ckpt_path", "fitted/checkpoints/best.ckpt", "--run_dir", "no"]
+    line = failed(args, capsys, 1)
+    # Nothing but the weights of the classifier differs.
+    assert [row.split(":")[0].strip() for row in line.splitlines() if "checkpoint has" in row] == [
+        "classifier"
+    ]
+    assert "fitted/checkpoints/best.ckpt was made for something else" in line
+
+
+def test_a_checkpoint_of_another_class_count_is_refused(inside, capsys):
+    checkpoint = dict(load_checkpoint("fitted/checkpoints/best.ckpt"))
+    card = dict(checkpoint["verisal_card"])
+    card["class_names"] = card["class_names"][:-1]
+    save_checkpoint(checkpoint | {"verisal_card": card}, inside / "fewer.ckpt")
+    args = ["test", "--config", "fitted/config.yaml", "--ckpt_path", "fewer.ckpt", "--run_dir", "no"]
+    line = failed(args, capsys, 1)
+    assert [row.split(":")[0].strip() for row in line.splitlines() if "checkpoint has" in row] == [
+        "class_names"
+    ]
+    assert "fewer.ckpt was made for something else" in line
+
+
+@pytest.mark.xfail(reason="an error while a class is built arrives wrapped in the parser's own")
+def test_a_classifier_of_other_classes_is_refused(inside, capsys):
+    network = memorised().network
+    other = Classifier(
+        network, network.stage_names, class_names=[f"class {n}" for n in range(24)], image_size=32
+    )
+    export_classifier(inside / "strange.safetensors", other, origin={})
+    strange = config(inside, store="strange", classifier=inside / "strange.safetensors")
+    assert "the scenes hold" in failed(["fit", "--config", strange, "--run_dir", "no"], capsys, 2)
+
+
+WRAPPED = pytest.mark.xfail(reason="an error while a class is built arrives wrapped in the parser's own")
+WRONG_BASE = pytest.mark.xfail(reason="the known names are those of the outer setting's classes")
+NOT_YET = {
+    **dict.fromkeys(("attack value", "classifier", "noise", "rows twice"), WRAPPED),
+    **dict.fromkeys(("attack", "saliency"), WRONG_BASE),
+}
+BAD = {
+    "attack": (
+        "class_path: PGD",
+        "class_path: PDG",
+        ("'PDG'", "did you mean 'PGD'", "FGSM", "CarliniWagnerL2"),
+    ),
+    "attack setting": ("steps: 4}}\n    test", "stepz: 4}}\n    test", ("stepz", "steps")),
+    "saliency": ("HierarchicalMasks", "HierarchicMasks", ("HierarchicMasks", "HierarchicalMasks")),
+    "row": ("[masks_activations, masks,", "[masks_activations, mask,", ("mask",)),
+    "head": ("head: masks_activations", "head: confidence", ("head",)),
+    "attack value": ("eps: 0.0157", "eps: 4", ("eps", "found 4")),
+    "classifier": ("classifier: ", "classifier: tiny # ", ("unknown classifier 'tiny'", "emoji_scenes_64")),
+    "noise": ("test_noise_like: pgd", "test_noise_like: cw", ("noise_like is 'cw'", "fgsm", "pgd")),
+    "rows twice": ("[masks_activations, masks,", "[masks, masks_activations, masks,", ("rows must differ",)),
+}
+
+
+@pytest.mark.parametrize("bad", [pytest.param(bad, marks=NOT_YET.get(bad, ())) for bad in BAD])
+def test_misspelt_settings_die_at_once_with_the_known_ones(inside, capsys, bad):
+    old, new, words = BAD[bad]
+    text = Path(config(inside)).read_text()
+    assert old in text
+    wrong = inside / f"{bad.replace(' ', '_')}.yaml"
+    wrong.write_text(text.replace(old, new))
+    line = failed(["fit", "--config", str(wrong), "--run_dir", "never"], capsys, 2)
+    assert all(word in line for word in words), line
+    assert "SceneData" not in line
+    assert not Path("never").exists()
+
+
+@pytest.mark.xfail(reason="the schedule asks for the loader before the generators are restored")
+def test_a_fit_that_was_stopped_goes_on_to_the_same_result(inside, monkeypatch, capsys):
+    fit, step = ["fit", "--config", config(inside), "--run_dir", "resumed"], DetectorTask.training_step
+
+    def stops(self, batch, batch_idx):
+        if self.current_epoch == 1 and batch_idx == 1:
+            raise KeyboardInterrupt
+        return step(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DetectorTask, "training_step", stops)
+        assert main(fit) == 130
+    assert "--resume auto" in capsys.readouterr().err
+    assert load_checkpoint("resumed/checkpoints/last.ckpt")["epoch"] == 1
+    assert main([*fit, "--resume", "auto"]) == 0
+    assert metrics_of("resumed") == metrics_of("fitted")
+
+
+@pytest.mark.fault
+def test_a_new_process_gives_the_same_metrics(inside):
+    done = subprocess.run(
+        [sys.executable, "-m", "verisal", "test", "--config", "fitted/config.yaml", "--run_dir", "apart"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    apart, here = metrics_of("apart"), metrics_of("fitted")
+    assert apart.keys() == here.keys()
+    for name, score in here.items():
+        assert apart[name]["n"] == score["n"]
+        for end in ("value", "low", "high"):
+            assert apart[name][end] == pytest.approx(score[end], abs=1e-6), name
