@@ -142,7 +142,8 @@ class DetectorTask(L.LightningModule):
                     members.append(
                         AttributionCNN(self._channels(row), width=self.width, dropout=self.dropout)
                     )
-            self.networks[row] = nn.ModuleList(members)
+            # channels_last makes the CPU convolutions faster.
+            self.networks[row] = nn.ModuleList(members).to(memory_format=torch.channels_last)
             self.kept[row] = copy.deepcopy(self.networks[row]).requires_grad_(False)
 
     def card(self) -> dict[str, object]:
@@ -167,25 +168,41 @@ class DetectorTask(L.LightningModule):
             "masks": masks,
             "activations": activations,
             "masks_activations": masks + activations,
-            "raw_image": 3,
-            "gradient": 3 * len(made.gradient_names()),
+            "raw_image": 3 * self._fold**2,
+            "gradient": 3 * self._fold**2 * len(made.gradient_names()),
         }
         return counts[row]
 
     def stack(self, row: Row, features: Mapping[str, Tensor]) -> Tensor:
-        """What a row's CNN sees, ``(B, C, h, w)`` float32."""
+        """What a row's CNN sees, ``(B, C, h, w)`` float32.
+
+        Maps are resized to the common grid. Images and gradients are folded onto it: blocks of pixels become
+        channels, so that every row trains the same CNN at the same cost and no pixel is averaged away.
+        """
         made, stages = self._data.features, len(self._data.stages)
         if row == "raw_image":
-            return features["image"].float() / 255
+            return self._folded([features["image"].float() / 255])
         if row == "gradient":
-            return torch.cat([features[name].float() for name in made.gradient_names()], dim=1)
+            return self._folded([features[name].float() for name in made.gradient_names()])
         layers: list[Tensor] = []
         if row != "activations":
             layers += [features[name][:, self.statistics].float() for name in made.mask_names(stages)]
             layers += [features[name].float() for name in made.gated_names(stages)]
         if row != "masks":
             layers += [features[name][:, self.statistics].float() for name in made.activation_names(stages)]
-        return stack_layers(layers, (self.grid, self.grid))
+        return stack_layers(layers, (self.grid, self.grid)).contiguous(memory_format=torch.channels_last)
+
+    @property
+    def _fold(self) -> int:
+        """Side of the pixel blocks: the largest divisor of the image's side that leaves at least the grid."""
+        size = self._data.classifier.image_size
+        return max(
+            side for side in range(1, size + 1) if size % side == 0 and size // side >= min(self.grid, size)
+        )
+
+    def _folded(self, images: Sequence[Tensor]) -> Tensor:
+        blocks = F.pixel_unshuffle(torch.cat(list(images), dim=1), self._fold)
+        return blocks.contiguous(memory_format=torch.channels_last)
 
     def on_fit_start(self) -> None:
         """Standardise every row's input by its statistics on clean fitting images."""
