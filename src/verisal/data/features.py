@@ -125,7 +125,7 @@ class DetectorFeatures:
         """Features of one batch of images ``(B, 3, H, W)`` in [0, 1], computed at once."""
         check_images(images)
         images = images.contiguous(memory_format=torch.channels_last)
-        with torch.no_grad(), frozen(classifier):
+        with frozen(classifier), gradient_scope(images.device.type), torch.no_grad():
             logits = classifier(images)
         ranked = logits.topk(2, dim=1).indices
         features = {"confidence": log_odds(logits), "prediction": ranked[:, 0].clone()}
