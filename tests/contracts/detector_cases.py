@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from verisal.detectors import Detector, MaxSoftmax
+from verisal.detectors import Detector, MaxSoftmax, ShiftConsistency
 
 NUM_CLASSES = 5
 
@@ -18,7 +18,7 @@ class DetectorCase:
     make: Callable[[nn.Module], Detector]
 
 
-CASES = {"MaxSoftmax": DetectorCase(MaxSoftmax)}
+CASES = {"MaxSoftmax": DetectorCase(MaxSoftmax), "ShiftConsistency": DetectorCase(ShiftConsistency)}
 
 
 class ToyNet(nn.Module):

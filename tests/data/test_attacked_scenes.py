@@ -216,7 +216,10 @@ def test_a_stopped_run_continues_and_a_finished_one_computes_nothing(scenes, tmp
     assert stopped.seen == 12  # 8 clean and half of the attacked
     rest = Counting()
     whole = filled(tmp_path, features=rest, **few)
-    assert rest.seen == 4 * 8 - 12
+    # Attacked and noisy versions of misclassified images stand in no group, so nobody looks at them.
+    right = int(whole.images("clean")["clean_correct"].sum())
+    assert 5 <= right < 8
+    assert rest.seen == 8 + 3 * right - 12
     nothing = Counting(limit=0)
     again = filled(tmp_path, features=nothing, **few)
     assert nothing.seen == 0
@@ -242,7 +245,7 @@ def test_other_settings_make_other_stores_and_share_what_they_can(tmp_path):
     assert len(folders()) == 12 + 4  # pgd and the noise that copies it, images and features
     filled(tmp_path, classifier=memorised(seed=1), **few)
     assert len(folders()) == 16 + 8
-    filled(tmp_path, seed=1, classifier=memorised(seed=1), **few | {"noise": {}})
+    filled(tmp_path, split="det_fit", **few | {"noise": {}})
     assert len(folders()) == 24 + 6
 
 
@@ -252,6 +255,29 @@ def test_only_the_first_images_are_attacked(tmp_path):
     right = scenes.images("clean")["clean_correct"]
     assert counts["clean"] == int(right.sum())
     assert counts["noise_linf"] == counts["pgd"] + counts["pgd_failed"] == int(right[:6].sum())
+
+
+def test_failed_attacks_can_be_left_out(scenes, tmp_path):
+    few = {"count": 12, "attacked_count": 12}
+    counting, counted = Counting(), Counting()
+    whole, short = (
+        filled(tmp_path, features=counting, **few),
+        filled(tmp_path, keep_failed=False, features=counted, **few),
+    )
+    one, two = whole.table(["confidence"]), short.table(["confidence"])
+    failed = sum(count for name, count in one.counts().items() if name.endswith("_failed"))
+    assert failed > 0
+    assert two.counts() == {
+        name: 0 if name.endswith("_failed") else count for name, count in one.counts().items()
+    }
+    assert two.attack_rates == one.attack_rates
+    kept = torch.tensor([one.roles[name] != "failed" for name in one.groups])[one.group]
+    assert two.image_index.equal(one.image_index[kept])
+    torch.testing.assert_close(
+        two.features["confidence"], one.features["confidence"][kept], rtol=0, atol=1e-3
+    )
+    # Clean and noisy images were there already.
+    assert counted.seen == sum(one.counts()[name] for name in attacks())
 
 
 def test_images_are_named_as_the_scenes_name_them(scenes):

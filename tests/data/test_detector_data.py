@@ -1,5 +1,6 @@
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -61,11 +62,23 @@ def test_card_changes_with_the_classifier_and_the_features(ready, tmp_path):
     assert {name for name, value in more.card().items() if value != ready.card()[name]} == {"features"}
 
 
-def test_training_reads_every_row_but_failed_attacks_once(ready):
-    table = ready.table("det_fit")
-    failed = table.groups.index("weak_failed")
-    assert 0 < table.counts()["weak_failed"] < COUNTS["det_fit"]
-    loader = ready.train_dataloader()
+def with_failures(table):
+    """The table with its second group of negatives declared failed attacks."""
+    return replace(table, roles=table.roles | {"noise_linf": "failed"})
+
+
+def test_fit_split_holds_no_failed_attacks_and_the_others_all(ready):
+    assert ready.table("det_fit").counts()["weak_failed"] == 0
+    assert 0 < ready.table("det_fit").counts()["weak"] < ready.table("det_fit").counts()["pgd"]
+    assert ready.table("det_val").counts()["weak_failed"] > 0
+
+
+def test_training_reads_every_row_but_failed_attacks_once(ready, tmp_path):
+    module = data(tmp_path, fit_attacks=FIT)
+    module._tables = {"det_fit": with_failures(ready.table("det_fit"))}
+    table = module.table("det_fit")
+    failed = table.groups.index("noise_linf")
+    loader = module.train_dataloader()
     seen = Counter(row for batch in loader for row in rows(batch))
     wanted = {row for row in rows(table) if row[0] != failed}
     # Batch normalisation cannot do with a last batch of one, so the last rows may wait for another epoch.
@@ -74,13 +87,10 @@ def test_training_reads_every_row_but_failed_attacks_once(ready):
     assert len(seen) == len(wanted) // 32 * 32
     again = Counter(row for batch in loader for row in rows(batch))
     assert list(again) != list(seen)
-
-
-def test_positive_weight_makes_the_fitted_classes_count_the_same(ready):
-    table = ready.table("det_fit")
-    fitted = table.group != table.groups.index("weak_failed")
+    # Both classes of what is fitted count the same.
+    fitted = table.group != failed
     positives = float(table.target[fitted].sum())
-    assert positives * ready.positive_weight == pytest.approx(float((1 - table.target[fitted]).sum()))
+    assert positives * module.positive_weight == pytest.approx(float((1 - table.target[fitted]).sum()))
 
 
 def test_evaluation_reads_every_row_once_in_order(ready):
