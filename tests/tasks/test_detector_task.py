@@ -33,8 +33,8 @@ def table(sizes, *, seed, signal=3.0):
     features = {f"masks/{query}/{n}": maps(3, 4) for query in QUERIES for n in STAGES}
     features |= {f"activations/{n}": maps(3, 4) for n in STAGES}
     features |= {
-        "gradient": maps(3, 8),
-        "image": (torch.rand(len(group), 3, 8, 8, generator=rng) * 255).to(torch.uint8),
+        "gradient": maps(3, SIZE),
+        "image": (torch.rand(len(group), 3, SIZE, SIZE, generator=rng) * 255).to(torch.uint8),
         "confidence": torch.randn(len(group), generator=rng),
         "prediction": torch.zeros(len(group), dtype=torch.int64),
     }
@@ -243,6 +243,12 @@ def test_nothing_is_learned_where_there_is_nothing(folder, control):
         assert abs(task.evaluation.scores[f"test/{row}/auroc/pgd"].value - 0.5) < 0.1
 
 
+def folded(images, side):
+    """Blocks of ``side`` x ``side`` pixels as channels: colours first, then rows and columns of the block."""
+    strided = [images[:, c, y::side, x::side] for c in range(3) for y in range(side) for x in range(side)]
+    return torch.stack(strided, dim=1)
+
+
 def test_inputs_are_standardised_by_clean_fit_images_alone(folder):
     given = tables()
     loud = given | {
@@ -257,7 +263,7 @@ def test_inputs_are_standardised_by_clean_fit_images_alone(folder):
         masks = torch.cat(
             [features[f"masks/{query}/{n}"].float() for query in QUERIES for n in STAGES], dim=1
         )
-        expected = {"masks": masks, "raw_image": features["image"].float() / 255}
+        expected = {"masks": masks, "raw_image": folded(features["image"].float() / 255, 8)}
         for row, maps in expected.items():
             for networks in (task.networks, task.kept):
                 for network in networks[row]:
@@ -280,8 +286,8 @@ def test_stack_is_in_the_stated_order_on_one_grid(folder):
         "masks": masks,
         "activations": activations,
         "masks_activations": torch.cat([masks, activations], dim=1),
-        "gradient": features["gradient"].float(),
-        "raw_image": features["image"].float() / 255,
+        "gradient": folded(features["gradient"].float(), 16),
+        "raw_image": folded(features["image"].float() / 255, 16),
     }
     task.configure_model()
     for row, maps in expected.items():
