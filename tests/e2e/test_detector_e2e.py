@@ -194,7 +194,6 @@ def test_a_checkpoint_of_another_class_count_is_refused(inside, capsys):
     assert "fewer.ckpt was made for something else" in line
 
 
-@pytest.mark.xfail(reason="an error while a class is built arrives wrapped in the parser's own")
 def test_a_classifier_of_other_classes_is_refused(inside, capsys):
     network = memorised().network
     other = Classifier(
@@ -205,12 +204,6 @@ def test_a_classifier_of_other_classes_is_refused(inside, capsys):
     assert "the scenes hold" in failed(["fit", "--config", strange, "--run_dir", "no"], capsys, 2)
 
 
-WRAPPED = pytest.mark.xfail(reason="an error while a class is built arrives wrapped in the parser's own")
-WRONG_BASE = pytest.mark.xfail(reason="the known names are those of the outer setting's classes")
-NOT_YET = {
-    **dict.fromkeys(("attack value", "classifier", "noise", "rows twice"), WRAPPED),
-    **dict.fromkeys(("attack", "saliency"), WRONG_BASE),
-}
 BAD = {
     "attack": (
         "class_path: PGD",
@@ -228,7 +221,7 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("bad", [pytest.param(bad, marks=NOT_YET.get(bad, ())) for bad in BAD])
+@pytest.mark.parametrize("bad", BAD)
 def test_misspelt_settings_die_at_once_with_the_known_ones(inside, capsys, bad):
     old, new, words = BAD[bad]
     text = Path(config(inside)).read_text()
@@ -241,7 +234,6 @@ def test_misspelt_settings_die_at_once_with_the_known_ones(inside, capsys, bad):
     assert not Path("never").exists()
 
 
-@pytest.mark.xfail(reason="the schedule asks for the loader before the generators are restored")
 def test_a_fit_that_was_stopped_goes_on_to_the_same_result(inside, monkeypatch, capsys):
     fit, step = ["fit", "--config", config(inside), "--run_dir", "resumed"], DetectorTask.training_step
 

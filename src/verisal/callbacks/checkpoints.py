@@ -77,8 +77,9 @@ class LastCheckpoint(Checkpoint):
         return {"boundary": self._at_boundary, **(self._at_start or _generators())}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the state; it is put into the generators when the fit starts."""
+        """Put the state into the generators, before anything draws: a schedule may ask for the loader."""
         self._restored = state_dict
+        _set_generators(state_dict)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Restore or note the generators before the first loader draws from them.
@@ -90,7 +91,6 @@ class LastCheckpoint(Checkpoint):
             return
         state, self._restored, self._resumed = self._restored, None, True
         self._at_boundary = bool(state["boundary"])
-        _set_generators(state)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin the epoch of a boundary checkpoint as any other.

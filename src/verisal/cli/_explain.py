@@ -7,6 +7,7 @@ import inspect
 import re
 import sys
 from collections.abc import Iterable, Sequence
+from typing import get_args
 
 __all__ = ["explain"]
 
@@ -51,10 +52,33 @@ def _unknown_setting(message: str, key: str, name: str) -> str:
 
 
 def _unknown_class(message: str, key: str, name: str) -> str:
-    bases = [base for base in map(_resolve, _base_names(message)) if base is not None]
+    bases = _asked_for(message, key)
+    bases = bases or [base for base in map(_resolve, _base_names(message)) if base is not None]
     ours, others = _subclasses(bases)
     hint = _hint(name, ours or others, also=others)
     return f"{_at(key)}there is no class named '{name}'{hint}"
+
+
+def _asked_for(message: str, key: str) -> list[type]:
+    """Classes that the setting ``key`` of the innermost known class takes, by its annotation."""
+    found = [_resolve(path) for path in _CLASS_PATH.findall(message)[-1:]]
+    for part in key.split("."):
+        annotations = [_annotation(owner, part) for owner in found if owner is not None]
+        found = [kind for annotation in annotations for kind in _classes_in(annotation)]
+    return [kind for kind in found if kind is not None and kind.__module__ != "builtins"]
+
+
+def _annotation(owner: type, setting: str) -> object:
+    try:
+        parameter = inspect.signature(owner, eval_str=True).parameters.get(setting)
+    except (NameError, TypeError, ValueError):
+        return None
+    return parameter and parameter.annotation
+
+
+def _classes_in(annotation: object) -> list[type | None]:
+    inner = [kind for part in get_args(annotation) for kind in _classes_in(part)]
+    return inner or ([annotation] if isinstance(annotation, type) else [])
 
 
 def _unknown_key(name: str, known: Sequence[str]) -> str:

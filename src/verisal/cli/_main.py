@@ -35,10 +35,18 @@ def main(args: list[str] | None = None) -> int:
         try:
             VerisalCLI(sys.argv[1:] if args is None else args, progress)
         except BaseException as error:
-            return _told(error, progress)
+            return _told(_cause(error), progress)
         finally:
             progress.close()
     return 0
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The error of ours that a library has wrapped in one of its own, else the error itself."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, VerisalError):
+        cause = cause.__cause__
+    return cause or error
 
 
 def _told(error: BaseException, progress: Progress) -> int:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any, ClassVar, Literal, final
 
 import torch
@@ -197,27 +198,52 @@ class _Problem:
         return torch.ones_like(prediction, dtype=torch.bool)
 
 
+class _Rows:
+    """The gates of all stages as one row per image, and each stage's gate as a view of it.
+
+    One row lets Adam, the projection and the copies run once instead of once per stage. Views share the
+    activations' memory layout: a product of two layouts would copy one of them every step.
+    """
+
+    def __init__(self, activations: Sequence[Tensor]) -> None:
+        self._activations = activations
+        sizes = [activation[0].numel() for activation in activations]
+        self._ends = torch.tensor(sizes).cumsum(dim=0).tolist()
+        self.values = activations[0].new_ones(len(activations[0]), self._ends[-1])
+
+    def views(self, rows: Tensor) -> list[Tensor]:
+        """Stage views ``(B, C_l, H_l, W_l)`` of ``rows (B, N)``."""
+        parts = []
+        for activation, end in zip(self._activations, self._ends, strict=True):
+            batch, channels, height, width = activation.shape
+            part = rows[:, end - activation[0].numel() : end]
+            if activation.is_contiguous():
+                parts.append(part.view(activation.shape))
+            else:
+                parts.append(part.view(batch, height, width, channels).permute(0, 3, 1, 2))
+        return parts
+
+    def spread(self, per_stage: Sequence[float]) -> Tensor:
+        """``(N,)``: one number per stage, repeated over the stage's gates."""
+        counts = torch.tensor([self._ends[0], *(b - a for a, b in pairwise(self._ends))])
+        return torch.tensor(per_stage).repeat_interleave(counts).to(self.values)
+
+
 class _Kept:
     """The iterate to return, chosen per image as the optimisation goes."""
 
-    def __init__(self, rule: Keep, steps: int, gates: Sequence[Tensor]) -> None:
-        batch = len(gates[0])
+    def __init__(self, rule: Keep, steps: int, values: Tensor) -> None:
+        batch = len(values)
         self.rule = rule
         self.first_step = {"best": 0, "fidelity": (steps + 1) // 2, "last": steps}[rule]
-        self.gates = [torch.ones_like(gate) for gate in gates]
-        self.lowest = gates[0].new_full((batch,), torch.inf)
-        self.records = gates[0].new_zeros(batch, 3)  # distance, penalty, query change
-        self.step = torch.zeros(batch, dtype=torch.int64, device=gates[0].device)
-        self.unchanged = torch.zeros(batch, dtype=torch.bool, device=gates[0].device)
+        self.values = values.clone()
+        self.lowest = values.new_full((batch,), torch.inf)
+        self.records = values.new_zeros(batch, 3)  # distance, penalty, query change
+        self.step = torch.zeros(batch, dtype=torch.int64, device=values.device)
+        self.unchanged = torch.zeros(batch, dtype=torch.bool, device=values.device)
 
     def offer(
-        self,
-        step: int,
-        gates: Sequence[Tensor],
-        problem: _Problem,
-        logits: Tensor,
-        record: Tensor,
-        value: Tensor,
+        self, step: int, values: Tensor, problem: _Problem, logits: Tensor, record: Tensor, value: Tensor
     ) -> None:
         if step < self.first_step:
             return
@@ -229,64 +255,51 @@ class _Kept:
         self.step = torch.where(better, step, self.step)
         self.unchanged = torch.where(better, logits.argmax(dim=1) == problem.prediction, self.unchanged)
         rows = better.nonzero()[:, 0]
-        if step == 0 or len(rows) == 0:
-            return
-        for kept, gate in zip(self.gates, gates, strict=True):
-            if len(rows) == len(better):
-                kept.copy_(gate)
-            else:
-                kept.index_copy_(0, rows, gate.index_select(0, rows))
+        if len(rows) == len(better):
+            self.values.copy_(values)
+        elif len(rows):
+            self.values.index_copy_(0, rows, values.index_select(0, rows))
 
 
 def _optimise(
     settings: HierarchicalMasks, network: StagedClassifier, images: Tensor, query: Tensor
 ) -> GateResult:
     problem = _Problem(settings, network, images, query)
-    # Gates share the activations' memory layout: a product of two layouts would copy one of them every step.
-    gates = [torch.ones_like(activation).requires_grad_() for activation in problem.activations]
+    rows = _Rows(problem.activations)
+    gates = [view.detach().requires_grad_() for view in rows.views(rows.values)]
     weights = gate_penalty_weights([gate.shape for gate in gates], settings.penalty)
-    # The fused Adam copies tensors that are not row-major, so it gets the same memory as flat rows.
-    flat = [_memory(gate.detach()) for gate in gates]
-    optimiser = torch.optim.Adam(flat, lr=settings.learning_rate, fused=True)
-    kept = _Kept(settings.keep, settings.steps, gates)
+    weight_row = rows.spread(weights)
+    gradient = torch.empty_like(rows.values)
+    gradient_views = rows.views(gradient)
+    optimiser = torch.optim.Adam([rows.values], lr=settings.learning_rate, fused=True)
+    rows.values.grad = gradient
+    kept = _Kept(settings.keep, settings.steps, rows.values)
     for step in range(settings.steps + 1):
         logits = network.gated(problem.first, gates)
         distance = problem.distance(logits)
         with torch.no_grad():
             # Gates are never negative, so their L1 norm is their sum.
-            sums = [gate.sum(dim=(1, 2, 3)) * weight for gate, weight in zip(gates, weights, strict=True)]
-            penalty = torch.stack(sums).sum(dim=0)
+            penalty = rows.values @ weight_row
             total = distance + settings.reg_weight * penalty
             record = torch.stack([distance, penalty, problem.query_change(logits)], dim=1)
-            kept.offer(
-                step, gates, problem, logits, record, distance if settings.keep == "fidelity" else total
-            )
+            value = distance if settings.keep == "fidelity" else total
+            kept.offer(step, rows.values, problem, logits, record, value)
         if step == settings.steps:
             break
-        gradients = torch.autograd.grad(distance.sum(), gates)
+        found = torch.autograd.grad(distance.sum(), gates)
         with torch.no_grad():
-            for row, gate, gradient, weight in zip(flat, gates, gradients, weights, strict=True):
-                laid_out = (
-                    gradient if gradient.stride() == gate.stride() else torch.empty_like(gate).copy_(gradient)
-                )
-                row.grad = _memory(laid_out).add_(settings.reg_weight * weight)
+            for view, part, weight in zip(gradient_views, found, weights, strict=True):
+                torch.add(part, settings.reg_weight * weight, out=view)
             optimiser.step()
-            for row in flat:
-                row.clamp_(min=0, max=settings.gate_max)
+            rows.values.clamp_(min=0, max=settings.gate_max)
     distance, penalty, change = kept.records.unbind(dim=1)
-    zeros = torch.stack([gate.eq(0).sum(dim=(1, 2, 3)) for gate in kept.gates]).sum(dim=0)
     return GateResult(
-        gates=tuple(kept.gates),
+        gates=tuple(rows.views(kept.values)),
         distance=distance,
         penalty=penalty,
         objective=distance + settings.reg_weight * penalty,
         query_change=change,
         kept_step=kept.step,
         unchanged=kept.unchanged,
-        zero_share=zeros / sum(gate[0].numel() for gate in kept.gates),
+        zero_share=kept.values.eq(0).float().mean(dim=1),
     )
-
-
-def _memory(tensor: Tensor) -> Tensor:
-    """A dense tensor's own memory as one row, whatever its layout."""
-    return tensor.as_strided((tensor.numel(),), (1,))
