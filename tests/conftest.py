@@ -1,4 +1,4 @@
-"""What every test gets: two torch threads, W&B offline in a folder of its own, no network, fixed examples."""
+"""What every test gets: one torch thread, W&B offline in a folder of its own, no network, fixed examples."""
 
 import os
 
@@ -18,8 +18,8 @@ hypothesis.settings.load_profile("ci")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _two_threads():
-    torch.set_num_threads(2)
+def _one_thread():
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -44,7 +44,7 @@ def test_gates_multiply_what_the_next_stage_reads():
             lambda module, inputs, output, gate=gate: output * gate
         )
     expected = classifier(images)
-    # The first stage's hook fires in `prefix` too, so its ungated activation is the one from before the hooks.
+    # The first stage's hook fires in `prefix` too: its ungated activation is the one from before.
     assert torch.allclose(
         classifier.gated(activations[0], [gates[0], *[torch.ones(1)] * 3]), expected, atol=1e-6
     )
