@@ -224,8 +224,10 @@ class DetectorData(L.LightningDataModule):
         """Shuffled rows of the fit split: clean and noisy images, and the attacks that succeeded."""
         rows = self._fitted_rows().tolist()
         dataset = torch.utils.data.Subset(TableDataset(self.table("det_fit")), rows)
+        # A short last batch would have poor batch statistics; below one batch it is all there is.
+        whole_batches = len(rows) > self._batch_size
         return DataLoader(
-            dataset, batch_size=self._batch_size, shuffle=True, drop_last=True, collate_fn=_whole
+            dataset, batch_size=self._batch_size, shuffle=True, drop_last=whole_batches, collate_fn=_whole
         )
 
     def val_dataloader(self) -> DataLoader[FeatureBatch]:
