@@ -175,7 +175,7 @@ class AttackedScenes:
 
     def image_id(self, index: int) -> str:
         """Name of a clean image."""
-        return f"emoji-{self._seed}-{self.scenes.split}-{index}"
+        return self.scenes.image_id(index)
 
     def _count(self, variant: str) -> int:
         return len(self.scenes) if variant == _CLEAN else self._attacked_count

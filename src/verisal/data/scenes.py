@@ -109,6 +109,10 @@ class EmojiScenes(Dataset[Sample]):
     def __len__(self) -> int:
         return self.count
 
+    def image_id(self, index: int) -> str:
+        """Name of scene ``index``, unique over seeds and splits."""
+        return f"emoji-{self.seed}-{self.split}-{index}"
+
     def __getitem__(self, index: int) -> Sample:
         """Scene ``index``.
 
@@ -136,7 +140,7 @@ class EmojiScenes(Dataset[Sample]):
         return Sample(
             image=torch.from_numpy(image.transpose(2, 0, 1).astype(np.float32) / np.float32(255)),
             label=labels[0],
-            image_id=f"emoji-{self.seed}-{self.split}-{index}",
+            image_id=self.image_id(index),
             object_labels=torch.tensor(labels, dtype=torch.int64),
             object_masks=torch.from_numpy(masks),
             boxes=tight_boxes(masks),

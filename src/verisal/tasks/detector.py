@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from verisal.data import DetectorData, GroupTable
 from verisal.detectors import MaxSoftmax
 from verisal.errors import ConfigError
-from verisal.functional import CHANNEL_STATISTICS, derive_seed, stack_layers
+from verisal.functional import CHANNEL_STATISTICS, derive_seed, round_to_8bit, stack_layers
 from verisal.metrics import DetectionScores, DetectionTable, detection_thresholds
 from verisal.models import AttributionCNN
 from verisal.types import Batch, Evaluation, FeatureBatch
@@ -271,10 +271,7 @@ class DetectorTask(L.LightningModule):
             self.negatives.fill_(negatives)
             self._keep(self.evaluation, thresholds)
             self.log("val/kept/auroc", self.best.mean(), prog_bar=True, batch_size=1)
-            values = {
-                name: score.value for name, score in self.evaluation.scores.items() if "_member_" not in name
-            }
-            self.log_dict({name: value for name, value in values.items() if value == value}, batch_size=1)
+            self._log_scores(self.evaluation)
 
     def test_step(self, batch: FeatureBatch, batch_idx: int) -> None:
         """Collect scores of the kept networks."""
@@ -288,15 +285,17 @@ class DetectorTask(L.LightningModule):
             thresholds=self._kept_thresholds(), resamples=self.resamples,
             seed=self.seed, head=self.head, negatives=int(self.negatives), data=self._data,
         )  # fmt: skip
-        values = {
-            name: score.value for name, score in self.evaluation.scores.items() if "_member_" not in name
-        }
+        self._log_scores(self.evaluation)
+
+    def _log_scores(self, evaluation: Evaluation) -> None:
+        """Log every defined score; each member's own stay in the report."""
+        values = {name: score.value for name, score in evaluation.scores.items() if "_member_" not in name}
         self.log_dict({name: value for name, value in values.items() if value == value}, batch_size=1)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Sequence[object]]:
         """Scores of images that come without labels, and the head row's alarm at FPR 5 %."""
         features = dict(self._data.features(self._data.classifier, batch.images))
-        features["image"] = (batch.images * 255).round()
+        features["image"] = round_to_8bit(batch.images)
         scores = self.row_scores(features, self.kept).double().mean(dim=2)
         head = self.row_names.index(self.head)
         threshold = self._kept_thresholds()[self.head][_RATES[0]]
