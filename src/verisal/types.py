@@ -33,6 +33,7 @@ __all__ = [
     "Histogram",
     "MaskPanel",
     "Norm",
+    "Normalised",
     "SaliencyResult",
     "Sample",
     "Score",
@@ -220,6 +221,14 @@ class StagedClassifier(Protocol):
         ...
 
 
+@runtime_checkable
+class Normalised(Protocol):
+    """A classifier that says how it normalises images; both ``(1, 3, 1, 1)``, in units of [0, 1]."""
+
+    mean: Tensor
+    std: Tensor
+
+
 @dataclass(frozen=True)
 class SaliencyResult:
     """What every saliency method returns.
@@ -232,6 +241,7 @@ class SaliencyResult:
         raw_layers: per stage ``(B, 1, H, W)``, empty where the method has no layers.
         n_forward: network forward passes spent per image.
         n_backward: network backward passes spent per image.
+        baseline: name of the baseline image that replaced removed pixels, empty where there is none.
     """
 
     saliency: Tensor
@@ -240,6 +250,7 @@ class SaliencyResult:
     raw_layers: tuple[Tensor, ...] = ()
     n_forward: float = 0.0
     n_backward: float = 0.0
+    baseline: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""One row per exported saliency method, and the small staged classifier that the contract suite explains."""
+"""What a row of the saliency contract says, and the small staged classifier that the suite explains.
+
+Rows stand beside this file, one file a family: ``saliency_rows_<family>.py``.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from verisal.models import Classifier
-from verisal.saliency import HierarchicalMasks, Saliency
+from verisal.saliency import Saliency
 
 NUM_CLASSES = 4
 SIZE = (16, 12)
@@ -18,33 +21,20 @@ class SaliencyCase:
     """What the suite must know about a method.
 
     ``make`` builds it, ``layers`` is the number of its raw maps (0 if it has none), ``passes`` the forward
-    and backward passes per image where fixed, ``uses_query`` whether another query gives another map.
+    and backward passes per image where fixed, ``uses_query`` whether another query gives another map,
+    ``uses_classifier`` whether the network is called at all, ``late_call`` the number of a call
+    of the network that must come before the end (1 for a method that calls it once), ``channels`` those of its attribution
+    (0 if it has none), ``baseline`` the name in its results.
     """
 
     make: Callable[[], Saliency]
     layers: int = 0
     passes: tuple[float, float] | None = None
     uses_query: bool = True
-
-
-def _masks(**settings: object) -> SaliencyCase:
-    known = {"reg_weight": 0.02, "steps": 8, "learning_rate": 0.2}
-    return SaliencyCase(
-        lambda: HierarchicalMasks(**known | settings),
-        layers=3,
-        passes=(9, 8),
-        uses_query=settings["objective"] != "output",
-    )
-
-
-CASES = {
-    "HierarchicalMasks evidence": _masks(objective="evidence"),
-    "HierarchicalMasks class": _masks(objective="class", fusion="mean"),
-    "HierarchicalMasks output": _masks(objective="output", penalty="per_layer", keep="fidelity"),
-    "HierarchicalMasks mixed": _masks(objective="mixed", penalty="relative", reg_weight=2.0),
-    "HierarchicalMasks maximise": _masks(objective="maximise", keep="last", gate_max=1.5),
-    "HierarchicalMasks probability": _masks(objective="maximise_log_probability", chunk_size=2),
-}
+    uses_classifier: bool = True
+    late_call: int = 4
+    channels: int = 0
+    baseline: str = ""
 
 
 class Stage(nn.Module):
@@ -58,6 +48,7 @@ class Stage(nn.Module):
         self.conv = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1)
         self.norm = nn.BatchNorm2d(outputs)
         self.drop = nn.Dropout(0.5)
+        self.relu = nn.ReLU()
         self.calls, self.fail_at = 0, 0
 
     def forward(self, maps: Tensor) -> Tensor:
@@ -65,7 +56,7 @@ class Stage(nn.Module):
         self.calls += 1
         if self.calls == self.fail_at:
             raise RuntimeError("out of order")
-        return self.drop(self.norm(self.conv(maps))).relu()
+        return self.relu(self.drop(self.norm(self.conv(maps))))
 
 
 class ToyNet(nn.Module):

@@ -33,16 +33,25 @@ from ._masks import gate_map as gate_map
 from ._masks import gate_penalty_weights as gate_penalty_weights
 from ._masks import resize_maps as resize_maps
 from ._masks import stack_layers as stack_layers
+from ._perturb import compose as compose
 from ._scopes import frozen as frozen
 from ._scopes import gradient_scope as gradient_scope
 from ._scopes import rng_preserved as rng_preserved
+from ._seeding import content_ids as content_ids
 from ._seeding import derive_seed as derive_seed
 from ._seeding import per_sample as per_sample
 from ._views import shift_one_pixel as shift_one_pixel
 from ._views import softmax_distance as softmax_distance
+from .baselines import Baseline as Baseline
+from .baselines import Constant as Constant
+from .baselines import DatasetMean as DatasetMean
+from .baselines import bound as bound
 
 __all__ = [
     "CHANNEL_STATISTICS",
+    "Baseline",
+    "Constant",
+    "DatasetMean",
     "Fusion",
     "GatePenalty",
     "Verdict",
@@ -52,7 +61,10 @@ __all__ = [
     "bootstrap_fpr_at_tpr",
     "bootstrap_rate",
     "bootstrap_weights",
+    "bound",
     "channel_statistics",
+    "compose",
+    "content_ids",
     "derive_seed",
     "fpr_at_tpr95",
     "frozen",

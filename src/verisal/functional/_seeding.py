@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["derive_seed", "per_sample"]
+__all__ = ["content_ids", "derive_seed", "per_sample"]
 
 
 def derive_seed(*parts: object) -> int:
@@ -19,6 +19,16 @@ def derive_seed(*parts: object) -> int:
     """
     text = "\x1f".join(str(part) for part in parts).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
+
+
+def content_ids(images: Tensor) -> tuple[str, ...]:
+    """One name per image ``(B, 3, H, W)`` in [0, 1], made from its content rounded to 8 bits.
+
+    What is drawn at random for an image depends on this name, so that it is the same in any batch, in any
+    process and on any device.
+    """
+    rounded = images.detach().mul(255).round_().to(torch.uint8).cpu().contiguous().numpy()
+    return tuple(hashlib.blake2b(image.tobytes(), digest_size=16).hexdigest() for image in rounded)
 
 
 def per_sample(

@@ -3,6 +3,7 @@
 from ._base import GateMethod as GateMethod
 from ._base import GateResult as GateResult
 from ._base import Saliency as Saliency
+from ._base import settings_of as settings_of
 from .calibration import Calibration as Calibration
 from .calibration import calibrate_reg_weight as calibrate_reg_weight
 from .hierarchical import HierarchicalMasks as HierarchicalMasks
@@ -16,4 +17,5 @@ __all__ = [
     "Objective",
     "Saliency",
     "calibrate_reg_weight",
+    "settings_of",
 ]

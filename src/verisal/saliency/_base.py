@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
 from verisal.errors import ConfigError
-from verisal.types import SaliencyResult, StagedClassifier, check_images
+from verisal.functional import frozen, gradient_scope, rng_preserved
+from verisal.types import SaliencyResult, StagedClassifier, check_images, check_query_class
 
-__all__ = ["GateMethod", "GateResult", "Saliency", "staged"]
+__all__ = [
+    "GateMethod",
+    "GateResult",
+    "Saliency",
+    "ScoreKind",
+    "explaining",
+    "query_score",
+    "settings_of",
+    "staged",
+]
+
+ScoreKind = Literal["logit", "probability"]
 
 
 class Saliency(ABC):
@@ -91,3 +104,50 @@ def staged(classifier: object, images: Tensor, method: str) -> StagedClassifier:
             f" found {type(classifier).__name__}; wrap the network: Classifier(network, stages=[...], ...)"
         )
     return classifier
+
+
+@contextmanager
+def explaining(
+    classifier: Callable[[Tensor], Tensor], images: Tensor, query_class: Tensor
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The scope in which a method may call and differentiate the classifier.
+
+    Inside, the classifier is frozen and in eval mode, gradients are on, autocast is off; modes, flags and
+    the global random state are restored on leaving, on exceptions too.
+
+    Yields:
+        Copies of images and query class that may enter a graph whatever mode the caller is in.
+
+    Raises:
+        DataError: images that are none.
+        ConfigError: a query class that does not fit; checked by :func:`query_score` where the classifier does
+            not say how many classes it has.
+    """
+    check_images(images)
+    known = classifier.num_classes if isinstance(classifier, StagedClassifier) else None
+    if known is not None:
+        check_query_class(query_class, len(images), known)
+    quiet = frozen(classifier) if isinstance(classifier, nn.Module) else nullcontext()
+    with rng_preserved(images.device), quiet, gradient_scope(images.device.type):
+        yield images.detach().clone(), query_class.clone()
+
+
+def query_score(logits: Tensor, query_class: Tensor, kind: ScoreKind) -> Tensor:
+    """``(B,)``: logit or softmax probability of each image's query class, from ``logits (B, K)``.
+
+    Raises:
+        ConfigError: a query class that does not fit the logits.
+    """
+    check_query_class(query_class, len(logits), logits.shape[1])
+    values = logits if kind == "logit" else logits.softmax(dim=1)
+    return values.gather(1, query_class[:, None])[:, 0]
+
+
+def settings_of(part: object) -> Any:  # noqa: ANN401 - plain data of any shape
+    """Settings of a method, with those of everything nested in it, as plain data that names each class."""
+    if is_dataclass(part) and not isinstance(part, type):
+        settings = {item.name: settings_of(getattr(part, item.name)) for item in fields(part)}
+        return {"class": type(part).__name__, **settings}
+    if isinstance(part, (list, tuple)):
+        return [settings_of(item) for item in part]
+    return part

@@ -1,0 +1,18 @@
+"""The one rule by which an image is perturbed."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+__all__ = ["compose"]
+
+
+def compose(images: Tensor, baseline_images: Tensor, masks: Tensor) -> Tensor:
+    r"""Blend in pixel space: :math:`\pi(x, b, m) = m x + (1 - m) b`.
+
+    Args:
+        images: ``(..., 3, H, W)`` in [0, 1].
+        baseline_images: broadcastable to the images.
+        masks: broadcastable to the images, in [0, 1]; 1 keeps.
+    """
+    return baseline_images + masks * (images - baseline_images)

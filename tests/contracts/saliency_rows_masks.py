@@ -1,0 +1,25 @@
+"""Rows of the hierarchical masks."""
+
+from saliency_cases import SaliencyCase
+
+from verisal.saliency import HierarchicalMasks
+
+
+def _masks(**settings: object) -> SaliencyCase:
+    known = {"reg_weight": 0.02, "steps": 8, "learning_rate": 0.2}
+    return SaliencyCase(
+        lambda: HierarchicalMasks(**known | settings),
+        layers=3,
+        passes=(9, 8),
+        uses_query=settings["objective"] != "output",
+    )
+
+
+CASES = {
+    "HierarchicalMasks evidence": _masks(objective="evidence"),
+    "HierarchicalMasks class": _masks(objective="class", fusion="mean"),
+    "HierarchicalMasks output": _masks(objective="output", penalty="per_layer", keep="fidelity"),
+    "HierarchicalMasks mixed": _masks(objective="mixed", penalty="relative", reg_weight=2.0),
+    "HierarchicalMasks maximise": _masks(objective="maximise", keep="last", gate_max=1.5),
+    "HierarchicalMasks probability": _masks(objective="maximise_log_probability", chunk_size=2),
+}
