@@ -22,9 +22,9 @@ class SaliencyCase:
 
     ``make`` builds it, ``layers`` is the number of its raw maps (0 if it has none), ``passes`` the forward
     and backward passes per image where fixed, ``uses_query`` whether another query gives another map,
-    ``uses_classifier`` whether the network is called at all, ``late_call`` the number of a call
-    of the network that must come before the end (1 for a method that calls it once), ``channels`` those of its attribution
-    (0 if it has none), ``baseline`` the name in its results.
+    ``uses_classifier`` whether the network is called at all, ``late_call`` the number of a call of the
+    network that must come before the end (1 for a method that calls it once), ``channels`` those of its
+    attribution (0 if it has none), ``baseline`` the name in its results.
     """
 
     make: Callable[[], Saliency]
