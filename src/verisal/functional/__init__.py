@@ -24,6 +24,7 @@ from ._detection import threshold_at_fpr as threshold_at_fpr
 from ._detection import weighted_auroc as weighted_auroc
 from ._detection import weighted_fpr_at_tpr as weighted_fpr_at_tpr
 from ._detection import weighted_rate as weighted_rate
+from ._impute import linear_imputation as linear_imputation
 from ._masks import CHANNEL_STATISTICS as CHANNEL_STATISTICS
 from ._masks import Fusion as Fusion
 from ._masks import GatePenalty as GatePenalty
@@ -34,6 +35,8 @@ from ._masks import gate_penalty_weights as gate_penalty_weights
 from ._masks import resize_maps as resize_maps
 from ._masks import stack_layers as stack_layers
 from ._perturb import compose as compose
+from ._rise_masks import cell_size as cell_size
+from ._rise_masks import upsample_cells as upsample_cells
 from ._scopes import frozen as frozen
 from ._scopes import gradient_scope as gradient_scope
 from ._scopes import rng_preserved as rng_preserved
@@ -43,17 +46,33 @@ from ._seeding import per_sample as per_sample
 from ._views import shift_one_pixel as shift_one_pixel
 from ._views import softmax_distance as softmax_distance
 from .baselines import Baseline as Baseline
+from .baselines import Blur as Blur
 from .baselines import Constant as Constant
 from .baselines import DatasetMean as DatasetMean
+from .baselines import ImageMean as ImageMean
 from .baselines import bound as bound
+from .filling_baselines import Inpaint as Inpaint
+from .filling_baselines import LinearImputation as LinearImputation
+from .random_baselines import GaussianNoise as GaussianNoise
+from .random_baselines import OtherImage as OtherImage
+from .random_baselines import Shuffle as Shuffle
+from .random_baselines import UniformNoise as UniformNoise
 
 __all__ = [
     "CHANNEL_STATISTICS",
     "Baseline",
+    "Blur",
     "Constant",
     "DatasetMean",
     "Fusion",
     "GatePenalty",
+    "GaussianNoise",
+    "ImageMean",
+    "Inpaint",
+    "LinearImputation",
+    "OtherImage",
+    "Shuffle",
+    "UniformNoise",
     "Verdict",
     "auroc",
     "bootstrap_auroc",
@@ -62,6 +81,7 @@ __all__ = [
     "bootstrap_rate",
     "bootstrap_weights",
     "bound",
+    "cell_size",
     "channel_statistics",
     "compose",
     "content_ids",
@@ -74,6 +94,7 @@ __all__ = [
     "gaussian_noise",
     "gradient_scope",
     "judge_8bit",
+    "linear_imputation",
     "log_odds",
     "negatives_needed",
     "noise_norm",
@@ -91,6 +112,7 @@ __all__ = [
     "softmax_distance",
     "stack_layers",
     "threshold_at_fpr",
+    "upsample_cells",
     "weighted_auroc",
     "weighted_fpr_at_tpr",
     "weighted_rate",

@@ -1,0 +1,289 @@
+"""Noisy linear imputation: every removed pixel is the weighted mean of its eight neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from verisal.errors import ConfigError, DataError, NumericError
+from verisal.functional._seeding import content_ids, per_sample
+
+__all__ = ["linear_imputation", "removed_pixels"]
+
+_COARSEST = 16
+_OMEGA = 0.9
+_MAX_ITERATIONS = 200
+
+
+def removed_pixels(images: Tensor, keep_masks: Tensor | None, *, who: str) -> Tensor:
+    """``(B, 1, H, W)`` bool: the pixels that a mask below 0.5 removes.
+
+    Raises:
+        ConfigError: no masks.
+        DataError: masks that do not fit the images.
+    """
+    batch, _, height, width = images.shape
+    if keep_masks is None:
+        raise ConfigError(
+            f"{who} depends on which pixels are removed, and no masks were given;"
+            f" give masks ({batch}, 1, {height}, {width}) in [0, 1], 1 keeps"
+        )
+    if tuple(keep_masks.shape) != (batch, 1, height, width):
+        raise DataError(
+            f"{who} needs one mask per image, ({batch}, 1, {height}, {width}),"
+            f" found {tuple(keep_masks.shape)}"
+        )
+    return keep_masks < 0.5
+
+
+@torch.no_grad()
+def linear_imputation(
+    images: Tensor,
+    keep_masks: Tensor,
+    *,
+    noise: float = 0.0,
+    seed: int = 0,
+    start: Tensor | None = None,
+    tolerance: float = 1e-4,
+) -> Tensor:
+    r"""Fill removed pixels with the linear interpolation of what surrounds them.
+
+    All removed pixels of an image are the solution of one sparse linear system per channel:
+    :math:`x_i = \sum_j w_{ij} x_j / \sum_j w_{ij}` over the eight neighbours inside the image, with weight
+    1/6 for direct and 1/12 for diagonal ones. It is solved for the whole batch at once by conjugate gradients
+    with a multigrid preconditioner, on the device of the images. Every image stops by itself, so that its
+    result does not depend on its batch mates.
+
+    An image without any kept pixel leaves the system undetermined; it becomes its own mean per channel.
+
+    Args:
+        images: ``(B, 3, H, W)`` float32 in [0, 1].
+        keep_masks: ``(B, 1, H, W)``; pixels below 0.5 are removed.
+        noise: standard deviation of the Gaussian noise added to removed pixels, on [0, 1].
+        seed: of the noise, which also depends on the content of the image, and not on the mask.
+        start: ``(B, 3, H, W)`` images to start from at removed pixels, e.g. the solution for a smaller
+            removed share of the same images; changes the time and not the result (up to ``tolerance``).
+        tolerance: largest estimated error of a pixel at which an image counts as solved.
+
+    Returns:
+        ``(B, 3, H, W)`` in [0, 1], kept pixels as they are.
+
+    Raises:
+        ConfigError: a negative noise or a tolerance that is not positive.
+        DataError: masks or start that do not fit the images.
+        NumericError: pixels that are not finite.
+
+    References:
+        rong2022road
+
+    Differs from:
+        rong2022road: iterative instead of a sparse factorisation; an image without kept pixels is defined;
+        values are clamped to [0, 1] after the noise.
+    """
+    if noise < 0 or tolerance <= 0:
+        raise ConfigError(
+            f"noise must be at least 0 and tolerance above 0, found noise={noise}, tolerance={tolerance}"
+        )
+    if start is not None and start.shape != images.shape:
+        raise DataError(f"start must be {tuple(images.shape)} like the images, found {tuple(start.shape)}")
+    free = removed_pixels(images, keep_masks, who="linear imputation").to(images.dtype)
+    undetermined = free.flatten(1).amin(dim=1).view(-1, 1, 1, 1) > 0
+    filled = torch.where(free > 0, _first_guess(images, free) if start is None else start, images)
+    with torch.autocast(device_type=images.device.type, enabled=False):
+        solved = _solve(filled, torch.where(undetermined, 0.0, free), tolerance)
+    solved = torch.where(undetermined, images.mean(dim=(2, 3), keepdim=True), solved)
+    if noise > 0:
+        shape = tuple(images.shape[1:])
+        grain = per_sample(
+            lambda generator: torch.randn(shape, generator=generator),
+            seed=seed,
+            sample_ids=content_ids(images),
+            stream="linear",
+            device=images.device,
+        )
+        solved = solved + noise * grain * free
+    return torch.where(free > 0, solved.clamp(0, 1), images)
+
+
+def _first_guess(images: Tensor, free: Tensor) -> Tensor:
+    kept = 1 - free
+    total: Tensor = (images * kept).sum(dim=(2, 3), keepdim=True)
+    return total / kept.sum(dim=(2, 3), keepdim=True).clamp_min(1)
+
+
+def _solve(filled: Tensor, free: Tensor, tolerance: float) -> Tensor:
+    """Conjugate gradients; the preconditioned residual estimates the error, so that its size ends the loop.
+
+    Every image and channel is a system of its own, with its own step; images that are done stand still.
+    """
+    levels = _hierarchy(free)
+    solution = filled.clone()
+    residual = -levels[0].operator(solution)
+    direction = torch.zeros_like(residual)
+    before = torch.ones_like(residual[:, :, :1, :1])
+    for _ in range(_MAX_ITERATIONS):
+        error = _cycle(residual, levels)
+        size = error.abs().amax(dim=(1, 2, 3), keepdim=True)
+        active = size > tolerance
+        if not bool(active.any()):
+            if not bool(size.isfinite().all()):
+                break
+            return solution.add_(error)
+        product = _dot(residual, error)
+        direction.mul_(product / before).add_(error)
+        before = _divisor(product)
+        image = levels[0].operator(direction)
+        step = torch.where(active, product / _divisor(_dot(direction, image)), 0.0)
+        solution.addcmul_(direction, step)
+        residual.addcmul_(image, step, value=-1)
+    raise NumericError(
+        f"linear imputation found no solution in {_MAX_ITERATIONS} iterations; the images hold values from"
+        f" {float(filled.min()):.4g} to {float(filled.max()):.4g}, expected finite values in [0, 1]"
+    )
+
+
+def _dot(first: Tensor, second: Tensor) -> Tensor:
+    return (first * second).sum(dim=(2, 3), keepdim=True)
+
+
+def _divisor(values: Tensor) -> Tensor:
+    """The values; 1 in place of 0, which is where nothing is left to solve."""
+    return torch.where(values == 0, 1.0, values)
+
+
+@dataclass(frozen=True)
+class _Level:
+    """One grid: the matrix as a function of ``(B, C, h, w)``, and what a cycle needs of it.
+
+    ``smoother (B, 1, h, w)``: inverse of the diagonal, 0 where nothing is unknown. ``free``: 1 at unknowns,
+    on the finest grid. ``inverse (B, n, n)``: of the matrix, on the coarsest grid.
+    """
+
+    operator: Callable[[Tensor], Tensor]
+    smoother: Tensor
+    free: Tensor | None = None
+    inverse: Tensor | None = None
+
+
+def _cycle(residual: Tensor, levels: Sequence[_Level]) -> Tensor:
+    """One symmetric V-cycle with a Jacobi step before and after: about the error behind the residual."""
+    level = levels[0]
+    if level.inverse is not None:
+        solved: Tensor = (residual.flatten(2) @ level.inverse).view_as(residual)
+        return solved
+    error = residual * level.smoother
+    coarse = _cycle(_restrict(residual - level.operator(error)), levels[1:])
+    correction = _prolong(coarse, residual.shape[2], residual.shape[3])
+    error += correction if level.free is None else correction.mul_(level.free)
+    return error.addcmul_(residual - level.operator(error), level.smoother)
+
+
+def _hierarchy(free: Tensor) -> list[_Level]:
+    """Grids from fine to coarse, halved until a dense inverse costs nothing."""
+    ones = torch.ones_like(free[:1])
+    centre = (_neighbours(ones) - ones / 3)[0, 0] + 1 / 3
+    operator = partial(_laplacian, free=free, centre=centre)
+    levels = [_Level(operator, free / (centre - 1 / 3), free=free)]
+    height, width = free.shape[2:]
+    batch = len(free)
+    while height * width > _COARSEST:
+        stencil = _galerkin(levels[-1], batch, height, width)
+        height, width = stencil.shape[2:]
+        diagonal = stencil[:, 4:5]
+        used = diagonal > 1e-6
+        smoother = torch.where(used, _OMEGA / torch.where(used, diagonal, 1.0), 0.0)
+        levels.append(_Level(partial(_stencil_product, stencil=stencil), smoother))
+    last = levels[-1]
+    size = height * width
+    unit = torch.eye(size, device=free.device, dtype=free.dtype).view(1, size, height, width)
+    matrix = last.operator(unit.expand(batch, -1, -1, -1)).flatten(2)
+    matrix = matrix + torch.diag_embed((matrix.diagonal(dim1=1, dim2=2) <= 1e-6).to(matrix))
+    inverse = torch.linalg.inv(matrix)
+    levels[-1] = replace(last, inverse=inverse)
+    return levels
+
+
+def _neighbours(values: Tensor) -> Tensor:
+    """Weighted sum over the 3 x 3 neighbourhood: 1/6 direct, 1/12 diagonal, and 1/3 for the pixel itself.
+
+    With these weights it is the product of two (1, 2, 1) sums.
+    """
+    padded = F.pad(values, (1, 1, 1, 1))
+    rows = (padded[..., :-2] + padded[..., 2:]).add_(padded[..., 1:-1], alpha=2)
+    return (rows[..., :-2, :] + rows[..., 2:, :]).add_(rows[..., 1:-1, :], alpha=2).div_(12)
+
+
+def _laplacian(values: Tensor, *, free: Tensor, centre: Tensor) -> Tensor:
+    """At unknowns: weights of the neighbours inside the image times the difference to them."""
+    return (values * centre).sub_(_neighbours(values)).mul_(free)
+
+
+def _stencil_product(values: Tensor, *, stencil: Tensor) -> Tensor:
+    height, width = values.shape[2:]
+    padded = F.pad(values, (1, 1, 1, 1))
+    total = torch.zeros_like(values)
+    for index in range(9):
+        row, column = divmod(index, 3)
+        shifted = padded[:, :, row : row + height, column : column + width]
+        total.addcmul_(stencil[:, index : index + 1], shifted)
+    return total
+
+
+def _galerkin(level: _Level, batch: int, height: int, width: int) -> Tensor:
+    """``(B, 9, h, w)``: rows of the matrix restricted to linear interpolations from every second pixel.
+
+    Points three apart have no neighbour in common, so nine images tell all entries.
+    """
+    device, dtype = level.smoother.device, level.smoother.dtype
+    rows = torch.arange((height + 1) // 2, device=device)[:, None]
+    columns = torch.arange((width + 1) // 2, device=device)[None, :]
+    colour = rows % 3 * 3 + columns % 3
+    probes = (torch.arange(9, device=device).view(9, 1, 1) == colour).to(dtype)
+    fine = _prolong(probes.expand(batch, -1, -1, -1), height, width)
+    if level.free is not None:
+        fine = fine * level.free
+    answers = _restrict(level.operator(fine))
+    entries = []
+    for index in range(9):
+        row, column = divmod(index, 3)
+        source = (rows + row - 1) % 3 * 3 + (columns + column - 1) % 3
+        inside = ((rows + row - 1) >= 0) & ((rows + row - 1) < len(rows))
+        inside = inside & ((columns + column - 1) >= 0) & ((columns + column - 1) < columns.shape[1])
+        entry = answers.gather(1, source.expand(batch, 1, -1, -1))
+        entries.append(entry * inside)
+    return torch.cat(entries, dim=1)
+
+
+def _prolong(coarse: Tensor, height: int, width: int) -> Tensor:
+    """Linear interpolation from every second row and column; past the last one its value is kept."""
+    return _stretch(_stretch(coarse, 2, height), 3, width)
+
+
+def _stretch(coarse: Tensor, dim: int, size: int) -> Tensor:
+    last = coarse.narrow(dim, coarse.shape[dim] - 1, 1)
+    following = torch.cat([coarse.narrow(dim, 1, coarse.shape[dim] - 1), last], dim=dim)
+    between = (coarse + following).mul_(0.5)
+    both = torch.stack([coarse, between], dim=dim + 1).flatten(dim, dim + 1)
+    return both.narrow(dim, 0, size)
+
+
+def _restrict(fine: Tensor) -> Tensor:
+    """The transpose of :func:`_prolong`."""
+    return _shrink(_shrink(fine, 3), 2)
+
+
+def _shrink(fine: Tensor, dim: int) -> Tensor:
+    even = fine[:, :, ::2] if dim == 2 else fine[..., ::2]
+    odd = fine[:, :, 1::2] if dim == 2 else fine[..., 1::2]
+    count, pairs = even.shape[dim], odd.shape[dim]
+    coarse = even.clone()
+    coarse.narrow(dim, 0, pairs).add_(odd, alpha=0.5)
+    coarse.narrow(dim, 1, count - 1).add_(odd.narrow(dim, 0, count - 1), alpha=0.5)
+    if pairs == count:
+        coarse.narrow(dim, count - 1, 1).add_(odd.narrow(dim, count - 1, 1), alpha=0.5)
+    return coarse
