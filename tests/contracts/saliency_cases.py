@@ -24,7 +24,8 @@ class SaliencyCase:
     and backward passes per image where fixed, ``uses_query`` whether another query gives another map,
     ``uses_classifier`` whether the network is called at all, ``late_call`` the number of a call of the
     network that must come before the end (1 for a method that calls it once), ``channels`` those of its
-    attribution (0 if it has none), ``baseline`` the name in its results.
+    attribution (0 if it has none), ``baseline`` the name in its results, ``varies_with_image`` whether
+    another image gives another map.
     """
 
     make: Callable[[], Saliency]
@@ -35,6 +36,7 @@ class SaliencyCase:
     late_call: int = 4
     channels: int = 0
     baseline: str = ""
+    varies_with_image: bool = True
 
 
 class Stage(nn.Module):

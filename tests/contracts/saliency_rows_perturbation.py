@@ -2,4 +2,44 @@
 
 from saliency_cases import SaliencyCase
 
-CASES: dict[str, SaliencyCase] = {}
+from verisal.functional import Constant
+from verisal.saliency import RISE, CentrePrior, EdgeDetector, Occlusion, RandomMap
+
+CASES = {
+    "Occlusion": SaliencyCase(
+        lambda: Occlusion(window=6, stride=3, chunk_size=12),
+        passes=(5 * 3 + 1, 0),
+        channels=1,
+        baseline="dataset_mean",
+    ),
+    "Occlusion logit": SaliencyCase(
+        lambda: Occlusion(window=(5, 4), stride=4, score="logit", baseline=Constant(), chunk_size=2),
+        passes=(4 * 3 + 1, 0),
+        channels=1,
+        baseline="black",
+    ),
+    "RISE": SaliencyCase(
+        lambda: RISE(cells=4, masks=40, chunk_size=16),
+        passes=(40, 0),
+        channels=1,
+        baseline="dataset_mean",
+    ),
+    "RISE logit": SaliencyCase(
+        lambda: RISE(cells=3, masks=300, keep_probability=0.3, score="logit", baseline=Constant(level=0.5)),
+        passes=(300, 0),
+        channels=1,
+        baseline="grey",
+    ),
+    "RandomMap": SaliencyCase(RandomMap, passes=(0, 0), uses_query=False, uses_classifier=False, late_call=1),
+    "CentrePrior": SaliencyCase(
+        CentrePrior,
+        passes=(0, 0),
+        uses_query=False,
+        uses_classifier=False,
+        late_call=1,
+        varies_with_image=False,
+    ),
+    "EdgeDetector": SaliencyCase(
+        EdgeDetector, passes=(0, 0), uses_query=False, uses_classifier=False, late_call=1
+    ),
+}

@@ -1,0 +1,125 @@
+"""Maps that know nothing of the classifier; a score says something only beside theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from verisal.errors import ConfigError
+from verisal.functional import content_ids, per_sample
+from verisal.types import SaliencyResult, StagedClassifier, check_images, check_query_class
+
+from ._base import Saliency
+
+__all__ = ["CentrePrior", "EdgeDetector", "RandomMap"]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class RandomMap(Saliency):
+    """Independent values from U(0, 1), drawn by seed and content of the image; the query is ignored.
+
+    Args:
+        seed: of the draws. Another seed gives every image another map.
+    """
+
+    seed: int = 0
+
+    needs_module: ClassVar[bool] = False
+
+    def __call__(
+        self, classifier: Callable[[Tensor], Tensor], images: Tensor, query_class: Tensor
+    ) -> SaliencyResult:
+        """One draw per image in ``saliency`` and ``raw``; the classifier is not called."""
+        _check(classifier, images, query_class)
+        shape = (1, *images.shape[-2:])
+        saliency = per_sample(
+            lambda generator: torch.rand(shape, generator=generator),
+            seed=self.seed,
+            sample_ids=content_ids(images),
+            stream="random map",
+            device=images.device,
+        )
+        return SaliencyResult(saliency=saliency, raw=saliency)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class CentrePrior(Saliency):
+    r"""An isotropic Gaussian at the image's centre, the same for every image and query.
+
+    :math:`S = \exp(-r^2 / 2 \sigma^2)` with :math:`\sigma = \min(H, W) / 4` and *r* the distance in pixels
+    from the centre.
+    """
+
+    needs_module: ClassVar[bool] = False
+
+    def __call__(
+        self, classifier: Callable[[Tensor], Tensor], images: Tensor, query_class: Tensor
+    ) -> SaliencyResult:
+        """The Gaussian in ``saliency`` and ``raw``; the classifier is not called."""
+        _check(classifier, images, query_class)
+        height, width = images.shape[-2:]
+        spread = 2 * (min(height, width) / 4) ** 2
+        rows, columns = (
+            (-((torch.arange(length, device=images.device) - (length - 1) / 2) ** 2) / spread).exp()
+            for length in (height, width)
+        )
+        saliency = (rows[:, None] * columns).expand(len(images), 1, -1, -1).clone()
+        return SaliencyResult(saliency=saliency, raw=saliency)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class EdgeDetector(Saliency):
+    r"""Sobel's gradient magnitude of the luminance, which any map that traces edges resembles.
+
+    :math:`S = \sqrt{g_x^2 + g_y^2}` with the 3 x 3 Sobel kernels divided by 8, so that *g* is the change of
+    luminance per pixel. Luminance is :math:`0.299 R + 0.587 G + 0.114 B`; border pixels
+    are repeated outwards.
+
+    References:
+        adebayo2018
+    """
+
+    needs_module: ClassVar[bool] = False
+
+    def __call__(
+        self, classifier: Callable[[Tensor], Tensor], images: Tensor, query_class: Tensor
+    ) -> SaliencyResult:
+        """The magnitude in ``saliency`` and ``raw``; the classifier is not called."""
+        _check(classifier, images, query_class)
+        weights = images.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
+        # Sums of slices, not a convolution: autocast would round that to half precision.
+        padded = F.pad((images.detach() * weights).sum(dim=1, keepdim=True), (1, 1, 1, 1), mode="replicate")
+        across = padded[..., 2:] - padded[..., :-2]
+        down = padded[..., 2:, :] - padded[..., :-2, :]
+        g_x = across[..., :-2, :] + 2 * across[..., 1:-1, :] + across[..., 2:, :]
+        g_y = down[..., :-2] + 2 * down[..., 1:-1] + down[..., 2:]
+        saliency = torch.hypot(g_x, g_y) / 8
+        return SaliencyResult(saliency=saliency, raw=saliency)
+
+
+def _check(classifier: object, images: Tensor, query_class: Tensor) -> None:
+    """Refuse what every method refuses; a bare callable does not say how many classes it has.
+
+    Raises:
+        DataError: images that are none.
+        ConfigError: a query class that does not fit.
+    """
+    check_images(images)
+    if isinstance(classifier, StagedClassifier):
+        check_query_class(query_class, len(images), classifier.num_classes)
+        return
+    if tuple(query_class.shape) != (len(images),) or query_class.dtype != torch.int64:
+        raise ConfigError(
+            f"query class must be ({len(images)},) int64, one class per image,"
+            f" found {tuple(query_class.shape)} {query_class.dtype}"
+        )
+    if bool((query_class < 0).any()):
+        raise ConfigError(f"query class must not be negative, found {int(query_class.min())}")
