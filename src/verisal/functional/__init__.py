@@ -43,6 +43,13 @@ from ._scopes import rng_preserved as rng_preserved
 from ._seeding import content_ids as content_ids
 from ._seeding import derive_seed as derive_seed
 from ._seeding import per_sample as per_sample
+from ._smooth_masks import area_deviation as area_deviation
+from ._smooth_masks import blur_pyramid as blur_pyramid
+from ._smooth_masks import gaussian_matrix as gaussian_matrix
+from ._smooth_masks import pyramid_blend as pyramid_blend
+from ._smooth_masks import smooth_max as smooth_max
+from ._smooth_masks import smooth_max_weights as smooth_max_weights
+from ._smooth_masks import total_variation as total_variation
 from ._views import shift_one_pixel as shift_one_pixel
 from ._views import softmax_distance as softmax_distance
 from .baselines import Baseline as Baseline
@@ -74,7 +81,9 @@ __all__ = [
     "Shuffle",
     "UniformNoise",
     "Verdict",
+    "area_deviation",
     "auroc",
+    "blur_pyramid",
     "bootstrap_auroc",
     "bootstrap_difference",
     "bootstrap_fpr_at_tpr",
@@ -91,6 +100,7 @@ __all__ = [
     "fuse_layers",
     "gate_map",
     "gate_penalty_weights",
+    "gaussian_matrix",
     "gaussian_noise",
     "gradient_scope",
     "judge_8bit",
@@ -102,6 +112,7 @@ __all__ = [
     "per_sample",
     "percentile_score",
     "project_noise",
+    "pyramid_blend",
     "rate_above",
     "resize_maps",
     "rng_preserved",
@@ -109,9 +120,12 @@ __all__ = [
     "round_to_8bit",
     "scale_to_l2",
     "shift_one_pixel",
+    "smooth_max",
+    "smooth_max_weights",
     "softmax_distance",
     "stack_layers",
     "threshold_at_fpr",
+    "total_variation",
     "upsample_cells",
     "weighted_auroc",
     "weighted_fpr_at_tpr",

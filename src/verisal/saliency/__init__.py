@@ -4,18 +4,62 @@ from ._base import GateMethod as GateMethod
 from ._base import GateResult as GateResult
 from ._base import Saliency as Saliency
 from ._base import settings_of as settings_of
+from ._gradient import Attribution as Attribution
+from ._gradient import GradientMethod as GradientMethod
+from .adapters import CallableAdapter as CallableAdapter
+from .adapters import CaptumAdapter as CaptumAdapter
+from .adapters import GradCamAdapter as GradCamAdapter
+from .adapters import TorchCamAdapter as TorchCamAdapter
 from .calibration import Calibration as Calibration
 from .calibration import calibrate_reg_weight as calibrate_reg_weight
+from .captum import DeepLift as DeepLift
+from .captum import GradCAM as GradCAM
+from .captum import Gradient as Gradient
+from .captum import GuidedBackpropagation as GuidedBackpropagation
+from .captum import InputXGradient as InputXGradient
+from .captum import IntegratedGradients as IntegratedGradients
+from .controls import CentrePrior as CentrePrior
+from .controls import EdgeDetector as EdgeDetector
+from .controls import RandomMap as RandomMap
+from .extremal import ExtremalPerturbation as ExtremalPerturbation
 from .hierarchical import HierarchicalMasks as HierarchicalMasks
 from .hierarchical import Objective as Objective
+from .meaningful import MeaningfulPerturbation as MeaningfulPerturbation
+from .occlusion import Occlusion as Occlusion
+from .rise import RISE as RISE
+from .sampled import GradientSHAP as GradientSHAP
+from .sampled import SmoothGrad as SmoothGrad
+from .sampled import VarGrad as VarGrad
 
 __all__ = [
+    "RISE",
+    "Attribution",
     "Calibration",
+    "CallableAdapter",
+    "CaptumAdapter",
+    "CentrePrior",
+    "DeepLift",
+    "EdgeDetector",
+    "ExtremalPerturbation",
     "GateMethod",
     "GateResult",
+    "GradCAM",
+    "GradCamAdapter",
+    "Gradient",
+    "GradientMethod",
+    "GradientSHAP",
+    "GuidedBackpropagation",
     "HierarchicalMasks",
+    "InputXGradient",
+    "IntegratedGradients",
+    "MeaningfulPerturbation",
     "Objective",
+    "Occlusion",
+    "RandomMap",
     "Saliency",
+    "SmoothGrad",
+    "TorchCamAdapter",
+    "VarGrad",
     "calibrate_reg_weight",
     "settings_of",
 ]

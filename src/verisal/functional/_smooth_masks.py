@@ -1,0 +1,191 @@
+"""Masks that are learned pixel by pixel: smooth by construction, of a given area, over a pyramid of blurs."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+__all__ = [
+    "area_deviation",
+    "blur_pyramid",
+    "gaussian_matrix",
+    "pyramid_blend",
+    "smooth_max",
+    "smooth_max_weights",
+    "total_variation",
+]
+
+_COLDNESS = 20.0
+"""Inverse temperature of the soft-max pooling."""
+_RANK = 10
+"""Exponentials that stand for every weight of the pooling, see :func:`smooth_max_weights`."""
+_TIE = 1e-4
+"""Pixels this near the area's threshold share what is left of the area."""
+
+
+def smooth_max_weights(step: int, sigma: float) -> Tensor:
+    r"""Convolution weights with which :func:`smooth_max` pools cells ``step`` px apart.
+
+    A cell at distance *d* weighs :math:`w = \exp(-2 \max(d / \sigma - 1/2, 0)^2)`. Pooling needs
+    :math:`e^{T w m}` of every pair of pixel and cell. For values *m* in [0, 1] it is a sum of few products,
+
+    .. math:: e^{T w m} \approx \sum_k a_k(w) e^{T w_k m},
+
+    whose coefficients are fitted here (relative error below 3e-4 everywhere). So the sums over cells become
+    convolutions of a few maps on the coarse grid, one output channel per place of a pixel inside its cell.
+
+    Args:
+        step: distance of cells, in pixels, at least 1.
+        sigma: reach of a cell, in pixels, positive.
+
+    Returns:
+        ``(2 * step ** 2, rank, taps, taps)`` float32: first those of the sum of exponentials, then those of
+        the sum weighted by ``w``.
+    """
+    radius = 1 + math.ceil(sigma / step)
+    cells = torch.arange(-radius, radius + 1, dtype=torch.float64) * step
+    offsets = (torch.arange(step, dtype=torch.float64)[:, None] - cells).square()
+    distances = (offsets[:, None, :, None] + offsets[None, :, None, :]).sqrt()
+    weights = (distances / sigma - 0.5).clamp_min(0).square().mul(-2).exp()
+    distinct, where = torch.unique(weights, return_inverse=True)
+    coefficients = _fit_exponentials(distinct)[where]
+    both = torch.stack([coefficients, coefficients * weights[..., None]])
+    taps = 2 * radius + 1
+    return both.permute(0, 1, 2, 5, 3, 4).reshape(2 * step**2, _RANK, taps, taps).float()
+
+
+def _nodes() -> Tensor:
+    return (1 - torch.linspace(0, math.pi, _RANK, dtype=torch.float64).cos()) / 2
+
+
+def _fit_exponentials(weights: Tensor) -> Tensor:
+    """Coefficients ``(N, rank)`` of the exponentials for each of ``weights (N,)``, by least squares."""
+    values = torch.linspace(0, 1, 101, dtype=torch.float64)
+    # Divided by the target, so that the error is relative wherever the exponential is small or large.
+    ratios = (_COLDNESS * (_nodes() - weights[:, None, None]) * values[:, None]).exp()
+    scale = ratios.amax(dim=1, keepdim=True)
+    # A slight pull to zero keeps large terms from cancelling each other in float32.
+    pull = 1e-4 * torch.eye(_RANK, dtype=torch.float64).expand(len(weights), -1, -1)
+    left = torch.cat([ratios / scale, pull], dim=1)
+    right = torch.cat([torch.ones(len(values), 1), torch.zeros(_RANK, 1)]).double()
+    solution: Tensor = torch.linalg.lstsq(left, right.expand(len(weights), -1, -1)).solution
+    return solution[..., 0] / scale[:, 0]
+
+
+def smooth_max(values: Tensor, weights: Tensor, *, step: int, size: tuple[int, int]) -> Tensor:
+    r"""Smooth maximum of weighted cells around every pixel, the sum over cells *i* near pixel *u*.
+
+    .. math:: m(u) = \frac{\sum_i w_{ui} m_i e^{T w_{ui} m_i}}{\sum_i e^{T w_{ui} m_i}}, \qquad T = 20.
+
+    Cell *(i, j)* sits at pixel *(step i, step j)*; those outside the grid count as 0.
+
+    Args:
+        values: ``(N, 1, ceil(H / step), ceil(W / step))`` in [0, 1].
+        weights: of :func:`smooth_max_weights` for the same ``step``.
+        step: distance of cells, in pixels.
+        size: ``(H, W)``.
+
+    Returns:
+        ``(N, 1, H, W)`` in [0, 1], within 1e-4 of the formula.
+
+    References:
+        fong2019extremal
+    """
+    radius = weights.shape[-1] // 2
+    padded = F.pad(values, (radius, radius, radius, radius))
+    powers = (padded * (_COLDNESS * _nodes().to(padded)).view(1, -1, 1, 1)).exp()
+    sums = F.conv2d(torch.cat([powers, padded * powers], dim=1), weights, groups=2)
+    below, above = sums.chunk(2, dim=1)
+    return F.pixel_shuffle(above / below, step)[:, :, : size[0], : size[1]].clamp(0, 1)
+
+
+def area_deviation(masks: Tensor, count: int) -> Tensor:
+    r"""Squared distance of masks from having ``count`` pixels at 1 and the others at 0.
+
+    .. math:: \frac{1}{HW} \sum (\mathrm{vecsort}(m) - r)^2, \qquad r = 0, \dots, 0, 1, \dots, 1
+
+    Only the threshold between the two parts is looked for. Pixels within 1e-4 of it share what is left of
+    the area, so that neither rounding nor the order of equal pixels decides who is in.
+
+    Args:
+        masks: ``(N, 1, H, W)`` in [0, 1].
+        count: pixels at 1, from 1 to H * W.
+
+    Returns:
+        ``(N,)``.
+
+    References:
+        fong2019extremal
+    """
+    pixels = masks.flatten(1)
+    with torch.no_grad():
+        threshold = pixels.topk(count, dim=1, sorted=False).values.amin(dim=1, keepdim=True)
+        above = pixels > threshold + _TIE
+        tied = (pixels - threshold).abs() <= _TIE
+        share = (count - above.sum(dim=1, keepdim=True)) / tied.sum(dim=1, keepdim=True)
+        target = above + tied * share
+    return (pixels - target).square().mean(dim=1)
+
+
+def total_variation(masks: Tensor, power: float) -> Tensor:
+    r""":math:`\sum |\partial_x m|^\beta + |\partial_y m|^\beta` over neighbouring pixels.
+
+    Args:
+        masks: ``(N, 1, H, W)``.
+        power: beta.
+
+    Returns:
+        ``(N,)``.
+    """
+    parts = [masks.diff(dim=dim).abs().pow(power).flatten(1).sum(dim=1) for dim in (2, 3)]
+    return parts[0] + parts[1]
+
+
+def gaussian_matrix(length: int, sigma: float) -> Tensor:
+    """Gaussian blur along an axis as a matrix ``(length, length)``: cut at 3 sigma, reflected at the ends."""
+    radius = min(math.ceil(3 * sigma), length - 1)
+    if radius < 1:
+        return torch.eye(length)
+    kernel = (torch.arange(-radius, radius + 1) / sigma).square().div(-2).exp()
+    rows = F.pad(torch.eye(length)[:, None], (radius, radius), mode="reflect")
+    return F.conv1d(rows, (kernel / kernel.sum()).view(1, 1, -1))[:, 0].T.contiguous()
+
+
+def blur_pyramid(images: Tensor, *, levels: int, max_sigma: float) -> Tensor:
+    """Images blurred less and less: level *k* has sigma ``max_sigma * (1 - k / (levels - 1))``.
+
+    Args:
+        images: ``(B, 3, H, W)`` in [0, 1].
+        levels: at least 2; the last is the image itself.
+        max_sigma: in pixels.
+
+    Returns:
+        ``(B, levels, 3, H, W)`` in [0, 1].
+    """
+    blurred = []
+    for level in range(levels):
+        sigma = max_sigma * (1 - level / (levels - 1))
+        down, across = (gaussian_matrix(length, sigma).to(images) for length in images.shape[-2:])
+        blurred.append(down @ images @ across.T)
+    return torch.stack(blurred, dim=1).clamp(0, 1)
+
+
+def pyramid_blend(pyramid: Tensor, masks: Tensor) -> Tensor:
+    """Every pixel from the level that its mask names, linear between levels; 1 is the image, 0 the first.
+
+    Args:
+        pyramid: ``(N, levels, 3, H, W)``.
+        masks: ``(N, 1, H, W)`` in [0, 1].
+
+    Returns:
+        ``(N, 3, H, W)``.
+    """
+    last = pyramid.shape[1] - 1
+    place = masks * last
+    lower = place.detach().floor().clamp(0, last - 1)
+    index = lower.long().unsqueeze(1).expand(-1, -1, *pyramid.shape[2:])
+    low, high = pyramid.gather(1, index)[:, 0], pyramid.gather(1, index + 1)[:, 0]
+    return low + (place - lower) * (high - low)
