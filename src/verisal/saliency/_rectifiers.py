@@ -1,0 +1,110 @@
+"""Whether hooks on modules see every rectifier of a network; where they do not, results would be wrong."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from torch.autograd.graph import Node
+
+from verisal.errors import ConfigError
+
+__all__ = ["check_rectifiers"]
+
+# What autograd calls max(x, 0) in its several spellings; ReLU6 is a hardtanh.
+_RECTIFIERS = ("ReluBackward", "ThresholdBackward", "HardtanhBackward", "ClampMinBackward")
+
+
+def check_rectifiers(
+    network: nn.Module, image: Tensor, method: str, *, hooked: tuple[type[nn.Module], ...], reuse: bool
+) -> Tensor:
+    """Raise unless hooks on modules of types ``hooked`` replace the gradient of every rectifier, and no more.
+
+    One forward pass; the graph that autograd records says which rectifiers there are, whatever the network
+    calls them with.
+
+    Args:
+        network: frozen, in eval mode.
+        image: ``(1, 3, H, W)``.
+        method: named in the errors.
+        hooked: module types that the method hooks.
+        reuse: whether one module may be called more than once.
+
+    Returns:
+        Logits ``(1, K)``.
+
+    Raises:
+        ConfigError: a rectifier that is no module, a module called twice, or one whose input other layers
+            read too, so that a hook there would change their gradient as well.
+    """
+    with _recorded(network, hooked) as calls:
+        logits: Tensor = network(image.detach().clone().requires_grad_())
+    names = {module: name for name, module in network.named_modules()}
+    readers = _readers(logits)
+    nodes = {node for node, _ in readers}
+    known = {output for _, output in calls}
+    outside = Counter(node.name() for node in nodes if node.name().startswith(_RECTIFIERS)) - Counter(
+        node.name() for node in nodes & known
+    )
+    advice = "give every rectifier a torch.nn.ReLU module of its own, or choose another method"
+    if outside:
+        raise ConfigError(
+            f"{method} hooks torch.nn.ReLU modules, and {type(network).__name__} rectifies outside of them"
+            f" {outside.total()} times (functional relu, clamp or ReLU6: {', '.join(outside)}); {advice}"
+        )
+    twice = [names[module] for module, count in Counter(module for module, _ in calls).items() if count > 1]
+    if twice and not reuse:
+        raise ConfigError(
+            f"{method} keeps one input and output per module, and {type(network).__name__} calls"
+            f" {twice} more than once; {advice}"
+        )
+    shared = [
+        names[module] for module, output in calls if any(readers[edge] > 1 for edge in output.next_functions)
+    ]
+    if shared:
+        raise ConfigError(
+            f"{method} hooks the inputs of modules, and other layers of {type(network).__name__} read the"
+            f" inputs of {shared} too, so that their gradients would be changed as well; {advice}"
+        )
+    return logits.detach()
+
+
+@contextmanager
+def _recorded(
+    network: nn.Module, kinds: tuple[type[nn.Module], ...]
+) -> Iterator[list[tuple[nn.Module, Node]]]:
+    """Calls of modules of some types, each with the node of its output; hooks are gone afterwards."""
+    calls: list[tuple[nn.Module, Node]] = []
+
+    def note(module: nn.Module, _: Any, output: Any) -> None:  # noqa: ANN401 - whatever a layer takes
+        if isinstance(output, Tensor) and output.grad_fn is not None:
+            calls.append((module, output.grad_fn))
+
+    handles = [
+        module.register_forward_hook(note) for module in network.modules() if isinstance(module, kinds)
+    ]
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _readers(logits: Tensor) -> Counter[tuple[Any, int]]:
+    """For every value in the graph, as (node, number of its output), how many nodes read it."""
+    if logits.grad_fn is None:
+        raise ConfigError("the classifier's logits do not depend on the image through differentiable layers")
+    readers: Counter[tuple[Any, int]] = Counter({(logits.grad_fn, 0): 1})
+    seen, waiting = {logits.grad_fn}, [logits.grad_fn]
+    while waiting:
+        for node, number in waiting.pop().next_functions:
+            if node is None:
+                continue
+            readers[node, number] += 1
+            if node not in seen:
+                seen.add(node)
+                waiting.append(node)
+    return readers

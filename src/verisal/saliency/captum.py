@@ -1,0 +1,327 @@
+"""Commodity methods through captum, with this package's conventions around them.
+
+Captum computes; the shells fix what captum leaves open: images in [0, 1], baselines in pixel space, one query
+class per image, float32 gradients in any surrounding mode, nothing left behind on the network, and a refusal
+where captum's hooks would give wrong numbers.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import ClassVar, final
+
+import torch
+from captum import attr  # type: ignore[import-untyped]  # it says nothing of its types
+from torch import Tensor, nn
+
+from verisal.errors import ConfigError
+from verisal.functional import Baseline, Constant, resize_maps
+from verisal.types import SaliencyResult, check_query_class
+
+from ._base import Saliency, explaining, staged
+from ._gradient import (
+    Attribution,
+    GradientMethod,
+    baseline_images,
+    check_baseline,
+    check_counts,
+    in_chunks,
+    network_of,
+    scores_of,
+)
+from ._rectifiers import check_rectifiers
+
+__all__ = [
+    "DeepLift",
+    "GradCAM",
+    "Gradient",
+    "GuidedBackpropagation",
+    "InputXGradient",
+    "IntegratedGradients",
+]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Gradient(GradientMethod):
+    r"""Gradient of the query logit, :math:`\partial f_c / \partial x`.
+
+    References:
+        simonyan2014
+    """
+
+    def attribute(
+        self, classifier: Callable[[Tensor], Tensor], images: Tensor, query_class: Tensor
+    ) -> Attribution:
+        """One forward and one backward pass."""
+        method = attr.Saliency(scores_of(classifier, query_class))
+        values = method.attribute(_leaf(images), target=query_class, abs=False)
+        return Attribution(values, n_forward=1, n_backward=1)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class InputXGradient(GradientMethod):
+    r"""Image times gradient, :math:`x \odot \partial f_c / \partial x`, in pixel space.
+
+    References:
+        shrikumar2017
+
+    Differs from:
+        - The image is in [0, 1], not normalised: a black pixel has no attribution, a mean one has.
+    """
+
+    def attribute(
+        self, classifier: Callable[[Tensor], Tensor], images: Tensor, query_class: Tensor
+    ) -> Attribution:
+        """One forward and one backward pass."""
+        method = attr.InputXGradient(scores_of(classifier, query_class))
+        return Attribution(method.attribute(_leaf(images), target=query_class), n_forward=1, n_backward=1)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class IntegratedGradients(GradientMethod):
+    r"""Gradients along the line from a baseline, times the way gone.
+
+    .. math:: (x - b) \odot \frac1T \sum_{t=1}^{T} \frac{\partial f_c}{\partial x}
+        \Bigl(b + \tfrac{t - 1/2}{T} (x - b)\Bigr)
+
+    Sums to :math:`f_c(x) - f_c(b)` as T grows.
+
+    Args:
+        baseline: image at the start of the line.
+        steps: T, midpoints on the line.
+        chunk_size: images and points on the line evaluated at once; bounds memory, never changes the result
+            beyond float rounding.
+
+    Raises:
+        ConfigError: ``steps`` or ``chunk_size`` below 1, or a baseline that needs a mask.
+
+    References:
+        sundararajan2017
+
+    Differs from:
+        - Midpoints instead of right ends; the baseline is black in pixel space.
+    """
+
+    baseline: Baseline = field(default_factory=Constant)
+    steps: int = 50
+    chunk_size: int = 64
+
+    def __post_init__(self) -> None:
+        check_counts(steps=self.steps, chunk_size=self.chunk_size)
+        check_baseline(self.baseline, type(self).__name__)
+
+    def attribute(
+        self, classifier: Callable[[Tensor], Tensor], images: Tensor, query_class: Tensor
+    ) -> Attribution:
+        """As many forward and backward passes as steps."""
+
+        def chunk(some: Tensor, query: Tensor) -> Attribution:
+            method = attr.IntegratedGradients(scores_of(classifier, query))
+            values = method.attribute(
+                some,
+                baselines=baseline_images(self.baseline, classifier, some, query),
+                target=query,
+                n_steps=self.steps,
+                method="riemann_middle",
+                internal_batch_size=self.chunk_size,
+            )
+            return Attribution(values.detach(), self.steps, self.steps, self.baseline.name)
+
+        return in_chunks(chunk, images, query_class, self.chunk_size)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class GuidedBackpropagation(GradientMethod):
+    """Gradient in which every ReLU passes back positive values only.
+
+    Defined for networks whose every rectifier is a ``torch.nn.ReLU`` module; other activations pass their
+    plain gradient. One more forward pass of one image per call checks that.
+
+    Raises:
+        ConfigError: when called with a function, or with a network that has no ReLU module, rectifies outside
+            of modules, or reads a ReLU's input elsewhere as well.
+
+    References:
+        springenberg2015
+    """
+
+    needs_module: ClassVar[bool] = True
+
+    def attribute(
+        self, classifier: Callable[[Tensor], Tensor], images: Tensor, query_class: Tensor
+    ) -> Attribution:
+        """One forward and one backward pass."""
+        network = network_of(classifier, type(self).__name__)
+        logits = check_rectifiers(network, images[:1], type(self).__name__, hooked=(nn.ReLU,), reuse=True)
+        check_query_class(query_class, len(images), logits.shape[1])
+        if not any(isinstance(module, nn.ReLU) for module in network.modules()):
+            raise ConfigError(
+                f"GuidedBackpropagation changes the gradient of torch.nn.ReLU modules, and"
+                f" {type(network).__name__} has none; choose Gradient, which is the same without them"
+            )
+        with _quiet():
+            values = attr.GuidedBackprop(network).attribute(_leaf(images), target=query_class)
+        return Attribution(values, n_forward=1, n_backward=1)
+
+
+_RESCALED = (
+    nn.ReLU,
+    nn.ELU,
+    nn.LeakyReLU,
+    nn.Sigmoid,
+    nn.Tanh,
+    nn.Softplus,
+    nn.MaxPool1d,
+    nn.MaxPool2d,
+    nn.MaxPool3d,
+    nn.Softmax,
+)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class DeepLift(GradientMethod):
+    """Differences from a baseline, propagated by the rescale rule.
+
+    Attributions sum to the change of the query logit, which is checked: a network with a non-linearity that
+    the rule does not reach is refused, not explained wrongly.
+
+    Args:
+        baseline: image that the image is compared with.
+
+    Raises:
+        ConfigError: a baseline that needs a mask; when called, a function, a network that rectifies outside
+            of modules or uses a non-linear module twice, or attributions that do not sum to the change.
+
+    References:
+        shrikumar2017
+
+    Differs from:
+        - The rescale rule only, as captum has it.
+    """
+
+    baseline: Baseline = field(default_factory=Constant)
+
+    needs_module: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_baseline(self.baseline, type(self).__name__)
+
+    def attribute(
+        self, classifier: Callable[[Tensor], Tensor], images: Tensor, query_class: Tensor
+    ) -> Attribution:
+        """Image and baseline forwards and backwards together, then both forwards again for the check."""
+        network = network_of(classifier, type(self).__name__)
+        logits = check_rectifiers(network, images[:1], type(self).__name__, hooked=_RESCALED, reuse=False)
+        check_query_class(query_class, len(images), logits.shape[1])
+        baselines = baseline_images(self.baseline, classifier, images, query_class)
+        with _quiet(), _no_leftovers(network):
+            values = attr.DeepLift(network).attribute(_leaf(images), baselines, target=query_class).detach()
+        with torch.no_grad():
+            both = network(torch.cat([images, baselines])).gather(1, query_class.repeat(2)[:, None])
+        _check_sum(values, both[: len(images), 0] - both[len(images) :, 0], network)
+        return Attribution(values, n_forward=4, n_backward=2, baseline=self.baseline.name)
+
+
+def _check_sum(values: Tensor, change: Tensor, network: nn.Module) -> None:
+    total = values.sum(dim=(1, 2, 3))
+    rounding = 1e-4 * values.abs().sum(dim=(1, 2, 3))
+    agrees = (total - change).abs() <= 1e-2 * change.abs() + rounding
+    if not bool(agrees.all()):
+        worst = int((total - change).abs().nan_to_num(torch.inf).argmax())
+        kinds = ", ".join(kind.__name__ for kind in _RESCALED)
+        raise ConfigError(
+            f"DeepLift's attributions sum to {float(total[worst]):.4g} for image {worst}, and the query logit"
+            f" changes by {float(change[worst]):.4g}: {type(network).__name__} is non-linear outside of"
+            f" modules that the rescale rule knows ({kinds}); use such modules, or IntegratedGradients"
+        )
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class GradCAM(Saliency):
+    r"""Channels of a stage, weighted by their mean gradient.
+
+    .. math:: \sum_k w_k a_k, \qquad w_k = \mathrm{mean}_{hw}\, \partial f_c / \partial a_k
+
+    The map is the positive part, resized bilinearly to the image; the attribution is the same sum with its
+    signs, resized likewise.
+
+    Args:
+        stage: name of a stage of the classifier; None stands for the last.
+
+    Raises:
+        ConfigError: when called with a classifier that has no such stage, or no stages.
+
+    References:
+        selvaraju2017
+    """
+
+    stage: str | None = None
+
+    needs_module: ClassVar[bool] = True
+
+    def __call__(
+        self, classifier: Callable[[Tensor], Tensor], images: Tensor, query_class: Tensor
+    ) -> SaliencyResult:
+        """One forward pass, and one backward pass of the part after the stage."""
+        layer = self._layer(classifier, images)
+        with explaining(classifier, images, query_class) as (inputs, query):
+            method = attr.LayerGradCam(classifier, layer)
+            values = method.attribute(inputs, target=query).detach()
+        if values.ndim != 4:
+            raise ConfigError(
+                f"GradCAM needs a stage with output (B, C, H, W), and {self.stage or 'the last stage'} leads"
+                f" to {tuple(values.shape)}; name another stage"
+            )
+        size = (images.shape[-2], images.shape[-1])
+        saliency = resize_maps(values.clamp_min(0), size)
+        return SaliencyResult(
+            saliency=saliency,
+            raw=saliency,
+            attribution=resize_maps(values, size),
+            n_forward=1,
+            n_backward=1,
+        )
+
+    def _layer(self, classifier: Callable[[Tensor], Tensor], images: Tensor) -> nn.Module:
+        stages = staged(classifier, images, type(self).__name__).stages
+        stage = stages[-1] if self.stage is None else self.stage
+        if stage not in stages:
+            raise ConfigError(f"stage {stage!r} is none of the classifier's stages; known: {list(stages)}")
+        network = network_of(classifier, type(self).__name__)
+        # The classifier keeps the network, in which the stage has its name, under a name of its own.
+        names = [name for name, _ in network.named_modules() if f".{name}".endswith(f".{stage}")]
+        return network.get_submodule(min(names, key=len))
+
+
+def _leaf(images: Tensor) -> Tensor:
+    """Copy that asks for gradients, so that captum need not ask, and warn that it did."""
+    return images.detach().clone().requires_grad_()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without captum's announcements that it sets hooks and removes them."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"\s*Setting (forward, )?backward hooks")
+        yield
+
+
+@contextmanager
+def _no_leftovers(network: nn.Module) -> Iterator[None]:
+    """What captum stores on modules is gone afterwards, on exceptions too."""
+    before = [(module, set(vars(module))) for module in network.modules()]
+    try:
+        yield
+    finally:
+        for module, names in before:
+            for name in set(vars(module)) - names:
+                delattr(module, name)
