@@ -29,6 +29,7 @@ __all__ = [
     "Curve",
     "Evaluates",
     "Evaluation",
+    "Explained",
     "FeatureBatch",
     "Histogram",
     "MaskPanel",
@@ -251,6 +252,31 @@ class SaliencyResult:
     n_forward: float = 0.0
     n_backward: float = 0.0
     baseline: str = ""
+
+
+@dataclass(frozen=True)
+class Explained:
+    """Maps of one batch and everything that a metric may ask about them.
+
+    Attributes:
+        classifier: maps images to logits; frozen.
+        images: ``(B, 3, H, W)`` in [0, 1].
+        query_class: ``(B,)`` int64, the class that was explained, fixed from the clean image.
+        result: what the method returned for these images and this query.
+        image_ids: B stable names.
+        explain: the method itself: images and query class to maps. Metrics that ask how maps change call it.
+        object_masks: ``(B, H, W)`` bool, visible pixels of all objects of the query class, or None.
+        boxes: per image ``(N, 4)`` xyxy half-open boxes of the objects of the query class, or None.
+    """
+
+    classifier: Callable[[Tensor], Tensor]
+    images: Tensor
+    query_class: Tensor
+    result: SaliencyResult
+    image_ids: tuple[str, ...]
+    explain: Callable[[Tensor, Tensor], SaliencyResult]
+    object_masks: Tensor | None = None
+    boxes: tuple[Tensor, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,8 @@ from ._detection import weighted_auroc as weighted_auroc
 from ._detection import weighted_fpr_at_tpr as weighted_fpr_at_tpr
 from ._detection import weighted_rate as weighted_rate
 from ._impute import linear_imputation as linear_imputation
+from ._intervals import bootstrap_mean as bootstrap_mean
+from ._intervals import weighted_means as weighted_means
 from ._masks import CHANNEL_STATISTICS as CHANNEL_STATISTICS
 from ._masks import Fusion as Fusion
 from ._masks import GatePenalty as GatePenalty
@@ -34,6 +36,9 @@ from ._masks import gate_map as gate_map
 from ._masks import gate_penalty_weights as gate_penalty_weights
 from ._masks import resize_maps as resize_maps
 from ._masks import stack_layers as stack_layers
+from ._neutrality import Neutrality as Neutrality
+from ._neutrality import neutrality as neutrality
+from ._neutrality import random_cell_masks as random_cell_masks
 from ._perturb import compose as compose
 from ._rise_masks import cell_size as cell_size
 from ._rise_masks import upsample_cells as upsample_cells
@@ -77,6 +82,7 @@ __all__ = [
     "ImageMean",
     "Inpaint",
     "LinearImputation",
+    "Neutrality",
     "OtherImage",
     "Shuffle",
     "UniformNoise",
@@ -87,6 +93,7 @@ __all__ = [
     "bootstrap_auroc",
     "bootstrap_difference",
     "bootstrap_fpr_at_tpr",
+    "bootstrap_mean",
     "bootstrap_rate",
     "bootstrap_weights",
     "bound",
@@ -107,12 +114,14 @@ __all__ = [
     "linear_imputation",
     "log_odds",
     "negatives_needed",
+    "neutrality",
     "noise_norm",
     "pair_by_image",
     "per_sample",
     "percentile_score",
     "project_noise",
     "pyramid_blend",
+    "random_cell_masks",
     "rate_above",
     "resize_maps",
     "rng_preserved",
@@ -129,5 +138,6 @@ __all__ = [
     "upsample_cells",
     "weighted_auroc",
     "weighted_fpr_at_tpr",
+    "weighted_means",
     "weighted_rate",
 ]

@@ -1,0 +1,174 @@
+"""What every saliency metric is: per-image rows gathered over batches and processes, then reduced."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from verisal.errors import DataError
+from verisal.functional import bootstrap_weights, percentile_score, weighted_means
+from verisal.types import Explained, Score
+
+__all__ = ["ImageRows", "Reduced", "SaliencyMetric", "reduce_means"]
+
+_NAME_BYTES = 128
+
+
+class ImageRows:
+    """Per-image rows, sorted by image id, without the copies that a padding sampler adds.
+
+    An ordinary class, not a dataclass: torchmetrics walks into dataclasses and squeezes tensors of one item.
+
+    Args:
+        image_ids: n names.
+        rows: ``(n, R)`` float64 on the CPU.
+    """
+
+    __slots__ = ("image_ids", "rows")
+
+    def __init__(self, image_ids: tuple[str, ...], rows: Tensor) -> None:
+        self.image_ids = image_ids
+        self.rows = rows
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """One score in every resample.
+
+    Attributes:
+        values: ``(S,)`` float64.
+        defined: ``(n,)`` bool, which images count.
+    """
+
+    values: Tensor
+    defined: Tensor
+
+
+def reduce_means(names: Sequence[str], rows: Tensor, weights: Tensor) -> dict[str, Reduced]:
+    """The reduction of metrics that are one value per image: the mean of every named column.
+
+    Args:
+        names: R names.
+        rows: ``(n, R)``; NaN is undefined.
+        weights: ``(S, n)``.
+    """
+    return {
+        name: Reduced(weighted_means(rows[:, index], weights), ~rows[:, index].isnan())
+        for index, name in enumerate(names)
+    }
+
+
+class SaliencyMetric(Metric, ABC):
+    """A score of saliency maps, kept per image until the epoch ends.
+
+    Sub-classes set ``name`` and ``columns`` and say what a batch's rows are and how rows become scores. Rows
+    are gathered over processes by image id, so several processes give exactly the result of one, on uneven
+    data too.
+
+    Args:
+        name: of the metric with every setting that changes its value: ``deletion[dataset_mean]``.
+        columns: names of the R values kept per image.
+        resamples: bootstrap resamples of the intervals; 0 for none.
+        seed: of the resampling.
+    """
+
+    full_state_update = False
+    image_ids: list[Tensor]
+    rows: list[Tensor]
+
+    def __init__(self, name: str, columns: Sequence[str], *, resamples: int = 2000, seed: int = 0) -> None:
+        super().__init__()
+        self.name, self.columns = name, tuple(columns)
+        self.resamples, self.seed = resamples, seed
+        for state in ("image_ids", "rows"):
+            self.add_state(state, default=[], dist_reduce_fx="cat")
+        self._append_nothing()
+
+    @abstractmethod
+    def rows_of(self, explained: Explained) -> Tensor:
+        """``(B, R)`` values of one batch on the device of its images; NaN where an image cannot be scored."""
+
+    @abstractmethod
+    def reduce(self, rows: Tensor, weights: Tensor) -> Mapping[str, Reduced]:
+        """Scores by name in every resample, from ``rows (n, R)`` and ``weights (S, n)``, n at least 1.
+
+        The names are short (``auc``, ``accuracy``); the metric's own name stands before them in a report.
+        """
+
+    def update(self, explained: Explained) -> None:
+        """Add a batch.
+
+        Raises:
+            DataError: rows of a wrong shape.
+        """
+        rows = self.rows_of(explained).detach()
+        expected = (len(explained.images), len(self.columns))
+        if tuple(rows.shape) != expected:
+            raise DataError(f"{self.name}: rows must be {expected}, found {tuple(rows.shape)}")
+        self.rows.append(rows.to(self.device, torch.float64))
+        self.image_ids.append(_encoded(explained.image_ids).to(self.device))
+
+    def table(self) -> ImageRows:
+        """The rows of all processes if they were gathered (inside :meth:`compute`), else of this one."""
+        image_ids, rows = (
+            torch.cat(state).cpu() if isinstance(state, list) else state.cpu()
+            for state in (self.image_ids, self.rows)
+        )
+        # Of two copies of an image the first is kept; they differ by rounding at most.
+        by_id = {name: index for index, name in reversed(list(enumerate(_decoded(image_ids))))}
+        names = sorted(by_id)
+        return ImageRows(tuple(names), rows[[by_id[name] for name in names]])
+
+    def compute(self) -> dict[str, Score]:
+        """Every score with its interval over images, how many counted and how many were undefined.
+
+        Raises:
+            DataError: no image was added.
+        """
+        rows = self.table().rows
+        n = len(rows)
+        if n == 0:
+            raise DataError(f"{self.name}: no image was added before compute()")
+        values = self.reduce(rows, torch.ones(1, n, dtype=torch.float64))
+        drawn = bootstrap_weights(n, resamples=self.resamples, seed=self.seed)
+        resampled = self.reduce(rows, drawn) if self.resamples else {}
+        return {
+            name: _score(found, resampled[name].values if self.resamples else torch.empty(0))
+            for name, found in values.items()
+        }
+
+    def reset(self) -> None:
+        """Forget all images."""
+        super().reset()
+        self._append_nothing()
+
+    def _append_nothing(self) -> None:
+        # A process that saw no image must still send tensors of the right shape and dtype to the others.
+        self.image_ids.append(torch.empty(0, _NAME_BYTES, dtype=torch.uint8, device=self.device))
+        self.rows.append(torch.empty(0, len(self.columns), dtype=torch.float64, device=self.device))
+
+
+def _score(found: Reduced, resampled: Tensor) -> Score:
+    n = int(found.defined.sum())
+    kept = resampled[~resampled.isnan()]
+    return percentile_score(float(found.values[0]), kept, n=n, undefined=len(found.defined) - n)
+
+
+def _encoded(image_ids: Sequence[str]) -> Tensor:
+    """Names as ``(B, bytes)`` uint8: what processes can send each other."""
+    rows = []
+    for name in image_ids:
+        content = name.encode()
+        if len(content) > _NAME_BYTES:
+            raise DataError(f"image id {name!r} is longer than {_NAME_BYTES} bytes; shorten it")
+        rows.append(torch.tensor(list(content.ljust(_NAME_BYTES, b"\0")), dtype=torch.uint8))
+    return torch.stack(rows) if rows else torch.empty(0, _NAME_BYTES, dtype=torch.uint8)
+
+
+def _decoded(rows: Tensor) -> list[str]:
+    return [bytes(row).rstrip(b"\0").decode() for row in rows.tolist()]

@@ -1,0 +1,167 @@
+"""What every exported saliency metric promises, generated from the table of cases."""
+
+import inspect
+import math
+import pickle
+
+import metric_rows_curves
+import metric_rows_faithfulness
+import metric_rows_localisation
+import pytest
+import torch
+from metric_cases import part_of, toy_explained, with_saliency
+from torch import distributed, multiprocessing
+
+import verisal.metrics
+from verisal.errors import DataError
+from verisal.metrics import SaliencyMetric
+
+CASES = {
+    **metric_rows_curves.CASES,
+    **metric_rows_faithfulness.CASES,
+    **metric_rows_localisation.CASES,
+}
+EVERY = pytest.mark.parametrize("name", CASES)
+
+
+def computed(case, *parts):
+    metric = case.make()
+    for part in parts:
+        metric.update(part)
+    return metric.compute()
+
+
+def assert_scores_equal(found, expected, *, tolerance=1e-5):
+    assert found.keys() == expected.keys()
+    for name, score in found.items():
+        other = expected[name]
+        assert (score.n, score.undefined) == (other.n, other.undefined), name
+        for one, two in ((score.value, other.value), (score.low, other.low), (score.high, other.high)):
+            assert math.isclose(one, two, abs_tol=tolerance) or (math.isnan(one) and math.isnan(two)), name
+
+
+def test_every_exported_metric_has_a_row():
+    exported = {getattr(verisal.metrics, name) for name in verisal.metrics.__all__}
+    kinds = {kind for kind in exported if isinstance(kind, type) and issubclass(kind, SaliencyMetric)}
+    concrete = {kind for kind in kinds if not inspect.isabstract(kind)}
+    assert concrete == {type(case.make()) for case in CASES.values()}
+
+
+def test_names_of_different_settings_differ():
+    names = [case.make().name for case in CASES.values()]
+    assert len(names) == len(set(names))
+
+
+@EVERY
+def test_metric_is_final_and_counts_every_image(name):
+    case = CASES[name]
+    assert type(case.make()).__final__
+    found = computed(case, toy_explained())
+    assert tuple(found) == case.scores
+    for score in found.values():
+        assert score.n + score.undefined == 6
+        assert score.n > 0
+        assert math.isfinite(score.value)
+        assert score.low <= score.value <= score.high or math.isclose(score.low, score.high)
+
+
+@EVERY
+def test_batching_and_order_change_nothing(name):
+    case, whole = CASES[name], toy_explained()
+    parts = [part_of(whole, [5]), part_of(whole, [2, 0]), part_of(whole, [4, 1, 3])]
+    assert_scores_equal(computed(case, *parts), computed(case, whole))
+
+
+@EVERY
+def test_copies_of_an_image_count_once(name):
+    case, whole = CASES[name], toy_explained()
+    assert_scores_equal(computed(case, whole, part_of(whole, [0, 3])), computed(case, whole))
+
+
+@EVERY
+def test_inference_mode_changes_nothing_and_the_state_survives_pickling(name):
+    case = CASES[name]
+    metric = case.make()
+    with torch.inference_mode():
+        metric.update(toy_explained())
+    copied = pickle.loads(pickle.dumps(metric))  # noqa: S301 - our own bytes
+    assert_scores_equal(copied.compute(), computed(case, toy_explained()))
+
+
+@EVERY
+def test_global_random_state_is_left_alone(name):
+    before = torch.get_rng_state()
+    computed(CASES[name], toy_explained())
+    assert torch.get_rng_state().equal(before)
+
+
+@EVERY
+def test_constant_map_is_undefined_where_it_says_nothing(name):
+    case, whole = CASES[name], toy_explained()
+    maps = whole.result.saliency.clone()
+    maps[2] = 0.25
+    found = computed(case, with_saliency(whole, maps))
+    for score in found.values():
+        assert score.undefined >= 1 if case.undefined_if_constant else score.n > 0
+
+
+@EVERY
+def test_map_that_is_not_finite_is_undefined(name):
+    case, whole = CASES[name], toy_explained()
+    maps = whole.result.saliency.clone()
+    maps[1, 0, 3, 4] = math.nan
+    maps[4, 0, 0, 0] = math.inf
+    for score in computed(case, with_saliency(whole, maps)).values():
+        assert score.undefined >= 2
+        assert math.isfinite(score.value)
+
+
+@EVERY
+def test_empty_object_is_undefined_and_never_a_hit(name):
+    case, whole = CASES[name], toy_explained()
+    if not case.undefined_without_object:
+        pytest.skip("asks nothing about objects")
+    whole.object_masks[3] = False
+    boxes = tuple(box[:0] if index == 3 else box for index, box in enumerate(whole.boxes))
+    emptied = type(whole)(**{**vars(whole), "boxes": boxes})
+    for score in computed(case, emptied).values():
+        assert score.undefined >= 1
+
+
+@EVERY
+def test_no_image_at_all_is_an_error(name):
+    with pytest.raises(DataError, match="no image was added"):
+        CASES[name].make().compute()
+
+
+@EVERY
+def test_reset_forgets(name):
+    case, whole = CASES[name], toy_explained()
+    metric = case.make()
+    metric.update(part_of(whole, [0, 1]))
+    metric.reset()
+    metric.update(whole)
+    assert_scores_equal(metric.compute(), computed(case, whole))
+
+
+def _work(rank, folder):
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    whole = toy_explained(5)
+    found = {}
+    for name, case in CASES.items():
+        # What a padding sampler gives: shares of one length, the first image repeated.
+        share = [[0, 2, 4], [1, 3, 0]][rank]
+        found[name] = computed(case, part_of(whole, share))
+    torch.save(found, folder / f"{rank}.pt")
+    distributed.destroy_process_group()
+
+
+def test_two_processes_on_uneven_data_equal_one(tmp_path):
+    if CASES:
+        multiprocessing.spawn(_work, args=(tmp_path,), nprocs=2)
+    for name, case in CASES.items():
+        expected = computed(case, toy_explained(5))
+        for rank in range(2):
+            found = torch.load(tmp_path / f"{rank}.pt", weights_only=False)[name]
+            assert_scores_equal(found, expected, tolerance=1e-6)
