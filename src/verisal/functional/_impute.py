@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -15,8 +16,11 @@ from verisal.functional._seeding import content_ids, per_sample
 
 __all__ = ["linear_imputation", "removed_pixels"]
 
-_COARSEST = 16
-_OMEGA = 0.9
+_COARSEST = 256
+_DAMPING = 0.9
+_DEFINITE = 1e-4
+# A pixel's own part in the sum over its neighbourhood, times the direct weights of 2 and diagonal ones of 1.
+_SELF = 4
 _MAX_ITERATIONS = 200
 
 
@@ -48,8 +52,7 @@ def linear_imputation(
     *,
     noise: float = 0.0,
     seed: int = 0,
-    start: Tensor | None = None,
-    tolerance: float = 1e-4,
+    tolerance: float = 3e-4,
 ) -> Tensor:
     r"""Fill removed pixels with the linear interpolation of what surrounds them.
 
@@ -66,8 +69,6 @@ def linear_imputation(
         keep_masks: ``(B, 1, H, W)``; pixels below 0.5 are removed.
         noise: standard deviation of the Gaussian noise added to removed pixels, on [0, 1].
         seed: of the noise, which also depends on the content of the image, and not on the mask.
-        start: ``(B, 3, H, W)`` images to start from at removed pixels, e.g. the solution for a smaller
-            removed share of the same images; changes the time and not the result (up to ``tolerance``).
         tolerance: largest estimated error of a pixel at which an image counts as solved.
 
     Returns:
@@ -75,7 +76,7 @@ def linear_imputation(
 
     Raises:
         ConfigError: a negative noise or a tolerance that is not positive.
-        DataError: masks or start that do not fit the images.
+        DataError: masks that do not fit the images.
         NumericError: pixels that are not finite.
 
     References:
@@ -89,11 +90,9 @@ def linear_imputation(
         raise ConfigError(
             f"noise must be at least 0 and tolerance above 0, found noise={noise}, tolerance={tolerance}"
         )
-    if start is not None and start.shape != images.shape:
-        raise DataError(f"start must be {tuple(images.shape)} like the images, found {tuple(start.shape)}")
     free = removed_pixels(images, keep_masks, who="linear imputation").to(images.dtype)
     undetermined = free.flatten(1).amin(dim=1).view(-1, 1, 1, 1) > 0
-    filled = torch.where(free > 0, _first_guess(images, free) if start is None else start, images)
+    filled = torch.where(free > 0, _kept_mean(images, free), images)
     with torch.autocast(device_type=images.device.type, enabled=False):
         solved = _solve(filled, torch.where(undetermined, 0.0, free), tolerance)
     solved = torch.where(undetermined, images.mean(dim=(2, 3), keepdim=True), solved)
@@ -110,7 +109,7 @@ def linear_imputation(
     return torch.where(free > 0, solved.clamp(0, 1), images)
 
 
-def _first_guess(images: Tensor, free: Tensor) -> Tensor:
+def _kept_mean(images: Tensor, free: Tensor) -> Tensor:
     kept = 1 - free
     total: Tensor = (images * kept).sum(dim=(2, 3), keepdim=True)
     return total / kept.sum(dim=(2, 3), keepdim=True).clamp_min(1)
@@ -134,11 +133,11 @@ def _solve(filled: Tensor, free: Tensor, tolerance: float) -> Tensor:
             if not bool(size.isfinite().all()):
                 break
             return solution.add_(error)
-        product = _dot(residual, error)
-        direction.mul_(product / before).add_(error)
-        before = _divisor(product)
+        energy = _dot(residual, error)
+        direction.mul_(energy / before).add_(error)
+        before = _divisor(energy)
         image = levels[0].operator(direction)
-        step = torch.where(active, product / _divisor(_dot(direction, image)), 0.0)
+        step = torch.where(active, energy / _divisor(_dot(direction, image)), 0.0)
         solution.addcmul_(direction, step)
         residual.addcmul_(image, step, value=-1)
     raise NumericError(
@@ -185,37 +184,34 @@ def _cycle(residual: Tensor, levels: Sequence[_Level]) -> Tensor:
 
 def _hierarchy(free: Tensor) -> list[_Level]:
     """Grids from fine to coarse, halved until a dense inverse costs nothing."""
-    ones = torch.ones_like(free[:1])
-    centre = (_neighbours(ones) - ones / 3)[0, 0] + 1 / 3
-    operator = partial(_laplacian, free=free, centre=centre)
-    levels = [_Level(operator, free / (centre - 1 / 3), free=free)]
-    height, width = free.shape[2:]
-    batch = len(free)
-    while height * width > _COARSEST:
-        stencil = _galerkin(levels[-1], batch, height, width)
-        height, width = stencil.shape[2:]
-        diagonal = stencil[:, 4:5]
-        used = diagonal > 1e-6
-        smoother = torch.where(used, _OMEGA / torch.where(used, diagonal, 1.0), 0.0)
+    centre = _neighbours(torch.ones_like(free[:1])) - _SELF
+    stencil = _finest_stencil(free, centre)
+    levels = [_Level(partial(_laplacian, free=free, centre=centre + _SELF), free / centre, free=free)]
+    while stencil.shape[3] * stencil.shape[4] > _COARSEST:
+        stencil = _galerkin(_galerkin(stencil).transpose(1, 2).transpose(3, 4))
+        stencil = stencil.transpose(1, 2).transpose(3, 4).contiguous()
+        diagonal = stencil[:, 1, 1, None]
+        used = diagonal > _DEFINITE
+        smoother = torch.where(used, _DAMPING / torch.where(used, diagonal, 1.0), 0.0)
         levels.append(_Level(partial(_stencil_product, stencil=stencil), smoother))
-    last = levels[-1]
-    size = height * width
-    unit = torch.eye(size, device=free.device, dtype=free.dtype).view(1, size, height, width)
-    matrix = last.operator(unit.expand(batch, -1, -1, -1)).flatten(2)
-    matrix = matrix + torch.diag_embed((matrix.diagonal(dim1=1, dim2=2) <= 1e-6).to(matrix))
-    inverse = torch.linalg.inv(matrix)
-    levels[-1] = replace(last, inverse=inverse)
+    size = stencil.shape[3] * stencil.shape[4]
+    unit = torch.eye(size, device=free.device, dtype=free.dtype)
+    matrix = levels[-1].operator(unit.view(1, size, *stencil.shape[3:]).expand(len(free), -1, -1, -1))
+    # Where few pixels are removed, coarse points can be dependent; what is added keeps the matrix definite.
+    factor = torch.linalg.cholesky(matrix.flatten(2) + _DEFINITE * unit)
+    levels[-1] = replace(levels[-1], inverse=torch.cholesky_inverse(factor))
     return levels
 
 
 def _neighbours(values: Tensor) -> Tensor:
-    """Weighted sum over the 3 x 3 neighbourhood: 1/6 direct, 1/12 diagonal, and 1/3 for the pixel itself.
+    """Weighted sum over the 3 x 3 neighbourhood: 2 direct, 1 diagonal, and 4 for the pixel itself.
 
-    With these weights it is the product of two (1, 2, 1) sums.
+    With these weights it is a (1, 2, 1) sum of rows and columns, and exact for constant values, so that no
+    rounding adds up over large regions.
     """
     padded = F.pad(values, (1, 1, 1, 1))
     rows = (padded[..., :-2] + padded[..., 2:]).add_(padded[..., 1:-1], alpha=2)
-    return (rows[..., :-2, :] + rows[..., 2:, :]).add_(rows[..., 1:-1, :], alpha=2).div_(12)
+    return (rows[..., :-2, :] + rows[..., 2:, :]).add_(rows[..., 1:-1, :], alpha=2)
 
 
 def _laplacian(values: Tensor, *, free: Tensor, centre: Tensor) -> Tensor:
@@ -223,53 +219,62 @@ def _laplacian(values: Tensor, *, free: Tensor, centre: Tensor) -> Tensor:
     return (values * centre).sub_(_neighbours(values)).mul_(free)
 
 
+def _finest_stencil(free: Tensor, centre: Tensor) -> Tensor:
+    """``(B, 3, 3, H, W)``: matrix rows of the unknowns, first by row and column of the neighbour."""
+    height, width = free.shape[2:]
+    padded = F.pad(free, (1, 1, 1, 1))
+    stencil = free.new_empty(len(free), 3, 3, height, width)
+    for row, column in product(range(3), range(3)):
+        weight = -float((2 - abs(row - 1)) * (2 - abs(column - 1)))
+        shifted = padded[:, 0, row : row + height, column : column + width]
+        stencil[:, row, column] = weight * free[:, 0] * shifted
+    stencil[:, 1, 1] = (free * centre)[:, 0]
+    return stencil
+
+
 def _stencil_product(values: Tensor, *, stencil: Tensor) -> Tensor:
     height, width = values.shape[2:]
     padded = F.pad(values, (1, 1, 1, 1))
     total = torch.zeros_like(values)
-    for index in range(9):
-        row, column = divmod(index, 3)
+    for row, column in product(range(3), range(3)):
         shifted = padded[:, :, row : row + height, column : column + width]
-        total.addcmul_(stencil[:, index : index + 1], shifted)
+        total.addcmul_(stencil[:, row, column, None], shifted)
     return total
 
 
-def _galerkin(level: _Level, batch: int, height: int, width: int) -> Tensor:
-    """``(B, 9, h, w)``: rows of the matrix restricted to linear interpolations from every second pixel.
+def _galerkin(stencil: Tensor) -> Tensor:
+    """The matrix between linear interpolations from every second row: ``(B, 3, 3, H // 2 + 1, W)``."""
+    height = stencil.shape[3]
+    half = height // 2 + 1
+    padded = F.pad(stencil, (0, 0, 1, 2 * half - height))
+    coarse = torch.zeros_like(padded[:, :, :, :half])
+    for target, neighbour, row in product((-1, 0, 1), repeat=3):
+        weight = _hat(row) * _hat(row + neighbour - 2 * target)
+        if weight:
+            rows = padded[:, neighbour + 1, :, row + 1 : row + 2 * half : 2]
+            coarse[:, target + 1].add_(rows, alpha=weight)
+    return coarse
 
-    Points three apart have no neighbour in common, so nine images tell all entries.
-    """
-    device, dtype = level.smoother.device, level.smoother.dtype
-    rows = torch.arange((height + 1) // 2, device=device)[:, None]
-    columns = torch.arange((width + 1) // 2, device=device)[None, :]
-    colour = rows % 3 * 3 + columns % 3
-    probes = (torch.arange(9, device=device).view(9, 1, 1) == colour).to(dtype)
-    fine = _prolong(probes.expand(batch, -1, -1, -1), height, width)
-    if level.free is not None:
-        fine = fine * level.free
-    answers = _restrict(level.operator(fine))
-    entries = []
-    for index in range(9):
-        row, column = divmod(index, 3)
-        source = (rows + row - 1) % 3 * 3 + (columns + column - 1) % 3
-        inside = ((rows + row - 1) >= 0) & ((rows + row - 1) < len(rows))
-        inside = inside & ((columns + column - 1) >= 0) & ((columns + column - 1) < columns.shape[1])
-        entry = answers.gather(1, source.expand(batch, 1, -1, -1))
-        entries.append(entry * inside)
-    return torch.cat(entries, dim=1)
+
+def _hat(offset: int) -> float:
+    """What a coarse point gives to the fine pixel that far from it."""
+    return max(0.0, 1 - abs(offset) / 2)
 
 
 def _prolong(coarse: Tensor, height: int, width: int) -> Tensor:
-    """Linear interpolation from every second row and column; past the last one its value is kept."""
+    """Linear interpolation from every second row and column."""
     return _stretch(_stretch(coarse, 2, height), 3, width)
 
 
 def _stretch(coarse: Tensor, dim: int, size: int) -> Tensor:
-    last = coarse.narrow(dim, coarse.shape[dim] - 1, 1)
-    following = torch.cat([coarse.narrow(dim, 1, coarse.shape[dim] - 1), last], dim=dim)
-    between = (coarse + following).mul_(0.5)
-    both = torch.stack([coarse, between], dim=dim + 1).flatten(dim, dim + 1)
-    return both.narrow(dim, 0, size)
+    shape = list(coarse.shape)
+    shape[dim] = size
+    fine = coarse.new_empty(shape)
+    even, odd = _every_second(fine, dim)
+    pairs = odd.shape[dim]
+    even.copy_(coarse.narrow(dim, 0, even.shape[dim]))
+    torch.add(coarse.narrow(dim, 0, pairs), coarse.narrow(dim, 1, pairs), out=odd).mul_(0.5)
+    return fine
 
 
 def _restrict(fine: Tensor) -> Tensor:
@@ -278,12 +283,16 @@ def _restrict(fine: Tensor) -> Tensor:
 
 
 def _shrink(fine: Tensor, dim: int) -> Tensor:
-    even = fine[:, :, ::2] if dim == 2 else fine[..., ::2]
-    odd = fine[:, :, 1::2] if dim == 2 else fine[..., 1::2]
-    count, pairs = even.shape[dim], odd.shape[dim]
-    coarse = even.clone()
+    shape = list(fine.shape)
+    shape[dim] = fine.shape[dim] // 2 + 1
+    coarse = fine.new_zeros(shape)
+    even, odd = _every_second(fine, dim)
+    pairs = odd.shape[dim]
+    coarse.narrow(dim, 0, even.shape[dim]).copy_(even)
     coarse.narrow(dim, 0, pairs).add_(odd, alpha=0.5)
-    coarse.narrow(dim, 1, count - 1).add_(odd.narrow(dim, 0, count - 1), alpha=0.5)
-    if pairs == count:
-        coarse.narrow(dim, count - 1, 1).add_(odd.narrow(dim, count - 1, 1), alpha=0.5)
+    coarse.narrow(dim, 1, pairs).add_(odd, alpha=0.5)
     return coarse
+
+
+def _every_second(fine: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    return (fine[:, :, ::2], fine[:, :, 1::2]) if dim == 2 else (fine[..., ::2], fine[..., 1::2])
