@@ -77,7 +77,7 @@ def test_shifted_view_repeats_everything_on_the_moved_image_for_the_same_classes
         values = found[f"shifted/activations/{number}"].float()
         torch.testing.assert_close(values, expected, rtol=2e-3, atol=2e-3)
     for rank, query in enumerate(("prediction", "runner_up")):
-        gates = make().saliency.gates(classifier, moved, ranked[:, rank].contiguous()).gates
+        gates = make().saliency.gates(classifier, moved, ranked[:, rank].contiguous())
         for number, gate in enumerate(gates, start=1):
             values = found[f"shifted/masks/{query}/{number}"].float()
             torch.testing.assert_close(values, channel_statistics(gate), rtol=2e-3, atol=2e-2)
@@ -116,7 +116,7 @@ def test_masks_are_the_channel_statistics_of_the_learned_gates():
     ranked = classifier(images).topk(2, dim=1).indices
     activations = classifier.stage_outputs(images).activations
     for rank, query in enumerate(("prediction", "runner_up")):
-        gates = make().saliency.gates(classifier, images, ranked[:, rank].contiguous()).gates
+        gates = make().saliency.gates(classifier, images, ranked[:, rank].contiguous())
         for number, (gate, activation) in enumerate(zip(gates, activations, strict=True), start=1):
             product = (gate * activation).mean(dim=1, keepdim=True)
             for kind, expected in (("masks", channel_statistics(gate)), ("gated", product)):

@@ -80,7 +80,7 @@ def test_whole_batches_give_what_the_literal_loop_gives(objective):
     images = torch.rand(3, 3, 32, 32)
     query = torch.tensor([0, 2, int(classifier(images)[2].argmax())])
     method = HierarchicalMasks(objective=objective, reg_weight=0.02, steps=20)
-    fast = method.gates(classifier, images, query)
+    fast = method.learn(classifier, images, query)
     for index in range(3):
         best, gates, step = slow_gates(method, classifier, images[index : index + 1], int(query[index]))
         assert float(fast.objective[index]) == pytest.approx(best, rel=2e-3)

@@ -58,7 +58,7 @@ def test_evidence_keeps_nothing_of_a_class_that_has_none():
 def test_without_a_penalty_the_untouched_gates_are_kept():
     classifier, images = toy(), torch.rand(2, 3, 32, 32)
     method = HierarchicalMasks(objective="class", reg_weight=0.0, steps=20)
-    result = method.gates(classifier, images, torch.tensor([0, 1]))
+    result = method.learn(classifier, images, torch.tensor([0, 1]))
     assert result.kept_step.tolist() == [0, 0]
     assert all(torch.equal(gate, torch.ones_like(gate)) for gate in result.gates)
     assert result.distance.tolist() == [0.0, 0.0]
@@ -69,7 +69,7 @@ def test_the_kept_iterate_is_better_than_the_start_and_keeps_the_prediction_wher
     classifier, images = toy(), torch.rand(4, 3, 32, 32)
     query = classifier(images).argmax(dim=1)
     method = HierarchicalMasks(objective=objective, reg_weight=0.01, steps=20)
-    result = method.gates(classifier, images, query)
+    result = method.learn(classifier, images, query)
     weights = gate_penalty_weights([gate.shape for gate in result.gates], "per_channel")
     start = 0.01 * sum(weight * gate[0].numel() for weight, gate in zip(weights, result.gates, strict=True))
     assert (result.objective <= start + 1e-6).all()
@@ -89,8 +89,8 @@ def test_the_kept_iterate_is_better_than_the_start_and_keeps_the_prediction_wher
 def test_output_does_not_depend_on_the_query():
     classifier, images = toy(), torch.rand(2, 3, 32, 32)
     method = HierarchicalMasks(objective="output", reg_weight=0.01, steps=20)
-    first = method.gates(classifier, images, torch.tensor([0, 1])).gates
-    second = method.gates(classifier, images, torch.tensor([3, 2])).gates
+    first = method.learn(classifier, images, torch.tensor([0, 1])).gates
+    second = method.learn(classifier, images, torch.tensor([3, 2])).gates
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     assert not method.uses_query
 
@@ -98,16 +98,16 @@ def test_output_does_not_depend_on_the_query():
 def test_maximise_raises_the_query_logit_above_the_original():
     classifier, images = toy(), torch.rand(3, 3, 32, 32)
     method = HierarchicalMasks(objective="maximise", reg_weight=0.001, steps=20)
-    assert (method.gates(classifier, images, torch.tensor([0, 1, 2])).query_change > 0).all()
+    assert (method.learn(classifier, images, torch.tensor([0, 1, 2])).query_change > 0).all()
 
 
 def test_keep_rules_differ_as_they_are_documented():
     classifier, images = toy(), torch.rand(2, 3, 32, 32)
     query = classifier(images).argmax(dim=1)
     common = {"objective": "class", "reg_weight": 0.05, "steps": 20}
-    last = HierarchicalMasks(**common, keep="last").gates(classifier, images, query)
-    fidelity = HierarchicalMasks(**common, keep="fidelity").gates(classifier, images, query)
-    best = HierarchicalMasks(**common, keep="best").gates(classifier, images, query)
+    last = HierarchicalMasks(**common, keep="last").learn(classifier, images, query)
+    fidelity = HierarchicalMasks(**common, keep="fidelity").learn(classifier, images, query)
+    best = HierarchicalMasks(**common, keep="best").learn(classifier, images, query)
     assert last.kept_step.tolist() == [20, 20]
     assert (fidelity.kept_step >= 10).all()
     assert (fidelity.distance <= last.distance).all()
@@ -117,7 +117,7 @@ def test_keep_rules_differ_as_they_are_documented():
 def test_gate_max_bounds_the_gates():
     classifier, images = toy(), torch.rand(2, 3, 32, 32)
     method = HierarchicalMasks(objective="maximise", reg_weight=0.0, steps=20, gate_max=1.2)
-    gates = method.gates(classifier, images, torch.tensor([0, 1])).gates
+    gates = method.learn(classifier, images, torch.tensor([0, 1])).gates
     assert max(float(gate.max()) for gate in gates) == pytest.approx(1.2)
     assert min(float(gate.min()) for gate in gates) >= 0.0
 
@@ -133,7 +133,7 @@ def test_chunks_do_not_change_the_result():
 def test_raw_layers_are_means_over_channels_upsampled_and_never_scaled():
     classifier, images = toy(), torch.rand(1, 3, 32, 32)
     method = HierarchicalMasks(steps=20, reg_weight=0.01)
-    gates = method.gates(classifier, images, torch.tensor([0])).gates
+    gates = method.learn(classifier, images, torch.tensor([0])).gates
     result = method(classifier, images, torch.tensor([0]))
     for layer, gate in zip(result.raw_layers, gates, strict=True):
         expected = nn.functional.interpolate(

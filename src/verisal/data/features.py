@@ -151,7 +151,7 @@ class DetectorFeatures:
         for number, activation in enumerate(outputs.activations, start=1):
             features[f"activations/{number}"] = channel_statistics(activation).half()
         for query in self.queries:
-            gates = self.saliency.gates(classifier, images, ranked[:, _RANK[query]].contiguous()).gates
+            gates = self.saliency.gates(classifier, images, ranked[:, _RANK[query]].contiguous())
             features |= self._of_gates(query, gates, outputs.activations)
         return features, outputs.logits
 

@@ -4,6 +4,8 @@ from ._base import GateMethod as GateMethod
 from ._base import GateResult as GateResult
 from ._base import Saliency as Saliency
 from ._base import settings_of as settings_of
+from ._gate_problem import GateProblem as GateProblem
+from ._gate_problem import Objective as Objective
 from ._gradient import Attribution as Attribution
 from ._gradient import GradientMethod as GradientMethod
 from .adapters import CallableAdapter as CallableAdapter
@@ -23,7 +25,6 @@ from .controls import EdgeDetector as EdgeDetector
 from .controls import RandomMap as RandomMap
 from .extremal import ExtremalPerturbation as ExtremalPerturbation
 from .hierarchical import HierarchicalMasks as HierarchicalMasks
-from .hierarchical import Objective as Objective
 from .meaningful import MeaningfulPerturbation as MeaningfulPerturbation
 from .occlusion import Occlusion as Occlusion
 from .rise import RISE as RISE
@@ -42,6 +43,7 @@ __all__ = [
     "EdgeDetector",
     "ExtremalPerturbation",
     "GateMethod",
+    "GateProblem",
     "GateResult",
     "GradCAM",
     "GradCamAdapter",

@@ -57,8 +57,8 @@ class GateMethod(Saliency):
         """Whether the gates depend on the query class."""
 
     @abstractmethod
-    def gates(self, classifier: StagedClassifier, images: Tensor, query_class: Tensor) -> GateResult:
-        """Gates of one batch ``(B, 3, H, W)`` for ``query_class (B,)``, all images at once."""
+    def gates(self, classifier: StagedClassifier, images: Tensor, query_class: Tensor) -> tuple[Tensor, ...]:
+        """Gates per stage ``(B, C_l, H_l, W_l)`` for ``query_class (B,)``, all images at once."""
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:

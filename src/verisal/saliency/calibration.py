@@ -69,7 +69,7 @@ def calibrate_reg_weight(
     for reg_weight in sorted(grid):
         candidate = replace(method, reg_weight=reg_weight)
         results = [
-            candidate.gates(
+            candidate.learn(
                 classifier,
                 images[start : start + method.chunk_size],
                 query[start : start + method.chunk_size],

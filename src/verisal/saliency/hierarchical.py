@@ -11,10 +11,8 @@ the evidence.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
-from typing import Any, ClassVar, Literal, final
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor
@@ -23,22 +21,17 @@ from verisal.errors import ConfigError
 from verisal.functional import (
     Fusion,
     GatePenalty,
-    frozen,
     fuse_layers,
     gate_map,
-    gate_penalty_weights,
-    gradient_scope,
     resize_maps,
-    rng_preserved,
 )
 from verisal.types import SaliencyResult, StagedClassifier, check_query_class
 
-from ._base import GateMethod, GateResult, staged
+from ._base import GateMethod, GateResult, explaining, staged
+from ._gate_descent import GateDescent, Keep
+from ._gate_problem import GateProblem, Objective
 
-__all__ = ["HierarchicalMasks", "Keep", "Objective"]
-
-Objective = Literal["class", "output", "evidence", "mixed", "maximise", "maximise_log_probability"]
-Keep = Literal["best", "fidelity", "last"]
+__all__ = ["HierarchicalMasks"]
 
 
 @final
@@ -108,8 +101,8 @@ class HierarchicalMasks(GateMethod):
         parts = []
         for start in range(0, len(images), self.chunk_size):
             chunk = slice(start, start + self.chunk_size)
-            result = self.gates(network, images[chunk], query_class[chunk])
-            parts.append([resize_maps(gate_map(gate), size) for gate in result.gates])
+            gates = self.gates(network, images[chunk], query_class[chunk])
+            parts.append([resize_maps(gate_map(gate), size) for gate in gates])
         layers = tuple(torch.cat(layer) for layer in zip(*parts, strict=True))
         return SaliencyResult(
             saliency=fuse_layers(layers, self.fusion),
@@ -131,7 +124,11 @@ class HierarchicalMasks(GateMethod):
             settings.pop(name)
         return {"saliency": type(self).__name__, **settings}
 
-    def gates(self, classifier: StagedClassifier, images: Tensor, query_class: Tensor) -> GateResult:
+    def gates(self, classifier: StagedClassifier, images: Tensor, query_class: Tensor) -> tuple[Tensor, ...]:
+        """The gates that :meth:`learn` finds."""
+        return self.learn(classifier, images, query_class).gates
+
+    def learn(self, classifier: StagedClassifier, images: Tensor, query_class: Tensor) -> GateResult:
         """Learn the gates of one batch; every image's result is independent of its batch mates.
 
         Args:
@@ -143,163 +140,15 @@ class HierarchicalMasks(GateMethod):
             ConfigError: a query class out of range, or a classifier without stages.
         """
         network = staged(classifier, images, "HierarchicalMasks")
-        check_query_class(query_class, len(images), network.num_classes)
-        with rng_preserved(images.device), frozen(network), gradient_scope(images.device.type):
-            return _optimise(self, network, images.detach().clone(), query_class.clone())
-
-
-class _Problem:
-    """Distances and admissibility of one batch, relative to what the ungated network says."""
-
-    def __init__(
-        self, settings: HierarchicalMasks, network: StagedClassifier, images: Tensor, query: Tensor
-    ) -> None:
-        self.objective = settings.objective
-        self.query = query
-        with torch.no_grad():
-            outputs = network.stage_outputs(images)
-            self.activations = outputs.activations
-            self.first = outputs.activations[0]
-            self.logits = outputs.logits
-            self.prediction = outputs.logits.argmax(dim=1)
-            self.reference = self._of_query(outputs.logits)
-            if self.objective == "evidence":
-                nothing = [torch.zeros_like(activation[:1]) for activation in self.activations]
-                self.floor = self._of_query(network.gated(self.first[:1], nothing).expand_as(self.logits))
-                self.evidence = (self.reference - self.floor).clamp_min(0)
-
-    def _of_query(self, logits: Tensor) -> Tensor:
-        return logits.gather(1, self.query[:, None])[:, 0]
-
-    def query_change(self, logits: Tensor) -> Tensor:
-        return self._of_query(logits) - self.reference
-
-    def distance(self, logits: Tensor) -> Tensor:
-        match self.objective:
-            case "class":
-                return self.query_change(logits).square()
-            case "output":
-                return (logits - self.logits).square().mean(dim=1)
-            case "mixed":
-                return self.query_change(logits).square() + (logits - self.logits).square().mean(dim=1)
-            case "evidence":
-                return ((self._of_query(logits) - self.floor).clamp_min(0) - self.evidence).square()
-            case "maximise":
-                return -self._of_query(logits)
-            case "maximise_log_probability":
-                return -self._of_query(logits.log_softmax(dim=1))
-
-    def admissible(self, logits: Tensor) -> Tensor:
-        prediction = logits.argmax(dim=1)
-        if self.objective in ("output", "mixed"):
-            return prediction == self.prediction
-        if self.objective in ("class", "evidence"):
-            return (prediction == self.query) == (self.prediction == self.query)
-        return torch.ones_like(prediction, dtype=torch.bool)
-
-
-class _Rows:
-    """The gates of all stages as one row per image, and each stage's gate as a view of it.
-
-    One row lets Adam, the projection and the copies run once instead of once per stage. Views share the
-    activations' memory layout: a product of two layouts would copy one of them every step.
-    """
-
-    def __init__(self, activations: Sequence[Tensor]) -> None:
-        self._activations = activations
-        sizes = [activation[0].numel() for activation in activations]
-        self._ends = torch.tensor(sizes).cumsum(dim=0).tolist()
-        self.values = activations[0].new_ones(len(activations[0]), self._ends[-1])
-
-    def views(self, rows: Tensor) -> list[Tensor]:
-        """Stage views ``(B, C_l, H_l, W_l)`` of ``rows (B, N)``."""
-        parts = []
-        for activation, end in zip(self._activations, self._ends, strict=True):
-            batch, channels, height, width = activation.shape
-            part = rows[:, end - activation[0].numel() : end]
-            if activation.is_contiguous():
-                parts.append(part.view(activation.shape))
-            else:
-                parts.append(part.view(batch, height, width, channels).permute(0, 3, 1, 2))
-        return parts
-
-    def spread(self, per_stage: Sequence[float]) -> Tensor:
-        """``(N,)``: one number per stage, repeated over the stage's gates."""
-        counts = torch.tensor([self._ends[0], *(b - a for a, b in pairwise(self._ends))])
-        return torch.tensor(per_stage).repeat_interleave(counts).to(self.values)
-
-
-class _Kept:
-    """The iterate to return, chosen per image as the optimisation goes."""
-
-    def __init__(self, rule: Keep, steps: int, values: Tensor) -> None:
-        batch = len(values)
-        self.rule = rule
-        self.first_step = {"best": 0, "fidelity": (steps + 1) // 2, "last": steps}[rule]
-        self.values = values.clone()
-        self.lowest = values.new_full((batch,), torch.inf)
-        self.records = values.new_zeros(batch, 3)  # distance, penalty, query change
-        self.step = torch.zeros(batch, dtype=torch.int64, device=values.device)
-        self.unchanged = torch.zeros(batch, dtype=torch.bool, device=values.device)
-
-    def offer(
-        self, step: int, values: Tensor, problem: _Problem, logits: Tensor, record: Tensor, value: Tensor
-    ) -> None:
-        if step < self.first_step:
-            return
-        better = (value < self.lowest) & (
-            problem.admissible(logits) if self.rule == "best" else torch.isfinite(value)
+        descent = GateDescent(
+            reg_weight=self.reg_weight,
+            steps=self.steps,
+            learning_rate=self.learning_rate,
+            keep=self.keep,
+            gate_max=self.gate_max,
         )
-        self.lowest = torch.where(better, value, self.lowest)
-        self.records = torch.where(better[:, None], record, self.records)
-        self.step = torch.where(better, step, self.step)
-        self.unchanged = torch.where(better, logits.argmax(dim=1) == problem.prediction, self.unchanged)
-        rows = better.nonzero()[:, 0]
-        if len(rows) == len(better):
-            self.values.copy_(values)
-        elif len(rows):
-            self.values.index_copy_(0, rows, values.index_select(0, rows))
-
-
-def _optimise(
-    settings: HierarchicalMasks, network: StagedClassifier, images: Tensor, query: Tensor
-) -> GateResult:
-    problem = _Problem(settings, network, images, query)
-    rows = _Rows(problem.activations)
-    gates = [view.detach().requires_grad_() for view in rows.views(rows.values)]
-    weights = gate_penalty_weights([gate.shape for gate in gates], settings.penalty)
-    weight_row = rows.spread(weights)
-    gradient = torch.empty_like(rows.values)
-    gradient_views = rows.views(gradient)
-    optimiser = torch.optim.Adam([rows.values], lr=settings.learning_rate, fused=True)
-    rows.values.grad = gradient
-    kept = _Kept(settings.keep, settings.steps, rows.values)
-    for step in range(settings.steps + 1):
-        logits = network.gated(problem.first, gates)
-        distance = problem.distance(logits)
-        with torch.no_grad():
-            # Gates are never negative, so their L1 norm is their sum.
-            penalty = rows.values @ weight_row
-            total = distance + settings.reg_weight * penalty
-            record = torch.stack([distance, penalty, problem.query_change(logits)], dim=1)
-            value = distance if settings.keep == "fidelity" else total
-            kept.offer(step, rows.values, problem, logits, record, value)
-        if step == settings.steps:
-            break
-        found = torch.autograd.grad(distance.sum(), gates)
-        with torch.no_grad():
-            for view, part, weight in zip(gradient_views, found, weights, strict=True):
-                torch.add(part, settings.reg_weight * weight, out=view)
-            optimiser.step()
-            rows.values.clamp_(min=0, max=settings.gate_max)
-    distance, penalty, change = kept.records.unbind(dim=1)
-    return GateResult(
-        gates=tuple(rows.views(kept.values)),
-        distance=distance,
-        penalty=penalty,
-        objective=distance + settings.reg_weight * penalty,
-        query_change=change,
-        kept_step=kept.step,
-        unchanged=kept.unchanged,
-        zero_share=kept.values.eq(0).float().mean(dim=1),
-    )
+        with explaining(network, images, query_class) as (images, query):
+            with torch.no_grad():
+                outputs = network.stage_outputs(images)
+            problem = GateProblem(self.objective, self.penalty, network, outputs, query)
+            return descent.run(problem)
