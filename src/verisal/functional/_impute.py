@@ -186,7 +186,9 @@ def _hierarchy(free: Tensor) -> list[_Level]:
     """Grids from fine to coarse, halved until a dense inverse costs nothing."""
     centre = _neighbours(torch.ones_like(free[:1])) - _SELF
     stencil = _finest_stencil(free, centre)
-    levels = [_Level(partial(_laplacian, free=free, centre=centre + _SELF), free / centre, free=free)]
+    levels = [
+        _Level(partial(_laplacian, free=free, centre=centre + _SELF), _DAMPING * free / centre, free=free)
+    ]
     while stencil.shape[3] * stencil.shape[4] > _COARSEST:
         stencil = _galerkin(_galerkin(stencil).transpose(1, 2).transpose(3, 4))
         stencil = stencil.transpose(1, 2).transpose(3, 4).contiguous()
@@ -196,9 +198,10 @@ def _hierarchy(free: Tensor) -> list[_Level]:
         levels.append(_Level(partial(_stencil_product, stencil=stencil), smoother))
     size = stencil.shape[3] * stencil.shape[4]
     unit = torch.eye(size, device=free.device, dtype=free.dtype)
-    matrix = levels[-1].operator(unit.view(1, size, *stencil.shape[3:]).expand(len(free), -1, -1, -1))
+    points = unit.view(1, size, *stencil.shape[3:]).expand(len(free), -1, -1, -1)
+    matrix = _stencil_product(points, stencil=stencil).flatten(2)
     # Where few pixels are removed, coarse points can be dependent; what is added keeps the matrix definite.
-    factor = torch.linalg.cholesky(matrix.flatten(2) + _DEFINITE * unit)
+    factor = torch.linalg.cholesky(matrix + _DEFINITE * unit)
     levels[-1] = replace(levels[-1], inverse=torch.cholesky_inverse(factor))
     return levels
 

@@ -53,7 +53,8 @@ class Neutrality:
         """Whether the mean query probability is within the limit; None where there is none, or no image."""
         if self.query_probability is None or not len(self.query_probability):
             return None
-        return float(self.query_probability.double().mean()) <= self.limit
+        # Probabilities are float32: exactly 1/K must not fail by its rounding.
+        return float(self.query_probability.double().mean()) <= self.limit + 1e-6
 
 
 def neutrality(
