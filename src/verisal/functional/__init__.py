@@ -69,6 +69,12 @@ from .random_baselines import GaussianNoise as GaussianNoise
 from .random_baselines import OtherImage as OtherImage
 from .random_baselines import Shuffle as Shuffle
 from .random_baselines import UniformNoise as UniformNoise
+from .similarity import average_ranks as average_ranks
+from .similarity import defined_maps as defined_maps
+from .similarity import pearson as pearson
+from .similarity import spearman as spearman
+from .similarity import ssim as ssim
+from .similarity import top_k_intersection as top_k_intersection
 
 __all__ = [
     "CHANNEL_STATISTICS",
@@ -89,6 +95,7 @@ __all__ = [
     "Verdict",
     "area_deviation",
     "auroc",
+    "average_ranks",
     "blur_pyramid",
     "bootstrap_auroc",
     "bootstrap_difference",
@@ -101,6 +108,7 @@ __all__ = [
     "channel_statistics",
     "compose",
     "content_ids",
+    "defined_maps",
     "derive_seed",
     "fpr_at_tpr95",
     "frozen",
@@ -117,6 +125,7 @@ __all__ = [
     "neutrality",
     "noise_norm",
     "pair_by_image",
+    "pearson",
     "per_sample",
     "percentile_score",
     "project_noise",
@@ -132,8 +141,11 @@ __all__ = [
     "smooth_max",
     "smooth_max_weights",
     "softmax_distance",
+    "spearman",
+    "ssim",
     "stack_layers",
     "threshold_at_fpr",
+    "top_k_intersection",
     "total_variation",
     "upsample_cells",
     "weighted_auroc",

@@ -1,0 +1,177 @@
+"""How alike two maps of the same image are, and which maps say anything at all."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from verisal.errors import ConfigError, DataError
+
+__all__ = ["average_ranks", "defined_maps", "pearson", "spearman", "ssim", "top_k_intersection"]
+
+_FLAT = 1e-6
+_WINDOW, _SIGMA = 11, 1.5
+_C1, _C2 = 0.01**2, 0.03**2
+
+
+def defined_maps(maps: Tensor) -> Tensor:
+    r"""``(B,)`` bool: finite and not constant; a map is constant if :math:`\max - \min \le 10^{-6} \max|S|`.
+
+    All-zero maps are constant. What is not defined here is counted as undefined and never scored.
+
+    Args:
+        maps: ``(B, ...)`` saliency maps or attributions.
+
+    >>> defined_maps(torch.tensor([[0.0, 1.0], [2.0, 2.0], [0.0, float("nan")]])).tolist()
+    [True, False, False]
+    """
+    rows = maps.detach().flatten(1)
+    if not rows.shape[1]:
+        return torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
+    low, high = rows.aminmax(dim=1)
+    largest = torch.maximum(low.abs(), high.abs())
+    # Not a number compares as false; two infinities differ by one or by none.
+    return (high - low > _FLAT * largest) & largest.isfinite()
+
+
+def average_ranks(rows: Tensor) -> Tensor:
+    """Ranks from 1 along the last dimension, ties sharing their average; ``(..., n)`` float64.
+
+    >>> average_ranks(torch.tensor([3.0, 1.0, 3.0])).tolist()
+    [2.5, 1.0, 2.5]
+    """
+    ordered, order = rows.sort(dim=-1)
+    place = torch.arange(1, rows.shape[-1] + 1, device=rows.device, dtype=torch.float64).expand(rows.shape)
+    rises = ordered[..., 1:] != ordered[..., :-1]
+    edge = torch.ones_like(rises[..., :1])
+    first = torch.where(torch.cat([edge, rises], dim=-1), place, 0.0).cummax(dim=-1).values
+    last = torch.where(torch.cat([rises, edge], dim=-1), place, torch.inf)
+    last = last.flip(-1).cummin(dim=-1).values.flip(-1)
+    return torch.empty_like(place).scatter_(-1, order, (first + last) / 2)
+
+
+def spearman(a: Tensor, b: Tensor) -> Tensor:
+    """Rank correlation over all values of each pair of maps, ties sharing their average rank.
+
+    Args:
+        a: ``(B, ...)``, e.g. saliency maps ``(B, 1, H, W)`` or attributions ``(B, C, H, W)``.
+        b: shaped like ``a``.
+
+    Returns:
+        ``(B,)`` float64 in [-1, 1] on the device of the maps; NaN where either map is undefined
+        (:func:`defined_maps`).
+
+    Raises:
+        DataError: shapes that differ.
+
+    >>> spearman(torch.tensor([[1.0, 2.0, 9.0]]), torch.tensor([[0.1, 0.4, 0.5]])).round(decimals=6).tolist()
+    [1.0]
+    """
+    rows, others, defined = _pairs(a, b)
+    return _correlation(average_ranks(rows), average_ranks(others)).where(defined, torch.nan)
+
+
+def pearson(a: Tensor, b: Tensor) -> Tensor:
+    """Linear correlation over all values of each pair of maps; otherwise as :func:`spearman`."""
+    rows, others, defined = _pairs(a, b)
+    return _correlation(rows.double(), others.double()).where(defined, torch.nan)
+
+
+def ssim(a: Tensor, b: Tensor) -> Tensor:
+    """Structural similarity of each pair of maps, both scaled to [0, 1] by their own minimum and maximum.
+
+    Gaussian window of 11 px, sigma 1.5 px, means over the positions where it lies inside the map; at most the
+    largest odd size that fits smaller maps.
+
+    Args:
+        a: ``(B, C, H, W)``.
+        b: shaped like ``a``.
+
+    Returns:
+        ``(B,)`` float64 in [-1, 1]; NaN where either map is undefined (:func:`defined_maps`).
+
+    Raises:
+        DataError: shapes that differ, or that are not ``(B, C, H, W)``.
+
+    References:
+        wang2004ssim
+    """
+    if a.ndim != 4:
+        raise DataError(f"SSIM needs maps (B, C, H, W), found {tuple(a.shape)}; add the missing dimensions")
+    rows, others, defined = _pairs(a, b)
+    one, two = (_unit_range(part.double()).view(a.shape) for part in (rows, others))
+    moments = _smoothed(torch.stack([one, two, one**2, two**2, one * two]))
+    mean_a, mean_b, square_a, square_b, product = moments.unbind()
+    variances = square_a - mean_a**2 + square_b - mean_b**2
+    covariance = product - mean_a * mean_b
+    structure = (2 * covariance + _C2) / (variances + _C2)
+    brightness = (2 * mean_a * mean_b + _C1) / (mean_a**2 + mean_b**2 + _C1)
+    return (brightness * structure).mean(dim=(1, 2, 3)).where(defined, torch.nan)
+
+
+def top_k_intersection(a: Tensor, b: Tensor, share: float) -> Tensor:
+    r"""Overlap of the k largest values of each pair of maps, :math:`|A \cap B| / |A \cup B|`.
+
+    k is ``share`` of the values, rounded, at least 1; of tied values the first in row-major order count.
+
+    Args:
+        a: ``(B, ...)``.
+        b: shaped like ``a``.
+        share: in (0, 1).
+
+    Returns:
+        ``(B,)`` float64 in [0, 1]; NaN where either map is undefined (:func:`defined_maps`).
+
+    Raises:
+        ConfigError: a share outside (0, 1).
+        DataError: shapes that differ.
+    """
+    if not 0.0 < share < 1.0:
+        raise ConfigError(f"share must lie in (0, 1), found {share}; 10 % is 0.1")
+    rows, others, defined = _pairs(a, b)
+    count = max(1, round(share * rows.shape[1]))
+    hits = [
+        torch.zeros_like(part, dtype=torch.bool).scatter_(
+            1, part.sort(dim=1, descending=True, stable=True).indices[:, :count], True
+        )
+        for part in (rows, others)
+    ]
+    both = (hits[0] & hits[1]).sum(dim=1).double()
+    return (both / (2 * count - both)).where(defined, torch.nan)
+
+
+def _pairs(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Both as ``(B, n)``, undefined maps replaced by zeros, and which pairs are defined."""
+    if a.shape != b.shape or a.ndim < 2:
+        raise DataError(
+            f"maps to compare must have one shape (B, ...), found {tuple(a.shape)} and {tuple(b.shape)}"
+        )
+    defined = defined_maps(a) & defined_maps(b)
+    rows, others = (part.detach().flatten(1).where(defined[:, None], 0.0) for part in (a, b))
+    return rows, others, defined
+
+
+def _correlation(a: Tensor, b: Tensor) -> Tensor:
+    a, b = (part - part.mean(dim=-1, keepdim=True) for part in (a, b))
+    a, b = (part / part.norm(dim=-1, keepdim=True) for part in (a, b))
+    return (a * b).sum(dim=-1).clamp(-1, 1)
+
+
+def _unit_range(rows: Tensor) -> Tensor:
+    low, high = rows.aminmax(dim=1, keepdim=True)
+    return (rows - low) / (high - low)
+
+
+def _smoothed(images: Tensor) -> Tensor:
+    """``(..., H, W)`` under a Gaussian window, where it lies inside the image, as two matrix products."""
+    down, across = (_windows(length, images) for length in images.shape[-2:])
+    return down @ images @ across.T
+
+
+def _windows(length: int, like: Tensor) -> Tensor:
+    """One window per row, each one value further: ``(length - size + 1, length)``."""
+    size = min(_WINDOW, length - 1 + length % 2)
+    at = torch.arange(length, device=like.device, dtype=like.dtype)
+    offsets = at - at[: length - size + 1, None] - (size - 1) / 2
+    rows = (offsets / _SIGMA).square().div(-2).exp().where(offsets.abs() <= size / 2, 0.0)
+    return rows / rows.sum(dim=1, keepdim=True)
