@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import ClassVar, final
+from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -51,8 +51,6 @@ class GradientMethod(Saliency):
 
     The saliency map is the largest absolute attribution over the channels.
     """
-
-    needs_module: ClassVar[bool] = False
 
     @abstractmethod
     def attribute(

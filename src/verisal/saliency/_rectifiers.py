@@ -15,7 +15,7 @@ from verisal.errors import ConfigError
 __all__ = ["check_rectifiers"]
 
 # What autograd calls max(x, 0) in its several spellings; ReLU6 is a hardtanh.
-_RECTIFIERS = ("ReluBackward", "ThresholdBackward", "HardtanhBackward", "ClampMinBackward")
+_RECTIFIERS = ("ReluBackward", "ThresholdBackward", "HardtanhBackward", "ClampBackward", "ClampMinBackward")
 
 
 def check_rectifiers(

@@ -53,6 +53,8 @@ class Gradient(GradientMethod):
         simonyan2014
     """
 
+    needs_module: ClassVar[bool] = False
+
     def attribute(
         self, classifier: Callable[[Tensor], Tensor], images: Tensor, query_class: Tensor
     ) -> Attribution:
@@ -73,6 +75,8 @@ class InputXGradient(GradientMethod):
     Differs from:
         - The image is in [0, 1], not normalised: a black pixel has no attribution, a mean one has.
     """
+
+    needs_module: ClassVar[bool] = False
 
     def attribute(
         self, classifier: Callable[[Tensor], Tensor], images: Tensor, query_class: Tensor
@@ -99,7 +103,7 @@ class IntegratedGradients(GradientMethod):
             beyond float rounding.
 
     Raises:
-        ConfigError: ``steps`` or ``chunk_size`` below 1, or a baseline that needs a mask.
+        ConfigError: ``steps`` below 2, ``chunk_size`` below 1, or a baseline that needs a mask.
 
     References:
         sundararajan2017
@@ -112,9 +116,13 @@ class IntegratedGradients(GradientMethod):
     steps: int = 50
     chunk_size: int = 64
 
+    needs_module: ClassVar[bool] = False
+
     def __post_init__(self) -> None:
-        check_counts(steps=self.steps, chunk_size=self.chunk_size)
+        check_counts(chunk_size=self.chunk_size)
         check_baseline(self.baseline, type(self).__name__)
+        if self.steps < 2:
+            raise ConfigError(f"steps must be at least 2, found {self.steps}")
 
     def attribute(
         self, classifier: Callable[[Tensor], Tensor], images: Tensor, query_class: Tensor

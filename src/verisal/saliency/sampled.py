@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
@@ -53,6 +53,8 @@ class SmoothGrad(GradientMethod):
     seed: int = 0
     chunk_size: int = 64
 
+    needs_module: ClassVar[bool] = False
+
     def __post_init__(self) -> None:
         _check_noise(self)
 
@@ -92,6 +94,8 @@ class VarGrad(GradientMethod):
     noise: float = 0.15
     seed: int = 0
     chunk_size: int = 64
+
+    needs_module: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         _check_noise(self)
@@ -176,6 +180,8 @@ class GradientSHAP(GradientMethod):
     samples: int = 50
     seed: int = 0
     chunk_size: int = 64
+
+    needs_module: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_counts(samples=self.samples, chunk_size=self.chunk_size)
