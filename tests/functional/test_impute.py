@@ -106,6 +106,12 @@ def test_pixels_that_are_not_finite_are_named_and_do_not_loop():
         linear_imputation(broken, masks(0.5, 0.5, 0.5, 0.5).index_fill(2, torch.tensor([3]), 1))
 
 
+def test_removed_pixels_may_hold_anything():
+    keep = masks(0.5, 0.5, 0.5, 0.5)
+    broken = torch.where(keep > 0, IMAGES, torch.nan)
+    assert linear_imputation(broken, keep).equal(linear_imputation(IMAGES.where(keep > 0, 0.0), keep))
+
+
 def test_gradients_are_never_tracked():
     images = IMAGES.clone().requires_grad_()
     assert not linear_imputation(images, masks(0.5, 0.5, 0.5, 0.5), noise=0.01).requires_grad

@@ -158,6 +158,9 @@ class Blur(Baseline):
 
     References:
         petsiuk2018rise
+
+    Differs from:
+        petsiuk2018rise: made before normalisation, reflected at the border, scaled with the image.
     """
 
     sigma: float = 5.0
