@@ -24,6 +24,7 @@ __all__ = [
     "DatasetMean",
     "ImageMean",
     "bound",
+    "check_statistic",
     "per_channel",
     "seeded_name",
 ]
@@ -106,11 +107,17 @@ class DatasetMean(Baseline):
 
     Args:
         mean: per channel in [0, 1]; None stands for the mean that the classifier normalises with.
+
+    Raises:
+        ConfigError: not three values in [0, 1], or none when called.
     """
 
     mean: RGB | None = None
 
     needs_mask: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_statistic(self, "mean")
 
     @property
     def name(self) -> str:
@@ -210,6 +217,17 @@ def _blur_matrix(size: int, sigma: float, kernel: int) -> Tensor:
     source = torch.minimum(source, period - source).clamp_max(size - 1)
     matrix = torch.zeros(size, size, dtype=torch.float64)
     return matrix.scatter_add_(1, source, (weights / weights.sum()).expand(size, -1))
+
+
+def check_statistic(baseline: Baseline, name: str) -> None:
+    """Raise unless the statistic ``name`` is open or three values in [0, 1].
+
+    Raises:
+        ConfigError: naming the values found.
+    """
+    values = getattr(baseline, name)
+    if values is not None and not (len(values) == 3 and all(0 <= value <= 1 for value in values)):
+        raise ConfigError(f"{name} must be three values in [0, 1], one per channel, found {values}")
 
 
 def per_channel(baseline: Baseline, images: Tensor, name: str) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from verisal.errors import ConfigError
 from verisal.functional._seeding import content_ids, derive_seed, per_sample
-from verisal.functional.baselines import RGB, Baseline, per_channel, seeded_name
+from verisal.functional.baselines import RGB, Baseline, check_statistic, per_channel, seeded_name
 
 __all__ = ["GaussianNoise", "OtherImage", "Shuffle", "UniformNoise"]
 
@@ -31,6 +31,9 @@ class GaussianNoise(Baseline):
         mean: per channel in [0, 1]; None stands for the mean that the classifier normalises with.
         std: per channel, likewise.
         seed: of the draw.
+
+    Raises:
+        ConfigError: not three values in [0, 1], or none when called.
     """
 
     mean: RGB | None = None
@@ -38,6 +41,10 @@ class GaussianNoise(Baseline):
     seed: int = 0
 
     needs_mask: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_statistic(self, "mean")
+        check_statistic(self, "std")
 
     @property
     def name(self) -> str:
