@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy.ndimage import correlate1d
 
-from verisal.errors import ConfigError
+from verisal.errors import ConfigError, DataError
 from verisal.functional import (
     Blur,
     Constant,
@@ -233,6 +233,11 @@ def test_other_image_without_another_class_or_query_or_size_is_refused():
         other(IMAGES)
     with pytest.raises(ConfigError, match=r"images of \(3, 4, 5\), and the images are \(3, 8, 8\); resize"):
         other(torch.zeros(1, 3, 8, 8), query_class=torch.tensor([0]))
+
+
+def test_pool_of_something_else_than_images_is_refused():
+    with pytest.raises(DataError, match=r"\[0, 1\]"):
+        OtherImage(images=IMAGES * 255, labels=torch.tensor([0, 1]))
 
 
 def test_pools_are_compared_by_content():

@@ -12,6 +12,7 @@ from torch import Tensor
 from verisal.errors import ConfigError
 from verisal.functional._seeding import content_ids, derive_seed, per_sample
 from verisal.functional.baselines import RGB, Baseline, check_statistic, per_channel, seeded_name
+from verisal.types import check_images
 
 __all__ = ["GaussianNoise", "OtherImage", "Shuffle", "UniformNoise"]
 
@@ -129,6 +130,7 @@ class OtherImage(Baseline):
 
     Raises:
         ConfigError: a pool whose labels or size do not fit, no query class, or no image of another class.
+        DataError: a pool of something else than images.
     """
 
     images: Tensor = field(repr=False, compare=False)
@@ -139,7 +141,8 @@ class OtherImage(Baseline):
     needs_mask: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if self.images.ndim != 4 or tuple(self.labels.shape) != (len(self.images),):
+        check_images(self.images)
+        if tuple(self.labels.shape) != (len(self.images),):
             raise ConfigError(
                 "OtherImage needs a pool of images (N, 3, H, W) with labels (N,),"
                 f" found {tuple(self.images.shape)} and {tuple(self.labels.shape)}"
