@@ -15,7 +15,7 @@ CASES = {
     "MeaningfulPerturbation": SaliencyCase(
         lambda: MeaningfulPerturbation(steps=6, tv_weight=1e-3, mask_sigma=20.0, jitter=40),
         passes=(6, 6),
-        baseline="dataset_mean",
+        baseline="blur10",
     ),
     "ExtremalPerturbation": SaliencyCase(_extremal, passes=(6, 6), baseline="blur_pyramid"),
     "ExtremalPerturbation two areas": SaliencyCase(

@@ -108,7 +108,8 @@ def area_deviation(masks: Tensor, count: int) -> Tensor:
     .. math:: \frac{1}{HW} \sum (\mathrm{vecsort}(m) - r)^2, \qquad r = 0, \dots, 0, 1, \dots, 1
 
     Only the threshold between the two parts is looked for. Pixels within 1e-4 of it share what is left of
-    the area, so that neither rounding nor the order of equal pixels decides who is in.
+    the area: the value is the same, up to as much, and their gradient is the mean over all orders of them,
+    so that neither rounding nor the order of equal pixels decides who is in.
 
     Args:
         masks: ``(N, 1, H, W)`` in [0, 1].
@@ -127,7 +128,7 @@ def area_deviation(masks: Tensor, count: int) -> Tensor:
         tied = (pixels - threshold).abs() <= _TIE
         share = (count - above.sum(dim=1, keepdim=True)) / tied.sum(dim=1, keepdim=True)
         target = above + tied * share
-    return (pixels - target).square().mean(dim=1)
+    return (target * (pixels - 1).square() + (1 - target) * pixels.square()).mean(dim=1)
 
 
 def total_variation(masks: Tensor, power: float) -> Tensor:

@@ -126,7 +126,7 @@ class ExtremalPerturbation(Saliency):
             raw=saliency,
             n_forward=passes,
             n_backward=passes,
-            baseline="blur_pyramid" if self.baseline is None else self.baseline.name,
+            baseline="blur_pyramid" if self.baseline is None else bound(self.baseline, classifier).name,
         )
 
     def masks(self, classifier: Callable[[Tensor], Tensor], images: Tensor, query_class: Tensor) -> Tensor:
@@ -152,7 +152,8 @@ class ExtremalPerturbation(Saliency):
                 reward = _Reward(classifier, asked, replace, self.variant)
                 parts.append(self._optimise(reward, areas, weights, (height, width)))
         learned = torch.cat(parts).view(len(self.areas), len(images), height, width)
-        return learned.transpose(0, 1).contiguous()
+        # Averages of values in [0, 1], up to rounding.
+        return learned.transpose(0, 1).clamp(0, 1).contiguous()
 
     def sizes(self, height: int, width: int) -> dict[str, float]:
         """``grid_step``, ``sigma`` and ``pyramid_sigma`` in pixels of an image of this size.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import ClassVar, final
 
 import torch
@@ -17,7 +18,7 @@ from torch.nn import functional as F
 from verisal.errors import ConfigError
 from verisal.functional import (
     Baseline,
-    DatasetMean,
+    Blur,
     bound,
     compose,
     derive_seed,
@@ -72,7 +73,7 @@ class MeaningfulPerturbation(Saliency):
     mask_scale: int = 8
     mask_sigma: float = 5.0
     jitter: int = 4
-    baseline: Baseline = field(default_factory=DatasetMean)
+    baseline: Baseline = field(default_factory=partial(Blur, sigma=10.0))
     seed: int = 0
     chunk_size: int = 16
 

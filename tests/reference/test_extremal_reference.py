@@ -1,0 +1,125 @@
+"""Extremal perturbation, one mask at a time, step by step, as it is written down."""
+
+import math
+
+import pytest
+import torch
+from _replicates import replicates
+from saliency_cases import toy_classifier
+from torch.nn import functional as F
+
+from verisal.functional import area_deviation, smooth_max, smooth_max_weights
+from verisal.saliency import ExtremalPerturbation
+
+
+@replicates(smooth_max)
+def slow_smooth_max(cells, step, sigma, size):
+    """Unfolded neighbours of every pixel; one mask ``(h, w)``."""
+    radius = 1 + math.ceil(sigma / step)
+    taps = 2 * radius + 1
+    near = F.unfold(F.pad(cells[None, None], (radius,) * 4), taps)[0]
+    near = near.view(taps**2, *cells.shape)
+    rows = []
+    for y in range(size[0]):
+        for x in range(size[1]):
+            values = near[:, y // step, x // step]
+            ys = (y // step + torch.arange(-radius, radius + 1)) * step
+            xs = (x // step + torch.arange(-radius, radius + 1)) * step
+            distance = ((ys[:, None] - y).double() ** 2 + (xs[None, :] - x).double() ** 2).sqrt()
+            weighted = torch.exp(-2 * (distance / sigma - 0.5).clamp(min=0) ** 2).flatten() * values
+            rows.append((weighted * (20 * weighted).softmax(dim=0)).sum())
+    return torch.stack(rows).view(size)
+
+
+@pytest.mark.parametrize("kind", ["uniform", "binary", "faint"])
+@pytest.mark.parametrize(("step", "sigma"), [(7, 21.0), (1, 1.125), (3, 3.0), (4, 17.0)])
+def test_smooth_max_and_its_gradient_equal_the_formula(step, sigma, kind):
+    size = (2 * step + 1, 3 * step)
+    cells = torch.rand(3, 3)
+    cells = {"uniform": cells, "binary": cells.round(), "faint": cells / 20}[kind]
+    slow, fast = cells.double().requires_grad_(), cells.clone().requires_grad_()
+    expected = slow_smooth_max(slow, step, sigma, size)
+    found = smooth_max(fast[None, None], smooth_max_weights(step, sigma), step=step, size=size)[0, 0]
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-4)
+    direction = torch.randn(size)
+    (wanted,) = torch.autograd.grad((expected * direction).sum(), slow)
+    (gradient,) = torch.autograd.grad((found * direction).sum(), fast)
+    torch.testing.assert_close(gradient.double(), wanted, rtol=0, atol=2e-3 * float(wanted.abs().max()))
+
+
+@replicates(area_deviation)
+def slow_area_deviation(mask, count):
+    """A full sort; values within 1e-4 of the threshold are in the area with equal probability."""
+    values = mask.flatten().sort().values
+    target = torch.zeros_like(values)
+    target[len(values) - count :] = 1
+    tied = (values - values[len(values) - count]).abs() <= 1e-4
+    target[tied] = target[tied].mean()
+    return (target * (values - 1) ** 2 + (1 - target) * values**2).mean()
+
+
+@pytest.mark.parametrize("count", [1, 13, 30, 60])
+@pytest.mark.parametrize("digits", [1, 7])  # many ties, or none
+def test_area_deviation_equals_the_sort(count, digits):
+    mask = torch.rand(1, 1, 6, 10).mul(10**digits).round().div(10**digits).requires_grad_()
+    fast, slow = area_deviation(mask, count)[0], slow_area_deviation(mask, count)
+    ordered = torch.cat([torch.zeros(60 - count), torch.ones(count)])
+    torch.testing.assert_close(fast, (mask.flatten().sort().values - ordered).square().mean())
+    torch.testing.assert_close(fast, slow)
+    torch.testing.assert_close(*(torch.autograd.grad(value, mask)[0] for value in (fast, slow)))
+
+
+@replicates(ExtremalPerturbation.masks)
+def slow_extremal(method, classifier, image, query, area):
+    """One image ``(3, H, W)``, one area: textbook ascent, in double precision but for the network."""
+    height, width = image.shape[1:]
+    scale = min(height, width) / 224
+    step, sigma, blur = round(7 * scale) or 1, method.sigma * scale, method.pyramid_sigma * scale
+    levels = method.pyramid_levels
+    pyramid = [_blurred(image, blur * (1 - level / (levels - 1))) for level in range(levels)]
+    count = math.ceil(area * height * width - 1e-6)
+    cells = torch.ones(math.ceil(height / step), math.ceil(width / step), dtype=torch.float64)
+    velocity, weight = None, method.area_weight
+    for index in range(method.steps):
+        cells.requires_grad_()
+        mask = slow_smooth_max(cells, step, sigma, (height, width))
+
+        def logit(mask, flipped=index % 2 == 0):
+            place = mask * (levels - 1)
+            shown = sum((1 - (place - k).abs()).clamp(min=0) * pyramid[k] for k in range(levels))
+            shown = shown[None].float()
+            return classifier(shown.flip(3) if flipped else shown)[0, query].double()
+
+        kept, left = logit(mask), logit(1 - mask)
+        reward = {"preserve": kept, "delete": -left, "dual": kept - left}[method.variant]
+        energy = reward - weight * slow_area_deviation(mask, count)
+        (gradient,) = torch.autograd.grad(energy, cells)
+        velocity = gradient if velocity is None else 0.9 * velocity + 0.1 * gradient
+        cells = (cells.detach() + method.learning_rate * velocity).clamp(0, 1)
+        weight *= 1.0035
+    return slow_smooth_max(cells, step, sigma, (height, width))
+
+
+def _blurred(image, sigma):
+    if sigma == 0:
+        return image.double()
+    radius = math.ceil(3 * sigma)
+    kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1).double() / sigma) ** 2)
+    kernel = (kernel[:, None] * kernel[None, :]) / kernel.sum() ** 2
+    padded = F.pad(image.double()[:, None], (radius,) * 4, mode="reflect")
+    return F.conv2d(padded, kernel[None, None])[:, 0]
+
+
+@pytest.mark.parametrize("variant", ["preserve", "delete", "dual"])
+def test_five_steps_equal_the_slow_masks(variant):
+    method = ExtremalPerturbation(
+        areas=(0.1, 0.35), variant=variant, steps=5, learning_rate=0.1, area_weight=20.0, sigma=60.0
+    )
+    classifier, images = toy_classifier().requires_grad_(requires_grad=False), torch.rand(2, 3, 16, 13)
+    query = torch.tensor([2, 0])
+    masks = method.masks(classifier, images, query)
+    assert float(masks.std()) > 0.02
+    for row, area in enumerate(method.areas):
+        expected = slow_extremal(method, classifier, images[row], int(query[row]), area)
+        # Steps repeat the pooling's error of up to 1e-4.
+        torch.testing.assert_close(masks[row, row].double(), expected, rtol=0, atol=1e-3)
