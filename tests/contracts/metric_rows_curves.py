@@ -2,4 +2,28 @@
 
 from metric_cases import MetricCase
 
-CASES: dict[str, MetricCase] = {}
+from verisal.functional import Constant, Inpaint, LinearImputation
+from verisal.metrics import ROAD, PerturbationCurve, RelevanceGap
+
+COMMON = ("clean_score", "ties")
+REMOVAL = ("auc", "aopc", *COMMON)
+
+CASES: dict[str, MetricCase] = {
+    "Insertion": MetricCase(lambda: PerturbationCurve("insertion", steps=7), ("auc", *COMMON)),
+    "Deletion": MetricCase(lambda: PerturbationCurve("deletion", steps=7, chunk_size=5), REMOVAL),
+    "MoRF": MetricCase(
+        lambda: PerturbationCurve("morf", steps=5, block_size=3, baseline=Inpaint(), chunk_size=4), REMOVAL
+    ),
+    "LeRF": MetricCase(
+        lambda: PerturbationCurve("lerf", steps=5, baseline=Constant(), score="logit", normalised=True),
+        ("auc", "normalised_auc", *COMMON),
+    ),
+    "RelevanceGap": MetricCase(
+        lambda: RelevanceGap(steps=6), ("gap", "morf_auc", "lerf_auc", "aopc", *COMMON)
+    ),
+    "ROAD": MetricCase(lambda: ROAD(chunk_size=5), ("probability", "accuracy", "ties")),
+    "ROADLeRF": MetricCase(
+        lambda: ROAD("lerf", baseline=LinearImputation(noise=0), shares=[0.2, 0.6]),
+        ("probability", "accuracy", "ties"),
+    ),
+}

@@ -39,6 +39,9 @@ from ._masks import stack_layers as stack_layers
 from ._neutrality import Neutrality as Neutrality
 from ._neutrality import neutrality as neutrality
 from ._neutrality import random_cell_masks as random_cell_masks
+from ._order import Order as Order
+from ._order import pixel_ranks as pixel_ranks
+from ._order import tied_share as tied_share
 from ._perturb import compose as compose
 from ._rise_masks import cell_size as cell_size
 from ._rise_masks import upsample_cells as upsample_cells
@@ -63,8 +66,33 @@ from .baselines import Constant as Constant
 from .baselines import DatasetMean as DatasetMean
 from .baselines import ImageMean as ImageMean
 from .baselines import bound as bound
+from .boxes import NUM_LEVELS as NUM_LEVELS
+from .boxes import Components as Components
+from .boxes import best_ious as best_ious
+from .boxes import box_iou as box_iou
+from .boxes import components as components
+from .boxes import largest_boxes as largest_boxes
+from .boxes import largest_ious as largest_ious
+from .boxes import map_levels as map_levels
+from .curves import aopc as aopc
+from .curves import curve_area as curve_area
+from .curves import normalised_curve_area as normalised_curve_area
+from .curves import perturbation_curve as perturbation_curve
+from .curves import removal_scores as removal_scores
 from .filling_baselines import Inpaint as Inpaint
 from .filling_baselines import LinearImputation as LinearImputation
+from .localisation import choose_threshold as choose_threshold
+from .localisation import energy_inside as energy_inside
+from .localisation import frozen_boxes as frozen_boxes
+from .localisation import largest_component_ious as largest_component_ious
+from .localisation import masks_from_boxes as masks_from_boxes
+from .localisation import multi_component_ious as multi_component_ious
+from .localisation import object_area as object_area
+from .localisation import pixel_average_precision as pixel_average_precision
+from .localisation import pixel_histograms as pixel_histograms
+from .localisation import pointing_hits as pointing_hits
+from .localisation import pointing_tolerance as pointing_tolerance
+from .localisation import threshold_level as threshold_level
 from .random_baselines import GaussianNoise as GaussianNoise
 from .random_baselines import OtherImage as OtherImage
 from .random_baselines import Shuffle as Shuffle
@@ -78,8 +106,10 @@ from .similarity import top_k_intersection as top_k_intersection
 
 __all__ = [
     "CHANNEL_STATISTICS",
+    "NUM_LEVELS",
     "Baseline",
     "Blur",
+    "Components",
     "Constant",
     "DatasetMean",
     "Fusion",
@@ -89,13 +119,16 @@ __all__ = [
     "Inpaint",
     "LinearImputation",
     "Neutrality",
+    "Order",
     "OtherImage",
     "Shuffle",
     "UniformNoise",
     "Verdict",
+    "aopc",
     "area_deviation",
     "auroc",
     "average_ranks",
+    "best_ious",
     "blur_pyramid",
     "bootstrap_auroc",
     "bootstrap_difference",
@@ -104,14 +137,20 @@ __all__ = [
     "bootstrap_rate",
     "bootstrap_weights",
     "bound",
+    "box_iou",
     "cell_size",
     "channel_statistics",
+    "choose_threshold",
+    "components",
     "compose",
     "content_ids",
+    "curve_area",
     "defined_maps",
     "derive_seed",
+    "energy_inside",
     "fpr_at_tpr95",
     "frozen",
+    "frozen_boxes",
     "fuse_layers",
     "gate_map",
     "gate_penalty_weights",
@@ -119,19 +158,34 @@ __all__ = [
     "gaussian_noise",
     "gradient_scope",
     "judge_8bit",
+    "largest_boxes",
+    "largest_component_ious",
+    "largest_ious",
     "linear_imputation",
     "log_odds",
+    "map_levels",
+    "masks_from_boxes",
+    "multi_component_ious",
     "negatives_needed",
     "neutrality",
     "noise_norm",
+    "normalised_curve_area",
+    "object_area",
     "pair_by_image",
     "pearson",
     "per_sample",
     "percentile_score",
+    "perturbation_curve",
+    "pixel_average_precision",
+    "pixel_histograms",
+    "pixel_ranks",
+    "pointing_hits",
+    "pointing_tolerance",
     "project_noise",
     "pyramid_blend",
     "random_cell_masks",
     "rate_above",
+    "removal_scores",
     "resize_maps",
     "rng_preserved",
     "roc_curve",
@@ -145,6 +199,8 @@ __all__ = [
     "ssim",
     "stack_layers",
     "threshold_at_fpr",
+    "threshold_level",
+    "tied_share",
     "top_k_intersection",
     "total_variation",
     "upsample_cells",

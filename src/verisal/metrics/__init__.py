@@ -10,14 +10,34 @@ from ._detection_report import detection_histogram as detection_histogram
 from ._detection_report import detection_report as detection_report
 from ._detection_report import detection_thresholds as detection_thresholds
 from ._detection_report import threshold_notes as threshold_notes
+from .curves import CurveMetric as CurveMetric
+from .curves import MeanCurve as MeanCurve
+from .curves import PerturbationCurve as PerturbationCurve
+from .curves import RelevanceGap as RelevanceGap
 from .detection import DetectionScores as DetectionScores
 from .detection import DetectionTable as DetectionTable
+from .localisation import EnergyInside as EnergyInside
+from .localisation import MaxBoxAcc as MaxBoxAcc
+from .localisation import MaxBoxAccV2 as MaxBoxAccV2
+from .localisation import PointingGame as PointingGame
+from .localisation import PxAP as PxAP
+from .road import ROAD as ROAD
 
 __all__ = [
+    "ROAD",
+    "CurveMetric",
     "DetectionScores",
     "DetectionTable",
+    "EnergyInside",
     "ImageRows",
+    "MaxBoxAcc",
+    "MaxBoxAccV2",
+    "MeanCurve",
+    "PerturbationCurve",
+    "PointingGame",
+    "PxAP",
     "Reduced",
+    "RelevanceGap",
     "Role",
     "SaliencyMetric",
     "detection_curves",
