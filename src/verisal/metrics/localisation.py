@@ -1,0 +1,253 @@
+"""Localisation scores over a set: pointing game, energy inside, box accuracies, pixel precision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import final
+
+import torch
+from torch import Tensor
+
+from verisal.errors import ConfigError, DataError
+from verisal.functional import (
+    NUM_LEVELS,
+    energy_inside,
+    largest_component_ious,
+    masks_from_boxes,
+    multi_component_ious,
+    object_area,
+    pixel_average_precision,
+    pixel_histograms,
+    pointing_hits,
+    pointing_tolerance,
+)
+from verisal.types import Explained
+
+from ._base import Reduced, SaliencyMetric, reduce_means
+
+__all__ = ["EnergyInside", "MaxBoxAcc", "MaxBoxAccV2", "PointingGame", "PxAP"]
+
+_V2_IOUS = (0.3, 0.5, 0.7)
+_BINS = 1000
+
+
+def object_masks_of(explained: Explained, name: str) -> Tensor:
+    """Object masks ``(B, H, W)``; boxes stand in where there are none.
+
+    Raises:
+        DataError: neither.
+    """
+    if explained.object_masks is not None:
+        return explained.object_masks
+    if explained.boxes is not None:
+        size = (explained.images.shape[-2], explained.images.shape[-1])
+        return masks_from_boxes(explained.boxes, size)
+    raise DataError(f"{name} needs object masks or boxes, found neither; leave it out on this data set")
+
+
+def boxes_of(explained: Explained, name: str) -> tuple[Tensor, ...]:
+    """Boxes of the query class, per image ``(N_i, 4)``.
+
+    Raises:
+        DataError: none.
+    """
+    if explained.boxes is None:
+        raise DataError(f"{name} needs boxes, found none; leave it out on this data set")
+    return explained.boxes
+
+
+@final
+class PointingGame(SaliencyMetric):
+    """Share of maps whose maximum hits the object: the mean over classes, and the mean over images beside it.
+
+    Args:
+        tolerance: in pixels at a shorter side of 224 px or more; scaled below, see
+            :func:`~verisal.functional.pointing_tolerance`.
+        resamples: bootstrap resamples of the intervals; 0 for none.
+        seed: of the resampling.
+
+    Raises:
+        ConfigError: a negative tolerance.
+
+    References:
+        zhang2016excitation
+    """
+
+    def __init__(self, *, tolerance: float = 15.0, resamples: int = 2000, seed: int = 0) -> None:
+        if tolerance < 0:
+            raise ConfigError(f"tolerance must be at least 0 pixels, found {tolerance}")
+        super().__init__(
+            f"pointing_game[{tolerance:g}px@224]", ("hit", "class"), resamples=resamples, seed=seed
+        )
+        self.tolerance = tolerance
+
+    def rows_of(self, explained: Explained) -> Tensor:
+        """Hit and query class of every image."""
+        masks = object_masks_of(explained, self.name)
+        size = (masks.shape[1], masks.shape[2])
+        reach = pointing_tolerance(size, tolerance=self.tolerance)
+        hits = pointing_hits(explained.result.saliency, masks, tolerance=reach)
+        return torch.stack([hits, explained.query_class.to(hits)], dim=1)
+
+    def reduce(self, rows: Tensor, weights: Tensor) -> Mapping[str, Reduced]:
+        """``accuracy``: mean over the classes that occur; ``image_accuracy``: mean over images."""
+        by_image = reduce_means(("image_accuracy",), rows[:, :1], weights)["image_accuracy"]
+        kept = rows[by_image.defined]
+        member = (kept[:, 1:] == torch.unique(kept[:, 1])).double()
+        share = weights[:, by_image.defined].double()
+        of_class = (share @ (member * kept[:, :1])) / (share @ member)
+        return {
+            "accuracy": Reduced(of_class.nanmean(dim=1), by_image.defined),
+            "image_accuracy": by_image,
+        }
+
+
+@final
+class EnergyInside(SaliencyMetric):
+    """Share of the positive saliency on the object, with the object's share of the image beside it.
+
+    Args:
+        resamples: bootstrap resamples of the intervals; 0 for none.
+        seed: of the resampling.
+    """
+
+    def __init__(self, *, resamples: int = 2000, seed: int = 0) -> None:
+        super().__init__("energy_inside", ("energy", "area"), resamples=resamples, seed=seed)
+
+    def rows_of(self, explained: Explained) -> Tensor:
+        """Energy inside and area of every image's object."""
+        masks = object_masks_of(explained, self.name)
+        energy = energy_inside(explained.result.saliency, masks)
+        return torch.stack([energy, object_area(masks).where(~energy.isnan(), torch.nan)], dim=1)
+
+    def reduce(self, rows: Tensor, weights: Tensor) -> Mapping[str, Reduced]:
+        """Means over images."""
+        return reduce_means(self.columns, rows, weights)
+
+
+@final
+class MaxBoxAcc(SaliencyMetric):
+    """Share of maps whose largest component's box is right, at the threshold best for the whole set.
+
+    The threshold is the same for all images; it is chosen on the images scored, hence the name.
+
+    Args:
+        iou: overlap from which a box is right.
+        chunk_size: maps at a time; never changes the result.
+        resamples: bootstrap resamples of the intervals, each with its own best threshold; 0 for none.
+        seed: of the resampling.
+
+    Raises:
+        ConfigError: an overlap outside (0, 1].
+
+    References:
+        choe2020wsol
+
+    Differs from:
+        - Components take the place of contours; see :func:`~verisal.functional.largest_component_ious`.
+    """
+
+    def __init__(
+        self, *, iou: float = 0.5, chunk_size: int = 8, resamples: int = 2000, seed: int = 0
+    ) -> None:
+        if not 0 < iou <= 1:
+            raise ConfigError(f"iou must lie in (0, 1], found {iou}")
+        columns = tuple(f"level_{level}" for level in range(NUM_LEVELS))
+        super().__init__(f"max_box_acc[iou{iou:g}]", columns, resamples=resamples, seed=seed)
+        self.iou, self.chunk_size = iou, chunk_size
+
+    def rows_of(self, explained: Explained) -> Tensor:
+        """Whether the box is right, at every level."""
+        ious = largest_component_ious(
+            explained.result.saliency, boxes_of(explained, self.name), chunk_size=self.chunk_size
+        )
+        return _right(ious, self.iou)
+
+    def reduce(self, rows: Tensor, weights: Tensor) -> Mapping[str, Reduced]:
+        """The best level of every resample."""
+        defined = ~rows[:, 0].isnan()
+        return {"accuracy": Reduced(_at_each_level(rows, weights).amax(dim=1), defined)}
+
+
+@final
+class MaxBoxAccV2(SaliencyMetric):
+    """As :class:`MaxBoxAcc` with the best box of all components, and the mean over three overlaps.
+
+    The overlaps are 0.3, 0.5 and 0.7; each has its own best threshold.
+
+    Args:
+        chunk_size: maps at a time; never changes the result.
+        resamples: bootstrap resamples of the intervals, each with its own best thresholds; 0 for none.
+        seed: of the resampling.
+
+    References:
+        choe2020wsol
+
+    Differs from:
+        - That the best box counts is our reading.
+        - Components take the place of contours; see :func:`~verisal.functional.multi_component_ious`.
+    """
+
+    def __init__(self, *, chunk_size: int = 8, resamples: int = 2000, seed: int = 0) -> None:
+        columns = tuple(f"iou{iou:g}_level_{level}" for iou in _V2_IOUS for level in range(NUM_LEVELS))
+        super().__init__("max_box_acc_v2", columns, resamples=resamples, seed=seed)
+        self.chunk_size = chunk_size
+
+    def rows_of(self, explained: Explained) -> Tensor:
+        """Whether a box is right, at every overlap and level."""
+        ious = multi_component_ious(
+            explained.result.saliency, boxes_of(explained, self.name), chunk_size=self.chunk_size
+        )
+        return torch.cat([_right(ious, iou) for iou in _V2_IOUS], dim=1)
+
+    def reduce(self, rows: Tensor, weights: Tensor) -> Mapping[str, Reduced]:
+        """``accuracy``: the mean over overlaps; ``iou0.3``, ``iou0.5``, ``iou0.7``: each alone."""
+        defined = ~rows[:, 0].isnan()
+        levels = _at_each_level(rows, weights).view(len(weights), len(_V2_IOUS), NUM_LEVELS)
+        best = levels.amax(dim=2)
+        single = {f"iou{iou:g}": Reduced(best[:, index], defined) for index, iou in enumerate(_V2_IOUS)}
+        return {"accuracy": Reduced(best.mean(dim=1), defined), **single}
+
+
+@final
+class PxAP(SaliencyMetric):
+    """Area under the precision-recall curve of the pixels of all images together.
+
+    Keeps 2000 numbers per image.
+
+    Args:
+        resamples: bootstrap resamples of the intervals; 0 for none.
+        seed: of the resampling.
+
+    References:
+        choe2020wsol
+
+    Differs from:
+        - The value 1 shares the last of 1000 bins instead of having its own.
+    """
+
+    def __init__(self, *, resamples: int = 2000, seed: int = 0) -> None:
+        columns = tuple(f"{side}_{index}" for side in ("off", "on") for index in range(_BINS))
+        super().__init__("pxap", columns, resamples=resamples, seed=seed)
+
+    def rows_of(self, explained: Explained) -> Tensor:
+        """Histogram of the pixels off and on the object, of every image."""
+        masks = object_masks_of(explained, self.name)
+        return pixel_histograms(explained.result.saliency, masks, bins=_BINS).flatten(1)
+
+    def reduce(self, rows: Tensor, weights: Tensor) -> Mapping[str, Reduced]:
+        """The area under the curve of every resample's pixels."""
+        defined = ~rows[:, 0].isnan()
+        pooled = weights[:, defined].double() @ rows[defined]
+        return {"area": Reduced(pixel_average_precision(pooled.view(-1, 2, _BINS)), defined)}
+
+
+def _right(ious: Tensor, enough: float) -> Tensor:
+    return (ious >= enough).double().where(~ious.isnan(), torch.nan)
+
+
+def _at_each_level(rows: Tensor, weights: Tensor) -> Tensor:
+    """``(S, R)``: the mean of every column over the defined images of every resample."""
+    defined = ~rows[:, 0].isnan()
+    share = weights[:, defined].double()
+    return (share @ rows[defined]) / share.sum(dim=1, keepdim=True)
