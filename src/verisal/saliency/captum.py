@@ -32,7 +32,7 @@ from ._gradient import (
     network_of,
     scores_of,
 )
-from ._rectifiers import check_rectifiers
+from ._hooks import check_rectifiers, check_sum, no_leftovers
 
 __all__ = [
     "DeepLift",
@@ -230,26 +230,13 @@ class DeepLift(GradientMethod):
         logits = check_rectifiers(network, images[:1], type(self).__name__, hooked=_RESCALED, reuse=False)
         check_query_class(query_class, len(images), logits.shape[1])
         baselines = baseline_images(self.baseline, classifier, images, query_class)
-        with _quiet(), _no_leftovers(network):
+        with _quiet(), no_leftovers(network):
             values = attr.DeepLift(network).attribute(_leaf(images), baselines, target=query_class).detach()
         with torch.no_grad():
             both = network(torch.cat([images, baselines])).gather(1, query_class.repeat(2)[:, None])
-        _check_sum(values, both[: len(images), 0] - both[len(images) :, 0], network)
+        change = both[: len(images), 0] - both[len(images) :, 0]
+        check_sum(values, change, network, rescaled=_RESCALED)
         return Attribution(values, n_forward=4, n_backward=2, baseline=self.baseline.name)
-
-
-def _check_sum(values: Tensor, change: Tensor, network: nn.Module) -> None:
-    total = values.sum(dim=(1, 2, 3))
-    rounding = 1e-4 * values.abs().sum(dim=(1, 2, 3))
-    agrees = (total - change).abs() <= 1e-2 * change.abs() + rounding
-    if not bool(agrees.all()):
-        worst = int((total - change).abs().nan_to_num(torch.inf).argmax())
-        kinds = ", ".join(kind.__name__ for kind in _RESCALED)
-        raise ConfigError(
-            f"DeepLift's attributions sum to {float(total[worst]):.4g} for image {worst}, and the query logit"
-            f" changes by {float(change[worst]):.4g}: {type(network).__name__} is non-linear outside of"
-            f" modules that the rescale rule knows ({kinds}); use such modules, or IntegratedGradients"
-        )
 
 
 @final
@@ -321,15 +308,3 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"\s*Setting (forward, )?backward hooks")
         yield
-
-
-@contextmanager
-def _no_leftovers(network: nn.Module) -> Iterator[None]:
-    """What captum stores on modules is gone afterwards, on exceptions too."""
-    before = [(module, set(vars(module))) for module in network.modules()]
-    try:
-        yield
-    finally:
-        for module, names in before:
-            for name in set(vars(module)) - names:
-                delattr(module, name)

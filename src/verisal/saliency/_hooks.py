@@ -1,4 +1,4 @@
-"""Whether hooks on modules see every rectifier of a network; where they do not, results would be wrong."""
+"""What hooks on modules can miss or leave behind, and the checks without which results would be wrong."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
 from verisal.errors import ConfigError
 
-__all__ = ["check_rectifiers"]
+__all__ = ["check_rectifiers", "check_sum", "no_leftovers"]
 
 # What autograd calls max(x, 0) in its several spellings; ReLU6 is a hardtanh.
 _RECTIFIERS = ("ReluBackward", "ThresholdBackward", "HardtanhBackward", "ClampBackward", "ClampMinBackward")
@@ -70,6 +71,42 @@ def check_rectifiers(
             f" inputs of {shared} too, so that their gradients would be changed as well; {advice}"
         )
     return logits.detach()
+
+
+def check_sum(
+    values: Tensor, change: Tensor, network: nn.Module, *, rescaled: tuple[type[nn.Module], ...]
+) -> None:
+    """Raise unless DeepLift's attributions ``(B, 3, H, W)`` sum to the change of the query logit ``(B,)``.
+
+    The tolerance is 1 % of the change, and float rounding of the sum.
+
+    Raises:
+        ConfigError: naming the image that is farthest off; something non-linear is no module of the types
+            ``rescaled``.
+    """
+    total = values.sum(dim=(1, 2, 3))
+    rounding = 1e-4 * values.abs().sum(dim=(1, 2, 3))
+    agrees = (total - change).abs() <= 1e-2 * change.abs() + rounding
+    if not bool(agrees.all()):
+        worst = int((total - change).abs().nan_to_num(torch.inf).argmax())
+        kinds = ", ".join(kind.__name__ for kind in rescaled)
+        raise ConfigError(
+            f"DeepLift's attributions sum to {float(total[worst]):.4g} for image {worst}, and the query logit"
+            f" changes by {float(change[worst]):.4g}: {type(network).__name__} is non-linear outside of"
+            f" modules that the rescale rule knows ({kinds}); use such modules, or IntegratedGradients"
+        )
+
+
+@contextmanager
+def no_leftovers(network: nn.Module) -> Iterator[None]:
+    """What is stored on modules inside is gone afterwards, on exceptions too."""
+    before = [(module, set(vars(module))) for module in network.modules()]
+    try:
+        yield
+    finally:
+        for module, names in before:
+            for name in set(vars(module)) - names:
+                delattr(module, name)
 
 
 @contextmanager
