@@ -79,8 +79,20 @@ from .curves import curve_area as curve_area
 from .curves import normalised_curve_area as normalised_curve_area
 from .curves import perturbation_curve as perturbation_curve
 from .curves import removal_scores as removal_scores
+from .faithfulness import Fidelity as Fidelity
+from .faithfulness import crop_to_boxes as crop_to_boxes
+from .faithfulness import dabkowski_gal as dabkowski_gal
+from .faithfulness import saliency_fidelity as saliency_fidelity
+from .faithfulness import threshold_boxes as threshold_boxes
+from .faithfulness import tuned_threshold as tuned_threshold
 from .filling_baselines import Inpaint as Inpaint
 from .filling_baselines import LinearImputation as LinearImputation
+from .infidelity import Responses as Responses
+from .infidelity import gaussian_noises as gaussian_noises
+from .infidelity import infidelity as infidelity
+from .infidelity import responses as responses
+from .infidelity import square_responses as square_responses
+from .infidelity import squares_of as squares_of
 from .localisation import choose_threshold as choose_threshold
 from .localisation import energy_inside as energy_inside
 from .localisation import frozen_boxes as frozen_boxes
@@ -93,10 +105,30 @@ from .localisation import pixel_histograms as pixel_histograms
 from .localisation import pointing_hits as pointing_hits
 from .localisation import pointing_tolerance as pointing_tolerance
 from .localisation import threshold_level as threshold_level
+from .map_comparison import Comparison as Comparison
+from .map_comparison import map_similarities as map_similarities
+from .map_comparison import random_maps as random_maps
+from .map_comparison import similarity_with_floor as similarity_with_floor
+from .postprocess import attribution_of as attribution_of
+from .postprocess import postprocess as postprocess
 from .random_baselines import GaussianNoise as GaussianNoise
 from .random_baselines import OtherImage as OtherImage
 from .random_baselines import Shuffle as Shuffle
 from .random_baselines import UniformNoise as UniformNoise
+from .randomisation import RandomisedCopy as RandomisedCopy
+from .randomisation import derangement as derangement
+from .randomisation import passes_randomisation as passes_randomisation
+from .randomisation import randomised_copies as randomised_copies
+from .randomisation import randomised_steps as randomised_steps
+from .randomisation import weighted_percentile as weighted_percentile
+from .ranking import diagonal_effect as diagonal_effect
+from .ranking import kendall_tau_b as kendall_tau_b
+from .ranking import morf_lerf_agreement as morf_lerf_agreement
+from .ranking import rank_correlation as rank_correlation
+from .ranking import ranking_agreement as ranking_agreement
+from .ranking import swap_shares as swap_shares
+from .sensitivity import sensitivity_max as sensitivity_max
+from .sensitivity import uniform_noises as uniform_noises
 from .similarity import average_ranks as average_ranks
 from .similarity import defined_maps as defined_maps
 from .similarity import pearson as pearson
@@ -109,9 +141,11 @@ __all__ = [
     "NUM_LEVELS",
     "Baseline",
     "Blur",
+    "Comparison",
     "Components",
     "Constant",
     "DatasetMean",
+    "Fidelity",
     "Fusion",
     "GatePenalty",
     "GaussianNoise",
@@ -121,11 +155,14 @@ __all__ = [
     "Neutrality",
     "Order",
     "OtherImage",
+    "RandomisedCopy",
+    "Responses",
     "Shuffle",
     "UniformNoise",
     "Verdict",
     "aopc",
     "area_deviation",
+    "attribution_of",
     "auroc",
     "average_ranks",
     "best_ious",
@@ -144,9 +181,13 @@ __all__ = [
     "components",
     "compose",
     "content_ids",
+    "crop_to_boxes",
     "curve_area",
+    "dabkowski_gal",
     "defined_maps",
+    "derangement",
     "derive_seed",
+    "diagonal_effect",
     "energy_inside",
     "fpr_at_tpr95",
     "frozen",
@@ -156,15 +197,20 @@ __all__ = [
     "gate_penalty_weights",
     "gaussian_matrix",
     "gaussian_noise",
+    "gaussian_noises",
     "gradient_scope",
+    "infidelity",
     "judge_8bit",
+    "kendall_tau_b",
     "largest_boxes",
     "largest_component_ious",
     "largest_ious",
     "linear_imputation",
     "log_odds",
     "map_levels",
+    "map_similarities",
     "masks_from_boxes",
+    "morf_lerf_agreement",
     "multi_component_ious",
     "negatives_needed",
     "neutrality",
@@ -172,6 +218,7 @@ __all__ = [
     "normalised_curve_area",
     "object_area",
     "pair_by_image",
+    "passes_randomisation",
     "pearson",
     "per_sample",
     "percentile_score",
@@ -181,31 +228,48 @@ __all__ = [
     "pixel_ranks",
     "pointing_hits",
     "pointing_tolerance",
+    "postprocess",
     "project_noise",
     "pyramid_blend",
     "random_cell_masks",
+    "random_maps",
+    "randomised_copies",
+    "randomised_steps",
+    "rank_correlation",
+    "ranking_agreement",
     "rate_above",
     "removal_scores",
     "resize_maps",
+    "responses",
     "rng_preserved",
     "roc_curve",
     "round_to_8bit",
+    "saliency_fidelity",
     "scale_to_l2",
+    "sensitivity_max",
     "shift_one_pixel",
+    "similarity_with_floor",
     "smooth_max",
     "smooth_max_weights",
     "softmax_distance",
     "spearman",
+    "square_responses",
+    "squares_of",
     "ssim",
     "stack_layers",
+    "swap_shares",
     "threshold_at_fpr",
+    "threshold_boxes",
     "threshold_level",
     "tied_share",
     "top_k_intersection",
     "total_variation",
+    "tuned_threshold",
+    "uniform_noises",
     "upsample_cells",
     "weighted_auroc",
     "weighted_fpr_at_tpr",
     "weighted_means",
+    "weighted_percentile",
     "weighted_rate",
 ]

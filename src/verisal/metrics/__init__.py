@@ -1,6 +1,7 @@
 """Metrics with state: what an epoch gathers over batches and processes, and the tables made from it."""
 
 from ._base import ImageRows as ImageRows
+from ._base import ImageTable as ImageTable
 from ._base import Reduced as Reduced
 from ._base import SaliencyMetric as SaliencyMetric
 from ._base import reduce_means as reduce_means
@@ -14,22 +15,33 @@ from .curves import CurveMetric as CurveMetric
 from .curves import MeanCurve as MeanCurve
 from .curves import PerturbationCurve as PerturbationCurve
 from .curves import RelevanceGap as RelevanceGap
+from .dabkowski_gal import DabkowskiGal as DabkowskiGal
 from .detection import DetectionScores as DetectionScores
 from .detection import DetectionTable as DetectionTable
+from .fidelity import SaliencyFidelity as SaliencyFidelity
+from .infidelity import Infidelity as Infidelity
 from .localisation import EnergyInside as EnergyInside
 from .localisation import MaxBoxAcc as MaxBoxAcc
 from .localisation import MaxBoxAccV2 as MaxBoxAccV2
 from .localisation import PointingGame as PointingGame
 from .localisation import PxAP as PxAP
+from .map_similarity import MapSimilarity as MapSimilarity
+from .randomisation import CascadingRandomisation as CascadingRandomisation
 from .road import ROAD as ROAD
+from .sensitivity import SensitivityMax as SensitivityMax
 
 __all__ = [
     "ROAD",
+    "CascadingRandomisation",
     "CurveMetric",
+    "DabkowskiGal",
     "DetectionScores",
     "DetectionTable",
     "EnergyInside",
     "ImageRows",
+    "ImageTable",
+    "Infidelity",
+    "MapSimilarity",
     "MaxBoxAcc",
     "MaxBoxAccV2",
     "MeanCurve",
@@ -39,7 +51,9 @@ __all__ = [
     "Reduced",
     "RelevanceGap",
     "Role",
+    "SaliencyFidelity",
     "SaliencyMetric",
+    "SensitivityMax",
     "detection_curves",
     "detection_histogram",
     "detection_report",

@@ -1,0 +1,123 @@
+"""How much a map changes when the image changes too little for the eye."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from verisal.errors import ConfigError, DataError
+from verisal.types import SaliencyResult
+
+from ._scoring import check_chunk_size
+from ._seeding import content_ids, per_sample
+from .postprocess import attribution_of
+from .similarity import defined_maps
+
+__all__ = ["sensitivity_max", "uniform_noises"]
+
+Explain = Callable[[Tensor, Tensor], SaliencyResult]
+
+
+def uniform_noises(images: Tensor, *, radius: float, samples: int, seed: int = 0) -> Iterator[Tensor]:
+    """Uniform noise in [-radius, radius], drawn one ``(B, 3, H, W)`` sample after the other.
+
+    Drawn by (seed, content of the image, number of the sample), so it is the same in any batch.
+
+    Raises:
+        ConfigError: a radius that is not positive, or ``samples`` below 1.
+    """
+    if not radius > 0 or samples < 1:
+        raise ConfigError(
+            f"the radius must be positive and samples at least 1, found radius {radius}, samples {samples}"
+        )
+    ids, shape = content_ids(images), tuple(images.shape[1:])
+    return (
+        per_sample(
+            lambda generator: (2 * torch.rand(shape, generator=generator) - 1) * radius,
+            seed=seed,
+            sample_ids=ids,
+            stream=("noise in a ball", index),
+            device=images.device,
+        )
+        for index in range(samples)
+    )
+
+
+def sensitivity_max(
+    explain: Explain,
+    images: Tensor,
+    *,
+    query_class: Tensor,
+    attribution: Tensor,
+    noises: Iterable[Tensor],
+    chunk_size: int = 64,
+) -> Tensor:
+    r"""Largest relative change of a map under small noise; low is good.
+
+    .. math:: \max_d \lVert \Phi(x + d) - \Phi(x) \rVert_2 \; / \; \lVert \Phi(x) \rVert_2
+
+    Divided once, after the maximum. Noisy images are clamped to [0, 1]; the class stays.
+
+    Args:
+        explain: images and query class to maps; its attribution is compared, or its map where it has none.
+        images: ``(B, 3, H, W)`` in [0, 1].
+        query_class: ``(B,)`` int64.
+        attribution: Phi(x), ``(B, C, H, W)``, what ``explain`` gave for the images themselves.
+        noises: the samples d, each ``(B, 3, H, W)``; :func:`uniform_noises` draws them.
+        chunk_size: images explained at once, at least a batch.
+
+    Returns:
+        ``(B,)`` float64; NaN where a map is not finite or the map of the image itself is constant.
+
+    Raises:
+        ConfigError: ``chunk_size`` below 1.
+        DataError: no noise, or maps of another shape than the attribution.
+
+    References:
+        yeh2019
+
+    Differs from:
+        - The authors' code divides inside the running maximum.
+    """
+    check_chunk_size(chunk_size)
+    largest: Tensor | None = None
+    waiting: list[Tensor] = []
+    room = chunk_size // max(1, len(images))
+    for noise in noises:
+        waiting.append((images + noise).clamp(0, 1))
+        if len(waiting) >= room:
+            largest = _larger(largest, _changes(explain, waiting, query_class, attribution))
+            waiting = []
+    if waiting:
+        largest = _larger(largest, _changes(explain, waiting, query_class, attribution))
+    if largest is None:
+        raise DataError("sensitivity needs at least one noise sample, found none")
+    values = largest / _norm(attribution.detach().flatten(1))
+    return values.where(defined_maps(attribution) & values.isfinite(), torch.nan)
+
+
+def _changes(
+    explain: Explain,
+    noisy: list[Tensor],
+    query: Tensor,
+    attribution: Tensor,
+) -> Tensor:
+    """``(B,)``: the largest norm of the change over several noisy copies of a batch."""
+    found = attribution_of(explain(torch.cat(noisy), query.repeat(len(noisy))))
+    if found.shape[1:] != attribution.shape[1:]:
+        raise DataError(
+            f"explain() gave maps {tuple(found.shape[1:])} for noisy images, but those of the images are"
+            f" {tuple(attribution.shape[1:])}; both must come from one method"
+        )
+    change = found.detach().view(len(noisy), *attribution.shape) - attribution.detach()
+    return _norm(change.flatten(2)).amax(dim=0)
+
+
+def _larger(one: Tensor | None, other: Tensor) -> Tensor:
+    return other if one is None else torch.maximum(one, other)
+
+
+def _norm(rows: Tensor) -> Tensor:
+    return rows.double().square().sum(dim=-1).sqrt()

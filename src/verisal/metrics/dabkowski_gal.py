@@ -1,0 +1,67 @@
+"""Dabkowski and Gal's score of a method's maps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import final
+
+from torch import Tensor
+
+from verisal.functional import dabkowski_gal
+from verisal.types import Explained
+
+from ._base import Reduced, SaliencyMetric, reduce_means
+
+__all__ = ["DabkowskiGal"]
+
+
+@final
+class DabkowskiGal(SaliencyMetric):
+    """Log area of the crop round the map minus the crop's log probability, lower is better.
+
+    Score: ``value``.
+
+    Args:
+        threshold: share of the map's maximum that belongs to the crop; choose it with
+            :func:`~verisal.functional.tuned_threshold` on images that are not scored.
+        empty_probability: probability of the empty crop of an all-zero map; None leaves it undefined.
+        chunk_size: images in one network pass.
+        resamples: bootstrap resamples of the intervals.
+        seed: of the resampling.
+
+    References:
+        dabkowski2017
+
+    Differs from:
+        - See :func:`~verisal.functional.dabkowski_gal`.
+    """
+
+    def __init__(
+        self,
+        *,
+        threshold: float = 0.5,
+        empty_probability: float | None = None,
+        chunk_size: int = 64,
+        resamples: int = 2000,
+        seed: int = 0,
+    ) -> None:
+        setting = "" if empty_probability is None else f",empty={empty_probability:g}"
+        super().__init__(f"dabkowski_gal[{threshold:g}{setting}]", ("value",), resamples=resamples, seed=seed)
+        self.threshold, self.empty_probability = threshold, empty_probability
+        self.chunk_size = chunk_size
+
+    def rows_of(self, explained: Explained) -> Tensor:
+        """One network pass per image."""
+        return dabkowski_gal(
+            explained.classifier,
+            explained.images,
+            maps=explained.result.saliency,
+            query_class=explained.query_class,
+            threshold=self.threshold,
+            empty_probability=self.empty_probability,
+            chunk_size=self.chunk_size,
+        )[:, None]
+
+    def reduce(self, rows: Tensor, weights: Tensor) -> Mapping[str, Reduced]:
+        """Mean over images."""
+        return reduce_means(self.columns, rows, weights)

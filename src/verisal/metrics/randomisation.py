@@ -1,0 +1,132 @@
+"""The randomisation check: whether maps change when the network's layers are re-initialised."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from verisal.checkpoint import state_hash
+from verisal.errors import ConfigError, DataError
+from verisal.functional import (
+    RandomisedCopy,
+    attribution_of,
+    defined_maps,
+    derangement,
+    randomised_copies,
+    spearman,
+    ssim,
+    weighted_percentile,
+)
+from verisal.types import Explained, SaliencyResult, check_images
+
+from ._base import Reduced, SaliencyMetric, reduce_means
+
+__all__ = ["CascadingRandomisation"]
+
+Method = Callable[[Callable[[Tensor], Tensor], Tensor, Tensor], SaliencyResult]
+_KINDS = ("spearman", "ssim", "attribution")
+
+
+@final
+class CascadingRandomisation(SaliencyMetric):
+    """Similarity of maps to those of copies of the network with more and more layers re-initialised.
+
+    Scores, for each step k from the logits downwards: ``spearman_k`` and ``ssim_k`` of saliency maps, and
+    ``attribution_k``, Spearman of attributions; low is good. ``reference_spearman`` and ``reference_ssim``
+    are the 95th percentiles of the similarity of the method's maps of unrelated images, each image against
+    another one by a random derangement. :func:`~verisal.functional.passes_randomisation` judges the last
+    step by them.
+
+    Args:
+        method: classifier, images and query class to maps; the one whose maps are scored.
+        images: ``(N, 3, H, W)`` in [0, 1], fixed, of the size of those that are scored: running statistics of
+            the re-initialised norm layers are estimated on them.
+        steps: into which the layers are divided.
+        resamples: bootstrap resamples of the intervals.
+        seed: of the initial values, of the derangement and of the resampling.
+
+    Raises:
+        ConfigError: ``steps`` below 1.
+
+    References:
+        adebayo2018
+    """
+
+    def __init__(
+        self, method: Method, images: Tensor, *, steps: int = 4, resamples: int = 2000, seed: int = 0
+    ) -> None:
+        if steps < 1:
+            raise ConfigError(f"steps must be at least 1, found {steps}")
+        check_images(images)
+        height, width = images.shape[2:]
+        # Maps are kept per image, because the reference compares images of different batches and processes.
+        scores = [f"{kind}_{step}" for step in range(1, steps + 1) for kind in _KINDS]
+        pixels = [f"pixel_{index}" for index in range(height * width)]
+        super().__init__(f"cascading_randomisation[{steps}]", scores + pixels, resamples=resamples, seed=seed)
+        self.method, self.steps, self.images = method, steps, images
+        self._copies = _Copies()
+
+    def rows_of(self, explained: Explained) -> Tensor:
+        """As many maps per image as steps.
+
+        Raises:
+            ConfigError: a classifier that is no ``nn.Module``, or with fewer layers than steps.
+            DataError: images of another size than those of the statistics.
+        """
+        images, query, intact = explained.images, explained.query_class, explained.result
+        if images.shape[1:] != self.images.shape[1:]:
+            raise DataError(
+                f"{self.name}: images are {tuple(images.shape[1:])}, those of the statistics"
+                f" {tuple(self.images.shape[1:])}; both must be of one size"
+            )
+        classifier = explained.classifier
+        if not isinstance(classifier, nn.Module):
+            raise ConfigError(
+                f"{self.name} re-initialises layers and needs an nn.Module, found {type(classifier).__name__}"
+            )
+        columns = []
+        statistics = self.images.to(images.device)
+        for copy in self._copies.of(classifier, statistics, steps=self.steps, seed=self.seed):
+            found = self.method(copy.classifier, images, query)
+            columns += [spearman(intact.saliency, found.saliency), ssim(intact.saliency, found.saliency)]
+            columns.append(spearman(attribution_of(intact), attribution_of(found)))
+        return torch.cat([torch.stack(columns, dim=1), intact.saliency.double().flatten(1)], dim=1)
+
+    def reduce(self, rows: Tensor, weights: Tensor) -> Mapping[str, Reduced]:
+        """Mean similarities, and the percentiles of the reference."""
+        count = len(_KINDS) * self.steps
+        scores = reduce_means(self.columns[:count], rows[:, :count], weights)
+        maps = rows[:, count:].reshape(len(rows), 1, *self.images.shape[2:])
+        defined = defined_maps(maps)
+        kept = maps[defined]
+        for name, similarity in (("spearman", spearman), ("ssim", ssim)):
+            if len(kept) < 2:
+                values = torch.full((len(weights),), torch.nan, dtype=torch.float64)
+            else:
+                unrelated = kept[derangement(len(kept), seed=self.seed)]
+                values = weighted_percentile(similarity(kept, unrelated), weights[:, defined], 95.0)
+            scores[f"reference_{name}"] = Reduced(values, defined)
+        return scores
+
+
+class _Copies:
+    """The randomised copies of one classifier; made again when its weights change, and never pickled."""
+
+    def __init__(self) -> None:
+        self._weights = ""
+        self._made: tuple[RandomisedCopy, ...] = ()
+
+    def __reduce__(self) -> tuple[type[_Copies], tuple[()]]:
+        return type(self), ()
+
+    def of(
+        self, classifier: nn.Module, images: Tensor, *, steps: int, seed: int
+    ) -> tuple[RandomisedCopy, ...]:
+        weights = state_hash(classifier)
+        if weights != self._weights:
+            self._made = tuple(randomised_copies(classifier, images, steps=steps, seed=seed))
+            self._weights = weights
+        return self._made

@@ -1,0 +1,63 @@
+"""Sensitivity of a method's attributions to noise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import final
+
+from torch import Tensor
+
+from verisal.functional import attribution_of, sensitivity_max, uniform_noises
+from verisal.types import Explained
+
+from ._base import Reduced, SaliencyMetric, reduce_means
+
+__all__ = ["SensitivityMax"]
+
+
+@final
+class SensitivityMax(SaliencyMetric):
+    """Largest relative change of the attribution under uniform noise, lower is better.
+
+    Asks the method for maps of noisy images; the query class stays. Score: ``value``.
+
+    Args:
+        radius: r of the noise in [-r, r], in [0, 1] pixel units.
+        samples: noisy copies per image.
+        chunk_size: images explained at once, at least a batch.
+        resamples: bootstrap resamples of the intervals.
+        seed: of the noise and of the resampling.
+
+    References:
+        yeh2019
+
+    Differs from:
+        - See :func:`~verisal.functional.sensitivity_max`.
+    """
+
+    def __init__(
+        self,
+        *,
+        radius: float = 0.02,
+        samples: int = 10,
+        chunk_size: int = 64,
+        resamples: int = 2000,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(f"sensitivity_max[{radius:g},{samples}]", ("value",), resamples=resamples, seed=seed)
+        self.radius, self.samples, self.chunk_size = radius, samples, chunk_size
+
+    def rows_of(self, explained: Explained) -> Tensor:
+        """As many maps per image as samples."""
+        return sensitivity_max(
+            explained.explain,
+            explained.images,
+            query_class=explained.query_class,
+            attribution=attribution_of(explained.result),
+            noises=uniform_noises(explained.images, radius=self.radius, samples=self.samples, seed=self.seed),
+            chunk_size=self.chunk_size,
+        )[:, None]
+
+    def reduce(self, rows: Tensor, weights: Tensor) -> Mapping[str, Reduced]:
+        """Mean over images."""
+        return reduce_means(self.columns, rows, weights)
