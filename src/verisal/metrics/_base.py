@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import final
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from verisal.errors import DataError
 from verisal.functional import bootstrap_weights, percentile_score, weighted_means
 from verisal.types import Explained, Score
 
-__all__ = ["ImageRows", "Reduced", "SaliencyMetric", "reduce_means"]
+__all__ = ["ImageRows", "ImageTable", "Reduced", "SaliencyMetric", "reduce_means"]
 
 _NAME_BYTES = 128
 
@@ -63,12 +64,65 @@ def reduce_means(names: Sequence[str], rows: Tensor, weights: Tensor) -> dict[st
     }
 
 
+@final
+class ImageTable(Metric):
+    """Rows per image, gathered over batches and processes; :meth:`compute` gives :class:`ImageRows`.
+
+    Several processes give exactly the rows of one, on uneven data too: rows are keyed by image id.
+
+    Args:
+        columns: names of the R values kept per image.
+    """
+
+    full_state_update = False
+    image_ids: list[Tensor]
+    rows: list[Tensor]
+
+    def __init__(self, columns: Sequence[str]) -> None:
+        super().__init__()
+        self.columns = tuple(columns)
+        for state in ("image_ids", "rows"):
+            self.add_state(state, default=[], dist_reduce_fx="cat")
+        self._append_nothing()
+
+    def update(self, image_ids: Sequence[str], rows: Tensor) -> None:
+        """Add a batch: B names and ``(B, R)`` values.
+
+        Raises:
+            DataError: rows of a wrong shape, or a name that is too long.
+        """
+        expected = (len(image_ids), len(self.columns))
+        if tuple(rows.shape) != expected:
+            raise DataError(f"rows must be {expected}, one per image and column, found {tuple(rows.shape)}")
+        self.rows.append(rows.detach().to(self.device, torch.float64))
+        self.image_ids.append(_encoded(image_ids).to(self.device))
+
+    def compute(self) -> ImageRows:
+        """The rows of all processes, on the CPU."""
+        image_ids, rows = (
+            torch.cat(state).cpu() if isinstance(state, list) else state.cpu()
+            for state in (self.image_ids, self.rows)
+        )
+        # Of two copies of an image the first is kept; they differ by rounding at most.
+        by_id = {name: index for index, name in reversed(list(enumerate(_decoded(image_ids))))}
+        names = sorted(by_id)
+        return ImageRows(tuple(names), rows[[by_id[name] for name in names]])
+
+    def reset(self) -> None:
+        """Forget all images."""
+        super().reset()
+        self._append_nothing()
+
+    def _append_nothing(self) -> None:
+        # A process that saw no image must still send tensors of the right shape and dtype to the others.
+        self.image_ids.append(torch.empty(0, _NAME_BYTES, dtype=torch.uint8, device=self.device))
+        self.rows.append(torch.empty(0, len(self.columns), dtype=torch.float64, device=self.device))
+
+
 class SaliencyMetric(Metric, ABC):
     """A score of saliency maps, kept per image until the epoch ends.
 
-    Sub-classes set ``name`` and ``columns`` and say what a batch's rows are and how rows become scores. Rows
-    are gathered over processes by image id, so several processes give exactly the result of one, on uneven
-    data too.
+    Sub-classes set ``name`` and ``columns`` and say what a batch's rows are and how rows become scores.
 
     Args:
         name: of the metric with every setting that changes its value: ``deletion[dataset_mean]``.
@@ -78,16 +132,12 @@ class SaliencyMetric(Metric, ABC):
     """
 
     full_state_update = False
-    image_ids: list[Tensor]
-    rows: list[Tensor]
 
     def __init__(self, name: str, columns: Sequence[str], *, resamples: int = 2000, seed: int = 0) -> None:
         super().__init__()
         self.name, self.columns = name, tuple(columns)
         self.resamples, self.seed = resamples, seed
-        for state in ("image_ids", "rows"):
-            self.add_state(state, default=[], dist_reduce_fx="cat")
-        self._append_nothing()
+        self._kept = ImageTable(columns)
 
     @abstractmethod
     def rows_of(self, explained: Explained) -> Tensor:
@@ -106,23 +156,12 @@ class SaliencyMetric(Metric, ABC):
         Raises:
             DataError: rows of a wrong shape.
         """
-        rows = self.rows_of(explained).detach()
-        expected = (len(explained.images), len(self.columns))
-        if tuple(rows.shape) != expected:
-            raise DataError(f"{self.name}: rows must be {expected}, found {tuple(rows.shape)}")
-        self.rows.append(rows.to(self.device, torch.float64))
-        self.image_ids.append(_encoded(explained.image_ids).to(self.device))
+        self._kept.update(explained.image_ids, self.rows_of(explained))
 
     def table(self) -> ImageRows:
-        """The rows of all processes if they were gathered (inside :meth:`compute`), else of this one."""
-        image_ids, rows = (
-            torch.cat(state).cpu() if isinstance(state, list) else state.cpu()
-            for state in (self.image_ids, self.rows)
-        )
-        # Of two copies of an image the first is kept; they differ by rounding at most.
-        by_id = {name: index for index, name in reversed(list(enumerate(_decoded(image_ids))))}
-        names = sorted(by_id)
-        return ImageRows(tuple(names), rows[[by_id[name] for name in names]])
+        """The rows of all processes."""
+        rows: ImageRows = self._kept.compute()
+        return rows
 
     def compute(self) -> dict[str, Score]:
         """Every score with its interval over images, how many counted and how many were undefined.
@@ -145,12 +184,7 @@ class SaliencyMetric(Metric, ABC):
     def reset(self) -> None:
         """Forget all images."""
         super().reset()
-        self._append_nothing()
-
-    def _append_nothing(self) -> None:
-        # A process that saw no image must still send tensors of the right shape and dtype to the others.
-        self.image_ids.append(torch.empty(0, _NAME_BYTES, dtype=torch.uint8, device=self.device))
-        self.rows.append(torch.empty(0, len(self.columns), dtype=torch.float64, device=self.device))
+        self._kept.reset()
 
 
 def _score(found: Reduced, resampled: Tensor) -> Score:
