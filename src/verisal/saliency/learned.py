@@ -1,0 +1,240 @@
+"""Masks from a trained network: all gates in one pass, with a few steps of descent where wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import Any, ClassVar, final
+
+import torch
+from torch import Tensor
+
+from verisal.checkpoint import CARD_KEY, load_checkpoint, load_export, save_export, state_hash
+from verisal.errors import CheckpointError, ConfigError
+from verisal.functional import Fusion, GatePenalty, fuse_layers, gate_map, resize_maps
+from verisal.types import SaliencyResult, StagedClassifier, StageOutputs, check_query_class
+
+from ._base import GateMethod, explaining, staged
+from ._gate_descent import GateDescent
+from ._gate_problem import GateProblem, Objective
+from .mask_network import MaskNetwork
+
+__all__ = ["LearnedMask", "MaskCard", "classifier_fingerprint", "load_mask_network", "save_mask_network"]
+
+_PREFIX = "network."
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class MaskCard:
+    """What a mask network was trained for.
+
+    Attributes:
+        channels: ``C_l`` of every stage.
+        num_classes: K.
+        width_ratio: of :class:`MaskNetwork`.
+        classifier: fingerprint of the classifier whose activations it reads.
+        objective: what its gates keep.
+        penalty: form of the penalty.
+        reg_weight: lambda.
+    """
+
+    channels: tuple[int, ...]
+    num_classes: int
+    width_ratio: float
+    classifier: str
+    objective: Objective
+    penalty: GatePenalty
+    reg_weight: float
+
+    @classmethod
+    def of(cls, card: Mapping[str, Any]) -> MaskCard:
+        """The card inside a file's card, which may hold more."""
+        return cls(
+            channels=tuple(card["channels"]),
+            num_classes=card["num_classes"],
+            width_ratio=card["width_ratio"],
+            classifier=card["classifier"],
+            objective=card["objective"],
+            penalty=card["penalty"],
+            reg_weight=card["reg_weight"],
+        )
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class LearnedMask(GateMethod):
+    """Hierarchical masks predicted by a :class:`MaskNetwork`, after a pass of the classifier.
+
+    Args:
+        checkpoint: name of shipped weights, path of an export, or ``best.ckpt`` of a masker run.
+        steps: steps of descent on the objective of training that follow the prediction; per image the better
+            of all iterates is kept.
+        learning_rate: Adam's rate in these steps.
+        fusion: how per-layer maps become one.
+        chunk_size: images at once; bounds memory, never changes the result beyond float rounding.
+
+    Raises:
+        ConfigError: values out of range, no such weights, or a classifier that they were not trained for.
+        CheckpointError: a damaged file, or one that holds no mask network.
+
+    References:
+        wang2020haf
+    """
+
+    checkpoint: str
+    steps: int = 0
+    learning_rate: float = 0.05
+    fusion: Fusion = "geometric"
+    chunk_size: int = 64
+
+    needs_module: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.steps < 0 or self.learning_rate <= 0 or self.chunk_size < 1:
+            raise ConfigError(
+                "steps must not be negative, learning_rate positive and chunk_size at least 1; found"
+                f" steps={self.steps}, learning_rate={self.learning_rate}, chunk_size={self.chunk_size}"
+            )
+
+    @cached_property
+    def _loaded(self) -> tuple[MaskNetwork, MaskCard]:
+        return load_mask_network(self.checkpoint)
+
+    def __call__(self, classifier: object, images: Tensor, query_class: Tensor) -> SaliencyResult:
+        """Fused map in ``saliency``, mean of raw maps in ``raw``, upsampled raw maps in ``raw_layers``."""
+        network = staged(classifier, images, "LearnedMask")
+        check_query_class(query_class, len(images), network.num_classes)
+        size = (images.shape[-2], images.shape[-1])
+        parts = []
+        for start in range(0, len(images), self.chunk_size):
+            chunk = slice(start, start + self.chunk_size)
+            gates = self.gates(network, images[chunk], query_class[chunk])
+            parts.append([resize_maps(gate_map(gate), size) for gate in gates])
+        layers = tuple(torch.cat(layer) for layer in zip(*parts, strict=True))
+        return SaliencyResult(
+            saliency=fuse_layers(layers, self.fusion),
+            raw=torch.stack(layers).mean(dim=0),
+            raw_layers=layers,
+            n_forward=1 + (self.steps + 1 if self.steps else 0),
+            n_backward=self.steps,
+        )
+
+    @property
+    def uses_query(self) -> bool:
+        """False for a network trained on ``output``, which keeps all logits."""
+        return self._loaded[1].objective != "output"
+
+    def settings(self) -> dict[str, Any]:
+        """Class name, the weights by their hash, and the settings that can change a gate."""
+        network, _ = self._loaded
+        return {
+            "saliency": type(self).__name__,
+            "weights": state_hash(network),
+            "steps": self.steps,
+            "learning_rate": self.learning_rate,
+        }
+
+    def gates(self, classifier: StagedClassifier, images: Tensor, query_class: Tensor) -> tuple[Tensor, ...]:
+        """Gates per stage ``(B, C_l, H_l, W_l)``, all images at once.
+
+        Raises:
+            ConfigError: a query class out of range, or a classifier that the weights were not made for.
+        """
+        network = staged(classifier, images, "LearnedMask")
+        masks, card = self._loaded
+        masks.to(images.device)
+        images = images.contiguous(memory_format=torch.channels_last)
+        with explaining(network, images, query_class) as (images, query):
+            with torch.no_grad():
+                outputs = network.stage_outputs(images)
+                _check_fits(card, network, outputs, self.checkpoint)
+                asked = query if self.uses_query else torch.full_like(query, network.num_classes)
+                predicted = masks(outputs.activations, asked)
+            if not self.steps:
+                return tuple(predicted)
+            problem = GateProblem(card.objective, card.penalty, network, outputs, query)
+            descent = GateDescent(
+                reg_weight=card.reg_weight, steps=self.steps, learning_rate=self.learning_rate
+            )
+            return descent.run(problem, start=predicted).gates
+
+
+def save_mask_network(path: Path | str, network: MaskNetwork, card: Mapping[str, Any]) -> None:
+    """Write a mask network as a pair of ``.safetensors`` and its card.
+
+    Args:
+        path: ends in ``.safetensors``.
+        network: trained.
+        card: the entries of :class:`MaskCard`, and ``origin``: where the weights come from.
+    """
+    save_export(path, network.state_dict(), {**card, "network": "MaskNetwork"})
+
+
+def load_mask_network(source: str) -> tuple[MaskNetwork, MaskCard]:
+    """A frozen mask network in eval mode, and what it was trained for.
+
+    Args:
+        source: name of shipped weights, path of an export, or of a checkpoint of a masker run.
+
+    Raises:
+        ConfigError: no such name or file.
+        CheckpointError: a damaged file, or one that holds no mask network.
+    """
+    path = Path(source)
+    if path.suffix == ".ckpt":
+        checkpoint = load_checkpoint(path)
+        card = dict(checkpoint.get(CARD_KEY, {}))
+        tensors = {
+            name.removeprefix(_PREFIX): value
+            for name, value in checkpoint.get("state_dict", {}).items()
+            if name.startswith(_PREFIX)
+        }
+    else:
+        tensors, card = load_export(path if path.suffix == ".safetensors" else _shipped(source))
+    if card.get("network") != "MaskNetwork":
+        raise CheckpointError(f"{path} holds no mask network: its card names {card.get('network')!r}")
+    made_for = MaskCard.of(card)
+    network = MaskNetwork(made_for.channels, made_for.num_classes, width_ratio=made_for.width_ratio)
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise CheckpointError(f"{path}: weights do not fit its card: {error}") from error
+    network.to(memory_format=torch.channels_last)
+    return network.eval().requires_grad_(False), made_for
+
+
+def _shipped(name: str) -> Path:
+    folder = resources.files("verisal") / "weights"
+    found = {Path(str(item)).stem: Path(str(item)) for item in folder.iterdir()}
+    known = sorted(stem for stem in found if stem.endswith("_masks"))
+    if name not in known:
+        raise ConfigError(
+            f"unknown mask network {name!r}; known: {', '.join(known)}, the path of an exported .safetensors"
+            " file, or checkpoints/best.ckpt of a masker run"
+        )
+    return found[name].with_suffix(".safetensors")
+
+
+def classifier_fingerprint(classifier: StagedClassifier) -> str:
+    """State hash of a classifier's last two parameters, its head as a rule: cheap enough for every call."""
+    last = list(classifier.parameters())[-2:]
+    return state_hash({str(index): parameter for index, parameter in enumerate(last)})
+
+
+def _check_fits(card: MaskCard, classifier: StagedClassifier, outputs: StageOutputs, source: str) -> None:
+    channels = tuple(activation.shape[1] for activation in outputs.activations)
+    if (channels, classifier.num_classes) != (card.channels, card.num_classes):
+        raise ConfigError(
+            f"mask network {source} was trained for stages of {card.channels} channels and"
+            f" {card.num_classes} classes, the classifier has {channels} and {classifier.num_classes};"
+            " train one for it with configs/masker.yaml"
+        )
+    if classifier_fingerprint(classifier) != card.classifier:
+        raise ConfigError(
+            f"mask network {source} was trained for a classifier with other weights; train one for this"
+            " classifier with configs/masker.yaml"
+        )
