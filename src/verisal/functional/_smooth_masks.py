@@ -89,7 +89,7 @@ def smooth_max(values: Tensor, weights: Tensor, *, step: int, size: tuple[int, i
         size: ``(H, W)``.
 
     Returns:
-        ``(N, 1, H, W)`` in [0, 1], within 1e-4 of the formula.
+        ``(N, 1, H, W)``, within 1e-4 of the formula.
 
     References:
         fong2019extremal

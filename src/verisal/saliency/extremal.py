@@ -137,8 +137,8 @@ class ExtremalPerturbation(Saliency):
             ConfigError: a query class that does not fit, an image too small for the grid, a baseline that
                 lacks something.
         """
-        height, width = images.shape[-2:]
         with explaining(classifier, images, query_class) as (pixels, query):
+            height, width = pixels.shape[-2:]
             sizes = self.sizes(height, width)
             weights = smooth_max_weights(int(sizes["grid_step"]), sizes["sigma"]).to(pixels.device)
             baseline = None if self.baseline is None else bound(self.baseline, classifier)
