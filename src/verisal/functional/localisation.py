@@ -119,7 +119,7 @@ def object_area(object_masks: Tensor) -> Tensor:
     return object_masks.double().mean(dim=(1, 2))
 
 
-def largest_component_ious(maps: Tensor, boxes: Sequence[Tensor], *, chunk_size: int = 8) -> Tensor:
+def largest_component_ious(maps: Tensor, boxes: Sequence[Tensor], *, chunk_size: int = 4) -> Tensor:
     """Overlap of the largest component's box with the nearest true box, at all 255 levels of the map.
 
     Level t is the foreground of 8-bit values above t, after scaling each map to 0..255; a threshold tau is
@@ -146,7 +146,7 @@ def largest_component_ious(maps: Tensor, boxes: Sequence[Tensor], *, chunk_size:
     return _level_ious(maps, boxes, largest_ious, chunk_size)
 
 
-def multi_component_ious(maps: Tensor, boxes: Sequence[Tensor], *, chunk_size: int = 8) -> Tensor:
+def multi_component_ious(maps: Tensor, boxes: Sequence[Tensor], *, chunk_size: int = 4) -> Tensor:
     """Greatest overlap of any component's box; otherwise as :func:`largest_component_ious`."""
     return _level_ious(maps, boxes, best_ious, chunk_size)
 
@@ -167,7 +167,7 @@ def threshold_level(threshold: float) -> int:
 
 
 def choose_threshold(
-    maps: Tensor, boxes: Sequence[Tensor], *, iou: float = 0.5, chunk_size: int = 8
+    maps: Tensor, boxes: Sequence[Tensor], *, iou: float = 0.5, chunk_size: int = 4
 ) -> float:
     """The threshold at which the largest component's box is right most often; of equals the lowest.
 

@@ -148,7 +148,7 @@ class MaxBoxAcc(SaliencyMetric):
     """
 
     def __init__(
-        self, *, iou: float = 0.5, chunk_size: int = 8, resamples: int = 2000, seed: int = 0
+        self, *, iou: float = 0.5, chunk_size: int = 4, resamples: int = 2000, seed: int = 0
     ) -> None:
         if not 0 < iou <= 1:
             raise ConfigError(f"iou must lie in (0, 1], found {iou}")
@@ -188,7 +188,7 @@ class MaxBoxAccV2(SaliencyMetric):
         - Components take the place of contours; see :func:`~verisal.functional.multi_component_ious`.
     """
 
-    def __init__(self, *, chunk_size: int = 8, resamples: int = 2000, seed: int = 0) -> None:
+    def __init__(self, *, chunk_size: int = 4, resamples: int = 2000, seed: int = 0) -> None:
         columns = tuple(f"iou{iou:g}_level_{level}" for iou in _V2_IOUS for level in range(NUM_LEVELS))
         super().__init__("max_box_acc_v2", columns, resamples=resamples, seed=seed)
         self.chunk_size = chunk_size
