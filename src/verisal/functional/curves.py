@@ -48,7 +48,7 @@ def perturbation_curve(
 
     Args:
         classifier: gives logits ``(B, K)`` of images in [0, 1]; a module is put into eval mode meanwhile.
-        images: ``(B, 3, H, W)`` float32 in [0, 1]. The classifier is given the same memory layout.
+        images: ``(B, 3, H, W)`` float32 in [0, 1].
         maps: ``(B, 1, H, W)`` saliency maps. Where one is constant or not finite, its scores are NaN and the
             classifier is not called.
         query_class: ``(B,)`` int64.

@@ -83,8 +83,7 @@ class CurveMetric(SaliencyMetric, ABC):
         Raises:
             DataError: no image was added.
         """
-        with self.sync_context(dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync):
-            rows = self.table().rows
+        rows = self.table().rows
         if not len(rows):
             raise DataError(f"{self.name}: no image was added before curves()")
         lines = rows[:, len(self.values) :].view(len(rows), len(self.curve_names), len(self.fractions))
