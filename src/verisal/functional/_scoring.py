@@ -31,9 +31,9 @@ def check_chunk_size(chunk_size: int) -> None:
 
 
 def in_chunks(images: Tensor, query_class: Tensor, chunk_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Images and query classes, ``chunk_size`` at a time; no image at all is one empty chunk."""
+    """Images and query classes, ``chunk_size`` at a time."""
     check_chunk_size(chunk_size)
-    for start in range(0, max(1, len(images)), chunk_size):
+    for start in range(0, len(images), chunk_size):
         yield images[start : start + chunk_size], query_class[start : start + chunk_size]
 
 

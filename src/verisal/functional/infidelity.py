@@ -88,8 +88,8 @@ def square_responses(
         images: ``(B, 3, H, W)`` in [0, 1].
         attribution: ``(B, 3, H, W)``, or ``(B, 1, H, W)``, which then holds for every channel.
         query_class: ``(B,)`` int64.
-        samples: squares drawn per image, each equally likely; None for all of them (about 7 000 at 32 px,
-            470 000 at 224 px).
+        samples: squares drawn per image, each equally likely; None for all of them (about 7 600 at 32 px,
+            480 000 at 224 px).
         seed: of the draw, which depends on it and the content of the image only.
         chunk_size: images in one network pass.
 

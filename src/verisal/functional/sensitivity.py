@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -64,7 +65,8 @@ def sensitivity_max(
         explain: images and query class to maps; its attribution is compared, or its map where it has none.
         images: ``(B, 3, H, W)`` in [0, 1].
         query_class: ``(B,)`` int64.
-        attribution: Phi(x), ``(B, C, H, W)``, what ``explain`` gave for the images themselves.
+        attribution: Phi(x), ``(B, C, H, W)``, what ``explain`` gave for the images themselves; one channel
+            holds for all.
         noises: the samples d, each ``(B, 3, H, W)``; :func:`uniform_noises` draws them.
         chunk_size: images explained at once, at least a batch.
 
@@ -83,41 +85,34 @@ def sensitivity_max(
     """
     check_chunk_size(chunk_size)
     largest: Tensor | None = None
-    waiting: list[Tensor] = []
-    room = chunk_size // max(1, len(images))
-    for noise in noises:
-        waiting.append((images + noise).clamp(0, 1))
-        if len(waiting) >= room:
-            largest = _larger(largest, _changes(explain, waiting, query_class, attribution))
-            waiting = []
-    if waiting:
-        largest = _larger(largest, _changes(explain, waiting, query_class, attribution))
+    for group in _groups(noises, max(1, chunk_size // max(1, len(images)))):
+        noisy = [(images + noise).clamp(0, 1) for noise in group]
+        change = _changes(explain, noisy, query_class, attribution)
+        largest = change if largest is None else torch.maximum(largest, change)
     if largest is None:
         raise DataError("sensitivity needs at least one noise sample, found none")
-    values = largest / _norm(attribution.detach().flatten(1))
+    values = largest / _size(attribution.detach().flatten(1))
     return values.where(defined_maps(attribution) & values.isfinite(), torch.nan)
 
 
-def _changes(
-    explain: Explain,
-    noisy: list[Tensor],
-    query: Tensor,
-    attribution: Tensor,
-) -> Tensor:
+def _groups(noises: Iterable[Tensor], size: int) -> Iterator[list[Tensor]]:
+    remaining = iter(noises)
+    while group := list(islice(remaining, size)):
+        yield group
+
+
+def _changes(explain: Explain, noisy: list[Tensor], query: Tensor, attribution: Tensor) -> Tensor:
     """``(B,)``: the largest norm of the change over several noisy copies of a batch."""
     found = attribution_of(explain(torch.cat(noisy), query.repeat(len(noisy))))
-    if found.shape[1:] != attribution.shape[1:]:
+    if found.shape[2:] != attribution.shape[2:] or attribution.shape[1] not in {1, found.shape[1]}:
         raise DataError(
             f"explain() gave maps {tuple(found.shape[1:])} for noisy images, but those of the images are"
             f" {tuple(attribution.shape[1:])}; both must come from one method"
         )
-    change = found.detach().view(len(noisy), *attribution.shape) - attribution.detach()
-    return _norm(change.flatten(2)).amax(dim=0)
+    change = found.detach().view(len(noisy), -1, *found.shape[1:]) - attribution.detach()
+    return _size(change.flatten(2)).amax(dim=0)
 
 
-def _larger(one: Tensor | None, other: Tensor) -> Tensor:
-    return other if one is None else torch.maximum(one, other)
-
-
-def _norm(rows: Tensor) -> Tensor:
-    return rows.double().square().sum(dim=-1).sqrt()
+def _size(rows: Tensor) -> Tensor:
+    # The ratio of two norms is that of two root mean squares, also where one channel stands for all.
+    return rows.double().square().mean(dim=-1).sqrt()

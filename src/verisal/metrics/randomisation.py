@@ -92,7 +92,8 @@ class CascadingRandomisation(SaliencyMetric):
         for copy in self._copies.of(classifier, statistics, steps=self.steps, seed=self.seed):
             found = self.method(copy.classifier, images, query)
             columns += [spearman(intact.saliency, found.saliency), ssim(intact.saliency, found.saliency)]
-            columns.append(spearman(attribution_of(intact), attribution_of(found)))
+            attribution = attribution_of(found)
+            columns.append(spearman(attribution_of(intact).expand_as(attribution), attribution))
         return torch.cat([torch.stack(columns, dim=1), intact.saliency.double().flatten(1)], dim=1)
 
     def reduce(self, rows: Tensor, weights: Tensor) -> Mapping[str, Reduced]:
