@@ -2,7 +2,7 @@
 
 from metric_cases import MetricCase
 
-from verisal.metrics import EnergyInside, MaxBoxAcc, MaxBoxAccV2, PointingGame, PxAP
+from verisal.metrics import EnergyInside, MaxBoxAcc, MaxBoxAccV2, PointingGame, PresentQueries, PxAP
 
 CASES: dict[str, MetricCase] = {
     "pointing_game": MetricCase(
@@ -22,4 +22,10 @@ CASES: dict[str, MetricCase] = {
         undefined_without_object=True,
     ),
     "pxap": MetricCase(lambda: PxAP(resamples=100), ("area",), undefined_without_object=True),
+    "present_queries": MetricCase(
+        lambda: PresentQueries(threshold=0.4, resamples=100),
+        ("hit", "energy_hit", "box_hit", "empty"),
+        undefined_if_constant=False,
+        undefined_without_object=True,
+    ),
 }

@@ -72,13 +72,20 @@ from .boxes import best_ious as best_ious
 from .boxes import box_iou as box_iou
 from .boxes import components as components
 from .boxes import largest_boxes as largest_boxes
-from .boxes import largest_ious as largest_ious
 from .boxes import map_levels as map_levels
+from .boxes import nearest_ious as nearest_ious
 from .curves import aopc as aopc
 from .curves import curve_area as curve_area
 from .curves import normalised_curve_area as normalised_curve_area
 from .curves import perturbation_curve as perturbation_curve
 from .curves import removal_scores as removal_scores
+from .disturbed import QUERIES as QUERIES
+from .disturbed import DisturbedQueries as DisturbedQueries
+from .disturbed import Mosaics as Mosaics
+from .disturbed import disturbed_queries as disturbed_queries
+from .disturbed import mosaic_groups as mosaic_groups
+from .disturbed import mosaics as mosaics
+from .disturbed import present_queries as present_queries
 from .faithfulness import Fidelity as Fidelity
 from .faithfulness import crop_to_boxes as crop_to_boxes
 from .faithfulness import dabkowski_gal as dabkowski_gal
@@ -139,12 +146,14 @@ from .similarity import top_k_intersection as top_k_intersection
 __all__ = [
     "CHANNEL_STATISTICS",
     "NUM_LEVELS",
+    "QUERIES",
     "Baseline",
     "Blur",
     "Comparison",
     "Components",
     "Constant",
     "DatasetMean",
+    "DisturbedQueries",
     "Fidelity",
     "Fusion",
     "GatePenalty",
@@ -152,6 +161,7 @@ __all__ = [
     "ImageMean",
     "Inpaint",
     "LinearImputation",
+    "Mosaics",
     "Neutrality",
     "Order",
     "OtherImage",
@@ -188,6 +198,7 @@ __all__ = [
     "derangement",
     "derive_seed",
     "diagonal_effect",
+    "disturbed_queries",
     "energy_inside",
     "fpr_at_tpr95",
     "frozen",
@@ -204,14 +215,16 @@ __all__ = [
     "kendall_tau_b",
     "largest_boxes",
     "largest_component_ious",
-    "largest_ious",
     "linear_imputation",
     "log_odds",
     "map_levels",
     "map_similarities",
     "masks_from_boxes",
     "morf_lerf_agreement",
+    "mosaic_groups",
+    "mosaics",
     "multi_component_ious",
+    "nearest_ious",
     "negatives_needed",
     "neutrality",
     "noise_norm",
@@ -229,6 +242,7 @@ __all__ = [
     "pointing_hits",
     "pointing_tolerance",
     "postprocess",
+    "present_queries",
     "project_noise",
     "pyramid_blend",
     "random_cell_masks",

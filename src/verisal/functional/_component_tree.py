@@ -60,7 +60,7 @@ def component_rows(levels: Tensor) -> ComponentRows:
     entries = _entries(corners, basin, passed, elder, chains)
     pixels, (left, right, lower, first) = _extents(corners, entries, chains, width)
     return ComponentRows(
-        image=peaks[chains.peak] // highest[0].numel(),
+        image=peaks[chains.peak] // (highest.shape[1] * highest.shape[2]),
         level=chains.level,
         pixels=pixels,
         first=-first,

@@ -19,8 +19,8 @@ __all__ = [
     "box_iou",
     "components",
     "largest_boxes",
-    "largest_ious",
     "map_levels",
+    "nearest_ious",
 ]
 
 NUM_LEVELS = 255
@@ -137,8 +137,24 @@ def box_iou(boxes: Tensor, others: Tensor) -> Tensor:
     return torch.where(shared > 0, shared / union, 0.0)
 
 
-def largest_ious(found: Components, boxes: Sequence[Tensor]) -> Tensor:
-    """Overlap of the largest component's box with the nearest true box.
+def nearest_ious(found: Tensor, boxes: Sequence[Tensor]) -> Tensor:
+    """Overlap of each found box with the nearest true box of its image.
+
+    Args:
+        found: ``(B, 4)`` or ``(B, L, 4)`` xyxy, half-open.
+        boxes: per image ``(N_i, 4)`` true boxes, xyxy, half-open.
+
+    Returns:
+        Float64, shaped like the boxes without the last dimension; 0 without a true box.
+    """
+    true = _padded(boxes, found.device)
+    if found.ndim == 3:
+        true = true[:, None]
+    return box_iou(found[..., None, :], true).amax(dim=-1)
+
+
+def best_ious(found: Components, boxes: Sequence[Tensor]) -> Tensor:
+    """Greatest overlap of any component's box with any true box, at every level.
 
     Args:
         found: components of B maps.
@@ -147,12 +163,6 @@ def largest_ious(found: Components, boxes: Sequence[Tensor]) -> Tensor:
     Returns:
         ``(B, L)`` float64; 0 without a component or a true box.
     """
-    true = _padded(boxes, found.box.device)
-    return box_iou(largest_boxes(found)[:, :, None], true[:, None]).amax(dim=2)
-
-
-def best_ious(found: Components, boxes: Sequence[Tensor]) -> Tensor:
-    """Greatest overlap of any component's box with any true box; otherwise as :func:`largest_ious`."""
     true = _padded(boxes, found.box.device)
     overlap = box_iou(found.box[:, None], true[found.image]).amax(dim=1)
     best = overlap.new_zeros(found.count * found.levels)

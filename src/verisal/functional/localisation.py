@@ -9,7 +9,7 @@ from torch import Tensor
 
 from verisal.errors import ConfigError, DataError
 
-from .boxes import NUM_LEVELS, Components, best_ious, components, largest_boxes, largest_ious, map_levels
+from .boxes import NUM_LEVELS, Components, best_ious, components, largest_boxes, map_levels, nearest_ious
 from .similarity import defined_maps
 
 __all__ = [
@@ -143,7 +143,7 @@ def largest_component_ious(maps: Tensor, boxes: Sequence[Tensor], *, chunk_size:
         - Components take the place of contours: size is counted in pixels, holes are no components.
         - Boxes are half-open and have no pixel added in their area.
     """
-    return _level_ious(maps, boxes, largest_ious, chunk_size)
+    return _level_ious(maps, boxes, lambda found, true: nearest_ious(largest_boxes(found), true), chunk_size)
 
 
 def multi_component_ious(maps: Tensor, boxes: Sequence[Tensor], *, chunk_size: int = 4) -> Tensor:

@@ -18,6 +18,8 @@ from .curves import RelevanceGap as RelevanceGap
 from .dabkowski_gal import DabkowskiGal as DabkowskiGal
 from .detection import DetectionScores as DetectionScores
 from .detection import DetectionTable as DetectionTable
+from .disturbed import DisturbedScores as DisturbedScores
+from .disturbed import PresentQueries as PresentQueries
 from .fidelity import SaliencyFidelity as SaliencyFidelity
 from .infidelity import Infidelity as Infidelity
 from .localisation import EnergyInside as EnergyInside
@@ -37,6 +39,7 @@ __all__ = [
     "DabkowskiGal",
     "DetectionScores",
     "DetectionTable",
+    "DisturbedScores",
     "EnergyInside",
     "ImageRows",
     "ImageTable",
@@ -47,6 +50,7 @@ __all__ = [
     "MeanCurve",
     "PerturbationCurve",
     "PointingGame",
+    "PresentQueries",
     "PxAP",
     "Reduced",
     "RelevanceGap",
