@@ -8,7 +8,7 @@ from contextlib import contextmanager, nullcontext
 import torch
 from torch import Tensor, nn
 
-from verisal.errors import ConfigError
+from verisal.errors import ConfigError, DataError
 from verisal.types import check_query_class
 
 from ._scopes import frozen, rng_preserved
@@ -64,4 +64,6 @@ def _asked(
         logits = classifier(images)
         check_query_class(query, len(images), logits.shape[1])
         found.append(score(logits.double()).gather(1, query[:, None])[:, 0])
+    if not found:
+        raise DataError("there is nothing to score: give at least one image and at least one perturbation")
     return torch.cat(found)

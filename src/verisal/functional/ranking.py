@@ -46,7 +46,11 @@ def kendall_tau_b(a: Tensor, b: Tensor) -> Tensor:
     >>> kendall_tau_b(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1.0, 3.0, 2.0])).item()
     0.3333333333333333
     """
-    one, two = (_pair_differences(part).sign() for part in (a, b))
+    # The sign of NaN is 0.
+    one, two = (
+        differences.sign().where(~differences.isnan(), torch.nan)
+        for differences in (_pair_differences(part) for part in (a, b))
+    )
     squares = one.square().sum(dim=-1) * two.square().sum(dim=-1)
     return (one * two).sum(dim=-1) / squares.sqrt()
 
