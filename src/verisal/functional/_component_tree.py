@@ -54,6 +54,8 @@ def component_rows(levels: Tensor) -> ComponentRows:
     highest = corners.amax(dim=0)
     passes = _passes(corners)
     peaks, basin = _basins(highest, passes)
+    if not len(peaks):
+        return ComponentRows(peaks, peaks, peaks, peaks, peaks.new_zeros(0, 4))
     parent, passed = _merge_tree(_borders(basin, passes), len(peaks))
     elder = _elders(parent, passed)
     chains = _chains(highest.flatten()[peaks], passed, elder)
@@ -135,7 +137,7 @@ def _merge_tree(borders: Tensor, peaks: int) -> tuple[Tensor, Tensor]:
     """
     own = torch.arange(peaks, device=borders.device)
     parent, passed, group = own.clone(), torch.zeros_like(own), own
-    total = max(borders.shape[1], 1)
+    total = borders.shape[1]
     # Ties are broken by the number of the border, so that no cycle of equals can close.
     one, two = borders[0], borders[1]
     key = borders[2] * total + torch.arange(borders.shape[1], device=borders.device)
@@ -183,7 +185,7 @@ def _chains(height: Tensor, passed: Tensor, elder: Tensor) -> _Chains:
 def _entries(corners: Tensor, basin: Tensor, passed: Tensor, elder: Tensor, chains: _Chains) -> Tensor:
     """``(4, N)``: the row of the component in which each pixel appears; one past the last for value 0."""
     value = corners.flatten()
-    peak = basin.expand_as(corners).flatten()
+    peak = basin.flatten().repeat(4)
     # A pixel of value v appears at level v - 1, in a component for which an elder may stand already.
     foreground = value > 0
     early = torch.nonzero((passed.gather(0, peak) >= value) & foreground)[:, 0]

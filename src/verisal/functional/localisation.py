@@ -228,9 +228,10 @@ def pixel_histograms(
     Raises:
         DataError: shapes that do not fit.
     """
+    defined = _defined(maps, object_masks)
     counted = torch.ones_like(object_masks) if ignore is None else ~ignore
     on = object_masks & counted
-    defined = _defined(maps, on)
+    defined &= on.any(dim=(1, 2))
     values = maps[:, 0].double().where(defined.view(-1, 1, 1), 0.0)
     low, high = values.amin(dim=(1, 2), keepdim=True), values.amax(dim=(1, 2), keepdim=True)
     # An undefined map has no span; it is overwritten below.
