@@ -98,6 +98,15 @@ def test_running_statistics_are_those_of_the_images():
     assert network.one.norm.momentum == classifier.network.one.norm.momentum
 
 
+def test_norm_without_scale_and_shift_gets_the_statistics_of_its_new_input():
+    network = nn.Sequential(
+        nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5, affine=False), nn.Flatten(), nn.Linear(5 * 14 * 10, 2)
+    )
+    *_, copy = randomised_copies(network, IMAGES)
+    convolution, norm, *_ = copy.classifier
+    assert torch.allclose(norm.running_mean, convolution(IMAGES).mean(dim=(0, 2, 3)), atol=1e-6)
+
+
 def test_statistics_of_untouched_layers_stay_and_of_all_if_asked():
     classifier = toy_classifier()
     copies = list(randomised_copies(classifier, IMAGES))

@@ -69,7 +69,8 @@ def randomised_steps(
     units: list[list[str]] = []
     known = dict(classifier.named_modules())
     for name in _running_order(classifier, images[:1]):
-        if not list(known[name].parameters(recurse=False)):
+        # A norm without scale and shift still has running statistics.
+        if not list(known[name].parameters(recurse=False)) and not isinstance(known[name], _NormBase):
             continue
         if not isinstance(known[name], _Resets):
             raise ConfigError(
