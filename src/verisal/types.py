@@ -127,6 +127,15 @@ class Batch:
         ]
         return torch.stack(masks)
 
+    def rows(self, indices: Sequence[int]) -> Self:
+        """The part of the batch with these positions, in this order."""
+        index = torch.as_tensor(list(indices), dtype=torch.int64, device=self.labels.device)
+        kept: dict[str, Any] = {"images": self.images[index], "labels": self.labels[index]}
+        for name in ("image_ids", "object_labels", "object_masks", "boxes"):
+            values = getattr(self, name)
+            kept[name] = tuple(values[position] for position in index.tolist())
+        return replace(self, **kept)
+
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
         """Copy of the batch on ``device``."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
@@ -394,6 +403,7 @@ class Evaluation:
         histograms: score distributions to draw.
         panels: pictures to draw.
         samples: columns of the per-image table (ids, groups, scores), all of one length.
+        timings: what was timed, with its unit, to its value; apart from the scores, which repeat exactly.
         notes: sentences that a reader of the table must know, e.g. "FPR 1 % not supported: ...".
     """
 
@@ -404,6 +414,7 @@ class Evaluation:
     histograms: tuple[Histogram, ...] = ()
     panels: tuple[MaskPanel, ...] = ()
     samples: Mapping[str, Sequence[object]] = field(default_factory=dict)
+    timings: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 

@@ -1,5 +1,56 @@
 """Rows of the mask model."""
 
-from saliency_cases import SaliencyCase
+import atexit
+import shutil
+import tempfile
+from functools import cache
+from pathlib import Path
 
-CASES: dict[str, SaliencyCase] = {}
+import torch
+from saliency_cases import SaliencyCase, toy_classifier
+
+from verisal.saliency import LearnedMask, MaskNetwork, classifier_fingerprint, save_mask_network
+
+
+@cache
+def toy_masks(objective):
+    """Path of a mask network with random weights for the toy classifier."""
+    folder = Path(tempfile.mkdtemp(prefix="verisal-masks-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        network = MaskNetwork((4, 6, 8), 4)
+        for level in network.levels:
+            torch.nn.init.normal_(level.head.weight, std=0.3)
+    card = {
+        "channels": (4, 6, 8),
+        "num_classes": 4,
+        "width_ratio": 1.0,
+        "classifier": classifier_fingerprint(toy_classifier()),
+        "objective": objective,
+        "penalty": "per_channel",
+        "reg_weight": 0.02,
+    }
+    path = folder / f"{objective}.safetensors"
+    save_mask_network(path, network, card)
+    return str(path)
+
+
+CASES: dict[str, SaliencyCase] = {
+    "LearnedMask": SaliencyCase(
+        lambda: LearnedMask(checkpoint=toy_masks("evidence")), layers=3, passes=(1, 0), late_call=1
+    ),
+    "LearnedMask output": SaliencyCase(
+        lambda: LearnedMask(checkpoint=toy_masks("output")),
+        layers=3,
+        passes=(1, 0),
+        late_call=1,
+        uses_query=False,
+    ),
+    "LearnedMask refined": SaliencyCase(
+        lambda: LearnedMask(checkpoint=toy_masks("evidence"), steps=3, fusion="mean"),
+        layers=3,
+        passes=(5, 3),
+        late_call=4,
+    ),
+}

@@ -13,23 +13,24 @@ from pathlib import Path
 from typing import final
 
 import yaml
-from jsonargparse import Namespace
+from jsonargparse import Namespace, set_parsing_settings
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 # Rooms whose classes a config may name by their short names: a class is found once its module is imported.
-import verisal.attacks
 import verisal.data
-import verisal.detectors
 import verisal.models
-import verisal.saliency
 import verisal.tasks  # noqa: F401
+from verisal.attacks import Attack
 from verisal.callbacks import CheckpointFiles, LastCheckpoint, NumericGuard, ReportRun, best_checkpoint
 from verisal.checkpoint import load_checkpoint
+from verisal.detectors import Detector
 from verisal.errors import ConfigError
+from verisal.functional import Baseline
 from verisal.reporting import RunFolder, WandbSettings, WandbSink, csv_logger, wandb_logger
+from verisal.saliency import Saliency
 from verisal.types import Evaluates
 
 from ._console import EpochLines, write_predictions
@@ -88,6 +89,8 @@ class VerisalCLI(LightningCLI):
     def __init__(self, args: Sequence[str], progress: Progress) -> None:
         self._progress = progress
         self._checkpoint: Path | None = None
+        # A default that is an instance of one of these keeps its class, although the class is final.
+        set_parsing_settings(subclasses_enabled=[Attack, Baseline, Detector, Saliency])
         # Abbreviated options would let a misspelt key pass.
         strict = {"exit_on_error": False, "allow_abbrev": False}
         super().__init__(

@@ -6,6 +6,7 @@ from typing import Any, final
 
 import lightning as L
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from verisal.data.scenes import EmojiScenes
@@ -16,17 +17,26 @@ __all__ = ["SceneData"]
 
 @final
 class RenderedScenes(Dataset[Sample]):
-    """Scenes rendered once and kept as 8-bit images, for training that reads each of them many times."""
+    """Scenes rendered once and kept as 8-bit images, for epochs that read each of them many times.
 
-    def __init__(self, scenes: EmojiScenes, *, num_workers: int) -> None:
+    Args:
+        scenes: what is rendered.
+        num_workers: processes that render.
+        objects: whether classes, masks and boxes of the objects are kept; training does not read them.
+    """
+
+    def __init__(self, scenes: EmojiScenes, *, num_workers: int, objects: bool) -> None:
         loader: DataLoader[Any] = DataLoader(
             scenes, batch_size=64, num_workers=num_workers, collate_fn=Batch.collate
         )
         images, labels, self._ids = [], [], []
+        self._objects: list[tuple[Tensor, Tensor, Tensor]] = []
         for batch in loader:
             images.append((batch.images * 255).round().to(torch.uint8))
             labels.append(batch.labels)
             self._ids += batch.image_ids
+            if objects:
+                self._objects += zip(batch.object_labels, batch.object_masks, batch.boxes, strict=True)
         self._images, self._labels = torch.cat(images), torch.cat(labels)
         self._empty = (
             torch.zeros(0, dtype=torch.int64),
@@ -38,14 +48,15 @@ class RenderedScenes(Dataset[Sample]):
         return len(self._labels)
 
     def __getitem__(self, index: int) -> Sample:
-        """Image and label; objects are left out, training does not read them."""
+        """Image and label, with its objects where they are kept."""
         image = self._images[index] / 255
-        return Sample(image, int(self._labels[index]), self._ids[index], *self._empty)
+        objects = self._objects[index] if self._objects else self._empty
+        return Sample(image, int(self._labels[index]), self._ids[index], *objects)
 
 
 @final
 class SceneData(L.LightningDataModule):
-    """EmojiScenes for the classifier: ``cls_train`` to train, ``cls_val`` to validate, ``det_test`` to test.
+    """EmojiScenes: ``cls_train`` to train, ``cls_val`` to validate, ``det_test`` to test.
 
     Args:
         train_count: training scenes, rendered once.
@@ -90,7 +101,9 @@ class SceneData(L.LightningDataModule):
         for split in splits[stage]:
             if split not in self._rendered:
                 scenes = EmojiScenes(split, self.counts[split], seed=self.seed, size=self.image_size)
-                self._rendered[split] = RenderedScenes(scenes, num_workers=self.num_workers)
+                self._rendered[split] = RenderedScenes(
+                    scenes, num_workers=self.num_workers, objects=split != "cls_train"
+                )
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled training scenes."""

@@ -184,17 +184,16 @@ def _chains(height: Tensor, passed: Tensor, elder: Tensor) -> _Chains:
 
 def _entries(corners: Tensor, basin: Tensor, passed: Tensor, elder: Tensor, chains: _Chains) -> Tensor:
     """``(4, N)``: the row of the component in which each pixel appears; one past the last for value 0."""
-    value = corners.flatten()
-    peak = basin.flatten().repeat(4)
+    value, peak = corners.view(4, -1), basin.flatten()
+    row = chains.offset.gather(0, peak) + value - 1
     # A pixel of value v appears at level v - 1, in a component for which an elder may stand already.
     foreground = value > 0
-    early = torch.nonzero((passed.gather(0, peak) >= value) & foreground)[:, 0]
-    climbing, bound = peak[early], value[early]
+    corner, block = torch.nonzero((passed.gather(0, peak) >= value) & foreground, as_tuple=True)
+    climbing, bound = peak[block], value[corner, block]
     while bool((below := passed.gather(0, climbing) >= bound).any()):
         climbing = torch.where(below, elder.gather(0, climbing), climbing)
-    peak[early] = climbing
-    row = chains.offset.gather(0, peak) + value - 1
-    return torch.where(foreground, row, len(chains.peak)).view(4, -1)
+    row[corner, block] = chains.offset.gather(0, climbing) + bound - 1
+    return torch.where(foreground, row, len(chains.peak))
 
 
 def _extents(corners: Tensor, entries: Tensor, chains: _Chains, width: int) -> tuple[Tensor, Tensor]:

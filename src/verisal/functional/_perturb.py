@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 __all__ = ["compose"]
@@ -13,6 +14,7 @@ def compose(images: Tensor, baseline_images: Tensor, masks: Tensor) -> Tensor:
     Args:
         images: ``(..., 3, H, W)`` in [0, 1].
         baseline_images: broadcastable to the images.
-        masks: broadcastable to the images, in [0, 1]; 1 keeps.
+        masks: float, broadcastable to the images, in [0, 1]; 1 keeps.
     """
-    return baseline_images + masks * (images - baseline_images)
+    # One pass over memory, and exact where the mask is 0 or 1.
+    return torch.lerp(baseline_images, images, masks)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from verisal.errors import ConfigError, DataError
-from verisal.functional._scopes import frozen, rng_preserved
+from verisal.functional._scoring import check_chunk_size, scoring
 from verisal.functional.baselines import Baseline, bound
 from verisal.types import check_query_class
 
@@ -55,13 +54,12 @@ def removal_results(
     """
     if score not in ("probability", "logit"):
         raise ConfigError(f"score must be 'probability' or 'logit', found {score!r}")
-    if chunk_size < 1:
-        raise ConfigError(f"chunk_size must be at least 1, found {chunk_size}")
+    check_chunk_size(chunk_size)
     points = len(removals.counts)
     rows = scored.nonzero()[:, 0]
     queries = removals.query_class[rows].repeat_interleave(points)
     found = removals.images.new_empty(len(queries), 2)
-    with _scoring(classifier, removals.images.device):
+    with scoring(classifier, removals.images.device):
         done = 0
         for batch in _batches(classifier, removals, rows.tolist(), chunk_size):
             logits = classifier(batch).float()
@@ -75,18 +73,6 @@ def removal_results(
     results = removals.images.new_full((len(removals.images), points, 2), torch.nan)
     results[rows] = found.view(-1, points, 2)
     return results
-
-
-@contextmanager
-def _scoring(classifier: Callable[[Tensor], Tensor], device: torch.device) -> Iterator[None]:
-    """No gradients, no autocast; modes of the classifier and the global random state as before afterwards."""
-    with ExitStack() as scopes:
-        scopes.enter_context(rng_preserved(device))
-        scopes.enter_context(torch.no_grad())
-        scopes.enter_context(torch.autocast(device_type=device.type, enabled=False))
-        if isinstance(classifier, nn.Module):
-            scopes.enter_context(frozen(classifier))
-        yield
 
 
 def _batches(
@@ -119,8 +105,9 @@ def _chunks(rows: Sequence[int], points: int, chunk_size: int) -> Iterator[list[
 
 def _replaced(removals: Removals, fills: Tensor, rows: Sequence[int], chunk_size: int) -> Iterator[Tensor]:
     """Images whose removed pixels come from ``fills (B, 3, H, W)``; every batch is written over the last."""
-    # In one layout, whatever the caller's: mixed ones are several times slower to blend.
-    images, fills, ranks = removals.images.contiguous(), fills.contiguous(), removals.ranks
+    # In one layout and one type, whatever the caller's: mixed ones are several times slower to blend.
+    images, fills = removals.images.contiguous(), fills.contiguous()
+    ranks = removals.ranks.to(images.dtype)
     limits = ranks.new_tensor(removals.counts).view(-1, 1, 1, 1)
     size = min(chunk_size, len(rows) * len(limits))
     buffer, keep = images.new_empty(size, *images.shape[1:]), images.new_empty(size, *ranks.shape[1:])

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -117,6 +117,8 @@ class ImageTable(Metric):
         # A process that saw no image must still send tensors of the right shape and dtype to the others.
         self.image_ids.append(torch.empty(0, _NAME_BYTES, dtype=torch.uint8, device=self.device))
         self.rows.append(torch.empty(0, len(self.columns), dtype=torch.float64, device=self.device))
+        # And it is no mistake: torchmetrics would warn about it.
+        self._update_count = 1
 
 
 class SaliencyMetric(Metric, ABC):
@@ -157,6 +159,10 @@ class SaliencyMetric(Metric, ABC):
             DataError: rows of a wrong shape.
         """
         self._kept.update(explained.image_ids, self.rows_of(explained))
+
+    def _wrap_compute(self, compute: Callable[..., Any]) -> Callable[..., Any]:
+        # The table gathers over processes by itself; torchmetrics' wrapper would only squeeze the scores.
+        return compute
 
     def table(self) -> ImageRows:
         """The rows of all processes."""

@@ -19,9 +19,8 @@ __all__ = ["export_classifier", "load_classifier", "shipped_classifiers"]
 def shipped_classifiers() -> tuple[str, ...]:
     """Names of the classifiers whose weights are inside the package."""
     folder = resources.files("verisal") / "weights"
-    return tuple(
-        sorted(Path(str(item)).stem for item in folder.iterdir() if item.name.endswith(".safetensors"))
-    )
+    names = (Path(str(item)).stem for item in folder.iterdir() if item.name.endswith(".safetensors"))
+    return tuple(sorted(name for name in names if not name.endswith("_masks")))
 
 
 def export_classifier(path: Path | str, classifier: Classifier, *, origin: Mapping[str, Any]) -> None:

@@ -100,6 +100,7 @@ def write_report(run_dir: Path, evaluation: Evaluation, *, facts: RunFacts, stem
     content = {
         "metrics": {name: _plain(evaluation.scores[name]) for name in sorted(evaluation.scores)},
         "counts": dict(evaluation.counts),
+        "timings": {name: round(value, 6) for name, value in evaluation.timings.items()},
         "notes": list(evaluation.notes),
         "versions": dict(facts.versions),
         "seed": facts.seed,
@@ -162,6 +163,8 @@ def print_results(evaluation: Evaluation, *, file: TextIO | None = None) -> None
         per_table = max(1, room // (_CELL + 2))
         for start in range(0, len(block.columns), per_table):
             out.print(_rich_table(evaluation.split, block, block.columns[start : start + per_table]))
+    for name, value in evaluation.timings.items():
+        out.print(Text(f"{name}: {value:.4g}"))
     for note in evaluation.notes:
         out.print(Text(f"note: {note}"))
 
@@ -209,6 +212,10 @@ def _markdown(evaluation: Evaluation, facts: RunFacts) -> str:
     if evaluation.counts:
         lines += ["## Images", "", "| group | images |", "|---|---:|"]
         lines += [f"| {name} | {count} |" for name, count in evaluation.counts.items()] + [""]
+    if evaluation.timings:
+        lines += ["## Timings", "", "Of this run, on this machine; they do not repeat exactly.", ""]
+        lines += ["| what | value |", "|---|---:|"]
+        lines += [f"| {name} | {value:.4g} |" for name, value in evaluation.timings.items()] + [""]
     lines += ["## Run", "", f"- seed: {facts.seed}"]
     lines += [f"- {stage}: {seconds:.1f} s" for stage, seconds in facts.wall_times.items()]
     lines += [f"- {package} {number}" for package, number in facts.versions.items()]

@@ -4,6 +4,7 @@ from ._base import GateMethod as GateMethod
 from ._base import GateResult as GateResult
 from ._base import Saliency as Saliency
 from ._base import settings_of as settings_of
+from ._gate_descent import GateDescent as GateDescent
 from ._gate_problem import GateProblem as GateProblem
 from ._gate_problem import Objective as Objective
 from ._gradient import Attribution as Attribution
@@ -25,6 +26,12 @@ from .controls import EdgeDetector as EdgeDetector
 from .controls import RandomMap as RandomMap
 from .extremal import ExtremalPerturbation as ExtremalPerturbation
 from .hierarchical import HierarchicalMasks as HierarchicalMasks
+from .learned import LearnedMask as LearnedMask
+from .learned import MaskCard as MaskCard
+from .learned import classifier_fingerprint as classifier_fingerprint
+from .learned import load_mask_network as load_mask_network
+from .learned import save_mask_network as save_mask_network
+from .mask_network import MaskNetwork as MaskNetwork
 from .meaningful import MeaningfulPerturbation as MeaningfulPerturbation
 from .occlusion import Occlusion as Occlusion
 from .rise import RISE as RISE
@@ -42,6 +49,7 @@ __all__ = [
     "DeepLift",
     "EdgeDetector",
     "ExtremalPerturbation",
+    "GateDescent",
     "GateMethod",
     "GateProblem",
     "GateResult",
@@ -54,6 +62,9 @@ __all__ = [
     "HierarchicalMasks",
     "InputXGradient",
     "IntegratedGradients",
+    "LearnedMask",
+    "MaskCard",
+    "MaskNetwork",
     "MeaningfulPerturbation",
     "Objective",
     "Occlusion",
@@ -63,5 +74,8 @@ __all__ = [
     "TorchCamAdapter",
     "VarGrad",
     "calibrate_reg_weight",
+    "classifier_fingerprint",
+    "load_mask_network",
+    "save_mask_network",
     "settings_of",
 ]

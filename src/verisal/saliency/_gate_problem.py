@@ -15,6 +15,7 @@ from ._base import GateResult
 
 __all__ = ["GateProblem", "Objective"]
 
+_MARGIN = 0.5
 Objective = Literal["class", "output", "evidence", "mixed", "maximise", "maximise_log_probability"]
 
 
@@ -53,6 +54,11 @@ class GateProblem:
                 none_left = network.gated(self.activations[0][:1], nothing)
             self._floor = self._of_query(none_left.expand_as(outputs.logits))
             self._evidence = (self._reference - self._floor).clamp_min(0)
+
+    @property
+    def spread(self) -> Tensor:
+        """``(B,)`` highest minus lowest logit of the ungated network, the scale of a change."""
+        return self._logits.amax(dim=1) - self._logits.amin(dim=1)
 
     def gated(self, gates: Sequence[Tensor]) -> Tensor:
         """Logits with gates."""
@@ -97,6 +103,15 @@ class GateProblem:
         if self.objective in ("class", "evidence"):
             return (prediction == self.query) == (self._prediction == self.query)
         return torch.ones_like(prediction, dtype=torch.bool)
+
+    def inadmissibility(self, logits: Tensor) -> Tensor:
+        """``(B,)``: how far the query's logit has fallen below another's where it was the highest, else 0.
+
+        A smooth stand-in for :meth:`admissible` of the objectives with a query, for training.
+        """
+        others = logits.scatter(1, self.query[:, None], -torch.inf).amax(dim=1)
+        gap = (others - self._of_query(logits) + _MARGIN).clamp_min(0)
+        return gap * (self._prediction == self.query)
 
     def judge(self, gates: Sequence[Tensor], reg_weight: float) -> GateResult:
         """What gates of any origin keep and cost."""

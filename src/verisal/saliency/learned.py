@@ -14,7 +14,14 @@ from torch import Tensor
 
 from verisal.checkpoint import CARD_KEY, load_checkpoint, load_export, save_export, state_hash
 from verisal.errors import CheckpointError, ConfigError
-from verisal.functional import Fusion, GatePenalty, fuse_layers, gate_map, resize_maps
+from verisal.functional import (
+    Fusion,
+    GatePenalty,
+    fuse_layers,
+    gate_map,
+    resize_maps,
+    rng_preserved,
+)
 from verisal.types import SaliencyResult, StagedClassifier, StageOutputs, check_query_class
 
 from ._base import GateMethod, explaining, staged
@@ -198,7 +205,8 @@ def load_mask_network(source: str) -> tuple[MaskNetwork, MaskCard]:
     if card.get("network") != "MaskNetwork":
         raise CheckpointError(f"{path} holds no mask network: its card names {card.get('network')!r}")
     made_for = MaskCard.of(card)
-    network = MaskNetwork(made_for.channels, made_for.num_classes, width_ratio=made_for.width_ratio)
+    with rng_preserved():
+        network = MaskNetwork(made_for.channels, made_for.num_classes, width_ratio=made_for.width_ratio)
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:

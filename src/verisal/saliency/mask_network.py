@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Any, final
+from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,8 @@ from torch.nn import functional as F
 from verisal.errors import ConfigError
 
 __all__ = ["MaskNetwork"]
+
+_SHARPNESS = 4.0
 
 
 @final
@@ -23,8 +26,8 @@ class MaskNetwork(nn.Module):
     with a 1x1 head. The first stage, the largest, has half the width and looks at no neighbours: it would
     cost more than the classifier otherwise. Training starts at ``M = 1``: the heads have zero weights.
 
-    Gates end in a projection to ``[0, inf)``, in the backward pass too: where a gate is 0, only a gradient
-    that raises it goes through, as in projected gradient descent on the gates themselves.
+    Gates end in a softplus: unlike a gate of exactly 0, a tiny one still says which of two removed places
+    was the less important.
 
     Args:
         channels: ``C_l`` of every stage.
@@ -85,7 +88,8 @@ class _Level(nn.Module):
         self.head = nn.Conv2d(width, channels, 1)
         nn.init.normal_(self.modulate.weight, std=0.3)
         nn.init.zeros_(self.head.weight)
-        nn.init.ones_(self.head.bias)  # type: ignore[arg-type] # a Conv2d with a bias has one
+        # Where the softplus is 1.
+        nn.init.constant_(self.head.bias, math.log(math.expm1(_SHARPNESS)) / _SHARPNESS)  # type: ignore[arg-type]
 
     def forward(self, activation: Tensor, path: Tensor | None, query: Tensor) -> tuple[Tensor, Tensor]:
         features: Tensor = self.project(activation)
@@ -95,21 +99,4 @@ class _Level(nn.Module):
         features = torch.addcmul(shift, features, 1 + scale).relu_()
         if self.spread is not None and self.mix is not None:
             features = features + self.mix(self.spread(features)).relu_()
-        gate: Tensor = self.head(features)
-        # Without a backward pass the projection needs no copy.
-        return features, _Projection.apply(gate) if gate.requires_grad else gate.relu_()
-
-
-class _Projection(torch.autograd.Function):
-    """``max(0, x)``; at 0 only a gradient that raises x goes back."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor) -> Tensor:  # noqa: ANN401 - torch's untyped context
-        ctx.save_for_backward(values)
-        return values.clamp_min(0)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: ANN401 - torch's untyped context
-        (values,) = ctx.saved_tensors
-        passed: Tensor = gradient * ((values > 0) | (gradient < 0))
-        return passed
+        return features, F.softplus(self.head(features), beta=_SHARPNESS)

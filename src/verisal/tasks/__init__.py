@@ -2,5 +2,6 @@
 
 from .classifier import ClassifierTask as ClassifierTask
 from .detector import DetectorTask as DetectorTask
+from .masker import MaskerTask as MaskerTask
 
-__all__ = ["ClassifierTask", "DetectorTask"]
+__all__ = ["ClassifierTask", "DetectorTask", "MaskerTask"]

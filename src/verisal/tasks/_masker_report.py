@@ -1,0 +1,164 @@
+"""What the mask network's evaluation judges, measures and reports."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from verisal.functional import (
+    DatasetMean,
+    bootstrap_mean,
+    bootstrap_weights,
+    curve_area,
+    derive_seed,
+    energy_inside,
+    fuse_layers,
+    gate_map,
+    percentile_score,
+    perturbation_curve,
+    resize_maps,
+)
+from verisal.metrics import ImageRows
+from verisal.saliency import GateProblem
+from verisal.types import Batch, Evaluation, Score
+
+__all__ = ["COLUMNS", "build_evaluation", "judged_rows", "milliseconds_per_image", "shuffled_gates"]
+
+COLUMNS = ("objective", "distance", "penalty", "logit_change", "unchanged", "energy_inside", "deletion")
+"""Values kept per image. ``logit_change``: of the query logit, as a share of the spread of all logits."""
+
+_KEPT = ("logit_change", "unchanged", "energy_inside", "deletion")
+_REPEATS = 6
+
+
+def judged_rows(
+    problem: GateProblem, gates: Sequence[Tensor], batch: Batch, reg_weight: float, *, deletion: bool
+) -> Tensor:
+    """``(B, len(COLUMNS))`` float64 for gates of any origin; NaN for a deletion that is not asked for."""
+    result = problem.judge(gates, reg_weight)
+    size = (batch.images.shape[-2], batch.images.shape[-1])
+    fused = fuse_layers([resize_maps(gate_map(gate), size) for gate in gates], "geometric")
+    area = torch.full_like(result.distance, math.nan)
+    if deletion:
+        fractions, scores = perturbation_curve(
+            problem.network, batch.images, fused, problem.query, baseline=DatasetMean()
+        )
+        area = curve_area(fractions, scores)
+    columns = [
+        result.objective,
+        result.distance,
+        result.penalty,
+        result.query_change.abs() / problem.spread,
+        result.unchanged,
+        energy_inside(fused, batch.object_mask_of(problem.query)),
+        area,
+    ]
+    return torch.stack([column.double() for column in columns], dim=1)
+
+
+def shuffled_gates(gates: Sequence[Tensor], *, seed: int, image_ids: Sequence[str]) -> list[Tensor]:
+    """The same gate values at random positions, per image and stage: the control for where they are."""
+    shuffled = []
+    for stage, gate in enumerate(gates):
+        flat = gate.flatten(2)
+        rows = []
+        for values, image_id in zip(flat, image_ids, strict=True):
+            generator = torch.Generator().manual_seed(derive_seed(seed, image_id, "shuffled gates", stage))
+            order = torch.randperm(flat.shape[-1], generator=generator)
+            rows.append(values[:, order.to(gate.device)])
+        shuffled.append(torch.stack(rows).view(gate.shape).contiguous(memory_format=torch.channels_last))
+    return shuffled
+
+
+def milliseconds_per_image(calls: Mapping[str, Callable[[], object]], images: int) -> dict[str, float]:
+    """Median over repeats in alternating order, so that a drift of the machine meets all alike."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for repeat in range(_REPEATS):
+        names = list(calls)[:: 1 if repeat % 2 == 0 else -1]
+        for name in names:
+            start = time.perf_counter()
+            calls[name]()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: 1000 * statistics.median(taken) / images for name, taken in seconds.items()}
+
+
+def build_evaluation(
+    split: str,
+    tables: Mapping[str, ImageRows],
+    *,
+    timings: Mapping[str, float],
+    resamples: int,
+    seed: int,
+) -> Evaluation:
+    """Means of every row and column, and what the prediction keeps of each optimisation."""
+    scores: dict[str, Score] = {}
+    for row, table in tables.items():
+        for index, column in enumerate(COLUMNS):
+            values = table.rows[:, index]
+            if bool(values.isfinite().any()):
+                scores[f"{split}/{row}/{column}"] = bootstrap_mean(values, resamples=resamples, seed=seed)
+    optimised = [row for row in tables if row.startswith("optimised")]
+    if "random" in tables:
+        for row in tables:
+            if row.startswith("masker"):
+                for goal in optimised:
+                    for column in _KEPT:
+                        scores[f"{split}/{row}/kept_{column}/{goal}"] = _kept(
+                            tables[row],
+                            tables[goal],
+                            tables["random"],
+                            column,
+                            resamples=resamples,
+                            seed=seed,
+                        )
+    return Evaluation(
+        split,
+        scores,
+        counts={row: len(table.image_ids) for row, table in tables.items()},
+        timings={f"{name} (ms per image)": value for name, value in timings.items()} | _ratios(timings),
+        notes=_notes(scores, split),
+    )
+
+
+def _kept(
+    found: ImageRows, goal: ImageRows, control: ImageRows, column: str, *, resamples: int, seed: int
+) -> Score:
+    """(found - control) / (goal - control) of the means; undefined if the control may equal the goal."""
+    index = COLUMNS.index(column)
+    values = torch.stack([table.rows[:, index] for table in (found, goal, control)])
+    defined = ~values.isnan().any(dim=0)
+    values = values[:, defined]
+    n, undefined = values.shape[1], int((~defined).sum())
+    nothing = Score(math.nan, math.nan, math.nan, n=n, undefined=undefined)
+    if n == 0:
+        return nothing
+    weights = bootstrap_weights(n, resamples=resamples, seed=seed).double() / n
+    means, resampled = values.mean(dim=1), weights @ values.T
+    gap = resampled[:, 1] - resampled[:, 2]
+    if resamples and float(gap.quantile(0.025)) <= 0 <= float(gap.quantile(0.975)):
+        return nothing
+    kept = (means[0] - means[2]) / (means[1] - means[2])
+    ratios = (resampled[:, 0] - resampled[:, 2]) / gap
+    return percentile_score(float(kept), ratios, n=n, undefined=undefined)
+
+
+def _ratios(timings: Mapping[str, float]) -> dict[str, float]:
+    whole = timings.get("classifier")
+    if not whole:
+        return {}
+    return {f"{name} / classifier": value / whole for name, value in timings.items() if name != "classifier"}
+
+
+def _notes(scores: Mapping[str, Score], split: str) -> tuple[str, ...]:
+    if not any("/kept_" in name for name in scores):
+        return ()
+    return (
+        "kept_<metric>/<optimisation>: (masker - random) / (optimised - random); 1 is as good as the"
+        " optimisation, more is better. random: the predicted gates at shuffled positions.",
+        "objective, distance and penalty are judged with the network's own lambda in every row.",
+    )

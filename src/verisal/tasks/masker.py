@@ -1,0 +1,366 @@
+"""Training of the network that predicts hierarchical masks in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, cast, final
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from verisal.errors import ConfigError
+from verisal.functional import GatePenalty, derive_seed, frozen, gradient_scope
+from verisal.metrics import ImageRows, ImageTable
+from verisal.models import Classifier, load_classifier
+from verisal.saliency import (
+    GateDescent,
+    GateProblem,
+    HierarchicalMasks,
+    MaskNetwork,
+    Objective,
+    classifier_fingerprint,
+)
+from verisal.types import Batch, Evaluation, StageOutputs
+
+from ._masker_report import (
+    COLUMNS,
+    build_evaluation,
+    judged_rows,
+    milliseconds_per_image,
+    shuffled_gates,
+)
+
+__all__ = ["MaskerTask"]
+
+
+@final
+class MaskerTask(L.LightningModule):
+    r"""Trains a :class:`MaskNetwork` under the objective of the per-image optimisation.
+
+    The loss is :math:`J = D + \lambda R` of :class:`HierarchicalMasks`, averaged over images; no targets are
+    needed. :math:`\lambda` rises from a small share of its value over the first part of training: with the
+    full weight from the start the gates fall to 0 before they have learned to keep anything. Queries: the
+    predicted class for half of the images, else the second, the least likely, or a random class outside the
+    five likeliest, equally often. Where the optimisation refuses an iterate whose prediction has changed, the
+    network pays for the logits by which another class is ahead.
+
+    Validation and test compare the network with the per-image optimisation of the same objective on the same
+    images: what is kept, where the evidence lies, and the cost. The test adds a few steps of descent that
+    start from the prediction, and a random map as the control.
+
+    Args:
+        classifier: name or path of the frozen classifier whose activations are read.
+        objective: what the gates keep.
+        reg_weight: lambda. The network needs a smaller one than the optimisation to keep the output as well.
+        penalty: form of the penalty.
+        width_ratio: size of the network; see :class:`MaskNetwork`.
+        learning_rate: peak rate of AdamW under a one-cycle schedule.
+        weight_decay: of AdamW.
+        reg_start: share of lambda at the start.
+        reg_ramp: share of the training steps over which lambda rises, evenly in its logarithm.
+        distil_weight: weight of the mean absolute difference to optimised gates; 0 needs none.
+        distil_steps: steps of the optimisation that gives them.
+        optimised_steps: steps of the per-image optimisations that the test compares with; validation
+            compares with the last of them.
+        optimised_reg_weight: their lambda.
+        compare_images: images of the comparison in validation; the test compares all of its images.
+        refine_steps: numbers of descent steps after the prediction whose result the test reports.
+        resamples: bootstrap resamples of the test's intervals.
+        seed: of the network's first weights and of the bootstrap.
+
+    Raises:
+        ConfigError: values out of range.
+    """
+
+    task_name = "masker"
+    monitor, monitor_mode = "val/masker/objective", "min"
+
+    def __init__(
+        self,
+        *,
+        classifier: str = "emoji_scenes_64",
+        objective: Objective = "evidence",
+        reg_weight: float = 0.2,
+        penalty: GatePenalty = "per_channel",
+        width_ratio: float = 1.0,
+        learning_rate: float = 0.006,
+        weight_decay: float = 0.001,
+        reg_start: float = 0.1,
+        reg_ramp: float = 0.7,
+        distil_weight: float = 0.0,
+        distil_steps: int = 30,
+        optimised_steps: Sequence[int] = (30, 60),
+        optimised_reg_weight: float = 3.0,
+        compare_images: int = 128,
+        refine_steps: Sequence[int] = (1, 3, 10),
+        resamples: int = 2000,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if reg_weight <= 0 or not 0 < reg_start <= 1 or not 0 <= reg_ramp <= 1 or distil_weight < 0:
+            raise ConfigError(
+                "reg_weight must be positive, reg_start in (0, 1], reg_ramp in [0, 1] and distil_weight not"
+                f" negative; found reg_weight={reg_weight}, reg_start={reg_start}, reg_ramp={reg_ramp},"
+                f" distil_weight={distil_weight}"
+            )
+        if compare_images < 1 or min(refine_steps, default=1) < 1 or not optimised_steps:
+            raise ConfigError(
+                "compare_images and every one of refine_steps must be at least 1, optimised_steps not empty;"
+                f" found {compare_images}, {list(refine_steps)} and {list(optimised_steps)}"
+            )
+        self.save_hyperparameters(logger=False)
+        self.source, self.objective, self.reg_weight, self.penalty = (
+            classifier,
+            objective,
+            reg_weight,
+            penalty,
+        )
+        self.width_ratio, self.learning_rate, self.weight_decay = width_ratio, learning_rate, weight_decay
+        self.reg_start, self.reg_ramp = reg_start, reg_ramp
+        self.distil_weight = distil_weight
+        self.target = HierarchicalMasks(
+            objective=objective,
+            reg_weight=reg_weight,
+            penalty=penalty,
+            steps=distil_steps,
+            learning_rate=max(0.05, 1 / distil_steps),
+        )
+        self.optimised_steps, self.optimised_reg_weight = tuple(optimised_steps), optimised_reg_weight
+        self.compare_images, self.refine_steps = compare_images, tuple(refine_steps)
+        self.resamples, self.seed = resamples, seed
+        self.network: MaskNetwork | None = None
+        self.evaluation: Evaluation | None = None
+        self._tables = torch.nn.ModuleDict()
+        # Not a sub-module: it is no part of a checkpoint and never leaves eval mode.
+        self._frozen: tuple[Classifier, ...] = ()
+        # Rows of the optimisation on validation images: the same in every epoch.
+        self._known: dict[str, Tensor] = {}
+        self._timings: dict[str, float] = {}
+
+    @property
+    def classifier(self) -> Classifier:
+        """The frozen classifier, on the device of the task."""
+        if not self._frozen:
+            self._frozen = (load_classifier(self.source).to(memory_format=torch.channels_last),)
+        return self._frozen[0].to(self.device)
+
+    @property
+    def row_names(self) -> tuple[str, ...]:
+        """Rows of the test table."""
+        refined = tuple(f"masker_{steps}_steps" for steps in self.refine_steps)
+        optimised = tuple(f"optimised_{steps}_steps" for steps in self.optimised_steps)
+        return ("masker", *refined, "random", *optimised)
+
+    def configure_model(self) -> None:
+        """Build the network for the classifier's stages."""
+        if self.network is not None:
+            return
+        classifier = self.classifier
+        size = classifier.image_size
+        with torch.no_grad():
+            shapes = classifier.stage_outputs(torch.zeros(1, 3, size, size, device=self.device)).activations
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(self.seed, "masker"))
+            self.network = MaskNetwork(
+                [activation.shape[1] for activation in shapes],
+                classifier.num_classes,
+                width_ratio=self.width_ratio,
+            ).to(memory_format=torch.channels_last)
+        for row in self.row_names:
+            self._tables[row] = ImageTable(COLUMNS)
+
+    @property
+    def _network(self) -> MaskNetwork:
+        if self.network is None:
+            raise RuntimeError("configure_model has not run")
+        return self.network
+
+    def card(self) -> dict[str, object]:
+        """What a checkpoint must agree with to be loaded into this task; what a mask network is made for."""
+        return {
+            "task": self.task_name,
+            "network": "MaskNetwork",
+            "channels": list(self._network.channels),
+            "num_classes": self._network.num_classes,
+            "width_ratio": self.width_ratio,
+            "classifier": classifier_fingerprint(self.classifier),
+            "objective": self.objective,
+            "penalty": self.penalty,
+            "reg_weight": self.reg_weight,
+        }
+
+    def forward(self, outputs: StageOutputs, query: Tensor) -> list[Tensor]:
+        """Gates of every stage for ``query (B,)``, from the ungated classifier's activations."""
+        asked = query if self.objective != "output" else torch.full_like(query, self._network.num_classes)
+        gates: list[Tensor] = self._network(outputs.activations, asked)
+        return gates
+
+    def _outputs(self, images: Tensor) -> StageOutputs:
+        with torch.no_grad():
+            return self.classifier.stage_outputs(images.contiguous(memory_format=torch.channels_last))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Mean J over images, with the lambda of this step."""
+        with frozen(self.classifier):
+            outputs = self._outputs(batch.images)
+            query = self._drawn_queries(outputs.logits)
+            problem = GateProblem(self.objective, self.penalty, self.classifier, outputs, query)
+            gates = self(outputs, query)
+            logits = problem.gated(gates)
+        distance, penalty = problem.distance(logits).mean(), problem.penalty(gates).mean()
+        reg_weight = self._current_reg_weight()
+        loss = distance + reg_weight * penalty + problem.inadmissibility(logits).mean()
+        if self.distil_weight:
+            wanted = self.target.gates(self.classifier, batch.images, query)
+            gaps = [(gate - goal).abs().mean() for gate, goal in zip(gates, wanted, strict=True)]
+            loss = loss + self.distil_weight * torch.stack(gaps).mean()
+        logged: dict[str, Tensor | float] = {
+            "loss": loss,
+            "distance": distance,
+            "penalty": penalty,
+            "reg_weight": reg_weight,
+        }
+        for name, value in logged.items():
+            self.log(
+                f"train/{name}", value, on_step=False, on_epoch=True, prog_bar=name == "loss",
+                batch_size=len(batch),
+            )  # fmt: skip
+        return loss
+
+    def _current_reg_weight(self) -> float:
+        """Lambda now: from ``reg_start`` of it to all of it over the ramp, evenly in its logarithm."""
+        total = max(1.0, self.reg_ramp * float(self.trainer.estimated_stepping_batches))
+        done = min(1.0, self.global_step / total) if self.reg_ramp else 1.0
+        return float(self.reg_weight * self.reg_start ** (1 - done))
+
+    def _drawn_queries(self, logits: Tensor) -> Tensor:
+        """``(B,)``: a class per image, by its rank."""
+        batch, classes = logits.shape
+        kind = torch.randint(0, 6, (batch,), device=logits.device)
+        far = torch.randint(min(5, classes - 1), classes, (batch,), device=logits.device)
+        rank = torch.where(kind < 3, 0, torch.where(kind == 3, 1, torch.where(kind == 4, classes - 1, far)))
+        return logits.argsort(dim=1, descending=True).gather(1, rank[:, None])[:, 0]
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Judge the predicted gates of every image, and the optimised ones of the first few."""
+        goal = self.row_names[-1]
+        self._add("masker", batch, self._judged(batch, ["masker"])["masker"])
+        first = batch.rows(range(min(len(batch), max(0, self.compare_images - batch_idx * len(batch)))))
+        new = first.rows([index for index, name in enumerate(first.image_ids) if name not in self._known])
+        if len(new):
+            self._known |= zip(new.image_ids, self._judged(new, [goal])[goal], strict=True)
+        if len(first):
+            self._add(goal, first, torch.stack([self._known[name] for name in first.image_ids]))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the means, and report them in a run that only validates."""
+        fitting = self.trainer.state.fn == "fit"
+        self._finish("val", ("masker", self.row_names[-1]), resamples=0 if fitting else self.resamples)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Judge every row on every image; the cost is measured on the first batch."""
+        for row, values in self._judged(batch, self.row_names, deletion=True).items():
+            self._add(row, batch, values)
+        if batch_idx == 0:
+            self._timings = self._cost(batch)
+
+    def on_test_epoch_end(self) -> None:
+        """Report all rows with intervals, and what the prediction keeps of the optimisation."""
+        self._finish("test", self.row_names, resamples=self.resamples)
+
+    def _judged(self, batch: Batch, rows: Sequence[str], *, deletion: bool = False) -> dict[str, Tensor]:
+        """``(B, columns)`` of the gates of several rows, for the predicted class."""
+        with frozen(self.classifier), gradient_scope(self.device.type):
+            outputs = self._outputs(batch.images.clone())
+            problem = GateProblem(
+                self.objective, self.penalty, self.classifier, outputs, outputs.logits.argmax(dim=1)
+            )
+            return {
+                row: judged_rows(
+                    problem,
+                    self._gates_of(row, batch, outputs, problem),
+                    batch,
+                    self.reg_weight,
+                    deletion=deletion,
+                )
+                for row in rows
+            }
+
+    def _add(self, row: str, batch: Batch, values: Tensor) -> None:
+        self._table(row).update(batch.image_ids, values)
+
+    def _table(self, row: str) -> ImageTable:
+        return cast(ImageTable, self._tables[row])
+
+    def _gates_of(
+        self, row: str, batch: Batch, outputs: StageOutputs, problem: GateProblem
+    ) -> Sequence[Tensor]:
+        if row.startswith("optimised"):
+            return self._optimised(_steps_of(row)).gates(self.classifier, batch.images, problem.query)
+        with torch.no_grad():
+            predicted: list[Tensor] = self(outputs, problem.query)
+        if row == "random":
+            return shuffled_gates(predicted, seed=self.seed, image_ids=batch.image_ids)
+        if row == "masker":
+            return predicted
+        descent = GateDescent(reg_weight=self.reg_weight, steps=_steps_of(row), learning_rate=0.05)
+        return descent.run(problem, start=predicted).gates
+
+    def _optimised(self, steps: int) -> HierarchicalMasks:
+        return HierarchicalMasks(
+            objective=self.objective, penalty=self.penalty, reg_weight=self.optimised_reg_weight, steps=steps
+        )
+
+    def _cost(self, batch: Batch) -> dict[str, float]:
+        """Milliseconds per image of every way to the gates, beside a pass of the classifier."""
+        images = batch.images.contiguous(memory_format=torch.channels_last)
+        outputs = self._outputs(images)
+        query = outputs.logits.argmax(dim=1)
+
+        def predict() -> None:
+            with torch.no_grad():
+                self(self.classifier.stage_outputs(images), query)
+
+        def classify() -> None:
+            with torch.no_grad():
+                self.classifier(images)
+
+        calls: dict[str, Callable[[], object]] = {"classifier": classify, "masker": predict}
+        for steps in self.optimised_steps:
+            method = self._optimised(steps)
+            calls[f"optimised_{steps}_steps"] = partial(method.gates, self.classifier, images, query)
+        return milliseconds_per_image(calls, len(batch))
+
+    def _finish(self, split: str, rows: Sequence[str], *, resamples: int) -> None:
+        tables: dict[str, ImageRows] = {row: self._table(row).compute() for row in rows}
+        for row in rows:
+            self._table(row).reset()
+        self.evaluation = build_evaluation(
+            split,
+            tables,
+            timings=self._timings if split == "test" else {},
+            resamples=resamples,
+            seed=self.seed,
+        )
+        values = {name: score.value for name, score in self.evaluation.scores.items()}
+        self.log_dict({name: value for name, value in values.items() if value == value}, batch_size=1)
+
+    def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's union of eight shapes
+        """AdamW with a one-cycle schedule per step."""
+        optimizer = torch.optim.AdamW(
+            self._network.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay, fused=True
+        )
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer,
+            max_lr=self.learning_rate,
+            total_steps=int(self.trainer.estimated_stepping_batches),
+            pct_start=0.15,
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _steps_of(row: str) -> int:
+    """The number in ``masker_3_steps`` and ``optimised_30_steps``."""
+    return int(row.split("_")[1])
