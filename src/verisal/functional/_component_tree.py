@@ -188,11 +188,11 @@ def _entries(corners: Tensor, basin: Tensor, passed: Tensor, elder: Tensor, chai
     row = chains.offset.gather(0, peak) + value - 1
     # A pixel of value v appears at level v - 1, in a component for which an elder may stand already.
     foreground = value > 0
-    corner, block = torch.nonzero((passed.gather(0, peak) >= value) & foreground, as_tuple=True)
-    climbing, bound = peak[block], value[corner, block]
+    early = torch.nonzero(((passed.gather(0, peak) >= value) & foreground).flatten())[:, 0]
+    climbing, bound = peak.gather(0, early % len(peak)), value.flatten().gather(0, early)
     while bool((below := passed.gather(0, climbing) >= bound).any()):
         climbing = torch.where(below, elder.gather(0, climbing), climbing)
-    row[corner, block] = chains.offset.gather(0, climbing) + bound - 1
+    row.view(-1).scatter_(0, early, chains.offset.gather(0, climbing) + bound - 1)
     return torch.where(foreground, row, len(chains.peak))
 
 
