@@ -29,8 +29,7 @@ __all__ = [
 
 # Side from which the tolerance of the pointing game is meant as it is given.
 _POINTING_SIDE = 224
-# Thresholds per unit of a map scaled to [0, 1].
-_GRID = 1000
+_THRESHOLDS = 1000
 
 
 def masks_from_boxes(boxes: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
@@ -104,9 +103,6 @@ def energy_inside(maps: Tensor, object_masks: Tensor) -> Tensor:
 
     Returns:
         ``(B,)`` float64; NaN where the map is constant, not finite or nowhere positive, or the mask is empty.
-
-    Raises:
-        DataError: shapes that do not fit.
     """
     defined = _defined(maps, object_masks)
     positive = maps[:, 0].double().clamp_min(0)
@@ -177,7 +173,7 @@ def choose_threshold(
         maps: ``(B, 1, H, W)``; undefined ones are left out.
         boxes: per image ``(N_i, 4)`` true boxes.
         iou: overlap from which a box is right.
-        chunk_size: maps at a time; never changes the result.
+        chunk_size: as in :func:`largest_component_ious`.
 
     Raises:
         DataError: shapes that do not fit, or no map that can be scored.
@@ -187,7 +183,7 @@ def choose_threshold(
     if not len(ious):
         raise DataError(f"none of {len(maps)} maps can be scored, so no threshold can be chosen from them")
     level = int((ious >= iou).sum(dim=0).argmax())
-    return -(-level * _GRID // NUM_LEVELS) / _GRID
+    return -(-level * _THRESHOLDS // NUM_LEVELS) / _THRESHOLDS
 
 
 def frozen_boxes(maps: Tensor, threshold: float, *, high: Tensor | None = None) -> Tensor:
@@ -257,8 +253,8 @@ def pixel_average_precision(histograms: Tensor) -> Tensor:
     Differs from:
         - The value 1 shares the last bin instead of having its own.
 
-    >>> float(pixel_average_precision(torch.tensor([[2.0, 1.0, 0.0], [1.0, 0.0, 1.0]])))
-    0.7
+    >>> float(pixel_average_precision(torch.tensor([[2.0, 0.0, 0.0], [1.0, 0.0, 1.0]])))
+    0.75
     """
     off, on = histograms.flip(-1).cumsum(dim=-1).unbind(dim=-2)
     precision = on / (on + off).clamp_min(torch.finfo(on.dtype).tiny)

@@ -73,7 +73,6 @@ class DisturbedScores:
         self.name = f"{_NAME}[tau{threshold:g}]"
         self.threshold, self.resamples, self.seed = threshold, resamples, seed
         self.table = ImageTable(_COLUMNS)
-        self._begin()
 
     def update(
         self,
@@ -127,11 +126,6 @@ class DisturbedScores:
     def reset(self) -> None:
         """Forget all images."""
         self.table.reset()
-        self._begin()
-
-    def _begin(self) -> None:
-        # torchmetrics warns of a process that never got a batch; there is nothing wrong with it.
-        self.table.update((), torch.empty(0, len(_COLUMNS)))
 
     def _score(self, name: str, values: Tensor) -> Score:
         if not name.startswith("n_empty"):
