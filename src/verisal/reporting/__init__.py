@@ -4,6 +4,7 @@ from ._base import Picture as Picture
 from ._base import Publication as Publication
 from ._base import Sink as Sink
 from ._base import Table as Table
+from ._gallery import draw_gallery as draw_gallery
 from .csv_sink import CsvSink as CsvSink
 from .csv_sink import csv_logger as csv_logger
 from .figures import draw_curves as draw_curves
@@ -40,6 +41,7 @@ __all__ = [
     "create_run_folder",
     "csv_logger",
     "draw_curves",
+    "draw_gallery",
     "draw_histograms",
     "draw_roc",
     "find_run_of",
