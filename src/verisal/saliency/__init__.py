@@ -5,6 +5,7 @@ from ._base import GateResult as GateResult
 from ._base import Saliency as Saliency
 from ._base import settings_of as settings_of
 from ._gate_descent import GateDescent as GateDescent
+from ._gate_maps import maps_of_gates as maps_of_gates
 from ._gate_problem import GateProblem as GateProblem
 from ._gate_problem import Objective as Objective
 from ._gradient import Attribution as Attribution
@@ -76,6 +77,7 @@ __all__ = [
     "calibrate_reg_weight",
     "classifier_fingerprint",
     "load_mask_network",
+    "maps_of_gates",
     "save_mask_network",
     "settings_of",
 ]

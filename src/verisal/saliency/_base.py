@@ -71,6 +71,7 @@ class GateResult:
 
     Attributes:
         gates: per stage ``(B, C_l, H_l, W_l)``, non-negative.
+        activations: per stage, ungated, of the same shapes.
         distance: ``(B,)`` D of the kept iterate.
         penalty: ``(B,)`` R of the kept iterate.
         objective: ``(B,)`` J of the kept iterate.
@@ -81,6 +82,7 @@ class GateResult:
     """
 
     gates: tuple[Tensor, ...]
+    activations: tuple[Tensor, ...]
     distance: Tensor
     penalty: Tensor
     objective: Tensor

@@ -77,6 +77,7 @@ class GateDescent:
         distance, penalty, change = kept.records.unbind(dim=1)
         return GateResult(
             gates=tuple(rows.views(kept.values)),
+            activations=problem.activations,
             distance=distance,
             penalty=penalty,
             objective=distance + self.reg_weight * penalty,

@@ -96,12 +96,16 @@ class GateProblem:
         return logits.argmax(dim=1) == self._prediction
 
     def admissible(self, logits: Tensor) -> Tensor:
-        """``(B,)`` bool, whether the iterate may be kept."""
+        """``(B,)`` bool, whether the iterate may be kept: what was predicted, if it is asked for, stays so.
+
+        A query that was not predicted may come out on top: once the evidence for all other classes is gated
+        away, the biases decide, and refusing that would leave the gates of an absent class at 1.
+        """
         prediction = logits.argmax(dim=1)
         if self.objective in ("output", "mixed"):
             return prediction == self._prediction
         if self.objective in ("class", "evidence"):
-            return (prediction == self.query) == (self._prediction == self.query)
+            return (prediction == self.query) | (self._prediction != self.query)
         return torch.ones_like(prediction, dtype=torch.bool)
 
     def inadmissibility(self, logits: Tensor) -> Tensor:
@@ -121,6 +125,7 @@ class GateProblem:
         zeros = torch.stack([gate.eq(0).flatten(1).sum(dim=1) for gate in gates]).sum(dim=0)
         return GateResult(
             gates=tuple(gates),
+            activations=self.activations,
             distance=distance,
             penalty=penalty,
             objective=distance + reg_weight * penalty,

@@ -14,18 +14,12 @@ from torch import Tensor
 
 from verisal.checkpoint import CARD_KEY, load_checkpoint, load_export, save_export, state_hash
 from verisal.errors import CheckpointError, ConfigError
-from verisal.functional import (
-    Fusion,
-    GatePenalty,
-    fuse_layers,
-    gate_map,
-    resize_maps,
-    rng_preserved,
-)
+from verisal.functional import Fusion, GatePenalty, gradient_scope, rng_preserved
 from verisal.types import SaliencyResult, StagedClassifier, StageOutputs, check_query_class
 
 from ._base import GateMethod, explaining, staged
 from ._gate_descent import GateDescent
+from ._gate_maps import Shown, fused_maps, raw_maps
 from ._gate_problem import GateProblem, Objective
 from .mask_network import MaskNetwork
 
@@ -81,7 +75,9 @@ class LearnedMask(GateMethod):
         steps: steps of descent on the objective of training that follow the prediction; per image the better
             of all iterates is kept.
         learning_rate: Adam's rate in these steps.
+        shown: see :class:`HierarchicalMasks`, as are the next two.
         fusion: how per-layer maps become one.
+        smoothing: of the fused map.
         chunk_size: images at once; bounds memory, never changes the result beyond float rounding.
 
     Raises:
@@ -95,7 +91,9 @@ class LearnedMask(GateMethod):
     checkpoint: str
     steps: int = 0
     learning_rate: float = 0.05
+    shown: Shown = "gated_activation"
     fusion: Fusion = "geometric"
+    smoothing: float = 5.0
     chunk_size: int = 64
 
     needs_module: ClassVar[bool] = True
@@ -116,19 +114,20 @@ class LearnedMask(GateMethod):
         network = staged(classifier, images, "LearnedMask")
         check_query_class(query_class, len(images), network.num_classes)
         size = (images.shape[-2], images.shape[-1])
-        parts = []
-        for start in range(0, len(images), self.chunk_size):
-            chunk = slice(start, start + self.chunk_size)
-            gates = self.gates(network, images[chunk], query_class[chunk])
-            parts.append([resize_maps(gate_map(gate), size) for gate in gates])
-        layers = tuple(torch.cat(layer) for layer in zip(*parts, strict=True))
-        return SaliencyResult(
-            saliency=fuse_layers(layers, self.fusion),
-            raw=torch.stack(layers).mean(dim=0),
-            raw_layers=layers,
-            n_forward=1 + (self.steps + 1 if self.steps else 0),
-            n_backward=self.steps,
-        )
+        with gradient_scope(images.device.type):
+            parts = []
+            for start in range(0, len(images), self.chunk_size):
+                chunk = slice(start, start + self.chunk_size)
+                gates, activations = self._predicted(network, images[chunk], query_class[chunk])
+                parts.append(raw_maps(gates, activations, size, self.shown))
+            layers = tuple(torch.cat(layer) for layer in zip(*parts, strict=True))
+            return SaliencyResult(
+                saliency=fused_maps(layers, self.fusion, self.smoothing),
+                raw=torch.stack(layers).mean(dim=0),
+                raw_layers=layers,
+                n_forward=1 + (self.steps + 1 if self.steps else 0),
+                n_backward=self.steps,
+            )
 
     @property
     def uses_query(self) -> bool:
@@ -151,6 +150,12 @@ class LearnedMask(GateMethod):
         Raises:
             ConfigError: a query class out of range, or a classifier that the weights were not made for.
         """
+        return self._predicted(classifier, images, query_class)[0]
+
+    def _predicted(
+        self, classifier: StagedClassifier, images: Tensor, query_class: Tensor
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Gates, and the ungated activations that they belong to."""
         network = staged(classifier, images, "LearnedMask")
         masks, card = self._loaded
         masks.to(images.device)
@@ -162,12 +167,12 @@ class LearnedMask(GateMethod):
                 asked = query if self.uses_query else torch.full_like(query, network.num_classes)
                 predicted = masks(outputs.activations, asked)
             if not self.steps:
-                return tuple(predicted)
+                return tuple(predicted), outputs.activations
             problem = GateProblem(card.objective, card.penalty, network, outputs, query)
             descent = GateDescent(
                 reg_weight=card.reg_weight, steps=self.steps, learning_rate=self.learning_rate
             )
-            return descent.run(problem, start=predicted).gates
+            return descent.run(problem, start=predicted).gates, outputs.activations
 
 
 def save_mask_network(path: Path | str, network: MaskNetwork, card: Mapping[str, Any]) -> None:

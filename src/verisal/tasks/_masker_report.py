@@ -17,14 +17,11 @@ from verisal.functional import (
     curve_area,
     derive_seed,
     energy_inside,
-    fuse_layers,
-    gate_map,
     percentile_score,
     perturbation_curve,
-    resize_maps,
 )
 from verisal.metrics import ImageRows
-from verisal.saliency import GateProblem
+from verisal.saliency import GateProblem, maps_of_gates
 from verisal.types import Batch, Evaluation, Score
 
 __all__ = ["COLUMNS", "build_evaluation", "judged_rows", "milliseconds_per_image", "shuffled_gates"]
@@ -42,7 +39,7 @@ def judged_rows(
     """``(B, len(COLUMNS))`` float64 for gates of any origin; NaN for a deletion that is not asked for."""
     result = problem.judge(gates, reg_weight)
     size = (batch.images.shape[-2], batch.images.shape[-1])
-    fused = fuse_layers([resize_maps(gate_map(gate), size) for gate in gates], "geometric")
+    fused = maps_of_gates(result.gates, result.activations, size)
     area = torch.full_like(result.distance, math.nan)
     if deletion:
         fractions, scores = perturbation_curve(

@@ -60,8 +60,10 @@ class MaskerTask(L.LightningModule):
         weight_decay: of AdamW.
         reg_start: share of lambda at the start.
         reg_ramp: share of the training steps over which lambda rises, evenly in its logarithm.
-        distil_weight: weight of the mean absolute difference to optimised gates; 0 needs none.
-        distil_steps: steps of the optimisation that gives them.
+        distil_weight: weight of the mean absolute difference to optimised gates, the mean over stages of the
+            means over gates; 0 needs none.
+        distil_images: optimised gates are made for so many training images, when each is first met, and kept
+            in memory with their query: about as many half-precision numbers as the gates have.
         optimised_steps: steps of the per-image optimisations that the test compares with; validation
             compares with the last of them.
         optimised_reg_weight: their lambda.
@@ -90,7 +92,7 @@ class MaskerTask(L.LightningModule):
         reg_start: float = 0.1,
         reg_ramp: float = 0.7,
         distil_weight: float = 0.0,
-        distil_steps: int = 30,
+        distil_images: int = 6000,
         optimised_steps: Sequence[int] = (30, 60),
         optimised_reg_weight: float = 3.0,
         compare_images: int = 128,
@@ -119,14 +121,7 @@ class MaskerTask(L.LightningModule):
         )
         self.width_ratio, self.learning_rate, self.weight_decay = width_ratio, learning_rate, weight_decay
         self.reg_start, self.reg_ramp = reg_start, reg_ramp
-        self.distil_weight = distil_weight
-        self.target = HierarchicalMasks(
-            objective=objective,
-            reg_weight=reg_weight,
-            penalty=penalty,
-            steps=distil_steps,
-            learning_rate=max(0.05, 1 / distil_steps),
-        )
+        self.distil_weight, self.distil_images = distil_weight, distil_images
         self.optimised_steps, self.optimised_reg_weight = tuple(optimised_steps), optimised_reg_weight
         self.compare_images, self.refine_steps = compare_images, tuple(refine_steps)
         self.resamples, self.seed = resamples, seed
@@ -138,6 +133,7 @@ class MaskerTask(L.LightningModule):
         # Rows of the optimisation on validation images: the same in every epoch.
         self._known: dict[str, Tensor] = {}
         self._timings: dict[str, float] = {}
+        self._targets: dict[str, tuple[int, list[Tensor]]] = {}
 
     @property
     def classifier(self) -> Classifier:
@@ -206,16 +202,20 @@ class MaskerTask(L.LightningModule):
         with frozen(self.classifier):
             outputs = self._outputs(batch.images)
             query = self._drawn_queries(outputs.logits)
+            taught = self._teach(batch, query) if self.distil_weight else []
             problem = GateProblem(self.objective, self.penalty, self.classifier, outputs, query)
             gates = self(outputs, query)
             logits = problem.gated(gates)
         distance, penalty = problem.distance(logits).mean(), problem.penalty(gates).mean()
         reg_weight = self._current_reg_weight()
         loss = distance + reg_weight * penalty + problem.inadmissibility(logits).mean()
-        if self.distil_weight:
-            wanted = self.target.gates(self.classifier, batch.images, query)
-            gaps = [(gate - goal).abs().mean() for gate, goal in zip(gates, wanted, strict=True)]
-            loss = loss + self.distil_weight * torch.stack(gaps).mean()
+        if taught:
+            wanted = [torch.stack(stage) for stage in zip(*(goal for _, goal in taught), strict=True)]
+            rows = [row for row, _ in taught]
+            gaps = [
+                (gate[rows] - goal.to(gate)).abs().mean() for gate, goal in zip(gates, wanted, strict=True)
+            ]
+            loss = loss + self.distil_weight * torch.stack(gaps).mean() * len(rows) / len(batch)
         logged: dict[str, Tensor | float] = {
             "loss": loss,
             "distance": distance,
@@ -234,6 +234,28 @@ class MaskerTask(L.LightningModule):
         total = max(1.0, self.reg_ramp * float(self.trainer.estimated_stepping_batches))
         done = min(1.0, self.global_step / total) if self.reg_ramp else 1.0
         return float(self.reg_weight * self.reg_start ** (1 - done))
+
+    def _teach(self, batch: Batch, query: Tensor) -> list[tuple[int, list[Tensor]]]:
+        """Rows of the batch that have optimised gates, with them; ``query`` is set to theirs in place.
+
+        What is still missing is made now, for as many images as are asked for.
+        """
+        room = self.distil_images - len(self._targets)
+        new = [row for row, name in enumerate(batch.image_ids) if name not in self._targets][: max(0, room)]
+        if new:
+            part = batch.rows(new)
+            asked = query[torch.tensor(new, device=query.device)]
+            method = self._optimised(self.optimised_steps[0])
+            found = method.gates(self.classifier, part.images, asked)
+            for row, name in enumerate(part.image_ids):
+                self._targets[name] = (int(asked[row]), [gate[row].half() for gate in found])
+        taught = []
+        for row, name in enumerate(batch.image_ids):
+            if name in self._targets:
+                known, gates = self._targets[name]
+                query[row] = known
+                taught.append((row, gates))
+        return taught
 
     def _drawn_queries(self, logits: Tensor) -> Tensor:
         """``(B,)``: a class per image, by its rank."""
