@@ -31,10 +31,12 @@ __all__ = [
     "Evaluation",
     "Explained",
     "FeatureBatch",
+    "HasClassifier",
     "Histogram",
     "MaskPanel",
     "Norm",
     "Normalised",
+    "SaliencyPanel",
     "SaliencyResult",
     "Sample",
     "Score",
@@ -392,8 +394,25 @@ class MaskPanel:
 
 
 @dataclass(frozen=True)
+class SaliencyPanel:
+    """An image and the maps of several methods for one query.
+
+    Attributes:
+        image_id: of the image.
+        image: ``(3, H, W)`` in [0, 1].
+        maps: method name to ``(H, W)`` saliency map.
+        caption: label and query class in words.
+    """
+
+    image_id: str
+    image: Tensor
+    maps: Mapping[str, Tensor]
+    caption: str
+
+
+@dataclass(frozen=True)
 class Evaluation:
-    """What one validation or test epoch found; a task keeps it in ``evaluation`` for the callbacks to report.
+    """What one validation or test epoch found; a task or a callback keeps it in ``evaluation`` to be reported.
 
     Attributes:
         split: first part of every metric name, ``val`` or ``test``.
@@ -405,6 +424,7 @@ class Evaluation:
         samples: columns of the per-image table (ids, groups, scores), all of one length.
         timings: what was timed, with its unit, to its value; apart from the scores, which repeat exactly.
         notes: sentences that a reader of the table must know, e.g. "FPR 1 % not supported: ...".
+        headline: column title of the main table to ``<metric>/<group>`` of the scores in it, in order.
     """
 
     split: str
@@ -412,17 +432,28 @@ class Evaluation:
     counts: Mapping[str, int] = field(default_factory=dict)
     curves: tuple[Curve, ...] = ()
     histograms: tuple[Histogram, ...] = ()
-    panels: tuple[MaskPanel, ...] = ()
+    panels: tuple[MaskPanel | SaliencyPanel, ...] = ()
     samples: Mapping[str, Sequence[object]] = field(default_factory=dict)
     timings: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    headline: Mapping[str, str] = field(default_factory=dict)
 
 
 @runtime_checkable
 class Evaluates(Protocol):
-    """A task whose evaluation epochs end with an :class:`Evaluation`."""
+    """A task or callback whose evaluation epochs end with an :class:`Evaluation`."""
 
     evaluation: Evaluation | None
+
+
+@runtime_checkable
+class HasClassifier(Protocol):
+    """A task around a classifier whose predictions can be explained."""
+
+    @property
+    def classifier(self) -> Callable[[Tensor], Tensor] | None:
+        """Images in [0, 1] to logits; None before it is built."""
+        ...
 
 
 def check_images(images: Tensor) -> None:

@@ -6,6 +6,7 @@ from .checkpoints import Monitored as Monitored
 from .checkpoints import best_checkpoint as best_checkpoint
 from .numeric_guard import NumericGuard as NumericGuard
 from .report import ReportRun as ReportRun
+from .saliency_metrics import SaliencyMetrics as SaliencyMetrics
 
 __all__ = [
     "CheckpointFiles",
@@ -13,5 +14,6 @@ __all__ = [
     "Monitored",
     "NumericGuard",
     "ReportRun",
+    "SaliencyMetrics",
     "best_checkpoint",
 ]

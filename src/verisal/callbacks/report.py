@@ -1,4 +1,4 @@
-"""Reports what a task found: curves and panels as it trains, the whole result at the end."""
+"""Reports what task and callbacks found: curves and panels as it trains, the whole result at the end."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ from verisal.reporting import (
     draw_histograms,
     draw_roc,
     installed_versions,
+    main_table,
+    merge_evaluations,
     panel_pixels,
     print_results,
     result_table,
@@ -39,14 +41,16 @@ _MAX_POINTS = 200
 
 @final
 class ReportRun(Callback):
-    """Hands a task's :class:`~verisal.types.Evaluation` to files and loggers, on rank zero only.
+    """Hands the :class:`~verisal.types.Evaluation` of a task and of its callbacks to files and loggers.
+
+    Rank zero alone does.
 
     After each validation epoch of a fit: one chart per figure name to the loggers that are sinks, and the
     panels once per run. After a test: ``figures/*.png``, ``report.json``, ``report.md``, ``samples.csv``, the
     main table on the terminal, and tables, curves and panels to the sinks. A ``validate`` run writes the same
     as ``report.val.json`` and so on, so that it never replaces the result of a test. Files come before sinks.
 
-    A task that is no :class:`~verisal.types.Evaluates`, or found nothing, is left alone.
+    Tasks and callbacks that are no :class:`~verisal.types.Evaluates`, or found nothing, are left alone.
 
     Args:
         run_dir: folder of the run.
@@ -96,7 +100,7 @@ class ReportRun(Callback):
         """Report a validation epoch, or the whole result of a ``validate`` run."""
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
-        evaluation = _evaluation_of(pl_module)
+        evaluation = _evaluation_of(trainer, pl_module)
         if evaluation is None:
             return
         if trainer.state.fn is not TrainerFn.FITTING:
@@ -112,7 +116,7 @@ class ReportRun(Callback):
         if not trainer.is_global_zero:
             return
         self._stop("test")
-        evaluation = _evaluation_of(pl_module)
+        evaluation = _evaluation_of(trainer, pl_module)
         if evaluation is not None:
             self._report(trainer, evaluation, suffix="")
 
@@ -124,12 +128,16 @@ class ReportRun(Callback):
         _draw(self._run_dir / "figures", evaluation, pictures)
         print_results(evaluation)
         split = evaluation.split
+        tables = {f"{split}_results": result_table(evaluation)}
+        main = main_table(evaluation)
+        if main is not None:
+            tables[f"{split}_main"] = main
         self._publish(
             trainer,
             Publication(
                 {f"{split}_{name}": lines for name, lines in _by_figure(evaluation).items()},
                 {f"{split}_{name}": shown for name, shown in pictures.items()},
-                {f"{split}_results": result_table(evaluation)},
+                tables,
             ),
         )
 
@@ -161,8 +169,10 @@ class ReportRun(Callback):
             self._wall_times[stage] = time.perf_counter() - self._started.pop(stage)
 
 
-def _evaluation_of(module: LightningModule) -> Evaluation | None:
-    return module.evaluation if isinstance(module, Evaluates) else None
+def _evaluation_of(trainer: Trainer, module: LightningModule) -> Evaluation | None:
+    owners = [module, *trainer.callbacks]  # type: ignore[attr-defined]
+    found = [owner.evaluation for owner in owners if isinstance(owner, Evaluates)]
+    return merge_evaluations([evaluation for evaluation in found if evaluation is not None])
 
 
 def _draw(folder: Path, evaluation: Evaluation, pictures: Mapping[str, tuple[Picture, ...]]) -> None:

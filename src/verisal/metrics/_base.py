@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, Literal, final
 
 import torch
 from torch import Tensor
@@ -125,6 +125,7 @@ class SaliencyMetric(Metric, ABC):
     """A score of saliency maps, kept per image until the epoch ends.
 
     Sub-classes set ``name`` and ``columns`` and say what a batch's rows are and how rows become scores.
+    ``better`` says which end of the metric's first score is good, where one is.
 
     Args:
         name: of the metric with every setting that changes its value: ``deletion[dataset_mean]``.
@@ -134,6 +135,7 @@ class SaliencyMetric(Metric, ABC):
     """
 
     full_state_update = False
+    better: Literal["high", "low", ""] = ""
 
     def __init__(self, name: str, columns: Sequence[str], *, resamples: int = 2000, seed: int = 0) -> None:
         super().__init__()
@@ -158,11 +160,19 @@ class SaliencyMetric(Metric, ABC):
         Raises:
             DataError: rows of a wrong shape.
         """
-        self._kept.update(explained.image_ids, self.rows_of(explained))
+        self.add_rows(explained.image_ids, self.rows_of(explained))
 
     def _wrap_compute(self, compute: Callable[..., Any]) -> Callable[..., Any]:
         # The table gathers over processes by itself; torchmetrics' wrapper would only squeeze the scores.
         return compute
+
+    def add_rows(self, image_ids: Sequence[str], rows: Tensor) -> None:
+        """Add rows that :meth:`rows_of` gave earlier.
+
+        Raises:
+            DataError: rows of a wrong shape.
+        """
+        self._kept.update(image_ids, rows)
 
     def table(self) -> ImageRows:
         """The rows of all processes."""
@@ -175,8 +185,15 @@ class SaliencyMetric(Metric, ABC):
         Raises:
             DataError: no image was added.
         """
-        rows = self.table().rows
-        n = len(rows)
+        return self.scores_of(self.table())
+
+    def scores_of(self, table: ImageRows) -> dict[str, Score]:
+        """The scores of a table, which :meth:`table` has gathered once.
+
+        Raises:
+            DataError: a table without images.
+        """
+        rows, n = table.rows, len(table.rows)
         if n == 0:
             raise DataError(f"{self.name}: no image was added before compute()")
         values = self.reduce(rows, torch.ones(1, n, dtype=torch.float64))

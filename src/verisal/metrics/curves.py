@@ -157,6 +157,7 @@ class PerturbationCurve(CurveMetric):
             resamples=resamples,
             seed=seed,
         )
+        self.better = "high" if kind in ("insertion", "lerf") else "low"
         self.kind, self.steps, self.block_size = kind, steps, block_size
         self.score: Literal["probability", "logit"] = score
         self.chunk_size = chunk_size
@@ -211,6 +212,8 @@ class RelevanceGap(CurveMetric):
     References:
         samek2017
     """
+
+    better = "high"
 
     def __init__(
         self,

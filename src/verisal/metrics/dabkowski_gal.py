@@ -36,6 +36,8 @@ class DabkowskiGal(SaliencyMetric):
         - See :func:`~verisal.functional.dabkowski_gal`.
     """
 
+    better = "low"
+
     def __init__(
         self,
         *,

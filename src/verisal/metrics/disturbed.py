@@ -99,11 +99,16 @@ class DisturbedScores:
                 f"{self.name} needs results of {', '.join(QUERIES)} and valid ({len(QUERIES)}, B),"
                 f" found {', '.join(sorted(results))} and {tuple(valid.shape)} for {len(image_ids)} images"
             )
+        kept = [image_id for image_id, counts in zip(image_ids, valid[0].tolist(), strict=True) if counts]
+        self.table.update(kept, self.rows_of(results, boxes, valid=valid))
+
+    def rows_of(
+        self, results: Mapping[str, SaliencyResult], boxes: Sequence[Tensor], *, valid: Tensor
+    ) -> Tensor:
+        """Rows of the images that count for c0, for ``table``; arguments as of :meth:`update`."""
         kept = torch.nonzero(valid[0])[:, 0]
-        places = kept.tolist()
         chosen = {query: _part(result, kept) for query, result in results.items()}
-        rows = _rows(chosen, [boxes[index] for index in places], valid[:, kept], self.threshold)
-        self.table.update([image_ids[index] for index in places], rows)
+        return _rows(chosen, [boxes[index] for index in kept.tolist()], valid[:, kept], self.threshold)
 
     def compute(self) -> dict[str, Score]:
         """Every score by name: ``accuracy_c0``, ``flr_rel_c2``, ``margin_rel_c2``, ...
@@ -152,6 +157,8 @@ class PresentQueries(SaliencyMetric):
     Raises:
         ConfigError: a threshold outside [0, 1).
     """
+
+    better = "high"
 
     def __init__(self, *, threshold: float, resamples: int = 2000, seed: int = 0) -> None:
         threshold_level(threshold)

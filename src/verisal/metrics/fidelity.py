@@ -35,6 +35,8 @@ class SaliencyFidelity(SaliencyMetric):
         - See :func:`~verisal.functional.saliency_fidelity`.
     """
 
+    better = "low"
+
     def __init__(
         self, *, percentile: float = 95.0, chunk_size: int = 64, resamples: int = 2000, seed: int = 0
     ) -> None:

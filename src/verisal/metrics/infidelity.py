@@ -50,6 +50,8 @@ class Infidelity(SaliencyMetric):
         - Squares are drawn at random by default.
     """
 
+    better = "low"
+
     def __init__(
         self,
         *,

@@ -73,6 +73,8 @@ class PointingGame(SaliencyMetric):
         zhang2016excitation
     """
 
+    better = "high"
+
     def __init__(self, *, tolerance: float = 15.0, resamples: int = 2000, seed: int = 0) -> None:
         if tolerance < 0:
             raise ConfigError(f"tolerance must be at least 0 pixels, found {tolerance}")
@@ -111,6 +113,8 @@ class EnergyInside(SaliencyMetric):
         seed: of the resampling.
     """
 
+    better = "high"
+
     def __init__(self, *, resamples: int = 2000, seed: int = 0) -> None:
         super().__init__("energy_inside", ("energy", "area"), resamples=resamples, seed=seed)
 
@@ -146,6 +150,8 @@ class MaxBoxAcc(SaliencyMetric):
     Differs from:
         - Components take the place of contours; see :func:`~verisal.functional.largest_component_ious`.
     """
+
+    better = "high"
 
     def __init__(
         self, *, iou: float = 0.5, chunk_size: int = 4, resamples: int = 2000, seed: int = 0
@@ -188,6 +194,8 @@ class MaxBoxAccV2(SaliencyMetric):
         - Components take the place of contours; see :func:`~verisal.functional.multi_component_ious`.
     """
 
+    better = "high"
+
     def __init__(self, *, chunk_size: int = 4, resamples: int = 2000, seed: int = 0) -> None:
         columns = tuple(f"iou{iou:g}_level_{level}" for iou in _V2_IOUS for level in range(NUM_LEVELS))
         super().__init__("max_box_acc_v2", columns, resamples=resamples, seed=seed)
@@ -225,6 +233,8 @@ class PxAP(SaliencyMetric):
     Differs from:
         - The value 1 shares the last of 1000 bins instead of having its own.
     """
+
+    better = "high"
 
     def __init__(self, *, resamples: int = 2000, seed: int = 0) -> None:
         columns = tuple(f"{side}_{index}" for side in ("off", "on") for index in range(_BINS))

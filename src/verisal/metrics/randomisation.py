@@ -55,6 +55,8 @@ class CascadingRandomisation(SaliencyMetric):
         adebayo2018
     """
 
+    better = "low"
+
     def __init__(
         self, method: Method, images: Tensor, *, steps: int = 4, resamples: int = 2000, seed: int = 0
     ) -> None:

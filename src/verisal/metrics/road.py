@@ -76,6 +76,7 @@ class ROAD(CurveMetric):
             resamples=resamples,
             seed=seed,
         )
+        self.better = "high" if order == "lerf" else "low"
         self.order, self.chunk_size = order, chunk_size
 
     def rows_of(self, explained: Explained) -> Tensor:

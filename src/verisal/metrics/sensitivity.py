@@ -35,6 +35,8 @@ class SensitivityMax(SaliencyMetric):
         - See :func:`~verisal.functional.sensitivity_max`.
     """
 
+    better = "low"
+
     def __init__(
         self,
         *,

@@ -21,6 +21,7 @@ from verisal.errors import DataError
 from verisal.types import Evaluation, Score
 
 from ._base import Table
+from ._main_table import main_table
 
 __all__ = ["RunFacts", "installed_versions", "print_results", "result_table", "write_report", "write_samples"]
 
@@ -45,6 +46,7 @@ _TITLES = {
 }
 _CELL = len("0.970-0.990")
 _WIDTH = 100
+_NARROW = len("randomisation")
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,8 @@ def result_table(evaluation: Evaluation) -> Table:
 def print_results(evaluation: Evaluation, *, file: TextIO | None = None) -> None:
     """Print the main table: detectors by attacks, AUROC with its interval, at most 100 columns wide.
 
-    A task without AUROC has all its scores printed. Colours appear only on a terminal.
+    An evaluation with a headline has that printed; one without AUROC all its scores. Colours appear only on
+    a terminal.
 
     Args:
         evaluation: what was found.
@@ -157,7 +160,10 @@ def print_results(evaluation: Evaluation, *, file: TextIO | None = None) -> None
     out = Console(file=file)
     if not out.is_terminal or out.width > _WIDTH:
         out = Console(file=file, width=_WIDTH)
-    blocks = _blocks(evaluation.scores)
+    main = main_table(evaluation)
+    if main is not None:
+        _print_main(out, main, evaluation.split)
+    blocks = [] if main is not None else _blocks(evaluation.scores)
     for block in [block for block in blocks if block.metric == "auroc"] or blocks:
         room = out.width - max(len(row) for row in block.rows) - 3
         per_table = max(1, room // (_CELL + 2))
@@ -167,6 +173,25 @@ def print_results(evaluation: Evaluation, *, file: TextIO | None = None) -> None
         out.print(Text(f"{name}: {value:.4g}"))
     for note in evaluation.notes:
         out.print(Text(f"note: {note}"))
+
+
+def _print_main(out: Console, main: Table, split: str) -> None:
+    """As many columns side by side as fit, then the next ones."""
+    names = main.columns[1:]
+    per_table = max(1, (out.width - max(len(str(row[0])) for row in main.rows) - 3) // (_NARROW + 1))
+    for start in range(0, len(names), per_table):
+        shown = range(start, min(start + per_table, len(names)))
+        title = f"{split}, main table" + ("" if start == 0 else ", continued")
+        table = RichTable(
+            title=title, box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 0, 0, 1), pad_edge=False
+        )
+        table.add_column("", no_wrap=True)
+        for index in shown:
+            words = names[index].replace("_", " ").replace("[", " [")
+            table.add_column(Text(words), justify="right", overflow="fold", width=_NARROW)
+        for row in main.rows:
+            table.add_row(Text(str(row[0])), *(_number(row[index + 1]) for index in shown))
+        out.print(table)
 
 
 def _rich_table(split: str, block: _Block, columns: Sequence[str]) -> RichTable:
@@ -207,6 +232,11 @@ def _markdown(evaluation: Evaluation, facts: RunFacts) -> str:
     lines = [f"# Results: {evaluation.split}", ""]
     if evaluation.notes:
         lines += ["**Read this first**", "", *(f"- {note}" for note in evaluation.notes), ""]
+    main = main_table(evaluation)
+    if main is not None:
+        lines += ["## Main table", "", "Intervals and counts are in the tables below.", ""]
+        lines += [f"| {' | '.join(main.columns)} |", f"|---|{'---:|' * (len(main.columns) - 1)}"]
+        lines += [f"| {' | '.join([str(row[0]), *map(_number, row[1:])])} |" for row in main.rows] + [""]
     for block in _blocks(evaluation.scores):
         lines += [f"## {_title(block.metric)}", "", *_markdown_block(block), ""]
     if evaluation.counts:
@@ -278,6 +308,10 @@ def _parts(name: str) -> tuple[str, str, str]:
 
 def _title(metric: str) -> str:
     return _TITLES.get(metric, metric.replace("_", " "))
+
+
+def _number(value: object) -> str:
+    return f"{value:.3f}" if isinstance(value, float) and not math.isnan(value) else ""
 
 
 def _plain(score: Score) -> dict[str, float | int | None]:

@@ -2,6 +2,7 @@
 
 from .classifier import ClassifierTask as ClassifierTask
 from .detector import DetectorTask as DetectorTask
+from .frozen import FrozenClassifierTask as FrozenClassifierTask
 from .masker import MaskerTask as MaskerTask
 
-__all__ = ["ClassifierTask", "DetectorTask", "MaskerTask"]
+__all__ = ["ClassifierTask", "DetectorTask", "FrozenClassifierTask", "MaskerTask"]

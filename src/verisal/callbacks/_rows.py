@@ -1,0 +1,84 @@
+"""Per-image rows in files, so that an evaluation that was stopped goes on where it was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import final
+
+from torch import Tensor, nn
+
+from verisal.checkpoint import load_export, save_export, state_hash
+from verisal.errors import CheckpointError
+from verisal.functional import content_ids
+from verisal.saliency import GateMethod, Saliency, settings_of
+
+__all__ = ["RowStore", "method_key"]
+
+
+def method_key(method: Saliency) -> str | None:
+    """All settings of a method as text; None for one that holds something other than plain data."""
+    weights = method.settings() if isinstance(method, GateMethod) else {}
+    try:
+        return json.dumps([settings_of(method), weights], sort_keys=True)
+    except TypeError:
+        return None
+
+
+@final
+class RowStore:
+    """Rows of one classifier, one file per method, batch and caller, written whole or not at all.
+
+    A file is found again by settings of the method, weights of the classifier, names and contents of the
+    images and version of the package; the rows in it by their own names. A damaged file counts as none.
+
+    Args:
+        folder: where the files are; None keeps nothing.
+        classifier: whose maps are scored. Rows of one that is no ``nn.Module`` are not kept.
+    """
+
+    def __init__(self, folder: Path | None, classifier: Callable[[Tensor], Tensor]) -> None:
+        self._folder = folder if isinstance(classifier, nn.Module) else None
+        self._weights = state_hash(classifier) if isinstance(classifier, nn.Module) and folder else ""
+
+    def rows(
+        self,
+        name: str,
+        method: Saliency,
+        images: Tensor,
+        *,
+        image_ids: Sequence[str],
+        wanted: Mapping[str, Callable[[], Tensor]],
+    ) -> dict[str, Tensor]:
+        """Rows by name, read where they are known and computed where not.
+
+        Args:
+            name: of the method, for the file's name.
+            method: whose maps are scored.
+            images: ``(B, 3, H, W)``.
+            image_ids: B names.
+            wanted: name of the rows, with all settings that change them, to what computes them.
+        """
+        settings = method_key(method) if self._folder is not None else None
+        if self._folder is None or settings is None:
+            return {key: compute() for key, compute in wanted.items()}
+        card = {
+            "method": settings,
+            "classifier": self._weights,
+            "image_ids": list(image_ids),
+            "contents": list(content_ids(images)),
+            "verisal": version("verisal"),
+            "caller": sorted(wanted),
+        }
+        digest = hashlib.sha256(json.dumps(card, sort_keys=True).encode()).hexdigest()[:24]
+        path = self._folder / (re.sub(r"[^\w.-]+", "_", name) or "_") / f"{digest}.safetensors"
+        try:
+            return load_export(path)[0]
+        except CheckpointError:
+            found = {key: compute().detach().double().cpu() for key, compute in wanted.items()}
+            save_export(path, found, card)
+            return found

@@ -1,0 +1,75 @@
+"""The main table of an evaluation, rows by chosen scores, and several evaluations made one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import TypeVar
+
+from verisal.types import Evaluation, Score
+
+from ._base import Table
+
+__all__ = ["main_table", "merge_evaluations"]
+
+_Value = TypeVar("_Value")
+
+
+def main_table(evaluation: Evaluation) -> Table | None:
+    """Rows by the scores of the headline, values only; None without a headline."""
+    if not evaluation.headline:
+        return None
+    cells: dict[str, dict[str, Score]] = {}
+    for name, score in evaluation.scores.items():
+        row, _, rest = name.removeprefix(f"{evaluation.split}/").partition("/")
+        cells.setdefault(row, {})[rest] = score
+    wanted = list(evaluation.headline.values())
+    rows = [
+        (row, *(_value(found.get(name)) for name in wanted))
+        for row, found in cells.items()
+        if any(name in found for name in wanted)
+    ]
+    return Table(("", *evaluation.headline), tuple(rows))
+
+
+def merge_evaluations(parts: Sequence[Evaluation]) -> Evaluation | None:
+    """One evaluation of all parts, in their order; of equal names the first counts. None without parts.
+
+    Tables of samples with other columns than the first are filled up with empty cells.
+    """
+    if len(parts) < 2:
+        return parts[0] if parts else None
+    return Evaluation(
+        parts[0].split,
+        _first_of([part.scores for part in parts]),
+        counts=_first_of([part.counts for part in parts]),
+        curves=tuple(chain.from_iterable(part.curves for part in parts)),
+        histograms=tuple(chain.from_iterable(part.histograms for part in parts)),
+        panels=tuple(chain.from_iterable(part.panels for part in parts)),
+        samples=_joined([part.samples for part in parts if part.samples]),
+        timings=_first_of([part.timings for part in parts]),
+        notes=tuple(dict.fromkeys(chain.from_iterable(part.notes for part in parts))),
+        headline=_first_of([part.headline for part in parts]),
+    )
+
+
+def _value(score: Score | None) -> float:
+    return math.nan if score is None else score.value
+
+
+def _first_of(parts: Sequence[Mapping[str, _Value]]) -> dict[str, _Value]:
+    joined: dict[str, _Value] = {}
+    for part in parts:
+        joined = {**joined, **{name: value for name, value in part.items() if name not in joined}}
+    return joined
+
+
+def _joined(tables: Sequence[Mapping[str, Sequence[object]]]) -> dict[str, list[object]]:
+    columns = dict.fromkeys(name for table in tables for name in table)
+    joined: dict[str, list[object]] = {name: [] for name in columns}
+    for table in tables:
+        length = len(next(iter(table.values())))
+        for name, values in joined.items():
+            values += table.get(name, [""] * length)
+    return joined
