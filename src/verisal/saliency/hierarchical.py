@@ -71,7 +71,7 @@ class HierarchicalMasks(GateMethod):
     """
 
     objective: Objective = "evidence"
-    reg_weight: float = 3.0
+    reg_weight: float = 4.0
     penalty: GatePenalty = "per_channel"
     steps: int = 30
     learning_rate: float = 0.05
