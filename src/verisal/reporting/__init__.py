@@ -5,6 +5,8 @@ from ._base import Publication as Publication
 from ._base import Sink as Sink
 from ._base import Table as Table
 from ._gallery import draw_gallery as draw_gallery
+from ._main_table import main_table as main_table
+from ._main_table import merge_evaluations as merge_evaluations
 from .csv_sink import CsvSink as CsvSink
 from .csv_sink import csv_logger as csv_logger
 from .figures import draw_curves as draw_curves
@@ -46,6 +48,8 @@ __all__ = [
     "draw_roc",
     "find_run_of",
     "installed_versions",
+    "main_table",
+    "merge_evaluations",
     "open_run_folder",
     "panel_pixels",
     "print_results",
