@@ -1,6 +1,8 @@
-"""Draw saliency maps of several methods for a few scenes: python scripts/gallery.py --config configs/gallery.yaml.
+"""Draw the saliency maps of several methods for a few scenes.
 
-Another method, or one alone: --saliency=SmoothGrad --saliency.base=Gradient.
+python scripts/gallery.py --config configs/gallery.yaml
+
+One method instead of those of the config: --saliency=SmoothGrad --saliency.base=Gradient
 """
 
 from __future__ import annotations

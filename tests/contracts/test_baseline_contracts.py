@@ -84,6 +84,13 @@ def test_batch_equals_the_stack_of_singles(case):
 
 
 @EVERY
+def test_empty_batch_gives_an_empty_batch(case):
+    result = filled(case, count=0)
+    assert result.shape == (0, 3, *SIZES[0])
+    assert result.dtype == torch.float32
+
+
+@EVERY
 def test_deterministic_and_global_random_state_untouched(case):
     first, before = filled(case), torch.get_rng_state()
     torch.manual_seed(1234)

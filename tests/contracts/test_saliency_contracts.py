@@ -1,9 +1,12 @@
 """What every exported saliency method promises, generated from the table of cases."""
 
+import ast
 import copy
 import inspect
+import re
 from contextlib import nullcontext
 from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 import saliency_rows_captum
@@ -54,6 +57,17 @@ def test_every_exported_method_has_a_row():
     kinds = {kind for kind in exported if isinstance(kind, type) and issubclass(kind, Saliency)}
     concrete = {kind for kind in kinds if not inspect.isabstract(kind)}
     assert concrete == {type(case.make()) for case in CASES.values()}
+
+
+def test_captum_and_pyplot_wait_until_a_method_needs_them():
+    """Both cost more time to import than all of the package."""
+    found = [
+        f"{path.name}: {ast.unparse(node)}"
+        for path in Path(verisal.saliency.__file__).parent.glob("*.py")
+        for node in ast.parse(path.read_text()).body
+        if re.search(r"\b(from|import) (captum|matplotlib)\b", ast.unparse(node).splitlines()[0])
+    ]
+    assert found == []
 
 
 @EVERY
@@ -174,6 +188,16 @@ def test_images_that_are_none_are_refused(case):
     ):
         with pytest.raises(DataError, match=words):
             method(classifier, wrong, QUERY[:2])
+
+
+@EVERY
+def test_empty_batch_is_refused_before_the_classifier_is_called(case):
+    classifier = toy_classifier()
+    with pytest.raises(
+        DataError, match=r"no image to explain, found \(0, 3, 16, 12\); leave empty batches out"
+    ):
+        case.make()(classifier, toy_images(1)[:0], QUERY[:0])
+    assert classifier.network.three.calls == 0
 
 
 @EVERY

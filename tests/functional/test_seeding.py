@@ -33,6 +33,10 @@ def test_a_sample_draws_the_same_alone_and_in_any_company():
     assert whole[0].equal(literal)
 
 
+def test_no_sample_gives_an_empty_stack_of_the_right_shape():
+    assert drawn([]).shape == (0, *drawn(["a"]).shape[1:])
+
+
 def test_seed_id_and_stream_each_change_the_draw():
     first = drawn(["a"])
     for other in (drawn(["b"]), drawn(["a"], seed=1), drawn(["a"], stream="other")):

@@ -5,7 +5,6 @@ from scipy.ndimage import gaussian_filter
 from verisal.functional import (
     area_deviation,
     blur_pyramid,
-    gaussian_matrix,
     pyramid_blend,
     smooth_max,
     smooth_max_weights,
@@ -54,12 +53,6 @@ def test_total_variation_by_hand():
     assert total_variation(mask, 1).item() == pytest.approx(2.0)
     both = torch.cat([mask, torch.full_like(mask, 0.7)])
     assert total_variation(both, 2).tolist() == [pytest.approx(1.5), 0.0]
-
-
-@pytest.mark.parametrize("length", [1, 2, 9])
-def test_gaussian_matrix_without_sigma_is_the_identity_and_keeps_constants(length):
-    assert gaussian_matrix(length, 0.0).equal(torch.eye(length))
-    torch.testing.assert_close(gaussian_matrix(length, 4.0).sum(dim=1), torch.ones(length))
 
 
 def test_blur_pyramid_ends_in_the_image_and_starts_at_the_largest_blur():

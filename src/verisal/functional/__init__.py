@@ -24,6 +24,7 @@ from ._detection import threshold_at_fpr as threshold_at_fpr
 from ._detection import weighted_auroc as weighted_auroc
 from ._detection import weighted_fpr_at_tpr as weighted_fpr_at_tpr
 from ._detection import weighted_rate as weighted_rate
+from ._gaussian import gaussian_matrix as gaussian_matrix
 from ._impute import linear_imputation as linear_imputation
 from ._intervals import bootstrap_mean as bootstrap_mean
 from ._intervals import weighted_means as weighted_means
@@ -53,7 +54,6 @@ from ._seeding import derive_seed as derive_seed
 from ._seeding import per_sample as per_sample
 from ._smooth_masks import area_deviation as area_deviation
 from ._smooth_masks import blur_pyramid as blur_pyramid
-from ._smooth_masks import gaussian_matrix as gaussian_matrix
 from ._smooth_masks import pyramid_blend as pyramid_blend
 from ._smooth_masks import smooth_max as smooth_max
 from ._smooth_masks import smooth_max_weights as smooth_max_weights

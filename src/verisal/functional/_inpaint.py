@@ -25,6 +25,8 @@ def telea_inpainting(images: Tensor, removed: Tensor, *, radius: float) -> Tenso
     References:
         telea2004
     """
+    if len(images) == 0:
+        return images.clone()
     # Only this function needs OpenCV, and importing it costs more than most baselines.
     import cv2
 

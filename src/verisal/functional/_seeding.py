@@ -41,6 +41,8 @@ def per_sample(
 ) -> Tensor:
     """Stack one draw per sample, each from its own generator seeded by ``(seed, sample id, stream)``.
 
+    Without samples the stack is empty, and has the shape of a draw all the same.
+
     Args:
         draw: takes a CPU generator, returns one sample's tensor.
         seed: the run's seed.
@@ -49,6 +51,9 @@ def per_sample(
         device: where the stack is put. Numbers are always drawn on the CPU, so that they do not
             depend on the device.
     """
+    if not sample_ids:
+        # A draw is needed for its shape.
+        return draw(torch.Generator())[None][:0].to(device)
     rows = []
     for sample_id in sample_ids:
         generator = torch.Generator().manual_seed(derive_seed(seed, sample_id, stream))

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from verisal.functional._gaussian import gaussian_matrix
+
 __all__ = [
     "area_deviation",
     "blur_pyramid",
-    "gaussian_matrix",
     "pyramid_blend",
     "smooth_max",
     "smooth_max_weights",
@@ -143,16 +144,6 @@ def total_variation(masks: Tensor, power: float) -> Tensor:
     """
     parts = [masks.diff(dim=dim).abs().pow(power).flatten(1).sum(dim=1) for dim in (2, 3)]
     return parts[0] + parts[1]
-
-
-def gaussian_matrix(length: int, sigma: float) -> Tensor:
-    """Gaussian blur along an axis as a matrix ``(length, length)``: cut at 3 sigma, reflected at the ends."""
-    radius = min(math.ceil(3 * sigma), length - 1)
-    if radius < 1:
-        return torch.eye(length)
-    kernel = (torch.arange(-radius, radius + 1) / sigma).square().div(-2).exp()
-    rows = F.pad(torch.eye(length)[:, None], (radius, radius), mode="reflect")
-    return F.conv1d(rows, (kernel / kernel.sum()).view(1, 1, -1))[:, 0].T.contiguous()
 
 
 def blur_pyramid(images: Tensor, *, levels: int, max_sigma: float) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from verisal.errors import ConfigError
+from verisal.functional._gaussian import gaussian_matrix
 from verisal.types import Normalised
 
 __all__ = [
@@ -202,21 +203,10 @@ class Blur(Baseline):
         """The blurred images."""
         height, width = images.shape[2:]
         sigma, kernel = self.resolved(height, width)
-        rows, columns = (_blur_matrix(size, sigma, kernel).to(images) for size in (height, width))
+        rows, columns = (gaussian_matrix(size, sigma, taps=kernel).to(images) for size in (height, width))
         with torch.autocast(device_type=images.device.type, enabled=False):
             blurred: Tensor = rows @ images @ columns.T
         return blurred.clamp(0, 1)
-
-
-def _blur_matrix(size: int, sigma: float, kernel: int) -> Tensor:
-    """``(size, size)``: row i averages around pixel i, reflected about edge pixels as often as it takes."""
-    offsets = torch.arange(kernel) - kernel // 2
-    weights = torch.exp(-0.5 * (offsets.double() / sigma) ** 2)
-    period = max(2 * (size - 1), 1)
-    source = (torch.arange(size)[:, None] + offsets).abs() % period
-    source = torch.minimum(source, period - source).clamp_max(size - 1)
-    matrix = torch.zeros(size, size, dtype=torch.float64)
-    return matrix.scatter_add_(1, source, (weights / weights.sum()).expand(size, -1))
 
 
 def check_statistic(baseline: Baseline, name: str) -> None:

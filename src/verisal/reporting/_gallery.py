@@ -16,12 +16,13 @@ from .figures import write_png
 
 __all__ = ["draw_gallery"]
 
-# Pixels: side of a panel (64 px images at twice their size), space between panels, around all of them, above a
-# line of methods for their names, under a panel for its caption, and for the note at the end.
+# Pixels: side of a panel (64 px images at twice their size), space between panels, around all of them, above
+# a line of methods for their names, under a panel for its caption, and for the note at the end.
 _PANEL, _GAP, _EDGE, _NAMES, _CAPTION, _NOTE = 128, 6, 10, 46, 26, 28
 _NAME_LETTERS = 15
-# Noisy maps in all 256 shades would be most of the file, and the eye tells far fewer apart at this size.
-_SHADES = 24
+# Of a map, and of the whole file. Noisy maps in all shades would be most of it, and at this size the eye does
+# not tell them apart.
+_SHADES, _COLOURS = 24, 96
 
 
 def draw_gallery(
@@ -61,19 +62,23 @@ def draw_gallery(
     for number, line in enumerate(lines):
         top = number * block + _NAMES
         for column, name in enumerate(["image", *line]):
-            write(_in_lines(name), column, top - 5, va="bottom", fontsize=11.5, linespacing=1.0)
+            write(_in_lines(name), column, top - 5, va="bottom", fontsize=11, linespacing=1.0)
             panels = _pictures(images) if column == 0 else _shades(maps[name])
             for row, panel in enumerate(panels):
                 y, x = top + row * down, _EDGE + column * across
                 canvas[y : y + _PANEL, x : x + _PANEL] = panel
         for row, caption in enumerate(captions):
             write(caption, 0, top + row * down + _PANEL + 4, va="top", fontsize=11)
-    note = "Each map is drawn from 0 to its own maximum: brightness does not compare between panels."
-    figure.text(0.5, 8 / height, note, ha="center", va="bottom", fontsize=11, color="0.35")
+    note = (
+        "Under an image: the class that is explained. Each map is drawn from 0 to its own maximum, so that"
+        " brightness does not compare between panels."
+    )
+    figure.text(0.5, 8 / height, note, ha="center", va="bottom", fontsize=10.5, color="0.35", wrap=True)
     figure.figimage(canvas, zorder=-1)
     agg = FigureCanvasAgg(figure)
     agg.draw()  # type: ignore[no-untyped-call]  # matplotlib has not typed its canvas
-    write_png(np.ascontiguousarray(np.asarray(agg.buffer_rgba())[..., :3]), path)  # type: ignore[no-untyped-call]
+    pixels = np.asarray(agg.buffer_rgba())[..., :3]  # type: ignore[no-untyped-call]
+    write_png(np.ascontiguousarray(pixels), path, colours=_COLOURS)
 
 
 def _check(images: Tensor, maps: Mapping[str, Tensor], captions: Sequence[str]) -> None:

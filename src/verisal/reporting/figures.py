@@ -149,17 +149,22 @@ def panel_pixels(panel: MaskPanel) -> NDArray[np.uint8]:
     return np.ascontiguousarray(pixels[..., :3])
 
 
-def write_png(pixels: NDArray[np.uint8], path: Path) -> None:
-    """Write ``(H, W, 3)`` uint8 pixels as they are.
+def write_png(pixels: NDArray[np.uint8], path: Path, *, colours: int | None = None) -> None:
+    """Write ``(H, W, 3)`` uint8 pixels as they are, or in their most telling colours.
 
     Args:
         pixels: what to write.
         path: PNG file to write.
+        colours: most colours of the file, at most 256, so that noisy pictures take a third of the bytes;
+            None for all.
     """
-    from matplotlib.image import imsave
+    from PIL import Image
 
+    picture = Image.fromarray(pixels)
+    if colours is not None:
+        picture = picture.quantize(colours, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
     with _replacing(path) as temporary:
-        imsave(temporary, pixels, format="png", metadata={"Software": ""})
+        picture.save(temporary, "PNG", optimize=True)
 
 
 def _panel_figure(panel: MaskPanel) -> Figure:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
-from verisal.errors import ConfigError
+from verisal.errors import ConfigError, DataError
 from verisal.functional import frozen, gradient_scope, rng_preserved
 from verisal.types import SaliencyResult, StagedClassifier, check_images, check_query_class
 
@@ -19,6 +19,7 @@ __all__ = [
     "GateResult",
     "Saliency",
     "ScoreKind",
+    "check_some_images",
     "explaining",
     "query_score",
     "settings_of",
@@ -45,6 +46,10 @@ class Saliency(ABC):
 
         The classifier's weights, gradients, modes, flags and hooks, and the global random state, are the
         same after the call, whether it returns or raises.
+
+        Raises:
+            DataError: no image, or images that are none.
+            ConfigError: a query class or a classifier that does not fit.
         """
 
 
@@ -92,14 +97,25 @@ class GateResult:
     zero_share: Tensor
 
 
+def check_some_images(images: Tensor) -> None:
+    """Raise unless there is something to explain.
+
+    Raises:
+        DataError: no image, or images that are none.
+    """
+    check_images(images)
+    if len(images) == 0:
+        raise DataError(f"there is no image to explain, found {tuple(images.shape)}; leave empty batches out")
+
+
 def staged(classifier: object, images: Tensor, method: str) -> StagedClassifier:
     """The classifier as one with stages, or a clear refusal.
 
     Raises:
         ConfigError: it is not an ``nn.Module`` with stages.
-        DataError: the images are not ``(B, 3, H, W)`` float32 in [0, 1].
+        DataError: no image, or images that are not ``(B, 3, H, W)`` float32 in [0, 1].
     """
-    check_images(images)
+    check_some_images(images)
     if not isinstance(classifier, nn.Module) or not isinstance(classifier, StagedClassifier):
         raise ConfigError(
             f"{method} reads or gates stages and needs verisal.models.Classifier,"
@@ -121,11 +137,11 @@ def explaining(
         Copies of images and query class that may enter a graph whatever mode the caller is in.
 
     Raises:
-        DataError: images that are none.
+        DataError: no image, or images that are none.
         ConfigError: a query class that does not fit; checked by :func:`query_score` where the classifier does
             not say how many classes it has.
     """
-    check_images(images)
+    check_some_images(images)
     known = classifier.num_classes if isinstance(classifier, StagedClassifier) else None
     if known is not None:
         check_query_class(query_class, len(images), known)

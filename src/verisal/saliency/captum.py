@@ -11,10 +11,9 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import ClassVar, final
+from typing import Any, ClassVar, final
 
 import torch
-from captum import attr  # type: ignore[import-untyped]  # it says nothing of its types
 from torch import Tensor, nn
 
 from verisal.errors import ConfigError
@@ -59,7 +58,7 @@ class Gradient(GradientMethod):
         self, classifier: Callable[[Tensor], Tensor], images: Tensor, query_class: Tensor
     ) -> Attribution:
         """One forward and one backward pass."""
-        method = attr.Saliency(scores_of(classifier, query_class))
+        method = _captum().Saliency(scores_of(classifier, query_class))
         values = method.attribute(_leaf(images), target=query_class, abs=False)
         return Attribution(values, n_forward=1, n_backward=1)
 
@@ -82,7 +81,7 @@ class InputXGradient(GradientMethod):
         self, classifier: Callable[[Tensor], Tensor], images: Tensor, query_class: Tensor
     ) -> Attribution:
         """One forward and one backward pass."""
-        method = attr.InputXGradient(scores_of(classifier, query_class))
+        method = _captum().InputXGradient(scores_of(classifier, query_class))
         return Attribution(method.attribute(_leaf(images), target=query_class), n_forward=1, n_backward=1)
 
 
@@ -130,7 +129,7 @@ class IntegratedGradients(GradientMethod):
         """As many forward and backward passes as steps."""
 
         def chunk(some: Tensor, query: Tensor) -> Attribution:
-            method = attr.IntegratedGradients(scores_of(classifier, query))
+            method = _captum().IntegratedGradients(scores_of(classifier, query))
             values = method.attribute(
                 some,
                 baselines=baseline_images(self.baseline, classifier, some, query),
@@ -175,7 +174,7 @@ class GuidedBackpropagation(GradientMethod):
                 f" {type(network).__name__} has none; choose Gradient, which is the same without them"
             )
         with _quiet():
-            values = attr.GuidedBackprop(network).attribute(_leaf(images), target=query_class)
+            values = _captum().GuidedBackprop(network).attribute(_leaf(images), target=query_class)
         return Attribution(values, n_forward=1, n_backward=1)
 
 
@@ -231,7 +230,9 @@ class DeepLift(GradientMethod):
         check_query_class(query_class, len(images), logits.shape[1])
         baselines = baseline_images(self.baseline, classifier, images, query_class)
         with _quiet(), no_leftovers(network):
-            values = attr.DeepLift(network).attribute(_leaf(images), baselines, target=query_class).detach()
+            values = (
+                _captum().DeepLift(network).attribute(_leaf(images), baselines, target=query_class).detach()
+            )
         with torch.no_grad():
             both = network(torch.cat([images, baselines])).gather(1, query_class.repeat(2)[:, None])
         change = both[: len(images), 0] - both[len(images) :, 0]
@@ -269,7 +270,7 @@ class GradCAM(Saliency):
         """One forward pass, and one backward pass of the part after the stage."""
         layer = self._layer(classifier, images)
         with explaining(classifier, images, query_class) as (inputs, query):
-            method = attr.LayerGradCam(classifier, layer)
+            method = _captum().LayerGradCam(classifier, layer)
             values = method.attribute(inputs, target=query).detach()
         if values.ndim != 4:
             raise ConfigError(
@@ -295,6 +296,13 @@ class GradCAM(Saliency):
         # The classifier keeps the network, in which the stage has its name, under a name of its own.
         names = [name for name, _ in network.named_modules() if f".{name}".endswith(f".{stage}")]
         return network.get_submodule(min(names, key=len))
+
+
+def _captum() -> Any:  # noqa: ANN401 - it says nothing of its types
+    """Captum's methods, imported at the first call: that costs a third of torch's import, and loads pyplot."""
+    from captum import attr  # type: ignore[import-untyped]  # as said
+
+    return attr
 
 
 def _leaf(images: Tensor) -> Tensor:

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from verisal.errors import ConfigError
 from verisal.functional import content_ids, per_sample
-from verisal.types import SaliencyResult, StagedClassifier, check_images, check_query_class
+from verisal.types import SaliencyResult, StagedClassifier, check_query_class
 
-from ._base import Saliency
+from ._base import Saliency, check_some_images
 
 __all__ = ["CentrePrior", "EdgeDetector", "RandomMap"]
 
@@ -109,10 +109,10 @@ def _check(classifier: object, images: Tensor, query_class: Tensor) -> None:
     """Refuse what every method refuses; a bare callable does not say how many classes it has.
 
     Raises:
-        DataError: images that are none.
+        DataError: no image, or images that are none.
         ConfigError: a query class that does not fit.
     """
-    check_images(images)
+    check_some_images(images)
     if isinstance(classifier, StagedClassifier):
         check_query_class(query_class, len(images), classifier.num_classes)
         return

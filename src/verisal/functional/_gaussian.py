@@ -1,0 +1,32 @@
+"""Gaussian blur along one axis as a matrix, so that blurring an image takes two small products."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+__all__ = ["gaussian_matrix"]
+
+
+def gaussian_matrix(length: int, sigma: float, *, taps: int | None = None) -> Tensor:
+    """``(length, length)`` float32: row *i* averages around pixel *i*.
+
+    Beyond the ends the axis is reflected about its end pixels, as often as it takes.
+
+    Args:
+        length: pixels of the axis.
+        sigma: standard deviation in pixels; 0 gives the identity.
+        taps: odd number of pixels averaged; None stands for all within three sigmas, rounded up.
+    """
+    radius = math.ceil(3 * sigma) if taps is None else taps // 2
+    if radius < 1:
+        return torch.eye(length)
+    offsets = torch.arange(-radius, radius + 1)
+    weights = torch.exp(-0.5 * (offsets.double() / sigma) ** 2)
+    period = max(2 * (length - 1), 1)
+    source = (torch.arange(length)[:, None] + offsets).abs() % period
+    source = torch.minimum(source, period - source).clamp_max(length - 1)
+    matrix = torch.zeros(length, length, dtype=torch.float64)
+    return matrix.scatter_add_(1, source, (weights / weights.sum()).expand(length, -1)).float()
