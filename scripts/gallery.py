@@ -82,7 +82,7 @@ def gallery(
     print(f"wrote {output}")
 
 
-def main(args: Sequence[str] | None = None) -> None:
+def main(args: list[str] | None = None) -> None:
     """Parse, explain, draw."""
     set_parsing_settings(subclasses_enabled=[Saliency, Baseline])
     auto_cli(gallery, args=args, as_positional=False, description=__doc__)

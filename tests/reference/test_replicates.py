@@ -1,20 +1,99 @@
+import importlib
+from pathlib import Path
+
 import pytest
 from _replicates import REFERENCES, replicates
 from test_detection_reference import slow_auroc, slow_fpr_at_tpr95, slow_threshold
 
-from verisal.functional import auroc, fpr_at_tpr95, threshold_at_fpr
+from verisal.functional import (
+    area_deviation,
+    auroc,
+    components,
+    crop_to_boxes,
+    dabkowski_gal,
+    fpr_at_tpr95,
+    largest_boxes,
+    largest_component_ious,
+    linear_imputation,
+    map_levels,
+    multi_component_ious,
+    perturbation_curve,
+    pixel_average_precision,
+    pixel_histograms,
+    pointing_hits,
+    removal_scores,
+    saliency_fidelity,
+    smooth_max,
+    spearman,
+    square_responses,
+    ssim,
+    threshold_at_fpr,
+    total_variation,
+    upsample_cells,
+)
+from verisal.saliency import (
+    RISE,
+    ExtremalPerturbation,
+    GradientSHAP,
+    HierarchicalMasks,
+    IntegratedGradients,
+    MeaningfulPerturbation,
+    Occlusion,
+    SmoothGrad,
+    VarGrad,
+)
 
 # Functions whose speed hides what they compute; each needs a reference. A new one is added here.
-FAST = (auroc, fpr_at_tpr95, threshold_at_fpr)
+FAST = (
+    area_deviation,
+    auroc,
+    components,
+    crop_to_boxes,
+    dabkowski_gal,
+    fpr_at_tpr95,
+    largest_boxes,
+    largest_component_ious,
+    linear_imputation,
+    map_levels,
+    multi_component_ious,
+    perturbation_curve,
+    pixel_average_precision,
+    pixel_histograms,
+    pointing_hits,
+    removal_scores,
+    saliency_fidelity,
+    smooth_max,
+    spearman,
+    square_responses,
+    ssim,
+    threshold_at_fpr,
+    total_variation,
+    upsample_cells,
+    ExtremalPerturbation.masks,
+    GradientSHAP.attribute,
+    HierarchicalMasks.gates,
+    IntegratedGradients.attribute,
+    MeaningfulPerturbation.__call__,
+    Occlusion.__call__,
+    RISE.__call__,
+    SmoothGrad.attribute,
+    VarGrad.attribute,
+)
 
 replicates(auroc)(slow_auroc)
 replicates(fpr_at_tpr95)(slow_fpr_at_tpr95)
 replicates(threshold_at_fpr)(slow_threshold)
+for path in Path(__file__).parent.glob("test_*_reference.py"):
+    importlib.import_module(path.stem)
 
 
-@pytest.mark.parametrize("fast", FAST, ids=lambda fast: fast.__name__)
+@pytest.mark.parametrize("fast", FAST, ids=lambda fast: fast.__qualname__)
 def test_every_fast_function_has_a_reference(fast):
-    assert fast in REFERENCES, f"write @replicates({fast.__name__}) in tests/reference"
+    assert fast in REFERENCES, f"write @replicates({fast.__qualname__}) in tests/reference"
+
+
+def test_every_reference_is_of_a_listed_function():
+    assert {fast.__qualname__ for fast in set(REFERENCES) - set(FAST)} == set()
 
 
 def test_a_second_reference_is_refused():

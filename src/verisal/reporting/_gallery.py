@@ -124,4 +124,5 @@ def _shades(maps: Tensor) -> list[NDArray[np.uint8]]:
 def _enlarged(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """``(H, W, 3)`` at the panel's size, every pixel shown by the nearest."""
     rows, columns = (np.arange(_PANEL) * length // _PANEL for length in picture.shape[:2])
-    return picture[rows][:, columns]
+    panel: NDArray[np.uint8] = picture[rows[:, None], columns]
+    return panel

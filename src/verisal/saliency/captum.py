@@ -299,7 +299,7 @@ class GradCAM(Saliency):
 
 
 def _captum() -> Any:  # noqa: ANN401 - it says nothing of its types
-    """Captum's methods, imported at the first call: that costs a third of torch's import, and loads pyplot."""
+    """Captum's methods, imported at the first call: that takes a third as long as torch and loads pyplot."""
     from captum import attr  # type: ignore[import-untyped]  # as said
 
     return attr
