@@ -1,19 +1,25 @@
-"""Lightning callbacks: reports, checkpoints, and the guard against numbers that are not."""
+"""Lightning callbacks: maps and their scores, reports, checkpoints, the guard against bad numbers."""
 
 from .checkpoints import CheckpointFiles as CheckpointFiles
 from .checkpoints import LastCheckpoint as LastCheckpoint
 from .checkpoints import Monitored as Monitored
 from .checkpoints import best_checkpoint as best_checkpoint
+from .disturbed_localization import DisturbedLocalization as DisturbedLocalization
 from .numeric_guard import NumericGuard as NumericGuard
+from .perturbation_curves import PerturbationCurves as PerturbationCurves
 from .report import ReportRun as ReportRun
 from .saliency_metrics import SaliencyMetrics as SaliencyMetrics
+from .saliency_panels import SaliencyPanels as SaliencyPanels
 
 __all__ = [
     "CheckpointFiles",
+    "DisturbedLocalization",
     "LastCheckpoint",
     "Monitored",
     "NumericGuard",
+    "PerturbationCurves",
     "ReportRun",
     "SaliencyMetrics",
+    "SaliencyPanels",
     "best_checkpoint",
 ]

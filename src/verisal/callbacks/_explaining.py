@@ -55,6 +55,8 @@ class Context:
         resamples: bootstrap resamples of the intervals.
         seed: of everything drawn.
         example_images: the first images of the data set, ``(N, 3, H, W)``.
+        rank: number of this process.
+        processes: number of processes.
     """
 
     split: str
@@ -66,6 +68,8 @@ class Context:
     resamples: int
     seed: int
     example_images: Callable[[], Tensor]
+    rank: int = 0
+    processes: int = 1
 
     def explain(
         self, name: str, seen: Seen, query_class: Tensor | None = None
@@ -242,6 +246,8 @@ class ExplainingCallback(Callback, ABC):
             resamples=0 if fitting else self.resamples,
             seed=self.seed,
             example_images=lambda: _first_images(loaders[0].dataset, module.device),
+            rank=trainer.global_rank,
+            processes=trainer.world_size,
         )
         with _explaining_scope(self._context):
             self._part = self.part(self._context)

@@ -28,11 +28,12 @@ from verisal.reporting import (
     panel_pixels,
     print_results,
     result_table,
+    saliency_panel_pixels,
     write_png,
     write_report,
     write_samples,
 )
-from verisal.types import Curve, Evaluates, Evaluation, Score
+from verisal.types import Curve, Evaluates, Evaluation, SaliencyPanel, Score
 
 __all__ = ["ReportRun"]
 
@@ -154,8 +155,12 @@ class ReportRun(Callback):
     def _pictures(self, evaluation: Evaluation) -> dict[str, tuple[Picture, ...]]:
         pictures: dict[str, tuple[Picture, ...]] = {}
         for panel in evaluation.panels[: self._max_panels]:
-            shown = Picture(panel_pixels(panel), f"{panel.image_id}: {panel.caption}")
-            pictures[panel.attack] = (*pictures.get(panel.attack, ()), shown)
+            if isinstance(panel, SaliencyPanel):
+                kind, pixels = "saliency", saliency_panel_pixels(panel)
+            else:
+                kind, pixels = panel.attack, panel_pixels(panel)
+            shown = Picture(pixels, f"{panel.image_id}: {panel.caption}")
+            pictures[kind] = (*pictures.get(kind, ()), shown)
         return pictures
 
     def _facts(self) -> RunFacts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import final
 
@@ -61,7 +62,7 @@ class SaliencyMetrics(ExplainingCallback):
         return MetricTable(context, {name: self._metrics_of(name, context) for name in context.methods})
 
     def _metrics_of(self, name: str, context: Context) -> list[SaliencyMetric]:
-        own: list[SaliencyMetric] = [metric.clone() for metric in self.metrics]
+        own = [copy.deepcopy(metric) for metric in self.metrics]
         if self.randomisation_steps:
             own.append(
                 CascadingRandomisation(

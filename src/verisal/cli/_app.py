@@ -52,19 +52,21 @@ class Progress:
         stage: the command.
         run: its folder, once there is one.
         config: file with its full config, once written.
+        weights: checkpoint of a validate or test, or ``none``.
         loggers: loggers to close.
     """
 
     stage: str = ""
     run: RunFolder | None = None
     config: Path | None = None
+    weights: str = "none"
     loggers: list[Logger] = field(default_factory=list)
 
     def resume_hint(self) -> str:
-        """The command that goes on with a stopped fit, with a connecting phrase; empty for other stages."""
-        if self.stage != "fit" or self.run is None or self.config is None:
+        """The command that goes on where this one stopped, with a connecting phrase; empty for predict."""
+        if self.run is None or self.config is None or self.stage == "predict":
             return ""
-        return f"; go on with: {resume_command(self.run, self.config)}"
+        return f"; go on with: {resume_command(self.stage, self.run, self.config, self.weights)}"
 
     def where(self) -> str:
         """The run folder, for a message."""
@@ -195,6 +197,7 @@ class VerisalCLI(LightningCLI):
             configs = [Path(str(file)) for file in settings.config or ()]
             self._checkpoint = weights_for(self._progress.stage, settings.ckpt_path, configs)
             if self._checkpoint is not None:
+                self._progress.weights = str(self._checkpoint)
                 load_checkpoint(str(settings.ckpt_path or self._checkpoint))
 
     def instantiate_trainer(self, **kwargs: object) -> Trainer:

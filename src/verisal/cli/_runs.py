@@ -109,10 +109,10 @@ def newest_loadable(folder: Path) -> Path | None:
     return None
 
 
-def resume_command(run: RunFolder, config: Path) -> str:
-    """The command that goes on with a stopped fit."""
-    words = ["verisal", "fit", "--config", str(config), "--run_dir", str(run.path), "--resume", "auto"]
-    return shlex.join(words)
+def resume_command(stage: str, run: RunFolder, config: Path, weights: str) -> str:
+    """The command that goes on with a stopped fit, validate or test."""
+    words = ["verisal", stage, "--config", str(config), "--run_dir", str(run.path)]
+    return shlex.join([*words, *(["--resume", "auto"] if stage == "fit" else ["--ckpt_path", weights])])
 
 
 def _resumed(task: str, run_dir: Path | None, resume: str) -> tuple[RunFolder, Path | None]:

@@ -4,6 +4,7 @@ from ._base import Picture as Picture
 from ._base import Publication as Publication
 from ._base import Sink as Sink
 from ._base import Table as Table
+from ._benchmark_figures import saliency_panel_pixels as saliency_panel_pixels
 from ._gallery import draw_gallery as draw_gallery
 from ._main_table import main_table as main_table
 from ._main_table import merge_evaluations as merge_evaluations
@@ -54,6 +55,7 @@ __all__ = [
     "panel_pixels",
     "print_results",
     "result_table",
+    "saliency_panel_pixels",
     "wandb_logger",
     "write_png",
     "write_report",

@@ -1,0 +1,119 @@
+"""Perturbation curves of any methods with several baselines, and whether their rankings agree."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import combinations
+from typing import Literal, final
+
+import torch
+
+from verisal.errors import ConfigError
+from verisal.functional import Baseline, Blur, DatasetMean, ranking_agreement
+from verisal.metrics import PerturbationCurve
+from verisal.saliency import CentrePrior, RandomMap, Saliency
+from verisal.types import Evaluation, Score
+
+from ._explaining import Context, ExplainingCallback, Part, Seen
+from ._metric_table import MetricTable
+
+__all__ = ["PerturbationCurves"]
+
+Kind = Literal["insertion", "deletion", "morf", "lerf"]
+
+
+@final
+class PerturbationCurves(ExplainingCallback):
+    """Mean curves and areas of every method, kind of curve and baseline; how far their rankings agree.
+
+    ``ranking_consistency`` is Kendall's tau-b between the rankings of the methods, controls left out, by
+    their areas under two settings; undefined for fewer than four methods. :class:`ExplainingCallback` says
+    what holds for all.
+
+    Args:
+        methods: name to method.
+        baselines: what stands for removed pixels; all kinds are run with all of them. None for the data set's
+            mean and a blurred image.
+        kinds: of curves; ``morf`` is ``deletion`` under its other name.
+        steps: of every curve.
+        chunk_size: images per pass of the classifier; changes memory and speed only.
+        every_n_epochs: in a fit, explain in every so manieth validation.
+        max_images: at most so many images, a fixed subset drawn by seed; None for all.
+        seed: of the subset, the controls and the intervals.
+        resamples: bootstrap resamples of the intervals.
+
+    Raises:
+        ConfigError: settings out of range, or no or equal curves.
+    """
+
+    def __init__(
+        self,
+        methods: Mapping[str, Saliency],
+        *,
+        baselines: Sequence[Baseline] | None = None,
+        kinds: Sequence[Kind] = ("insertion", "deletion", "lerf"),
+        steps: int = 64,
+        chunk_size: int = 64,
+        every_n_epochs: int = 1,
+        max_images: int | None = None,
+        seed: int = 0,
+        resamples: int = 2000,
+    ) -> None:
+        super().__init__(
+            methods, every_n_epochs=every_n_epochs, max_images=max_images, seed=seed, resamples=resamples
+        )
+        used = (DatasetMean(), Blur(sigma=5)) if baselines is None else baselines
+        self.curves = tuple(
+            PerturbationCurve(kind, baseline=baseline, steps=steps, chunk_size=chunk_size)
+            for kind in kinds
+            for baseline in used
+        )
+        names = {curve.name for curve in self.curves}
+        if not names or len(names) < len(self.curves):
+            raise ConfigError(
+                "kinds and baselines must be at least one each, and all different;"
+                f" found {list(kinds)} and {[baseline.name for baseline in used]}"
+            )
+
+    def part(self, context: Context) -> Part:
+        """Curves of its own for every method."""
+        own = {name: [copy.deepcopy(curve) for curve in self.curves] for name in context.methods}
+        return _CurveTable(MetricTable(context, own), context, self.curves)
+
+
+@final
+class _CurveTable(Part):
+    """The metrics' table, with the agreement of rankings."""
+
+    def __init__(self, table: MetricTable, context: Context, curves: Sequence[PerturbationCurve]) -> None:
+        self._table, self._context, self._curves = table, context, curves
+
+    def add(self, seen: Seen) -> None:
+        """Rows of every method and curve."""
+        self._table.add(seen)
+
+    def evaluation(self) -> Evaluation | None:
+        """The table's, and the agreement where there are intervals."""
+        found = self._table.evaluation()
+        if found is None or not self._context.resamples:
+            return found
+        return replace(found, scores={**found.scores, **self._agreement()})
+
+    def _agreement(self) -> dict[str, Score]:
+        controls = (RandomMap, CentrePrior)
+        ranked = [name for name, one in self._context.methods.items() if not isinstance(one, controls)]
+        areas = {}
+        for curve in self._curves:
+            sign = 1.0 if curve.better == "high" else -1.0
+            column = curve.columns.index("auc")
+            rows = [self._table.tables[name][curve.name].rows[:, column] for name in ranked]
+            areas[curve.name] = sign * torch.stack(rows) if rows else torch.empty(0, 0)
+        return {
+            f"{self._context.split}/{one}/ranking_consistency/{two}": ranking_agreement(
+                areas[one], areas[two], resamples=self._context.resamples, seed=self._context.seed
+            )["kendall"]
+            for one, two in combinations(areas, 2)
+            if len(ranked)
+        }
