@@ -5,7 +5,10 @@ from ._base import GateResult as GateResult
 from ._base import Saliency as Saliency
 from ._base import settings_of as settings_of
 from ._gate_descent import GateDescent as GateDescent
+from ._gate_maps import Shown as Shown
+from ._gate_maps import fused_maps as fused_maps
 from ._gate_maps import maps_of_gates as maps_of_gates
+from ._gate_maps import raw_maps as raw_maps
 from ._gate_problem import GateProblem as GateProblem
 from ._gate_problem import Objective as Objective
 from ._gradient import Attribution as Attribution
@@ -71,13 +74,16 @@ __all__ = [
     "Occlusion",
     "RandomMap",
     "Saliency",
+    "Shown",
     "SmoothGrad",
     "TorchCamAdapter",
     "VarGrad",
     "calibrate_reg_weight",
     "classifier_fingerprint",
+    "fused_maps",
     "load_mask_network",
     "maps_of_gates",
+    "raw_maps",
     "save_mask_network",
     "settings_of",
 ]
