@@ -13,7 +13,7 @@ from verisal.saliency import SmoothGrad
 
 ROOT = Path(__file__).parents[2]
 # As in the module: edge, names above a line, panel, gap, caption.
-EDGE, NAMES, PANEL, GAP, CAPTION, NOTE = 10, 46, 128, 6, 26, 28
+EDGE, NAMES, PANEL, GAP, CAPTION = 10, 46, 128, 6, 26
 DARKEST, BRIGHTEST = (68, 1, 84), (253, 231, 36)
 
 
@@ -66,8 +66,7 @@ def test_methods_that_find_no_place_go_on_in_the_next_line_beside_the_images(tmp
     maps = {f"method {number}": torch.zeros(2, 1, 4, 4) for number in range(3)}
     maps["method 2"][1] = 1.0
     path = drawn(tmp_path, maps, columns=2)
-    height, width = 2 * (NAMES + 2 * (PANEL + CAPTION)) + NOTE, 2 * EDGE + 3 * (PANEL + GAP) - GAP
-    assert pixels_of(path).shape == (height, width, 3)
+    assert pixels_of(path).shape[1] == 2 * EDGE + 3 * (PANEL + GAP) - GAP
     assert close(panel(path, column=0, row=1, line=1), (0, 0, 255))
     assert close(panel(path, column=1, row=0, line=1), DARKEST)
     assert close(panel(path, column=1, row=1, line=1), BRIGHTEST)
@@ -81,6 +80,18 @@ def test_wide_images_and_maps_that_are_not_finite(tmp_path):
     shown = panel(tmp_path / "a.png", column=1, row=0, rows=1)
     assert close(shown[:, :2], DARKEST)
     assert close(shown[:, 2:], BRIGHTEST)
+
+
+def test_the_note_takes_as_many_lines_as_the_figure_is_narrow(tmp_path):
+    heights = []
+    for count in (1, 8):
+        path = drawn(tmp_path, {f"method {number}": torch.zeros(2, 1, 4, 4) for number in range(count)})
+        heights.append(pixels_of(path).shape[0] - NAMES - 2 * (PANEL + CAPTION))
+        below = pixels_of(path)[NAMES + 2 * (PANEL + CAPTION) :]
+        inked = (below < 160).any(axis=(0, 2)).nonzero()[0]
+        assert inked[0] > EDGE
+        assert inked[-1] < below.shape[1] - EDGE
+    assert heights == [10 + 3 * 18, 10 + 18]
 
 
 def test_equal_galleries_are_equal_files(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -17,8 +18,9 @@ from .figures import write_png
 __all__ = ["draw_gallery"]
 
 # Pixels: side of a panel (64 px images at twice their size), space between panels, around all of them, above
-# a line of methods for their names, under a panel for its caption, and for the note at the end.
-_PANEL, _GAP, _EDGE, _NAMES, _CAPTION, _NOTE = 128, 6, 10, 46, 26, 28
+# a line of methods for their names, and under a panel for its caption.
+_PANEL, _GAP, _EDGE, _NAMES, _CAPTION = 128, 6, 10, 46, 26
+_NOTE = "Each map runs from 0 to its own maximum: brightness does not compare between panels."
 _NAME_LETTERS = 15
 # Of a map, and of the whole file. Noisy maps in all shades would be most of it, and at this size the eye does
 # not tell them apart.
@@ -51,7 +53,8 @@ def draw_gallery(
     across, down = _PANEL + _GAP, _PANEL + _CAPTION
     block = _NAMES + len(images) * down
     width = 2 * _EDGE + (1 + len(lines[0])) * across - _GAP
-    height = len(lines) * block + _NOTE
+    note = textwrap.wrap(_NOTE, width // 8)
+    height = len(lines) * block + 10 + 18 * len(note)
     canvas = np.full((height, width, 3), 255, np.uint8)
     figure = Figure(figsize=(width / 100, height / 100), dpi=100)
 
@@ -69,11 +72,8 @@ def draw_gallery(
                 canvas[y : y + _PANEL, x : x + _PANEL] = panel
         for row, caption in enumerate(captions):
             write(caption, 0, top + row * down + _PANEL + 4, va="top", fontsize=11)
-    note = (
-        "Under an image: the class that is explained. Each map is drawn from 0 to its own maximum, so that"
-        " brightness does not compare between panels."
-    )
-    figure.text(0.5, 8 / height, note, ha="center", va="bottom", fontsize=10.5, color="0.35", wrap=True)
+    style = {"ha": "center", "va": "bottom", "fontsize": 10.5, "color": "0.35"}
+    figure.text(0.5, 8 / height, "\n".join(note), **style)  # type: ignore[arg-type]
     figure.figimage(canvas, zorder=-1)
     agg = FigureCanvasAgg(figure)
     agg.draw()  # type: ignore[no-untyped-call]  # matplotlib has not typed its canvas
