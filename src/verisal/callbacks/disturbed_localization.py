@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -33,7 +34,7 @@ class DisturbedLocalization(ExplainingCallback):
 
     Every method has its own threshold, at which its boxes for the true class are right most often on
     ``held_out``; it is frozen for everything reported. Images whose predicted class is not in them do not
-    count.
+    count. A method without a map to choose a threshold from is left out, with a note.
     :class:`ExplainingCallback` says what holds for all.
 
     Args:
@@ -50,7 +51,7 @@ class DisturbedLocalization(ExplainingCallback):
 
     Raises:
         ConfigError: settings out of range.
-        DataError: while running, a held-out sample among those reported, or none classified correctly.
+        DataError: while running, a held-out sample among those reported.
 
     Differs from:
         - The paper's own rules of a disturbed localisation are not known to us; all of these are ours.
@@ -92,7 +93,7 @@ class DisturbedLocalization(ExplainingCallback):
         samples = self._samples.to(context.device)
         context.session.expect(len(context.methods))
         thresholds = {name: _threshold(context, name, samples) for name in context.methods}
-        answers = _Answers(context, thresholds, frozenset(samples.image_ids))
+        answers = _Answers(context, thresholds, held_out=frozenset(samples.image_ids))
         if self._scenes is not None:
             answers.add_scenes(self._scenes.to(context.device))
         return answers
@@ -109,9 +110,14 @@ class _Scores:
 
 @final
 class _Answers(Part):
-    def __init__(self, context: Context, thresholds: Mapping[str, float], held_out: frozenset[str]) -> None:
+    def __init__(
+        self, context: Context, thresholds: Mapping[str, float], *, held_out: frozenset[str]
+    ) -> None:
         self._context, self._held_out = context, held_out
-        self._scores = {name: _scores(context, tau) for name, tau in thresholds.items()}
+        self._scores = {
+            name: _scores(context, tau) for name, tau in thresholds.items() if not math.isnan(tau)
+        }
+        self._left_out = [name for name in thresholds if name not in self._scores]
 
     def add(self, seen: Seen) -> None:
         batch, context = seen.batch, self._context
@@ -168,6 +174,10 @@ class _Answers(Part):
         split = self._context.split
         scores: dict[str, Score] = {}
         counted = 0
+        left_out = [
+            f"D-WSOL (our protocol): {name} is left out, for none of its maps of held-out images can be scored"
+            for name in self._left_out
+        ]
         for name, own in self._scores.items():
             if not len(own.absent.table.compute().rows):
                 return None
@@ -192,7 +202,7 @@ class _Answers(Part):
             split,
             scores,
             counts={"correctly classified images (D-WSOL)": counted},
-            notes=(_NOTE,),
+            notes=(_NOTE, *left_out),
             headline=headline,
         )
 
@@ -293,9 +303,9 @@ def _chosen(context: Context, method: Saliency, samples: Batch) -> Tensor:
         if len(part):
             maps.append(method(context.classifier, part.images, part.labels).saliency)
             boxes += boxes_of(part, part.labels)
-    if not maps:
-        raise DataError(
-            f"none of the {len(samples)} held-out images is classified correctly, so there is no threshold to"
-            " choose; hold out more, or of the classes and the size that the classifier was trained for"
-        )
-    return torch.tensor(choose_threshold(torch.cat(maps), boxes), dtype=torch.float64)
+    try:
+        tau = choose_threshold(torch.cat(maps), boxes) if maps else math.nan
+    except DataError:
+        # An untrained network, or maps that are all empty, must not end a fit.
+        tau = math.nan
+    return torch.tensor(tau, dtype=torch.float64)

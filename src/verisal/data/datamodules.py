@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, final
+from typing import Any, Literal, final
 
 import lightning as L
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from verisal.data.scenes import EmojiScenes
+from verisal.errors import ConfigError
 from verisal.types import Batch, Sample, Split
 
 __all__ = ["SceneData"]
@@ -56,16 +57,20 @@ class RenderedScenes(Dataset[Sample]):
 
 @final
 class SceneData(L.LightningDataModule):
-    """EmojiScenes: ``cls_train`` to train, ``cls_val`` to validate, ``det_test`` to test.
+    """EmojiScenes: ``cls_train`` to train, ``val_split`` to validate, ``det_test`` to test.
 
     Args:
         train_count: training scenes, rendered once.
         val_count: validation scenes.
         test_count: test scenes.
+        val_split: part of the data that validation reads; the classifier's own one by default.
         image_size: side in pixels.
         seed: of the data set.
         batch_size: images per step.
         num_workers: processes that render.
+
+    Raises:
+        ConfigError: ``det_test`` to validate and to test, with different counts.
     """
 
     def __init__(
@@ -74,15 +79,22 @@ class SceneData(L.LightningDataModule):
         train_count: int = 24_000,
         val_count: int = 2_000,
         test_count: int = 4_000,
+        val_split: Literal["cls_val", "det_val", "det_test"] = "cls_val",
         image_size: int = 64,
         seed: int = 0,
         batch_size: int = 128,
         num_workers: int = 2,
     ) -> None:
         super().__init__()
+        if val_split == "det_test" and val_count != test_count:
+            raise ConfigError(
+                "validation and test read the same scenes, so val_count and test_count must be equal; found"
+                f" {val_count} and {test_count}"
+            )
+        self.val_split: Split = val_split
         self.counts: dict[Split, int] = {
             "cls_train": train_count,
-            "cls_val": val_count,
+            val_split: val_count,
             "det_test": test_count,
         }
         self.image_size, self.seed = image_size, seed
@@ -93,8 +105,8 @@ class SceneData(L.LightningDataModule):
     def setup(self, stage: str) -> None:
         """Render the splits that the stage reads."""
         splits: dict[str, tuple[Split, ...]] = {
-            "fit": ("cls_train", "cls_val"),
-            "validate": ("cls_val",),
+            "fit": ("cls_train", self.val_split),
+            "validate": (self.val_split,),
             "test": ("det_test",),
             "predict": ("det_test",),
         }
@@ -111,7 +123,7 @@ class SceneData(L.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Validation scenes in order."""
-        return self._loader("cls_val", shuffle=False)
+        return self._loader(self.val_split, shuffle=False)
 
     def test_dataloader(self) -> DataLoader[Any]:
         """Test scenes in order."""

@@ -1,0 +1,190 @@
+"""Scores of the callbacks against the metrics called by hand on the same images."""
+
+import math
+
+import pytest
+import torch
+from explaining_toys import CLASSES, Brightness, Samples, Task, loader, right_labels, trainer
+
+from verisal.callbacks import DisturbedLocalization, PerturbationCurves, SaliencyMetrics, SaliencyPanels
+from verisal.functional import Blur, DatasetMean, choose_threshold, disturbed_queries, ranking_agreement
+from verisal.metrics import (
+    CascadingRandomisation,
+    DisturbedScores,
+    EnergyInside,
+    PerturbationCurve,
+    PresentQueries,
+    SensitivityMax,
+)
+from verisal.reporting import main_table
+from verisal.types import Batch, Explained
+
+NAME = "D-WSOL (our protocol)"
+
+
+@pytest.fixture
+def whole():
+    """Ten samples, the network, and the predicted classes."""
+    samples = Samples(10, labels=right_labels(10))
+    network = Task().classifier.eval().requires_grad_(False)
+    batch = Batch.collate([samples[index] for index in range(10)])
+    return batch, network, network(batch.images).argmax(dim=1)
+
+
+def explained(whole, method):
+    batch, network, query = whole
+    return Explained(
+        classifier=network,
+        images=batch.images,
+        query_class=query,
+        result=method(network, batch.images, query),
+        image_ids=batch.image_ids,
+        explain=lambda images, query: method(network, images, query),
+        object_masks=batch.object_mask_of(query),
+        boxes=tuple(boxes[:1] for boxes in batch.boxes),
+    )
+
+
+def same(found, expected, prefix):
+    for key, score in expected.items():
+        other = found[f"{prefix}/{key}"]
+        assert (other.n, other.undefined) == (score.n, score.undefined), key
+        for end in ("value", "low", "high"):
+            assert getattr(other, end) == pytest.approx(getattr(score, end), abs=1e-6, nan_ok=True), key
+
+
+def test_metrics_of_every_method_are_those_of_the_metrics_alone(whole):
+    method = Brightness(grey=0.6)
+    metrics = [EnergyInside(), PerturbationCurve("insertion", steps=4), SensitivityMax(samples=2)]
+    callback = SaliencyMetrics({"b": method}, metrics, randomisation_steps=2, resamples=50)
+    trainer(callback).validate(Task(), loader(10, labels=right_labels(10)), verbose=False)
+    evaluation = callback.evaluation
+    alone = [
+        EnergyInside(resamples=50),
+        PerturbationCurve("insertion", steps=4, resamples=50),
+        SensitivityMax(samples=2, resamples=50),
+        CascadingRandomisation(method, whole[0].images, steps=2, resamples=50),
+    ]
+    for metric in alone:
+        metric.update(explained(whole, method))
+        same(evaluation.scores, metric.compute(), f"val/b/{metric.name}")
+    assert evaluation.scores["val/b/network passes per map/forward"].value == 1.0
+    assert evaluation.scores["val/b/network passes per map/backward"].value == 0.5
+    assert evaluation.counts == {"explained images": 10}
+    assert set(evaluation.timings) == {f"{name}: seconds per image" for name in ("b", "random", "centre")}
+    lines = {curve.label: curve for curve in evaluation.curves}
+    assert set(lines) == {"b", "random", "centre"}
+    torch.testing.assert_close(lines["b"].y, alone[1].curves()["insertion"].mean)
+    table = main_table(evaluation)
+    assert table.columns[1:] == (
+        "energy_inside ↑",
+        "insertion[blur5]_steps4 ↑",
+        "sensitivity_max[0.02,2] ↓",
+        "cascading_randomisation[2] ↓",
+    )
+    row = next(row for row in table.rows if row[0] == "b")
+    assert row[4] == evaluation.scores["val/b/cascading_randomisation[2]/spearman_2"].value
+
+
+def test_rankings_of_the_methods_are_compared_over_all_settings(whole):
+    methods = {f"b{grey}": Brightness(grey=grey) for grey in (0.1, 0.4, 0.6, 0.9)}
+    baselines = [DatasetMean(), Blur(sigma=5)]
+    callback = PerturbationCurves(
+        methods, baselines=baselines, kinds=["insertion", "deletion"], steps=4, resamples=50
+    )
+    trainer(callback).validate(Task(), loader(10, labels=right_labels(10)), verbose=False)
+    scores = callback.evaluation.scores
+    areas = []
+    for kind, sign in (("deletion", -1), ("insertion", 1)):
+        rows = []
+        for method in methods.values():
+            metric = PerturbationCurve(kind, baseline=DatasetMean(), steps=4)
+            rows.append(sign * metric.rows_of(explained(whole, method))[:, metric.columns.index("auc")])
+        areas.append(torch.stack(rows))
+    expected = ranking_agreement(areas[1], areas[0], resamples=50)["kendall"]
+    one, two = "insertion[dataset_mean]_steps4", "deletion[dataset_mean]_steps4"
+    assert scores[f"val/{one}/ranking_consistency/{two}"] == expected
+    assert sum("ranking_consistency" in name for name in scores) == 6  # pairs of four settings
+    assert {curve.figure for curve in callback.evaluation.curves} >= {one, two}
+
+
+def test_fewer_than_four_methods_have_no_ranking():
+    callback = PerturbationCurves({"b": Brightness()}, baselines=[DatasetMean()], steps=2, resamples=10)
+    trainer(callback).validate(Task(), loader(4), verbose=False)
+    ranks = [score for name, score in callback.evaluation.scores.items() if "ranking" in name]
+    assert len(ranks) == 3
+    assert all(math.isnan(score.value) and score.n == 0 for score in ranks)
+
+
+def test_disturbed_localisation_is_that_of_its_metrics_at_a_threshold_chosen_elsewhere(whole):
+    method, (batch, network, _) = Brightness(), whole
+    # Held out: the same pictures under other names, of which the last two are classified wrongly.
+    labels = right_labels(8)
+    labels[6:] = (labels[6:] + 1) % CLASSES
+    held_out = Samples(8, name="held out", labels=labels)
+    callback = DisturbedLocalization({"b": method}, held_out, resamples=50)
+    trainer(callback).test(Task(), loader(10, labels=right_labels(10)), verbose=False)
+    scores = callback.evaluation.scores
+    maps = method(network, held_out.images[:6], labels[:6]).saliency
+    tau = choose_threshold(maps, [held_out[index].boxes[:1] for index in range(6)])
+    assert scores[f"test/b/{NAME}/tau"].value == tau
+    queries = disturbed_queries(
+        network(batch.images), batch.labels, present=batch.object_labels, image_ids=batch.image_ids
+    )
+    absent = DisturbedScores(threshold=tau, resamples=50)
+    absent.update(
+        {
+            name: method(network, batch.images, asked)
+            for name, asked in zip(("c0", "c1", "c2", "c3"), queries.query_class, strict=True)
+        },
+        [boxes[:1] for boxes in batch.boxes],
+        image_ids=batch.image_ids,
+        valid=queries.valid,
+    )
+    same(scores, absent.compute(), f"test/b/{NAME}")
+    # Every other image has a second class; both classes are queries, the own box is the region.
+    present = PresentQueries(threshold=tau, resamples=50)
+    several = batch.rows([index for index in range(10) if index % 2])
+    for place in (0, 1):
+        classes = torch.stack([labels[place] for labels in several.object_labels])
+        present.update(
+            Explained(
+                classifier=network,
+                images=several.images,
+                query_class=classes,
+                result=method(network, several.images, classes),
+                image_ids=tuple(f"{name} {place}" for name in several.image_ids),
+                explain=lambda images, query: method(network, images, query),
+                boxes=tuple(boxes[place : place + 1] for boxes in several.boxes),
+            )
+        )
+    # Names, and with them the resamples, come in another order: the values are compared.
+    for key, score in present.compute().items():
+        assert scores[f"test/b/{NAME}, present classes/{key}"].value == pytest.approx(score.value)
+    assert scores[f"test/b/{NAME}, present classes/hit"].n == 10
+    assert any("c1 the second most likely" in note for note in callback.evaluation.notes)
+
+
+def test_further_scenes_count_for_present_classes_alone():
+    held_out = Samples(8, name="held out", labels=right_labels(8))
+    several = Samples(6, name="several", labels=right_labels(6))
+    callback = DisturbedLocalization({"b": Brightness()}, held_out, several=several, several_images=4)
+    trainer(callback).test(Task(), loader(2, labels=right_labels(2)), verbose=False)
+    scores = callback.evaluation.scores
+    # One of the two own samples and two of the four further ones have two classes each.
+    assert scores[f"test/b/{NAME}, present classes/hit"].n == 6
+    assert scores[f"test/b/{NAME}/accuracy_c0"].n == 2
+
+
+def test_panels_hold_images_and_the_maps_of_every_method(whole):
+    callback = SaliencyPanels({"b": Brightness()}, max_images=3)
+    trainer(callback).validate(Task(), loader(10), verbose=False)
+    panels = callback.evaluation.panels
+    assert len(panels) == 3
+    batch, network, query = whole
+    for panel in panels:
+        index = batch.image_ids.index(panel.image_id)
+        assert torch.equal(panel.image, batch.images[index])
+        assert list(panel.maps) == ["b", "random", "centre"]
+        expected = Brightness()(network, batch.images[index : index + 1], query[index : index + 1])
+        torch.testing.assert_close(panel.maps["b"], expected.saliency[0, 0])
