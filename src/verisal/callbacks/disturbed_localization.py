@@ -175,7 +175,7 @@ class _Answers(Part):
         scores: dict[str, Score] = {}
         counted = 0
         left_out = [
-            f"D-WSOL (our protocol): {name} is left out, for none of its maps of held-out images can be scored"
+            f"{_NAME}: {name} is left out, for none of its maps of held-out images can be scored"
             for name in self._left_out
         ]
         for name, own in self._scores.items():

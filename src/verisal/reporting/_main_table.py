@@ -17,7 +17,7 @@ _Value = TypeVar("_Value")
 
 
 def main_table(evaluation: Evaluation) -> Table | None:
-    """Rows by the scores of the headline, values only; None without a headline."""
+    """Rows by the scores of the headline, values only; None without either."""
     if not evaluation.headline:
         return None
     cells: dict[str, dict[str, Score]] = {}
@@ -30,7 +30,7 @@ def main_table(evaluation: Evaluation) -> Table | None:
         for row, found in cells.items()
         if any(name in found for name in wanted)
     ]
-    return Table(("", *evaluation.headline), tuple(rows))
+    return Table(("", *evaluation.headline), tuple(rows)) if rows else None
 
 
 def merge_evaluations(parts: Sequence[Evaluation]) -> Evaluation | None:
