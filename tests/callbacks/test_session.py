@@ -1,0 +1,65 @@
+import itertools
+import time
+
+import pytest
+import torch
+from explaining_toys import Brightness, Samples, Task
+
+from verisal.callbacks._session import Session
+from verisal.types import Batch
+
+
+@pytest.fixture
+def session():
+    Brightness.seen.clear()
+    return Session()
+
+
+def batch():
+    samples = Samples(4)
+    return Batch.collate([samples[index] for index in range(4)])
+
+
+def test_maps_are_made_once_per_image_query_and_method_of_the_open_batch(session):
+    network, one = Task().classifier.eval(), batch()
+    query = torch.tensor([0, 1, 2, 3])
+    session.open(one)
+    first, _ = session.explain(Brightness(), network, one.images, query, image_ids=one.image_ids)
+    assert len(Brightness.seen) == 4
+    # Two known maps in another order, and one of another query.
+    index = [3, 1, 0]
+    found, seconds = session.explain(
+        Brightness(),
+        network,
+        one.images[index],
+        torch.tensor([3, 1, 2]),
+        image_ids=[one.image_ids[row] for row in index],
+    )
+    assert Brightness.seen[4:] == [(0.4, 2)]
+    assert len(seconds) == 3
+    torch.testing.assert_close(found.saliency[:2], first.saliency[[3, 1]])
+    torch.testing.assert_close(found.attribution[:2], first.attribution[[3, 1]])
+    assert found.n_forward == 1.0
+    session.explain(Brightness(grey=0.5), network, one.images, query, image_ids=one.image_ids)
+    assert len(Brightness.seen) == 9
+    session.open(batch())  # equal, but another batch
+    session.explain(Brightness(), network, one.images, query, image_ids=one.image_ids)
+    assert len(Brightness.seen) == 13
+
+
+def test_lines_come_now_and_then_with_the_time_left(session, monkeypatch, capsys):
+    clock = itertools.count(0.0, 10.0)
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
+    session.begin(quiet=False)
+    session.expect(10)
+    for _ in range(4):
+        session.step("gradient")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [
+        "gradient: 2/10 steps, 0:20 gone, about 1:20 left",
+        "gradient: 4/10 steps, 0:40 gone, about 1:00 left",
+    ]
+    session.begin(quiet=True)
+    session.expect(1)
+    session.step("gradient")
+    assert capsys.readouterr().out == ""

@@ -1,0 +1,77 @@
+import io
+import math
+
+import pytest
+import torch
+from evaluations import evaluation
+
+from verisal.reporting import main_table, merge_evaluations, print_results, saliency_panel_pixels
+from verisal.types import Evaluation, SaliencyPanel, Score
+
+
+def scored(**values):
+    return {f"val/{name.replace('__', '/')}": Score(value, 0.0, 1.0, 5) for name, value in values.items()}
+
+
+ONE = Evaluation(
+    "val",
+    scored(a__m__auc=0.25, a__m__ties=0.5, b__m__auc=0.75),
+    counts={"images": 5},
+    samples={"image_id": ["x", "y"], "a": [1.0, 2.0]},
+    notes=("first",),
+    headline={"m ↓": "m/auc"},
+)
+OTHER = Evaluation(
+    "val",
+    scored(b__m__auc=0.1, b__n__hit=1.0),
+    counts={"images": 3, "more": 1},
+    samples={"image_id": ["z"], "b": [3.0]},
+    notes=("first", "second"),
+    headline={"n ↑": "n/hit"},
+)
+
+
+def test_main_table_has_the_scores_of_the_headline_and_gaps_where_there_are_none():
+    table = main_table(merge_evaluations([ONE, OTHER]))
+    assert table.columns == ("", "m ↓", "n ↑")
+    assert [row[0] for row in table.rows] == ["a", "b"]
+    assert table.rows[0][1] == 0.25
+    assert math.isnan(table.rows[0][2])
+    assert table.rows[1][1:] == (0.75, 1.0)
+
+
+def test_no_headline_or_no_row_is_no_table():
+    assert main_table(evaluation()) is None
+    assert main_table(Evaluation("val", {}, headline={"m": "m/auc"})) is None
+
+
+def test_merging_keeps_order_first_values_and_both_tables_of_samples():
+    merged = merge_evaluations([ONE, OTHER])
+    assert merged.counts == {"images": 5, "more": 1}
+    assert merged.notes == ("first", "second")
+    assert list(merged.scores) == ["val/a/m/auc", "val/a/m/ties", "val/b/m/auc", "val/b/n/hit"]
+    assert merged.samples == {"image_id": ["x", "y", "z"], "a": [1.0, 2.0, ""], "b": ["", "", 3.0]}
+    assert merge_evaluations([]) is None
+    assert merge_evaluations([ONE]) is ONE
+
+
+def test_printed_main_table_is_at_most_100_wide_and_leaves_gaps_empty():
+    wide = {f"metric_{index}[dataset_mean] ↓": f"m{index}/auc" for index in range(12)}
+    scores = {f"val/method/{name}": Score(0.125, 0, 1, 5) for name in list(wide.values())[:-1]}
+    out = io.StringIO()
+    print_results(Evaluation("val", scores, headline=wide), file=out)
+    text = out.getvalue()
+    assert text.count("0.125") == 11
+    assert text.count("continued") == 1
+    assert max(map(len, text.splitlines())) <= 100
+
+
+@pytest.mark.parametrize("values", [torch.zeros(8, 6), torch.full((8, 6), math.nan), torch.rand(8, 6)])
+def test_panel_of_any_map_is_drawn_and_seven_share_a_line(values):
+    maps = {f"method {index}": values for index in range(7)}
+    few = saliency_panel_pixels(SaliencyPanel("i", torch.rand(3, 8, 6), {"one": values}, "class 1"))
+    many = saliency_panel_pixels(SaliencyPanel("i", torch.rand(3, 8, 6), maps, "class 1"))
+    assert few.dtype.name == "uint8"
+    assert few.shape[2] == 3
+    assert many.shape[0] > few.shape[0] + 150  # a second line
+    assert many.shape[1] > 5 * (few.shape[1] - 30) / 2
