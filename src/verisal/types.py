@@ -412,7 +412,7 @@ class SaliencyPanel:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What one validation or test epoch found; a task or a callback keeps it in ``evaluation`` to be reported.
+    """What one validation or test epoch found; a task or callback keeps it in ``evaluation`` to be reported.
 
     Attributes:
         split: first part of every metric name, ``val`` or ``test``.
