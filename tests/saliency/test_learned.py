@@ -70,6 +70,14 @@ def test_another_classifier_is_refused():
         classifier.network.head.weight.add_(0.1)
     with pytest.raises(ConfigError, match="trained for a classifier with other weights"):
         LearnedMask(checkpoint=toy_masks("evidence"))(classifier, toy_images(3), QUERY)
+    taken = LearnedMask(checkpoint=toy_masks("evidence"), same_weights=False)
+    # The head is behind all activations, so the gates are those of the classifier of training.
+    for one, two in zip(
+        taken.gates(classifier, toy_images(3), QUERY),
+        taken.gates(toy_classifier(), toy_images(3), QUERY),
+        strict=True,
+    ):
+        assert one.equal(two)
 
 
 @pytest.mark.parametrize("settings", [{"steps": -1}, {"learning_rate": 0.0}, {"chunk_size": 0}])

@@ -72,6 +72,8 @@ class LearnedMask(GateMethod):
 
     Args:
         checkpoint: name of shipped weights, path of an export, or ``best.ckpt`` of a masker run.
+        same_weights: whether a classifier with other weights than those of training is refused. Off, any with
+            the same stages is taken, as randomisation checks need it.
         steps: steps of descent on the objective of training that follow the prediction; per image the better
             of all iterates is kept.
         learning_rate: Adam's rate in these steps.
@@ -89,6 +91,7 @@ class LearnedMask(GateMethod):
     """
 
     checkpoint: str
+    same_weights: bool = True
     steps: int = 0
     learning_rate: float = 0.05
     shown: Shown = "gated_activation"
@@ -163,7 +166,9 @@ class LearnedMask(GateMethod):
         with explaining(network, images, query_class) as (images, query):
             with torch.no_grad():
                 outputs = network.stage_outputs(images)
-                _check_fits(card, network, outputs, self.checkpoint)
+                _check_stages(card, network, outputs, self.checkpoint)
+                if self.same_weights:
+                    _check_weights(card, network, self.checkpoint)
                 asked = query if self.uses_query else torch.full_like(query, network.num_classes)
                 predicted = masks(outputs.activations, asked)
             if not self.steps:
@@ -238,7 +243,7 @@ def classifier_fingerprint(classifier: StagedClassifier) -> str:
     return state_hash({str(index): parameter for index, parameter in enumerate(last)})
 
 
-def _check_fits(card: MaskCard, classifier: StagedClassifier, outputs: StageOutputs, source: str) -> None:
+def _check_stages(card: MaskCard, classifier: StagedClassifier, outputs: StageOutputs, source: str) -> None:
     channels = tuple(activation.shape[1] for activation in outputs.activations)
     if (channels, classifier.num_classes) != (card.channels, card.num_classes):
         raise ConfigError(
@@ -246,6 +251,9 @@ def _check_fits(card: MaskCard, classifier: StagedClassifier, outputs: StageOutp
             f" {card.num_classes} classes, the classifier has {channels} and {classifier.num_classes};"
             " train one for it with configs/masker.yaml"
         )
+
+
+def _check_weights(card: MaskCard, classifier: StagedClassifier, source: str) -> None:
     if classifier_fingerprint(classifier) != card.classifier:
         raise ConfigError(
             f"mask network {source} was trained for a classifier with other weights; train one for this"
