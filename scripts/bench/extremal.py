@@ -1,9 +1,10 @@
 """Cost of a step of extremal perturbation against the published algorithm: python scripts/bench/extremal.py.
 
 The published algorithm is restated: the mask is pooled over all cells around every pixel, on a plane with a
-margin around the image, and sorted; one image, all areas in one batch. Both start from the same mask and
-minimise the same objective on a ResNet-18 with random weights, whose bare forward-plus-backward passes are
-timed beside them. Prints medians over repeats in order A B B A, their ratio, and both objectives at the end;
+margin around the image, and sorted; one image, all areas in one batch. Both start from cells at 1 and ask for
+the same areas on a ResNet-18 with random weights, whose bare forward-plus-backward passes are timed beside
+them. Prints medians over repeats in order A B B A, their ratio, and both objectives, counted on the image, at
+the end;
 then the peak memory of different numbers of masks at one chunk size, each in a process of its own.
 """
 
@@ -48,14 +49,17 @@ class PublishedMask:
         self.weights = weights.reshape(1, self.taps**2, self.plane, self.plane)
 
     def __call__(self, cells: Tensor) -> Tensor:
-        """``(N, 1, H, W)`` masks of ``cells (N, 1, h, w)``."""
+        """``(N, 1, P, P)`` masks on the plane of ``cells (N, 1, h, w)``."""
         near = F.unfold(F.pad(cells, (self.padding,) * 4), self.taps)
         near = near.view(len(cells), self.taps**2, self.middle, self.middle)
         near = F.interpolate(near, scale_factor=STEP, mode="nearest")[:, :, : self.plane, : self.plane]
         near = self.weights * near
-        pooled = (near * (COLDNESS * near).softmax(dim=1)).sum(dim=1, keepdim=True).clamp(0, 1)
+        return (near * (COLDNESS * near).softmax(dim=1)).sum(dim=1, keepdim=True).clamp(0, 1)
+
+    def cropped(self, plane: Tensor) -> Tensor:
+        """The image's part of the plane, ``(N, 1, H, W)``."""
         inner = slice(self.margin, self.margin + self.size)
-        return pooled[:, :, inner, inner]
+        return plane[:, :, inner, inner]
 
 
 def published(network: nn.Module, image: Tensor, query: int, areas: tuple[float, ...], steps: int) -> Tensor:
@@ -63,24 +67,25 @@ def published(network: nn.Module, image: Tensor, query: int, areas: tuple[float,
     size = image.shape[-1]
     pyramid = blur_pyramid(image, levels=8, max_sigma=20.0).expand(len(areas), -1, -1, -1, -1)
     generate = PublishedMask(size)
-    ordered = torch.zeros(len(areas), size**2)
+    ordered = torch.zeros(len(areas), generate.plane**2)
     for row, area in enumerate(areas):
-        ordered[row, int(size**2 * (1 - area)) :] = 1
+        ordered[row, -math.ceil(size**2 * area) :] = 1
     cells = torch.ones(len(areas), 1, generate.cells, generate.cells, requires_grad=True)
     optimiser = torch.optim.SGD([cells], lr=0.01, momentum=0.9, dampening=0.9)
     weight = 300.0
     for step in range(steps):
-        masks = generate(cells)
+        plane = generate(cells)
+        masks = generate.cropped(plane)
         shown = pyramid_blend(pyramid, masks)
         reward = network(shown.flip(3) if step % 2 == 0 else shown)[:, query]
-        deviation = (masks.flatten(1).sort(dim=1).values - ordered).square().mean(dim=1)
+        deviation = (plane.flatten(1).sort(dim=1).values - ordered).square().mean(dim=1)
         energy = (reward - weight * deviation).sum()
         (cells.grad,) = torch.autograd.grad(-energy, cells)
         optimiser.step()
         with torch.no_grad():
             cells.clamp_(0, 1)
         weight *= 1.0035
-    return generate(cells).detach()
+    return generate.cropped(generate(cells)).detach()
 
 
 def bare(network: nn.Module, image: Tensor, masks: int, steps: int) -> None:

@@ -90,6 +90,19 @@ def test_smooth_max_of_one_cell_by_hand():
     torch.testing.assert_close(pooled[0, 0], expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("size", [(12, 9), (11, 8), (10, 7)])
+def test_cells_are_centred_on_the_image_whose_margin_is_pooled_too(size):
+    weights = smooth_max_weights(3, 4.0)
+    values = torch.rand(1, 1, 4, 3)
+    inside = smooth_max(values, weights, step=3, size=size)
+    plane = smooth_max(values, weights, step=3, size=size, margin=4)
+    assert plane.shape == (1, 1, size[0] + 8, size[1] + 8)
+    torch.testing.assert_close(plane[:, :, 4:-4, 4:-4], inside)
+    if size[0] % 2 == 0 and size[1] % 2 == 1:  # blocks overlap by an even number of pixels
+        mirrored = smooth_max(values.flip(2, 3), weights, step=3, size=size, margin=4)
+        torch.testing.assert_close(mirrored.flip(2, 3), plane)
+
+
 def test_smooth_max_reaches_the_neighbours_by_the_kernel():
     weights = smooth_max_weights(1, 1.0)
     values = torch.zeros(1, 1, 7, 7)

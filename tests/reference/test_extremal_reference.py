@@ -13,35 +13,39 @@ from verisal.saliency import ExtremalPerturbation
 
 
 @replicates(smooth_max)
-def slow_smooth_max(cells, step, sigma, size):
-    """Unfolded neighbours of every pixel; one mask ``(h, w)``."""
+def slow_smooth_max(cells, step, sigma, size, margin=0):
+    """Neighbours of every pixel of the image and its margin; one mask."""
     radius = 1 + math.ceil(sigma / step)
-    taps = 2 * radius + 1
-    near = F.unfold(F.pad(cells[None, None], (radius,) * 4), taps)[0]
-    near = near.view(taps**2, *cells.shape)
+    reach = torch.arange(-radius, radius + 1)
+    around = math.ceil(margin / step) + radius
+    padded = F.pad(cells, (around,) * 4)
+    # The blocks of all cells overlap the image equally on both sides.
+    first = [(length * step - wanted) // 2 for length, wanted in zip(cells.shape, size, strict=True)]
     rows = []
-    for y in range(size[0]):
-        for x in range(size[1]):
-            values = near[:, y // step, x // step]
-            ys = (y // step + torch.arange(-radius, radius + 1)) * step
-            xs = (x // step + torch.arange(-radius, radius + 1)) * step
-            distance = ((ys[:, None] - y).double() ** 2 + (xs[None, :] - x).double() ** 2).sqrt()
-            weighted = torch.exp(-2 * (distance / sigma - 0.5).clamp(min=0) ** 2).flatten() * values
+    for y in range(first[0] - margin, first[0] + size[0] + margin):
+        for x in range(first[1] - margin, first[1] + size[1] + margin):
+            i, j = y // step + reach, x // step + reach
+            values = padded[around + i][:, around + j]
+            centres = [(index + 0.5).double() * step - 0.5 for index in (i, j)]
+            distance = ((centres[0][:, None] - y) ** 2 + (centres[1][None, :] - x) ** 2).sqrt()
+            weighted = (torch.exp(-2 * (distance / sigma - 0.5).clamp(min=0) ** 2) * values).flatten()
             rows.append((weighted * (20 * weighted).softmax(dim=0)).sum())
-    return torch.stack(rows).view(size)
+    return torch.stack(rows).view([length + 2 * margin for length in size])
 
 
 @pytest.mark.parametrize("kind", ["uniform", "binary", "faint"])
 @pytest.mark.parametrize(("step", "sigma"), [(7, 21.0), (1, 1.125), (3, 3.0), (4, 17.0)])
-def test_smooth_max_and_its_gradient_equal_the_formula(step, sigma, kind):
+@pytest.mark.parametrize("margin", [0, 3])
+def test_smooth_max_and_its_gradient_equal_the_formula(step, sigma, kind, margin):
     size = (2 * step + 1, 3 * step)
     cells = torch.rand(3, 3)
     cells = {"uniform": cells, "binary": cells.round(), "faint": cells / 20}[kind]
     slow, fast = cells.double().requires_grad_(), cells.clone().requires_grad_()
-    expected = slow_smooth_max(slow, step, sigma, size)
-    found = smooth_max(fast[None, None], smooth_max_weights(step, sigma), step=step, size=size)[0, 0]
+    expected = slow_smooth_max(slow, step, sigma, size, margin)
+    weights = smooth_max_weights(step, sigma)
+    found = smooth_max(fast[None, None], weights, step=step, size=size, margin=margin)[0, 0]
     torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-4)
-    direction = torch.randn(size)
+    direction = torch.randn(expected.shape)
     (wanted,) = torch.autograd.grad((expected * direction).sum(), slow)
     (gradient,) = torch.autograd.grad((found * direction).sum(), fast)
     torch.testing.assert_close(gradient.double(), wanted, rtol=0, atol=2e-3 * float(wanted.abs().max()))
@@ -71,18 +75,22 @@ def test_area_deviation_equals_the_sort(count, digits):
 
 @replicates(ExtremalPerturbation.masks)
 def slow_extremal(method, classifier, image, query, area):
-    """One image ``(3, H, W)``, one area: textbook ascent, in double precision but for the network."""
+    """One image ``(3, H, W)``, one area: textbook ascent, in double precision but for the network.
+
+    The area is counted on a plane with a margin of sigma, of which the network sees the inside.
+    """
     height, width = image.shape[1:]
     scale = min(height, width) / 224
     step, sigma, blur = round(7 * scale) or 1, method.sigma * scale, method.pyramid_sigma * scale
-    levels = method.pyramid_levels
+    levels, margin = method.pyramid_levels, math.ceil(sigma)
     pyramid = [_blurred(image, blur * (1 - level / (levels - 1))) for level in range(levels)]
     count = math.ceil(area * height * width - 1e-6)
     cells = torch.ones(math.ceil(height / step), math.ceil(width / step), dtype=torch.float64)
     velocity, weight = None, method.area_weight
     for index in range(method.steps):
         cells.requires_grad_()
-        mask = slow_smooth_max(cells, step, sigma, (height, width))
+        plane = slow_smooth_max(cells, step, sigma, (height, width), margin)
+        mask = plane[margin : margin + height, margin : margin + width]
 
         def logit(mask, flipped=index % 2 == 0):
             place = mask * (levels - 1)
@@ -92,7 +100,7 @@ def slow_extremal(method, classifier, image, query, area):
 
         kept, left = logit(mask), logit(1 - mask)
         reward = {"preserve": kept, "delete": -left, "dual": kept - left}[method.variant]
-        energy = reward - weight * slow_area_deviation(mask, count)
+        energy = reward - weight * slow_area_deviation(plane, count)
         (gradient,) = torch.autograd.grad(energy, cells)
         velocity = gradient if velocity is None else 0.9 * velocity + 0.1 * gradient
         cells = (cells.detach() + method.learning_rate * velocity).clamp(0, 1)
@@ -113,7 +121,7 @@ def _blurred(image, sigma):
 @pytest.mark.parametrize("variant", ["preserve", "delete", "dual"])
 def test_five_steps_equal_the_slow_masks(variant):
     method = ExtremalPerturbation(
-        areas=(0.1, 0.35), variant=variant, steps=5, learning_rate=0.1, area_weight=20.0, sigma=60.0
+        areas=(0.1, 0.35), variant=variant, steps=5, learning_rate=0.3, area_weight=20.0, sigma=60.0
     )
     classifier, images = toy_classifier().requires_grad_(requires_grad=False), torch.rand(2, 3, 16, 13)
     query = torch.tensor([2, 0])

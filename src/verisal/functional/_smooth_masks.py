@@ -36,7 +36,8 @@ def smooth_max_weights(step: int, sigma: float) -> Tensor:
     .. math:: e^{T w m} \approx \sum_k a_k(w) e^{T w_k m},
 
     whose coefficients are fitted here (relative error below 2e-3 everywhere). So the sums over cells become
-    convolutions of a few maps on the coarse grid, one output channel per place of a pixel inside its cell.
+    convolutions of a few maps on the coarse grid, one output channel per place of a pixel inside its block
+    of ``step`` x ``step`` pixels, in the middle of which its cell sits.
 
     Args:
         step: distance of cells, in pixels, at least 1.
@@ -48,7 +49,8 @@ def smooth_max_weights(step: int, sigma: float) -> Tensor:
     """
     radius = 1 + math.ceil(sigma / step)
     cells = torch.arange(-radius, radius + 1, dtype=torch.float64) * step
-    offsets = (torch.arange(step, dtype=torch.float64)[:, None] - cells).square()
+    places = torch.arange(step, dtype=torch.float64) - (step - 1) / 2
+    offsets = (places[:, None] - cells).square()
     distances = (offsets[:, None, :, None] + offsets[None, :, None, :]).sqrt()
     weights = (distances / sigma - 0.5).clamp_min(0).square().mul(-2).exp()
     distinct, where = torch.unique(weights, return_inverse=True)
@@ -76,31 +78,38 @@ def _fit_exponentials(weights: Tensor) -> Tensor:
     return solution[..., 0] / scale[:, 0]
 
 
-def smooth_max(values: Tensor, weights: Tensor, *, step: int, size: tuple[int, int]) -> Tensor:
+def smooth_max(
+    values: Tensor, weights: Tensor, *, step: int, size: tuple[int, int], margin: int = 0
+) -> Tensor:
     r"""Smooth maximum of weighted cells around every pixel, the sum over cells *i* near pixel *u*.
 
     .. math:: m(u) = \frac{\sum_i w_{ui} m_i e^{T w_{ui} m_i}}{\sum_i e^{T w_{ui} m_i}}, \qquad T = 20.
 
-    Cell *(i, j)* sits at pixel *(step i, step j)*; those outside the grid count as 0.
+    Cells sit in the middle of blocks of ``step`` x ``step`` pixels, which are centred on the image (to half a
+    pixel, where they overlap its border by an odd number); cells outside the grid count as 0.
 
     Args:
         values: ``(N, 1, ceil(H / step), ceil(W / step))`` in [0, 1].
         weights: of :func:`smooth_max_weights` for the same ``step``.
         step: distance of cells, in pixels.
         size: ``(H, W)``.
+        margin: pixels around the image that are pooled as well, at least 0.
 
     Returns:
-        ``(N, 1, H, W)``, within 1e-4 of the formula.
+        ``(N, 1, H + 2 * margin, W + 2 * margin)``, within 1e-4 of the formula.
 
     References:
         fong2019extremal
     """
-    radius = weights.shape[-1] // 2
-    padded = F.pad(values, (radius, radius, radius, radius))
+    around = math.ceil(margin / step)
+    padded = F.pad(values, (around + weights.shape[-1] // 2,) * 4)
     powers = (padded * (_COLDNESS * _nodes().to(padded)).view(1, -1, 1, 1)).exp()
     sums = F.conv2d(torch.cat([powers, padded * powers], dim=1), weights, groups=2)
     below, above = sums.chunk(2, dim=1)
-    return F.pixel_shuffle(above / below, step)[:, :, : size[0], : size[1]]
+    blocks = F.pixel_shuffle(above / below, step)
+    plane = [length + 2 * margin for length in size]
+    top, left = ((blocks.shape[dim] - plane[dim - 2]) // 2 for dim in (2, 3))
+    return blocks[:, :, top : top + plane[0], left : left + plane[1]]
 
 
 def area_deviation(masks: Tensor, count: int) -> Tensor:

@@ -69,7 +69,9 @@ class ExtremalPerturbation(Saliency):
         - The soft-max pooling of the mask is a convolution on the grid of cells, within 1e-4 of the formula.
         - Of the sorted mask only the threshold is found; pixels within 1e-4 of it share the rest of the area,
           where a sort orders equal pixels by chance.
-        - The area is counted on the pixels of the image, without a margin around it.
+        - The area is a share of the image. As published, it is counted on a plane that reaches sigma beyond,
+          so that the border is no cheaper than the inside; masks of areas near 1 fade towards the border.
+        - Cells are centred on the image, where the published grid starts at its first pixel.
         - Blurs reflect the border and act before the classifier normalises.
         - The map of several areas is the mean of their masks, a constant factor from the sum.
     """
@@ -144,13 +146,15 @@ class ExtremalPerturbation(Saliency):
             baseline = None if self.baseline is None else bound(self.baseline, classifier)
             # Area by area, so that masks of one area lie together.
             rows = torch.arange(len(self.areas) * len(pixels), device=pixels.device)
+            # Without it, a cell at the border would cost less area than one inside, and keep it.
+            margin = math.ceil(sizes["sigma"])
             parts = []
             for chunk in torch.split(rows, self.chunk_size):
                 shown, asked = pixels[chunk % len(pixels)], query[chunk % len(pixels)]
                 areas = [self.areas[row] for row in (chunk // len(pixels)).tolist()]
                 replace = self._replacement(baseline, shown, asked, sizes["pyramid_sigma"])
                 reward = _Reward(classifier, asked, replace, self.variant)
-                parts.append(self._optimise(reward, areas, weights, (height, width)))
+                parts.append(self._optimise(reward, areas, weights, (height, width), margin))
         learned = torch.cat(parts).view(len(self.areas), len(images), height, width)
         # Averages of values in [0, 1], up to rounding.
         return learned.transpose(0, 1).clamp(0, 1).contiguous()
@@ -179,7 +183,7 @@ class ExtremalPerturbation(Saliency):
         return lambda masks: pyramid_blend(pyramid, masks)
 
     def _optimise(
-        self, reward: _Reward, areas: Sequence[float], weights: Tensor, size: tuple[int, int]
+        self, reward: _Reward, areas: Sequence[float], weights: Tensor, size: tuple[int, int], margin: int
     ) -> Tensor:
         """Masks ``(N, 1, H, W)``, one for each of ``areas``, equal ones side by side."""
         step = math.isqrt(len(weights) // 2)
@@ -189,12 +193,13 @@ class ExtremalPerturbation(Saliency):
         velocity: Tensor | None = None
         for index in range(self.steps):
             cells.requires_grad_()
-            masks = smooth_max(cells, weights, step=step, size=size)
-            parts = torch.split(masks, [length for _, length in runs])
+            plane = smooth_max(cells, weights, step=step, size=size, margin=margin)
+            parts = torch.split(plane, [length for _, length in runs])
             deviation = torch.cat(
                 [area_deviation(part, count) for part, (count, _) in zip(parts, runs, strict=True)]
             )
             penalty = self.area_weight * self.area_growth**index * deviation
+            masks = plane[:, :, margin : margin + size[0], margin : margin + size[1]]
             objective = reward(masks, flipped=index % 2 == 0) - penalty
             (gradient,) = torch.autograd.grad(objective.sum(), cells)
             velocity = gradient if velocity is None else _MOMENTUM * velocity + (1 - _MOMENTUM) * gradient
