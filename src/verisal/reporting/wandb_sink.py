@@ -217,7 +217,8 @@ def _made(
     _make_room(run_dir)
     return WandbSink(
         offline=mode == "offline",
-        save_dir=run_dir,
+        # W&B's service process takes a relative path from where it was started, not from here.
+        save_dir=run_dir.absolute(),
         project=settings.project,
         name=settings.name,
         id=run_id,
