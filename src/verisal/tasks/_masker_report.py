@@ -118,7 +118,7 @@ def build_evaluation(
         scores,
         counts={row: len(table.image_ids) for row, table in tables.items()},
         timings={f"{name} (ms per image)": value for name, value in timings.items()} | _ratios(timings),
-        notes=_notes(scores, split),
+        notes=_notes(scores),
     )
 
 
@@ -151,7 +151,7 @@ def _ratios(timings: Mapping[str, float]) -> dict[str, float]:
     return {f"{name} / classifier": value / whole for name, value in timings.items() if name != "classifier"}
 
 
-def _notes(scores: Mapping[str, Score], split: str) -> tuple[str, ...]:
+def _notes(scores: Mapping[str, Score]) -> tuple[str, ...]:
     if not any("/kept_" in name for name in scores):
         return ()
     return (
