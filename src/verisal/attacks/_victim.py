@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import final
 
 import torch
@@ -64,15 +64,35 @@ class Victim:
         leaf = images.detach().requires_grad_()
         logits = self.logits(leaf, rows)
         losses = loss(logits, self.labels[rows])
-        if not losses.requires_grad:
-            raise ConfigError(
-                "the classifier's logits carry no gradient to the image, which this attack needs;"
-                " remove no_grad, detach and conversions to numpy from the classifier's forward"
-            )
+        _require_graph(losses)
         # The sum keeps samples apart: no term of one sample depends on another.
         (gradient,) = torch.autograd.grad(losses.sum(), leaf)
         self.n_bwd[rows] += 1
         return losses.detach(), gradient.detach(), logits.detach()
+
+    def gradients(
+        self, images: Tensor, rows: Tensor, losses: Callable[[Tensor], Tensor]
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """One forward pass and one backward pass for each of several losses, computed as they are taken.
+
+        Args:
+            images: ``(n, 3, H, W)``.
+            rows: ``(n,)`` int64, the samples of the chunk that the images belong to.
+            losses: maps logits ``(n, K)`` to ``L`` losses per sample ``(n, L)``.
+
+        Yields:
+            For each loss, its values ``(n,)`` and their gradient ``(n, 3, H, W)``, detached.
+
+        Raises:
+            ConfigError: the logits do not depend on the image in a differentiable way.
+        """
+        leaf = images.detach().requires_grad_()
+        columns = losses(self.logits(leaf, rows)).unbind(dim=1)
+        for index, column in enumerate(columns, start=1):
+            _require_graph(column)
+            (gradient,) = torch.autograd.grad(column.sum(), leaf, retain_graph=index < len(columns))
+            self.n_bwd[rows] += 1
+            yield column.detach(), gradient.detach()
 
     def reached(self, logits: Tensor, rows: Tensor) -> Tensor:
         """``(n,)`` bool: the prediction is the goal class, or, untargeted, is no longer the label."""
@@ -92,6 +112,14 @@ class Victim:
                 f" found {int(self.labels.max())}"
             )
         return classes
+
+
+def _require_graph(losses: Tensor) -> None:
+    if not losses.requires_grad:
+        raise ConfigError(
+            "the classifier's logits carry no gradient to the image, which this attack needs;"
+            " remove no_grad, detach and conversions to numpy from the classifier's forward"
+        )
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
