@@ -34,6 +34,7 @@ __all__ = [
     "HasClassifier",
     "Histogram",
     "MaskPanel",
+    "Measurement",
     "Norm",
     "Normalised",
     "SaliencyPanel",
@@ -239,6 +240,19 @@ class Normalised(Protocol):
 
     mean: Tensor
     std: Tensor
+
+
+@runtime_checkable
+class Measurement(Protocol):
+    """What a detector reads of an image: computed once per image, kept in a store, shared by detectors."""
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that the values depend on besides classifier and images, as plain data."""
+        ...
+
+    def __call__(self, classifier: StagedClassifier, images: Tensor) -> dict[str, Tensor]:
+        """Named tensors ``(B, ...)`` of images ``(B, 3, H, W)`` in [0, 1], each row of its image alone."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -7,40 +7,55 @@ import torch
 from torch import Tensor, nn
 
 from verisal.detectors import Detector, MaxSoftmax, ShiftConsistency
+from verisal.models import Classifier
 
 NUM_CLASSES = 5
 
 
 @dataclass(frozen=True)
 class DetectorCase:
-    """What the suite must know about a detector: how it is built around a classifier."""
+    """What the suite must know about a detector: how it is made, and whether it must be fitted first.
 
-    make: Callable[[nn.Module], Detector]
+    ``distinct``: least number of different scores of nine images; fewer than nine for one that counts.
+    """
+
+    make: Callable[[], Detector]
+    learns: bool = True
+    distinct: int = 9
 
 
-CASES = {"MaxSoftmax": DetectorCase(MaxSoftmax), "ShiftConsistency": DetectorCase(ShiftConsistency)}
+CASES = {
+    "MaxSoftmax": DetectorCase(MaxSoftmax, learns=False),
+    "ShiftConsistency": DetectorCase(ShiftConsistency, learns=False),
+}
 
 
 class ToyNet(nn.Module):
-    """A convolution and a head, confident on some images and not on others."""
+    """Two convolutions and a head, confident on some images and not on others."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(3, 6, 3, stride=2)
-        self.head = nn.Linear(6, NUM_CLASSES)
+        self.first = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU())
+        self.second = nn.Sequential(nn.Conv2d(6, 8, 3, stride=2, padding=1), nn.ReLU())
+        self.head = nn.Linear(8, NUM_CLASSES)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.conv(images).relu().mean(dim=(2, 3)) * 20)
+        return self.head(self.second(self.first(images)).mean(dim=(2, 3)) * 20)
 
 
-def toy_classifier() -> ToyNet:
+def toy_classifier() -> Classifier:
     """Random weights, in eval mode."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(2)
-        return ToyNet().eval()
+        network = ToyNet()
+    return Classifier(
+        network, ["first", "second"], class_names=[f"class {index}" for index in range(NUM_CLASSES)],
+        image_size=12, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25),
+    ).eval()  # fmt: skip
 
 
 def toy_images(count: int, *, seed: int = 0) -> Tensor:
-    """Images of 12 x 10 px in [0, 1], of very different brightness."""
+    """Images of 12 x 12 px in [0, 1], of very different brightness, on the 8-bit lattice."""
     rng = torch.Generator().manual_seed(seed)
-    return torch.rand(count, 3, 12, 10, generator=rng) * torch.rand(count, 1, 1, 1, generator=rng)
+    bright = torch.rand(count, 1, 1, 1, generator=rng)
+    return (torch.rand(count, 3, 12, 12, generator=rng) * bright * 255).round() / 255

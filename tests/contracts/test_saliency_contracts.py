@@ -19,7 +19,8 @@ from saliency_cases import NUM_CLASSES, SIZE, SaliencyCase, toy_classifier, toy_
 
 import verisal.saliency
 from verisal.errors import ConfigError, DataError
-from verisal.saliency import GateMethod, Saliency, settings_of
+from verisal.functional import settings_of
+from verisal.saliency import GateMethod, Saliency
 from verisal.types import SaliencyResult
 
 CASES = {

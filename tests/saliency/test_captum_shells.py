@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from verisal.errors import ConfigError
-from verisal.functional import Baseline, Constant, DatasetMean, content_ids, per_sample
+from verisal.functional import Baseline, Constant, DatasetMean, content_ids, per_sample, settings_of
 from verisal.models import Classifier, SmallResNet
 from verisal.saliency import (
     DeepLift,
@@ -23,7 +23,6 @@ from verisal.saliency import (
     Saliency,
     SmoothGrad,
     VarGrad,
-    settings_of,
 )
 
 QUERY = torch.tensor([0, 2, 1])

@@ -366,7 +366,7 @@ def test_max_softmax_row_and_alarms_on_real_images(tmp_path):
     run.test(task, datamodule=module, verbose=False)
     source, classifier = module.table("det_test"), memorised()
     images = source.features["image"].float() / 255
-    literal = MaxSoftmax(classifier).score(images).tolist()
+    literal = MaxSoftmax().score(classifier, images).tolist()
     assert task.evaluation.samples["max_softmax"] == pytest.approx(literal, abs=2e-3)
     paths = []
     for number, image in enumerate(source.features["image"]):

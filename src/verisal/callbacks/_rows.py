@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from verisal.checkpoint import load_export, save_export, state_hash
 from verisal.errors import CheckpointError
-from verisal.functional import content_ids
-from verisal.saliency import GateMethod, Saliency, settings_of
+from verisal.functional import content_ids, settings_of
+from verisal.saliency import GateMethod, Saliency
 
 __all__ = ["RowStore", "method_key"]
 

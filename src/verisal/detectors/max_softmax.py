@@ -2,42 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import final
 
-import torch
 from torch import Tensor
 
 from verisal.functional import log_odds
+from verisal.types import Measurement
 
 from ._base import Detector
+from ._outputs import Logits
 
 __all__ = ["MaxSoftmax"]
 
 
 @final
+@dataclass
 class MaxSoftmax(Detector):
     """Scores an image by minus the log odds of its largest softmax probability.
 
     The order is that of one minus the probability; log odds do not saturate.
 
-    Args:
-        classifier: maps images in [0, 1] to logits, in eval mode.
-
     References:
         hendrycks2017baseline
     """
 
-    def __init__(self, classifier: Callable[[Tensor], Tensor]) -> None:
-        self._classifier = classifier
+    @property
+    def measurement(self) -> Measurement:
+        """The logits."""
+        return Logits()
 
-    def fit(self, images: Tensor, adversarial: Tensor) -> None:
+    def fit(
+        self, measured: Mapping[str, Tensor], adversarial: Tensor, clean: Tensor, *, seed: int = 0
+    ) -> None:
         """The score has no parameters; nothing is read."""
 
-    @torch.no_grad()
-    def score(self, images: Tensor) -> Tensor:
-        """``(B,)`` scores of images ``(B, 3, H, W)`` in [0, 1]."""
-        return self.of_confidence(log_odds(self._classifier(images)))
+    def judge(self, measured: Mapping[str, Tensor]) -> Tensor:
+        """``(B,)`` scores from ``logits (B, K)``."""
+        return self.of_confidence(log_odds(measured["logits"]))
 
     @staticmethod
     def of_confidence(confidence: Tensor) -> Tensor:

@@ -52,6 +52,7 @@ from ._scopes import rng_preserved as rng_preserved
 from ._seeding import content_ids as content_ids
 from ._seeding import derive_seed as derive_seed
 from ._seeding import per_sample as per_sample
+from ._settings import settings_of as settings_of
 from ._smooth_masks import area_deviation as area_deviation
 from ._smooth_masks import blur_pyramid as blur_pyramid
 from ._smooth_masks import pyramid_blend as pyramid_blend
@@ -261,6 +262,7 @@ __all__ = [
     "saliency_fidelity",
     "scale_to_l2",
     "sensitivity_max",
+    "settings_of",
     "shift_one_pixel",
     "similarity_with_floor",
     "smooth_max",

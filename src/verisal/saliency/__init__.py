@@ -3,7 +3,6 @@
 from ._base import GateMethod as GateMethod
 from ._base import GateResult as GateResult
 from ._base import Saliency as Saliency
-from ._base import settings_of as settings_of
 from ._gate_descent import GateDescent as GateDescent
 from ._gate_maps import Shown as Shown
 from ._gate_maps import fused_maps as fused_maps
@@ -85,5 +84,4 @@ __all__ = [
     "maps_of_gates",
     "raw_maps",
     "save_mask_network",
-    "settings_of",
 ]

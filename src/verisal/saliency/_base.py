@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
@@ -22,7 +22,6 @@ __all__ = [
     "check_some_images",
     "explaining",
     "query_score",
-    "settings_of",
     "staged",
 ]
 
@@ -159,13 +158,3 @@ def query_score(logits: Tensor, query_class: Tensor, kind: ScoreKind) -> Tensor:
     check_query_class(query_class, len(logits), logits.shape[1])
     values = logits if kind == "logit" else logits.softmax(dim=1)
     return values.gather(1, query_class[:, None])[:, 0]
-
-
-def settings_of(part: object) -> Any:  # noqa: ANN401 - plain data of any shape
-    """Settings of a method, with those of everything nested in it, as plain data that names each class."""
-    if is_dataclass(part) and not isinstance(part, type):
-        settings = {item.name: settings_of(getattr(part, item.name)) for item in fields(part)}
-        return {"class": type(part).__name__, **settings}
-    if isinstance(part, (list, tuple)):
-        return [settings_of(item) for item in part]
-    return part
