@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from verisal.attacks import FGSM, PGD, Attack, CarliniWagnerL2, DeepFoolL2, GaussianNoise, SignNoise
+from verisal.attacks import DDN, FGSM, PGD, Attack, CarliniWagnerL2, DeepFoolL2, GaussianNoise, SignNoise
 
 NUM_CLASSES = 4
 
@@ -38,6 +38,7 @@ CASES = {
     "CarliniWagnerL2": AttackCase(
         lambda kappa: CarliniWagnerL2(kappa, rounds=2, steps=20, lr=0.1), (0.0, 1.0, 2.0), bounded=False
     ),
+    "DDN": AttackCase(lambda length: DDN(steps=20, initial_norm=length), (0.3, 1.0, 3.0), bounded=False),
     "DeepFoolL2": AttackCase(lambda overshoot: DeepFoolL2(overshoot), (0.0, 0.02, 0.1), bounded=False),
     "GaussianNoise": AttackCase(GaussianNoise, (0.2, 1.0, 10.0), gradient=False, passes=(1, 0)),
     "SignNoise": AttackCase(SignNoise, (0.01, 0.04, 0.5), gradient=False, passes=(1, 0)),

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from verisal.attacks._base import Attack, Draw, require
+from verisal.attacks._vectors import wide
 from verisal.attacks._victim import Victim
 from verisal.functional import noise_norm
 from verisal.types import Norm
@@ -90,12 +91,12 @@ class CarliniWagnerL2(Attack):
         for _ in range(self.rounds):
             found, found_norm, last = self._descend(victim, images, c)
             better = found_norm < best_norm
-            best = torch.where(_wide(better), found, best)
+            best = torch.where(wide(better), found, best)
             best_norm = torch.minimum(found_norm, best_norm)
             succeeded = found_norm.isfinite()
             low, high = torch.where(succeeded, low, c), torch.where(succeeded, c, high)
             c = _next_c(low, high)
-        return torch.where(_wide(best_norm.isfinite()), best, last)
+        return torch.where(wide(best_norm.isfinite()), best, last)
 
     def _descend(self, victim: Victim, images: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One round: smallest successful iterate, its norm (inf without success), and the last iterate."""
@@ -112,11 +113,11 @@ class CarliniWagnerL2(Attack):
             noise = current - images[rows]
             norm = noise_norm(noise, "l2")
             better = (missing <= 0) & victim.reached(logits, rows) & (norm < found_norm[rows])
-            found[rows] = torch.where(_wide(better), current, found[rows])
+            found[rows] = torch.where(wide(better), current, found[rows])
             found_norm[rows] = torch.where(better, norm, found_norm[rows])
             lowest = torch.minimum(lowest, norm.square() + c[rows] * missing)
 
-            gradient = (2 * noise + _wide(c[rows]) * slope) * (1 - curve.square()) / 2
+            gradient = (2 * noise + wide(c[rows]) * slope) * (1 - curve.square()) / 2
             mean = torch.lerp(gradient, mean, _BETA_MEAN)
             square = torch.lerp(gradient.square(), square, _BETA_SQUARE)
             size = self.lr * (1 - (step - 1) / self.steps) / (1 - _BETA_MEAN**step)
@@ -145,8 +146,3 @@ def _next_c(low: Tensor, high: Tensor) -> Tensor:
     """Logarithmic middle of the bracket; a factor beyond its known end while the other is unknown."""
     middle = torch.where(low > 0, (low * high).sqrt(), high / _C_FACTOR)
     return torch.where(high.isinf(), low * _C_FACTOR, middle)
-
-
-def _wide(values: Tensor) -> Tensor:
-    """``(n,)`` as ``(n, 1, 1, 1)``."""
-    return values.view(-1, 1, 1, 1)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from verisal.attacks._base import Attack, Draw, require
+from verisal.attacks._vectors import wide
 from verisal.attacks._victim import Victim
 from verisal.functional import noise_norm
 from verisal.types import Norm
@@ -111,11 +112,6 @@ class DeepFoolL2(Attack):
             distance = gap.abs() / steepness
             nearer = distance < nearest
             nearest = torch.where(nearer, distance, nearest)
-            way = _wide((distance + _NUDGE) / steepness) * slope
-            best = torch.where(_wide(nearer), way, best)
+            way = wide((distance + _NUDGE) / steepness) * slope
+            best = torch.where(wide(nearer), way, best)
         return -best if self.targeted else best
-
-
-def _wide(values: Tensor) -> Tensor:
-    """``(n,)`` as ``(n, 1, 1, 1)``."""
-    return values.view(-1, 1, 1, 1)

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from verisal.attacks._base import Attack, Draw, require
+from verisal.attacks._vectors import unit
 from verisal.attacks._victim import Victim, cross_entropy
-from verisal.functional import noise_norm, project_noise
+from verisal.functional import project_noise
 from verisal.types import Norm
 
 __all__ = ["PGD"]
@@ -102,7 +103,7 @@ class PGD(Attack):
         current = (images + noise).clamp(0, 1)
         for _ in range(self.steps):
             _, gradient, _ = victim.gradient(current, rows, cross_entropy)
-            direction = gradient.sign() if self.norm == "linf" else _unit(gradient)
+            direction = gradient.sign() if self.norm == "linf" else unit(gradient)
             noise = project_noise(current + step * direction - images, self.eps, self.norm)
             current = (images + noise).clamp(0, 1)
         return current
@@ -115,7 +116,7 @@ class PGD(Attack):
         if self.norm == "linf":
             uniform: Tensor = draw(lambda rng: torch.rand(shape, generator=rng), stream=stream)
             return self.eps * (2 * uniform - 1)
-        direction = _unit(draw(lambda rng: torch.randn(shape, generator=rng), stream=stream))
+        direction = unit(draw(lambda rng: torch.randn(shape, generator=rng), stream=stream))
         # Radius of a point uniform in the ball: the share of the volume within r grows as r^n.
         share: Tensor = draw(lambda rng: torch.rand(1, generator=rng), stream=stream + " radius")
         radius = share.double().pow(1 / shape.numel()).float().view(-1, 1, 1, 1)
@@ -123,12 +124,3 @@ class PGD(Attack):
 
     def _sign(self) -> float:
         return -1.0 if self.targeted else 1.0
-
-
-def _unit(vectors: Tensor) -> Tensor:
-    """Each sample at length 1, however small its values; exactly zero stays zero."""
-    shape = (-1, *[1] * (vectors.ndim - 1))
-    largest = noise_norm(vectors, "linf").view(shape)
-    scaled = vectors / torch.where(largest > 0, largest, 1)
-    length = noise_norm(scaled, "l2").view(shape)
-    return scaled / torch.where(length > 0, length, 1)
