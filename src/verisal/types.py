@@ -268,6 +268,7 @@ class SaliencyResult:
         n_forward: network forward passes spent per image.
         n_backward: network backward passes spent per image.
         baseline: name of the baseline image that replaced removed pixels, empty where there is none.
+        diagnostics: name to ``(B,)``, what a method reports about its own work on each image.
     """
 
     saliency: Tensor
@@ -277,6 +278,7 @@ class SaliencyResult:
     n_forward: float = 0.0
     n_backward: float = 0.0
     baseline: str = ""
+    diagnostics: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
