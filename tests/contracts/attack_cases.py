@@ -7,7 +7,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from verisal.attacks import DDN, FGSM, PGD, Attack, CarliniWagnerL2, DeepFoolL2, GaussianNoise, SignNoise
+from verisal.attacks import (
+    APGD,
+    DDN,
+    FGSM,
+    PGD,
+    Attack,
+    CarliniWagnerL2,
+    DeepFoolL2,
+    GaussianNoise,
+    SignNoise,
+    SquareAttack,
+)
 
 NUM_CLASSES = 4
 
@@ -40,6 +51,19 @@ CASES = {
     ),
     "DDN": AttackCase(lambda length: DDN(steps=20, initial_norm=length), (0.3, 1.0, 3.0), bounded=False),
     "DeepFoolL2": AttackCase(lambda overshoot: DeepFoolL2(overshoot), (0.0, 0.02, 0.1), bounded=False),
+    "APGD": AttackCase(lambda eps: APGD(eps, loss="margin", steps=10), (0.01, 0.04, 0.5), passes=(12, 10)),
+    "APGD dlr l2": AttackCase(
+        lambda eps: APGD(eps, "l2", loss="dlr", steps=10, restarts=2), (0.1, 0.5, 12.0)
+    ),
+    "APGD stops": AttackCase(
+        lambda eps: APGD(eps, steps=10, restarts=3, stop_when_fooled=True), (0.01, 0.04, 0.5)
+    ),
+    "SquareAttack": AttackCase(
+        lambda eps: SquareAttack(eps, n_queries=40), (0.01, 0.04, 0.5), gradient=False
+    ),
+    "SquareAttack l2": AttackCase(
+        lambda eps: SquareAttack(eps, "l2", n_queries=40), (0.1, 0.5, 12.0), gradient=False
+    ),
     "GaussianNoise": AttackCase(GaussianNoise, (0.2, 1.0, 10.0), gradient=False, passes=(1, 0)),
     "SignNoise": AttackCase(SignNoise, (0.01, 0.04, 0.5), gradient=False, passes=(1, 0)),
 }
