@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Protocol, final, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -13,19 +13,49 @@ from torch import Tensor
 from verisal.attacks import Attack
 from verisal.checkpoint import state_hash
 from verisal.data.features import DetectorFeatures
-from verisal.data.scenes import EmojiScenes
 from verisal.data.store import FeatureStore
 from verisal.errors import ConfigError, DataError
 from verisal.functional import derive_seed, gaussian_noise, judge_8bit, round_to_8bit
 from verisal.metrics import Role
 from verisal.models import Classifier
-from verisal.types import Batch, Split
+from verisal.types import Batch, Sample
 
-__all__ = ["AttackedScenes", "GroupTable", "Processes"]
+__all__ = ["AttackedImages", "GroupTable", "ImageSource", "Processes"]
 
 Part = tuple[str, Role, Tensor, dict[str, Tensor]]
 Compute = Callable[[Sequence[int]], dict[str, Tensor]]
 _CLEAN, _MISCLASSIFIED, _NOISE_L2 = "clean", "clean_misclassified", "noise_l2"
+
+
+@runtime_checkable
+class ImageSource(Protocol):
+    """Labelled images of one split, all of the classifier's size; ``EmojiScenes`` is one."""
+
+    @property
+    def split(self) -> str:
+        """Name of the split; part of messages and of the names of stores."""
+        ...
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes in the order of the labels."""
+        ...
+
+    def identity(self) -> Mapping[str, Any]:
+        """Plain data that names these images among all others; part of the key of a store."""
+        ...
+
+    def image_id(self, index: int) -> str:
+        """Name of image ``index`` without reading it."""
+        ...
+
+    def __len__(self) -> int:
+        """Number of images."""
+        ...
+
+    def __getitem__(self, index: int) -> Sample:
+        """Image ``index`` with its label."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -68,32 +98,33 @@ class GroupTable:
 
 
 @final
-class AttackedScenes:
-    """One split of EmojiScenes under several attacks and noise controls, with a store per variant.
+class AttackedImages:
+    """One split of labelled images under several attacks and noise controls, with a store per variant.
 
     A *variant* is what was done to the images: ``clean``, ``noise_l2``, or the name of an attack or noise
     control. Images and features are stored apart, so that other mask settings do not repeat the attacks.
 
     Args:
         classifier: the one that is attacked and explained, frozen.
-        split: which split of the scenes.
-        count: number of clean images.
+        source: the clean images, labelled by the classifier's classes and of its size.
         attacked_count: how many of them, from the first, are also attacked and made noisy.
         attacks: name to attack; names become parts of metric names.
         noise: name to noise control.
         noise_like: name of the attack whose per-image L2 norm ``noise_l2`` copies.
         features: what is computed of each image.
         keep_failed: whether failed attacks get features too; they are reported, but never fitted.
-        seed: of scenes, attacks and noise.
+        seed: of attacks and noise.
         root: folder of the stores.
         shard_size: images per shard.
+
+    Raises:
+        ConfigError: counts or names that do not fit; classes or an image size that are not the classifier's.
     """
 
     def __init__(
         self,
         classifier: Classifier,
-        split: Split,
-        count: int,
+        source: ImageSource,
         *,
         attacked_count: int,
         attacks: Mapping[str, Attack],
@@ -105,6 +136,7 @@ class AttackedScenes:
         root: Path,
         shard_size: int = 64,
     ) -> None:
+        split, count = source.split, len(source)
         if not 1 <= attacked_count <= count:
             raise ConfigError(f"{split}: attacked images must be 1..{count}, found {attacked_count}")
         taken = {_CLEAN, _MISCLASSIFIED, _NOISE_L2} & {*attacks, *noise}
@@ -112,19 +144,24 @@ class AttackedScenes:
             raise ConfigError(f"{split}: two attacks or noise controls share a name, or use {sorted(taken)}")
         if noise_like not in attacks:
             raise ConfigError(f"{split}: noise_like is {noise_like!r}, attacks are {sorted(attacks)}")
-        self.scenes = EmojiScenes(split, count, seed=seed, size=classifier.image_size)
-        if self.scenes.class_names != classifier.class_names:
+        if source.class_names != classifier.class_names:
             raise ConfigError(
-                f"the classifier knows {classifier.class_names}, the scenes hold {self.scenes.class_names}"
+                f"the classifier knows {classifier.class_names}, the images are of {source.class_names}"
             )
+        self.source = source
         self._classifier, self._features = classifier, features
         self._attacked_count, self._seed, self._keep_failed = attacked_count, seed, keep_failed
         self._attacks, self._noise, self._noise_like = dict(attacks), dict(noise), noise_like
         self._root, self._shard_size = root, shard_size
         self._identity = state_hash(classifier)
         # Pictures rather than settings: also another release of the drawings makes another store.
-        sample = torch.stack([self.scenes[index].image for index in range(min(4, count))])
-        self._scenes_hash = state_hash({"images": round_to_8bit(sample)})
+        first = torch.stack([source[index].image for index in range(min(4, count))])
+        if first.shape[2:] != (classifier.image_size, classifier.image_size):
+            raise ConfigError(
+                f"{split}: images are {first.shape[2]} x {first.shape[3]} pixels, the classifier takes"
+                f" {classifier.image_size}; give the source that size"
+            )
+        self._data_key = {**source.identity(), "first_images": state_hash({"images": round_to_8bit(first)})}
 
     @property
     def variants(self) -> tuple[str, ...]:
@@ -175,10 +212,10 @@ class AttackedScenes:
 
     def image_id(self, index: int) -> str:
         """Name of a clean image."""
-        return self.scenes.image_id(index)
+        return self.source.image_id(index)
 
     def _count(self, variant: str) -> int:
-        return len(self.scenes) if variant == _CLEAN else self._attacked_count
+        return len(self.source) if variant == _CLEAN else self._attacked_count
 
     def _fill(
         self, store: FeatureStore, compute: Compute, count: int, processes: Processes, progress: bool
@@ -194,38 +231,35 @@ class AttackedScenes:
     def _key(self, variant: str) -> dict[str, Any]:
         key: dict[str, Any] = {
             "classifier": self._identity,
-            "data": {
-                "name": "EmojiScenes",
-                "split": self.scenes.split,
-                "seed": self._seed,
-                "size": self.scenes.size,
-                "first_images": self._scenes_hash,
-            },
+            "data": self._data_key,
             "images": self._count(variant),
             "variant": None,
         }
         if variant != _CLEAN:
+            # Drawn data carry the seed already, when it is the one that they were drawn with.
+            if self._data_key.get("seed") != self._seed:
+                key["seed"] = self._seed
             attack = self._noise_like if variant == _NOISE_L2 else variant
             key["variant"] = (self._attacks | self._noise)[attack].settings()
             key["noise_like"] = variant == _NOISE_L2
         return key
 
     def _image_store(self, variant: str) -> FeatureStore:
-        prefix = f"images-{self.scenes.split}-{variant}"
+        prefix = f"images-{self.source.split}-{variant}"
         return FeatureStore(self._root, key=self._key(variant), prefix=prefix, shard_size=self._shard_size)
 
     def _feature_store(self, variant: str) -> FeatureStore:
         key = self._key(variant) | {"features": self._features.settings()}
         if variant in self._attacks:
             key["failed_attacks"] = self._keep_failed
-        prefix = f"features-{self.scenes.split}-{variant}"
+        prefix = f"features-{self.source.split}-{variant}"
         return FeatureStore(self._root, key=key, prefix=prefix, shard_size=self._shard_size)
 
     def _images_of(self, variant: str) -> Compute:
         norms = self._image_store(self._noise_like).load(["l2"])["l2"] if variant == _NOISE_L2 else None
 
         def compute(items: Sequence[int]) -> dict[str, Tensor]:
-            batch = Batch.collate([self.scenes[index] for index in items])
+            batch = Batch.collate([self.source[index] for index in items])
             attacked = batch.images
             if norms is not None:
                 seed = derive_seed(self._seed, variant)

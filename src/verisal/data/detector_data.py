@@ -14,8 +14,9 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from verisal.attacks import Attack
 from verisal.checkpoint import state_hash
 from verisal.data.decode import decode_image, resize_image
-from verisal.data.detection import AttackedScenes, GroupTable, Processes
+from verisal.data.detection import AttackedImages, GroupTable, Processes
 from verisal.data.features import DetectorFeatures
+from verisal.data.scenes import EmojiScenes
 from verisal.errors import ConfigError, DataError
 from verisal.models import load_classifier
 from verisal.types import Batch, FeatureBatch, Sample, Split
@@ -156,10 +157,9 @@ class DetectorData(L.LightningDataModule):
             "det_test": (test_count, test_count),
         }
         self._scenes = {
-            split: AttackedScenes(
+            split: AttackedImages(
                 self.classifier,
-                split,
-                count,
+                EmojiScenes(split, count, seed=seed, size=self.classifier.image_size),
                 attacked_count=attacked,
                 attacks=test_attacks if split == "det_test" else fit_attacks,
                 noise=noise,

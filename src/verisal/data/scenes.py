@@ -109,6 +109,10 @@ class EmojiScenes(Dataset[Sample]):
     def __len__(self) -> int:
         return self.count
 
+    def identity(self) -> dict[str, object]:
+        """What names the pictures in the key of a store; settings of how they look show in the pictures."""
+        return {"name": "EmojiScenes", "split": self.split, "seed": self.seed, "size": self.size}
+
     def image_id(self, index: int) -> str:
         """Name of scene ``index``, unique over seeds and splits."""
         return f"emoji-{self.seed}-{self.split}-{index}"

@@ -1,4 +1,4 @@
-"""Groups, roles and stores of attacked scenes, on a classifier whose every answer is known."""
+"""Groups, roles and stores of attacked images, on a classifier whose every answer is known."""
 
 import sys
 from pathlib import Path
@@ -11,9 +11,12 @@ sys.path.append(str(Path(__file__).parents[1] / "tasks"))
 from tiny_detector import SIZE, attacks, features, masks, memorised
 
 from verisal.attacks import FGSM, PGD, GaussianNoise, SignNoise
-from verisal.data import AttackedScenes, EmojiScenes, Processes
+from verisal.checkpoint import state_hash
+from verisal.data import AttackedImages, EmojiScenes, ImageSource, Processes
+from verisal.data._store_key import canonical
 from verisal.errors import ConfigError, DataError
 from verisal.models import Classifier
+from verisal.types import Sample
 
 COUNT = 25
 
@@ -31,7 +34,9 @@ def make(root, **settings):
         "seed": 0,
         "root": root,
     } | settings
-    return AttackedScenes(known.pop("classifier"), known.pop("split"), known.pop("count"), **known)
+    split, count = known.pop("split"), known.pop("count")
+    source = known.pop("source", None) or EmojiScenes(split, count, seed=known["seed"], size=SIZE)
+    return AttackedImages(known.pop("classifier"), source, **known)
 
 
 def filled(root, **settings):
@@ -280,6 +285,71 @@ def test_failed_attacks_can_be_left_out(scenes, tmp_path):
     assert counted.seen == sum(one.counts()[name] for name in attacks())
 
 
+class Colours:
+    """Another source: pictures of one colour, with names of their own."""
+
+    split = "holiday"
+    class_names = EmojiScenes("det_test", 1).class_names
+
+    def __init__(self, size=SIZE):
+        self.size = size
+
+    def identity(self):
+        return {"name": "Colours"}
+
+    def image_id(self, index):
+        return f"colour {index}"
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        return Sample(
+            torch.full((3, self.size, self.size), index / 5),
+            index,
+            self.image_id(index),
+            torch.zeros(0, dtype=torch.int64),
+            torch.zeros(0, self.size, self.size, dtype=torch.bool),
+            torch.zeros(0, 4),
+        )
+
+
+def test_any_source_of_labelled_images_can_be_attacked(tmp_path):
+    source = Colours()
+    assert isinstance(source, ImageSource)
+    assert isinstance(EmojiScenes("det_test", 1), ImageSource)
+    few = {"attacked_count": 2, "attacks": {"pgd": FGSM(8 / 255)}, "noise": {}, "source": source}
+    images = filled(tmp_path, **few)
+    stored = images.images("clean")
+    assert stored["label"].tolist() == [0, 1, 2]
+    assert stored["image"].flatten(1).float().mean(dim=1).tolist() == [0.0, 51.0, 102.0]
+    assert images.image_id(2) == "colour 2"
+    folders = {path.name for path in tmp_path.iterdir()}
+    assert {"-".join(name.split("-")[:3]) for name in folders} >= {
+        *("images-holiday-clean", "images-holiday-pgd", "images-holiday-noise_l2"),
+    }
+    # Another seed repeats attacks, but not the predictions on clean images.
+    filled(tmp_path, seed=1, **few)
+    fresh = {"-".join(path.name.split("-")[:3]) for path in tmp_path.iterdir() if path.name not in folders}
+    assert "images-holiday-pgd" in fresh
+    assert "images-holiday-clean" not in fresh
+    with pytest.raises(ConfigError, match="holiday: images are 16 x 16 pixels, the classifier takes 32"):
+        make(tmp_path, **few | {"source": Colours(16)})
+
+
+def test_keys_of_drawn_scenes_are_those_of_stores_made_before_other_sources_existed(tmp_path):
+    scenes = make(tmp_path, count=2, attacked_count=1)
+    first = state_hash({"images": (clean_batch(2).images * 255).round().to(torch.uint8)})
+    known = {
+        "classifier": state_hash(memorised()),
+        "data": {"name": "EmojiScenes", "split": "det_test", "seed": 0, "size": SIZE, "first_images": first},
+    }
+    assert canonical(scenes._key("clean")) == canonical(known | {"images": 2, "variant": None})
+    attack = {"images": 1, "variant": attacks()["pgd"].settings()}
+    assert canonical(scenes._key("pgd")) == canonical(known | attack | {"noise_like": False})
+    assert canonical(scenes._key("noise_l2")) == canonical(known | attack | {"noise_like": True})
+
+
 def test_images_are_named_as_the_scenes_name_them(scenes):
     assert [scenes.image_id(index) for index in range(COUNT)] == list(clean_batch().image_ids)
 
@@ -305,7 +375,7 @@ def test_a_classifier_of_other_classes_is_refused(tmp_path):
     other = Classifier(
         network, network.stage_names, class_names=[f"class {n}" for n in range(24)], image_size=SIZE
     )
-    with pytest.raises(ConfigError, match=r"the classifier knows \('class 0'.*the scenes hold"):
+    with pytest.raises(ConfigError, match=r"the classifier knows \('class 0'.*the images are of"):
         make(tmp_path, classifier=other)
 
 
