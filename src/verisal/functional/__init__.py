@@ -28,6 +28,16 @@ from ._gaussian import gaussian_matrix as gaussian_matrix
 from ._impute import linear_imputation as linear_imputation
 from ._intervals import bootstrap_mean as bootstrap_mean
 from ._intervals import weighted_means as weighted_means
+from ._map_attack_objectives import MapAttackKind as MapAttackKind
+from ._map_attack_objectives import MapObjective as MapObjective
+from ._map_attack_objectives import centre_of_mass as centre_of_mass
+from ._map_attack_objectives import map_objective as map_objective
+from ._map_attack_objectives import target_side as target_side
+from ._map_attack_search import MapAttackResult as MapAttackResult
+from ._map_attack_surrogates import GradientSurrogate as GradientSurrogate
+from ._map_attack_surrogates import IntegratedGradientsSurrogate as IntegratedGradientsSurrogate
+from ._map_attack_surrogates import SmoothGradSurrogate as SmoothGradSurrogate
+from ._map_attack_surrogates import Surrogate as Surrogate
 from ._masks import CHANNEL_STATISTICS as CHANNEL_STATISTICS
 from ._masks import Fusion as Fusion
 from ._masks import GatePenalty as GatePenalty
@@ -59,6 +69,7 @@ from ._smooth_masks import pyramid_blend as pyramid_blend
 from ._smooth_masks import smooth_max as smooth_max
 from ._smooth_masks import smooth_max_weights as smooth_max_weights
 from ._smooth_masks import total_variation as total_variation
+from ._softplus import softplus_relu as softplus_relu
 from ._views import shift_one_pixel as shift_one_pixel
 from ._views import softmax_distance as softmax_distance
 from .baselines import Baseline as Baseline
@@ -113,6 +124,7 @@ from .localisation import pixel_histograms as pixel_histograms
 from .localisation import pointing_hits as pointing_hits
 from .localisation import pointing_tolerance as pointing_tolerance
 from .localisation import threshold_level as threshold_level
+from .map_attacks import MapAttack as MapAttack
 from .map_comparison import Comparison as Comparison
 from .map_comparison import map_similarities as map_similarities
 from .map_comparison import random_maps as random_maps
@@ -159,9 +171,15 @@ __all__ = [
     "Fusion",
     "GatePenalty",
     "GaussianNoise",
+    "GradientSurrogate",
     "ImageMean",
     "Inpaint",
+    "IntegratedGradientsSurrogate",
     "LinearImputation",
+    "MapAttack",
+    "MapAttackKind",
+    "MapAttackResult",
+    "MapObjective",
     "Mosaics",
     "Neutrality",
     "Order",
@@ -169,6 +187,8 @@ __all__ = [
     "RandomisedCopy",
     "Responses",
     "Shuffle",
+    "SmoothGradSurrogate",
+    "Surrogate",
     "UniformNoise",
     "Verdict",
     "aopc",
@@ -187,6 +207,7 @@ __all__ = [
     "bound",
     "box_iou",
     "cell_size",
+    "centre_of_mass",
     "channel_statistics",
     "choose_threshold",
     "components",
@@ -219,6 +240,7 @@ __all__ = [
     "linear_imputation",
     "log_odds",
     "map_levels",
+    "map_objective",
     "map_similarities",
     "masks_from_boxes",
     "morf_lerf_agreement",
@@ -268,12 +290,14 @@ __all__ = [
     "smooth_max",
     "smooth_max_weights",
     "softmax_distance",
+    "softplus_relu",
     "spearman",
     "square_responses",
     "squares_of",
     "ssim",
     "stack_layers",
     "swap_shares",
+    "target_side",
     "threshold_at_fpr",
     "threshold_boxes",
     "threshold_level",
