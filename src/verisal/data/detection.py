@@ -12,13 +12,12 @@ from torch import Tensor
 
 from verisal.attacks import Attack
 from verisal.checkpoint import state_hash
-from verisal.data.features import DetectorFeatures
 from verisal.data.store import FeatureStore
 from verisal.errors import ConfigError, DataError
 from verisal.functional import derive_seed, gaussian_noise, judge_8bit, round_to_8bit
 from verisal.metrics import Role
 from verisal.models import Classifier
-from verisal.types import Batch, Sample
+from verisal.types import Batch, Measurement, Sample
 
 __all__ = ["AttackedImages", "GroupTable", "ImageSource", "Processes"]
 
@@ -110,8 +109,8 @@ class AttackedImages:
         attacked_count: how many of them, from the first, are also attacked and made noisy.
         attacks: name to attack; names become parts of metric names.
         noise: name to noise control.
-        noise_like: name of the attack whose per-image L2 norm ``noise_l2`` copies.
         features: what is computed of each image.
+        noise_like: name of the attack whose per-image L2 norm ``noise_l2`` copies; None leaves it out.
         keep_failed: whether failed attacks get features too; they are reported, but never fitted.
         seed: of attacks and noise.
         root: folder of the stores.
@@ -129,8 +128,8 @@ class AttackedImages:
         attacked_count: int,
         attacks: Mapping[str, Attack],
         noise: Mapping[str, Attack],
-        noise_like: str,
-        features: DetectorFeatures,
+        features: Measurement,
+        noise_like: str | None,
         keep_failed: bool = True,
         seed: int,
         root: Path,
@@ -142,7 +141,7 @@ class AttackedImages:
         taken = {_CLEAN, _MISCLASSIFIED, _NOISE_L2} & {*attacks, *noise}
         if taken or set(attacks) & set(noise):
             raise ConfigError(f"{split}: two attacks or noise controls share a name, or use {sorted(taken)}")
-        if noise_like not in attacks:
+        if noise_like is not None and noise_like not in attacks:
             raise ConfigError(f"{split}: noise_like is {noise_like!r}, attacks are {sorted(attacks)}")
         if source.class_names != classifier.class_names:
             raise ConfigError(
@@ -166,7 +165,8 @@ class AttackedImages:
     @property
     def variants(self) -> tuple[str, ...]:
         """Names of everything that is done to the images, ``clean`` first, ``noise_l2`` last."""
-        return (_CLEAN, *self._attacks, *self._noise, _NOISE_L2)
+        copied = () if self._noise_like is None else (_NOISE_L2,)
+        return (_CLEAN, *self._attacks, *self._noise, *copied)
 
     def fill(self, processes: Processes, *, progress: bool = True) -> None:
         """Compute what is missing; several processes each take their share."""
@@ -239,7 +239,7 @@ class AttackedImages:
             # Drawn data carry the seed already, when it is the one that they were drawn with.
             if self._data_key.get("seed") != self._seed:
                 key["seed"] = self._seed
-            attack = self._noise_like if variant == _NOISE_L2 else variant
+            attack = self._noise_like if variant == _NOISE_L2 and self._noise_like else variant
             key["variant"] = (self._attacks | self._noise)[attack].settings()
             key["noise_like"] = variant == _NOISE_L2
         return key
@@ -256,7 +256,8 @@ class AttackedImages:
         return FeatureStore(self._root, key=key, prefix=prefix, shard_size=self._shard_size)
 
     def _images_of(self, variant: str) -> Compute:
-        norms = self._image_store(self._noise_like).load(["l2"])["l2"] if variant == _NOISE_L2 else None
+        copied = self._noise_like if variant == _NOISE_L2 else None
+        norms = None if copied is None else self._image_store(copied).load(["l2"])["l2"]
 
         def compute(items: Sequence[int]) -> dict[str, Tensor]:
             batch = Batch.collate([self.source[index] for index in items])
@@ -313,7 +314,7 @@ def _rates(images: Mapping[str, Tensor]) -> tuple[float, float]:
 
 
 def _join(parts: Sequence[Part], rates: Mapping[str, tuple[float, float]]) -> GroupTable:
-    if not any(bool(mask.any()) for _, role, mask, _ in parts if role == "attack"):
+    if rates and not any(bool(mask.any()) for _, role, mask, _ in parts if role == "attack"):
         raise DataError("no attack succeeded on any image; raise its eps or steps, or check the classifier")
     names = [name for name in parts[0][3] if name != "image_index"]
     kept = [mask.nonzero()[:, 0] for _, _, mask, _ in parts]

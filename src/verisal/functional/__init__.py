@@ -19,6 +19,8 @@ from ._detection import negatives_needed as negatives_needed
 from ._detection import pair_by_image as pair_by_image
 from ._detection import percentile_score as percentile_score
 from ._detection import rate_above as rate_above
+from ._detection import resampled_auroc as resampled_auroc
+from ._detection import resampled_rate as resampled_rate
 from ._detection import roc_curve as roc_curve
 from ._detection import threshold_at_fpr as threshold_at_fpr
 from ._detection import weighted_auroc as weighted_auroc
@@ -53,6 +55,9 @@ from ._neutrality import random_cell_masks as random_cell_masks
 from ._order import Order as Order
 from ._order import pixel_ranks as pixel_ranks
 from ._order import tied_share as tied_share
+from ._patch_lattice import PatchLattice as PatchLattice
+from ._patch_lattice import SomePatches as SomePatches
+from ._patch_lattice import patch_lattice as patch_lattice
 from ._perturb import compose as compose
 from ._rise_masks import cell_size as cell_size
 from ._rise_masks import upsample_cells as upsample_cells
@@ -72,6 +77,8 @@ from ._smooth_masks import total_variation as total_variation
 from ._softplus import softplus_relu as softplus_relu
 from ._views import shift_one_pixel as shift_one_pixel
 from ._views import softmax_distance as softmax_distance
+from .attacked_sensitivity import MapChange as MapChange
+from .attacked_sensitivity import map_change as map_change
 from .baselines import Baseline as Baseline
 from .baselines import Blur as Blur
 from .baselines import Constant as Constant
@@ -147,6 +154,9 @@ from .ranking import morf_lerf_agreement as morf_lerf_agreement
 from .ranking import rank_correlation as rank_correlation
 from .ranking import ranking_agreement as ranking_agreement
 from .ranking import swap_shares as swap_shares
+from .receptive_field import ReceptiveField as ReceptiveField
+from .receptive_field import least_period as least_period
+from .receptive_field import receptive_field as receptive_field
 from .sensitivity import sensitivity_max as sensitivity_max
 from .sensitivity import uniform_noises as uniform_noises
 from .similarity import average_ranks as average_ranks
@@ -179,15 +189,19 @@ __all__ = [
     "MapAttack",
     "MapAttackKind",
     "MapAttackResult",
+    "MapChange",
     "MapObjective",
     "Mosaics",
     "Neutrality",
     "Order",
     "OtherImage",
+    "PatchLattice",
     "RandomisedCopy",
+    "ReceptiveField",
     "Responses",
     "Shuffle",
     "SmoothGradSurrogate",
+    "SomePatches",
     "Surrogate",
     "UniformNoise",
     "Verdict",
@@ -237,8 +251,10 @@ __all__ = [
     "kendall_tau_b",
     "largest_boxes",
     "largest_component_ious",
+    "least_period",
     "linear_imputation",
     "log_odds",
+    "map_change",
     "map_levels",
     "map_objective",
     "map_similarities",
@@ -255,6 +271,7 @@ __all__ = [
     "object_area",
     "pair_by_image",
     "passes_randomisation",
+    "patch_lattice",
     "pearson",
     "per_sample",
     "percentile_score",
@@ -275,7 +292,10 @@ __all__ = [
     "rank_correlation",
     "ranking_agreement",
     "rate_above",
+    "receptive_field",
     "removal_scores",
+    "resampled_auroc",
+    "resampled_rate",
     "resize_maps",
     "responses",
     "rng_preserved",

@@ -27,6 +27,8 @@ __all__ = [
     "pair_by_image",
     "percentile_score",
     "rate_above",
+    "resampled_auroc",
+    "resampled_rate",
     "roc_curve",
     "threshold_at_fpr",
     "weighted_auroc",
@@ -237,6 +239,26 @@ def weighted_rate(events: Tensor, weights: Tensor) -> Tensor:
         ``(R,)`` float64.
     """
     return (weights @ events.to(weights)).double() / weights.shape[1]
+
+
+def resampled_auroc(positive: Tensor, negative: Tensor, weights: Tensor) -> Tensor:
+    """As :func:`weighted_auroc`, for images that are only a part of those that are resampled.
+
+    Args:
+        positive: ``(n,)`` scores without NaN.
+        negative: ``(n,)`` scores of the same images in the same order.
+        weights: ``(R, n)``, columns of :func:`bootstrap_weights` for these images; rows need not sum to n.
+
+    Returns:
+        ``(R,)`` float64; NaN where a resample holds none of the images.
+    """
+    total = weights.double().sum(dim=1) / len(positive)
+    return _weighted_auroc(positive, negative, weights, weights) / total.square()
+
+
+def resampled_rate(events: Tensor, weights: Tensor) -> Tensor:
+    """As :func:`weighted_rate`, for images that are only a part of those that are resampled."""
+    return (weights @ events.to(weights)).double() / weights.double().sum(dim=1)
 
 
 def percentile_score(value: float, resampled: Tensor, *, n: int, undefined: int) -> Score:

@@ -11,6 +11,9 @@ from ._detection_report import detection_histogram as detection_histogram
 from ._detection_report import detection_report as detection_report
 from ._detection_report import detection_thresholds as detection_thresholds
 from ._detection_report import threshold_notes as threshold_notes
+from ._transfer_report import Families as Families
+from ._transfer_report import transfer_report as transfer_report
+from .attacked_sensitivity import AttackedSensitivity as AttackedSensitivity
 from .curves import CurveMetric as CurveMetric
 from .curves import MeanCurve as MeanCurve
 from .curves import PerturbationCurve as PerturbationCurve
@@ -34,6 +37,7 @@ from .sensitivity import SensitivityMax as SensitivityMax
 
 __all__ = [
     "ROAD",
+    "AttackedSensitivity",
     "CascadingRandomisation",
     "CurveMetric",
     "DabkowskiGal",
@@ -41,6 +45,7 @@ __all__ = [
     "DetectionTable",
     "DisturbedScores",
     "EnergyInside",
+    "Families",
     "ImageRows",
     "ImageTable",
     "Infidelity",
@@ -64,4 +69,5 @@ __all__ = [
     "detection_thresholds",
     "reduce_means",
     "threshold_notes",
+    "transfer_report",
 ]
