@@ -19,8 +19,8 @@ from verisal.functional import (
     shift_one_pixel,
     softmax_distance,
 )
-from verisal.saliency import GateMethod
-from verisal.types import StagedClassifier, check_images
+from verisal.saliency import GateFunction, GateMethod
+from verisal.types import StagedClassifier, StageOutputs, check_images
 
 __all__ = ["DetectorFeatures", "Query", "View"]
 
@@ -124,48 +124,106 @@ class DetectorFeatures:
     def __call__(self, classifier: StagedClassifier, images: Tensor) -> dict[str, Tensor]:
         """Features of one batch of images ``(B, 3, H, W)`` in [0, 1], computed at once."""
         check_images(images)
-        images = images.contiguous(memory_format=torch.channels_last)
-        with frozen(classifier), gradient_scope(images.device.type), torch.no_grad():
-            logits = classifier(images)
-        ranked = logits.topk(2, dim=1).indices
-        features = {"confidence": log_odds(logits), "prediction": ranked[:, 0].clone()}
+        with frozen(classifier), gradient_scope(images.device.type):
+            leaf = images.detach().clone(memory_format=torch.channels_last).requires_grad_()
+            found = self._of_images(classifier, leaf, self._learned, gradient=True, graph=False)
+        return {name: value.half() if value.ndim == 4 else value for name, value in found.items()}
+
+    def differentiable(
+        self,
+        classifier: StagedClassifier,
+        images: Tensor,
+        *,
+        gates: GateFunction,
+        gradient: bool = True,
+    ) -> dict[str, Tensor]:
+        """The same features with a graph to the images, for attacks on a detector.
+
+        Maps are float32 tensors that hold the values rounded to half precision, and let gradients pass
+        through the rounding. ``prediction`` and the choice of the classes that are explained have no
+        gradient.
+
+        Args:
+            classifier: with stages.
+            images: ``(B, 3, H, W)`` in [0, 1], part of a graph.
+            gates: takes the place of ``saliency``, and says how gradients pass through the gates.
+            gradient: whether ``gradient`` is made, which costs a backward pass and one through it.
+
+        Raises:
+            ConfigError: images that carry no gradient.
+        """
+        check_images(images.detach())
+        if not images.requires_grad:
+            raise ConfigError(
+                "differentiable features need images that carry a gradient; call images.requires_grad_()"
+            )
+        with frozen(classifier), gradient_scope(images.device.type):
+            # A copy, so that gradients by the image are taken in the layout that the classifier is fast in.
+            seen = images.clone(memory_format=torch.channels_last)
+            found = self._of_images(classifier, seen, gates, gradient=gradient, graph=True)
+        return {name: _rounded_through(value) if value.ndim == 4 else value for name, value in found.items()}
+
+    def _of_images(
+        self,
+        classifier: StagedClassifier,
+        images: Tensor,
+        gates: GateFunction,
+        *,
+        gradient: bool,
+        graph: bool,
+    ) -> dict[str, Tensor]:
+        """Features in single precision of images that carry a gradient, with a graph to them or without."""
+        features: dict[str, Tensor] = {}
+        logits = ranked = None
         for view in self.views:
             seen = images if view == "original" else shift_one_pixel(images)
-            of_view, view_logits = self._of_view(classifier, seen, ranked)
+            outputs = classifier.stage_outputs(seen)
+            if logits is None or ranked is None:
+                ranked = outputs.logits.topk(2, dim=1).indices
+            of_view: dict[str, Tensor] = {}
+            if gradient:
+                predicted = outputs.logits.gather(1, ranked[:, :1]).sum()
+                (of_view["gradient"],) = torch.autograd.grad(predicted, seen, create_graph=graph)
+            if not graph:
+                seen, outputs = seen.detach(), _detached(outputs)
+            for number, activation in enumerate(outputs.activations, start=1):
+                of_view[f"activations/{number}"] = channel_statistics(activation)
+            for query in self.queries:
+                explained = ranked[:, _RANK[query]].contiguous()
+                learned = gates(classifier, seen, outputs, explained)
+                of_view |= self._of_gates(query, learned, outputs.activations)
             features |= {f"{_prefix(view)}{name}": tensor for name, tensor in of_view.items()}
-            if view == "shifted":
-                features["shift_distance"] = softmax_distance(logits, view_logits)
+            if logits is None:
+                logits = outputs.logits
+                features |= {"confidence": log_odds(logits), "prediction": ranked[:, 0].clone()}
+            else:
+                features["shift_distance"] = softmax_distance(logits, outputs.logits)
         return features
 
-    def _of_view(
-        self, classifier: StagedClassifier, images: Tensor, ranked: Tensor
-    ) -> tuple[dict[str, Tensor], Tensor]:
-        """Features of one view, explaining the classes ``ranked (B, 2)`` of the original; its logits."""
-        with frozen(classifier), gradient_scope(images.device.type):
-            leaf = images.detach().clone().requires_grad_()
-            predicted = classifier(leaf).gather(1, ranked[:, :1].clone()).sum()
-            gradient = torch.autograd.grad(predicted, leaf)[0]
-            with torch.no_grad():
-                outputs = classifier.stage_outputs(images.clone())
-        features = {"gradient": gradient.half()}
-        for number, activation in enumerate(outputs.activations, start=1):
-            features[f"activations/{number}"] = channel_statistics(activation).half()
-        for query in self.queries:
-            gates = self.saliency.gates(classifier, images, ranked[:, _RANK[query]].contiguous())
-            features |= self._of_gates(query, gates, outputs.activations)
-        return features, outputs.logits
+    def _learned(
+        self, classifier: StagedClassifier, images: Tensor, outputs: StageOutputs, query: Tensor
+    ) -> tuple[Tensor, ...]:
+        return self.saliency.gates(classifier, images, query)
 
     def _of_gates(
         self, query: Query, gates: Sequence[Tensor], activations: Sequence[Tensor]
     ) -> dict[str, Tensor]:
         named = {
-            f"masks/{query}/{number}": channel_statistics(gate).half()
-            for number, gate in enumerate(gates, start=1)
+            f"masks/{query}/{number}": channel_statistics(gate) for number, gate in enumerate(gates, start=1)
         }
         if self.gated_activation:
             for number, (gate, activation) in enumerate(zip(gates, activations, strict=True), start=1):
-                named[f"gated/{query}/{number}"] = gate_map(gate * activation).half()
+                named[f"gated/{query}/{number}"] = gate_map(gate * activation)
         return named
+
+
+def _detached(outputs: StageOutputs) -> StageOutputs:
+    return StageOutputs(outputs.logits.detach(), tuple(part.detach() for part in outputs.activations))
+
+
+def _rounded_through(values: Tensor) -> Tensor:
+    """Float32 values as half precision has them, with the gradient of the unrounded ones."""
+    return values + (values.half().float() - values).detach()
 
 
 def _prefix(view: View) -> str:

@@ -27,6 +27,11 @@ from .captum import IntegratedGradients as IntegratedGradients
 from .controls import CentrePrior as CentrePrior
 from .controls import EdgeDetector as EdgeDetector
 from .controls import RandomMap as RandomMap
+from .differentiable import DifferentiableGates as DifferentiableGates
+from .differentiable import FrozenGates as FrozenGates
+from .differentiable import GateFunction as GateFunction
+from .differentiable import PredictedGates as PredictedGates
+from .differentiable import UnrolledGates as UnrolledGates
 from .extremal import ExtremalPerturbation as ExtremalPerturbation
 from .hierarchical import HierarchicalMasks as HierarchicalMasks
 from .learned import LearnedMask as LearnedMask
@@ -50,9 +55,12 @@ __all__ = [
     "CaptumAdapter",
     "CentrePrior",
     "DeepLift",
+    "DifferentiableGates",
     "EdgeDetector",
     "ExtremalPerturbation",
+    "FrozenGates",
     "GateDescent",
+    "GateFunction",
     "GateMethod",
     "GateProblem",
     "GateResult",
@@ -71,11 +79,13 @@ __all__ = [
     "MeaningfulPerturbation",
     "Objective",
     "Occlusion",
+    "PredictedGates",
     "RandomMap",
     "Saliency",
     "Shown",
     "SmoothGrad",
     "TorchCamAdapter",
+    "UnrolledGates",
     "VarGrad",
     "calibrate_reg_weight",
     "classifier_fingerprint",
