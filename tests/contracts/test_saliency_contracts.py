@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import saliency_rows_captum
+import saliency_rows_decoy
 import saliency_rows_learned
 import saliency_rows_masks
 import saliency_rows_optimised
@@ -25,6 +26,7 @@ from verisal.types import SaliencyResult
 
 CASES = {
     **saliency_rows_captum.CASES,
+    **saliency_rows_decoy.CASES,
     **saliency_rows_learned.CASES,
     **saliency_rows_masks.CASES,
     **saliency_rows_optimised.CASES,

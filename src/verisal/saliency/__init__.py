@@ -3,6 +3,7 @@
 from ._base import GateMethod as GateMethod
 from ._base import GateResult as GateResult
 from ._base import Saliency as Saliency
+from ._decoy_report import DecoyReport as DecoyReport
 from ._gate_descent import GateDescent as GateDescent
 from ._gate_maps import Shown as Shown
 from ._gate_maps import fused_maps as fused_maps
@@ -27,6 +28,8 @@ from .captum import IntegratedGradients as IntegratedGradients
 from .controls import CentrePrior as CentrePrior
 from .controls import EdgeDetector as EdgeDetector
 from .controls import RandomMap as RandomMap
+from .decoy import Decoy as Decoy
+from .decoy import Decoys as Decoys
 from .differentiable import DifferentiableGates as DifferentiableGates
 from .differentiable import FrozenGates as FrozenGates
 from .differentiable import GateFunction as GateFunction
@@ -54,6 +57,9 @@ __all__ = [
     "CallableAdapter",
     "CaptumAdapter",
     "CentrePrior",
+    "Decoy",
+    "DecoyReport",
+    "Decoys",
     "DeepLift",
     "DifferentiableGates",
     "EdgeDetector",

@@ -1,0 +1,327 @@
+r"""Decoys: images that differ in small patches and have the same features at a chosen layer.
+
+A map of a base method *E* is taken of every decoy, and the range of what it says about a pixel,
+
+.. math:: Z_i = \max_j E(\tilde x^j)_i - \min_j E(\tilde x^j)_i
+
+is the saliency: what changes although the network's early layers saw no difference comes from interactions of
+pixels, not from the noise that the image's own map holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import reduce
+from typing import ClassVar, Literal, final
+
+import torch
+from torch import Tensor, nn
+
+from verisal.errors import ConfigError
+from verisal.functional import PatchLattice, attribution_of, least_period, patch_lattice, receptive_field
+from verisal.types import SaliencyResult
+
+from ._base import Saliency, explaining, query_score
+from ._decoy_changes import constant_change, noise_change, problem, small_start
+from ._decoy_descent import DecoyDescent, Rows
+from ._decoy_layer import check_not_linear, find_layer, stopped_at
+from ._decoy_report import DecoyReport, measured, of_all_decoys, of_all_images
+from ._gradient import check_counts, network_of, sample_groups
+from .captum import Gradient
+
+__all__ = ["Decoy", "Decoys"]
+
+
+@dataclass(frozen=True)
+class Decoys:
+    """Some decoys of some images.
+
+    Attributes:
+        rows: ``(b,)`` int64, which images of the batch.
+        masks: ``(g, 1, H, W)`` bool, the patches.
+        signs: ``(g,)``, in which direction the patches were pushed.
+        images: ``(g, b, 3, H, W)`` in [0, 1].
+        report: of these decoys only.
+    """
+
+    rows: Tensor
+    masks: Tensor
+    signs: Tensor
+    images: Tensor
+    report: DecoyReport
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is the same for all decoys of a batch."""
+
+    layer: nn.Module
+    lattice: PatchLattice
+    top: Tensor
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What E says about some decoys: memory does not grow with their number.
+
+    ``cost`` is a result of the base, for its passes and its baseline.
+    """
+
+    high: Tensor
+    low: Tensor
+    total: Tensor
+    reports: tuple[DecoyReport, ...]
+    cost: SaliencyResult
+
+    def joined(self, other: _Part) -> _Part:
+        return _Part(
+            torch.maximum(self.high, other.high),
+            torch.minimum(self.low, other.low),
+            self.total + other.total,
+            (*self.reports, *other.reports),
+            other.cost,
+        )
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Decoy(Saliency):
+    """Range of a base method's attribution over decoys.
+
+    Args:
+        base: method E. Its signed attribution is aggregated, or its map where it has none.
+        masks: ``lattice``: patches far enough apart that no feature depends on two of them share a decoy.
+            ``single``: one patch a decoy, the literal form.
+        layer: name of the stage or module whose output decoys keep; the end of a dotted name will do. None:
+            the first max-pooling layer that runs, or the first stage where there is none.
+        patch: side of a patch in pixels.
+        stride: distance of neighbouring patches in pixels.
+        period: distance in pixels of patches that share a decoy. None: the smallest that the receptive field
+            of the layer, which is measured, allows.
+        epsilon: largest change of a feature, relative to the deviation of the image's features.
+        max_deviation: bound on the change of a pixel, in [0, 1] units, or None.
+        perturbation: ``decoy``, or a control of equal size: ``constant`` replaces the patches by the image's
+            mean colour (one image per mask: there is no direction), ``noise`` by uniform noise with the
+            decoys' own mean deviation in every patch and no regard for the features.
+        aggregate: ``range``: largest minus smallest attribution per pixel and channel. ``mean`` is a control.
+        steps: of one round of the optimisation.
+        rounds: at most.
+        learning_rate: of the first step, in pixel units; it falls from step to step.
+        multiplier: first weight of the constraint, per patch.
+        factor: by which the weight rises after a round that ends infeasible, and falls after a feasible one.
+        seed: of start and noise, which depend on it and on the image's content only.
+        chunk_size: decoys at once; bounds memory, never changes the result beyond float rounding.
+
+    Raises:
+        ConfigError: settings out of range; when called, a linear network, a layer that is unknown or above
+            the head, a period too small for the layer, or an epsilon below the rounding of the features.
+
+    References:
+        lu2021decoys
+
+    Differs from:
+        - The paper's stride, number of masks, epsilon, layer and solver settings are not known to us; all are
+          ours. The solver also draws every iterate towards the image until it is feasible, and keeps that if
+          it is better; the paper's extra bound by an attacked image's map is left out.
+        - ``lattice`` is ours: many patches change at once before E is asked.
+        - A patch without a feasible iterate stays as in the image, and is counted.
+    """
+
+    base: Saliency = field(default_factory=Gradient)
+    masks: Literal["lattice", "single"] = "lattice"
+    layer: str | None = None
+    patch: int = 3
+    stride: int = 3
+    period: int | None = None
+    epsilon: float = 0.02
+    max_deviation: float | None = None
+    perturbation: Literal["decoy", "constant", "noise"] = "decoy"
+    aggregate: Literal["range", "mean"] = "range"
+    steps: int = 60
+    rounds: int = 5
+    learning_rate: float = 0.02
+    multiplier: float = 1.0
+    factor: float = 2.0
+    seed: int = 0
+    chunk_size: int = 128
+
+    needs_module: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_counts(
+            patch=self.patch,
+            stride=self.stride,
+            steps=self.steps,
+            rounds=self.rounds,
+            chunk_size=self.chunk_size,
+        )
+        positive = {
+            "epsilon": self.epsilon,
+            "learning_rate": self.learning_rate,
+            "multiplier": self.multiplier,
+        }
+        for name, value in positive.items():
+            if not value > 0:
+                raise ConfigError(f"{name} must be positive, found {value}")
+        if not self.factor >= 1:
+            raise ConfigError(f"factor must be at least 1, found {self.factor}")
+        if self.max_deviation is not None and not 0 < self.max_deviation <= 1:
+            raise ConfigError(
+                f"max_deviation is in [0, 1] pixel units and must lie in (0, 1], found {self.max_deviation};"
+                " None sets no bound"
+            )
+        if self.period is not None and (
+            self.masks == "single" or self.period % self.stride or self.period < 1
+        ):
+            raise ConfigError(
+                f"period is for lattice masks and must be a positive multiple of the stride {self.stride},"
+                f" found period={self.period} with masks={self.masks!r}; None chooses the smallest that works"
+            )
+
+    def __call__(
+        self, classifier: Callable[[Tensor], Tensor], images: Tensor, query_class: Tensor
+    ) -> SaliencyResult:
+        """Range per channel in ``attribution``, its largest absolute value over the channels in ``saliency``.
+
+        ``diagnostics`` holds the fields of :class:`DecoyReport` that are tensors.
+        """
+        network = network_of(classifier, type(self).__name__)
+        with explaining(network, images, query_class) as (copies, query):
+            plan = self._plan(network, copies, query)
+            parts = [
+                reduce(_Part.joined, self._parts(plan, network, copies[some], query[some], plan.top[some]))
+                for some in self._chunks(copies)
+            ]
+            attribution = torch.cat([self._aggregated(part) for part in parts])
+            report = of_all_images([of_all_decoys(part.reports) for part in parts])
+            saliency = attribution.abs().amax(dim=1, keepdim=True)
+        return SaliencyResult(
+            saliency=saliency,
+            raw=saliency,
+            attribution=attribution,
+            n_forward=report.n_decoys * (parts[0].cost.n_forward + 1) + 1,
+            n_backward=report.n_decoys * parts[0].cost.n_backward,
+            baseline=parts[0].cost.baseline,
+            diagnostics=report.tensors(),
+        )
+
+    def decoys(self, classifier: Callable[[Tensor], Tensor], images: Tensor) -> Iterator[Decoys]:
+        """All decoys of ``images (B, 3, H, W)``, at most ``chunk_size`` images at a time.
+
+        Between two groups the classifier is as it was found.
+
+        Raises:
+            DataError: no image, or images that are none.
+            ConfigError: as of the call.
+        """
+        network = network_of(classifier, type(self).__name__)
+        any_class = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+        with explaining(network, images, any_class) as (copies, query):
+            plan = self._plan(network, copies, query)
+        for some in self._chunks(images):
+            for numbers in sample_groups(len(plan.lattice), self._signs * len(some), self.chunk_size):
+                with explaining(network, images[some], any_class[some]) as (copies, _):
+                    group = self._group(plan, network, copies, plan.top[some], numbers)
+                yield replace(group, rows=some)
+
+    @property
+    def _signs(self) -> int:
+        return 1 if self.perturbation == "constant" else 2
+
+    def _chunks(self, images: Tensor) -> tuple[Tensor, ...]:
+        rows = torch.arange(len(images), device=images.device)
+        return torch.split(rows, max(1, self.chunk_size // self._signs))
+
+    def _plan(self, network: nn.Module, images: Tensor, query_class: Tensor) -> _Plan:
+        size, device = (images.shape[-2], images.shape[-1]), images.device
+        with torch.no_grad():
+            logits = torch.cat([network(some) for some in torch.split(images, self.chunk_size)])
+        query_score(logits, query_class, "logit")  # refuses a query that does not fit
+        check_not_linear(network, size, device)
+        layer = find_layer(network, self.layer, images[:1])
+        with stopped_at(network, layer) as features:
+            field = receptive_field(features, size, device=device, chunk_size=self.chunk_size)
+        lattice = patch_lattice(
+            field, size, patch=self.patch, stride=self.stride, period=self._period(field.size, max(size))
+        )
+        return _Plan(layer, lattice, logits.argmax(dim=1))
+
+    def _period(self, field: int, side: int) -> int:
+        """Distance of patches that share a decoy; not below the image's side where each has its own."""
+        least = least_period(field, self.patch, self.stride)
+        apart = -(-side // self.stride) * self.stride
+        if self.masks == "single":
+            return apart
+        if self.period is None:
+            return min(least, apart)
+        if self.period < min(least, apart):
+            raise ConfigError(
+                f"period {self.period} is too small: features depend on {field} pixels, so that patches of"
+                f" {self.patch} pixels {self.period} apart would share some; the least that works is"
+                f" {min(least, apart)}"
+            )
+        return self.period
+
+    def _parts(
+        self, plan: _Plan, network: nn.Module, images: Tensor, query_class: Tensor, top: Tensor
+    ) -> Iterator[_Part]:
+        """What E says about the decoys, a group at a time."""
+        for numbers in sample_groups(len(plan.lattice), self._signs * len(images), self.chunk_size):
+            group = self._group(plan, network, images, top, numbers)
+            copies = len(group.images)
+            found = self.base(network, group.images.flatten(0, 1), query_class.repeat(copies))
+            values = attribution_of(found)
+            values = values.view(copies, len(images), *values.shape[1:])
+            yield _Part(values.amax(dim=0), values.amin(dim=0), values.sum(dim=0), (group.report,), found)
+
+    def _aggregated(self, part: _Part) -> Tensor:
+        if self.aggregate == "mean":
+            return part.total / sum(report.n_decoys for report in part.reports)
+        return part.high - part.low
+
+    def _group(self, plan: _Plan, network: nn.Module, images: Tensor, top: Tensor, numbers: range) -> Decoys:
+        """The decoys of some masks, both signs, in order (mask, sign, image)."""
+        batch, device = len(images), images.device
+        copies = len(numbers) * self._signs
+        mask = torch.tensor(list(numbers), device=device).repeat_interleave(self._signs)
+        signs = torch.tensor([1.0, -1.0][: self._signs], device=device).repeat(len(numbers))
+        with stopped_at(network, plan.layer) as features:
+            patches = plan.lattice.masks(mask)
+            rows = problem(
+                features, images, patches, signs, epsilon=self.epsilon, max_deviation=self.max_deviation
+            )
+            change, missing, passes = self._change(features, rows, images)
+            decoys = (rows.images + change).clamp(0, 1)
+            with torch.no_grad():
+                kept = features(decoys)
+        if missing is None:
+            missing = ~rows.feasible(rows.moved(kept - rows.features))
+        with torch.no_grad():
+            agrees = network(decoys).argmax(dim=1) == top.repeat(copies)
+        report = measured(rows, change, kept, missing=missing, agrees=agrees, passes=passes + 1, batch=batch)
+        return Decoys(
+            rows=torch.arange(batch, device=device),
+            masks=patches.mask() > 0,
+            signs=signs,
+            images=decoys.view(copies, *images.shape),
+            report=report,
+        )
+
+    def _change(
+        self, features: Callable[[Tensor], Tensor], rows: Rows, images: Tensor
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Change of every row, patches without a feasible one (None for controls), passes."""
+        if self.perturbation == "constant":
+            return constant_change(rows), None, torch.zeros(len(rows.images), device=images.device)
+        descent = DecoyDescent(
+            steps=self.steps,
+            rounds=self.rounds,
+            learning_rate=self.learning_rate,
+            multiplier=self.multiplier,
+            factor=self.factor,
+        )
+        solution = descent.run(features, rows, small_start(rows, images, seed=self.seed))
+        if self.perturbation == "noise":
+            return noise_change(rows, solution.change, images, seed=self.seed), None, solution.passes
+        return solution.change, ~solution.found, solution.passes
