@@ -9,13 +9,20 @@ from torch.nn import functional as F
 
 from verisal.attacks import (
     APGD,
+    BIM,
     DDN,
     FGSM,
+    JPEG,
     PGD,
+    AALight,
     Attack,
+    Brightness,
     CarliniWagnerL2,
     DeepFoolL2,
+    GaussianBlur,
     GaussianNoise,
+    HopSkipJumpL2,
+    Shift,
     SignNoise,
     SquareAttack,
 )
@@ -63,6 +70,23 @@ CASES = {
     ),
     "SquareAttack l2": AttackCase(
         lambda eps: SquareAttack(eps, "l2", n_queries=40), (0.1, 0.5, 12.0), gradient=False
+    ),
+    "BIM": AttackCase(BIM, (0.01, 0.04, 0.5), passes=(11, 10)),
+    "BIM l2": AttackCase(lambda eps: BIM(eps, "l2", steps=7), (0.1, 0.5, 12.0), passes=(8, 7)),
+    "AALight": AttackCase(lambda eps: AALight(eps, steps=10, n_queries=20), (0.01, 0.04, 0.5)),
+    "HopSkipJumpL2": AttackCase(
+        lambda steps: HopSkipJumpL2(int(steps), directions=8, bisections=8, starts=20),
+        (0, 2, 4),
+        bounded=False,
+        gradient=False,
+    ),
+    "JPEG": AttackCase(
+        lambda quality: JPEG(int(quality)), (90, 70, 50), bounded=False, gradient=False, passes=(1, 0)
+    ),
+    "Brightness": AttackCase(Brightness, (0.05, 0.1, 0.5), gradient=False, passes=(1, 0)),
+    "GaussianBlur": AttackCase(GaussianBlur, (0.5, 1.0, 3.0), bounded=False, gradient=False, passes=(1, 0)),
+    "Shift": AttackCase(
+        lambda pixels: Shift(int(pixels)), (1, 2, 5), bounded=False, gradient=False, passes=(1, 0)
     ),
     "GaussianNoise": AttackCase(GaussianNoise, (0.2, 1.0, 10.0), gradient=False, passes=(1, 0)),
     "SignNoise": AttackCase(SignNoise, (0.01, 0.04, 0.5), gradient=False, passes=(1, 0)),
