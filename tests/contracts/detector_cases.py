@@ -6,7 +6,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from verisal.detectors import Detector, MaxSoftmax, ShiftConsistency
+from verisal.detectors import (
+    CNNDetector,
+    Detector,
+    FeatureSqueezing,
+    LogitMargin,
+    Mahalanobis,
+    MaxSoftmax,
+    Pixels,
+    ShiftConsistency,
+    SoftmaxEntropy,
+)
 from verisal.models import Classifier
 
 NUM_CLASSES = 5
@@ -24,9 +34,22 @@ class DetectorCase:
     distinct: int = 9
 
 
+def cnn() -> Detector:
+    """Small and quick; the toy measurement gives it vectors as scalars and the image itself as its map."""
+    return CNNDetector(
+        source=Pixels(), reads=("image",), scalars=("logits",), grid=4, members=2, epochs=3, width=4,
+        batch_size=16, learning_rate=0.02,
+    )  # fmt: skip
+
+
 CASES = {
+    "CNNDetector": DetectorCase(cnn),
+    "FeatureSqueezing": DetectorCase(FeatureSqueezing, learns=False),
+    "LogitMargin": DetectorCase(LogitMargin, learns=False),
+    "Mahalanobis": DetectorCase(Mahalanobis),
     "MaxSoftmax": DetectorCase(MaxSoftmax, learns=False),
     "ShiftConsistency": DetectorCase(ShiftConsistency, learns=False),
+    "SoftmaxEntropy": DetectorCase(SoftmaxEntropy, learns=False),
 }
 
 

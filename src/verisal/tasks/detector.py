@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from verisal.data import DetectorData, GroupTable
-from verisal.detectors import MaxSoftmax
+from verisal.detectors import AttributionCNN, MaxSoftmax
 from verisal.errors import ConfigError
 from verisal.functional import CHANNEL_STATISTICS, derive_seed, round_to_8bit, stack_layers
 from verisal.metrics import DetectionScores, DetectionTable, detection_thresholds
-from verisal.models import AttributionCNN
 from verisal.types import Batch, Evaluation, FeatureBatch
 
 from ._detector_report import build_evaluation, mean_auroc

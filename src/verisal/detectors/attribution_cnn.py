@@ -19,11 +19,14 @@ class AttributionCNN(nn.Module):
 
     Args:
         in_channels: channels of the stack.
+        in_scalars: values per image that join the pooled features; the caller standardises them.
         width: channels of the first block; later blocks have 2, 4 and 4 times as many.
-        dropout: share of pooled features dropped in training.
+        dropout: share of pooled features dropped in training; scalars are not dropped.
     """
 
-    def __init__(self, in_channels: int, *, width: int = 16, dropout: float = 0.2) -> None:
+    def __init__(
+        self, in_channels: int, *, in_scalars: int = 0, width: int = 16, dropout: float = 0.2
+    ) -> None:
         super().__init__()
         self.register_buffer("input_mean", torch.zeros(1, in_channels, 1, 1))
         self.register_buffer("input_std", torch.ones(1, in_channels, 1, 1))
@@ -41,7 +44,7 @@ class AttributionCNN(nn.Module):
             channels = block_width
         self.body = nn.Sequential(*layers)
         self.head = nn.Sequential(
-            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout), nn.Linear(channels, 1)
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout), nn.Linear(channels + in_scalars, 1)
         )
 
     def set_input_statistics(self, maps: Tensor) -> None:
@@ -49,7 +52,8 @@ class AttributionCNN(nn.Module):
         self.input_mean.copy_(maps.mean(dim=(0, 2, 3)).view(1, -1, 1, 1))
         self.input_std.copy_(maps.std(dim=(0, 2, 3)).clamp_min(1e-6).view(1, -1, 1, 1))
 
-    def forward(self, maps: Tensor) -> Tensor:
-        """Logits ``(B,)`` of stacks ``(B, C, H, W)``."""
-        logits: Tensor = self.head(self.body((maps - self.input_mean) / self.input_std))
+    def forward(self, maps: Tensor, scalars: Tensor | None = None) -> Tensor:
+        """Logits ``(B,)`` of stacks ``(B, C, H, W)`` and, if any, scalars ``(B, S)``."""
+        pooled = self.head[:-1](self.body((maps - self.input_mean) / self.input_std))
+        logits: Tensor = self.head[-1](pooled if scalars is None else torch.cat([pooled, scalars], dim=1))
         return logits[:, 0]

@@ -1,0 +1,30 @@
+"""The measurement of the control that reads the image itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, final
+
+from torch import Tensor
+
+from verisal.functional import round_to_8bit, settings_of
+from verisal.types import StagedClassifier
+
+from ._outputs import logits_of
+
+__all__ = ["Pixels"]
+
+
+@final
+@dataclass(frozen=True)
+class Pixels:
+    """``image (B, 3, H, W)``, the image itself in 8 bits, and ``logits (B, K)``. One forward pass."""
+
+    def settings(self) -> dict[str, Any]:
+        """Class name alone."""
+        settings: dict[str, Any] = settings_of(self)
+        return settings
+
+    def __call__(self, classifier: StagedClassifier, images: Tensor) -> dict[str, Tensor]:
+        """Bytes and logits of images ``(B, 3, H, W)`` in [0, 1]."""
+        return {"image": round_to_8bit(images), "logits": logits_of(classifier, images)}

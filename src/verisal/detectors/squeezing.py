@@ -1,0 +1,73 @@
+"""Squeezed copies of images: fewer grey levels, medians, non-local means."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+__all__ = ["median_filter", "non_local_means", "reduce_bit_depth"]
+
+
+def reduce_bit_depth(images: Tensor, bits: int) -> Tensor:
+    """Images in [0, 1] rounded to ``2 ** bits`` levels, both ends included.
+
+    >>> reduce_bit_depth(torch.tensor([0.0, 0.4, 0.6, 1.0]), 1)
+    tensor([0., 0., 1., 1.])
+    """
+    top = 2**bits - 1
+    squeezed: Tensor = (images * top).round() / top
+    return squeezed
+
+
+def median_filter(images: Tensor, size: int) -> Tensor:
+    """Median over windows of ``size`` x ``size`` pixels, channel by channel, edge pixels repeated outwards.
+
+    A window of even side reaches one pixel further up and left than down and right, and takes the larger of
+    the two middle values.
+
+    Args:
+        images: ``(B, C, H, W)``.
+        size: side of the window in pixels, at least 1.
+
+    Returns:
+        ``(B, C, H, W)``.
+    """
+    before, after = size // 2, size - 1 - size // 2
+    padded = F.pad(images, (before, after, before, after), mode="replicate")
+    windows = padded.unfold(2, size, 1).unfold(3, size, 1).flatten(-2)
+    return windows.kthvalue(size**2 // 2 + 1, dim=-1).values
+
+
+def non_local_means(images: Tensor, *, search: int, patch: int, strength: float) -> Tensor:
+    r"""Mean of the pixels around, weighted by how alike the patches around them are.
+
+    .. math:: \hat x(p) = \frac{\sum_q w(p, q)\, x(q)}{\sum_q w(p, q)}, \qquad
+              w(p, q) = \exp\left(-\frac{d^2(p, q)}{h^2}\right)
+
+    with *q* in the search window of *p*, and :math:`d^2` the mean squared difference over the pixels and
+    channels of the two patches. Edge pixels are repeated outwards.
+
+    Args:
+        images: ``(B, C, H, W)`` in [0, 1].
+        search: odd side of the search window in pixels.
+        patch: odd side of the patches in pixels.
+        strength: *h*, in units of [0, 1].
+
+    Returns:
+        ``(B, C, H, W)``.
+    """
+    reach, border = search // 2, patch // 2
+    height, width = images.shape[-2:]
+    padded = F.pad(images, [reach + border] * 4, mode="replicate")
+    rows, columns = height + 2 * border, width + 2 * border
+    centre = padded[..., reach : reach + rows, reach : reach + columns]
+    total, weights = torch.zeros_like(images), torch.zeros_like(images[:, :1])
+    for down in range(search):
+        for right in range(search):
+            moved = padded[..., down : down + rows, right : right + columns]
+            apart = (moved - centre).square().mean(dim=1, keepdim=True)
+            weight = F.avg_pool2d(apart, patch, stride=1).div_(-(strength**2)).exp_()
+            total.addcmul_(weight, moved[..., border : border + height, border : border + width])
+            weights += weight
+    return total / weights
