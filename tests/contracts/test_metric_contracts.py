@@ -4,6 +4,7 @@ import inspect
 import math
 import pickle
 
+import metric_rows_attacked
 import metric_rows_curves
 import metric_rows_faithfulness
 import metric_rows_localisation
@@ -17,6 +18,7 @@ from verisal.errors import DataError
 from verisal.metrics import SaliencyMetric
 
 CASES = {
+    **metric_rows_attacked.CASES,
     **metric_rows_curves.CASES,
     **metric_rows_faithfulness.CASES,
     **metric_rows_localisation.CASES,
@@ -81,9 +83,9 @@ def test_copies_of_an_image_count_once(name):
 @EVERY
 def test_inference_mode_changes_nothing_and_the_state_survives_pickling(name):
     case = CASES[name]
-    metric = case.make()
+    metric, whole = case.make(), toy_explained()
     with torch.inference_mode():
-        metric.update(toy_explained())
+        metric.update(part_of(whole, range(6)))
     copied = pickle.loads(pickle.dumps(metric))  # noqa: S301 - our own bytes
     assert_scores_equal(copied.compute(), computed(case, toy_explained()))
 

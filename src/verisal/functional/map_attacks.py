@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import final
 
 import torch
@@ -15,7 +15,7 @@ from verisal.errors import ConfigError, DataError
 from verisal.types import check_images
 
 from ._map_attack_objectives import MapAttackKind, MapObjective, map_objective
-from ._map_attack_search import Explain, MapAttackResult, best_candidates, stored_within
+from ._map_attack_search import Explain, MapAttackResult, Problem, best_on_path
 from ._map_attack_surrogates import GradientSurrogate, Part, Surrogate, ascent_gradient
 from ._scopes import frozen, gradient_scope, rng_preserved
 from ._scoring import check_chunk_size
@@ -94,6 +94,18 @@ class MapAttack:
             raise ConfigError(f"top_share must lie in (0, 1), found {self.top_share}; 10 % is 0.1")
         check_chunk_size(self.chunk_size)
 
+    @property
+    def name(self) -> str:
+        """Every setting that changes the result; those of rarer use only where not the default."""
+        main = [self.kind, self.surrogate.name, f"{255 * self.eps:g}/255", str(self.steps)]
+        others = [
+            f"{item.name}={getattr(self, item.name):g}"
+            for item in fields(self)
+            if item.name in ("step", "beta", "judge_every", "top_share", "seed")
+            and getattr(self, item.name) != item.default
+        ]
+        return ",".join(main + others)
+
     def __call__(
         self,
         classifier: Classifier,
@@ -119,7 +131,7 @@ class MapAttack:
         size = max(1, self.chunk_size // self.surrogate.points)
         with _asking(classifier, images, query_class, attribution) as inputs:
             return MapAttackResult.joined(
-                self._attacked(classifier, explain, *some) for some in _chunks(inputs, size)
+                self._attacked(self._problem(classifier, explain, *some)) for some in _chunks(inputs, size)
             )
 
     def control(
@@ -137,44 +149,33 @@ class MapAttack:
         """
         with _asking(classifier, images, query_class, attribution) as inputs:
             return MapAttackResult.joined(
-                self._shaken(classifier, explain, *some) for some in _chunks(inputs, self.chunk_size)
+                best_on_path(
+                    self._problem(classifier, explain, *some), self._draws(some[0]), eps=self.eps, every=1
+                )
+                for some in _chunks(inputs, self.chunk_size)
             )
 
-    def _attacked(
+    def _problem(
         self, classifier: Classifier, explain: Explain, images: Tensor, query: Tensor, attribution: Tensor
-    ) -> MapAttackResult:
-        objective = map_objective(self.kind, attribution, top_share=self.top_share)
+    ) -> Problem:
+        maps = attribution.abs().amax(dim=1, keepdim=True)
+        objective = map_objective(self.kind, maps, top_share=self.top_share)
+        return Problem(classifier, explain, images, query, maps, objective)
+
+    def _attacked(self, problem: Problem) -> MapAttackResult:
         parts = self.surrogate.parts(
-            self._twin(classifier), images, query, seed=self.seed, chunk_size=self.chunk_size
+            self._twin(problem.classifier),
+            problem.images,
+            problem.query_class,
+            seed=self.seed,
+            chunk_size=self.chunk_size,
         )
-        found = best_candidates(
-            explain,
-            _judged(classifier, images, self._path(images, parts, objective.nudged()), self.eps),
-            images=images,
-            query_class=query,
-            attribution=attribution,
-            objective=objective,
-            every=self.judge_every,
-        )
+        path = self._path(problem.images, parts, problem.objective.nudged())
+        found = best_on_path(problem, path, eps=self.eps, every=self.judge_every)
         # Several parts are computed twice: once for the whole map, once to be differentiated.
         once = self.steps * self.surrogate.points
         again = once if len(parts) > 1 else 0
-        return _with_passes(found, forwards=1 + self.steps + once + again, backwards=2 * once + again)
-
-    def _shaken(
-        self, classifier: Classifier, explain: Explain, images: Tensor, query: Tensor, attribution: Tensor
-    ) -> MapAttackResult:
-        draws = math.ceil(self.steps / self.judge_every)
-        found = best_candidates(
-            explain,
-            _judged(classifier, images, self._shakes(images, draws), self.eps),
-            images=images,
-            query_class=query,
-            attribution=attribution,
-            objective=map_objective(self.kind, attribution, top_share=self.top_share),
-            every=1,
-        )
-        return _with_passes(found, forwards=1 + draws, backwards=0)
+        return replace(found, n_fwd=found.n_fwd + once + again, n_bwd=found.n_bwd + 2 * once + again)
 
     def _twin(self, classifier: Classifier) -> Classifier:
         def twin(images: Tensor) -> Tensor:
@@ -186,13 +187,13 @@ class MapAttack:
     def _path(self, images: Tensor, parts: Sequence[Part], objective: MapObjective) -> Iterator[Tensor]:
         changed = images
         for _ in range(self.steps):
-            changed = changed + self.step * ascent_gradient(parts, changed, objective).sign()
+            changed = changed + self.step * ascent_gradient(parts, changed, objective).nan_to_num(0.0).sign()
             changed = (images + (changed - images).clamp(-self.eps, self.eps)).clamp(0, 1)
             yield changed
 
-    def _shakes(self, images: Tensor, draws: int) -> Iterator[Tensor]:
+    def _draws(self, images: Tensor) -> Iterator[Tensor]:
         shape, ids = tuple(images.shape[1:]), content_ids(images)
-        for index in range(draws):
+        for index in range(math.ceil(self.steps / self.judge_every)):
             signs = per_sample(
                 lambda generator: torch.randint(0, 2, shape, generator=generator) * 2 - 1,
                 seed=self.seed,
@@ -224,20 +225,3 @@ def _asking(
 
 def _chunks(inputs: tuple[Tensor, ...], size: int) -> Iterator[tuple[Tensor, ...]]:
     return zip(*(torch.split(part, size) for part in inputs), strict=True)
-
-
-def _judged(
-    classifier: Classifier, images: Tensor, path: Iterable[Tensor], eps: float
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Images of a path as stored in 8 bits, and which differ from the clean ones and keep their label."""
-    with torch.no_grad():
-        label = classifier(images).argmax(dim=1)
-    for changed in path:
-        stored = stored_within(changed, images, eps)
-        with torch.no_grad():
-            same = classifier(stored).argmax(dim=1) == label
-        yield stored, same & (stored != images).flatten(1).any(dim=1)
-
-
-def _with_passes(found: MapAttackResult, *, forwards: int, backwards: int) -> MapAttackResult:
-    return replace(found, n_fwd=found.n_fwd + forwards, n_bwd=found.n_bwd + backwards)

@@ -1,0 +1,28 @@
+"""Rows of the metrics that attack maps."""
+
+from metric_cases import MetricCase
+
+from verisal.functional import IntegratedGradientsSurrogate, MapAttack, SmoothGradSurrogate
+from verisal.metrics import AttackedSensitivity
+
+CHANGES = ("sensitivity", "top_k", "spearman", "shift", "shift_share", "confidence", "not_found")
+SCORES = (*CHANGES, *(f"control_{name}" for name in CHANGES), "clean_confidence")
+
+CASES: dict[str, MetricCase] = {
+    "AttackedSensitivity top k": MetricCase(
+        lambda: AttackedSensitivity(MapAttack(kind="top_k", steps=3, judge_every=2)), scores=SCORES
+    ),
+    "AttackedSensitivity mass centre": MetricCase(
+        lambda: AttackedSensitivity(
+            MapAttack(kind="mass_centre", surrogate=SmoothGradSurrogate(samples=2), steps=2, chunk_size=6)
+        ),
+        scores=SCORES,
+    ),
+    "AttackedSensitivity target": MetricCase(
+        lambda: AttackedSensitivity(
+            MapAttack(kind="target", surrogate=IntegratedGradientsSurrogate(steps=2), steps=2, chunk_size=4),
+            percentile=90.0,
+        ),
+        scores=SCORES,
+    ),
+}
