@@ -15,6 +15,7 @@ from verisal.attacks import (
     JPEG,
     PGD,
     AALight,
+    AdaptedAttack,
     Attack,
     Brightness,
     CarliniWagnerL2,
@@ -43,6 +44,19 @@ class AttackCase:
     bounded: bool = True
     gradient: bool = True
     passes: tuple[int, int] | None = None
+
+
+def noisy_step(eps: float) -> Callable[[nn.Module, Tensor, Tensor], Tensor]:
+    """Somebody else's attack: one gradient step and some noise, with global random numbers."""
+
+    def attack(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        model.train()
+        images.requires_grad_()
+        F.cross_entropy(model(images), labels).backward()
+        noise = 0.1 * torch.rand(images.shape) - 0.05 + images.grad.sign()
+        return (images + eps * noise.clamp(-1, 1)).clamp(0, 1).detach()
+
+    return attack
 
 
 CASES = {
@@ -87,6 +101,12 @@ CASES = {
     "GaussianBlur": AttackCase(GaussianBlur, (0.5, 1.0, 3.0), bounded=False, gradient=False, passes=(1, 0)),
     "Shift": AttackCase(
         lambda pixels: Shift(int(pixels)), (1, 2, 5), bounded=False, gradient=False, passes=(1, 0)
+    ),
+    "AdaptedAttack": AttackCase(
+        lambda eps: AdaptedAttack(noisy_step(eps), "noisy step", "linf", eps),
+        (0.01, 0.04, 0.5),
+        gradient=False,
+        passes=(2, 1),
     ),
     "GaussianNoise": AttackCase(GaussianNoise, (0.2, 1.0, 10.0), gradient=False, passes=(1, 0)),
     "SignNoise": AttackCase(SignNoise, (0.01, 0.04, 0.5), gradient=False, passes=(1, 0)),

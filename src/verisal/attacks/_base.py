@@ -49,8 +49,12 @@ class Attack(ABC):
 
     @final
     def settings(self) -> dict[str, object]:
-        """Class name and every setting as plain data; equal settings mean equal results."""
-        return {"attack": type(self).__name__, **vars(self)}
+        """Class name and every setting as plain data; equal settings mean equal results.
+
+        What is called rather than said, such as the function that an adapter wraps, is left out.
+        """
+        plain = {name: value for name, value in vars(self).items() if not callable(value)}
+        return {"attack": type(self).__name__, **plain}
 
     @final
     def __call__(
