@@ -5,25 +5,31 @@ from __future__ import annotations
 import io
 import struct
 import warnings
+from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
-from torch.nn import functional as F
 
+from verisal.data.framing import Frame
 from verisal.errors import DataError
 
-__all__ = ["decode_image", "resize_image"]
+__all__ = ["MAX_PIXELS", "decode_image", "decode_index_mask", "resize_image"]
+
+MAX_PIXELS = 64_000_000
+
+Value = TypeVar("Value", np.float32, np.int64)
 
 # What Pillow's readers raise for damaged files, depending on the format and on where the file is cut.
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, OverflowError, struct.error)
 
 
-def decode_image(path: str | PathLike[str], *, max_pixels: int = 64_000_000) -> Tensor:
+def decode_image(path: str | PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Tensor:
     """Read one image file as it is meant to be seen.
 
     The EXIF orientation is applied, so annotations are in display coordinates. Grey, palette, CMYK and
@@ -41,29 +47,26 @@ def decode_image(path: str | PathLike[str], *, max_pixels: int = 64_000_000) -> 
     Raises:
         DataError: the file is missing, empty, not an image, damaged, or too large; names the path.
     """
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); expected an image file") from error
-    if not content:
-        raise DataError(f"{path}: the file is empty (0 bytes); expected an image file")
-    try:
-        # The limit below is the one that counts, so Pillow's own warning would only repeat it.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(content))
-        with image:
-            _check_size(image, path, max_pixels)
-            pixels = _rgb(ImageOps.exif_transpose(image), path)
-    except Image.DecompressionBombError as error:
-        raise DataError(f"{path}: {error}; shrink the image") from error
-    except UnidentifiedImageError as error:
-        raise DataError(
-            f"{path}: not an image that Pillow knows ({len(content)} bytes); remove it or convert it to PNG"
-        ) from error
-    except _DAMAGED as error:
-        raise DataError(f"{path}: damaged or truncated image ({error}); fetch the file again") from error
+    pixels = _decoded(path, max_pixels, _rgb)
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+
+
+def decode_index_mask(path: str | PathLike[str], *, max_pixels: int = MAX_PIXELS) -> NDArray[np.int64]:
+    """Read a picture whose values are numbers, not colours: of objects, of classes, or 0 and anything else.
+
+    A palette's colours are ignored: its indices are the numbers. The EXIF orientation is applied.
+
+    Args:
+        path: the file; 1-bit, 8-bit or 16-bit, with one channel or a palette.
+        max_pixels: largest width times height that is decoded.
+
+    Returns:
+        ``(H, W)`` int64.
+
+    Raises:
+        DataError: as of :func:`decode_image`; or the picture is in colour.
+    """
+    return _decoded(path, max_pixels, _numbers)
 
 
 def resize_image(image: Tensor, size: int) -> Tensor:
@@ -81,15 +84,36 @@ def resize_image(image: Tensor, size: int) -> Tensor:
     """
     if image.ndim != 3 or image.shape[0] != 3 or image.numel() == 0:
         raise DataError(f"image must be (3, H, W) with at least one pixel, found {tuple(image.shape)}")
-    height, width = image.shape[1:]
-    short = min(height, width)
-    scaled = (max(size, round(height * size / short)), max(size, round(width * size / short)))
-    if scaled != (height, width):
-        image = F.interpolate(image[None], size=scaled, mode="bilinear", align_corners=False, antialias=True)[
-            0
-        ]
-    top, left = (scaled[0] - size) // 2, (scaled[1] - size) // 2
-    return image[:, top : top + size, left : left + size].clamp(0.0, 1.0)
+    return Frame.around(image.shape[1], image.shape[2], size=size).image(image)
+
+
+def _decoded(
+    path: str | PathLike[str],
+    max_pixels: int,
+    pixels: Callable[[Image.Image, str | PathLike[str]], NDArray[Value]],
+) -> NDArray[Value]:
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); expected an image file") from error
+    if not content:
+        raise DataError(f"{path}: the file is empty (0 bytes); expected an image file")
+    try:
+        # The limit below is the one that counts, so Pillow's own warning would only repeat it.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(content))
+        with image:
+            _check_size(image, path, max_pixels)
+            return pixels(ImageOps.exif_transpose(image), path)
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{path}: {error}; shrink the image") from error
+    except UnidentifiedImageError as error:
+        raise DataError(
+            f"{path}: not an image that Pillow knows ({len(content)} bytes); remove it or convert it to PNG"
+        ) from error
+    except _DAMAGED as error:
+        raise DataError(f"{path}: damaged or truncated image ({error}); fetch the file again") from error
 
 
 def _check_size(image: Image.Image, path: str | PathLike[str], max_pixels: int) -> None:
@@ -122,3 +146,13 @@ def _grey(values: NDArray[np.float32], path: str | PathLike[str]) -> NDArray[np.
             " or floats in [0, 1]; convert the image to 8 or 16 bits"
         )
     return np.repeat(values[:, :, None], 3, axis=2)
+
+
+def _numbers(image: Image.Image, path: str | PathLike[str]) -> NDArray[np.int64]:
+    values = np.asarray(image)
+    if values.ndim != 2 or values.dtype.kind not in "biu":
+        raise DataError(
+            f"{path}: a mask must have one channel or a palette, found mode {image.mode};"
+            " save it as 8-bit grey"
+        )
+    return values.astype(np.int64)

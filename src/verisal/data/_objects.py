@@ -1,0 +1,137 @@
+"""The annotated objects of one image, in the square that the classifier sees."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from verisal.data._mask_sources import IndexMask
+from verisal.data.framing import Frame
+from verisal.data.listing import Box, ImageRecord, ObjectRecord
+from verisal.data.transforms import tight_boxes
+from verisal.errors import DataError
+
+__all__ = ["check_record", "objects_of"]
+
+_NOT_KNOWN = 255
+
+
+class _Object(NamedTuple):
+    class_name: str | None
+    mask: NDArray[np.bool_] | None
+    box: Box | None
+
+
+def check_record(record: ImageRecord, height: int, width: int) -> tuple[int, list[str]]:
+    """Read everything that is marked in an image of this size: number of objects, and every problem."""
+    alone = replace(record, objects=(), index_mask=None)
+    parts = [
+        alone,
+        *(replace(alone, objects=(found,)) for found in record.objects),
+        replace(alone, index_mask=record.index_mask, index_classes=record.index_classes),
+    ]
+    count, problems = 0, list[str]()
+    for part in parts:
+        try:
+            count += len(list(_objects(part, height, width)))
+        except DataError as error:
+            problems.append(str(error))
+            if part is alone:
+                break
+    return count, problems
+
+
+def objects_of(
+    record: ImageRecord, frame: Frame, *, label: int, classes: Mapping[str, int | None]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Labels ``(N,)``, masks ``(N, size, size)`` and boxes ``(N, 4)`` of the objects in the frame.
+
+    Args:
+        record: what is known of the image.
+        frame: how its pixels get into the square.
+        label: class of the image; the largest object of it comes first.
+        classes: class name to index, None for classes that are left out.
+
+    Raises:
+        DataError: annotations of another size than the image, a mask that cannot be read, a box that lies
+            outside; names the file and the row or object.
+    """
+    labels, masks, boxes = [], [], []
+    for found in _objects(record, frame.height, frame.width):
+        index = label if found.class_name is None else classes[found.class_name]
+        if index is None:
+            continue
+        mask = torch.zeros(frame.size, frame.size, dtype=torch.bool)
+        box = torch.zeros(4)
+        if found.mask is not None:
+            mask = frame.masks(torch.from_numpy(found.mask)[None])[0]
+            if mask.any():
+                box = tight_boxes(mask.numpy()[None])[0]
+        elif found.box is not None:
+            box = frame.boxes(torch.tensor([found.box]))[0]
+        if box[2] > box[0] and box[3] > box[1]:
+            labels.append(index)
+            masks.append(mask)
+            boxes.append(box)
+    if not labels:
+        nothing = torch.zeros(0, frame.size, frame.size, dtype=torch.bool)
+        return torch.zeros(0, dtype=torch.int64), nothing, torch.zeros(0, 4)
+    areas = [float((box[2] - box[0]) * (box[3] - box[1])) for box in boxes]
+    main = max(range(len(labels)), key=lambda row: (labels[row] == label, areas[row]))
+    order = [main, *(row for row in range(len(labels)) if row != main)]
+    return (
+        torch.tensor([labels[row] for row in order]),
+        torch.stack([masks[row] for row in order]),
+        torch.stack([boxes[row] for row in order]),
+    )
+
+
+def _objects(record: ImageRecord, height: int, width: int) -> Iterator[_Object]:
+    """Objects in the coordinates of the image."""
+    if record.size is not None and record.size != (width, height):
+        rotated = record.size == (height, width)
+        raise DataError(
+            f"{record.path}: is {width} x {height} pixels as displayed, its annotations say"
+            f" {record.size[0]} x {record.size[1]}"
+            + ("; they seem to leave out its EXIF rotation" if rotated else "")
+        )
+    for found in record.objects:
+        box = _clipped(found, height, width)
+        mask = None if found.mask is None else found.mask.read(height, width)
+        if mask is not None and not mask.any():
+            if box is None:
+                raise DataError(f"{found.place}: the mask is empty; remove it or mark the object's pixels")
+            mask = None
+        yield _Object(found.class_name, mask, box)
+    if record.index_mask is not None:
+        yield from _numbered(record, record.index_mask, height, width)
+
+
+def _numbered(record: ImageRecord, mask: IndexMask, height: int, width: int) -> Iterator[_Object]:
+    numbers = mask.numbers(height, width)
+    present = [int(number) for number in np.unique(numbers) if number not in (0, _NOT_KNOWN)]
+    for number in present:
+        name = None
+        if record.index_classes is not None:
+            name = record.index_classes.get(number)
+            if name is None:
+                known = ", ".join(map(str, record.index_classes))
+                raise DataError(f"{mask.path}: holds the number {number}; mask_classes has {known}")
+        yield _Object(name, numbers == number, None)
+
+
+def _clipped(found: ObjectRecord, height: int, width: int) -> Box | None:
+    if found.box is None:
+        return None
+    left, top, right, bottom = found.box
+    box = (max(left, 0.0), max(top, 0.0), min(right, float(width)), min(bottom, float(height)))
+    if box[2] <= box[0] or box[3] <= box[1]:
+        shown = ", ".join(f"{value:g}" for value in found.box)
+        raise DataError(f"{found.place}: box ({shown}) lies outside its image of {width} x {height} pixels")
+    return box

@@ -1,0 +1,245 @@
+"""Images of a data set on disk, as a classifier takes them: parts, class map, decoding."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, final
+
+from torch.utils.data import Dataset
+
+from verisal.data._class_map import class_indices
+from verisal.data._objects import objects_of
+from verisal.data.decode import MAX_PIXELS, decode_image
+from verisal.data.framing import Frame
+from verisal.data.listing import ImageRecord, ImageSet, Listing, Problem
+from verisal.errors import ConfigError, DataError
+from verisal.functional import derive_seed
+from verisal.models import Classifier, load_classifier
+from verisal.types import Sample
+
+__all__ = ["AnnotatedImages", "ImageSplits", "Part"]
+
+Part = Literal["fit", "val", "test"]
+PARTS: tuple[Part, ...] = ("fit", "val", "test")
+_SHOWN = 10
+# Share of the images that may be skipped before a data set counts as broken.
+_SKIPPED = 0.01
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class ImageSplits:
+    """Which images stand in which part, and how they are read.
+
+    A part without a set of its own takes images of ``images`` by a hash of their names: an image stays where
+    it is when others are added. The order within a part is that of another hash, so that the first images
+    are of all classes.
+
+    Args:
+        images: the set that parts share.
+        val_images: set of the part ``val``, or None to share.
+        test_images: set of the part ``test``, or None to share.
+        ratios: proportions of ``fit``, ``val`` and ``test`` in the shared set; those of parts with their own
+            set do not count.
+        seed: of the hashes.
+        class_map: class of the data to name or index of the classifier's class; null leaves a class out.
+            What is not in it is matched by name or WordNet id.
+        crop_share: share of the short side that the central square covers; ImageNet's usual one is 0.875.
+        on_error: ``raise`` at the first image or annotation that cannot be used; ``skip`` looks at every
+            image beforehand and leaves such ones out, up to 1 %.
+        max_pixels: largest width times height that is decoded.
+
+    Raises:
+        ConfigError: ratios that are not three proportions, or other settings outside their range.
+    """
+
+    images: ImageSet
+    val_images: ImageSet | None = None
+    test_images: ImageSet | None = None
+    ratios: tuple[float, float, float] = (0.6, 0.2, 0.2)
+    seed: int = 0
+    class_map: dict[str, str | int | None] = field(default_factory=dict)
+    crop_share: float = 1.0
+    on_error: Literal["raise", "skip"] = "raise"
+    max_pixels: int = MAX_PIXELS
+
+    def __post_init__(self) -> None:
+        if len(self.ratios) != 3 or min(self.ratios) < 0 or not sum(self._shares()) > 0:
+            raise ConfigError(
+                f"ImageSplits: ratios must be three proportions of fit, val and test, found {self.ratios}"
+            )
+        if not 0.1 <= self.crop_share <= 1.0:
+            raise ConfigError(f"ImageSplits: crop_share must lie in [0.1, 1], found {self.crop_share}")
+        if self.max_pixels < 1:
+            raise ConfigError(f"ImageSplits: max_pixels must be at least 1, found {self.max_pixels}")
+
+    def set_of(self, part: Part) -> ImageSet:
+        """The set that the images of a part come from."""
+        own = {"fit": None, "val": self.val_images, "test": self.test_images}[part]
+        return own or self.images
+
+    def holds(self, part: Part, image_id: str) -> bool:
+        """Whether an image of the part's set stands in the part."""
+        shares = self._shares()
+        number = PARTS.index(part)
+        if not self._shared(part):
+            return True
+        place = derive_seed("image split", self.seed, image_id) / 2**63 * sum(shares)
+        return sum(shares[:number]) <= place < sum(shares[: number + 1])
+
+    def rank(self, image_id: str) -> int:
+        """Where an image stands in its part."""
+        return derive_seed("image order", self.seed, image_id)
+
+    def _shared(self, part: Part) -> bool:
+        return part == "fit" or self.set_of(part) is self.images
+
+    def _shares(self) -> list[float]:
+        own = (None, self.val_images, self.test_images)
+        return [0.0 if one is not None else share for share, one in zip(self.ratios, own, strict=True)]
+
+
+@final
+class AnnotatedImages(Dataset[Sample]):
+    """One part of a data set on disk, for one classifier: its size, its classes.
+
+    Objects of classes that are left out, and objects outside the central square, are not in a sample. An
+    object with a mask has the box around its visible pixels; one with a box alone has an empty mask. The
+    main object is the largest of the image's class. The label of an image without a class is -1.
+
+    Args:
+        splits: the data set and its parts.
+        part: which part.
+        classifier: its name or path, or the classifier itself.
+        count: number of images, the first ones; None for all.
+
+    Raises:
+        DataError: no images, fewer than ``count``, or broken ones (see ``on_error``).
+        ConfigError: a class map that names unknown classes.
+    """
+
+    def __init__(
+        self,
+        splits: ImageSplits,
+        part: Part,
+        *,
+        classifier: str | Classifier,
+        count: int | None = None,
+    ) -> None:
+        known = load_classifier(classifier) if isinstance(classifier, str) else classifier
+        self.part, self.size, self.class_names = part, known.image_size, known.class_names
+        self._splits = splits
+        source = splits.set_of(part)
+        self._name = type(source).__name__
+        listing = source.listing()
+        self._classes = class_indices(listing.class_names, known.class_names, given=splits.class_map)
+        records = [record for record in self._usable(listing) if splits.holds(part, record.image_id)]
+        records.sort(key=lambda record: splits.rank(record.image_id))
+        broken = {problem.image_id: problem for problem in listing.problems}
+        whole_set = [problem for problem in listing.problems if problem.image_id is None]
+        _refuse(listing.problems if splits.on_error == "raise" else whole_set)
+        self._records, self.skipped = self._kept(records, broken, count)
+        if len(self._records) < (count or 1):
+            raise DataError(
+                f"{self._name}: part {part} holds {len(self._records)} images, {count or 'at least 1'} asked"
+                f" for; add images, or change counts or ratios {splits.ratios}"
+            )
+
+    @property
+    def split(self) -> str:
+        """Name of the part."""
+        return self.part
+
+    def identity(self) -> dict[str, Any]:
+        """Set, part, framing, and a hash over names, sizes and labels of the images."""
+        digest = hashlib.sha256()
+        for record in self._records:
+            line = (record.image_id, record.path.stat().st_size, self._label(record))
+            digest.update("\x1f".join(map(str, line)).encode() + b"\n")
+        return {
+            "name": self._name,
+            "split": self.part,
+            "size": self.size,
+            "crop_share": self._splits.crop_share,
+            "files": digest.hexdigest(),
+        }
+
+    def image_id(self, index: int) -> str:
+        """Name of image ``index``: its path below the folder of the set."""
+        return self._records[index].image_id
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Image ``index``.
+
+        Raises:
+            DataError: the image or its annotation cannot be used; names file and index.
+        """
+        record = self._records[index]
+        try:
+            return self._sample(record)
+        except DataError as error:
+            raise DataError(f"image {index} of part {self.part}: {error}") from error
+
+    def _usable(self, listing: Listing) -> Iterator[ImageRecord]:
+        """All but images of a class that is left out."""
+        for record in listing.records:
+            if record.class_name is None or self._classes[record.class_name] is not None:
+                yield record
+
+    def _label(self, record: ImageRecord) -> int:
+        index = None if record.class_name is None else self._classes[record.class_name]
+        return -1 if index is None else index
+
+    def _sample(self, record: ImageRecord) -> Sample:
+        image = decode_image(record.path, max_pixels=self._splits.max_pixels)
+        frame = Frame.around(
+            image.shape[1], image.shape[2], size=self.size, crop_share=self._splits.crop_share
+        )
+        label = self._label(record)
+        labels, masks, boxes = objects_of(record, frame, label=label, classes=self._classes)
+        return Sample(frame.image(image), label, record.image_id, labels, masks, boxes)
+
+    def _kept(
+        self, records: Sequence[ImageRecord], broken: dict[str | None, Problem], count: int | None
+    ) -> tuple[list[ImageRecord], tuple[Problem, ...]]:
+        """The first ``count`` images that can be used, and why others could not."""
+        if self._splits.on_error == "raise":
+            return list(records[:count]), ()
+        kept: list[ImageRecord] = []
+        skipped: list[Problem] = []
+        for record in records:
+            if len(kept) == count:
+                break
+            problem = broken.get(record.image_id) or self._broken(record)
+            if problem is None:
+                kept.append(record)
+            else:
+                skipped.append(problem)
+        seen = len(kept) + len(skipped)
+        if len(skipped) > _SKIPPED * seen:
+            _refuse(skipped, f"{len(skipped)} of {seen} images cannot be used, more than 1 %")
+        return kept, tuple(skipped)
+
+    def _broken(self, record: ImageRecord) -> Problem | None:
+        try:
+            self._sample(record)
+        except DataError as error:
+            return Problem(str(record.path), str(error).removeprefix(f"{record.path}: "), record.image_id)
+        return None
+
+
+def _refuse(problems: Sequence[Problem], headline: str = "") -> None:
+    """Raise if there are problems, with the first of them."""
+    if not problems:
+        return
+    shown = "; ".join(map(str, problems[:_SHOWN]))
+    more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+    raise DataError(
+        f"{headline or f'{len(problems)} problems with the data'}: {shown}{more}."
+        " verisal data check lists them all"
+    )

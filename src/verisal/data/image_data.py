@@ -1,0 +1,87 @@
+"""Lightning data module of images on disk."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, final
+
+import lightning as L
+from torch.utils.data import DataLoader
+
+from verisal.data.annotated import AnnotatedImages, ImageSplits, Part
+from verisal.models import Classifier, load_classifier
+from verisal.types import Batch
+
+__all__ = ["ImageData"]
+
+
+@final
+class ImageData(L.LightningDataModule):
+    """Images of a data set on disk: ``fit`` to train, ``val`` to validate, ``test`` to test.
+
+    Args:
+        splits: the data set, how it is divided and how it is read.
+        classifier: its name or path, or the classifier itself; images get its size and classes.
+        fit_count: number of images of the part, the first ones; None for all.
+        val_count: the same of the part that validation reads.
+        test_count: the same of the part ``test``.
+        val_part: the part that validation reads.
+        batch_size: images per step.
+        num_workers: processes that decode.
+    """
+
+    def __init__(
+        self,
+        splits: ImageSplits,
+        *,
+        classifier: str | Classifier,
+        fit_count: int | None = None,
+        val_count: int | None = None,
+        test_count: int | None = None,
+        val_part: Literal["val", "test"] = "val",
+        batch_size: int = 16,
+        num_workers: int = 2,
+    ) -> None:
+        super().__init__()
+        self._splits = splits
+        self._classifier = load_classifier(classifier) if isinstance(classifier, str) else classifier
+        self._counts = {"fit": fit_count, "val": val_count, "test": test_count}
+        self._parts: dict[str, Part] = {"fit": "fit", "val": val_part, "test": "test"}
+        self.batch_size, self.num_workers = batch_size, num_workers
+        self.class_names, self.image_size = self._classifier.class_names, self._classifier.image_size
+        self._images: dict[str, AnnotatedImages] = {}
+
+    def setup(self, stage: str) -> None:
+        """List the parts that the stage reads; with ``on_error: skip``, look at their images too."""
+        uses = {"fit": ("fit", "val"), "validate": ("val",), "test": ("test",), "predict": ("test",)}
+        for use in uses[stage]:
+            if use not in self._images:
+                self._images[use] = AnnotatedImages(
+                    self._splits, self._parts[use], classifier=self._classifier, count=self._counts[use]
+                )
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Shuffled images of ``fit``."""
+        images = self._images["fit"]
+        return self._loader("fit", shuffle=True, drop_last=len(images) > self.batch_size)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Images to validate, in order."""
+        return self._loader("val")
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Images of ``test``, in order."""
+        return self._loader("test")
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """Images of ``test``, in order."""
+        return self._loader("test")
+
+    def _loader(self, use: str, *, shuffle: bool = False, drop_last: bool = False) -> DataLoader[Any]:
+        return DataLoader(
+            self._images[use],
+            batch_size=self.batch_size,
+            shuffle=shuffle,
+            drop_last=drop_last,
+            num_workers=self.num_workers,
+            collate_fn=Batch.collate,
+        )
