@@ -77,6 +77,11 @@ from ._smooth_masks import total_variation as total_variation
 from ._softplus import softplus_relu as softplus_relu
 from ._views import shift_one_pixel as shift_one_pixel
 from ._views import softmax_distance as softmax_distance
+from .adaptive import EndToEnd as EndToEnd
+from .adaptive import Strongest as Strongest
+from .adaptive import end_to_end as end_to_end
+from .adaptive import nearest_of_other_class as nearest_of_other_class
+from .adaptive import strongest as strongest
 from .attacked_sensitivity import MapChange as MapChange
 from .attacked_sensitivity import map_change as map_change
 from .baselines import Baseline as Baseline
@@ -177,6 +182,7 @@ __all__ = [
     "Constant",
     "DatasetMean",
     "DisturbedQueries",
+    "EndToEnd",
     "Fidelity",
     "Fusion",
     "GatePenalty",
@@ -202,6 +208,7 @@ __all__ = [
     "Shuffle",
     "SmoothGradSurrogate",
     "SomePatches",
+    "Strongest",
     "Surrogate",
     "UniformNoise",
     "Verdict",
@@ -235,6 +242,7 @@ __all__ = [
     "derive_seed",
     "diagonal_effect",
     "disturbed_queries",
+    "end_to_end",
     "energy_inside",
     "fpr_at_tpr95",
     "frozen",
@@ -264,6 +272,7 @@ __all__ = [
     "mosaics",
     "multi_component_ious",
     "nearest_ious",
+    "nearest_of_other_class",
     "negatives_needed",
     "neutrality",
     "noise_norm",
@@ -316,6 +325,7 @@ __all__ = [
     "squares_of",
     "ssim",
     "stack_layers",
+    "strongest",
     "swap_shares",
     "target_side",
     "threshold_at_fpr",

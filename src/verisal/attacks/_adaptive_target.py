@@ -1,0 +1,147 @@
+"""A classifier and its alarm under attack: losses, scores and their image gradients, counted per sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from verisal.attacks._victim import ImageToLogits, Victim, cross_entropy
+from verisal.errors import ConfigError, NumericError
+
+__all__ = ["Defence", "Judged", "Target"]
+
+ImageToScore = Callable[[Tensor], Tensor]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Defence:
+    """What an adaptive attack is told, and may differentiate.
+
+    Attributes:
+        classifier: maps images ``(B, 3, H, W)`` in [0, 1] to logits ``(B, K)``.
+        alarm: maps such images to scores ``(B,)``, higher means more adversarial, each of its image alone;
+            differentiable with respect to the images. A stand-in will do where the detector itself is not
+            differentiable; then ask the detector about the result.
+        embed: maps such images to features ``(B, ...)``; only feature matching asks for it.
+    """
+
+    classifier: ImageToLogits
+    alarm: ImageToScore
+    embed: Callable[[Tensor], Tensor] | None = None
+
+
+@final
+@dataclass(frozen=True)
+class Judged:
+    """Verdict on ``n`` iterates.
+
+    Attributes:
+        fooled: ``(n,)`` bool, the classifier errs.
+        score: ``(n,)`` of the alarm where fooled; elsewhere it may be anything.
+        loss: ``(n,)`` cross-entropy of the label.
+    """
+
+    fooled: Tensor
+    score: Tensor
+    loss: Tensor
+
+
+@final
+class Target:
+    """A defence with the labels of one chunk of images.
+
+    ``rows`` always says which samples of the chunk a batch holds.
+
+    Args:
+        defence: under attack.
+        labels: ``(B,)`` int64, the true classes.
+        guides: ``(B, 3, H, W)``, images to imitate, or None.
+    """
+
+    def __init__(self, defence: Defence, labels: Tensor, guides: Tensor | None) -> None:
+        self.victim = Victim(defence.classifier, labels, targeted=False)
+        self.n_alarm_fwd = torch.zeros_like(labels)
+        self.n_alarm_bwd = torch.zeros_like(labels)
+        self._defence = defence
+        self._wanted = None if guides is None else self._embedded(guides).detach()
+
+    def judge(self, images: Tensor, rows: Tensor) -> Judged:
+        """Verdict without gradients; the alarm is asked about fooled samples only."""
+        with torch.no_grad():
+            logits = self.victim.logits(images, rows)
+            fooled = self.victim.reached(logits, rows)
+            score = images.new_zeros(len(images))
+            if fooled.any():
+                score[fooled] = self._scored(images[fooled], rows[fooled])
+        return Judged(fooled, score, cross_entropy(logits, self.victim.labels[rows]))
+
+    def error_slope(self, images: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Whether fooled ``(n,)``, the cross-entropy ``(n,)`` and its gradient ``(n, 3, H, W)``."""
+        loss, gradient, logits = self.victim.gradient(images, rows, cross_entropy)
+        return self.victim.reached(logits, rows), loss, _finite(gradient, "cross-entropy")
+
+    def alarm_slope(self, images: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """The alarm's scores ``(n,)`` and their gradient ``(n, 3, H, W)``; nothing is asked of no samples.
+
+        Raises:
+            ConfigError: scores that do not depend on the image in a differentiable way.
+        """
+        if len(images) == 0:
+            return images.new_zeros(0), images
+        leaf = images.detach().requires_grad_()
+        score = self._scored(leaf, rows)
+        if not score.requires_grad:
+            raise ConfigError(
+                "the alarm's scores carry no gradient to the image, which an adaptive attack needs; remove"
+                " no_grad, detach and conversions to numpy, and let gradients pass through the gates if the"
+                " alarm reads nothing else"
+            )
+        # A score may be constant in the image and in a graph for another reason.
+        (gradient,) = torch.autograd.grad(score.sum(), leaf, allow_unused=True)
+        self.n_alarm_bwd[rows] += 1
+        slope = torch.zeros_like(leaf) if gradient is None else gradient.detach()
+        return score.detach(), _finite(slope, "alarm")
+
+    def match_slope(self, images: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean squared distance ``(n,)`` of the features from the guide's, and its gradient."""
+        if self._wanted is None:
+            raise ConfigError("feature matching needs guides: give one image of a wrong class per image")
+        leaf = images.detach().requires_grad_()
+        distance = (self._embedded(leaf) - self._wanted[rows]).square().flatten(1).mean(dim=1)
+        (gradient,) = torch.autograd.grad(distance.sum(), leaf)
+        self.victim.n_fwd[rows] += 1
+        self.victim.n_bwd[rows] += 1
+        return distance.detach(), _finite(gradient.detach(), "feature distance")
+
+    def _scored(self, images: Tensor, rows: Tensor) -> Tensor:
+        score = self._defence.alarm(images)
+        if tuple(score.shape) != (len(images),):
+            raise ConfigError(
+                f"the alarm must map {len(images)} images to scores ({len(images)},),"
+                f" found {tuple(score.shape)}"
+            )
+        if bool(score.isnan().any()):
+            raise NumericError(f"the alarm gave NaN for {int(score.isnan().sum())} of {len(images)} images")
+        self.n_alarm_fwd[rows] += 1
+        return score.float()
+
+    def _embedded(self, images: Tensor) -> Tensor:
+        if self._defence.embed is None:
+            raise ConfigError(
+                "feature matching needs features to match: give Defence(embed=...), a function of the images"
+            )
+        return self._defence.embed(images)
+
+
+def _finite(gradient: Tensor, what: str) -> Tensor:
+    broken = ~gradient.isfinite().flatten(1).all(dim=1)
+    if broken.any():
+        raise NumericError(
+            f"the gradient of the {what} is not finite for {int(broken.sum())} of {len(gradient)} images"
+        )
+    return gradient
