@@ -2,22 +2,31 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from verisal.detectors import (
+    AttackCost,
+    ChannelGates,
     CNNDetector,
     Detector,
     FeatureSqueezing,
+    KernelDensity,
+    LocalIntrinsicDimension,
     LogitMargin,
     Mahalanobis,
+    MaskForest,
+    MaskStatistics,
     MaxSoftmax,
     Pixels,
     ShiftConsistency,
     SoftmaxEntropy,
 )
+from verisal.functional import channel_statistics
 from verisal.models import Classifier
+from verisal.types import StagedClassifier
 
 NUM_CLASSES = 5
 
@@ -42,11 +51,50 @@ def cnn() -> Detector:
     )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class ToyGates:
+    """Gates that a forward pass gives: how far every activation is beyond its image's mean."""
+
+    power: float = 1.0
+
+    def settings(self) -> dict[str, Any]:
+        return {"power": self.power}
+
+    def gates(self, classifier: StagedClassifier, images: Tensor, query_class: Tensor) -> tuple[Tensor, ...]:
+        assert len(query_class) == len(images) > 0
+        with torch.no_grad():
+            activations = classifier.stage_outputs(images.clone()).activations
+        return tuple((a / (a.mean(dim=(1, 2, 3), keepdim=True) + 1e-3)) ** self.power for a in activations)
+
+
+@dataclass(frozen=True)
+class ToyMasks:
+    """Maps of the gates, named as a mask measurement names them."""
+
+    gates: ToyGates = ToyGates()
+
+    def settings(self) -> dict[str, Any]:
+        return {"class": "ToyMasks"}
+
+    def __call__(self, classifier: StagedClassifier, images: Tensor) -> dict[str, Tensor]:
+        if len(images) == 0:
+            return {"masks/prediction/1": torch.zeros(0, 3, 12, 12)}
+        gates = self.gates.gates(classifier, images, torch.zeros(len(images), dtype=torch.int64))
+        return {f"masks/prediction/{n}": channel_statistics(gate) for n, gate in enumerate(gates, start=1)}
+
+
 CASES = {
+    "AttackCost": DetectorCase(AttackCost, learns=False),
     "CNNDetector": DetectorCase(cnn),
     "FeatureSqueezing": DetectorCase(FeatureSqueezing, learns=False),
+    "KernelDensity": DetectorCase(KernelDensity),
+    "LocalIntrinsicDimension": DetectorCase(lambda: LocalIntrinsicDimension(neighbours=8)),
     "LogitMargin": DetectorCase(LogitMargin, learns=False),
     "Mahalanobis": DetectorCase(Mahalanobis),
+    "MaskForest": DetectorCase(
+        lambda: MaskForest(source=ChannelGates(saliency=ToyGates()), trees=50), distinct=4
+    ),
+    "MaskStatistics": DetectorCase(lambda: MaskStatistics(source=ToyMasks())),
     "MaxSoftmax": DetectorCase(MaxSoftmax, learns=False),
     "ShiftConsistency": DetectorCase(ShiftConsistency, learns=False),
     "SoftmaxEntropy": DetectorCase(SoftmaxEntropy, learns=False),

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from verisal.errors import ConfigError, DataError
 
-__all__ = ["LogisticScore", "matching", "require_rows", "unfitted"]
+__all__ = ["LogisticScore", "distances", "matching", "require_rows", "unfitted"]
 
 
 def unfitted(detector: object) -> ConfigError:
@@ -60,6 +60,12 @@ def matching(measured: Mapping[str, Tensor], patterns: Sequence[str]) -> list[st
             )
         found += [name for name in names if name not in found]
     return found
+
+
+def distances(vectors: Tensor, references: Tensor) -> Tensor:
+    """Euclidean distances ``(B, N)`` of ``(B, C)`` to ``(N, C)``, the same whatever else is in the batch."""
+    # The faster way by a matrix product loses small distances, and changes with the batch.
+    return torch.cdist(vectors, references, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 @final

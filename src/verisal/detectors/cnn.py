@@ -57,7 +57,7 @@ class CNNDetector(Detector):
     source: Measurement
     reads: tuple[str, ...]
     scalars: tuple[str, ...] = ()
-    folds: tuple[str, ...] = ("image", "*/image", "gradient", "*/gradient", "salient_pixels")
+    folds: tuple[str, ...] = ("image", "*/image", "gradient", "*/gradient")
     grid: int = 16
     members: int = 3
     epochs: int = 10
