@@ -24,7 +24,7 @@ from verisal.detectors import (
     ShiftConsistency,
     SoftmaxEntropy,
 )
-from verisal.functional import channel_statistics
+from verisal.functional import gate_map
 from verisal.models import Classifier
 from verisal.types import StagedClassifier
 
@@ -61,7 +61,7 @@ class ToyGates:
         return {"power": self.power}
 
     def gates(self, classifier: StagedClassifier, images: Tensor, query_class: Tensor) -> tuple[Tensor, ...]:
-        assert len(query_class) == len(images) > 0
+        assert len(query_class) == len(images)
         with torch.no_grad():
             activations = classifier.stage_outputs(images.clone()).activations
         return tuple((a / (a.mean(dim=(1, 2, 3), keepdim=True) + 1e-3)) ** self.power for a in activations)
@@ -77,10 +77,8 @@ class ToyMasks:
         return {"class": "ToyMasks"}
 
     def __call__(self, classifier: StagedClassifier, images: Tensor) -> dict[str, Tensor]:
-        if len(images) == 0:
-            return {"masks/prediction/1": torch.zeros(0, 3, 12, 12)}
         gates = self.gates.gates(classifier, images, torch.zeros(len(images), dtype=torch.int64))
-        return {f"masks/prediction/{n}": channel_statistics(gate) for n, gate in enumerate(gates, start=1)}
+        return {f"masks/prediction/{n}": gate_map(gate) for n, gate in enumerate(gates, start=1)}
 
 
 CASES = {

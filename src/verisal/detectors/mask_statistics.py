@@ -43,13 +43,12 @@ def map_dispersion(maps: Tensor) -> Tensor:
     across, down = maps.diff(dim=2).abs().flatten(1), maps.diff(dim=1).abs().flatten(1)
     steps = torch.cat([across, down], dim=1)
     variation = steps.sum(dim=1) / max(steps.shape[1], 1)
-    columns = (
-        flat.mean(dim=1),
-        flat.amax(dim=1),
-        flat.std(dim=1, correction=0),
-        _quantile(ranked, 0.75) - _quantile(ranked, 0.25),
-    )
-    return torch.stack([*columns, torch.special.entr(share).sum(dim=1), variation], dim=1)
+    mean = flat.mean(dim=1)
+    # Not ``std``, which warns where there is no image.
+    deviation = (flat - mean[:, None]).square().mean(dim=1).sqrt()
+    spread = _quantile(ranked, 0.75) - _quantile(ranked, 0.25)
+    entropy = torch.special.entr(share).sum(dim=1)
+    return torch.stack([mean, ranked[:, -1], deviation, spread, entropy, variation], dim=1)
 
 
 def _quantile(ranked: Tensor, share: float) -> Tensor:
