@@ -32,6 +32,7 @@ __all__ = [
     "Explained",
     "FeatureBatch",
     "HasClassifier",
+    "Heatmap",
     "Histogram",
     "MaskPanel",
     "Measurement",
@@ -383,6 +384,35 @@ class Histogram:
 
 
 @dataclass(frozen=True)
+class Heatmap:
+    """A table of numbers as a picture, each number written in its cell.
+
+    Attributes:
+        figure: file-name-safe name, e.g. ``transfer_masks``.
+        title: what the picture shows, in words.
+        rows: names from the top.
+        columns: names from the left.
+        values: ``(rows, columns)``; NaN leaves a cell empty.
+        limits: values at the ends of the colour scale; values beyond take the end's colour.
+        row_label: what the rows are.
+        column_label: what the columns are.
+        marked: ``(rows, columns)`` bool, cells with a frame, or None.
+        caption: what the frames and the numbers mean.
+    """
+
+    figure: str
+    title: str
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    values: Tensor
+    limits: tuple[float, float]
+    row_label: str
+    column_label: str
+    marked: Tensor | None = None
+    caption: str = ""
+
+
+@dataclass(frozen=True)
 class MaskPanel:
     """Pictures of one attacked image: what a person looks at to believe or doubt an alarm.
 
@@ -437,6 +467,7 @@ class Evaluation:
         curves: lines to draw.
         histograms: score distributions to draw.
         panels: pictures to draw.
+        heatmaps: tables to draw.
         samples: columns of the per-image table (ids, groups, scores), all of one length.
         timings: what was timed, with its unit, to its value; apart from the scores, which repeat exactly.
         notes: sentences that a reader of the table must know, e.g. "FPR 1 % not supported: ...".
@@ -449,6 +480,7 @@ class Evaluation:
     curves: tuple[Curve, ...] = ()
     histograms: tuple[Histogram, ...] = ()
     panels: tuple[MaskPanel | SaliencyPanel, ...] = ()
+    heatmaps: tuple[Heatmap, ...] = ()
     samples: Mapping[str, Sequence[object]] = field(default_factory=dict)
     timings: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()

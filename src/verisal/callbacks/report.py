@@ -22,6 +22,7 @@ from verisal.reporting import (
     draw_curves,
     draw_histograms,
     draw_roc,
+    heatmap_pixels,
     installed_versions,
     main_table,
     merge_evaluations,
@@ -125,8 +126,8 @@ class ReportRun(Callback):
         write_report(self._run_dir, evaluation, facts=self._facts(), stem=f"report{suffix}")
         if evaluation.samples:
             write_samples(self._run_dir / f"samples{suffix}.csv", evaluation.samples)
-        pictures = self._pictures(evaluation)
-        _draw(self._run_dir / "figures", evaluation, pictures)
+        pictures, heatmaps = self._pictures(evaluation), self._heatmaps(evaluation)
+        _draw(self._run_dir / "figures", evaluation, pictures, heatmaps)
         print_results(evaluation)
         split = evaluation.split
         tables = {f"{split}_results": result_table(evaluation)}
@@ -137,7 +138,7 @@ class ReportRun(Callback):
             trainer,
             Publication(
                 {f"{split}_{name}": lines for name, lines in _by_figure(evaluation).items()},
-                {f"{split}_{name}": shown for name, shown in pictures.items()},
+                {f"{split}_{name}": shown for name, shown in (pictures | heatmaps).items()},
                 tables,
             ),
         )
@@ -163,6 +164,13 @@ class ReportRun(Callback):
             pictures[kind] = (*pictures.get(kind, ()), shown)
         return pictures
 
+    @staticmethod
+    def _heatmaps(evaluation: Evaluation) -> dict[str, tuple[Picture, ...]]:
+        return {
+            heatmap.figure: (Picture(heatmap_pixels(heatmap), heatmap.title),)
+            for heatmap in evaluation.heatmaps
+        }
+
     def _facts(self) -> RunFacts:
         config = _config(self._run_dir / "config.yaml")
         return RunFacts(
@@ -180,7 +188,12 @@ def _evaluation_of(trainer: Trainer, module: LightningModule) -> Evaluation | No
     return merge_evaluations([evaluation for evaluation in found if evaluation is not None])
 
 
-def _draw(folder: Path, evaluation: Evaluation, pictures: Mapping[str, tuple[Picture, ...]]) -> None:
+def _draw(
+    folder: Path,
+    evaluation: Evaluation,
+    pictures: Mapping[str, tuple[Picture, ...]],
+    heatmaps: Mapping[str, tuple[Picture, ...]],
+) -> None:
     prefix = "" if evaluation.split == "test" else f"{evaluation.split}_"
     groups: dict[str, list[Curve]] = {}
     for curve in evaluation.curves:
@@ -200,6 +213,8 @@ def _draw(folder: Path, evaluation: Evaluation, pictures: Mapping[str, tuple[Pic
     for attack, shown in pictures.items():
         for number, picture in enumerate(shown):
             write_png(picture.pixels, folder / f"{prefix}panel_{_file_name(attack)}_{number}.png")
+    for name, (picture,) in heatmaps.items():
+        write_png(picture.pixels, folder / f"{prefix}{_file_name(name)}.png", colours=128)
 
 
 def _auroc_legend(evaluation: Evaluation, attack: str) -> dict[str, str]:

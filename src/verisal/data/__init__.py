@@ -1,5 +1,14 @@
 """Data sets, decoding, augmentation, the feature store and the Lightning data modules."""
 
+from .annotated import AnnotatedImages as AnnotatedImages
+from .annotated import ImageSplits as ImageSplits
+from .catalogue import COCO as COCO
+from .catalogue import CUB200 as CUB200
+from .catalogue import Imagenette as Imagenette
+from .catalogue import OxfordPet as OxfordPet
+from .catalogue import PascalVOC as PascalVOC
+from .check import CheckReport as CheckReport
+from .check import check_data as check_data
 from .datamodules import SceneData as SceneData
 from .decode import decode_image as decode_image
 from .decode import resize_image as resize_image
@@ -9,19 +18,38 @@ from .detection import ImageSource as ImageSource
 from .detection import Processes as Processes
 from .detector_data import DetectorData as DetectorData
 from .features import DetectorFeatures as DetectorFeatures
+from .folder import ImageFolder as ImageFolder
+from .image_data import ImageData as ImageData
+from .imagenet import ImageNetValidation as ImageNetValidation
+from .listing import ImageSet as ImageSet
 from .scenes import EmojiScenes as EmojiScenes
 from .store import FeatureStore as FeatureStore
+from .transfer_data import TransferData as TransferData
 
 __all__ = [
+    "COCO",
+    "CUB200",
+    "AnnotatedImages",
     "AttackedImages",
+    "CheckReport",
     "DetectorData",
     "DetectorFeatures",
     "EmojiScenes",
     "FeatureStore",
     "GroupTable",
+    "ImageData",
+    "ImageFolder",
+    "ImageNetValidation",
+    "ImageSet",
     "ImageSource",
+    "ImageSplits",
+    "Imagenette",
+    "OxfordPet",
+    "PascalVOC",
     "Processes",
     "SceneData",
+    "TransferData",
+    "check_data",
     "decode_image",
     "resize_image",
 ]

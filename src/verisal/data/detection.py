@@ -181,9 +181,9 @@ class AttackedImages:
             if len(rows) and not store.complete:
                 self._fill(store, self._features_of(images["image"][rows]), len(rows), processes, progress)
 
-    def table(self, names: Sequence[str]) -> GroupTable:
-        """Rows of all groups with the named features; ``image`` is the 8-bit image itself."""
-        names = [name for name in names if name != "image"]
+    def table(self, names: Sequence[str] | None) -> GroupTable:
+        """Rows of all groups with the named features, all if None; ``image`` is the 8-bit image itself."""
+        names = None if names is None else [name for name in names if name != "image"]
         parts: list[Part] = []
         rates = {}
         for variant in self.variants:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, final
 
@@ -16,6 +16,7 @@ from verisal.checkpoint import state_hash
 from verisal.data.decode import decode_image, resize_image
 from verisal.data.detection import AttackedImages, GroupTable, Processes
 from verisal.data.features import DetectorFeatures
+from verisal.data.guard import guard_splits
 from verisal.data.scenes import EmojiScenes
 from verisal.errors import ConfigError, DataError
 from verisal.models import load_classifier
@@ -204,7 +205,7 @@ class DetectorData(L.LightningDataModule):
             if split not in self._tables:
                 self._scenes[split].fill(self._processes())
                 self._tables[split] = self._scenes[split].table(self._feature_names())
-        _guard_splits(self._tables)
+        guard_splits({split: _clean_images(table) for split, table in self._tables.items()})
 
     def table(self, split: Split) -> GroupTable:
         """All rows of a split that ``setup`` has loaded."""
@@ -293,16 +294,6 @@ def _image_files(sources: Sequence[str]) -> list[Path]:
     return files
 
 
-def _guard_splits(tables: Mapping[Split, GroupTable]) -> None:
-    """Raise if a clean image stands in two splits."""
-    seen: dict[bytes, Split] = {}
-    for split, table in tables.items():
-        for number, name in enumerate(table.groups):
-            if name not in ("clean", "clean_misclassified"):
-                continue
-            for image in table.features["image"][table.group == number]:
-                owner = seen.setdefault(image.numpy().tobytes(), split)
-                if owner != split:
-                    raise DataError(
-                        f"a clean image stands in {owner} and in {split}; splits must share no image"
-                    )
+def _clean_images(table: GroupTable) -> Tensor:
+    clean = [table.groups.index(name) for name in ("clean", "clean_misclassified") if name in table.groups]
+    return table.features["image"][torch.isin(table.group, torch.tensor(clean))]

@@ -6,6 +6,7 @@ from ._base import Sink as Sink
 from ._base import Table as Table
 from ._benchmark_figures import saliency_panel_pixels as saliency_panel_pixels
 from ._gallery import draw_gallery as draw_gallery
+from ._heatmap import heatmap_pixels as heatmap_pixels
 from ._main_table import main_table as main_table
 from ._main_table import merge_evaluations as merge_evaluations
 from .csv_sink import CsvSink as CsvSink
@@ -48,6 +49,7 @@ __all__ = [
     "draw_histograms",
     "draw_roc",
     "find_run_of",
+    "heatmap_pixels",
     "installed_versions",
     "main_table",
     "merge_evaluations",

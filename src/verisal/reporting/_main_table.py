@@ -47,6 +47,7 @@ def merge_evaluations(parts: Sequence[Evaluation]) -> Evaluation | None:
         curves=tuple(chain.from_iterable(part.curves for part in parts)),
         histograms=tuple(chain.from_iterable(part.histograms for part in parts)),
         panels=tuple(chain.from_iterable(part.panels for part in parts)),
+        heatmaps=tuple(chain.from_iterable(part.heatmaps for part in parts)),
         samples=_joined([part.samples for part in parts if part.samples]),
         timings=_first_of([part.timings for part in parts]),
         notes=tuple(dict.fromkeys(chain.from_iterable(part.notes for part in parts))),

@@ -1,0 +1,163 @@
+"""Lightning data module of the transfer study: many attacks in families, measured by many detectors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, final
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from verisal.attacks import Attack
+from verisal.checkpoint import state_hash
+from verisal.data.detection import AttackedImages, GroupTable, Processes
+from verisal.data.guard import guard_splits
+from verisal.data.scenes import EmojiScenes
+from verisal.data.store import FeatureStore
+from verisal.errors import ConfigError
+from verisal.metrics import Families
+from verisal.models import load_classifier
+from verisal.types import Measurement
+
+__all__ = ["TransferData"]
+
+Part = Literal["det_fit", "det_val", "det_test"]
+_PARTS: tuple[Part, ...] = ("det_fit", "det_val", "det_test")
+
+
+@final
+class TransferData(L.LightningDataModule):
+    """Clean, noisy and attacked EmojiScenes of three splits, and what detectors measure of them.
+
+    Attacks of the fit split are those that some fit names; the test split has all; the validation split is
+    clean alone, since nothing but thresholds is taken from it. Images, and what each measurement gives, are
+    computed once and kept under ``store``, where the detectors' scores are kept too: a study that was killed
+    goes on, and one that adds a detector computes that detector.
+
+    Args:
+        attacks: name to attack.
+        families: family to the names of its attacks; every attack belongs to one.
+        fits: name of a fit to the attacks that detectors are fitted on.
+        noise: name to a noise control or benign corruption, a negative in fit and test.
+        noise_like: attack whose L2 norm per image the Gaussian noise ``noise_l2`` copies; must be fitted.
+        merged: families that the stricter columns count as one.
+        classifier: name of a shipped classifier, or path of an export.
+        fit_noise: which of ``noise`` detectors are fitted on, besides ``noise_l2``.
+        fit_count: images of ``det_fit``, all attacked.
+        val_count: images of ``det_val``; FPR 1 % needs 1000 that are classified correctly.
+        test_count: images of ``det_test``, all attacked.
+        seed: of scenes, attacks and noise.
+        store: folder of the stores.
+
+    Raises:
+        ConfigError: names that do not fit each other.
+    """
+
+    def __init__(
+        self,
+        *,
+        attacks: dict[str, Attack],
+        families: dict[str, list[str]],
+        fits: dict[str, list[str]],
+        noise: dict[str, Attack],
+        noise_like: str,
+        merged: Sequence[str] = (),
+        fit_noise: Sequence[str] = (),
+        classifier: str = "emoji_scenes_64",
+        fit_count: int = 360,
+        val_count: int = 1100,
+        test_count: int = 300,
+        seed: int = 0,
+        store: str = "data/store",
+    ) -> None:
+        super().__init__()
+        self.families = Families(families, fits, tuple(merged))
+        grouped = {name for names in families.values() for name in names}
+        if grouped != set(attacks):
+            raise ConfigError(
+                f"every attack must stand in one family; without a family: {sorted(set(attacks) - grouped)},"
+                f" not defined: {sorted(grouped - set(attacks))}"
+            )
+        fitted = {name for names in fits.values() for name in names}
+        if unknown := sorted(set(fit_noise) - set(noise)):
+            raise ConfigError(f"fit_noise names {unknown}; noise has {sorted(noise)}")
+        if noise_like not in fitted:
+            raise ConfigError(f"noise_like must be a fitted attack, {sorted(fitted)}, found {noise_like!r}")
+        self.classifier = load_classifier(classifier)
+        # channels_last makes the CPU convolutions of masks and attacks about 1.4 times as fast.
+        self.classifier.to(memory_format=torch.channels_last)
+        self._made: dict[Part, tuple[int, Mapping[str, Attack], Mapping[str, Attack], str | None]] = {
+            "det_fit": (
+                fit_count,
+                {name: attack for name, attack in attacks.items() if name in fitted},
+                {name: noise[name] for name in fit_noise},
+                noise_like,
+            ),
+            "det_val": (val_count, {}, {}, None),
+            "det_test": (test_count, attacks, noise, noise_like),
+        }
+        self._seed, self._root = seed, Path(store)
+        self._key = {
+            "classifier": state_hash(self.classifier),
+            "counts": [fit_count, val_count, test_count],
+            "attacks": {name: attack.settings() for name, attack in attacks.items()},
+            "noise": {name: attack.settings() for name, attack in noise.items()},
+            "fit_noise": sorted(fit_noise),
+            "noise_like": noise_like,
+            "seed": seed,
+        }
+
+    def images(self, part: Part, measurement: Measurement) -> AttackedImages:
+        """Images of a split with a measurement of them; nothing is computed yet."""
+        count, attacks, noise, noise_like = self._made[part]
+        return AttackedImages(
+            self.classifier,
+            self._scenes(part),
+            attacked_count=count,
+            attacks=attacks,
+            noise=noise,
+            noise_like=noise_like,
+            features=measurement,
+            keep_failed=part == "det_test",
+            seed=self._seed,
+            root=self._root,
+        )
+
+    def measure(self, measurements: Sequence[Measurement], processes: Processes) -> None:
+        """Compute what is missing of all splits, each process its share, and check the splits.
+
+        Raises:
+            DataError: a clean image stands in two splits.
+        """
+        for measurement in measurements:
+            for part in _PARTS:
+                self.images(part, measurement).fill(processes)
+        guard_splits(
+            {str(part): self.images(part, measurements[0]).images("clean")["image"] for part in _PARTS}
+        )
+
+    def table(self, part: Part, measurement: Measurement) -> GroupTable:
+        """Rows of a split that :meth:`measure` has made, with all that the measurement gives."""
+        return self.images(part, measurement).table(None)
+
+    def image_id(self, index: int) -> str:
+        """Name of a clean image of the test split."""
+        count = self._made["det_test"][0]
+        return EmojiScenes("det_test", count, seed=self._seed, size=self.classifier.image_size).image_id(
+            index
+        )
+
+    def score_store(self, name: str, key: Mapping[str, Any]) -> FeatureStore:
+        """Where scores of one fitted detector are kept; ``key`` says how it was made and fitted."""
+        return FeatureStore(self._root, key={**self._key, **key}, prefix=f"scores-{name}", shard_size=1)
+
+    def scores(self, store: FeatureStore, compute: Callable[[], dict[str, Tensor]]) -> None:
+        """Compute and keep one fitted detector's scores, unless they are there."""
+        if not store.complete:
+            store.fill(lambda _: {name: value[None] for name, value in compute().items()}, 1, progress=False)
+
+    def _scenes(self, part: Part) -> EmojiScenes:
+        count = self._made[part][0]
+        return EmojiScenes(part, count, seed=self._seed, size=self.classifier.image_size)

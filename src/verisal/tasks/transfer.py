@@ -1,0 +1,255 @@
+"""Fits many detectors on every choice of attacks, and reports how each carries over to the others."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, final
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, DistributedSampler
+
+from verisal.data import GroupTable, Processes, TransferData
+from verisal.detectors import Detector
+from verisal.errors import ConfigError
+from verisal.metrics import DetectionTable, detection_thresholds
+from verisal.models import Classifier
+from verisal.types import Evaluation, Measurement
+
+from ._transfer_report import TransferResult, build_transfer_evaluation
+
+__all__ = ["TransferTask"]
+
+_RATES = (0.05, 0.01)
+_TIMED_IMAGES = 32
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """One fit of one detector with one seed."""
+
+    row: str
+    fit: str
+    seed: int
+
+
+@final
+class _Share(DistributedSampler[int]):
+    """Every ``world_size``-th cell, without padding; see the sampler of the detector's rows."""
+
+    def __init__(self, cells: range, processes: Processes) -> None:
+        super().__init__(cells, num_replicas=processes.world_size, rank=processes.rank, shuffle=False)  # type: ignore[arg-type]
+        self._cells = cells[processes.rank :: processes.world_size]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._cells)
+
+    def __len__(self) -> int:
+        return len(self._cells)
+
+
+@final
+class TransferTask(L.LightningModule):
+    """The transfer study: ``test`` fits every detector in every way with every seed, and scores test images.
+
+    There is no training loop of Lightning's: a step of the test is one *cell* of the matrix. What a cell
+    found is kept in the data's store, so a study that was stopped goes on, and processes share the cells. A
+    row's score is the mean over its seeds; the spread over seeds is reported beside it.
+
+    Args:
+        detectors: name of a row to a detector that is not fitted.
+        default: the fit of the main columns.
+        head: the row that the others are compared with.
+        seeds: how often each detector is fitted.
+        resamples: bootstrap resamples of the intervals.
+        seed: first of the seeds, and that of the bootstrap.
+
+    Raises:
+        ConfigError: a head that is no detector, or no seed.
+    """
+
+    task_name = "transfer"
+
+    def __init__(
+        self,
+        *,
+        detectors: dict[str, Detector],
+        head: str,
+        default: str = "default",
+        seeds: int = 3,
+        resamples: int = 1000,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if head not in detectors or seeds < 1:
+            raise ConfigError(
+                f"head must be one of the detectors {sorted(detectors)} and seeds at least 1; found"
+                f" head={head!r}, seeds={seeds}"
+            )
+        self.detectors, self.head, self.default = dict(detectors), head, default
+        self.seeds, self.resamples, self.seed = seeds, resamples, seed
+        self.evaluation: Evaluation | None = None
+        self._tables: tuple[str, dict[str, GroupTable]] = ("", {})
+
+    @property
+    def _data(self) -> TransferData:
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(data, TransferData):
+            raise ConfigError(f"TransferTask needs TransferData, found {type(data).__name__}")
+        if self.default not in data.families.fits:
+            raise ConfigError(f"default is {self.default!r}; the data's fits are {list(data.families.fits)}")
+        return data
+
+    @property
+    def _processes(self) -> Processes:
+        return Processes(self.trainer.global_rank, self.trainer.world_size)
+
+    @property
+    def _cells(self) -> list[_Cell]:
+        """Detector by detector, so that what one measured is read once."""
+        return [
+            _Cell(row, fit, self.seed + number)
+            for row in self.detectors
+            for fit in self._data.families.fits
+            for number in range(self.seeds)
+        ]
+
+    def setup(self, stage: str) -> None:
+        """Attack and measure what is not in the store yet; the dear part, shared by the processes."""
+        if stage != "test":
+            raise ConfigError(f"the transfer study has nothing to {stage}; run: verisal test --config ...")
+        measurements = {str(d.measurement.settings()): d.measurement for d in self.detectors.values()}
+        self._data.measure(list(measurements.values()), self._processes)
+
+    def test_dataloader(self) -> DataLoader[int]:
+        """This process's share of the cells."""
+        cells = range(len(self._cells))
+        return DataLoader(cells, batch_size=1, sampler=_Share(cells, self._processes))  # type: ignore[arg-type]
+
+    def test_step(self, batch: Tensor, batch_idx: int) -> None:
+        """Fit and score one cell, unless its scores are there."""
+        cell = self._cells[int(batch)]
+        store = self._data.score_store(f"{cell.row}-{cell.fit}-{cell.seed}", self._key(cell))
+        self._data.scores(store, lambda: self._fit_and_score(cell))
+
+    def on_test_epoch_end(self) -> None:
+        """Report, once every process has done its share."""
+        self.trainer.strategy.barrier("cells")
+        if not self.trainer.is_global_zero:
+            return
+        validation, test = self._shared("det_val"), self._shared("det_test")
+        tables = {fit: self._gathered(fit, test, "test") for fit in self._data.families.fits}
+        clean = validation.groups.index("clean")
+        thresholds = {
+            fit: detection_thresholds(
+                self._gathered(fit, validation, "val"), list(self.detectors), clean=clean, rates=_RATES
+            )
+            for fit in self._data.families.fits
+        }
+        self.evaluation = build_transfer_evaluation(
+            TransferResult(
+                tables=tables, thresholds=thresholds, groups=test,
+                negatives=validation.counts()["clean"], timings=self._timings(),
+            ),
+            self._data,
+            rows=list(self.detectors), head=self.head, default=self.default,
+            seed=self.seed, resamples=self.resamples,
+        )  # fmt: skip
+        for row in self.detectors:
+            name = f"test/{row}/auroc/mean_unseen"
+            if name in self.evaluation.scores:
+                self.log(name, self.evaluation.scores[name].value, batch_size=1, rank_zero_only=True)
+
+    def _key(self, cell: _Cell) -> dict[str, Any]:
+        detector = self.detectors[cell.row]
+        return {
+            "detector": detector.settings(),
+            "measurement": detector.measurement.settings(),
+            "fitted": sorted(self._data.families.fits[cell.fit]),
+            "detector_seed": cell.seed,
+        }
+
+    def _fit_and_score(self, cell: _Cell) -> dict[str, Tensor]:
+        detector = self._fitted(cell)
+        return {
+            name: detector.judge(self._table(part, detector.measurement).features).double().cpu()
+            for name, part in (("val", "det_val"), ("test", "det_test"))
+        }
+
+    def _fitted(self, cell: _Cell) -> Detector:
+        detector = copy.deepcopy(self.detectors[cell.row])
+        table = self._table("det_fit", detector.measurement)
+        fitted = set(self._data.families.fits[cell.fit])
+        kept = torch.tensor(
+            [name in fitted or table.roles[name] in ("clean", "benign") for name in table.groups]
+        )
+        rows = kept[table.group].nonzero()[:, 0]
+        features = {name: tensor[rows] for name, tensor in table.features.items()}
+        clean = table.group[rows] == table.groups.index("clean")
+        detector.fit(features, table.target[rows] > 0, clean, seed=cell.seed)
+        return detector
+
+    def _table(self, part: str, measurement: Measurement) -> GroupTable:
+        """Read once per measurement: neighbouring cells share it."""
+        key = str(measurement.settings())
+        if self._tables[0] != key:
+            self._tables = (key, {})
+        if part not in self._tables[1]:
+            self._tables[1][part] = self._data.table(part, measurement)  # type: ignore[arg-type]
+        return self._tables[1][part]
+
+    def _shared(self, part: str) -> GroupTable:
+        """Rows of a split; their order is the same for every measurement."""
+        return self._table(part, next(iter(self.detectors.values())).measurement)
+
+    def _gathered(self, fit: str, rows: GroupTable, name: str) -> DetectionTable:
+        """Scores of all detectors with all seeds after one fit: ``(N, rows, seeds)``."""
+        scores = []
+        for row in self.detectors:
+            for number in range(self.seeds):
+                cell = _Cell(row, fit, self.seed + number)
+                store = self._data.score_store(f"{cell.row}-{cell.fit}-{cell.seed}", self._key(cell))
+                scores.append(store.load([name])[name][0])
+        stacked = torch.stack(scores, dim=1).view(-1, len(self.detectors), self.seeds)
+        return DetectionTable(stacked, image_index=rows.image_index, group=rows.group)
+
+    def _timings(self) -> dict[str, float]:
+        """Milliseconds and passes through the last stage per image, from the image to the score."""
+        images = self._shared("det_val").features["image"][:_TIMED_IMAGES].float() / 255
+        found: dict[str, float] = {}
+        for row in self.detectors:
+            detector = self._fitted(_Cell(row, self.default, self.seed))
+            with _counted(self._data.classifier) as passes:
+                started = time.perf_counter()
+                detector.score(self._data.classifier, images)
+                seconds = time.perf_counter() - started
+            found[f"{row}: ms per image"] = 1000 * seconds / len(images)
+            found[f"{row}: forward passes per image"] = passes["forward"] / len(images)
+            found[f"{row}: backward passes per image"] = passes["backward"] / len(images)
+        return found
+
+
+@contextmanager
+def _counted(classifier: Classifier) -> Iterator[Mapping[str, int]]:
+    """Counts images that go through the classifier's last stage, and gradients that come back."""
+    passes = {"forward": 0, "backward": 0}
+
+    def came_back(gradient: Tensor) -> None:
+        passes["backward"] += len(gradient)
+
+    def went_through(module: nn.Module, inputs: Sequence[Tensor], output: Tensor) -> None:
+        passes["forward"] += len(output)
+        if output.requires_grad:
+            output.register_hook(came_back)  # type: ignore[no-untyped-call]  # torch says nothing of it
+
+    stage = classifier.network.get_submodule(classifier.stages[-1])
+    handle = stage.register_forward_hook(went_through)
+    try:
+        yield passes
+    finally:
+        handle.remove()
