@@ -22,7 +22,7 @@ __all__ = ["Explain", "MapAttackResult", "Problem", "best_on_path", "stored_with
 Explain = Callable[[Tensor, Tensor], SaliencyResult]
 
 # Float error of a level of 1 / 255, in levels.
-_SLACK = 1e-3
+_SLACK = 1e-4
 
 
 @final
@@ -79,7 +79,8 @@ def stored_within(changed: Tensor, images: Tensor, eps: float) -> Tensor:
     low = ((images - eps).clamp_min(0) * 255 - _SLACK).ceil()
     high = ((images + eps).clamp_max(1) * 255 + _SLACK).floor()
     levels = (changed * 255).round().maximum(low).minimum(high)
-    return torch.where(low <= high, levels / 255, images)
+    moved = (low <= high) & ((levels - images * 255).abs() > _SLACK)
+    return torch.where(moved, levels / 255, images)
 
 
 @final

@@ -186,15 +186,14 @@ def ascent_gradient(parts: Sequence[Part], images: Tensor, objective: MapObjecti
         objective: D.
     """
     changed = images.detach().requires_grad_()
-    first = parts[0](changed)
-    total = first.detach().clone()
-    for part in parts[1:]:
-        total += part(changed).detach()
-    total.requires_grad_()
+    whole = parts[0](changed) if len(parts) == 1 else None
+    # Of several parts only values are kept: the graph of each is built again when it is differentiated.
+    values = [part(changed).detach() for part in parts] if whole is None else [whole.detach()]
+    total = torch.stack(values).sum(dim=0).requires_grad_()
     (weights,) = torch.autograd.grad(objective(total).sum(), total)
     gradient = torch.zeros_like(images)
-    for index, part in enumerate(parts):
-        attribution = first if index == 0 else part(changed)
+    for part in parts:
+        attribution = part(changed) if whole is None else whole
         if attribution.requires_grad:
             (found,) = torch.autograd.grad(attribution, changed, weights, materialize_grads=True)
             gradient += found
