@@ -120,7 +120,7 @@ def carlini_wagner(
                     break
                 before = lowest
         low, high = (low, c) if succeeded else (c, high)
-        middle = math.sqrt(low * high) if low > 0 else high / 10
+        middle = math.sqrt(low * high) if low > 0 else high / 3
         c = low * 10 if high == math.inf else middle
     return (last if best is None else best), passes
 

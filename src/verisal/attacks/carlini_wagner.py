@@ -20,8 +20,11 @@ __all__ = ["CarliniWagnerL2"]
 # A value of exactly 0 or 1 lies at infinity in the tanh variable and could never move.
 _EDGE = 1e-6
 _BETA_MEAN, _BETA_SQUARE, _TINY = 0.9, 0.999, 1e-8
-# Factor by which c grows (falls) while no (every) round has succeeded.
-_C_FACTOR = 10.0
+# Factors by which c grows while no round, falls while every round has succeeded.
+_C_UP, _C_DOWN = 10.0, 3.0
+# The guess is twice the least c that reaches the border of a linear classifier; bounded, for images whose
+# margin is met or whose slope vanishes.
+_C_SHARE, _C_LEAST, _C_MOST = 2.0, 1e-6, 1e6
 # A sample that has succeeded leaves its round when this many steps do not lower its loss by this share.
 # One that has not may be about to: black and white pixels start slowly.
 _CHECK_EVERY, _MIN_GAIN = 10, 1e-3
@@ -35,23 +38,25 @@ class CarliniWagnerL2(Attack):
     .. math:: \min_w \|x'(w) - x\|_2^2 + c\,[\kappa - m(x'(w))]^+, \qquad x'(w) = (\tanh w + 1) / 2
 
     where ``m`` is the best other logit minus the label's (targeted: the goal's logit minus the best other).
-    Every sample has its own ``c``: multiplied by 10 until a round succeeds, divided by 10 while all do, then
-    bisected on a logarithmic scale. Each round is one run of Adam from the clean image. The smallest noise
-    of any iterate with margin ``confidence`` is kept; a sample that never succeeds returns the last iterate
-    of its last round, which had the largest ``c``. Successful samples whose loss stalls leave the batch
-    until the next round. An image that already has that margin is returned nearly unchanged.
+    Every sample has its own ``c``: first guessed from the margin and its slope at the clean image, multiplied
+    by 10 until a round succeeds, divided by 3 while all do, then bisected on a logarithmic scale. Each round
+    is one run of Adam from the clean image. The smallest noise of any iterate with margin ``confidence`` is
+    kept; a sample that never succeeds returns the last iterate of its last round, which had the largest
+    ``c``. Successful samples whose loss stalls leave the batch until the next round. An image that already
+    has that margin is returned nearly unchanged.
 
     With ``confidence=0`` the images lie so near to the border that many return to the label once they are
     rounded to 8 bits; use a margin of a few logits for stored images.
 
-    Costs at most ``rounds * steps`` forward and backward passes per image, and one forward for the verdict.
+    Costs at most ``rounds * steps`` forward and backward passes per image, one more for the guess, and one
+    forward for the verdict.
 
     Args:
         confidence: margin kappa in logits, >= 0.
         rounds: values of ``c`` tried per sample.
         steps: Adam steps per round.
         lr: first step size in the tanh variable; falls linearly to 0 within a round.
-        initial_c: first ``c``.
+        initial_c: first ``c`` of every sample; guessed for each if None.
         targeted: ``y`` is the class to reach.
 
     Raises:
@@ -62,16 +67,16 @@ class CarliniWagnerL2(Attack):
 
     Differs from:
         the paper: the step size falls within a round, which gives smaller noise in fewer steps;
-        ``c`` starts higher and is bisected on a logarithmic scale;
+        ``c`` starts at a guess for each image, not at one for all, and is bisected on a logarithmic scale;
         stalled samples stop one by one, not the batch as a whole.
     """
 
     norm: ClassVar[Norm] = "l2"
     confidence: float = 0.0
-    rounds: int = 4
-    steps: int = 40
-    lr: float = 0.04
-    initial_c: float = 0.3
+    rounds: int = 5
+    steps: int = 30
+    lr: float = 0.03
+    initial_c: float | None = None
     targeted: bool = False
 
     def __post_init__(self) -> None:
@@ -80,12 +85,17 @@ class CarliniWagnerL2(Attack):
         require(self.rounds >= 1, f"{name}.rounds", self.rounds, "at least 1")
         require(self.steps >= 1, f"{name}.steps", self.steps, "at least 1")
         require(0 < self.lr < math.inf, f"{name}.lr", self.lr, "above 0")
-        require(0 < self.initial_c < math.inf, f"{name}.initial_c", self.initial_c, "above 0")
+        require(
+            self.initial_c is None or 0 < self.initial_c < math.inf,
+            f"{name}.initial_c",
+            self.initial_c,
+            "above 0, or null for a guess per image",
+        )
 
     def _perturb(self, victim: Victim, images: Tensor, *, draw: Draw) -> Tensor:
         low = images.new_zeros(len(images))
         high = torch.full_like(low, torch.inf)
-        c = torch.full_like(low, self.initial_c)
+        c = self._first_c(victim, images)
         best, best_norm = images, high
         last = images
         for _ in range(self.rounds):
@@ -97,6 +107,14 @@ class CarliniWagnerL2(Attack):
             low, high = torch.where(succeeded, low, c), torch.where(succeeded, c, high)
             c = _next_c(low, high)
         return torch.where(wide(best_norm.isfinite()), best, last)
+
+    def _first_c(self, victim: Victim, images: Tensor) -> Tensor:
+        if self.initial_c is not None:
+            return images.new_full((len(images),), self.initial_c)
+        rows = torch.arange(len(images), device=images.device)
+        missing, slope, _ = victim.gradient(images, rows, self._missing_margin)
+        balanced = 2 * missing / noise_norm(slope, "l2").square().clamp_min(_TINY)
+        return (_C_SHARE * balanced).clamp(_C_LEAST, _C_MOST)
 
     def _descend(self, victim: Victim, images: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One round: smallest successful iterate, its norm (inf without success), and the last iterate."""
@@ -144,5 +162,5 @@ class CarliniWagnerL2(Attack):
 
 def _next_c(low: Tensor, high: Tensor) -> Tensor:
     """Logarithmic middle of the bracket; a factor beyond its known end while the other is unknown."""
-    middle = torch.where(low > 0, (low * high).sqrt(), high / _C_FACTOR)
-    return torch.where(high.isinf(), low * _C_FACTOR, middle)
+    middle = torch.where(low > 0, (low * high).sqrt(), high / _C_DOWN)
+    return torch.where(high.isinf(), low * _C_UP, middle)
