@@ -152,6 +152,11 @@ class AnnotatedImages(Dataset[Sample]):
         """Name of the part."""
         return self.part
 
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """Label of every image, -1 where it has none, without reading any."""
+        return tuple(map(self._label, self._records))
+
     def identity(self) -> dict[str, Any]:
         """Set, part, framing, and a hash over names, sizes and labels of the images."""
         digest = hashlib.sha256()

@@ -13,11 +13,13 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from verisal.attacks import Attack
 from verisal.checkpoint import state_hash
+from verisal.data._files import IMAGE_SUFFIXES, image_files
+from verisal.data.annotated import ImageSplits
 from verisal.data.decode import decode_image, resize_image
 from verisal.data.detection import AttackedImages, GroupTable, Processes
 from verisal.data.features import DetectorFeatures
 from verisal.data.guard import guard_splits
-from verisal.data.scenes import EmojiScenes
+from verisal.data.sources import image_source
 from verisal.errors import ConfigError, DataError
 from verisal.models import load_classifier
 from verisal.types import Batch, FeatureBatch, Sample, Split
@@ -31,7 +33,6 @@ _STAGE_SPLITS: dict[str, tuple[Split, ...]] = {
     "predict": (),
 }
 _REPORTED: dict[str, Split] = {"val": "det_val", "test": "det_test"}
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 
 
 @final
@@ -100,7 +101,7 @@ class PhotographDataset(Dataset[Sample]):
 
 @final
 class DetectorData(L.LightningDataModule):
-    """Clean, noisy and attacked EmojiScenes with their masks, split by image.
+    """Clean, noisy and attacked images with their masks, split by image.
 
     ``det_fit``, ``det_val`` and ``det_test`` share no image, and none of them trained the classifier; a guard
     compares the images themselves. Everything is made on first use and kept under ``store``; a run that was
@@ -118,13 +119,15 @@ class DetectorData(L.LightningDataModule):
         val_count: images of ``det_val``; FPR 1 % needs 1000 that are classified correctly.
         val_attacked_count: how many of them are attacked too.
         test_count: images of ``det_test``, all attacked.
-        seed: of scenes, attacks and noise.
+        seed: of scenes, attacks and noise; images on disk have their own.
         store: folder of the stores.
         batch_size: rows per training step.
         images: files or folders that ``predict`` scores.
+        source: images on disk to fit, validate and test with, labelled; EmojiScenes without it.
 
     Raises:
         ConfigError: counts or names that do not fit.
+        DataError: the source lacks images or labels.
     """
 
     def __init__(
@@ -145,6 +148,7 @@ class DetectorData(L.LightningDataModule):
         store: str = "data/store",
         batch_size: int = 64,
         images: Sequence[str] = (),
+        source: ImageSplits | None = None,
     ) -> None:
         super().__init__()
         self.classifier = load_classifier(classifier)
@@ -160,7 +164,7 @@ class DetectorData(L.LightningDataModule):
         self._scenes = {
             split: AttackedImages(
                 self.classifier,
-                EmojiScenes(split, count, seed=seed, size=self.classifier.image_size),
+                image_source(source, split, count, classifier=self.classifier, seed=seed),
                 attacked_count=attacked,
                 attacks=test_attacks if split == "det_test" else fit_attacks,
                 noise=noise,
@@ -283,9 +287,9 @@ def _image_files(sources: Sequence[str]) -> list[Path]:
     files: list[Path] = []
     for source in map(Path, sources):
         if source.is_dir():
-            found = sorted(path for path in source.rglob("*") if path.suffix.lower() in _SUFFIXES)
+            found = image_files(source)
             if not found:
-                raise DataError(f"folder {source} holds no image ({', '.join(_SUFFIXES)})")
+                raise DataError(f"folder {source} holds no image ({', '.join(IMAGE_SUFFIXES)})")
             files += found
         elif source.is_file():
             files.append(source)
