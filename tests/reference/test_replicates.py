@@ -6,6 +6,7 @@ from _replicates import REFERENCES, replicates
 from test_detection_reference import slow_auroc, slow_fpr_at_tpr95, slow_threshold
 
 from verisal.functional import (
+    MapAttack,
     area_deviation,
     auroc,
     components,
@@ -15,6 +16,7 @@ from verisal.functional import (
     largest_boxes,
     largest_component_ious,
     linear_imputation,
+    map_change,
     map_levels,
     multi_component_ious,
     perturbation_curve,
@@ -54,6 +56,7 @@ FAST = (
     largest_boxes,
     largest_component_ious,
     linear_imputation,
+    map_change,
     map_levels,
     multi_component_ious,
     perturbation_curve,
@@ -73,6 +76,7 @@ FAST = (
     GradientSHAP.attribute,
     HierarchicalMasks.gates,
     IntegratedGradients.attribute,
+    MapAttack.__call__,
     MeaningfulPerturbation.__call__,
     Occlusion.__call__,
     RISE.__call__,
