@@ -11,13 +11,9 @@ from torch import Tensor, fx, nn
 
 from verisal.errors import ConfigError
 
-from ._layout import StageLayout, apply_gate, check_stage_names, to_map
+from ._layout import Probe, StageLayout, apply_gate, check_stage_names, from_map, image_like, to_map
 
-__all__ = ["NotTraceableError", "SplitNetwork", "split_network"]
-
-
-class NotTraceableError(ConfigError):
-    """The network's way through its stages depends on data, or is written in a way that cannot be read."""
+__all__ = ["SplitNetwork", "split_network"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +29,18 @@ class SplitNetwork:
     prefix: Callable[[Tensor], Tensor]
     gated: Callable[[Tensor, tuple[Tensor, ...]], Tensor]
     observed: Callable[[Tensor], tuple[Tensor, tuple[Tensor, ...]]]
+
+
+class _OneInput(nn.Module):
+    """Hides the optional arguments of a network, which a tracer would take for further inputs."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.network(images)
+        return logits
 
 
 class _StageTracer(fx.Tracer):
@@ -53,43 +61,45 @@ def split_network(
     network: nn.Module,
     stages: Sequence[str],
     *,
-    layouts: Sequence[StageLayout] | None = None,
-    image_size: int = 0,
+    probe: Probe | None = None,
 ) -> SplitNetwork:
     """Trace ``network`` once and cut it after ``stages[0]``.
 
     Args:
         network: maps one image tensor to one logit tensor.
         stages: names of sub-modules in the order in which they run, each called exactly once.
-        layouts: how the stages' outputs lie; maps by default.
-        image_size: where the network reads the size of its image after the first stage (vision
-            transformers do), the one size that it takes; 0 refuses such networks.
+        probe: how the stages' outputs lie; without it all are maps, and a network that reads the size of
+            its image after the first stage, as vision transformers do, is refused.
 
     Raises:
         ConfigError: a stage does not exist, is called more than once or out of order, the network cannot
             be traced, or the part after the first stage also reads something computed before it.
     """
     check_stage_names(network, stages)
+    whole = _OneInput(network)
+    inner = tuple(f"network.{stage}" for stage in stages)
     try:
-        graph = _StageTracer(stages).trace(network)
+        graph = _StageTracer(inner).trace(whole)
     # Whatever a network does with a stand-in for its image, it is not for this way of cutting.
     except Exception as error:
-        raise NotTraceableError(
+        raise ConfigError(
             f"{type(network).__name__} cannot be traced ({error}); gates need a network without"
             " data-dependent control flow outside its stages"
         ) from error
     calls = [
-        str(node.target) for node in graph.nodes if node.op == "call_module" and node.target in set(stages)
+        str(node.target).removeprefix("network.")
+        for node in graph.nodes
+        if node.op == "call_module" and node.target in inner
     ]
     if calls != list(stages):
         raise ConfigError(
             f"stages must each run exactly once and in the given order; given {list(stages)},"
             f" the network runs {calls}"
         )
-    chosen = tuple(layouts) if layouts is not None else (StageLayout(),) * len(stages)
-    tails = _Tails(network, graph, tuple(stages), chosen, image_size)
+    layouts = probe.layouts if probe else (StageLayout(),) * len(stages)
+    tails = _Tails(whole, graph, inner, layouts, probe)
     return SplitNetwork(
-        prefix=_prefix(network, graph, stages[0]), gated=tails.gated(), observed=tails.observed()
+        prefix=_prefix(whole, graph, inner[0], layouts[0]), gated=tails.gated(), observed=tails.observed()
     )
 
 
@@ -100,39 +110,43 @@ def _copy(graph: fx.Graph) -> fx.Graph:
     return copied
 
 
-def _prefix(network: nn.Module, graph: fx.Graph, stage: str) -> fx.GraphModule:
+def _prefix(network: nn.Module, graph: fx.Graph, stage: str, layout: StageLayout) -> fx.GraphModule:
     copied = _copy(graph)
     first = next(node for node in copied.nodes if node.target == stage)
     output = next(node for node in copied.nodes if node.op == "output")
-    output.args = (first,)
+    with copied.inserting_after(first):
+        output.args = (_map_node(copied, first, layout, first),)
     return _module(network, copied)
+
+
+def _map_node(graph: fx.Graph, node: fx.Node, layout: StageLayout, grid: fx.Node) -> fx.Node:
+    return node if layout.kind == "map" else graph.call_function(to_map, (node, layout.kind, grid))
 
 
 @dataclass(frozen=True)
 class _Tails:
-    """Makes the graphs that start at the first stage's activation."""
+    """Makes the graphs that start at the map of the first stage."""
 
     network: nn.Module
     graph: fx.Graph
     stages: tuple[str, ...]
     layouts: tuple[StageLayout, ...]
-    image_size: int
+    probe: Probe | None
 
     def gated(self) -> fx.GraphModule:
         """From ``(first, gates)`` to logits."""
-        copied, nodes = self._start()
-        with copied.inserting_after(nodes[0]):
+        copied, first, nodes = self._start()
+        with copied.inserting_after(first):
             gates = copied.placeholder("gates")
-        grids = list(nodes)
         for index, (node, layout) in enumerate(zip(nodes, self.layouts, strict=True)):
             # Read and multiply right after the stage; the product takes over all of its uses.
-            with copied.inserting_after(gates if index == 0 else node):
+            with copied.inserting_after(gates if node is first else node):
                 gate = copied.call_function(operator.getitem, (gates, index))
             with copied.inserting_after(gate):
                 product = (
                     copied.call_function(torch.mul, (node, gate))
                     if layout.kind == "map"
-                    else copied.call_function(apply_gate, (node, gate, layout, grids[layout.grid_of]))
+                    else copied.call_function(apply_gate, (node, gate, layout.kind, nodes[layout.grid_of]))
                 )
             node.replace_all_uses_with(
                 product,
@@ -142,34 +156,55 @@ class _Tails:
 
     def observed(self) -> fx.GraphModule:
         """From ``first`` to ``(logits, maps of the later stages)``."""
-        copied, nodes = self._start()
+        copied, _, nodes = self._start()
         output = next(node for node in copied.nodes if node.op == "output")
-        maps = list(nodes)
         with copied.inserting_before(output):
-            for index, (node, layout) in enumerate(zip(nodes, self.layouts, strict=True)):
-                if layout.kind != "map" and index:
-                    maps[index] = copied.call_function(to_map, (node, layout, maps[layout.grid_of]))
-        output.args = ((output.args[0], tuple(maps[1:])),)
+            maps = tuple(
+                _map_node(copied, node, layout, nodes[layout.grid_of])
+                for node, layout in zip(nodes[1:], self.layouts[1:], strict=True)
+            )
+        output.args = ((output.args[0], maps),)
         return self._finish(copied)
 
-    def _start(self) -> tuple[fx.Graph, list[fx.Node]]:
+    def _start(self) -> tuple[fx.Graph, fx.Node, list[fx.Node]]:
+        """A copy that begins with the placeholder ``first``, and the nodes of the stages in it."""
         copied = _copy(self.graph)
         image = next(node for node in copied.nodes if node.op == "placeholder")
         nodes = [next(node for node in copied.nodes if node.target == stage) for stage in self.stages]
         with copied.inserting_before(image):
             first = copied.placeholder("first")
-        nodes[0].replace_all_uses_with(first)
-        nodes[0] = first
-        return copied, nodes
+        given = first
+        if self.layouts[0].kind == "channels_last":
+            with copied.inserting_after(image):
+                given = copied.call_function(from_map, (first, self.layouts[0].kind))
+        nodes[0].replace_all_uses_with(given)
+        nodes[0] = given
+        return copied, first, nodes
 
     def _finish(self, graph: fx.Graph) -> fx.GraphModule:
+        """Without the image, of which at most the shape may still be read."""
         module = _module(self.network, graph)
-        _, *inputs = [node for node in module.graph.nodes if node.op == "placeholder"]
-        image = inputs[-1]
-        if self.image_size and all(_reads_shape(user) for user in image.users):
+        image = [node for node in module.graph.nodes if node.op == "placeholder"][-1]
+        first = next(iter(module.graph.nodes))
+        if self.probe and all(_reads_shape(user) for user in image.users):
             with module.graph.inserting_before(image):
-                ...
+                stand_in = module.graph.call_function(
+                    image_like, (first, self.probe.image_size, self.probe.grid)
+                )
+            image.replace_all_uses_with(stand_in)
+        if image.users:
+            raise ConfigError(
+                f"the network after stage {self.stages[0].removeprefix('network.')!r} also reads values computed before it"
+                f" (through {next(iter(image.users)).name!r}); name an earlier stage first"
+            )
+        module.graph.erase_node(image)
+        module.graph.eliminate_dead_code()
+        module.recompile()
         return module
+
+
+def _reads_shape(node: fx.Node) -> bool:
+    return (node.target is getattr and node.args[1] == "shape") or node.target in ("size", "dim")
 
 
 def _module(network: nn.Module, graph: fx.Graph) -> fx.GraphModule:

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from verisal.errors import ConfigError
 from verisal.types import StageOutputs
 
+from ._hooked import hooked_network
+from ._layout import probe_stages
 from ._split import SplitNetwork, split_network
 
 __all__ = ["Classifier"]
@@ -57,7 +59,7 @@ class Classifier(nn.Module):
         self.mean: Tensor
         self.std: Tensor
         # The three views share the network's modules; registering them would list each parameter four times.
-        split = split_network(network, stages)
+        split = _split(network, tuple(stages), self.class_names, image_size)
         object.__setattr__(self, "_split", split)
         self._split: SplitNetwork
 
@@ -98,3 +100,19 @@ class Classifier(nn.Module):
 
     def _normalise(self, images: Tensor) -> Tensor:
         return (images - self.mean) / self.std
+
+
+def _split(
+    network: nn.Module, stages: tuple[str, ...], class_names: tuple[str, ...], image_size: int
+) -> SplitNetwork:
+    probe = probe_stages(network, stages, image_size)
+    if probe.num_classes != len(class_names):
+        raise ConfigError(
+            f"{type(network).__name__} gives {probe.num_classes} logits, but there are {len(class_names)}"
+            f" class names ({', '.join(class_names[:5])} ...); give one name per logit"
+        )
+    try:
+        return split_network(network, stages, probe=probe)
+    except ConfigError:
+        # Hooks do with less; what they cannot do either, they say themselves.
+        return hooked_network(network, stages, probe)

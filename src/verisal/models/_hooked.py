@@ -1,0 +1,126 @@
+"""Gates for networks that cannot be traced: the whole network runs, and hooks exchange what its stages give out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from verisal.errors import ConfigError
+
+from ._layout import Probe, apply_gate, evaluating, from_map, image_like, probe_image, to_map
+from ._split import SplitNetwork
+
+__all__ = ["hooked_network"]
+
+_TOLERANCE = 1e-4
+
+
+class _FirstStageReached(Exception):  # noqa: N818 - no error: it ends a pass whose rest is not needed
+    def __init__(self, output: Tensor) -> None:
+        super().__init__()
+        self.output = output
+
+
+def hooked_network(network: nn.Module, stages: Sequence[str], probe: Probe) -> SplitNetwork:
+    """The three views of :class:`SplitNetwork`, made of passes through the network itself.
+
+    The part before the first stage runs again in each pass, on a blank image: exact, but slower than a cut.
+
+    Raises:
+        ConfigError: the part after the first stage also reads something computed before it.
+    """
+    views = _Hooked(network, tuple(stages), probe)
+    generator = torch.Generator().manual_seed(0)
+    blank = probe_image(network, probe.image_size)
+    image = torch.rand(blank.shape, generator=generator).to(blank)
+    with torch.no_grad(), evaluating(network):
+        expected = network(image)
+        found, _ = views.observed(views.prefix(image))
+    if not torch.allclose(found, expected, rtol=_TOLERANCE, atol=_TOLERANCE):
+        raise ConfigError(
+            f"the network after stage {stages[0]!r} also reads values computed before it;"
+            " name an earlier stage first"
+        )
+    return SplitNetwork(prefix=views.prefix, gated=views.gated, observed=views.observed)
+
+
+@final
+class _Hooked:
+    """Passes with hooks; they are removed after each, also after an exception."""
+
+    def __init__(self, network: nn.Module, stages: tuple[str, ...], probe: Probe) -> None:
+        self.network, self.stages, self.probe = network, stages, probe
+
+    def prefix(self, images: Tensor) -> Tensor:
+        """Map of the first stage."""
+
+        def stop(output: Tensor) -> Tensor:
+            raise _FirstStageReached(output)
+
+        try:
+            with self._exchanged({0: stop}):
+                self.network(images)
+        except _FirstStageReached as reached:
+            return to_map(reached.output, self.probe.layouts[0].kind, reached.output)
+        raise ConfigError(f"stage {self.stages[0]!r} did not run")
+
+    def gated(self, first: Tensor, gates: tuple[Tensor, ...]) -> Tensor:
+        """Logits with gates."""
+        layouts = self.probe.layouts
+        seen: list[Tensor] = []
+
+        def exchange(index: int) -> Callable[[Tensor], Tensor]:
+            def gate(output: Tensor) -> Tensor:
+                seen.append(from_map(first, layouts[0].kind) if index == 0 else output)
+                return apply_gate(
+                    seen[index], gates[index], layouts[index].kind, seen[layouts[index].grid_of]
+                )
+
+            return gate
+
+        with self._exchanged({index: exchange(index) for index in range(len(self.stages))}):
+            return self._run(first)
+
+    def observed(self, first: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Logits and the maps of the later stages."""
+        seen: list[Tensor] = []
+
+        def observe(index: int) -> Callable[[Tensor], Tensor]:
+            def look(output: Tensor) -> Tensor:
+                seen.append(from_map(first, self.probe.layouts[0].kind) if index == 0 else output)
+                return seen[index]
+
+            return look
+
+        with self._exchanged({index: observe(index) for index in range(len(self.stages))}):
+            logits = self._run(first)
+        maps = (
+            to_map(output, layout.kind, seen[layout.grid_of])
+            for output, layout in zip(seen[1:], self.probe.layouts[1:], strict=True)
+        )
+        return logits, tuple(maps)
+
+    def _run(self, first: Tensor) -> Tensor:
+        blank = torch.zeros_like(
+            image_like(first, self.probe.image_size, self.probe.grid), device=first.device
+        )
+        logits: Tensor = self.network(blank)
+        return logits
+
+    @contextmanager
+    def _exchanged(self, changes: dict[int, Callable[[Tensor], Tensor]]) -> Iterator[None]:
+        handles = [
+            self.network.get_submodule(self.stages[index]).register_forward_hook(
+                lambda _module, _inputs, output, change=change: change(output)
+            )
+            for index, change in changes.items()
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()

@@ -1,0 +1,233 @@
+"""How a stage's output lies in memory: maps, maps with channels last, or tokens with a few that are no patch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from verisal.errors import ConfigError
+
+__all__ = [
+    "Probe",
+    "StageLayout",
+    "apply_gate",
+    "check_stage_names",
+    "evaluating",
+    "from_map",
+    "image_like",
+    "probe_image",
+    "probe_stages",
+    "to_map",
+]
+
+
+Kind = Literal["map", "channels_last", "tokens"]
+
+
+@dataclass(frozen=True)
+class StageLayout:
+    """What turns a stage's output into a map ``(B, C, h, w)`` and back.
+
+    Attributes:
+        kind: ``map`` is ``(B, C, h, w)``; ``channels_last`` is ``(B, h, w, C)``; ``tokens`` is ``(B, N, C)``.
+        grid_of: for tokens, index of the stage whose map has their height and width.
+    """
+
+    kind: Kind = "map"
+    grid_of: int = 0
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What one pass over a blank image of the trained size showed.
+
+    Attributes:
+        layouts: one per stage.
+        shapes: ``(1, C, h, w)`` of each stage's map.
+        num_classes: number of logits.
+        image_size: of the blank image.
+    """
+
+    layouts: tuple[StageLayout, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    num_classes: int
+    image_size: int
+
+    @property
+    def grid(self) -> int:
+        """Height and width of the first stage's map."""
+        return self.shapes[0][2]
+
+
+def image_like(first: Tensor, image_size: int, grid: int) -> Tensor:
+    """Something with the shape of the images that gave this map of the first stage, and without values.
+
+    Args:
+        first: map of the first stage.
+        image_size: of the images whose maps are known.
+        grid: height and width of those maps.
+    """
+    rows, columns = (image_size * length // grid for length in first.shape[-2:])
+    return torch.empty(len(first), 3, rows, columns, device="meta", dtype=first.dtype)
+
+
+def to_map(value: Tensor, kind: Kind, grid: Tensor) -> Tensor:
+    """A stage's output as a map; tokens that are no patches (class, registers) come first and are left out.
+
+    Args:
+        value: output of the stage.
+        kind: how it lies.
+        grid: map whose height and width the tokens have; read for tokens only.
+    """
+    if kind == "map":
+        return value
+    if kind == "channels_last":
+        return value.permute(0, 3, 1, 2)
+    height, width = grid.shape[-2:]
+    patches = value[:, value.shape[1] - height * width :]
+    return patches.transpose(1, 2).unflatten(2, (height, width))
+
+
+def from_map(value: Tensor, kind: Kind) -> Tensor:
+    """A map as the stage gave it out; not for tokens, of which a map holds only a part."""
+    return value.permute(0, 2, 3, 1) if kind == "channels_last" else value
+
+
+def apply_gate(value: Tensor, gate: Tensor, kind: Kind, grid: Tensor) -> Tensor:
+    """A stage's output, as it lies, with every patch multiplied by its gate.
+
+    Args:
+        value: output of the stage.
+        gate: broadcastable to the map of the stage.
+        kind: how the output lies.
+        grid: map whose height and width the tokens have; read for tokens only.
+    """
+    if kind == "map":
+        return value * gate
+    if kind == "channels_last":
+        return value * (gate.permute(0, 2, 3, 1) if gate.ndim == 4 else gate)
+    height, width = grid.shape[-2:]
+    others = value.shape[1] - height * width
+    weights = gate.flatten(2).transpose(1, 2) if gate.ndim == 4 else gate
+    return torch.cat([value[:, :others], value[:, others:] * weights], dim=1)
+
+
+def check_stage_names(network: nn.Module, stages: Sequence[str]) -> None:
+    """Raise unless every stage is a sub-module.
+
+    Raises:
+        ConfigError: naming the missing ones and some that there are.
+    """
+    known = dict(network.named_modules())
+    missing = [name for name in stages if name not in known]
+    if missing or not stages:
+        named = [name for name in known if name and name.count(".") <= 1]
+        raise ConfigError(
+            f"stages {missing or '(none)'} are not sub-modules of the network; known: {named[:30]}"
+        )
+
+
+def probe_image(network: nn.Module, image_size: int) -> Tensor:
+    """A grey image ``(1, 3, image_size, image_size)`` of the network's device and dtype."""
+    parameter = next(network.parameters(), torch.zeros(()))
+    return torch.zeros(1, 3, image_size, image_size, device=parameter.device, dtype=parameter.dtype)
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Eval mode inside, every module's own mode again outside."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def probe_stages(network: nn.Module, stages: Sequence[str], image_size: int) -> Probe:
+    """Run the network once on a blank image and see what its stages give out.
+
+    Raises:
+        ConfigError: a stage that does not exist, does not run exactly once and in the given order, or gives
+            out something that is neither maps nor tokens; a network that does not take such an image.
+    """
+    check_stage_names(network, stages)
+    calls: list[tuple[str, object]] = []
+    versions: list[int] = []
+
+    def note(name: str, output: object) -> None:
+        calls.append((name, output))
+        versions.append(output._version if isinstance(output, Tensor) else 0)
+
+    hooks = [
+        network.get_submodule(name).register_forward_hook(
+            lambda _module, _inputs, output, name=name: note(name, output)
+        )
+        for name in stages
+    ]
+    try:
+        with torch.no_grad(), evaluating(network):
+            logits = network(probe_image(network, image_size))
+    except (RuntimeError, ValueError, AssertionError, TypeError) as error:
+        raise ConfigError(
+            f"{type(network).__name__} fails on an image of {image_size} x {image_size} px ({error});"
+            " give the image_size that it was trained at"
+        ) from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        raise ConfigError(
+            f"{type(network).__name__} must give logits (B, K), found"
+            f" {tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__};"
+            " wrap it in a module that returns them"
+        )
+    order = [name for name, _ in calls]
+    if order != list(stages):
+        raise ConfigError(
+            f"stages must each run exactly once and in the given order; given {list(stages)},"
+            f" the network runs {order}"
+        )
+    layouts = _layouts(calls)
+    for (name, output), version in zip(calls, versions, strict=True):
+        if isinstance(output, Tensor) and output._version != version:
+            raise ConfigError(
+                f"what stage {name!r} gives out is changed in place by the module after it;"
+                " name that module instead"
+            )
+    outputs = [output for _, output in calls if isinstance(output, Tensor)]
+    shapes = tuple(
+        tuple(to_map(output, layout.kind, outputs[layout.grid_of]).shape)
+        for output, layout in zip(outputs, layouts, strict=True)
+    )
+    return Probe(layouts, shapes, logits.shape[1], image_size)
+
+
+def _layouts(outputs: Sequence[tuple[str, object]]) -> tuple[StageLayout, ...]:
+    layouts: list[StageLayout] = []
+    grid, grid_of = (0, 0), 0
+    for index, (name, output) in enumerate(outputs):
+        if isinstance(output, Tensor) and output.ndim == 4:
+            # The image is square, so two equal axes beside another one are height and width.
+            first, second, third = output.shape[1:]
+            last = first == second != third
+            layouts.append(StageLayout("channels_last" if last else "map"))
+            if not last:
+                grid, grid_of = (second, third), index
+        elif isinstance(output, Tensor) and output.ndim == 3 and 0 < grid[0] * grid[1] <= output.shape[1]:
+            layouts.append(StageLayout("tokens", grid_of))
+        else:
+            found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            raise ConfigError(
+                f"stage {name!r} gives {found}, which cannot be gated: maps (B, C, h, w) were expected, or"
+                " tokens (B, N, C) after a stage whose map has one position per patch; for a vision"
+                " transformer name the convolution that cuts the patches first"
+                " ('conv_proj' in torchvision, 'patch_embed.proj' in timm)"
+            )
+    return tuple(layouts)

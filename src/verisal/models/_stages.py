@@ -1,0 +1,210 @@
+"""Finds the stages of a network by what runs in it, not by what its modules are called."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from verisal.errors import ConfigError
+
+from ._layout import evaluating, probe_image, probe_stages
+
+__all__ = ["find_stages", "usable_stages"]
+
+_STAGES = 4
+# A network whose outermost few modules of a size are all bypassed has no stage of that size.
+_TRIES = 6
+_MOST_OTHER_TOKENS = 16
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One module that ran once and what it gave out on a square image."""
+
+    name: str
+    order: int
+    shape: tuple[int, ...]
+
+    @property
+    def depth(self) -> int:
+        return self.name.count(".")
+
+    @property
+    def side(self) -> int:
+        """Height and width of the map, 0 where there is none larger than one position."""
+        if len(self.shape) != 4:
+            return 0
+        first, second, third = self.shape[1:]
+        side = first if first == second != third else second
+        return side if side > 1 and (second == third or first == second) else 0
+
+
+def find_stages(network: nn.Module, image_size: int) -> tuple[str, ...]:
+    """Names of up to four stages through which everything flows.
+
+    For convolutional and hierarchical networks: at each of the last four resolutions the last module that no
+    shortcut bypasses. For vision transformers: the convolution that cuts the patches, and the outputs of
+    three blocks, evenly spaced, that the logits still depend on.
+
+    Args:
+        network: maps normalised images to logits.
+        image_size: height and width in pixels that it takes.
+
+    Raises:
+        ConfigError: fewer than two such modules; stages can then only be named by hand, if at all.
+    """
+    calls = _calls(network, image_size)
+    stages: list[str] = []
+    for side in sorted({call.side for call in calls if call.side}):
+        name = _at_resolution(network, image_size, calls, side)
+        if name and not any(name.startswith(f"{coarser}.") for coarser in stages):
+            stages.insert(0, name)
+        if len(stages) == _STAGES:
+            break
+    if len(stages) == 1:
+        stages += _blocks(network, image_size, calls, stages[0])
+    if len(stages) < 2:
+        raise ConfigError(
+            f"no stages of {type(network).__name__} were found that gates can act on: a stage is a module that"
+            " runs once, gives maps (B, C, h, w) or patch tokens, and is bypassed by nothing;"
+            " name them: stages=[...]"
+        )
+    return tuple(stages)
+
+
+def usable_stages(network: nn.Module, stages: Sequence[str], image_size: int) -> tuple[str, ...]:
+    """The last four of these stages, or none where gates cannot act on them.
+
+    Args:
+        network: maps normalised images to logits.
+        stages: names that a library gives, in running order.
+        image_size: height and width in pixels that the network takes.
+    """
+    chosen = tuple(stages)[-_STAGES:]
+    try:
+        probe = probe_stages(network, chosen, image_size)
+    except ConfigError:
+        return ()
+    maps = all(layout.kind != "tokens" for layout in probe.layouts)
+    if len(chosen) < 2 or not maps or any(_bypassed(network, image_size, name) for name in chosen):
+        return ()
+    return chosen
+
+
+def _calls(network: nn.Module, image_size: int) -> list[_Call]:
+    calls: dict[str, _Call] = {}
+    repeated: set[str] = set()
+
+    def note(name: str, output: object) -> None:
+        if name in calls:
+            repeated.add(name)
+        elif isinstance(output, Tensor):
+            calls[name] = _Call(name, len(calls), tuple(output.shape))
+
+    hooks = [
+        module.register_forward_hook(lambda _module, _inputs, output, name=name: note(name, output))
+        for name, module in network.named_modules()
+        if name
+    ]
+    try:
+        with torch.no_grad(), evaluating(network):
+            network(probe_image(network, image_size))
+    except (RuntimeError, ValueError, AssertionError, TypeError) as error:
+        raise ConfigError(
+            f"{type(network).__name__} fails on an image of {image_size} x {image_size} px ({error});"
+            " give the image_size that it was trained at"
+        ) from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [call for name, call in calls.items() if name not in repeated]
+
+
+def _at_resolution(network: nn.Module, image_size: int, calls: Sequence[_Call], side: int) -> str:
+    """The last of the outermost modules with maps of this size that nothing bypasses, or no name."""
+    candidates = sorted(
+        (call for call in calls if call.side == side and not _spans(network, calls, call)),
+        key=lambda call: (call.depth, -call.order),
+    )
+    for call in candidates[:_TRIES]:
+        if not _bypassed(network, image_size, call.name) and _gives_lasting(network, image_size, call.name):
+            return call.name
+    return ""
+
+
+def _spans(network: nn.Module, calls: Sequence[_Call], call: _Call) -> bool:
+    """Whether a module holds several stages, or stretches maps that were smaller before (as some pools do)."""
+    inside = [other for other in calls if other.name.startswith(f"{call.name}.") and other.side > call.side]
+    if len({other.side for other in inside}) > 1:
+        return True
+    steps = any(other.depth == call.depth + 1 for other in inside)
+    if steps and isinstance(network.get_submodule(call.name), nn.Sequential):
+        return True
+    return any(0 < other.side < call.side and other.order < call.order for other in calls)
+
+
+def _gives_lasting(network: nn.Module, image_size: int, name: str) -> bool:
+    try:
+        probe_stages(network, [name], image_size)
+    except ConfigError:
+        return False
+    return True
+
+
+def _blocks(network: nn.Module, image_size: int, calls: Sequence[_Call], cut: str) -> list[str]:
+    """Three evenly spaced blocks whose patch tokens still reach the logits."""
+    patches = next(call for call in calls if call.name == cut)
+    count = patches.side**2
+    tokens = [
+        call
+        for call in calls
+        if call.order > patches.order
+        and len(call.shape) == 3
+        and count <= call.shape[1] <= count + _MOST_OTHER_TOKENS
+    ]
+    groups: dict[tuple[str, type], list[str]] = {}
+    for call in tokens:
+        key = (call.name.rpartition(".")[0], type(network.get_submodule(call.name)))
+        groups.setdefault(key, []).append(call.name)
+    most = max(groups.values(), key=len, default=[])
+    # With a class token in front of the head, the last block's patch tokens go nowhere.
+    # A head of zeros, as some libraries start with, tells nothing, so it is assumed then.
+    used = [name for name in most if _sensitivity(network, image_size, name)[1]] or most[:-1]
+    chosen = {round((len(used) - 1) * part / 3) for part in (1, 2, 3)} if used else set()
+    names = [used[index] for index in sorted(chosen)]
+    return [name for name in names if not _bypassed(network, image_size, name)]
+
+
+def _bypassed(network: nn.Module, image_size: int, name: str) -> bool:
+    """Whether logits still depend on the image once what the module gives out is held fixed."""
+    return _sensitivity(network, image_size, name)[0]
+
+
+def _sensitivity(network: nn.Module, image_size: int, name: str) -> tuple[bool, bool]:
+    """Whether logits depend on the image otherwise than through a module, and on its last token or position."""
+    kept: list[Tensor] = []
+
+    def hold(output: Tensor) -> Tensor:
+        kept.append(output.detach().requires_grad_())
+        # A copy, so that a module after it may work in place.
+        return kept[0].clone()
+
+    generator = torch.Generator().manual_seed(0)
+    blank = probe_image(network, image_size)
+    image = torch.rand(blank.shape, generator=generator).to(blank).requires_grad_()
+    hook = network.get_submodule(name).register_forward_hook(lambda _module, _inputs, output: hold(output))
+    try:
+        with torch.inference_mode(False), torch.enable_grad(), evaluating(network):
+            logits = network(image)[0]
+            # Of any fixed sum of logits but their plain one, which a softmax-like head may hold constant.
+            score = (logits * torch.arange(1, len(logits) + 1).to(logits)).sum()
+    finally:
+        hook.remove()
+    if not score.requires_grad:
+        return False, False
+    around, through = torch.autograd.grad(score, [image, kept[0]], allow_unused=True)
+    last = through[:, -1] if through is not None and through.ndim == 3 else through
+    return bool(around is not None and around.any()), bool(last is not None and last.any())
