@@ -5,6 +5,8 @@ import pytest
 from _replicates import REFERENCES, replicates
 from test_detection_reference import slow_auroc, slow_fpr_at_tpr95, slow_threshold
 
+from verisal.detectors.intrinsic_dimension import local_intrinsic_dimension
+from verisal.detectors.squeezing import median_filter, non_local_means
 from verisal.functional import (
     MapAttack,
     area_deviation,
@@ -56,9 +58,12 @@ FAST = (
     largest_boxes,
     largest_component_ious,
     linear_imputation,
+    local_intrinsic_dimension,
     map_change,
     map_levels,
+    median_filter,
     multi_component_ious,
+    non_local_means,
     perturbation_curve,
     pixel_average_precision,
     pixel_histograms,

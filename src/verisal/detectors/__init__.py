@@ -15,6 +15,7 @@ from .feature_squeezing import FeatureSqueezing as FeatureSqueezing
 from .feature_squeezing import SqueezedLogits as SqueezedLogits
 from .intrinsic_dimension import LocalIntrinsicDimension as LocalIntrinsicDimension
 from .kernel_density import KernelDensity as KernelDensity
+from .learned_consistency import LearnedConsistency as LearnedConsistency
 from .logit_scores import LogitMargin as LogitMargin
 from .logit_scores import SoftmaxEntropy as SoftmaxEntropy
 from .mahalanobis import Mahalanobis as Mahalanobis
@@ -22,6 +23,7 @@ from .mask_statistics import MaskForest as MaskForest
 from .mask_statistics import MaskStatistics as MaskStatistics
 from .max_softmax import MaxSoftmax as MaxSoftmax
 from .shift_consistency import ShiftConsistency as ShiftConsistency
+from .vote import Vote as Vote
 
 __all__ = [
     "AttackCost",
@@ -33,6 +35,7 @@ __all__ = [
     "FeatureSqueezing",
     "FindsGates",
     "KernelDensity",
+    "LearnedConsistency",
     "LocalIntrinsicDimension",
     "LogitMargin",
     "Mahalanobis",
@@ -46,4 +49,5 @@ __all__ = [
     "SoftmaxEntropy",
     "SqueezedLogits",
     "StepsToFlip",
+    "Vote",
 ]

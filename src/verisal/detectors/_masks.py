@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, final, runtime_checkable
 
@@ -31,7 +32,9 @@ class FindsGates(Protocol):
 class Explains(Protocol):
     """What :class:`SalientPixels` asks of a method: a frozen dataclass, as every ``saliency.Saliency`` is."""
 
-    def __call__(self, classifier: StagedClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
+    def __call__(
+        self, classifier: Callable[[Tensor], Tensor], images: Tensor, query_class: Tensor
+    ) -> SaliencyResult:
         """Explain ``query_class (B,)`` on ``images (B, 3, H, W)``."""
         ...
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, final
 
 import torch
@@ -96,7 +96,11 @@ class AttackCost(Detector):
     An adversarial image was stopped just beyond the border, so that little brings it back.
 
     Args:
-        steps: how the steps are made.
+        step: length of a step, in [0, 1] pixel units.
+        max_steps: most steps.
+
+    Raises:
+        ConfigError: settings out of range.
 
     References:
         zhao2021attack
@@ -107,12 +111,17 @@ class AttackCost(Detector):
         - The crossing is interpolated, so that the score is continuous; it needs no fitting.
     """
 
-    steps: StepsToFlip = field(default_factory=StepsToFlip)
+    step: float = 0.25 / 255
+    max_steps: int = 40
+
+    def __post_init__(self) -> None:
+        # Made here once, so that settings are refused before anything is measured.
+        _ = self.measurement
 
     @property
     def measurement(self) -> Measurement:
         """The number of steps."""
-        return self.steps
+        return StepsToFlip(step=self.step, max_steps=self.max_steps)
 
     def fit(
         self, measured: Mapping[str, Tensor], adversarial: Tensor, clean: Tensor, *, seed: int = 0

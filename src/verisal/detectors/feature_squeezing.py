@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, final
 
 import torch
@@ -80,7 +80,14 @@ class FeatureSqueezing(Detector):
     The defaults are the paper's for small images: 5 bits, a median of 2 x 2, non-local means 13-3-2.
 
     Args:
-        squeezers: what the copies are.
+        bits: of the reduced bit depth.
+        median: side of the median's window in pixels.
+        search: odd side of the search window of non-local means; 0 leaves them out.
+        patch: odd side of their patches.
+        strength: their *h*, in units of [0, 1].
+
+    Raises:
+        ConfigError: settings out of range.
 
     References:
         xu2018squeezing
@@ -91,12 +98,26 @@ class FeatureSqueezing(Detector):
         - Edge pixels are repeated outwards, where the paper's libraries reflect.
     """
 
-    squeezers: SqueezedLogits = field(default_factory=SqueezedLogits)
+    bits: int = 5
+    median: int = 2
+    search: int = 13
+    patch: int = 3
+    strength: float = 2 / 255
+
+    def __post_init__(self) -> None:
+        # Made here once, so that settings are refused before anything is measured.
+        _ = self.measurement
 
     @property
     def measurement(self) -> Measurement:
         """The logits of all copies."""
-        return self.squeezers
+        return SqueezedLogits(
+            bits=self.bits,
+            median=self.median,
+            search=self.search,
+            patch=self.patch,
+            strength=self.strength,
+        )
 
     def fit(
         self, measured: Mapping[str, Tensor], adversarial: Tensor, clean: Tensor, *, seed: int = 0
