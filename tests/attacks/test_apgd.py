@@ -1,0 +1,125 @@
+"""APGD on linear classifiers, its losses by hand, its schedule, and AALight's chain."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from verisal.attacks import APGD, BIM, PGD, AALight
+from verisal.attacks._losses import rising_loss
+from verisal.attacks.apgd import _looks
+from verisal.errors import ConfigError
+
+SHAPE = (1, 3, 2, 2)
+NORMAL = torch.tensor([3.0, -4.0, 0.0, 0, 0, 0, 0, 0, 0, 0, 0, 12.0])
+
+
+def plane(images: Tensor) -> Tensor:
+    """Logits minus and plus half of ``NORMAL . (x - 1/2)``, and a third class that never wins."""
+    height = (images.flatten(1) - 0.5) @ NORMAL
+    return torch.stack([-height / 2, height / 2, torch.full_like(height, -50.0)], dim=1)
+
+
+def above(height: float) -> Tensor:
+    """Image of class 1 at distance ``height / 13`` from the border."""
+    return (0.5 + height * NORMAL / 169).view(SHAPE)
+
+
+def seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.mark.parametrize("loss", ["ce", "dlr", "margin"])
+def test_ends_at_the_corner_of_the_ball(loss: str) -> None:
+    result = APGD(0.05, loss=loss, steps=10)(plane, above(1.3), torch.tensor([1]), generator=seeded())
+    change = (result.x_adv - above(1.3)).flatten()
+    torch.testing.assert_close(change[[0, 1, 11]], torch.tensor([-0.05, 0.05, -0.05]))
+    assert not result.success  # 1.3 - 0.05 * 19 > 0
+    assert (result.n_fwd.tolist(), result.n_bwd.tolist()) == ([12], [10])
+
+
+def test_l2_ends_below_the_plane_at_the_distance_of_the_ball() -> None:
+    result = APGD(0.2, "l2", steps=60)(plane, above(1.3), torch.tensor([1]), generator=seeded())
+    torch.testing.assert_close(result.x_adv, above(1.3 - 0.2 * 13), rtol=0, atol=5e-3)
+    assert result.success.all()
+
+
+def test_stopping_when_fooled_costs_less_and_keeps_the_success() -> None:
+    images = torch.cat([above(height) for height in (0.1, 0.5, 0.9, 3.0)])
+    labels = torch.ones(4, dtype=torch.int64)
+    full = APGD(0.05, steps=10)(plane, images, labels, generator=seeded())
+    short = APGD(0.05, steps=10, stop_when_fooled=True)(plane, images, labels, generator=seeded())
+    assert full.success.tolist() == short.success.tolist() == [True, True, True, False]
+    assert short.n_fwd.tolist()[3] == 12
+    assert max(short.n_fwd.tolist()[:3]) <= 4
+    torch.testing.assert_close(short.x_adv[3], full.x_adv[3])
+
+
+def test_targeted_climbs_to_its_goal() -> None:
+    aimed = APGD(0.1, loss="margin", steps=10, targeted=True)
+    assert aimed(plane, above(1.3), torch.tensor([0]), generator=seeded()).success.all()
+    assert not aimed(plane, above(1.3), torch.tensor([2]), generator=seeded()).success.any()
+
+
+def test_losses_by_hand() -> None:
+    logits, labels = torch.tensor([[4.0, 1.0, 3.0, -1.0]] * 2), torch.tensor([0, 2])
+    assert rising_loss("margin", targeted=False)(logits, labels).tolist() == [-1.0, 1.0]
+    assert rising_loss("margin", targeted=True)(logits, labels).tolist() == [1.0, -1.0]
+    dlr = rising_loss("dlr", targeted=False)(logits, labels)
+    torch.testing.assert_close(dlr, torch.tensor([-1 / 3, 1 / 3]))
+    aimed = rising_loss("dlr", targeted=True)(logits, labels)
+    torch.testing.assert_close(aimed, torch.tensor([1 / 4, -1 / 4]))
+    ce = -torch.log_softmax(logits, dim=1)[[0, 1], labels]
+    torch.testing.assert_close(rising_loss("ce", targeted=False)(logits, labels), ce)
+    torch.testing.assert_close(rising_loss("ce", targeted=True)(logits, labels), -ce)
+
+
+def test_looks_come_ever_closer() -> None:
+    assert _looks(100) == {22: 22, 41: 19, 57: 16, 70: 13, 80: 10, 87: 7, 93: 6, 99: 6}
+    assert _looks(1) == {1: 1}
+    assert list(_looks(5)) == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(("targeted", "classes"), [(False, 2), (True, 3)])
+def test_dlr_with_too_few_classes_names_the_margin_loss(*, targeted: bool, classes: int) -> None:
+    attack = APGD(0.1, loss="dlr", targeted=targeted)
+    with pytest.raises(
+        ConfigError, match=rf"at least {classes + 1} classes, found {classes}; use loss: margin"
+    ):
+        attack(lambda x: plane(x)[:, :classes], above(1.3), torch.tensor([1]), generator=seeded())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"eps": -0.1}, "APGD.eps"),
+        ({"eps": 8.0}, "pixel units"),
+        ({"norm": "l1"}, "APGD.norm"),
+        ({"loss": "cw"}, "APGD.loss must be 'ce', 'dlr' or 'margin', found 'cw'"),
+        ({"steps": 0}, "APGD.steps"),
+        ({"restarts": 0}, "APGD.restarts"),
+        ({"rho": 1.5}, "APGD.rho"),
+    ],
+)
+def test_refuses_bad_settings(settings: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        APGD(**{"eps": 0.1} | settings)
+
+
+def test_bim_is_pgd_from_the_image() -> None:
+    images, labels = torch.cat([above(1.3), above(0.2)]), torch.tensor([1, 1])
+    ours = BIM(0.05, steps=5)(plane, images, labels, generator=seeded())
+    same = PGD(0.05, steps=5, step=0.0125, random_start=False)(plane, images, labels, generator=seeded())
+    assert ours.x_adv.equal(same.x_adv)
+    with pytest.raises(ConfigError, match=r"BIM\.steps"):
+        BIM(0.05, steps=0)
+
+
+def test_aa_light_passes_survivors_on_and_spends_nothing_on_the_fooled() -> None:
+    images, labels = torch.cat([above(0.1), above(3.0)]), torch.tensor([1, 1])
+    result = AALight(0.05, steps=6, n_queries=9)(plane, images, labels, generator=seeded())
+    assert result.success.tolist() == [True, False]
+    # APGD twice (7 forward and 6 backward passes each), Square, verdict.
+    assert result.n_fwd.tolist() == [7 + 1, 7 + 7 + 9 + 1]
+    assert result.n_bwd.tolist() == [6, 12]
+    with pytest.raises(ConfigError, match="use loss: margin"):
+        AALight(0.01, steps=2)(lambda x: plane(x)[:, :2], images, labels, generator=seeded())
