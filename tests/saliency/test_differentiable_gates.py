@@ -116,10 +116,17 @@ def test_differentiable_features_have_the_values_of_the_measured_ones(gates, gat
     assert set(plain) - set(without) == {"gradient", "shifted/gradient"}
 
 
-def test_differentiable_features_need_images_with_a_gradient():
-    made = DetectorFeatures(saliency=METHOD)
-    with pytest.raises(ConfigError, match="need images that carry a gradient"):
-        made.differentiable(toy(), images_of(1), gates=FrozenGates(method=METHOD))
+@pytest.mark.parametrize("gates", [FrozenGates(method=METHOD), UnrolledGates(method=METHOD)])
+def test_images_without_a_gradient_give_the_same_features_without_a_graph(gates):
+    classifier, images = toy(), images_of(2)
+    made = DetectorFeatures(saliency=METHOD, views=("original", "shifted"), gated_activation=True)
+    graph = made.differentiable(classifier, images.clone().requires_grad_(), gates=gates)
+    with torch.no_grad():
+        found = made.differentiable(classifier, images, gates=gates)
+    assert list(found) == list(graph)
+    for name, value in found.items():
+        assert not value.requires_grad
+        torch.testing.assert_close(value, graph[name].detach(), rtol=1e-3, atol=1e-3, msg=name)
 
 
 def test_predicted_gates_are_those_of_the_mask_network_and_carry_its_gradient(tmp_path):

@@ -145,22 +145,17 @@ class DetectorFeatures:
 
         Args:
             classifier: with stages.
-            images: ``(B, 3, H, W)`` in [0, 1], part of a graph.
+            images: ``(B, 3, H, W)`` in [0, 1]; where they carry no gradient no graph is made, which is
+                cheaper and gives the same values.
             gates: takes the place of ``saliency``, and says how gradients pass through the gates.
             gradient: whether ``gradient`` is made, which costs a backward pass and one through it.
-
-        Raises:
-            ConfigError: images that carry no gradient.
         """
         check_images(images.detach())
-        if not images.requires_grad:
-            raise ConfigError(
-                "differentiable features need images that carry a gradient; call images.requires_grad_()"
-            )
+        graph = images.requires_grad
         with frozen(classifier), gradient_scope(images.device.type):
             # A copy, so that gradients by the image are taken in the layout that the classifier is fast in.
-            seen = images.clone(memory_format=torch.channels_last)
-            found = self._of_images(classifier, seen, gates, gradient=gradient, graph=True)
+            seen = images.clone(memory_format=torch.channels_last).requires_grad_()
+            found = self._of_images(classifier, seen, gates, gradient=gradient, graph=graph)
         return {name: _rounded_through(value) if value.ndim == 4 else value for name, value in found.items()}
 
     def _of_images(

@@ -56,7 +56,8 @@ class DifferentiableGates(ABC):
         Args:
             classifier: with stages.
             images: ``(B, 3, H, W)`` in [0, 1].
-            outputs: of the classifier for the images, in the graph that gradients shall reach.
+            outputs: of the classifier for the images, in the graph that gradients shall reach; without a
+                graph the gates have none either.
             query_class: ``(B,)`` int64.
         """
 
@@ -169,6 +170,8 @@ class UnrolledGates(DifferentiableGates):
         with frozen(classifier):
             constant = StageOutputs(outputs.logits.detach(), tuple(a.detach() for a in outputs.activations))
             states, kept = self._run(self._problem(classifier, constant, query_class))
+            if not outputs.logits.requires_grad:
+                return tuple(_stage_views(kept.values, constant.activations))
             repeated = self.method.steps if self.last_steps is None else self.last_steps
             first = (kept.step - repeated).clamp_min(0)
             # Every image starts from its own step.
