@@ -220,3 +220,16 @@ def make_imagenet(root, *, folders):
     # The archive holds the boxes of images that are not there.
     write_xml(root / "boxes" / "val" / "ILSVRC2012_val_00000777.xml", [("n01440764", (0, 0, 9, 9))])
     return str(root / "val"), str(root / "boxes")
+
+
+def make_broken(tmp_path):
+    """Seven images: two broken files, three bad rows of one image, one row of none."""
+    root = Path(make_folder(tmp_path / "images"))
+    (root / "cat" / "cat1.png").write_bytes(b"")
+    (root / "dog" / "dog2.png").write_bytes((root / "dog" / "dog2.png").read_bytes()[:50])
+    write_image(root / "dog" / "large.png", size=(60, 20))
+    (tmp_path / "boxes.csv").write_text(
+        "image,class,xmin,ymin,xmax,ymax\n"
+        "cat0,cat,1,1,5,5\ncat0,cat,5,5,1,1\ncat0,cat,90,1,95,5\ncat0,dog,91,1,95,5\nnobody,cat,1,1,2,2\n"
+    )
+    return root, tmp_path / "boxes.csv"

@@ -13,6 +13,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from verisal.errors import ConfigError, VerisalError
 
 from ._app import Progress, VerisalCLI
+from ._data import main as data_command
 from ._process import Stopped, quiet, restored_settings, stops_as_exceptions
 
 __all__ = ["main"]
@@ -30,10 +31,13 @@ def main(args: list[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    arguments = sys.argv[1:] if args is None else args
     progress = Progress()
     with restored_settings(), quiet(), stops_as_exceptions():
         try:
-            VerisalCLI(sys.argv[1:] if args is None else args, progress)
+            if arguments[:1] == ["data"]:
+                return data_command(arguments[1:])
+            VerisalCLI(arguments, progress)
         except BaseException as error:
             return _told(_cause(error), progress)
         finally:

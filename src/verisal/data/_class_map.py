@@ -34,7 +34,8 @@ def class_indices(
     unknown = sorted(set(given) - set(found))
     if unknown:
         raise ConfigError(f"class_map names {_shown(unknown)}; the images have {_shown(found)}")
-    lookup = _lookup(class_names)
+    exact = {name: index for index, name in enumerate(class_names) if class_names.count(name) == 1}
+    loose = _loose(class_names)
     indices: dict[str, int | None] = {}
     missing = []
     for name in found:
@@ -42,7 +43,7 @@ def class_indices(
         if wanted is None:
             indices[name] = None
             continue
-        index = wanted if isinstance(wanted, int) else lookup.get(wanted, lookup.get(_plain(wanted)))
+        index = wanted if isinstance(wanted, int) else exact.get(wanted, loose.get(_plain(wanted)))
         if index is not None and 0 <= index < len(class_names):
             indices[name] = index
         elif name in given:
@@ -61,19 +62,16 @@ def class_indices(
     return indices
 
 
-def _lookup(class_names: Sequence[str]) -> dict[str, int]:
-    """Every way to write a class that means one class only; exact names first."""
+def _loose(class_names: Sequence[str]) -> dict[str, int]:
+    """Other ways to write a class that mean one class only."""
     ways: dict[str, set[int]] = {}
     for index, name in enumerate(class_names):
         for way in {_plain(part) for part in (name, *name.split(","))}:
             ways.setdefault(way, set()).add(index)
-    lookup = {way: next(iter(indices)) for way, indices in ways.items() if len(indices) == 1}
+    loose = {way: next(iter(indices)) for way, indices in ways.items() if len(indices) == 1}
     if len(class_names) == len(SYNSETS) and _is_imagenet(class_names):
-        lookup |= {synset: index for index, synset in enumerate(SYNSETS)}
-    for index, name in enumerate(class_names):
-        if class_names.count(name) == 1:
-            lookup[name] = index
-    return lookup
+        loose |= {synset: index for index, synset in enumerate(SYNSETS)}
+    return loose
 
 
 def _is_imagenet(class_names: Sequence[str]) -> bool:
