@@ -1,0 +1,84 @@
+"""DDN on a plane: lengths worked by hand, storable iterates, early leavers."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from verisal.attacks import DDN
+from verisal.errors import ConfigError
+
+SHAPE = (1, 3, 2, 2)
+NORMAL = torch.tensor([3.0, -4.0, 0.0, 0, 0, 0, 0, 0, 0, 0, 0, 12.0])  # length 13
+
+
+def plane(images: Tensor) -> Tensor:
+    height = (images.flatten(1) - 0.5) @ NORMAL
+    return torch.stack([-height / 2, height / 2], dim=1)
+
+
+def above(height: float) -> Tensor:
+    return (0.5 + height * NORMAL / 169).view(SHAPE)
+
+
+def attack(which: DDN, images: Tensor, label: int = 1, model=plane):
+    labels = torch.full((len(images),), label)
+    return which(model, images, labels, generator=torch.Generator().manual_seed(0))
+
+
+def test_finds_the_distance_to_the_plane() -> None:
+    result = attack(DDN(), above(1.3))
+    assert result.success.tolist() == [True]
+    assert 0.1 <= float(result.norms) <= 0.1 * 1.06  # within one change of the length
+    assert (result.n_fwd.tolist(), result.n_bwd.tolist()) == ([101], [100])
+
+
+def test_length_grows_until_the_plane_is_crossed_and_falls_after_it() -> None:
+    # Lengths 0.084, 0.1008 (crossed; kept), so that the next, 0.0806, falls short.
+    result = attack(DDN(steps=4, gamma=0.2, initial_norm=0.07), above(1.3))
+    assert float(result.norms) == pytest.approx(0.1008, abs=1e-6)
+    failed = attack(DDN(steps=2, gamma=0.2, initial_norm=0.07), above(1.3))
+    assert failed.success.tolist() == [False]
+    assert float(failed.norms) == pytest.approx(0.084, abs=1e-6)  # its last iterate, not the clean image
+
+
+def test_image_wrong_from_the_start_is_returned_and_leaves() -> None:
+    images = torch.cat([above(-1.3), above(1.3)])
+    result = attack(DDN(steps=10), images)
+    assert result.x_adv[0].equal(images[0])
+    assert result.n_bwd.tolist() == [1, 10]
+
+
+def test_levels_make_every_result_storable() -> None:
+    image = (above(1.3) * 255).round() / 255
+    result = attack(DDN(levels=256), image)
+    assert result.success.tolist() == [True]
+    assert result.x_adv.equal((result.x_adv * 255).round() / 255)
+
+
+def test_targeted_reaches_its_goal() -> None:
+    aimed = attack(DDN(targeted=True), above(1.3), label=0)
+    torch.testing.assert_close(aimed.x_adv, attack(DDN(), above(1.3)).x_adv, rtol=0, atol=1e-5)
+
+
+def test_flat_classifier_gives_no_step_and_no_nan() -> None:
+    result = attack(DDN(steps=3), above(1.3), model=lambda images: plane(0 * images + 0.6))
+    assert result.x_adv.equal(above(1.3))
+    assert result.success.tolist() == [False]
+
+
+@pytest.mark.parametrize(
+    ("build", "key"),
+    [
+        (lambda: DDN(steps=0), "steps"),
+        (lambda: DDN(gamma=1.0), "gamma"),
+        (lambda: DDN(gamma=0.0), "gamma"),
+        (lambda: DDN(initial_norm=0.0), "initial_norm"),
+        (lambda: DDN(initial_norm=math.inf), "initial_norm"),
+        (lambda: DDN(levels=1), "levels"),
+    ],
+)
+def test_settings_that_cannot_work(build, key: str) -> None:
+    with pytest.raises(ConfigError, match=f"DDN.{key}"):
+        build()
