@@ -3,12 +3,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from jsonargparse import ArgumentParser
 from metric_cases import part_of, toy_explained, with_saliency
 from saliency_cases import toy_classifier, toy_images
 
 from verisal.errors import ConfigError, DataError
 from verisal.functional import MapAttack, map_change, postprocess
-from verisal.metrics import AttackedSensitivity
+from verisal.metrics import AttackedSensitivity, SaliencyMetric
 from verisal.saliency import Gradient
 
 ATTACK = MapAttack(kind="top_k", steps=4, judge_every=2)
@@ -148,6 +149,22 @@ def test_name_tells_settings_apart():
     ]
     assert len(set(names)) == 6
     assert names[0] == "attacked_sensitivity[top_k,gradient,8/255,100]"
+
+
+@pytest.mark.parametrize(
+    ("surrogate", "name"),
+    [
+        ("", "gradient"),
+        (', "surrogate": {"class_path": "SmoothGradSurrogate", "init_args": {"samples": 4}}', "smooth_grad4"),
+    ],
+)
+def test_configuration_file_can_say_the_attack(surrogate, name):
+    parser = ArgumentParser()
+    parser.add_argument("--metric", type=SaliencyMetric)
+    attack = f'{{"kind": "target", "steps": 20{surrogate}}}'
+    settings = f'{{"class_path": "AttackedSensitivity", "init_args": {{"attack": {attack}}}}}'
+    metric = parser.instantiate(parser.parse_args([f"--metric={settings}"])).metric
+    assert metric.name == f"attacked_sensitivity[target,{name},8/255,20]"
 
 
 def test_percentile_out_of_range_is_refused():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import final
 
 import torch
@@ -45,7 +45,7 @@ class MapAttack:
 
     Args:
         kind: D, see :func:`~verisal.functional.map_objective`.
-        surrogate: the attribution that is differentiated.
+        surrogate: the attribution that is differentiated; None stands for :class:`GradientSurrogate`.
         eps: Linf budget, in [0, 1] pixel units.
         step: length of a step.
         steps: number of steps.
@@ -68,7 +68,7 @@ class MapAttack:
     """
 
     kind: MapAttackKind
-    surrogate: Surrogate = field(default_factory=GradientSurrogate)
+    surrogate: Surrogate | None = None
     eps: float = 8 / 255
     step: float = 1 / 255
     steps: int = 100
@@ -95,9 +95,13 @@ class MapAttack:
         check_chunk_size(self.chunk_size)
 
     @property
+    def _direction(self) -> Surrogate:
+        return GradientSurrogate() if self.surrogate is None else self.surrogate
+
+    @property
     def name(self) -> str:
         """Every setting that changes the result; those of rarer use only where not the default."""
-        main = [self.kind, self.surrogate.name, f"{255 * self.eps:g}/255", str(self.steps)]
+        main = [self.kind, self._direction.name, f"{255 * self.eps:g}/255", str(self.steps)]
         others = [
             f"{item.name}={getattr(self, item.name):g}"
             for item in fields(self)
@@ -128,7 +132,7 @@ class MapAttack:
             DataError: images that are none, or an attribution that does not fit them.
             ConfigError: a query class that does not fit.
         """
-        size = max(1, self.chunk_size // self.surrogate.points)
+        size = max(1, self.chunk_size // self._direction.points)
         with _asking(classifier, images, query_class, attribution) as inputs:
             return MapAttackResult.joined(
                 self._attacked(self._problem(classifier, explain, *some)) for some in _chunks(inputs, size)
@@ -163,7 +167,7 @@ class MapAttack:
         return Problem(classifier, explain, images, query, maps, objective)
 
     def _attacked(self, problem: Problem) -> MapAttackResult:
-        parts = self.surrogate.parts(
+        parts = self._direction.parts(
             self._twin(problem.classifier),
             problem.images,
             problem.query_class,
@@ -173,7 +177,7 @@ class MapAttack:
         path = self._path(problem.images, parts, problem.objective.nudged())
         found = best_on_path(problem, path, eps=self.eps, every=self.judge_every)
         # Several parts are computed twice: once for the whole map, once to be differentiated.
-        once = self.steps * self.surrogate.points
+        once = self.steps * self._direction.points
         again = once if len(parts) > 1 else 0
         return replace(found, n_fwd=found.n_fwd + once + again, n_bwd=found.n_bwd + 2 * once + again)
 
