@@ -66,6 +66,7 @@ def problem(
         patches=some,
         sign=sign[decoy].view(-1, 1, 1, 1),
         epsilon=(epsilon * spread)[image].view(-1, 1, 1),
+        spread=spread[image].view(-1, 1, 1),
         slack=(_ROUNDING * largest)[image].view(-1, 1, 1),
         low=mask * (-repeated).clamp_min(-bound),
         high=mask * (1 - repeated).clamp_max(bound),

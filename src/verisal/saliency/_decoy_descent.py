@@ -21,9 +21,15 @@ from verisal.functional import SomePatches
 
 __all__ = ["DecoyDescent", "Rows", "Solution"]
 
-_BETAS, _ADAM_EPS = (0.9, 0.999), 1e-8
+_BETAS, _ADAM_EPS = (0.9, 0.99), 1e-8
 # A scaled iterate aims just inside of the tolerance, because the layers are not linear.
 _INSIDE = 0.995
+# How often what is still infeasible at the end is drawn nearer to the image.
+_LAST_TRIES = 8
+# By what it shrinks each time, at least.
+_SHRINK = 0.8
+# Share of the first learning rate that the last step has; gain of a round below which a decoy is finished.
+_FINAL_RATE, _HARDLY = 1 / 64, 0.01
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,7 @@ class Rows:
         patches: N masks.
         sign: ``(N, 1, 1, 1)``, +1 or -1.
         epsilon: ``(N, 1, 1)``, largest change of a feature.
+        spread: ``(N, 1, 1)``, deviation of the image's features, the unit of the penalty.
         slack: ``(N, 1, 1)``, rounding of the features: by how much a change may exceed epsilon.
         low: ``(N, 3, H, W)``, smallest change of every pixel.
         high: ``(N, 3, H, W)``, largest one.
@@ -46,6 +53,7 @@ class Rows:
     patches: SomePatches
     sign: Tensor
     epsilon: Tensor
+    spread: Tensor
     slack: Tensor
     low: Tensor
     high: Tensor
@@ -57,10 +65,18 @@ class Rows:
             self.patches[index],
             self.sign[index],
             self.epsilon[index],
+            self.spread[index],
             self.slack[index],
             self.low[index],
             self.high[index],
         )
+
+    @property
+    def unit(self) -> Tensor:
+        """``(N, ky, kx)``: what turns a sum over a patch's features into a mean in their deviations."""
+        ones = torch.ones_like(self.features[:, 0])
+        count = self.patches.sum_features(ones) * self.features.shape[1]
+        return 1 / (self.spread * count.clamp_min(1))
 
     def gain(self, change: Tensor) -> Tensor:
         """``(N, ky, kx)``: objective of every patch, its mean change in the direction of the sign."""
@@ -95,13 +111,18 @@ class Solution:
 class DecoyDescent:
     """Adam on the penalised objective, in rounds.
 
+    Every iterate is also drawn towards the image until it would be feasible if the layers were linear, and
+    that, verified after the round, is kept if it is the best so far: the penalty need not end feasible.
+
     Args:
         steps: of one round.
         rounds: at most; a decoy whose patches all hold a feasible iterate that a round has hardly improved is
             finished.
-        learning_rate: of the first step, in pixel units; it falls geometrically to ``final_rate`` times it.
-        multiplier: first weight of the constraint; doubled per patch after a round that ends infeasible, and
-            halved after one that ends feasible.
+        learning_rate: of the first step, in pixel units; it falls geometrically to a 64th of it.
+        multiplier: first weight of the penalty, the mean over a patch's features of what exceeds epsilon, in
+            deviations of the image's features.
+        factor: by which a patch's weight rises after a round that ends infeasible, and falls after a feasible
+            one.
     """
 
     steps: int
@@ -109,8 +130,6 @@ class DecoyDescent:
     learning_rate: float
     multiplier: float
     factor: float
-    final_rate: float = 1 / 64
-    enough: float = 0.01
 
     def run(self, features: Callable[[Tensor], Tensor], rows: Rows, start: Tensor) -> Solution:
         """Solve all rows; ``start (N, 3, H, W)`` is a small change in the direction of the sign."""
@@ -124,7 +143,7 @@ class DecoyDescent:
             kept = best.part(active)
             for step in range(self.steps):
                 share = (number * self.steps + step) / max(1, self.rounds * self.steps - 1)
-                rate = self.learning_rate * self.final_rate**share
+                rate = self.learning_rate * _FINAL_RATE**share
                 self._step(features, here, state, kept, rate, number * self.steps + step + 1)
             _verify(features, here, kept)
             passes[active] += self.steps + 1
@@ -132,7 +151,7 @@ class DecoyDescent:
             state.multiplier = torch.where(
                 state.feasible, state.multiplier / self.factor, state.multiplier * self.factor
             )
-            improved = kept.gain > before * (1 + self.enough)
+            improved = kept.gain > before * (1 + _HARDLY)
             going = (improved | (kept.gain <= 0)).logical_and(here.patches.area > 0).flatten(1).any(dim=1)
             if not bool(going.any()):
                 break
@@ -153,7 +172,7 @@ class DecoyDescent:
         found = features(rows.images + leaf)
         difference = (found - rows.features).detach()
         over = difference.abs() > rows.epsilon[..., None]
-        weight = rows.patches.to_features(state.multiplier)
+        weight = rows.patches.to_features(state.multiplier * rows.unit)
         (gradient,) = torch.autograd.grad(found, leaf, grad_outputs=weight * over * difference.sign())
         change = leaf.detach()
         with torch.no_grad():
@@ -220,37 +239,45 @@ class _Best:
         self.candidate[index], self.promise[index] = part.candidate, part.promise
 
     def offer(self, rows: Rows, change: Tensor, moved: Tensor) -> None:
-        """Take the iterate, drawn towards the image as far as the tolerance asks if features were linear."""
-        scale = torch.where(
-            rows.feasible(moved), 1.0, _INSIDE * rows.epsilon / moved.clamp_min(torch.finfo(moved.dtype).tiny)
-        )
-        promise = scale * rows.gain(change)
-        better = promise > torch.maximum(self.gain, self.promise)
-        self.promise = promise.where(better, self.promise)
-        scaled = rows.patches.to_pixels(scale) * change
-        self.candidate = scaled.where(rows.patches.to_pixels(better.float()) > 0, self.candidate)
+        """Keep the iterate where it is feasible; elsewhere note what it would be, drawn towards the image."""
+        gain, feasible = rows.gain(change), rows.feasible(moved)
+        self._keep(rows, change, gain, feasible & (gain > self.gain))
+        scale = _scale(rows, moved)
+        better = ~feasible & (scale * gain > torch.maximum(self.gain, self.promise))
+        self.promise = (scale * gain).where(better, self.promise)
+        chosen = rows.patches.to_pixels(better.float()) > 0
+        self.candidate = (rows.patches.to_pixels(scale) * change).where(chosen, self.candidate)
+
+    def verify(self, rows: Rows, moved: Tensor) -> None:
+        """Keep the candidates that are feasible; draw the others nearer to the image, to be tried again."""
+        feasible = rows.feasible(moved)
+        self._keep(rows, self.candidate, self.promise, feasible & (self.promise > self.gain))
+        # A rectified feature that is off stays off for a while, however linear the layers are elsewhere.
+        scale = torch.where(feasible, 1.0, _scale(rows, moved).clamp_max(_SHRINK))
+        self.candidate, self.promise = self.candidate * rows.patches.to_pixels(scale), self.promise * scale
+
+    def _keep(self, rows: Rows, change: Tensor, gain: Tensor, better: Tensor) -> None:
+        self.gain = gain.where(better, self.gain)
+        self.change = change.where(rows.patches.to_pixels(better.float()) > 0, self.change)
+
+
+def _scale(rows: Rows, moved: Tensor) -> Tensor:
+    """``(N, ky, kx)``: by what a change must shrink to be feasible, if the layers were linear."""
+    # Where nothing moved there is nothing to divide by.
+    return torch.where(rows.feasible(moved), 1.0, _INSIDE * rows.epsilon / moved.maximum(rows.epsilon))
 
 
 def _verify(features: Callable[[Tensor], Tensor], rows: Rows, best: _Best) -> None:
-    """Keep the candidates that are feasible; draw the others nearer to the image, to be verified again."""
     with torch.no_grad():
-        moved = rows.moved(features(rows.images + best.candidate) - rows.features)
-        better = rows.feasible(moved) & (best.promise > best.gain)
-        chosen = rows.patches.to_pixels(better.float()) > 0
-        best.change = best.candidate.where(chosen, best.change)
-        best.gain = best.promise.where(better, best.gain)
-        scale = torch.where(
-            rows.feasible(moved), 1.0, _INSIDE * rows.epsilon / moved.clamp_min(torch.finfo(moved.dtype).tiny)
-        )
-        best.candidate = best.candidate * rows.patches.to_pixels(scale)
-        best.promise = best.promise * scale
+        best.verify(rows, rows.moved(features(rows.images + best.candidate) - rows.features))
 
 
 def _assembled(features: Callable[[Tensor], Tensor], rows: Rows, best: _Best, passes: Tensor) -> Solution:
     """The kept iterates of all patches in one image, measured together; what is not feasible is taken out."""
-    _verify(features, rows, best)
+    for _ in range(_LAST_TRIES):
+        _verify(features, rows, best)
     with torch.no_grad():
         moved = rows.moved(features(rows.images + best.change) - rows.features)
         found = rows.feasible(moved) & (best.gain > 0)
         change = best.change * rows.patches.to_pixels(found.float())
-    return Solution(change, found, passes + 2)
+    return Solution(change, found, passes + _LAST_TRIES + 1)

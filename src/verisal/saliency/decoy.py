@@ -108,7 +108,8 @@ class Decoy(Saliency):
         steps: of one round of the optimisation.
         rounds: at most.
         learning_rate: of the first step, in pixel units; it falls from step to step.
-        multiplier: first weight of the constraint, per patch.
+        multiplier: first weight of a patch's penalty, the mean over its features of what exceeds epsilon, in
+            deviations of the image's features.
         factor: by which the weight rises after a round that ends infeasible, and falls after a feasible one.
         seed: of start and noise, which depend on it and on the image's content only.
         chunk_size: decoys at once; bounds memory, never changes the result beyond float rounding.
@@ -141,7 +142,7 @@ class Decoy(Saliency):
     steps: int = 60
     rounds: int = 5
     learning_rate: float = 0.02
-    multiplier: float = 1.0
+    multiplier: float = 16.0
     factor: float = 2.0
     seed: int = 0
     chunk_size: int = 128
