@@ -1,4 +1,4 @@
-"""Gates for networks that cannot be traced: the whole network runs, and hooks exchange what its stages give out."""
+"""Gates for networks that cannot be traced: all of it runs, and hooks exchange what its stages give out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a stage's output lies in memory: maps, maps with channels last, or tokens with a few that are no patch."""
+"""How a stage's output lies: maps, maps with channels last, or tokens of which a few are no patches."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def to_map(value: Tensor, kind: Kind, grid: Tensor) -> Tensor:
         return value.permute(0, 3, 1, 2)
     height, width = grid.shape[-2:]
     patches = value[:, value.shape[1] - height * width :]
-    return patches.transpose(1, 2).unflatten(2, (height, width))
+    return patches.transpose(1, 2).reshape(len(value), -1, height, width)
 
 
 def from_map(value: Tensor, kind: Kind) -> Tensor:

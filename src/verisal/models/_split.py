@@ -148,10 +148,9 @@ class _Tails:
                     if layout.kind == "map"
                     else copied.call_function(apply_gate, (node, gate, layout.kind, nodes[layout.grid_of]))
                 )
-            node.replace_all_uses_with(
-                product,
-                delete_user_cb=lambda user, product=product: user is not product,
-            )
+            # Only the product itself still reads the stage.
+            node.replace_all_uses_with(product)
+            product.replace_input_with(product, node)
         return self._finish(copied)
 
     def observed(self) -> fx.GraphModule:
@@ -193,8 +192,9 @@ class _Tails:
                 )
             image.replace_all_uses_with(stand_in)
         if image.users:
+            stage = self.stages[0].removeprefix("network.")
             raise ConfigError(
-                f"the network after stage {self.stages[0].removeprefix('network.')!r} also reads values computed before it"
+                f"the network after stage {stage!r} also reads values computed before it"
                 f" (through {next(iter(image.users)).name!r}); name an earlier stage first"
             )
         module.graph.erase_node(image)
@@ -204,7 +204,7 @@ class _Tails:
 
 
 def _reads_shape(node: fx.Node) -> bool:
-    return (node.target is getattr and node.args[1] == "shape") or node.target in ("size", "dim")
+    return node.target in ("size", "dim") or (node.target is getattr and str(node.args[1]) == "shape")
 
 
 def _module(network: nn.Module, graph: fx.Graph) -> fx.GraphModule:

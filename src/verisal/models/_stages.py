@@ -68,8 +68,8 @@ def find_stages(network: nn.Module, image_size: int) -> tuple[str, ...]:
         stages += _blocks(network, image_size, calls, stages[0])
     if len(stages) < 2:
         raise ConfigError(
-            f"no stages of {type(network).__name__} were found that gates can act on: a stage is a module that"
-            " runs once, gives maps (B, C, h, w) or patch tokens, and is bypassed by nothing;"
+            f"no stages of {type(network).__name__} were found that gates can act on: a stage is a module"
+            " that runs once, gives maps (B, C, h, w) or patch tokens, and is bypassed by nothing;"
             " name them: stages=[...]"
         )
     return tuple(stages)
@@ -136,7 +136,7 @@ def _at_resolution(network: nn.Module, image_size: int, calls: Sequence[_Call], 
 
 
 def _spans(network: nn.Module, calls: Sequence[_Call], call: _Call) -> bool:
-    """Whether a module holds several stages, or stretches maps that were smaller before (as some pools do)."""
+    """Whether a module holds several stages, or stretches maps that were smaller before, as pools may."""
     inside = [other for other in calls if other.name.startswith(f"{call.name}.") and other.side > call.side]
     if len({other.side for other in inside}) > 1:
         return True
@@ -169,7 +169,8 @@ def _blocks(network: nn.Module, image_size: int, calls: Sequence[_Call], cut: st
     for call in tokens:
         key = (call.name.rpartition(".")[0], type(network.get_submodule(call.name)))
         groups.setdefault(key, []).append(call.name)
-    most = max(groups.values(), key=len, default=[])
+    rows = [names for names in groups.values() if len(names) > 1]
+    most = max(rows, key=lambda names: sum(_size(network, name) for name in names), default=[])
     # With a class token in front of the head, the last block's patch tokens go nowhere.
     # A head of zeros, as some libraries start with, tells nothing, so it is assumed then.
     used = [name for name in most if _sensitivity(network, image_size, name)[1]] or most[:-1]
@@ -178,13 +179,17 @@ def _blocks(network: nn.Module, image_size: int, calls: Sequence[_Call], cut: st
     return [name for name in names if not _bypassed(network, image_size, name)]
 
 
+def _size(network: nn.Module, name: str) -> int:
+    return sum(parameter.numel() for parameter in network.get_submodule(name).parameters())
+
+
 def _bypassed(network: nn.Module, image_size: int, name: str) -> bool:
     """Whether logits still depend on the image once what the module gives out is held fixed."""
     return _sensitivity(network, image_size, name)[0]
 
 
 def _sensitivity(network: nn.Module, image_size: int, name: str) -> tuple[bool, bool]:
-    """Whether logits depend on the image otherwise than through a module, and on its last token or position."""
+    """Whether logits depend on the image otherwise than through a module, and on its last token."""
     kept: list[Tensor] = []
 
     def hold(output: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from verisal.errors import ConfigError
 from verisal.types import StageOutputs
 
+from ._architecture import Architecture
 from ._hooked import hooked_network
 from ._layout import probe_stages
 from ._split import SplitNetwork, split_network
@@ -22,6 +23,10 @@ __all__ = ["Classifier"]
 class Classifier(nn.Module):
     """Any network, its normalisation, and the names of the stages that methods read or gate.
 
+    Stages give maps, maps with channels last, or the tokens of a vision transformer, of which the patches
+    are gated and class and register tokens are not; methods see maps ``(B, C, h, w)`` in each case. The
+    network is cut by tracing; one that cannot be traced runs whole, with hooks, on each call.
+
     Args:
         network: maps normalised images ``(B, 3, H, W)`` to logits ``(B, K)``.
         stages: sub-modules whose outputs are the activations ``a_1 .. a_L``, in running order, at least two.
@@ -29,10 +34,11 @@ class Classifier(nn.Module):
         image_size: height and width in pixels that the network was trained at.
         mean: per-channel mean that is subtracted from images in [0, 1].
         std: per-channel deviation that they are divided by.
+        architecture: what builds the network again, for exports; None where nobody knows.
 
     Raises:
-        ConfigError: stages that cannot be gated (see :func:`split_network`), or a normalisation that is
-            not three numbers with positive deviations.
+        ConfigError: stages that cannot be gated (see :func:`split_network`), a normalisation that is not
+            three numbers with positive deviations, or another number of names than of logits.
     """
 
     def __init__(
@@ -44,6 +50,7 @@ class Classifier(nn.Module):
         image_size: int,
         mean: Sequence[float] = (0.5, 0.5, 0.5),
         std: Sequence[float] = (0.25, 0.25, 0.25),
+        architecture: Architecture | None = None,
     ) -> None:
         super().__init__()
         if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
@@ -54,6 +61,7 @@ class Classifier(nn.Module):
         self.stages = tuple(stages)
         self.class_names = tuple(class_names)
         self.image_size = image_size
+        self.architecture = architecture
         self.register_buffer("mean", torch.tensor(list(mean)).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(list(std)).view(1, 3, 1, 1))
         self.mean: Tensor

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
 
 from verisal.checkpoint import load_export, save_export
 from verisal.errors import CheckpointError, ConfigError
 
+from ._architecture import Architecture
+from ._layout import evaluating, probe_image
+from ._libraries import Built, from_factory, from_timm, from_torchvision, from_transformers
+from ._stages import find_stages
+from ._weights import fit_weights
 from .classifier import Classifier
+from .imagenet import IMAGENET_CLASSIFIER, imagenet_classifier
 from .resnet import SmallResNet
 
-__all__ = ["export_classifier", "load_classifier", "shipped_classifiers"]
+__all__ = ["ClassifierSource", "export_classifier", "load_classifier", "shipped_classifiers"]
 
 
 def shipped_classifiers() -> tuple[str, ...]:
@@ -23,25 +33,176 @@ def shipped_classifiers() -> tuple[str, ...]:
     return tuple(sorted(name for name in names if not name.endswith("_masks")))
 
 
+@final
+@dataclass(frozen=True, kw_only=True)
+class ClassifierSource:
+    """Where a classifier comes from, and what is to be believed instead of what the source says.
+
+    Attributes:
+        name: a shipped name; ``imagenet_efficientnet_lite0`` (extra ``imagenet``); the path of an export
+            (``.safetensors`` with its card beside it); ``torchvision:NAME``; ``timm:NAME``; ``hf:ORG/NAME``
+            or ``hf:FOLDER``; or ``package.module:function``, which returns an ``nn.Module``.
+        weights: ``default`` for those of the library, by its own loader; the path of a state dict
+            (safetensors, or a pickle of tensors only); for torchvision also the name of one of its weights;
+            None for random ones, the same each time.
+        arguments: keyword arguments of the network's constructor, plain data.
+        factory: for exports whose network a function of yours built: ``package.module:function``. Files
+            name it but never import it.
+        stages: modules whose outputs methods read and gate, in running order; found by themselves where
+            nothing is given.
+        class_names: one per logit, or the path of a text file with one per line. Numbers where nobody
+            tells.
+        image_size: height and width in pixels.
+        mean: per channel, subtracted from images in [0, 1].
+        std: per channel, by which they are divided.
+    """
+
+    name: str
+    weights: str | None = "default"
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    factory: str | None = None
+    stages: Sequence[str] | None = None
+    class_names: Sequence[str] | str | None = None
+    image_size: int | None = None
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.class_names, str):
+            path = Path(self.class_names)
+            if not path.is_file():
+                raise ConfigError(
+                    f"class_names: {path} does not exist; give names, or a file with one per line"
+                )
+            names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+            object.__setattr__(self, "class_names", names)
+
+    def load(self) -> Classifier:
+        """A frozen classifier in eval mode.
+
+        Raises:
+            ConfigError: no such name or file; a library that is not installed; a setting that does not fit.
+            CheckpointError: weights that are damaged or do not fit.
+        """
+        return self._finished(self._built())
+
+    def _built(self) -> Built:
+        library, _, name = self.name.partition(":")
+        names = None if self.class_names is None else tuple(self.class_names)
+        if Path(self.name).suffix == ".safetensors" or self.name in shipped_classifiers():
+            self._refuse_weights()
+            return _from_export(_export_path(self.name), self.factory)
+        if self.name == IMAGENET_CLASSIFIER:
+            self._refuse_weights()
+            return imagenet_classifier()
+        if not name:
+            raise ConfigError(
+                f"unknown classifier {self.name!r}; known: {', '.join(shipped_classifiers())},"
+                f" {IMAGENET_CLASSIFIER}, torchvision:NAME, timm:NAME, hf:ORG/NAME, package.module:function,"
+                " or the path of an exported .safetensors file"
+            )
+        match library:
+            case "torchvision":
+                return from_torchvision(name, self.weights, self.arguments, names)
+            case "timm":
+                return from_timm(name, self.weights, self.arguments, names)
+            case "hf":
+                return from_transformers(name, self.weights, self.arguments, names)
+            case _:
+                return from_factory(self.name, self.weights, self.arguments, names)
+
+    def _refuse_weights(self) -> None:
+        if self.weights != "default" or self.arguments:
+            raise ConfigError(
+                f"{self.name} has weights and arguments of its own; leave weights and arguments out"
+            )
+
+    def _finished(self, built: Built) -> Classifier:
+        size = self.image_size or built.image_size
+        if size is None:
+            raise ConfigError(f"nobody tells the image size of {self.name}; give image_size, in pixels")
+        network = built.network.eval().requires_grad_(False)
+        mean, std = self.mean or built.mean, self.std or built.std
+        if mean is None or std is None:
+            raise ConfigError(
+                f"nobody tells how {self.name} normalises its images; give mean and std, three"
+                " numbers each in units of [0, 1] (mean [0, 0, 0] and std [1, 1, 1] where the network takes them as they are)"
+            )
+        stages = self.stages or built.stages or find_stages(network, size)
+        names = self.class_names or built.class_names or _numbers(network, size)
+        classifier = Classifier(
+            network,
+            stages,
+            class_names=names,
+            image_size=size,
+            mean=mean,
+            std=std,
+            architecture=built.architecture,
+        )
+        return classifier.eval().requires_grad_(False)
+
+
+def load_classifier(
+    name: str | ClassifierSource,
+    **overrides: Any,  # noqa: ANN401 - the attributes of ClassifierSource check them
+) -> Classifier:
+    """A frozen classifier in eval mode.
+
+    Args:
+        name: as of :class:`ClassifierSource`, or one of these.
+        overrides: its other attributes, for a name.
+
+    Raises:
+        ConfigError: no such name or file; a library that is not installed; a setting that does not fit.
+        CheckpointError: weights that are damaged or do not fit.
+    """
+    if isinstance(name, ClassifierSource):
+        if overrides:
+            raise ConfigError(f"a ClassifierSource has all settings inside, found also {sorted(overrides)}")
+        return name.load()
+    known = [item.name for item in fields(ClassifierSource) if item.name != "name"]
+    unknown = sorted(set(overrides) - set(known))
+    if unknown:
+        raise ConfigError(f"a classifier has no settings {unknown}; known: {', '.join(known)}")
+    return ClassifierSource(name=name, **overrides).load()
+
+
 def export_classifier(path: Path | str, classifier: Classifier, *, origin: Mapping[str, Any]) -> None:
-    """Write a trained :class:`SmallResNet` classifier with batch normalisation folded in.
+    """Write a classifier as safetensors and a card, from which :func:`load_classifier` builds it again.
+
+    In a :class:`SmallResNet`, batch normalisation is folded into the convolutions.
 
     Args:
         path: ends in ``.safetensors``; a JSON card is written beside it.
-        classifier: around a :class:`SmallResNet`.
+        classifier: around a :class:`SmallResNet`, or one that :func:`load_classifier` gave.
         origin: where the weights come from (config, accuracy), plain data for the card.
 
     Raises:
-        ConfigError: another network.
+        ConfigError: a network of which nobody knows how it is built again.
     """
     network = classifier.network
-    if not isinstance(network, SmallResNet):
-        raise ConfigError(f"only SmallResNet classifiers are exported, found {type(network).__name__}")
-    folded = network if network.folded else network.fold()
+    if isinstance(network, SmallResNet):
+        network = network if network.folded else network.fold()
+        built_by: dict[str, Any] = {
+            "network": "SmallResNet",
+            "widths": list(network.widths),
+            "blocks": network.blocks,
+        }
+    elif classifier.architecture is not None:
+        architecture = classifier.architecture
+        _check_rebuilds(classifier, architecture)
+        built_by = {
+            "network": architecture.library,
+            "architecture": architecture.name,
+            "arguments": dict(architecture.arguments),
+        }
+    else:
+        raise ConfigError(
+            f"nobody knows how this {type(network).__name__} is built again; load it by load_classifier,"
+            " a network of your own as 'package.module:function', or give Classifier its architecture"
+        )
     card = {
-        "network": "SmallResNet",
-        "widths": list(network.widths),
-        "blocks": network.blocks,
+        **built_by,
         "stages": list(classifier.stages),
         "class_names": list(classifier.class_names),
         "image_size": classifier.image_size,
@@ -49,39 +210,83 @@ def export_classifier(path: Path | str, classifier: Classifier, *, origin: Mappi
         "std": classifier.std.flatten().tolist(),
         "origin": dict(origin),
     }
-    tensors = {name: tensor.contiguous() for name, tensor in folded.state_dict().items()}
-    save_export(path, tensors, card)
+    save_export(path, _copies(network), card)
 
 
-def load_classifier(name: str) -> Classifier:
-    """A frozen classifier in eval mode, by the name of a shipped one or the path of an export.
+def _copies(network: nn.Module) -> dict[str, Tensor]:
+    """Tensors that share no memory, which safetensors asks for."""
+    return {
+        name: tensor.detach().clone(memory_format=torch.contiguous_format)
+        for name, tensor in network.state_dict().items()
+    }
 
-    Raises:
-        ConfigError: no such name or file.
-        CheckpointError: the file is damaged, or is no classifier export.
-    """
-    path = Path(name)
-    if path.suffix != ".safetensors":
-        if name not in shipped_classifiers():
-            raise ConfigError(
-                f"unknown classifier {name!r}; known: {', '.join(shipped_classifiers())},"
-                " or the path of an exported .safetensors file"
-            )
-        path = Path(str(resources.files("verisal") / "weights" / f"{name}.safetensors"))
-    tensors, card = load_export(path)
-    if card.get("network") != "SmallResNet":
-        raise CheckpointError(f"{path} is no classifier export: its card names {card.get('network')!r}")
-    network = SmallResNet(len(card["class_names"]), widths=card["widths"], blocks=card["blocks"], folded=True)
+
+def _check_rebuilds(classifier: Classifier, architecture: Architecture) -> None:
+    """Raise unless what the card will say gives the same logits, so that no export is found useless later."""
+    network = classifier.network
+    twin = architecture.build()
     try:
-        network.load_state_dict(tensors)
+        twin.load_state_dict(_copies(network))
     except RuntimeError as error:
-        raise CheckpointError(f"{path}: weights do not fit its card: {error}") from error
-    classifier = Classifier(
-        network,
-        card["stages"],
-        class_names=card["class_names"],
-        image_size=card["image_size"],
-        mean=card["mean"],
-        std=card["std"],
-    )
-    return classifier.eval().requires_grad_(False)
+        raise ConfigError(
+            f"{architecture.name} with {dict(architecture.arguments)} has other weights than this classifier:"
+            f" {error}; name the arguments with which it was built"
+        ) from error
+    blank = probe_image(network, classifier.image_size)
+    image = torch.rand(blank.shape, generator=torch.Generator().manual_seed(0)).to(blank)
+    twin = twin.to(blank).eval()
+    with torch.no_grad(), evaluating(network):
+        same = torch.allclose(twin(image), network(image), rtol=1e-3, atol=1e-3)
+    if not same:
+        raise ConfigError(
+            f"{architecture.name} with {dict(architecture.arguments)} gives other logits than this classifier"
+            " with the same weights; name the arguments with which it was built"
+        )
+
+
+def _numbers(network: nn.Module, image_size: int) -> list[str]:
+    with torch.no_grad(), evaluating(network):
+        logits = network(probe_image(network, image_size))
+    return [str(index) for index in range(logits.shape[1])]
+
+
+def _export_path(name: str) -> Path:
+    if Path(name).suffix == ".safetensors":
+        return Path(name)
+    return Path(str(resources.files("verisal") / "weights" / f"{name}.safetensors"))
+
+
+def _from_export(path: Path, factory: str | None) -> Built:
+    tensors, card = load_export(path)
+    try:
+        names, size = card["class_names"], card["image_size"]
+        architecture, network = _network_of(card, factory)
+        told = {key: card[key] for key in ("mean", "std", "stages")}
+    except KeyError as error:
+        raise CheckpointError(f"{path} is no classifier export: its card has no {error}") from None
+    except _NoClassifierError as error:
+        raise CheckpointError(f"{path} is no classifier export: {error}") from None
+    fit_weights(network, tensors, source=path, class_names=names)
+    return Built(network, architecture, size, class_names=names, **told)
+
+
+class _NoClassifierError(Exception):
+    pass
+
+
+def _network_of(card: Mapping[str, Any], factory: str | None) -> tuple[Architecture | None, nn.Module]:
+    """What a card describes; a function that it names is imported only if the user names one himself."""
+    kind = card.get("network")
+    if kind == "SmallResNet":
+        count = len(card["class_names"])
+        return None, SmallResNet(count, widths=card["widths"], blocks=card["blocks"], folded=True)
+    if kind not in ("torchvision", "timm", "transformers", "factory"):
+        raise _NoClassifierError(f"its card names {kind!r}")
+    arguments = card["arguments"]
+    if kind == "factory" and factory is None:
+        raise ConfigError(
+            f"this export's network was built by {card['architecture']!r}, and files never decide what is"
+            f" imported; name the function yourself: factory={card['architecture']!r}, if you trust it"
+        )
+    architecture = Architecture(kind, str(factory if kind == "factory" else card["architecture"]), arguments)
+    return architecture, architecture.build()

@@ -1,0 +1,222 @@
+"""What each library tells about its models: normalisation, image size, class names, stages."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from verisal.errors import CheckpointError, ConfigError
+
+from ._architecture import Architecture, LogitsOnly, known_name, optional
+from ._stages import usable_stages
+from ._weights import fit_weights, read_weights
+
+__all__ = ["Built", "from_factory", "from_timm", "from_torchvision", "from_transformers", "imagenet_names"]
+
+_IMAGENET_CLASSES = 1000
+
+
+@dataclass(frozen=True)
+class Built:
+    """A network with its weights, and what is known about it; None where nobody tells.
+
+    Attributes:
+        network: normalised images to logits.
+        architecture: what builds it again, where that is a library or a function.
+        image_size: in pixels.
+        mean: per channel, in units of [0, 1].
+        std: per channel, in units of [0, 1].
+        class_names: in the order of the logits.
+        stages: in running order; empty to look for them.
+    """
+
+    network: nn.Module
+    architecture: Architecture | None = None
+    image_size: int | None = None
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+    class_names: Sequence[str] | None = None
+    stages: Sequence[str] = ()
+
+
+def imagenet_names() -> list[str]:
+    """The names of the 1000 classes, one word or phrase each, all different."""
+    models = optional("torchvision.models")
+    return list(models.ResNet18_Weights.DEFAULT.meta["categories"])
+
+
+def from_torchvision(
+    name: str, weights: str | None, arguments: Mapping[str, Any], class_names: Sequence[str] | None
+) -> Built:
+    """A model of ``torchvision.models``; ``weights`` may also be the name of one of its weights."""
+    models = optional("torchvision.models")
+    known_name(name, models.list_models(module=models), library="torchvision")
+    choices = models.get_model_weights(name)
+    own = choices.DEFAULT if weights == "default" else choices.__members__.get(weights or "")
+    architecture = Architecture("torchvision", name, _sized(arguments, class_names, own is not None))
+    told = own or choices.DEFAULT
+    preset = told.transforms()
+    if own is None:
+        network = _with_file(architecture, weights, class_names)
+    else:
+
+        def load() -> nn.Module:
+            # Read as tensors first: torchvision itself would run code in a file that lies in its cache.
+            own.get_state_dict(progress=False, check_hash=True, weights_only=True)
+            network: nn.Module = models.get_model(name, weights=own, progress=False, **architecture.arguments)
+            return network
+
+        network = _fetched(load, name)
+    names = told.meta["categories"] if _count(architecture) == len(told.meta["categories"]) else None
+    size = architecture.arguments.get("image_size", preset.crop_size[0])
+    return Built(network, architecture, size, preset.mean, preset.std, names)
+
+
+def from_timm(
+    name: str, weights: str | None, arguments: Mapping[str, Any], class_names: Sequence[str] | None
+) -> Built:
+    """A model of timm; stages are those of its feature information."""
+    timm = optional("timm")
+    known_name(name.partition(".")[0], timm.list_models(), library="timm")
+    own = weights == "default"
+    architecture = Architecture("timm", name, _sized(arguments, class_names, own))
+    if own:
+        network = _fetched(lambda: timm.create_model(name, pretrained=True, **architecture.arguments), name)
+    else:
+        network = _with_file(architecture, weights, class_names)
+    made: Any = network
+    config, count = made.pretrained_cfg, made.num_classes
+    names = config.get("label_descriptions") or config.get("label_names")
+    if isinstance(names, Mapping):
+        names = [names[key] for key in config.get("label_names") or names]
+    if names is None and count == _IMAGENET_CLASSES:
+        names = imagenet_names()
+    if names is not None and len(names) != count:
+        names = None
+    size = architecture.arguments.get("img_size", config["input_size"][-1])
+    info = made.feature_info
+    named = [entry.get("module", "") for entry in (info if isinstance(info, list) else info.info)]
+    stages = usable_stages(network, named, size)
+    return Built(network, architecture, size, config["mean"], config["std"], names, stages)
+
+
+def from_factory(
+    name: str, weights: str | None, arguments: Mapping[str, Any], class_names: Sequence[str] | None
+) -> Built:
+    """What a user's function builds, which may bring its own weights."""
+    architecture = Architecture("factory", name, dict(arguments))
+    if weights in ("default", None):
+        return Built(architecture.build(), architecture)
+    return Built(_with_file(architecture, weights, class_names), architecture)
+
+
+def from_transformers(
+    name: str, weights: str | None, arguments: Mapping[str, Any], class_names: Sequence[str] | None
+) -> Built:
+    """An image classifier in the format of the transformers package, from a folder or its hub."""
+    transformers = optional("transformers")
+    folder = _folder(name)
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, **arguments)
+        made = Architecture("transformers", config.model_type, _plain_config(config.to_json_string()))
+        if weights == "default":
+            model = transformers.AutoModelForImageClassification.from_pretrained(
+                folder, config=config, trust_remote_code=False, use_safetensors=True
+            )
+            network: nn.Module = LogitsOnly(model)
+        else:
+            network = _with_file(made, weights, class_names)
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{folder} holds no image classifier that transformers can load: {error}"
+        ) from error
+    names = [config.id2label[index] for index in range(config.num_labels)]
+    size = getattr(config, "image_size", None)
+    built = Built(network, made, size if isinstance(size, int) else None, class_names=names)
+    return _with_preprocessor(built, folder / "preprocessor_config.json")
+
+
+def _with_preprocessor(built: Built, path: Path) -> Built:
+    if not path.is_file():
+        return built
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    size = settings.get("crop_size") if settings.get("do_center_crop") else settings.get("size")
+    if isinstance(size, Mapping):
+        size = size.get("height", size.get("shortest_edge"))
+    if settings.get("do_normalize", True):
+        mean, std = settings.get("image_mean"), settings.get("image_std")
+    else:
+        mean, std = (0.0,) * 3, (1.0,) * 3
+    return replace(built, image_size=size or built.image_size, mean=mean, std=std)
+
+
+def _folder(name: str) -> Path:
+    """A local folder, or a copy of a repository's cards and safetensors; nothing that could hold code."""
+    if Path(name).is_dir():
+        return Path(name)
+    hub = optional("huggingface_hub")
+    try:
+        return Path(hub.snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
+    # The hub's errors have no common base but this one and those of the connection below it.
+    except Exception as error:
+        raise ConfigError(
+            f"hf:{name} is no local folder and could not be fetched from the hub ({error});"
+            " check the name and the connection, or give the path of a downloaded folder"
+        ) from error
+
+
+def _plain_config(text: str) -> dict[str, Any]:
+    plain: dict[str, Any] = json.loads(text)
+    for name in ("model_type", "auto_map", "architectures", "transformers_version"):
+        plain.pop(name, None)
+    return plain
+
+
+def _fetched(load: Callable[[], nn.Module], name: str) -> nn.Module:
+    try:
+        return load()
+    # Each library has its own errors for a network that is not there.
+    except Exception as error:
+        raise ConfigError(
+            f"the weights of {name} could not be loaded by its library ({type(error).__name__}: {error});"
+            " check the connection, or give the path of a downloaded file as weights"
+        ) from error
+
+
+def _with_file(
+    architecture: Architecture, weights: str | None, class_names: Sequence[str] | None
+) -> nn.Module:
+    """A network with the weights of a local file, or with random ones where there is no file."""
+    tensors = read_weights(weights) if weights is not None else None
+    network = architecture.build()
+    if tensors is not None:
+        fit_weights(network, tensors, source=weights, class_names=class_names or _names(architecture))
+    return network
+
+
+def _sized(
+    arguments: Mapping[str, Any], class_names: Sequence[str] | None, own_weights: bool
+) -> dict[str, Any]:
+    """Constructor arguments with the number of classes, where the weights do not decide it."""
+    count = {} if class_names is None or own_weights else {"num_classes": len(class_names)}
+    return {**count, **arguments}
+
+
+def _count(architecture: Architecture) -> int:
+    return int(architecture.arguments.get("num_classes", _IMAGENET_CLASSES))
+
+
+def _names(architecture: Architecture) -> list[str]:
+    """Names of the classes as far as they are known before the network is asked."""
+    labels = architecture.arguments.get("id2label")
+    if isinstance(labels, Mapping):
+        return [str(label) for label in labels.values()]
+    if architecture.library not in ("torchvision", "timm"):
+        return []
+    count = _count(architecture)
+    return imagenet_names() if count == _IMAGENET_CLASSES else [str(index) for index in range(count)]
