@@ -5,6 +5,8 @@ from ._masks import ChannelGates as ChannelGates
 from ._masks import Explains as Explains
 from ._masks import FindsGates as FindsGates
 from ._masks import SalientPixels as SalientPixels
+from ._outputs import Logits as Logits
+from ._outputs import ShiftedLogits as ShiftedLogits
 from ._pixels import Pixels as Pixels
 from ._pooled import PooledActivations as PooledActivations
 from .attack_cost import AttackCost as AttackCost
@@ -38,6 +40,7 @@ __all__ = [
     "LearnedConsistency",
     "LocalIntrinsicDimension",
     "LogitMargin",
+    "Logits",
     "Mahalanobis",
     "MaskForest",
     "MaskStatistics",
@@ -46,6 +49,7 @@ __all__ = [
     "PooledActivations",
     "SalientPixels",
     "ShiftConsistency",
+    "ShiftedLogits",
     "SoftmaxEntropy",
     "SqueezedLogits",
     "StepsToFlip",

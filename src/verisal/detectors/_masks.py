@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, final, runtime_checkable
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from verisal.functional import frozen, gradient_scope, settings_of
-from verisal.types import SaliencyResult, StagedClassifier, check_images
+from verisal.types import Measurement, SaliencyResult, StagedClassifier, check_images
 
 __all__ = ["ChannelGates", "Explains", "FindsGates", "SalientPixels"]
 
@@ -33,7 +32,10 @@ class Explains(Protocol):
     """What :class:`SalientPixels` asks of a method: a frozen dataclass, as every ``saliency.Saliency`` is."""
 
     def __call__(
-        self, classifier: Callable[[Tensor], Tensor], images: Tensor, query_class: Tensor
+        self,
+        classifier: Any,  # noqa: ANN401 - methods differ in what they ask of it
+        images: Tensor,
+        query_class: Tensor,
     ) -> SaliencyResult:
         """Explain ``query_class (B,)`` on ``images (B, 3, H, W)``."""
         ...
@@ -41,7 +43,7 @@ class Explains(Protocol):
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class ChannelGates:
+class ChannelGates(Measurement):
     """``gates/<l> (B, C_l)``: the mean over positions of the gates that explain the predicted class.
 
     Stages are numbered from 1. One forward pass, and what the saliency takes.
@@ -71,7 +73,7 @@ class ChannelGates:
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class SalientPixels:
+class SalientPixels(Measurement):
     """``salient/image (B, 3, H, W)``: the image times its saliency map for the predicted class.
 
     In half precision. One forward pass, and what the saliency takes.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from verisal.functional import frozen, gradient_scope, settings_of, shift_one_pixel
-from verisal.types import StagedClassifier, check_images
+from verisal.types import Measurement, StagedClassifier, check_images
 
 __all__ = ["Logits", "ShiftedLogits", "logits_of"]
 
@@ -25,7 +25,7 @@ def logits_of(classifier: StagedClassifier, images: Tensor) -> Tensor:
 
 @final
 @dataclass(frozen=True)
-class Logits:
+class Logits(Measurement):
     """``logits (B, K)`` of the image as it is."""
 
     def settings(self) -> dict[str, Any]:
@@ -40,7 +40,7 @@ class Logits:
 
 @final
 @dataclass(frozen=True)
-class ShiftedLogits:
+class ShiftedLogits(Measurement):
     """``logits (B, K)`` of the image, and ``shifted/logits (B, K)`` of the image moved by one pixel."""
 
     def settings(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any, final
 from torch import Tensor
 
 from verisal.functional import round_to_8bit, settings_of
-from verisal.types import StagedClassifier
+from verisal.types import Measurement, StagedClassifier
 
 from ._outputs import logits_of
 
@@ -17,7 +17,7 @@ __all__ = ["Pixels"]
 
 @final
 @dataclass(frozen=True)
-class Pixels:
+class Pixels(Measurement):
     """``image (B, 3, H, W)``, the image itself in 8 bits, and ``logits (B, K)``. One forward pass."""
 
     def settings(self) -> dict[str, Any]:

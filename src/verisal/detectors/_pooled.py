@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from verisal.functional import frozen, gradient_scope, settings_of
-from verisal.types import StagedClassifier, check_images
+from verisal.types import Measurement, StagedClassifier, check_images
 
 __all__ = ["PooledActivations", "pooled_stages"]
 
 
 @final
 @dataclass(frozen=True)
-class PooledActivations:
+class PooledActivations(Measurement):
     """``logits (B, K)``, and per stage ``pooled/<l> (B, C_l)``: the activation's mean over positions.
 
     Stages are numbered from 1. One forward pass.

@@ -20,7 +20,7 @@ __all__ = ["AttackCost", "StepsToFlip"]
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class StepsToFlip:
+class StepsToFlip(Measurement):
     r"""``steps (B,)``: gradient-sign steps until the prediction changes, with a fraction.
 
     From the image, without a random start,

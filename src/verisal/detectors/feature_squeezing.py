@@ -22,7 +22,7 @@ __all__ = ["FeatureSqueezing", "SqueezedLogits"]
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class SqueezedLogits:
+class SqueezedLogits(Measurement):
     """``logits (B, K)`` of the image, and ``squeezed/<squeezer> (B, K)`` of its squeezed copies.
 
     Costs one forward pass per squeezer and one more, and no backward pass.
