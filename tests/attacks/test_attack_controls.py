@@ -39,7 +39,7 @@ def trained() -> tuple[nn.Module, Tensor, Tensor]:
                 adam.zero_grad()
                 F.cross_entropy(net(images[part] - 0.5), labels[part]).backward()
                 adam.step()
-    images, labels = bars(96, seed=2)
+    images, labels = bars(160, seed=2)
     network = nn.Sequential(Centred(), net).eval()
     with torch.no_grad():
         assert (network(images).argmax(dim=1) == labels).float().mean() > 0.85
