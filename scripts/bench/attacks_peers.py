@@ -78,14 +78,13 @@ def _pairs(model: nn.Module, images: Tensor, labels: Tensor) -> list[tuple[str, 
     def torchattacks_call(attack: torchattacks.attack.Attack) -> Call:
         return lambda: attack(images, labels)
 
-    quick = CarliniWagnerL2(rounds=2, steps=30)
     search = foolbox.attacks.L2CarliniWagnerAttack(binary_search_steps=5, steps=200)
     rows = [
-        ("CW-L2 2 x 30", "foolbox 5 x 200", ours(quick), foolbox_call(search)),
+        ("CW-L2 2 x 30", "foolbox 5 x 200", ours(CarliniWagnerL2(rounds=2, steps=30)), foolbox_call(search)),
         (
-            "CW-L2 2 x 30",
+            "CW-L2 2 x 25",
             "torchattacks c=1 200",
-            ours(quick),
+            ours(CarliniWagnerL2(rounds=2, steps=25)),
             torchattacks_call(torchattacks.CW(model, steps=200)),
         ),
         ("DeepFool", "foolbox", ours(DeepFoolL2()), foolbox_call(foolbox.attacks.L2DeepFoolAttack())),
