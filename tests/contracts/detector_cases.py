@@ -14,6 +14,7 @@ from verisal.detectors import (
     Detector,
     FeatureSqueezing,
     KernelDensity,
+    LearnedConsistency,
     LocalIntrinsicDimension,
     LogitMargin,
     Mahalanobis,
@@ -23,10 +24,11 @@ from verisal.detectors import (
     Pixels,
     ShiftConsistency,
     SoftmaxEntropy,
+    Vote,
 )
 from verisal.functional import gate_map
 from verisal.models import Classifier
-from verisal.types import StagedClassifier
+from verisal.types import Measurement, StagedClassifier
 
 NUM_CLASSES = 5
 
@@ -68,7 +70,7 @@ class ToyGates:
 
 
 @dataclass(frozen=True)
-class ToyMasks:
+class ToyMasks(Measurement):
     """Maps of the gates, named as a mask measurement names them."""
 
     gates: ToyGates = ToyGates()
@@ -86,6 +88,7 @@ CASES = {
     "CNNDetector": DetectorCase(cnn),
     "FeatureSqueezing": DetectorCase(FeatureSqueezing, learns=False),
     "KernelDensity": DetectorCase(KernelDensity),
+    "LearnedConsistency": DetectorCase(LearnedConsistency),
     "LocalIntrinsicDimension": DetectorCase(lambda: LocalIntrinsicDimension(neighbours=8)),
     "LogitMargin": DetectorCase(LogitMargin, learns=False),
     "Mahalanobis": DetectorCase(Mahalanobis),
@@ -96,6 +99,7 @@ CASES = {
     "MaxSoftmax": DetectorCase(MaxSoftmax, learns=False),
     "ShiftConsistency": DetectorCase(ShiftConsistency, learns=False),
     "SoftmaxEntropy": DetectorCase(SoftmaxEntropy, learns=False),
+    "Vote": DetectorCase(lambda: Vote(voters=(Mahalanobis(), LocalIntrinsicDimension(neighbours=5)))),
 }
 
 
