@@ -37,6 +37,7 @@ from verisal.functional import (
 )
 from verisal.saliency import (
     RISE,
+    Decoy,
     ExtremalPerturbation,
     GradientSHAP,
     HierarchicalMasks,
@@ -77,6 +78,7 @@ FAST = (
     threshold_at_fpr,
     total_variation,
     upsample_cells,
+    Decoy.decoys,
     ExtremalPerturbation.masks,
     GradientSHAP.attribute,
     HierarchicalMasks.gates,
