@@ -14,6 +14,7 @@ Conventions, valid everywhere unless a docstring says otherwise:
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, Protocol, Self, runtime_checkable
@@ -243,17 +244,19 @@ class Normalised(Protocol):
     std: Tensor
 
 
-@runtime_checkable
-class Measurement(Protocol):
-    """What a detector reads of an image: computed once per image, kept in a store, shared by detectors."""
+class Measurement(ABC):
+    """What a detector reads of an image: computed once per image, kept in a store, shared by detectors.
 
+    Concrete ones are frozen dataclasses of plain settings.
+    """
+
+    @abstractmethod
     def settings(self) -> dict[str, Any]:
         """Everything that the values depend on besides classifier and images, as plain data."""
-        ...
 
+    @abstractmethod
     def __call__(self, classifier: StagedClassifier, images: Tensor) -> dict[str, Tensor]:
         """Named tensors ``(B, ...)`` of images ``(B, 3, H, W)`` in [0, 1], each row of its image alone."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ NAMES = tuple("abcde")
 SIDES = (16, 8, 4, 2)
 STATED = {
     "gradient": ((3, 32, 32), torch.float16),
+    "logits": ((5,), torch.float32),
     "confidence": ((), torch.float32),
     "prediction": ((), torch.int64),
     **{f"activations/{n}": ((3, side, side), torch.float16) for n, side in enumerate(SIDES, start=1)},

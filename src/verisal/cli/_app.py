@@ -31,7 +31,7 @@ from verisal.errors import ConfigError
 from verisal.functional import Baseline
 from verisal.reporting import RunFolder, WandbSettings, WandbSink, csv_logger, wandb_logger
 from verisal.saliency import Saliency
-from verisal.types import Evaluates
+from verisal.types import Evaluates, Measurement
 
 from ._console import EpochLines, write_predictions
 from ._explain import explain
@@ -92,7 +92,7 @@ class VerisalCLI(LightningCLI):
         self._progress = progress
         self._checkpoint: Path | None = None
         # A default that is an instance of one of these keeps its class, although the class is final.
-        set_parsing_settings(subclasses_enabled=[Attack, Baseline, Detector, Saliency])
+        set_parsing_settings(subclasses_enabled=[Attack, Baseline, Detector, Measurement, Saliency])
         # Abbreviated options would let a misspelt key pass.
         strict = {"exit_on_error": False, "allow_abbrev": False}
         super().__init__(

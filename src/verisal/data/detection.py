@@ -23,7 +23,8 @@ __all__ = ["AttackedImages", "GroupTable", "ImageSource", "Processes"]
 
 Part = tuple[str, Role, Tensor, dict[str, Tensor]]
 Compute = Callable[[Sequence[int]], dict[str, Tensor]]
-_CLEAN, _MISCLASSIFIED, _NOISE_L2 = "clean", "clean_misclassified", "noise_l2"
+_ERR = "_misclassified"
+_CLEAN, _MISCLASSIFIED, _NOISE_L2 = "clean", f"clean{_ERR}", "noise_l2"
 
 
 @runtime_checkable
@@ -203,7 +204,10 @@ class AttackedImages:
                 parts.append((variant, "attack", success, features))
                 parts.append((f"{variant}_failed", "failed", correct & ~success, features))
             else:
-                parts.append((variant, "benign", correct, features))
+                parts.append((variant, "benign", correct & ~success, features))
+                if bool((correct & success).any()):
+                    # Not false alarms like the others: the classifier errs here.
+                    parts.append((f"{variant}{_ERR}", "benign", correct & success, features))
         return _join(parts, rates)
 
     def images(self, variant: str) -> dict[str, Tensor]:

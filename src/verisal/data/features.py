@@ -20,7 +20,7 @@ from verisal.functional import (
     softmax_distance,
 )
 from verisal.saliency import GateFunction, GateMethod
-from verisal.types import StagedClassifier, StageOutputs, check_images
+from verisal.types import Measurement, StagedClassifier, StageOutputs, check_images
 
 __all__ = ["DetectorFeatures", "Query", "View"]
 
@@ -31,7 +31,7 @@ _RANK: dict[Query, int] = {"prediction": 0, "runner_up": 1}
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class DetectorFeatures:
+class DetectorFeatures(Measurement):
     """Turns images into the named tensors that every detector row reads.
 
     The class that is explained is always the one predicted **on that very input** (or its runner-up), never
@@ -44,14 +44,15 @@ class DetectorFeatures:
     ``gated/<query>/<l>`` ``(B, 1, h, w)``   channel mean of gate times activation, if ``gated_activation``
     ``activations/<l>``   ``(B, 3, h, w)``   statistics of the ungated activations, the control
     ``gradient``          ``(B, 3, H, W)``   gradient of the predicted logit by the image
+    ``logits``            ``(B, K)``         the classifier's output, float32
     ``confidence``        ``(B,)``           log odds of the predicted class, float32
     ``prediction``        ``(B,)``           predicted class, int64
     ``shift_distance``    ``(B,)``           L1 distance of the softmax outputs of both views, float32
     ===================== ================== =============================================================
 
     The view ``shifted`` is the image moved by one pixel to the right and down. It repeats masks, gated,
-    activations and gradient, **for the same classes**, under names that begin with ``shifted/``, and adds
-    ``shift_distance``. Adversarial noise hardly survives the move while evidence does, so a mask that was
+    activations, gradient and logits, **for the same classes**, under names that begin with ``shifted/``,
+    and adds ``shift_distance``. Adversarial noise hardly survives the move while evidence does, so a mask that was
     learned for the predicted class then has nothing left to keep.
 
     Maps are half precision: a detector standardises them, and a store is half as large.
@@ -90,6 +91,8 @@ class DetectorFeatures:
             "queries": list(self.queries),
             "views": list(self.views),
             "gated_activation": self.gated_activation,
+            # Raised whenever equal settings give other tensors, so that a store does not mix them.
+            "rules": 2,
         }
 
     def mask_names(self, stages: int) -> tuple[str, ...]:
@@ -175,12 +178,13 @@ class DetectorFeatures:
             outputs = classifier.stage_outputs(seen)
             if logits is None or ranked is None:
                 ranked = outputs.logits.topk(2, dim=1).indices
-            of_view: dict[str, Tensor] = {}
+            of_view: dict[str, Tensor] = {"logits": outputs.logits}
             if gradient:
                 predicted = outputs.logits.gather(1, ranked[:, :1]).sum()
                 (of_view["gradient"],) = torch.autograd.grad(predicted, seen, create_graph=graph)
             if not graph:
                 seen, outputs = seen.detach(), _detached(outputs)
+                of_view["logits"] = outputs.logits
             for number, activation in enumerate(outputs.activations, start=1):
                 of_view[f"activations/{number}"] = channel_statistics(activation)
             for query in self.queries:
