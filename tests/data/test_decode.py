@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from verisal.data.decode import decode_image, resize_image
+from verisal.data.decode import decode_image, decode_index_mask, resize_image
 from verisal.errors import DataError
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -223,3 +223,39 @@ def test_resize_of_any_shape(shape):
 def test_resize_refuses_what_is_no_image(shape):
     with pytest.raises(DataError, match="image must be"):
         resize_image(torch.zeros(shape), 4)
+
+
+def test_numbers_of_a_mask_are_not_colours(tmp_path):
+    numbers = np.array([[0, 1, 7], [255, 2, 0]], dtype=np.uint8)
+    grey = Image.fromarray(numbers)
+    palette = Image.new("P", (3, 2))
+    palette.putdata(numbers.ravel().tolist())
+    palette.putpalette([value for index in range(256) for value in (255 - index, 3, index)])
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    turned = Image.fromarray(np.ascontiguousarray(numbers[::-1, ::-1]))
+    for name, image, settings in (
+        ("grey", grey, {}),
+        ("palette", palette, {}),
+        ("transparent", palette, {"transparency": 1}),
+        ("turned", turned, {"exif": exif}),
+    ):
+        image.save(tmp_path / f"{name}.png", **settings)
+        found = decode_index_mask(tmp_path / f"{name}.png")
+        assert found.dtype == np.int64
+        assert found.tolist() == numbers.tolist()
+
+
+def test_numbers_of_1_and_16_bits(tmp_path):
+    Image.fromarray(np.array([[True, False]])).save(tmp_path / "one.png")
+    assert decode_index_mask(tmp_path / "one.png").tolist() == [[1, 0]]
+    Image.fromarray(np.array([[65535, 300]], dtype=np.uint16)).save(tmp_path / "many.png")
+    assert decode_index_mask(tmp_path / "many.png").tolist() == [[65535, 300]]
+
+
+def test_a_picture_in_colour_is_no_mask(tmp_path):
+    corners().save(tmp_path / "a.png")
+    with pytest.raises(DataError, match=r"a\.png: a mask must have one channel or a palette, found mode RGB"):
+        decode_index_mask(tmp_path / "a.png")
+    with pytest.raises(DataError, match=r"a\.png: 3 x 2 pixels, but at most 5"):
+        decode_index_mask(tmp_path / "a.png", max_pixels=5)

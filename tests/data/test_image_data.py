@@ -15,6 +15,7 @@ from tiny_detector import SIZE, attacks, exported, features, memorised
 from verisal.attacks import SignNoise
 from verisal.cli import main
 from verisal.data import DetectorData, EmojiScenes, ImageData, ImageFolder, ImageSplits
+from verisal.data.sources import image_source
 from verisal.errors import DataError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -139,6 +140,16 @@ def test_a_detector_can_be_fitted_on_images_on_disk(tmp_path):
     assert counts["clean"] + counts["clean_misclassified"] == 10
     assert counts["pgd"] > 0.5 * counts["clean"]
     assert data.image_id("val", 0).rpartition("/")[2].startswith("det_val-")
+
+
+def test_attacks_need_labels(tmp_path):
+    write_image(tmp_path / "photos" / "a.png")
+    splits = ImageSplits(images=ImageFolder(root=str(tmp_path / "photos"), labels="none"), ratios=(1, 0, 0))
+    with pytest.raises(
+        DataError, match=r"part fit has images without a label, e.g. a.png; attacks need"
+    ):
+        image_source(splits, "det_fit", 1, classifier=CAT_DOG, seed=0)
+    assert image_source(None, "det_fit", 3, classifier=CAT_DOG, seed=5).image_id(1) == "emoji-5-det_fit-1"
 
 
 @pytest.mark.parametrize(

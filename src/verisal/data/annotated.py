@@ -22,7 +22,7 @@ from verisal.types import Sample
 __all__ = ["AnnotatedImages", "ImageSplits", "Part"]
 
 Part = Literal["fit", "val", "test"]
-PARTS: tuple[Part, ...] = ("fit", "val", "test")
+_PARTS: tuple[Part, ...] = ("fit", "val", "test")
 _SHOWN = 10
 # Share of the images that may be skipped before a data set counts as broken.
 _SKIPPED = 0.01
@@ -77,15 +77,13 @@ class ImageSplits:
 
     def set_of(self, part: Part) -> ImageSet:
         """The set that the images of a part come from."""
-        own = {"fit": None, "val": self.val_images, "test": self.test_images}[part]
-        return own or self.images
+        return self._own(part) or self.images
 
     def holds(self, part: Part, image_id: str) -> bool:
         """Whether an image of the part's set stands in the part."""
-        shares = self._shares()
-        number = PARTS.index(part)
-        if not self._shared(part):
+        if self._own(part) is not None:
             return True
+        shares, number = self._shares(), _PARTS.index(part)
         place = derive_seed("image split", self.seed, image_id) / 2**63 * sum(shares)
         return sum(shares[:number]) <= place < sum(shares[: number + 1])
 
@@ -93,11 +91,12 @@ class ImageSplits:
         """Where an image stands in its part."""
         return derive_seed("image order", self.seed, image_id)
 
-    def _shared(self, part: Part) -> bool:
-        return part == "fit" or self.set_of(part) is self.images
+    def _own(self, part: Part) -> ImageSet | None:
+        return {"fit": None, "val": self.val_images, "test": self.test_images}[part]
 
     def _shares(self) -> list[float]:
-        own = (None, self.val_images, self.test_images)
+        """Proportions of the parts that share; those with a set of their own take nothing."""
+        own = map(self._own, _PARTS)
         return [0.0 if one is not None else share for share, one in zip(self.ratios, own, strict=True)]
 
 
