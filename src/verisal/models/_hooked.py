@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from verisal.errors import ConfigError
 
-from ._layout import Probe, apply_gate, evaluating, from_map, image_like, probe_image, to_map
+from ._layout import Probe, apply_gate, evaluating, from_map, image_like, probe_image, to_map, to_maps
 from ._split import SplitNetwork
 
 __all__ = ["hooked_network"]
@@ -70,15 +70,15 @@ class _Hooked:
 
     def gated(self, first: Tensor, gates: tuple[Tensor, ...]) -> Tensor:
         """Logits with gates."""
-        layouts = self.probe.layouts
-        seen: list[Tensor] = []
+        maps: list[Tensor] = []
 
         def exchange(index: int) -> Callable[[Tensor], Tensor]:
+            layout = self.probe.layouts[index]
+
             def gate(output: Tensor) -> Tensor:
-                seen.append(from_map(first, layouts[0].kind) if index == 0 else output)
-                return apply_gate(
-                    seen[index], gates[index], layouts[index].kind, seen[layouts[index].grid_of]
-                )
+                value = from_map(first, layout.kind) if index == 0 else output
+                maps.append(first if index == 0 else to_map(value, layout.kind, maps[layout.grid_of]))
+                return apply_gate(value, gates[index], layout.kind, maps[layout.grid_of])
 
             return gate
 
@@ -98,11 +98,7 @@ class _Hooked:
 
         with self._exchanged({index: observe(index) for index in range(len(self.stages))}):
             logits = self._run(first)
-        maps = (
-            to_map(output, layout.kind, seen[layout.grid_of])
-            for output, layout in zip(seen[1:], self.probe.layouts[1:], strict=True)
-        )
-        return logits, tuple(maps)
+        return logits, to_maps(seen, self.probe.layouts)[1:]
 
     def _run(self, first: Tensor) -> Tensor:
         blank = torch.zeros_like(

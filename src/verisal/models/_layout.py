@@ -23,6 +23,7 @@ __all__ = [
     "probe_image",
     "probe_stages",
     "to_map",
+    "to_maps",
 ]
 
 
@@ -35,7 +36,7 @@ class StageLayout:
 
     Attributes:
         kind: ``map`` is ``(B, C, h, w)``; ``channels_last`` is ``(B, h, w, C)``; ``tokens`` is ``(B, N, C)``.
-        grid_of: for tokens, index of the stage whose map has their height and width.
+        grid_of: for tokens, index of the earlier stage whose map has their height and width.
     """
 
     kind: Kind = "map"
@@ -91,6 +92,14 @@ def to_map(value: Tensor, kind: Kind, grid: Tensor) -> Tensor:
     height, width = grid.shape[-2:]
     patches = value[:, value.shape[1] - height * width :]
     return patches.transpose(1, 2).reshape(len(value), -1, height, width)
+
+
+def to_maps(values: Sequence[Tensor], layouts: Sequence[StageLayout]) -> tuple[Tensor, ...]:
+    """What all stages gave out, as maps."""
+    maps: list[Tensor] = []
+    for value, layout in zip(values, layouts, strict=True):
+        maps.append(to_map(value, layout.kind, maps[layout.grid_of] if layout.kind == "tokens" else value))
+    return tuple(maps)
 
 
 def from_map(value: Tensor, kind: Kind) -> Tensor:
@@ -201,12 +210,8 @@ def probe_stages(network: nn.Module, stages: Sequence[str], image_size: int) -> 
                 f"what stage {name!r} gives out is changed in place by the module after it;"
                 " name that module instead"
             )
-    outputs = [output for _, output in calls if isinstance(output, Tensor)]
-    shapes = tuple(
-        tuple(to_map(output, layout.kind, outputs[layout.grid_of]).shape)
-        for output, layout in zip(outputs, layouts, strict=True)
-    )
-    return Probe(layouts, shapes, logits.shape[1], image_size)
+    maps = to_maps([output for _, output in calls if isinstance(output, Tensor)], layouts)
+    return Probe(layouts, tuple(tuple(part.shape) for part in maps), logits.shape[1], image_size)
 
 
 def _layouts(outputs: Sequence[tuple[str, object]]) -> tuple[StageLayout, ...]:
@@ -218,8 +223,7 @@ def _layouts(outputs: Sequence[tuple[str, object]]) -> tuple[StageLayout, ...]:
             first, second, third = output.shape[1:]
             last = first == second != third
             layouts.append(StageLayout("channels_last" if last else "map"))
-            if not last:
-                grid, grid_of = (second, third), index
+            grid, grid_of = (first, second) if last else (second, third), index
         elif isinstance(output, Tensor) and output.ndim == 3 and 0 < grid[0] * grid[1] <= output.shape[1]:
             layouts.append(StageLayout("tokens", grid_of))
         else:

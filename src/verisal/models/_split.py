@@ -136,6 +136,7 @@ class _Tails:
     def gated(self) -> fx.GraphModule:
         """From ``(first, gates)`` to logits."""
         copied, first, nodes = self._start()
+        grids = self._grids(copied, nodes)
         with copied.inserting_after(first):
             gates = copied.placeholder("gates")
         for index, (node, layout) in enumerate(zip(nodes, self.layouts, strict=True)):
@@ -146,7 +147,7 @@ class _Tails:
                 product = (
                     copied.call_function(torch.mul, (node, gate))
                     if layout.kind == "map"
-                    else copied.call_function(apply_gate, (node, gate, layout.kind, nodes[layout.grid_of]))
+                    else copied.call_function(apply_gate, (node, gate, layout.kind, grids[layout.grid_of]))
                 )
             # Only the product itself still reads the stage.
             node.replace_all_uses_with(product)
@@ -156,10 +157,11 @@ class _Tails:
     def observed(self) -> fx.GraphModule:
         """From ``first`` to ``(logits, maps of the later stages)``."""
         copied, _, nodes = self._start()
+        grids = self._grids(copied, nodes)
         output = next(node for node in copied.nodes if node.op == "output")
         with copied.inserting_before(output):
             maps = tuple(
-                _map_node(copied, node, layout, nodes[layout.grid_of])
+                _map_node(copied, node, layout, grids[layout.grid_of])
                 for node, layout in zip(nodes[1:], self.layouts[1:], strict=True)
             )
         output.args = ((output.args[0], maps),)
@@ -179,6 +181,15 @@ class _Tails:
         nodes[0].replace_all_uses_with(given)
         nodes[0] = given
         return copied, first, nodes
+
+    def _grids(self, graph: fx.Graph, nodes: Sequence[fx.Node]) -> list[fx.Node]:
+        """Nodes with the heights and widths of the stages' maps; those of tokens are not read."""
+        grids = []
+        for node, layout in zip(nodes, self.layouts, strict=True):
+            with graph.inserting_after(node):
+                last = layout.kind == "channels_last"
+                grids.append(_map_node(graph, node, layout, node) if last else node)
+        return grids
 
     def _finish(self, graph: fx.Graph) -> fx.GraphModule:
         """Without the image, of which at most the shape may still be read."""

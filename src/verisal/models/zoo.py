@@ -126,7 +126,8 @@ class ClassifierSource:
         if mean is None or std is None:
             raise ConfigError(
                 f"nobody tells how {self.name} normalises its images; give mean and std, three"
-                " numbers each in units of [0, 1] (mean [0, 0, 0] and std [1, 1, 1] where the network takes them as they are)"
+                " numbers each in units of [0, 1] (mean [0, 0, 0] and std [1, 1, 1] where the network takes"
+                " them as they are)"
             )
         stages = self.stages or built.stages or find_stages(network, size)
         names = self.class_names or built.class_names or _numbers(network, size)
