@@ -40,7 +40,12 @@ def test_splits_hold_the_counts_that_were_asked_for(ready):
     noisy = [val[name] + val.get(f"{name}_misclassified", 0) for name in ("noise_l2", "noise_linf")]
     assert [val["pgd"] + val["pgd_failed"]] * 2 == noisy
     assert noisy[0] <= 20
-    assert set(ready.table("det_fit").groups) == set(ready.table("det_val").groups)
+    # Noise that fools the classifier makes a group where there is any.
+    fit, val = (
+        {name for name in ready.table(split).groups if not name.endswith("_misclassified")}
+        for split in ("det_fit", "det_val")
+    )
+    assert fit == val
     assert "weak" in ready.table("det_fit").groups
     assert "fgsm" in ready.table("det_test").groups
     assert "fgsm" not in ready.table("det_fit").groups

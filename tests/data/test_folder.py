@@ -112,9 +112,7 @@ def test_boxes_that_reach_outside_the_image_are_clipped(tmp_path):
 
 
 def test_a_csv_of_other_columns_is_refused(tmp_path):
-    with pytest.raises(
-        DataError, match=r"boxes.csv: lacks the columns image, xmax; its first row is file, "
-    ):
+    with pytest.raises(DataError, match=r"boxes.csv: lacks the columns image, xmax; its first row is file, "):
         samples(with_csv(tmp_path, "file,xmin,ymin,ymax\na,1,2,3\n"))
     with pytest.raises(DataError, match="its first row is empty"):
         samples(with_csv(tmp_path / "2", ""))
@@ -209,9 +207,7 @@ def test_masks_that_fit_no_image_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"cat0.png: mask is 30 x 40 pixels, its image 40 x 30 as displayed"):
         samples(masked(tmp_path))
     write_image(tmp_path / "masks" / "cat0.png")
-    with pytest.raises(
-        DataError, match=r"cat0.png: a mask must have one channel or a palette, found"
-    ):
+    with pytest.raises(DataError, match=r"cat0.png: a mask must have one channel or a palette, found"):
         samples(masked(tmp_path))
     (tmp_path / "masks" / "cat0.png").unlink()
     write_numbers(tmp_path / "masks" / "cat0_1.png", {})
