@@ -9,6 +9,7 @@ from typing import Any, Literal, final
 import lightning as L
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, DistributedSampler
 
 from verisal.attacks import Attack
 from verisal.checkpoint import state_hash
@@ -25,6 +26,14 @@ __all__ = ["TransferData"]
 
 Part = Literal["det_fit", "det_val", "det_test"]
 _PARTS: tuple[Part, ...] = ("det_fit", "det_val", "det_test")
+
+
+@final
+class _AsTheyAre(DistributedSampler[int]):
+    """All items in order: each process's are its own already. Lightning shares out any other kind again."""
+
+    def __init__(self, items: range) -> None:
+        super().__init__(items, num_replicas=1, rank=0, shuffle=False)  # type: ignore[arg-type]
 
 
 @final
@@ -99,6 +108,7 @@ class TransferData(L.LightningDataModule):
             "det_test": (test_count, attacks, noise, noise_like),
         }
         self._seed, self._root = seed, Path(store)
+        self._cells = range(0)
         self._key = {
             "classifier": state_hash(self.classifier),
             "counts": [fit_count, val_count, test_count],
@@ -137,6 +147,14 @@ class TransferData(L.LightningDataModule):
         guard_splits(
             {str(part): self.images(part, measurements[0]).images("clean")["image"] for part in _PARTS}
         )
+
+    def plan(self, cells: int, processes: Processes) -> None:
+        """Say how many cells there are for the test to go through, and who takes part."""
+        self._cells = range(cells)[processes.rank :: processes.world_size]
+
+    def test_dataloader(self) -> DataLoader[int]:
+        """Numbers of this process's cells, one a batch."""
+        return DataLoader(self._cells, batch_size=1, sampler=_AsTheyAre(self._cells))  # type: ignore[arg-type]
 
     def table(self, part: Part, measurement: Measurement) -> GroupTable:
         """Rows of a split that :meth:`measure` has made, with all that the measurement gives."""

@@ -112,7 +112,9 @@ def build_transfer_evaluation(
 def _worst_benign(scores: Mapping[str, Score], row: str, groups: GroupTable) -> dict[str, Score]:
     """The highest rate of false alarms on a noisy or corrupted group; misclassified images stay apart."""
     names = [
-        name for name, role in groups.roles.items() if role == "benign" and not name.endswith("_misclassified")
+        name
+        for name, role in groups.roles.items()
+        if role == "benign" and not name.endswith("_misclassified")
     ]
     found = [scores[f"test/{row}/fpr/{name}"] for name in names]
     defined = [score for score in found if not math.isnan(score.value)]

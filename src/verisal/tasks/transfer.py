@@ -12,7 +12,6 @@ from typing import Any, final
 import lightning as L
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, DistributedSampler
 
 from verisal.data import GroupTable, Processes, TransferData
 from verisal.detectors import Detector
@@ -36,21 +35,6 @@ class _Cell:
     row: str
     fit: str
     seed: int
-
-
-@final
-class _Share(DistributedSampler[int]):
-    """Every ``world_size``-th cell, without padding; see the sampler of the detector's rows."""
-
-    def __init__(self, cells: range, processes: Processes) -> None:
-        super().__init__(cells, num_replicas=processes.world_size, rank=processes.rank, shuffle=False)  # type: ignore[arg-type]
-        self._cells = cells[processes.rank :: processes.world_size]
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._cells)
-
-    def __len__(self) -> int:
-        return len(self._cells)
 
 
 @final
@@ -125,11 +109,7 @@ class TransferTask(L.LightningModule):
             raise ConfigError(f"the transfer study has nothing to {stage}; run: verisal test --config ...")
         measurements = {str(d.measurement.settings()): d.measurement for d in self.detectors.values()}
         self._data.measure(list(measurements.values()), self._processes)
-
-    def test_dataloader(self) -> DataLoader[int]:
-        """This process's share of the cells."""
-        cells = range(len(self._cells))
-        return DataLoader(cells, batch_size=1, sampler=_Share(cells, self._processes))  # type: ignore[arg-type]
+        self._data.plan(len(self._cells), self._processes)
 
     def test_step(self, batch: Tensor, batch_idx: int) -> None:
         """Fit and score one cell, unless its scores are there."""
