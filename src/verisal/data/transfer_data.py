@@ -167,6 +167,11 @@ class TransferData(L.LightningDataModule):
             index
         )
 
+    def labels(self, indices: Tensor) -> Tensor:
+        """True classes ``(N,)`` of clean images of the test split, by their positions."""
+        scenes = self._scenes("det_test")
+        return torch.tensor([scenes[index].label for index in indices.tolist()], dtype=torch.int64)
+
     def score_store(self, name: str, key: Mapping[str, Any]) -> FeatureStore:
         """Where scores of one fitted detector are kept; ``key`` says how it was made and fitted."""
         return FeatureStore(self._root, key={**self._key, **key}, prefix=f"scores-{name}", shard_size=1)

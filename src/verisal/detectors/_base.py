@@ -52,6 +52,9 @@ class Detector(ABC):
     def judge(self, measured: Mapping[str, Tensor]) -> Tensor:
         """``(B,)`` scores of measured images; the score of one does not depend on the others.
 
+        Networks and regressions give scores in the graph of what was measured, where it has one: attacks
+        that know the detector need that.
+
         Raises:
             ConfigError: it needs fitting and was not fitted.
         """

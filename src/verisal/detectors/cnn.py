@@ -115,12 +115,12 @@ class CNNDetector(Detector):
         self._networks = tuple(networks)
 
     def judge(self, measured: Mapping[str, Tensor]) -> Tensor:
-        """``(B,)`` mean logits from the maps and values that are read."""
+        """``(B,)`` mean logits from the maps and values that are read; in their graph where they have one."""
         if not self._networks:
             raise unfitted(self)
         count = len(next(iter(measured.values())))
         device_type = next(iter(measured.values())).device.type
-        with gradient_scope(device_type), torch.no_grad():
+        with gradient_scope(device_type):
             parts = [
                 self._votes({name: tensor[start : start + _ROWS] for name, tensor in measured.items()})
                 for start in range(0, max(count, 1), _ROWS)

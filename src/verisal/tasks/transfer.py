@@ -6,20 +6,22 @@ import copy
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, final
 
 import lightning as L
 import torch
 from torch import Tensor, nn
 
-from verisal.data import GroupTable, Processes, TransferData
+from verisal.data import FeatureStore, GroupTable, Processes, TransferData
 from verisal.detectors import Detector
 from verisal.errors import ConfigError
+from verisal.functional import settings_of, threshold_at_fpr
 from verisal.metrics import DetectionTable, detection_thresholds
 from verisal.models import Classifier
 from verisal.types import Evaluation, Measurement
 
+from ._adaptive import AdaptiveSuite, adaptive_scores, attack_defence
 from ._transfer_report import TransferResult, build_transfer_evaluation
 
 __all__ = ["TransferTask"]
@@ -37,6 +39,15 @@ class _Cell:
     seed: int
 
 
+@dataclass(frozen=True)
+class _AdaptiveCell:
+    """One adaptive attack with one radius on the head."""
+
+    suite: str
+    eps: float
+    attack: str
+
+
 @final
 class TransferTask(L.LightningModule):
     """The transfer study: ``test`` fits every detector in every way with every seed, and scores test images.
@@ -45,11 +56,17 @@ class TransferTask(L.LightningModule):
     found is kept in the data's store, so a study that was stopped goes on, and processes share the cells. A
     row's score is the mean over its seeds; the spread over seeds is reported beside it.
 
+    Adaptive attacks, if there are suites of them, know the head row as it was fitted with the first seed, and
+    are cells too. They are judged on the first images of the test split that the classifier gets right.
+
     Args:
         detectors: name of a row to a detector that is not fitted.
         default: the fit of the main columns.
         head: the row that the others are compared with.
         seeds: how often each detector is fitted.
+        adaptive: name to a suite of attacks on classifier and head together; the head must then read
+            ``DetectorFeatures``.
+        adaptive_images: how many images they attack.
         resamples: bootstrap resamples of the intervals.
         seed: first of the seeds, and that of the bootstrap.
 
@@ -66,6 +83,8 @@ class TransferTask(L.LightningModule):
         head: str,
         default: str = "default",
         seeds: int = 3,
+        adaptive: dict[str, AdaptiveSuite] | None = None,
+        adaptive_images: int = 24,
         resamples: int = 1000,
         seed: int = 0,
     ) -> None:
@@ -77,8 +96,10 @@ class TransferTask(L.LightningModule):
             )
         self.detectors, self.head, self.default = dict(detectors), head, default
         self.seeds, self.resamples, self.seed = seeds, resamples, seed
+        self.adaptive, self.adaptive_images = dict(adaptive or {}), adaptive_images
         self.evaluation: Evaluation | None = None
         self._tables: tuple[str, dict[str, GroupTable]] = ("", {})
+        self._attacked: Detector | None = None
 
     @property
     def _data(self) -> TransferData:
@@ -94,14 +115,29 @@ class TransferTask(L.LightningModule):
         return Processes(self.trainer.global_rank, self.trainer.world_size)
 
     @property
-    def _cells(self) -> list[_Cell]:
-        """Detector by detector, so that what one measured is read once."""
-        return [
+    def _cells(self) -> list[_Cell | _AdaptiveCell]:
+        """Detector by detector, so that what one measured is read once; then the adaptive attacks."""
+        fitted = [
             _Cell(row, fit, self.seed + number)
             for row in self.detectors
             for fit in self._data.families.fits
             for number in range(self.seeds)
         ]
+        return [*fitted, *self._adaptive_cells]
+
+    @property
+    def _adaptive_cells(self) -> list[_AdaptiveCell]:
+        return [
+            _AdaptiveCell(name, eps, attack)
+            for name, suite in self.adaptive.items()
+            for eps in suite.eps
+            for attack in suite.attacks(eps)
+        ]
+
+    @property
+    def _attacked_cell(self) -> _Cell:
+        """The fitted detector that adaptive attacks know."""
+        return _Cell(self.head, self.default, self.seed)
 
     def setup(self, stage: str) -> None:
         """Attack and measure what is not in the store yet; the dear part, shared by the processes."""
@@ -114,8 +150,10 @@ class TransferTask(L.LightningModule):
     def test_step(self, batch: Tensor, batch_idx: int) -> None:
         """Fit and score one cell, unless its scores are there."""
         cell = self._cells[int(batch)]
-        store = self._data.score_store(f"{cell.row}-{cell.fit}-{cell.seed}", self._key(cell))
-        self._data.scores(store, lambda: self._fit_and_score(cell))
+        if isinstance(cell, _AdaptiveCell):
+            self._data.scores(self._store(cell), lambda: self._attack(cell))
+        else:
+            self._data.scores(self._store(cell), lambda: self._fit_and_score(cell))
 
     def on_test_epoch_end(self) -> None:
         """Report, once every process has done its share."""
@@ -140,10 +178,24 @@ class TransferTask(L.LightningModule):
             rows=list(self.detectors), head=self.head, default=self.default,
             seed=self.seed, resamples=self.resamples,
         )  # fmt: skip
+        if self.adaptive:
+            self.evaluation = self._with_adaptive(self.evaluation, validation, test)
         for row in self.detectors:
             name = f"test/{row}/auroc/mean_unseen"
             if name in self.evaluation.scores:
                 self.log(name, self.evaluation.scores[name].value, batch_size=1, rank_zero_only=True)
+
+    def _store(self, cell: _Cell | _AdaptiveCell) -> FeatureStore:
+        if isinstance(cell, _Cell):
+            return self._data.score_store(f"{cell.row}-{cell.fit}-{cell.seed}", self._key(cell))
+        attack = self.adaptive[cell.suite].attacks(cell.eps)[cell.attack]
+        key = {
+            "attack": attack.settings(),
+            "gates": settings_of(self.adaptive[cell.suite].gates),
+            "images": self.adaptive_images,
+            "detector": self._key(self._attacked_cell),
+        }
+        return self._data.score_store(f"adaptive-{cell.suite}-{cell.eps * 255:g}-{cell.attack}", key)
 
     def _key(self, cell: _Cell) -> dict[str, Any]:
         detector = self.detectors[cell.row]
@@ -160,6 +212,52 @@ class TransferTask(L.LightningModule):
             name: detector.judge(self._table(part, detector.measurement).features).double().cpu()
             for name, part in (("val", "det_val"), ("test", "det_test"))
         }
+
+    def _attack(self, cell: _AdaptiveCell) -> dict[str, Tensor]:
+        if self._attacked is None:
+            self._attacked = self._fitted(self._attacked_cell)
+        made = self._attacked.measurement
+        test, pool = self._table("det_test", made), self._table("det_fit", made)
+        rows = self._attacked_rows(test)
+        clean = pool.group == pool.groups.index("clean")
+        suite = self.adaptive[cell.suite]
+        indices = test.image_index[rows]
+        return attack_defence(
+            suite.attacks(cell.eps)[cell.attack],
+            suite.gates,
+            self._attacked,
+            self._data.classifier,
+            images=test.features["image"][rows],
+            labels=self._data.labels(indices),
+            image_ids=[self._data.image_id(index) for index in indices.tolist()],
+            pool=pool.features["image"][clean],
+            seed=self.seed,
+        )
+
+    def _attacked_rows(self, test: GroupTable) -> Tensor:
+        """The first clean images that the classifier gets right."""
+        clean = (test.group == test.groups.index("clean")).nonzero()[:, 0]
+        return clean[: self.adaptive_images]
+
+    def _with_adaptive(self, evaluation: Evaluation, validation: GroupTable, test: GroupTable) -> Evaluation:
+        """The evaluation with what adaptive attacks leave of the head."""
+        own = self._store(self._attacked_cell).load(["val", "test"])
+        negatives = own["val"][0][validation.group == validation.groups.index("clean")]
+        threshold = threshold_at_fpr(negatives, _RATES[0])
+        if threshold is None:
+            note = "adaptive attacks: too few clean validation images for a threshold"
+            return replace(evaluation, notes=(*evaluation.notes, note))
+        found = {
+            (cell.suite, cell.eps, cell.attack): {
+                name: value[0] for name, value in self._store(cell).load(["fooled", "score"]).items()
+            }
+            for cell in self._adaptive_cells
+        }
+        scores, notes = adaptive_scores(
+            found, own["test"][0][self._attacked_rows(test)], threshold,
+            prefix=f"test/{self.head}", resamples=self.resamples, seed=self.seed,
+        )  # fmt: skip
+        return replace(evaluation, scores={**evaluation.scores, **scores}, notes=(*notes, *evaluation.notes))
 
     def _fitted(self, cell: _Cell) -> Detector:
         detector = copy.deepcopy(self.detectors[cell.row])
@@ -193,8 +291,7 @@ class TransferTask(L.LightningModule):
         for row in self.detectors:
             for number in range(self.seeds):
                 cell = _Cell(row, fit, self.seed + number)
-                store = self._data.score_store(f"{cell.row}-{cell.fit}-{cell.seed}", self._key(cell))
-                scores.append(store.load([name])[name][0])
+                scores.append(self._store(cell).load([name])[name][0])
         stacked = torch.stack(scores, dim=1).view(-1, len(self.detectors), self.seeds)
         return DetectionTable(stacked, image_index=rows.image_index, group=rows.group)
 
