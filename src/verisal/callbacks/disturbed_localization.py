@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from verisal.data import EmojiScenes
+from verisal.data import AnnotatedImages, EmojiScenes
 from verisal.errors import ConfigError, DataError
 from verisal.functional import QUERIES, DisturbedQueries, choose_threshold, disturbed_queries, present_queries
 from verisal.metrics import DisturbedScores, PresentQueries
@@ -60,11 +60,11 @@ class DisturbedLocalization(ExplainingCallback):
     def __init__(
         self,
         methods: Mapping[str, Saliency],
-        # The command line reads settings of scenes; any other data set comes from Python.
-        held_out: EmojiScenes | Dataset[Sample],
+        # The command line reads settings of these two; any other data set comes from Python.
+        held_out: EmojiScenes | AnnotatedImages | Dataset[Sample],
         *,
         held_out_images: int = 100,
-        several: EmojiScenes | Dataset[Sample] | None = None,
+        several: EmojiScenes | AnnotatedImages | Dataset[Sample] | None = None,
         several_images: int = 100,
         every_n_epochs: int = 1,
         max_images: int | None = None,

@@ -21,7 +21,7 @@ from verisal.data.features import DetectorFeatures
 from verisal.data.guard import guard_splits
 from verisal.data.sources import image_source
 from verisal.errors import ConfigError, DataError
-from verisal.models import load_classifier
+from verisal.models import ClassifierSource, load_classifier
 from verisal.types import Batch, FeatureBatch, Sample, Split
 
 __all__ = ["DetectorData"]
@@ -139,7 +139,7 @@ class DetectorData(L.LightningDataModule):
         fit_noise_like: str,
         test_noise_like: str,
         features: DetectorFeatures,
-        classifier: str = "emoji_scenes_64",
+        classifier: str | ClassifierSource = "emoji_scenes_64",
         fit_count: int = 400,
         val_count: int = 1100,
         val_attacked_count: int = 200,

@@ -52,8 +52,8 @@ class DetectorFeatures(Measurement):
 
     The view ``shifted`` is the image moved by one pixel to the right and down. It repeats masks, gated,
     activations, gradient and logits, **for the same classes**, under names that begin with ``shifted/``,
-    and adds ``shift_distance``. Adversarial noise hardly survives the move while evidence does, so a mask that was
-    learned for the predicted class then has nothing left to keep.
+    and adds ``shift_distance``. Adversarial noise hardly survives the move while evidence does, so a mask
+    that was learned for the predicted class then has nothing left to keep.
 
     Maps are half precision: a detector standardises them, and a store is half as large.
 

@@ -19,7 +19,7 @@ from verisal.data.scenes import EmojiScenes
 from verisal.data.store import FeatureStore
 from verisal.errors import ConfigError
 from verisal.metrics import Families
-from verisal.models import load_classifier
+from verisal.models import ClassifierSource, load_classifier
 from verisal.types import Measurement
 
 __all__ = ["TransferData"]
@@ -74,7 +74,7 @@ class TransferData(L.LightningDataModule):
         noise_like: str,
         merged: Sequence[str] = (),
         fit_noise: Sequence[str] = (),
-        classifier: str = "emoji_scenes_64",
+        classifier: str | ClassifierSource = "emoji_scenes_64",
         fit_count: int = 360,
         val_count: int = 1100,
         test_count: int = 300,

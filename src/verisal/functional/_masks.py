@@ -82,8 +82,14 @@ def fuse_layers(layers: Sequence[Tensor], fusion: Fusion) -> Tensor:
 
 
 def channel_statistics(gate: Tensor) -> Tensor:
-    """Mean, standard deviation (biased) and maximum over channels: ``(B, C, h, w)`` to ``(B, 3, h, w)``."""
-    deviation, mean = torch.std_mean(gate, dim=1, correction=0)
+    """Mean, standard deviation (biased) and maximum over channels: ``(B, C, h, w)`` to ``(B, 3, h, w)``.
+
+    The gradient of the deviation is 0 where all channels are equal.
+    """
+    variance, mean = torch.var_mean(gate, dim=1, correction=0)
+    # The root's own gradient is not a number at 0.
+    equal = variance == 0
+    deviation = torch.where(equal, torch.ones_like(variance), variance).sqrt().masked_fill(equal, 0.0)
     return torch.stack([mean, deviation, gate.amax(dim=1)], dim=1)
 
 

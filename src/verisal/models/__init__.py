@@ -12,7 +12,9 @@ from .zoo import load_classifier as load_classifier
 from .zoo import shipped_classifiers as shipped_classifiers
 
 __all__ = [
+    "Architecture",
     "Classifier",
+    "ClassifierSource",
     "SmallResNet",
     "SplitNetwork",
     "export_classifier",

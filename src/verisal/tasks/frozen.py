@@ -10,7 +10,7 @@ from torch import Tensor
 
 from verisal.functional import bootstrap_mean
 from verisal.metrics import ImageTable
-from verisal.models import load_classifier
+from verisal.models import ClassifierSource, load_classifier
 from verisal.types import Batch, Evaluation
 
 __all__ = ["FrozenClassifierTask"]
@@ -21,12 +21,12 @@ class FrozenClassifierTask(L.LightningModule):
     """Holds a frozen classifier for callbacks to explain, and logs its accuracy. Nothing is trained.
 
     Args:
-        classifier: name of a shipped classifier or path of an export.
+        classifier: name or path of a classifier, see :func:`verisal.models.load_classifier`.
     """
 
     task_name = "frozen_classifier"
 
-    def __init__(self, *, classifier: str = "emoji_scenes_64") -> None:
+    def __init__(self, *, classifier: str | ClassifierSource = "emoji_scenes_64") -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
         self.evaluation: Evaluation | None = None
@@ -56,7 +56,9 @@ class FrozenClassifierTask(L.LightningModule):
         self._finish("test")
 
     def _add(self, batch: Batch) -> None:
-        right = self(batch.images).argmax(dim=1) == batch.labels
+        right = (self(batch.images).argmax(dim=1) == batch.labels).double()
+        # An image without a label is neither right nor wrong.
+        right = right.masked_fill(batch.labels < 0, torch.nan)
         self._table.update(batch.image_ids, right[:, None])
 
     def _finish(self, split: str) -> None:
