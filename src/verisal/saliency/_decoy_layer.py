@@ -81,7 +81,8 @@ def find_layer(network: nn.Module, name: str | None, image: Tensor) -> nn.Module
         if len(found) != 1:
             why = f"it runs {len(found)} times, and a decoy keeps the output of one run"
         raise ConfigError(f"layer {name or full!r} does not suit decoys: {why}; known: {known[:30]}")
-    return modules[full]
+    module: nn.Module = modules[full]
+    return module
 
 
 def _calls(network: nn.Module, image: Tensor) -> dict[str, list[bool]]:
