@@ -160,16 +160,13 @@ class TransferData(L.LightningDataModule):
         """Rows of a split that :meth:`measure` has made, with all that the measurement gives."""
         return self.images(part, measurement).table(None)
 
-    def image_id(self, index: int) -> str:
-        """Name of a clean image of the test split."""
-        count = self._made["det_test"][0]
-        return EmojiScenes("det_test", count, seed=self._seed, size=self.classifier.image_size).image_id(
-            index
-        )
+    def image_id(self, part: Part, index: int) -> str:
+        """Name of a clean image of a split."""
+        return self._scenes(part).image_id(index)
 
-    def labels(self, indices: Tensor) -> Tensor:
-        """True classes ``(N,)`` of clean images of the test split, by their positions."""
-        scenes = self._scenes("det_test")
+    def labels(self, part: Part, indices: Tensor) -> Tensor:
+        """True classes ``(N,)`` of clean images of a split, by their positions."""
+        scenes = self._scenes(part)
         return torch.tensor([scenes[index].label for index in indices.tolist()], dtype=torch.int64)
 
     def score_store(self, name: str, key: Mapping[str, Any]) -> FeatureStore:

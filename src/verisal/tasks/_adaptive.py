@@ -149,7 +149,7 @@ def adaptive_scores(
     clean_scores: Tensor,
     threshold: float,
     *,
-    prefix: str,
+    row: str,
     resamples: int,
     seed: int,
 ) -> tuple[dict[str, Score], tuple[str, ...]]:
@@ -159,13 +159,13 @@ def adaptive_scores(
         found: suite, eps and attack to what :func:`attack_defence` gave.
         clean_scores: ``(B,)`` of the same images before.
         threshold: of the detector.
-        prefix: ``<split>/<row>``.
+        row: name of the detector.
         resamples: of the bootstrap.
         seed: of the bootstrap.
 
     Returns:
-        ``<prefix>/adaptive_<name>/eps_<e>`` for the strongest of all, ``.../eps_<e>_<suite>`` for each suite,
-        and sentences that belong beside them.
+        ``test/<row>/adaptive_<name>/eps_<e>`` for the strongest of all, ``.../eps_<e>_<suite>`` for each
+        suite, and sentences that belong beside them.
     """
     scores: dict[str, Score] = {}
     notes = []
@@ -182,7 +182,7 @@ def adaptive_scores(
                 worst.fooled, worst.score, clean_scores, threshold, resamples=resamples, seed=seed
             )
             group = level if suite is None else f"{level}_{suite}"
-            scores |= {f"{prefix}/adaptive_{name}/{group}": score for name, score in vars(left).items()}
+            scores |= {f"test/{row}/adaptive_{name}/{group}": score for name, score in vars(left).items()}
             if suite is None:
-                notes.append(f"adaptive attacks, {left.remark(eps)}")
+                notes.append(f"adaptive attacks on {row}, {left.remark(eps)}")
     return scores, tuple(notes)

@@ -194,7 +194,7 @@ def _samples(
     table: DetectionTable, groups: GroupTable, rows: Sequence[str], data: TransferData
 ) -> dict[str, Sequence[object]]:
     columns: dict[str, Sequence[object]] = {
-        "image_id": [data.image_id(index) for index in table.image_index.tolist()],
+        "image_id": [data.image_id("det_test", index) for index in table.image_index.tolist()],
         "group": [groups.groups[index] for index in table.group.tolist()],
     }
     return columns | {row: table.row_scores(index).tolist() for index, row in enumerate(rows)}

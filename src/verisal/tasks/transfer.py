@@ -7,12 +7,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, final
+from typing import Any, Literal, final
 
 import lightning as L
 import torch
 from torch import Tensor, nn
 
+from verisal.attacks import AdaptivePGD
 from verisal.data import FeatureStore, GroupTable, Processes, TransferData
 from verisal.detectors import Detector
 from verisal.errors import ConfigError
@@ -28,6 +29,10 @@ __all__ = ["TransferTask"]
 
 _RATES = (0.05, 0.01)
 _TIMED_IMAGES = 32
+_MEASURED = 64
+
+
+Part = Literal["det_fit", "det_val", "det_test"]
 
 
 @dataclass(frozen=True)
@@ -41,8 +46,9 @@ class _Cell:
 
 @dataclass(frozen=True)
 class _AdaptiveCell:
-    """One adaptive attack with one radius on the head."""
+    """One adaptive attack with one radius on a row."""
 
+    row: str
     suite: str
     eps: float
     attack: str
@@ -56,8 +62,10 @@ class TransferTask(L.LightningModule):
     found is kept in the data's store, so a study that was stopped goes on, and processes share the cells. A
     row's score is the mean over its seeds; the spread over seeds is reported beside it.
 
-    Adaptive attacks, if there are suites of them, know the head row as it was fitted with the first seed, and
-    are cells too. They are judged on the first images of the test split that the classifier gets right.
+    Adaptive attacks, if there are suites of them, know the head row as it was fitted by default with the
+    first seed, and are cells too. They are judged on the first images of the test split that the classifier
+    gets right. ``hardened`` adds the row ``<head>_hardened``: the head, whose fit images are joined by
+    adaptive attacks on it that succeeded; it is attacked anew.
 
     Args:
         detectors: name of a row to a detector that is not fitted.
@@ -67,6 +75,8 @@ class TransferTask(L.LightningModule):
         adaptive: name to a suite of attacks on classifier and head together; the head must then read
             ``DetectorFeatures``.
         adaptive_images: how many images they attack.
+        hardened: the suite whose attacks on fit images the hardened row is fitted on; None for no such row.
+        hardened_images: how many fit images it attacks.
         resamples: bootstrap resamples of the intervals.
         seed: first of the seeds, and that of the bootstrap.
 
@@ -85,6 +95,8 @@ class TransferTask(L.LightningModule):
         seeds: int = 3,
         adaptive: dict[str, AdaptiveSuite] | None = None,
         adaptive_images: int = 24,
+        hardened: AdaptiveSuite | None = None,
+        hardened_images: int = 96,
         resamples: int = 1000,
         seed: int = 0,
     ) -> None:
@@ -97,9 +109,13 @@ class TransferTask(L.LightningModule):
         self.detectors, self.head, self.default = dict(detectors), head, default
         self.seeds, self.resamples, self.seed = seeds, resamples, seed
         self.adaptive, self.adaptive_images = dict(adaptive or {}), adaptive_images
+        self.hardened, self.hardened_images = hardened, hardened_images
+        self._hard_row = f"{head}_hardened"
+        self.rows = [*detectors, *([self._hard_row] if hardened else [])]
         self.evaluation: Evaluation | None = None
         self._tables: tuple[str, dict[str, GroupTable]] = ("", {})
-        self._attacked: Detector | None = None
+        self._attacked: dict[str, Detector] = {}
+        self._hard_samples: dict[str, Tensor] = {}
 
     @property
     def _data(self) -> TransferData:
@@ -119,7 +135,7 @@ class TransferTask(L.LightningModule):
         """Detector by detector, so that what one measured is read once; then the adaptive attacks."""
         fitted = [
             _Cell(row, fit, self.seed + number)
-            for row in self.detectors
+            for row in self.rows
             for fit in self._data.families.fits
             for number in range(self.seeds)
         ]
@@ -128,16 +144,23 @@ class TransferTask(L.LightningModule):
     @property
     def _adaptive_cells(self) -> list[_AdaptiveCell]:
         return [
-            _AdaptiveCell(name, eps, attack)
+            _AdaptiveCell(row, name, eps, attack)
+            for row in self._attacked_rows
             for name, suite in self.adaptive.items()
             for eps in suite.eps
             for attack in suite.attacks(eps)
         ]
 
     @property
-    def _attacked_cell(self) -> _Cell:
+    def _attacked_rows(self) -> list[str]:
+        return [row for row in self.rows if row in (self.head, self._hard_row)]
+
+    def _attacked_cell(self, row: str) -> _Cell:
         """The fitted detector that adaptive attacks know."""
-        return _Cell(self.head, self.default, self.seed)
+        return _Cell(row, self.default, self.seed)
+
+    def _detector(self, row: str) -> Detector:
+        return self.detectors[self.head if row == self._hard_row else row]
 
     def setup(self, stage: str) -> None:
         """Attack and measure what is not in the store yet; the dear part, shared by the processes."""
@@ -165,7 +188,7 @@ class TransferTask(L.LightningModule):
         clean = validation.groups.index("clean")
         thresholds = {
             fit: detection_thresholds(
-                self._gathered(fit, validation, "val"), list(self.detectors), clean=clean, rates=_RATES
+                self._gathered(fit, validation, "val"), self.rows, clean=clean, rates=_RATES
             )
             for fit in self._data.families.fits
         }
@@ -175,12 +198,12 @@ class TransferTask(L.LightningModule):
                 negatives=validation.counts()["clean"], timings=self._timings(),
             ),
             self._data,
-            rows=list(self.detectors), head=self.head, default=self.default,
+            rows=self.rows, head=self.head, default=self.default,
             seed=self.seed, resamples=self.resamples,
         )  # fmt: skip
         if self.adaptive:
             self.evaluation = self._with_adaptive(self.evaluation, validation, test)
-        for row in self.detectors:
+        for row in self.rows:
             name = f"test/{row}/auroc/mean_unseen"
             if name in self.evaluation.scores:
                 self.log(name, self.evaluation.scores[name].value, batch_size=1, rank_zero_only=True)
@@ -193,74 +216,121 @@ class TransferTask(L.LightningModule):
             "attack": attack.settings(),
             "gates": settings_of(self.adaptive[cell.suite].gates),
             "images": self.adaptive_images,
-            "detector": self._key(self._attacked_cell),
+            "detector": self._key(self._attacked_cell(cell.row)),
         }
-        return self._data.score_store(f"adaptive-{cell.suite}-{cell.eps * 255:g}-{cell.attack}", key)
+        return self._data.score_store(
+            f"adaptive-{cell.row}-{cell.suite}-{cell.eps * 255:g}-{cell.attack}", key
+        )
 
     def _key(self, cell: _Cell) -> dict[str, Any]:
-        detector = self.detectors[cell.row]
-        return {
+        detector = self._detector(cell.row)
+        key = {
             "detector": detector.settings(),
             "measurement": detector.measurement.settings(),
             "fitted": sorted(self._data.families.fits[cell.fit]),
             "detector_seed": cell.seed,
         }
+        if cell.row == self._hard_row and self.hardened is not None:
+            known = self._key(self._attacked_cell(self.head))
+            key["hardened"] = [self.hardened.settings(), self.hardened_images, known]
+        return key
 
     def _fit_and_score(self, cell: _Cell) -> dict[str, Tensor]:
         detector = self._fitted(cell)
+        parts: dict[str, Part] = {"val": "det_val", "test": "det_test"}
         return {
             name: detector.judge(self._table(part, detector.measurement).features).double().cpu()
-            for name, part in (("val", "det_val"), ("test", "det_test"))
+            for name, part in parts.items()
         }
 
     def _attack(self, cell: _AdaptiveCell) -> dict[str, Tensor]:
-        if self._attacked is None:
-            self._attacked = self._fitted(self._attacked_cell)
-        made = self._attacked.measurement
-        test, pool = self._table("det_test", made), self._table("det_fit", made)
-        rows = self._attacked_rows(test)
-        clean = pool.group == pool.groups.index("clean")
         suite = self.adaptive[cell.suite]
-        indices = test.image_index[rows]
+        test = self._table("det_test", self._detector(cell.row).measurement)
+        return self._attacked_images(
+            cell.row, suite, suite.attacks(cell.eps)[cell.attack], "det_test", test, self.adaptive_images
+        )
+
+    def _attacked_images(
+        self, row: str, suite: AdaptiveSuite, attack: AdaptivePGD, part: Part, table: GroupTable, count: int
+    ) -> dict[str, Tensor]:
+        """What an attack that knows a row finds for the first ``count`` clean images of a split."""
+        if row not in self._attacked:
+            self._attacked[row] = self._fitted(self._attacked_cell(row))
+        pool = self._table("det_fit", self._attacked[row].measurement)
+        rows = self._first_clean(table, count)
+        indices = table.image_index[rows]
         return attack_defence(
-            suite.attacks(cell.eps)[cell.attack],
+            attack,
             suite.gates,
-            self._attacked,
+            self._attacked[row],
             self._data.classifier,
-            images=test.features["image"][rows],
-            labels=self._data.labels(indices),
-            image_ids=[self._data.image_id(index) for index in indices.tolist()],
-            pool=pool.features["image"][clean],
+            images=table.features["image"][rows],
+            labels=self._data.labels(part, indices),
+            image_ids=[self._data.image_id(part, index) for index in indices.tolist()],
+            pool=pool.features["image"][pool.group == pool.groups.index("clean")],
             seed=self.seed,
         )
 
-    def _attacked_rows(self, test: GroupTable) -> Tensor:
-        """The first clean images that the classifier gets right."""
-        clean = (test.group == test.groups.index("clean")).nonzero()[:, 0]
-        return clean[: self.adaptive_images]
+    @staticmethod
+    def _first_clean(table: GroupTable, count: int) -> Tensor:
+        """Rows of the first clean images that the classifier gets right."""
+        return (table.group == table.groups.index("clean")).nonzero()[:count, 0]
+
+    def _hardening(self) -> dict[str, Tensor]:
+        """Features of adaptive attacks on fit images that fooled the classifier."""
+        if self.hardened is None or self._hard_samples:
+            return self._hard_samples
+        suite, made = self.hardened, self._detector(self.head).measurement
+        table = self._table("det_fit", made)
+        known = {"known": self._key(self._attacked_cell(self.head)), "images": self.hardened_images}
+        parts = []
+        for eps in suite.eps:
+            for name, attack in suite.attacks(eps).items():
+                key = {**known, "attack": attack.settings(), "gates": settings_of(suite.gates)}
+                store = self._data.score_store(f"hardening-{eps * 255:g}-{name}", key)
+                self._data.scores(
+                    store,
+                    lambda attack=attack: self._attacked_images(  # type: ignore[misc]
+                        self.head, suite, attack, "det_fit", table, self.hardened_images
+                    ),
+                )
+                found = store.load(["image", "fooled"])
+                parts.append(found["image"][0][found["fooled"][0]])
+        images = torch.cat(parts)
+        measured = [
+            made(self._data.classifier, part.float() / 255) for part in torch.split(images, _MEASURED)
+        ]
+        self._hard_samples = {name: torch.cat([part[name] for part in measured]) for name in measured[0]}
+        self._hard_samples["image"] = images
+        return self._hard_samples
 
     def _with_adaptive(self, evaluation: Evaluation, validation: GroupTable, test: GroupTable) -> Evaluation:
-        """The evaluation with what adaptive attacks leave of the head."""
-        own = self._store(self._attacked_cell).load(["val", "test"])
-        negatives = own["val"][0][validation.group == validation.groups.index("clean")]
-        threshold = threshold_at_fpr(negatives, _RATES[0])
-        if threshold is None:
-            note = "adaptive attacks: too few clean validation images for a threshold"
-            return replace(evaluation, notes=(*evaluation.notes, note))
-        found = {
-            (cell.suite, cell.eps, cell.attack): {
-                name: value[0] for name, value in self._store(cell).load(["fooled", "score"]).items()
+        """The evaluation with what adaptive attacks leave of the rows that they know."""
+        for row in self._attacked_rows:
+            own = self._store(self._attacked_cell(row)).load(["val", "test"])
+            negatives = own["val"][0][validation.group == validation.groups.index("clean")]
+            threshold = threshold_at_fpr(negatives, _RATES[0])
+            if threshold is None:
+                note = "adaptive attacks: too few clean validation images for a threshold"
+                return replace(evaluation, notes=(*evaluation.notes, note))
+            found = {
+                (cell.suite, cell.eps, cell.attack): {
+                    name: value[0] for name, value in self._store(cell).load(["fooled", "score"]).items()
+                }
+                for cell in self._adaptive_cells
+                if cell.row == row
             }
-            for cell in self._adaptive_cells
-        }
-        scores, notes = adaptive_scores(
-            found, own["test"][0][self._attacked_rows(test)], threshold,
-            prefix=f"test/{self.head}", resamples=self.resamples, seed=self.seed,
-        )  # fmt: skip
-        return replace(evaluation, scores={**evaluation.scores, **scores}, notes=(*notes, *evaluation.notes))
+            scores, notes = adaptive_scores(
+                found, own["test"][0][self._first_clean(test, self.adaptive_images)], threshold,
+                row=row, resamples=self.resamples, seed=self.seed,
+            )  # fmt: skip
+            evaluation = replace(
+                evaluation, scores={**evaluation.scores, **scores}, notes=(*notes, *evaluation.notes)
+            )
+        return evaluation
 
     def _fitted(self, cell: _Cell) -> Detector:
-        detector = copy.deepcopy(self.detectors[cell.row])
+        detector = copy.deepcopy(self._detector(cell.row))
         table = self._table("det_fit", detector.measurement)
         fitted = set(self._data.families.fits[cell.fit])
         kept = torch.tensor(
@@ -269,37 +339,43 @@ class TransferTask(L.LightningModule):
         rows = kept[table.group].nonzero()[:, 0]
         features = {name: tensor[rows] for name, tensor in table.features.items()}
         clean = table.group[rows] == table.groups.index("clean")
-        detector.fit(features, table.target[rows] > 0, clean, seed=cell.seed)
+        adversarial = table.target[rows] > 0
+        if cell.row == self._hard_row:
+            added = self._hardening()
+            features = {name: torch.cat([tensor, added[name]]) for name, tensor in features.items()}
+            more = torch.ones(len(added["image"]), dtype=torch.bool)
+            adversarial, clean = torch.cat([adversarial, more]), torch.cat([clean, ~more])
+        detector.fit(features, adversarial, clean, seed=cell.seed)
         return detector
 
-    def _table(self, part: str, measurement: Measurement) -> GroupTable:
+    def _table(self, part: Part, measurement: Measurement) -> GroupTable:
         """Read once per measurement: neighbouring cells share it."""
         key = str(measurement.settings())
         if self._tables[0] != key:
             self._tables = (key, {})
         if part not in self._tables[1]:
-            self._tables[1][part] = self._data.table(part, measurement)  # type: ignore[arg-type]
+            self._tables[1][part] = self._data.table(part, measurement)
         return self._tables[1][part]
 
-    def _shared(self, part: str) -> GroupTable:
+    def _shared(self, part: Part) -> GroupTable:
         """Rows of a split; their order is the same for every measurement."""
         return self._table(part, next(iter(self.detectors.values())).measurement)
 
     def _gathered(self, fit: str, rows: GroupTable, name: str) -> DetectionTable:
         """Scores of all detectors with all seeds after one fit: ``(N, rows, seeds)``."""
         scores = []
-        for row in self.detectors:
+        for row in self.rows:
             for number in range(self.seeds):
                 cell = _Cell(row, fit, self.seed + number)
                 scores.append(self._store(cell).load([name])[name][0])
-        stacked = torch.stack(scores, dim=1).view(-1, len(self.detectors), self.seeds)
+        stacked = torch.stack(scores, dim=1).view(-1, len(self.rows), self.seeds)
         return DetectionTable(stacked, image_index=rows.image_index, group=rows.group)
 
     def _timings(self) -> dict[str, float]:
         """Milliseconds and passes through the last stage per image, from the image to the score."""
         images = self._shared("det_val").features["image"][:_TIMED_IMAGES].float() / 255
         found: dict[str, float] = {}
-        for row in self.detectors:
+        for row in self.rows:
             detector = self._fitted(_Cell(row, self.default, self.seed))
             with _counted(self._data.classifier) as passes:
                 started = time.perf_counter()
