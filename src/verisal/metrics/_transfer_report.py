@@ -37,8 +37,9 @@ class Families:
     Attributes:
         attacks: family to the names of its attacks.
         fits: name of a fit to the names of the attacks that are fitted.
-        merged: families that are so close that a fit on one says much about the others, e.g. one-step and iterated
-            gradient attacks of one norm. The stricter columns count all of them as seen where one is.
+        merged: families that are so close that a fit on one says much about the others, e.g. one-step and
+            iterated gradient attacks of one norm. The stricter columns count all of them as seen where one
+            is.
     """
 
     attacks: Mapping[str, Sequence[str]]
@@ -80,14 +81,20 @@ class _Resampled:
     value: float
     resampled: Tensor
     n: int
+    undefined: int
 
     def score(self) -> Score:
         """The number with its interval; resamples that hold none of the images are left out."""
         drawn = self.resampled[~self.resampled.isnan()]
-        return percentile_score(self.value, drawn, n=self.n, undefined=0)
+        return percentile_score(self.value, drawn, n=self.n, undefined=self.undefined)
 
     def minus(self, other: _Resampled) -> _Resampled:
-        return _Resampled(self.value - other.value, self.resampled - other.resampled, min(self.n, other.n))
+        return _Resampled(
+            self.value - other.value,
+            self.resampled - other.resampled,
+            min(self.n, other.n),
+            max(self.undefined, other.undefined),
+        )
 
 
 _UNDEFINED = Score(math.nan, math.nan, math.nan, n=0)
@@ -112,6 +119,7 @@ def transfer_report(
     A family's score is the mean over its attacks. ``mean_unseen`` and ``worst_unseen`` are mean and least
     over the families that the fit has not seen. One bootstrap over images serves every number: an image
     takes its clean and all its attacked versions along, and mean and minimum are taken within a resample.
+    A pair with a NaN score is left out and counted.
 
     Names, per row: ``<split>/<row>/auroc/mean_unseen`` and so on for the fit ``default``, also
     ``worst_unseen``, ``mean_seen``, ``mean_unseen_strict``, and the same of ``tpr_at_fpr5``;
@@ -186,16 +194,18 @@ def _by_family(
         for attack in attacks:
             part = table.of_group(numbers[attack])
             first, second = pair_by_image(part.image_index, negatives.image_index)
-            if not len(first):
-                continue
             positive, negative = part.row_scores(row)[first], negatives.row_scores(row)[second]
-            own = weights[:, part.image_index[first]]
+            defined = ~(positive.isnan() | negative.isnan())
+            n, undefined = int(defined.sum()), int((~defined).sum())
+            if not n:
+                continue
+            positive, negative = positive[defined], negative[defined]
+            own = weights[:, part.image_index[first][defined]]
             if threshold is None:
-                resampled = resampled_auroc(positive, negative, own)
-                parts.append(_Resampled(auroc(positive, negative), resampled, len(first)))
+                value, resampled = auroc(positive, negative), resampled_auroc(positive, negative, own)
             else:
-                rate = rate_above(positive, threshold)
-                parts.append(_Resampled(rate, resampled_rate(positive > threshold, own), len(first)))
+                value, resampled = rate_above(positive, threshold), resampled_rate(positive > threshold, own)
+            parts.append(_Resampled(value, resampled, n, undefined))
         if parts:
             found[family] = _mean(parts)
     if not found:
@@ -218,9 +228,10 @@ def _columns(cells: Mapping[str, _Resampled], families: Families, fit: str) -> d
 def _mean(parts: Sequence[_Resampled]) -> _Resampled:
     value = sum(part.value for part in parts) / len(parts)
     resampled = torch.stack([part.resampled for part in parts]).mean(dim=0)
-    return _Resampled(value, resampled, max(part.n for part in parts))
+    return _Resampled(value, resampled, max(part.n for part in parts), max(part.undefined for part in parts))
 
 
 def _least(parts: Sequence[_Resampled]) -> _Resampled:
     resampled = torch.stack([part.resampled for part in parts]).amin(dim=0)
-    return _Resampled(min(part.value for part in parts), resampled, min(part.n for part in parts))
+    value, n = min(part.value for part in parts), min(part.n for part in parts)
+    return _Resampled(value, resampled, n, max(part.undefined for part in parts))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -81,7 +82,7 @@ class TransferTask(L.LightningModule):
         seed: first of the seeds, and that of the bootstrap.
 
     Raises:
-        ConfigError: a head that is no detector, or no seed.
+        ConfigError: a head that is no detector, a row whose name is no plain word, or no seed.
     """
 
     task_name = "transfer"
@@ -105,6 +106,10 @@ class TransferTask(L.LightningModule):
             raise ConfigError(
                 f"head must be one of the detectors {sorted(detectors)} and seeds at least 1; found"
                 f" head={head!r}, seeds={seeds}"
+            )
+        if wrong := [row for row in detectors if not re.fullmatch(r"[\w.-]+", row)]:
+            raise ConfigError(
+                f"rows are parts of file and metric names: letters, digits, '.', '_' or '-'; found {wrong}"
             )
         self.detectors, self.head, self.default = dict(detectors), head, default
         self.seeds, self.resamples, self.seed = seeds, resamples, seed
