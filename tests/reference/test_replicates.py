@@ -26,6 +26,8 @@ from verisal.functional import (
     pixel_histograms,
     pointing_hits,
     removal_scores,
+    resampled_auroc,
+    resampled_rate,
     saliency_fidelity,
     smooth_max,
     spearman,
@@ -35,6 +37,7 @@ from verisal.functional import (
     total_variation,
     upsample_cells,
 )
+from verisal.metrics import transfer_report
 from verisal.saliency import (
     RISE,
     Decoy,
@@ -70,6 +73,8 @@ FAST = (
     pixel_histograms,
     pointing_hits,
     removal_scores,
+    resampled_auroc,
+    resampled_rate,
     saliency_fidelity,
     smooth_max,
     spearman,
@@ -77,6 +82,7 @@ FAST = (
     ssim,
     threshold_at_fpr,
     total_variation,
+    transfer_report,
     upsample_cells,
     Decoy.decoys,
     ExtremalPerturbation.masks,
