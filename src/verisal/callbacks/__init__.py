@@ -1,5 +1,6 @@
 """Lightning callbacks: maps and their scores, reports, checkpoints, the guard against bad numbers."""
 
+from .attacked_maps import AttackedMaps as AttackedMaps
 from .checkpoints import CheckpointFiles as CheckpointFiles
 from .checkpoints import LastCheckpoint as LastCheckpoint
 from .checkpoints import Monitored as Monitored
@@ -12,6 +13,7 @@ from .saliency_metrics import SaliencyMetrics as SaliencyMetrics
 from .saliency_panels import SaliencyPanels as SaliencyPanels
 
 __all__ = [
+    "AttackedMaps",
     "CheckpointFiles",
     "DisturbedLocalization",
     "LastCheckpoint",
