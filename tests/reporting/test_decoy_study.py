@@ -22,7 +22,7 @@ SCORES = (
     "attacked_sensitivity[target,gradient,8/255,20]/sensitivity",
 )
 REST = "<!-- end of study -->\n\n<!-- robustness -->\n<!-- end of robustness -->\nend\n"
-PAGE = f"# Page\n\n<!-- study -->\nold\n{REST}"
+PAGE = f"# Page\n\n<!-- study -->\nearlier\n{REST}"
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def test_text_between_markers_is_replaced_and_everything_else_kept(script, run, 
     page.write_text(PAGE)
     script.main(["--study", str(run), "--page", str(page)])
     first = page.read_text()
-    assert "old" not in first
+    assert "earlier" not in first
     assert first.startswith("# Page\n\n<!-- study -->\n\nRanges over decoys beside each control, 8 images")
     assert first.endswith(f"\n\n{REST}")
     script.main(["--study", str(run), "--page", str(page)])
@@ -129,12 +129,13 @@ def test_robustness_has_a_row_per_method_and_direction(script, tmp_path):
         for direction in ("gradient", "smooth_grad4")
     ]
     lines = [
-        f"{i},a,{name}/{score},{v}"
+        [image, "a", f"{name}/{score}", value]
         for name in names
-        for score, v in (("sensitivity", 2), ("control_sensitivity", 0.5))
-        for i in "xy"
+        for score, value in (("sensitivity", 2), ("control_sensitivity", 0.5))
+        for image in "xy"
     ]
-    path.write_text("\n".join(["image_id,row,score,value", *lines]) + "\n")
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([["image_id", "row", "score", "value"], *lines])
     text = "\n".join(script.robustness(script.Samples(path)))
     cells = " | ".join(["2.00 [2.00, 2.00] (0.50)"] * 3)
     assert f"| `a` | gradient | {cells} |\n| `a` | smooth_grad4 | {cells} |" in text
