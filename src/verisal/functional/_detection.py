@@ -252,8 +252,8 @@ def resampled_auroc(positive: Tensor, negative: Tensor, weights: Tensor) -> Tens
     Returns:
         ``(R,)`` float64; NaN where a resample holds none of the images.
     """
-    total = weights.double().sum(dim=1) / len(positive)
-    return _weighted_auroc(positive, negative, weights, weights) / total.square()
+    total = weights.double().sum(dim=1)
+    return _doubled_wins(positive, negative, weights, weights) / (2.0 * total.square())
 
 
 def resampled_rate(events: Tensor, weights: Tensor) -> Tensor:
@@ -410,11 +410,18 @@ def _mass_below(weights: Tensor, ascending: Tensor) -> Tensor:
 def _weighted_auroc(
     positive: Tensor, negative: Tensor, positive_weights: Tensor, negative_weights: Tensor
 ) -> Tensor:
+    doubled = _doubled_wins(positive, negative, positive_weights, negative_weights)
+    return doubled / (2.0 * len(positive) * len(negative))
+
+
+def _doubled_wins(
+    positive: Tensor, negative: Tensor, positive_weights: Tensor, negative_weights: Tensor
+) -> Tensor:
+    """``(R,)`` twice the weight of pairs in which the positive is above, plus that of ties: whole numbers."""
     positive, negative = positive.double().cpu().contiguous(), negative.double().cpu().contiguous()
     ascending = negative.argsort()
     levels = negative[ascending]
     below = _mass_below(negative_weights, ascending)
     strictly = below[:, torch.searchsorted(levels, positive)]
     with_ties = below[:, torch.searchsorted(levels, positive, right=True)]
-    doubled = (positive_weights * (strictly + with_ties)).sum(dim=1, dtype=torch.float64)
-    return doubled / (2.0 * len(positive) * len(negative))
+    return (positive_weights * (strictly + with_ties)).sum(dim=1, dtype=torch.float64)

@@ -30,7 +30,12 @@ def heatmap_pixels(heatmap: Heatmap) -> NDArray[np.uint8]:
     lines, columns = values.shape
     left = 0.5 + _LETTER * max(len(name) for name in heatmap.rows)
     top = 0.75 + 0.72 * _LETTER * max(len(name) for name in heatmap.columns)
-    width = max(left + columns * _CELL_WIDTH + 0.5, 4.5)
+    # Slanted names start over the middle of their column and lean beyond the last one.
+    right = max(
+        0.2 + 0.72 * _LETTER * len(name) - (columns - place - 0.5) * _CELL_WIDTH
+        for place, name in enumerate(heatmap.columns)
+    )
+    width = max(left + columns * _CELL_WIDTH + max(right, 0.1), 4.5, 0.1 * len(heatmap.title))
     caption = textwrap.wrap(heatmap.caption, width=int(width * 12))
     bottom = 0.2 + 0.17 * len(caption)
     height = top + lines * _CELL_HEIGHT + bottom

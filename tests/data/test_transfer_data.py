@@ -1,0 +1,133 @@
+"""What the data module of the study makes, refuses, and keeps apart."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.append(str(Path(__file__).parents[1] / "tasks"))
+from tiny_detector import COUNTS
+from tiny_transfer import FAMILIES, FITS, attacks, data
+
+from verisal.attacks import FGSM, SignNoise
+from verisal.data import EmojiScenes, Processes
+from verisal.detectors import MaxSoftmax
+from verisal.errors import ConfigError, DataError
+
+MEASUREMENT = MaxSoftmax().measurement
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("transfer-data")
+
+
+@pytest.fixture(scope="module")
+def filled(folder):
+    module = data(folder)
+    module.measure([MEASUREMENT], Processes())
+    return module
+
+
+def test_each_split_holds_what_its_use_asks_for(filled):
+    fit, val, test = (filled.table(part, MEASUREMENT) for part in COUNTS)
+    benign = ("noise_linf", "noise_small", "noise_l2")
+    # Attacks and noise that some fit names; failed attacks are not measured.
+    attacked = {name for name, role in fit.roles.items() if role == "attack"}
+    assert attacked == {name for names in FITS.values() for name in names}
+    assert "noise_linf" in fit.groups
+    assert "noise_l2" in fit.groups
+    assert not {"noise_small", "weak", "nothing"} & set(fit.groups)
+    assert all(count == 0 for name, count in fit.counts().items() if fit.roles[name] == "failed")
+    assert set(val.groups) == {"clean", "clean_misclassified"}
+    assert len(val) == COUNTS["det_val"]
+    assert {name for name, role in test.roles.items() if role == "attack"} == set(attacks())
+    assert set(benign) <= set(test.groups)
+
+
+def test_names_and_labels_are_those_of_the_scenes(filled):
+    assert filled.image_id("det_test", 7) == "emoji-0-det_test-7"
+    scenes = EmojiScenes("det_test", COUNTS["det_test"], size=32)
+    expected = [scenes[index].label for index in (3, 0, 9)]
+    assert filled.labels("det_test", torch.tensor([3, 0, 9])).tolist() == expected
+
+
+def test_an_image_of_the_fit_split_that_stands_in_another_is_refused(folder, monkeypatch):
+    def shared(part, count, **settings):
+        return EmojiScenes("det_fit" if part == "det_val" else part, count, **settings)
+
+    monkeypatch.setattr("verisal.data.transfer_data.EmojiScenes", shared)
+    with pytest.raises(DataError, match="stands in det_fit and in det_val"):
+        data(folder).measure([MEASUREMENT], Processes())
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_processes_share_the_cells_without_a_gap_or_a_double(folder, world):
+    seen = []
+    for rank in range(world):
+        module = data(folder)
+        module.plan(7, Processes(rank, world))
+        seen.append([int(batch) for batch in module.test_dataloader()])
+    assert sorted(cell for share in seen for cell in share) == list(range(7))
+    assert max(map(len, seen)) - min(map(len, seen)) <= 1
+
+
+def test_scores_are_computed_once(folder):
+    module, calls = data(folder), []
+
+    def compute():
+        calls.append(1)
+        return {"val": torch.arange(3.0)}
+
+    for _ in range(2):
+        store = module.score_store("row", {"detector": 1})
+        module.scores(store, compute)
+        assert store.load(["val"])["val"].tolist() == [[0.0, 1.0, 2.0]]
+    assert len(calls) == 1
+
+
+CHANGES = {
+    "test_count": {"test_count": 20},
+    "seed": {"seed": 1},
+    "fit noise": {"fit_noise": []},
+    "noise like": {"noise_like": "fgsm"},
+    "an attack's eps": {"attacks": attacks() | {"weak": FGSM(2 / 255)}},
+    "a noise's eps": {"noise": {"noise_linf": SignNoise(7 / 255), "noise_small": SignNoise(2 / 255)}},
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_scores_of_other_data_are_kept_elsewhere(folder, change):
+    key = {"detector": 1}
+    paths = {str(data(folder, **CHANGES[change]).score_store("row", key).path) for _ in range(2)}
+    assert len(paths) == 1
+    assert str(data(folder).score_store("row", key).path) not in paths
+    assert data(folder).score_store("row", {"detector": 2}).path not in paths
+
+
+BAD = {
+    "an attack without a family": (
+        {"families": FAMILIES | {"one_step": ["fgsm"]}},
+        r"without a family: \['weak'\]",
+    ),
+    "a family of unknown attacks": (
+        {"families": FAMILIES | {"search": ["square"]}},
+        r"not defined: \['square'\]",
+    ),
+    "a fit of unknown attacks": ({"fits": {"default": ["square"]}}, r"fit 'default'.*unknown: \['square'\]"),
+    "an attack in two families": (
+        {"families": FAMILIES | {"again": ["pgd"]}},
+        r"\['pgd'\] stand in two families",
+    ),
+    "unknown fit noise": ({"fit_noise": ["blur"]}, r"fit_noise names \['blur'\]"),
+    "noise like an attack that is not fitted": ({"noise_like": "weak"}, "must be a fitted attack.*'weak'"),
+    "unknown merged family": ({"merged": ["iterated", "search"]}, r"merged names families \['search'\]"),
+}
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_names_that_do_not_fit_are_refused(folder, bad):
+    settings, words = BAD[bad]
+    with pytest.raises(ConfigError, match=words):
+        data(folder, **settings)
