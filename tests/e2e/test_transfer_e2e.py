@@ -150,7 +150,7 @@ def test_a_wrong_setting_dies_at_once_with_what_to_do(inside, capsys, bad):
 def test_the_quick_form_runs_as_it_is_shipped_but_with_fewer_images(tmp_path, monkeypatch):
     """All rows, attacks and adaptive attacks of the overlay; without a threshold, which needs 200 images."""
     monkeypatch.chdir(tmp_path)
-    few = {"fit_count": 10, "val_count": 6, "test_count": 6, "store": "store"}
+    few = {"fit_count": 12, "val_count": 6, "test_count": 6, "store": "store"}
     quick = [f"--data.init_args.{name}={value}" for name, value in few.items()]
     configs = [
         part for name in ("transfer", "transfer_quick") for part in ("--config", str(STUDY / f"{name}.yaml"))
