@@ -7,7 +7,6 @@ import shlex
 import sys
 from argparse import ArgumentError
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import final
@@ -16,67 +15,31 @@ import yaml
 from jsonargparse import Namespace, set_parsing_settings
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 # Rooms whose classes a config may name by their short names: a class is found once its module is imported.
-import verisal.data
 import verisal.models
 import verisal.tasks  # noqa: F401
 from verisal.attacks import Attack
 from verisal.callbacks import CheckpointFiles, LastCheckpoint, NumericGuard, ReportRun, best_checkpoint
 from verisal.checkpoint import load_checkpoint
+from verisal.data import DetectorData, ImageData, SceneData, TransferData  # noqa: F401
 from verisal.detectors import Detector
 from verisal.errors import ConfigError
 from verisal.functional import Baseline
-from verisal.reporting import RunFolder, WandbSettings, WandbSink, csv_logger, wandb_logger
+from verisal.reporting import RunFolder, WandbSettings, csv_logger, wandb_logger
 from verisal.saliency import Saliency
 from verisal.types import Evaluates, Measurement
 
 from ._console import EpochLines, write_predictions
 from ._explain import explain
-from ._runs import open_run, process_rank, resume_command, say, weights_for
+from ._progress import Progress
+from ._runs import open_run, process_rank, say, weights_for
 
-__all__ = ["Progress", "VerisalCLI"]
+__all__ = ["VerisalCLI"]
 
 _STAGES = ("fit", "validate", "test", "predict")
 _OF_ONE_COMMAND = frozenset({"config", "run_dir", "resume", "ckpt_path"})
-
-
-@final
-@dataclass
-class Progress:
-    """How far a command came; what its last words need.
-
-    Attributes:
-        stage: the command.
-        run: its folder, once there is one.
-        config: file with its full config, once written.
-        weights: checkpoint of a validate or test, or ``none``.
-        loggers: loggers to close.
-    """
-
-    stage: str = ""
-    run: RunFolder | None = None
-    config: Path | None = None
-    weights: str = "none"
-    loggers: list[Logger] = field(default_factory=list)
-
-    def resume_hint(self) -> str:
-        """The command that goes on where this one stopped, with a connecting phrase; empty for predict."""
-        if self.run is None or self.config is None or self.stage == "predict":
-            return ""
-        return f"; go on with: {resume_command(self.stage, self.run, self.config, self.weights)}"
-
-    def where(self) -> str:
-        """The run folder, for a message."""
-        return "" if self.run is None else f"; the run is in {self.run.path}"
-
-    def close(self) -> None:
-        """End the loggers that hold something open."""
-        for logger in self.loggers:
-            if isinstance(logger, WandbSink):
-                logger.close()
 
 
 @final

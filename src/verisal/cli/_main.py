@@ -7,14 +7,12 @@ import re
 import signal
 import sys
 import traceback
-
-from lightning.fabric.utilities.exceptions import MisconfigurationException
+from collections.abc import Sequence
 
 from verisal.errors import ConfigError, VerisalError
 
-from ._app import Progress, VerisalCLI
-from ._data import main as data_command
 from ._process import Stopped, quiet, restored_settings, stops_as_exceptions
+from ._progress import Progress
 
 __all__ = ["main"]
 
@@ -35,14 +33,30 @@ def main(args: list[str] | None = None) -> int:
     progress = Progress()
     with restored_settings(), quiet(), stops_as_exceptions():
         try:
-            if arguments[:1] == ["data"]:
-                return data_command(arguments[1:])
-            VerisalCLI(arguments, progress)
+            return _run(arguments, progress)
         except BaseException as error:
             return _told(_cause(error), progress)
         finally:
             progress.close()
-    return 0
+
+
+def _run(arguments: Sequence[str], progress: Progress) -> int:
+    """Run the command with the imports that it needs and no others: Lightning's take seconds."""
+    command, rest = (arguments[0], arguments[1:]) if arguments else ("", ())
+    match command:
+        case "data":
+            from ._data import main as data_command
+
+            return data_command(rest)
+        case "explain":
+            from ._explain_command import main as explain_command
+
+            return explain_command(rest)
+        case _:
+            from ._app import VerisalCLI
+
+            VerisalCLI(arguments, progress)
+            return 0
 
 
 def _cause(error: BaseException) -> BaseException:
@@ -70,7 +84,7 @@ def _told(error: BaseException, progress: Progress) -> int:
         _say(f"verisal: failed{progress.where()}")
         return 1
     _say(f"verisal: error: {known}")
-    return 2 if isinstance(error, ConfigError | MisconfigurationException) else 1
+    return 2 if isinstance(error, ConfigError) or _misconfigured(error) else 1
 
 
 def _known(error: BaseException) -> str | None:
@@ -81,7 +95,7 @@ def _known(error: BaseException) -> str | None:
         return (
             text.rpartition(f"{type(error).__name__}: ")[2].strip() if "Original Traceback" in text else text
         )
-    if isinstance(error, MisconfigurationException):
+    if _misconfigured(error):
         device = re.search(r"accelerator|backend|device", text)
         remedy = " (trainer.accelerator auto takes what is there)" if device else ""
         return " ".join(text.split()) + remedy
@@ -91,6 +105,12 @@ def _known(error: BaseException) -> str | None:
     if re.search(r"DataLoader worker .*(killed|exited)", text):
         return f"{text.splitlines()[0]} Most often memory ran out: lower num_workers or the batch size"
     return None
+
+
+def _misconfigured(error: BaseException) -> bool:
+    """Whether Lightning refuses a setting; its class exists only where Lightning is imported."""
+    module = sys.modules.get("lightning.fabric.utilities.exceptions")
+    return module is not None and isinstance(error, module.MisconfigurationException)
 
 
 def _say(line: str) -> None:

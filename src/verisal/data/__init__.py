@@ -1,5 +1,9 @@
 """Data sets, decoding, augmentation, the feature store and the Lightning data modules."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from ._files import image_files as image_files
 from .annotated import AnnotatedImages as AnnotatedImages
 from .annotated import ImageSplits as ImageSplits
 from .catalogue import COCO as COCO
@@ -9,22 +13,24 @@ from .catalogue import OxfordPet as OxfordPet
 from .catalogue import PascalVOC as PascalVOC
 from .check import CheckReport as CheckReport
 from .check import check_data as check_data
-from .datamodules import SceneData as SceneData
 from .decode import decode_image as decode_image
 from .decode import resize_image as resize_image
-from .detection import AttackedImages as AttackedImages
-from .detection import GroupTable as GroupTable
-from .detection import ImageSource as ImageSource
-from .detection import Processes as Processes
-from .detector_data import DetectorData as DetectorData
 from .features import DetectorFeatures as DetectorFeatures
 from .folder import ImageFolder as ImageFolder
-from .image_data import ImageData as ImageData
 from .imagenet import ImageNetValidation as ImageNetValidation
 from .listing import ImageSet as ImageSet
 from .scenes import EmojiScenes as EmojiScenes
 from .store import FeatureStore as FeatureStore
-from .transfer_data import TransferData as TransferData
+
+if TYPE_CHECKING:
+    from .datamodules import SceneData as SceneData
+    from .detection import AttackedImages as AttackedImages
+    from .detection import GroupTable as GroupTable
+    from .detection import ImageSource as ImageSource
+    from .detection import Processes as Processes
+    from .detector_data import DetectorData as DetectorData
+    from .image_data import ImageData as ImageData
+    from .transfer_data import TransferData as TransferData
 
 __all__ = [
     "COCO",
@@ -51,5 +57,25 @@ __all__ = [
     "TransferData",
     "check_data",
     "decode_image",
+    "image_files",
     "resize_image",
 ]
+
+# Lightning and torchmetrics take seconds to import, which a command that only reads images need not wait for.
+_SLOW = {
+    "AttackedImages": "detection",
+    "DetectorData": "detector_data",
+    "GroupTable": "detection",
+    "ImageData": "image_data",
+    "ImageSource": "detection",
+    "Processes": "detection",
+    "SceneData": "datamodules",
+    "TransferData": "transfer_data",
+}
+
+
+def __getattr__(name: str) -> object:
+    """What needs Lightning or torchmetrics, imported when it is first asked for."""
+    if name not in _SLOW:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_SLOW[name]}", __name__), name)

@@ -1,16 +1,20 @@
 """Where results go: CSV files, Weights & Biases, figures, and the report of a run."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from ._base import Picture as Picture
 from ._base import Publication as Publication
 from ._base import Sink as Sink
 from ._base import Table as Table
 from ._benchmark_figures import saliency_panel_pixels as saliency_panel_pixels
+from ._explain_figure import Explanation as Explanation
+from ._explain_figure import draw_contact_sheet as draw_contact_sheet
+from ._explain_figure import draw_explanation as draw_explanation
 from ._gallery import draw_gallery as draw_gallery
 from ._heatmap import heatmap_pixels as heatmap_pixels
 from ._main_table import main_table as main_table
 from ._main_table import merge_evaluations as merge_evaluations
-from .csv_sink import CsvSink as CsvSink
-from .csv_sink import csv_logger as csv_logger
 from .figures import draw_curves as draw_curves
 from .figures import draw_histograms as draw_histograms
 from .figures import draw_roc as draw_roc
@@ -27,12 +31,17 @@ from .run_folder import attach_run_folder as attach_run_folder
 from .run_folder import create_run_folder as create_run_folder
 from .run_folder import find_run_of as find_run_of
 from .run_folder import open_run_folder as open_run_folder
-from .wandb_sink import WandbSettings as WandbSettings
-from .wandb_sink import WandbSink as WandbSink
-from .wandb_sink import wandb_logger as wandb_logger
+
+if TYPE_CHECKING:
+    from .csv_sink import CsvSink as CsvSink
+    from .csv_sink import csv_logger as csv_logger
+    from .wandb_sink import WandbSettings as WandbSettings
+    from .wandb_sink import WandbSink as WandbSink
+    from .wandb_sink import wandb_logger as wandb_logger
 
 __all__ = [
     "CsvSink",
+    "Explanation",
     "Picture",
     "Publication",
     "RunFacts",
@@ -44,7 +53,9 @@ __all__ = [
     "attach_run_folder",
     "create_run_folder",
     "csv_logger",
+    "draw_contact_sheet",
     "draw_curves",
+    "draw_explanation",
     "draw_gallery",
     "draw_histograms",
     "draw_roc",
@@ -63,3 +74,19 @@ __all__ = [
     "write_report",
     "write_samples",
 ]
+
+# Lightning takes seconds to import, which a command that only draws need not wait for.
+_SLOW = {
+    "CsvSink": "csv_sink",
+    "WandbSettings": "wandb_sink",
+    "WandbSink": "wandb_sink",
+    "csv_logger": "csv_sink",
+    "wandb_logger": "wandb_sink",
+}
+
+
+def __getattr__(name: str) -> object:
+    """What needs Lightning, imported when it is first asked for."""
+    if name not in _SLOW:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_SLOW[name]}", __name__), name)

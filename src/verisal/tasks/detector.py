@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from verisal.data import DetectorData, GroupTable
+from verisal.data import DetectorData, DetectorFeatures, GroupTable
 from verisal.detectors import AttributionCNN, MaxSoftmax
 from verisal.errors import ConfigError
 from verisal.functional import CHANNEL_STATISTICS, derive_seed, round_to_8bit, stack_layers
 from verisal.metrics import DetectionScores, DetectionTable, detection_thresholds
+from verisal.models import Classifier
 from verisal.types import Batch, Evaluation, FeatureBatch
 
 from ._detector_report import build_evaluation, mean_auroc
@@ -110,6 +111,7 @@ class DetectorTask(L.LightningModule):
         self.supported: Tensor
         self.negatives: Tensor
         self.evaluation: Evaluation | None = None
+        self._attached: tuple[DetectorFeatures, Classifier] | None = None
         self._scores = DetectionScores(self.report_rows, members)
 
     @property
@@ -124,14 +126,32 @@ class DetectorTask(L.LightningModule):
             raise ConfigError(f"DetectorTask needs DetectorData, found {type(data).__name__}")
         return data
 
+    def attach(self, features: DetectorFeatures, classifier: Classifier) -> None:
+        """Build the networks for what these give, so that ``predict_step`` works without a trainer.
+
+        Args:
+            features: what the rows read.
+            classifier: whose images are judged.
+        """
+        self._attached = (features, classifier)
+        self.configure_model()
+
+    @property
+    def _features(self) -> DetectorFeatures:
+        return self._data.features if self._attached is None else self._attached[0]
+
+    @property
+    def _classifier(self) -> Classifier:
+        return self._data.classifier if self._attached is None else self._attached[1]
+
     def configure_model(self) -> None:
         """Build the networks for the stages and queries that the data module states."""
         if len(self.networks):
             return
-        if "shift_consistency" in self.untrained and "shifted" not in self._data.features.views:
+        if "shift_consistency" in self.untrained and "shifted" not in self._features.views:
             raise ConfigError(
                 "shift_consistency needs the shifted view: set data.features.views to [original, shifted],"
-                f" found {list(self._data.features.views)}"
+                f" found {list(self._features.views)}"
             )
         for row in self.row_names:
             members = []
@@ -159,7 +179,7 @@ class DetectorTask(L.LightningModule):
 
     def _channels(self, row: Row) -> int:
         """Channels of a row's stack."""
-        made, stages = self._data.features, len(self._data.stages)
+        made, stages = self._features, len(self._classifier.stages)
         per_map = len(self.statistics)
         masks = per_map * len(made.mask_names(stages)) + len(made.gated_names(stages))
         activations = per_map * len(made.activation_names(stages))
@@ -178,7 +198,7 @@ class DetectorTask(L.LightningModule):
         Maps are resized to the common grid. Images and gradients are folded onto it: blocks of pixels become
         channels, so that every row trains the same CNN at the same cost and no pixel is averaged away.
         """
-        made, stages = self._data.features, len(self._data.stages)
+        made, stages = self._features, len(self._classifier.stages)
         if row == "raw_image":
             return self._folded([features["image"].float() / 255])
         if row == "gradient":
@@ -194,7 +214,7 @@ class DetectorTask(L.LightningModule):
     @property
     def _fold(self) -> int:
         """Side of the pixel blocks: the largest divisor of the image's side that leaves at least the grid."""
-        size = self._data.classifier.image_size
+        size = self._classifier.image_size
         return max(
             side for side in range(1, size + 1) if size % side == 0 and size // side >= min(self.grid, size)
         )
@@ -293,7 +313,7 @@ class DetectorTask(L.LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Sequence[object]]:
         """Scores of images that come without labels, and the head row's alarm at FPR 5 %."""
-        features = dict(self._data.features(self._data.classifier, batch.images))
+        features = dict(self._features(self._classifier, batch.images))
         features["image"] = round_to_8bit(batch.images)
         scores = self.row_scores(features, self.kept).double().mean(dim=2)
         head = self.row_names.index(self.head)
@@ -303,7 +323,7 @@ class DetectorTask(L.LightningModule):
                 "this checkpoint has no threshold for FPR 5 %: it was trained with too few clean validation"
                 " images; train with a larger data.val_count"
             )
-        names = self._data.classifier.class_names
+        names = self._classifier.class_names
         columns: dict[str, Sequence[object]] = {
             "image_id": batch.image_ids,
             "prediction": [names[index] for index in features["prediction"].tolist()],

@@ -1,0 +1,321 @@
+"""``verisal explain``: why a classifier says what it says about your images."""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import ArgumentError
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, final
+
+import numpy as np
+import torch
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
+from torch import Tensor
+
+from verisal.errors import ConfigError
+from verisal.functional import Baseline, settings_of
+from verisal.models import Classifier, ClassifierSource
+from verisal.reporting import Explanation, draw_explanation
+from verisal.saliency import HierarchicalMasks, Saliency, calibrate_reg_weight
+from verisal.types import SaliencyResult
+
+from ._explain import explain as refusal
+from ._explain_files import ContactSheets, Images, named_files
+from ._query import other_classes, query_classes
+from ._verdicts import Alarm
+
+__all__ = ["main"]
+
+_TOP = 5
+# Of shipped classifiers, by the rule of calibrate_reg_weight on images that no report uses.
+_CALIBRATED = {"emoji_scenes_64": 4.0}
+_CALIBRATION_IMAGES = 4
+_GRID = (0.1, 0.3, 1.0, 3.0, 10.0)
+
+
+@final
+@dataclass(frozen=True)
+class _Setup:
+    classifier: Classifier
+    method: Saliency
+    query: str
+    disturbed_query: str
+    alarm: Alarm | None
+    output: Path
+    settings: dict[str, Any]
+
+
+def main(args: Sequence[str]) -> int:
+    """Run ``verisal explain``.
+
+    Args:
+        args: what follows ``explain`` on the command line.
+
+    Returns:
+        0 if every image was explained, 1 if some could not be read.
+
+    Raises:
+        ConfigError: settings that cannot work.
+        DataError: no image.
+        CheckpointError: weights that cannot be loaded, or a detector of another classifier.
+    """
+    given = _parsed(args)
+    files = named_files([Path(word) for word in given.images])
+    classifier, name = _classifier(given)
+    # Asked for once before anything is computed, so that a misspelt class ends the command at once.
+    blank = torch.zeros(1, classifier.num_classes)
+    for word in (given.query, given.disturbed_query):
+        query_classes(word, blank, classifier.class_names)
+    if given.query == given.disturbed_query:
+        raise ConfigError(f"query and disturbed_query are both {given.query!r}; name two classes or places")
+    images = Images(files, classifier.image_size)
+    method = given.saliency or _default_method(name, given, classifier, images)
+    setup = _Setup(
+        classifier=classifier,
+        method=method,
+        query=given.query,
+        disturbed_query=given.disturbed_query,
+        alarm=None if given.detector is None else _alarm(Path(given.detector), classifier),
+        output=Path(given.output),
+        settings={
+            "verisal": version("verisal"),
+            "classifier": name,
+            "image_size": classifier.image_size,
+            "stages": list(classifier.stages),
+            "saliency": settings_of(method),
+        },
+    )
+    sheets = ContactSheets(setup.output, given.sheet_images, shown=len(files) > 1)
+    for batch in images.batches(given.batch_size):
+        for shown in _explained(setup, batch):
+            sheets.add(shown)
+    sheets.finish()
+    for line in images.problems:
+        print(f"verisal: not read: {line}", file=sys.stderr, flush=True)
+    return 1 if images.problems else 0
+
+
+def _parsed(args: Sequence[str]) -> Namespace:
+    # A default that is an instance of one of these keeps its class, although the class is final.
+    set_parsing_settings(subclasses_enabled=[Baseline, Saliency])
+    parser = _parser()
+    try:
+        given: Namespace = parser.instantiate_classes(parser.parse_args(list(args)))
+    except ArgumentError as error:
+        known = [action.dest for action in parser._actions if action.dest != "help"]
+        raise ConfigError(refusal(str(error), known)) from None
+    if not given.images:
+        raise ConfigError("explain needs images: verisal explain PATH... (files or folders)")
+    if given.batch_size < 1 or given.sheet_images < 1:
+        raise ConfigError(
+            "batch_size and sheet_images must be at least 1, found"
+            f" {given.batch_size} and {given.sheet_images}"
+        )
+    return given
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="verisal explain",
+        description="Draw why a classifier says what it says about images.",
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument("images", nargs="*", type=str, help="Image files, or folders of them.")
+    parser.add_argument("--config", action="config", help="YAML file with any of these settings.")
+    parser.add_argument(
+        "--classifier",
+        type=str,
+        default="imagenet_efficientnet_lite0",
+        help="Name or path of the classifier.",
+    )
+    parser.add_class_arguments(ClassifierSource, skip={"name"})
+    parser.add_argument(
+        "--saliency",
+        type=Saliency | None,
+        default=None,
+        help="Method, by class. Default: HierarchicalMasks with a lambda that fits the classifier.",
+    )
+    parser.add_argument(
+        "--query",
+        type=str,
+        default="top1",
+        help="Class to explain: top1, second, least, its name or its number.",
+    )
+    parser.add_argument(
+        "--disturbed_query",
+        type=str,
+        default="least",
+        help="Class whose map stands beside it, to see whether the method invents evidence.",
+    )
+    parser.add_argument(
+        "--detector",
+        type=str | None,
+        default=None,
+        help="Run, checkpoint or export of a detector that judges every image.",
+    )
+    parser.add_argument("--output", type=str, default="explanations", help="Folder for figures and maps.")
+    parser.add_argument("--batch_size", type=int, default=8, help="Images that are explained at once.")
+    parser.add_argument("--sheet_images", type=int, default=12, help="Images on one contact sheet.")
+    parser.add_argument(
+        "--device",
+        type=Literal["auto", "cpu", "cuda"],
+        default="auto",
+        help="Where to compute; auto takes a GPU where there is one.",
+    )
+    return parser
+
+
+def _classifier(given: Namespace) -> tuple[Classifier, str]:
+    """The classifier on its device, and its name."""
+    if given.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device is 'cuda', but torch finds no GPU; use auto or cpu")
+    on_gpu = given.device != "cpu" and torch.cuda.is_available()
+    classifier = _source(given).load().to("cuda" if on_gpu else "cpu")
+    # channels_last makes CPU convolutions about 1.4 times as fast.
+    return classifier.to(memory_format=torch.channels_last), given.classifier
+
+
+def _source(given: Namespace) -> ClassifierSource:
+    return ClassifierSource(
+        name=given.classifier,
+        weights=given.weights,
+        arguments=given.arguments,
+        factory=given.factory,
+        stages=given.stages,
+        class_names=given.class_names,
+        image_size=given.image_size,
+        mean=given.mean,
+        std=given.std,
+    )
+
+
+def _default_method(name: str, given: Namespace, classifier: Classifier, images: Images) -> HierarchicalMasks:
+    """Masks for evidence of the query, with the lambda of the classifier, or one that fits these images."""
+    method = HierarchicalMasks()
+    own = given.weights == "default" and given.stages is None
+    if own and name in _CALIBRATED:
+        return replace(method, reg_weight=_CALIBRATED[name])
+    first = images.first(_CALIBRATION_IMAGES).to(classifier.mean.device)
+    if not len(first):
+        return method
+    try:
+        reg_weight, _ = calibrate_reg_weight(method, classifier, first, grid=_GRID)
+        how = f"the largest of {list(_GRID)} that keeps the prediction on the first {len(first)} image(s)"
+    except ConfigError:
+        reg_weight, how = _GRID[0], f"none of {list(_GRID)} keeps the prediction on the first images"
+    print(
+        f"lambda {reg_weight:g}: {how}; to choose it yourself:"
+        f" --saliency=HierarchicalMasks --saliency.reg_weight={reg_weight:g}",
+        flush=True,
+    )
+    return replace(method, reg_weight=reg_weight)
+
+
+def _alarm(path: Path, classifier: Classifier) -> Alarm:
+    # Lightning takes seconds to import, and only a detector needs it.
+    from ._alarm import detector_alarm
+
+    return detector_alarm(path, classifier)
+
+
+def _explained(setup: _Setup, batch: dict[str, Tensor]) -> Iterator[Explanation]:
+    """Explain a batch, write figures and maps, and say so."""
+    names = list(batch)
+    classifier = setup.classifier
+    images = torch.stack(list(batch.values())).to(classifier.mean.device)
+    with torch.no_grad():
+        logits = classifier(images)
+    query = query_classes(setup.query, logits, classifier.class_names)
+    disturbed = other_classes(setup.disturbed_query, logits, classifier.class_names, taken=query)
+    # Both queries in one call: methods that run in batches take less time for it.
+    both = setup.method(classifier, torch.cat([images, images]), torch.cat([query, disturbed]))
+    verdicts = None if setup.alarm is None else setup.alarm(images, names)
+    probabilities = logits.softmax(dim=1)
+    for row, name in enumerate(names):
+        shown = _shown(setup, name, images[row], probabilities[row], (query[row], disturbed[row]), both, row)
+        if verdicts is not None:
+            shown = replace(shown, verdict=verdicts.words[row], alarm=verdicts.alarms[row])
+        target = setup.output / name
+        figure = target.with_name(target.name + ".explained.png")
+        draw_explanation(shown, figure)
+        maps = target.with_name(target.name + ".npz")
+        score = None if verdicts is None else verdicts.scores[row]
+        _save_maps(setup, maps, both, row, len(names), (query, disturbed), logits, score)
+        said = f"{name}: {shown.query} {float(probabilities[row, query[row]]):.2f}"
+        print(f"{said}{', ' + shown.verdict if shown.verdict else ''} -> {figure}", flush=True)
+        yield shown
+
+
+def _shown(
+    setup: _Setup,
+    name: str,
+    image: Tensor,
+    probabilities: Tensor,
+    asked: tuple[Tensor, Tensor],
+    both: SaliencyResult,
+    row: int,
+) -> Explanation:
+    names, count = setup.classifier.class_names, len(both.saliency) // 2
+    best = probabilities.topk(min(_TOP, len(names))).indices.tolist()
+    listed = [*best, *(int(index) for index in asked if int(index) not in best)]
+    return Explanation(
+        name=name,
+        image=image,
+        query=names[int(asked[0])],
+        disturbed=names[int(asked[1])],
+        saliency=both.saliency[row, 0],
+        disturbed_saliency=both.saliency[row + count, 0],
+        layers={
+            stage: layer[row, 0]
+            for stage, layer in zip(setup.classifier.stages, both.raw_layers, strict=False)
+        },
+        classes=[(names[index], float(probabilities[index])) for index in listed],
+        method=_method_words(setup.method),
+    )
+
+
+def _method_words(method: Saliency) -> str:
+    if isinstance(method, HierarchicalMasks):
+        return f"HierarchicalMasks ({method.objective}, lambda {method.reg_weight:g})"
+    return type(method).__name__
+
+
+def _save_maps(
+    setup: _Setup,
+    path: Path,
+    both: SaliencyResult,
+    row: int,
+    count: int,
+    asked: tuple[Tensor, Tensor],
+    logits: Tensor,
+    score: float | None,
+) -> None:
+    """Raw maps of both queries as they came from the method, and all that is needed to read them."""
+    query, disturbed = (int(classes[row]) for classes in asked)
+    names = setup.classifier.class_names
+    settings = {
+        **setup.settings,
+        "query": names[query],
+        "disturbed_query": names[disturbed],
+        "detector_score": score,
+    }
+    arrays = {
+        "query": np.array([query, disturbed]),
+        "logits": logits[row].cpu().numpy(),
+        "probabilities": logits[row].softmax(dim=0).cpu().numpy(),
+        "settings": np.array(json.dumps(settings, default=str)),
+    }
+    parts = {"saliency": both.saliency, "raw": both.raw, "attribution": both.attribution}
+    if both.raw_layers:
+        parts["raw_layers"] = torch.cat(both.raw_layers, dim=1)
+    for name, tensor in parts.items():
+        if tensor is not None:
+            arrays[name] = tensor[[row, row + count]].detach().cpu().numpy()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # its stub takes no mapping of arrays

@@ -1,0 +1,101 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from matplotlib import colormaps
+from PIL import Image
+
+from verisal.errors import DataError
+from verisal.reporting import Explanation, draw_contact_sheet, draw_explanation
+from verisal.reporting._explain_figure import _percent
+
+
+def explanation(**changes):
+    ramp = torch.linspace(0, 1, 16).expand(16, 16)
+    made = Explanation(
+        name="a.png",
+        image=torch.full((3, 16, 16), 0.25),
+        query="dog",
+        disturbed="cat",
+        saliency=torch.full((16, 16), 4.0),
+        disturbed_saliency=torch.full((16, 16), 1.0),
+        layers={"stage1": ramp, "stage2": 2 * ramp},
+        classes=[("dog", 0.8), ("cat", 0.001)],
+        method="Gradient",
+    )
+    return replace(made, **changes)
+
+
+def pixels_of(path):
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB"))
+
+
+def share_of(pixels, colour):
+    wanted = np.round(np.array(colour[:3]) * 255)
+    return float((np.abs(pixels - wanted).max(axis=-1) <= 1).mean()) * pixels.shape[0] * pixels.shape[1]
+
+
+def test_both_queries_share_one_scale(tmp_path):
+    draw_explanation(explanation(layers={}), tmp_path / "a.png")
+    pixels = pixels_of(tmp_path / "a.png").astype(float)
+    viridis = colormaps["viridis"]
+    # A quarter of the largest value has a quarter's colour, all over its panel of 224 x 224 pixels.
+    assert share_of(pixels, viridis(0.25)) > 0.95 * 224**2
+    assert share_of(pixels, viridis(1.0)) > 0.95 * 224**2
+    draw_explanation(explanation(layers={}, disturbed_saliency=torch.full((16, 16), 4.0)), tmp_path / "b.png")
+    assert share_of(pixels_of(tmp_path / "b.png").astype(float), viridis(1.0)) > 1.9 * 224**2
+
+
+def test_layers_have_a_row_of_their_own(tmp_path):
+    draw_explanation(explanation(), tmp_path / "a.png")
+    draw_explanation(explanation(layers={}), tmp_path / "b.png")
+    assert pixels_of(tmp_path / "a.png").shape[0] > pixels_of(tmp_path / "b.png").shape[0] + 224
+
+
+def test_an_alarm_is_written_in_red(tmp_path):
+    for alarm in (True, False):
+        words = "ALARM" if alarm else "no alarm"
+        draw_explanation(explanation(verdict=words, alarm=alarm), tmp_path / f"{alarm}.png")
+    red = (0xC0 / 255, 0.0, 0.0)
+    assert share_of(pixels_of(tmp_path / "True.png").astype(float), red) > 20
+    assert share_of(pixels_of(tmp_path / "False.png").astype(float), red) == 0
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.0])
+def test_empty_and_infinite_maps_are_drawn_dark(tmp_path, value):
+    empty = torch.full((16, 16), value)
+    draw_explanation(
+        explanation(saliency=empty, disturbed_saliency=empty, layers={"a": empty}), tmp_path / "a"
+    )
+    dark = colormaps["viridis"](0.0)
+    assert share_of(pixels_of(tmp_path / "a").astype(float), dark) > 2.9 * 224**2
+
+
+def test_equal_figures_are_equal_files(tmp_path):
+    for name in ("a", "b"):
+        draw_explanation(explanation(), tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_a_sheet_grows_by_rows(tmp_path):
+    heights = {}
+    for count in (1, 3, 4):
+        draw_contact_sheet([explanation()] * count, tmp_path / f"{count}.png")
+        heights[count] = pixels_of(tmp_path / f"{count}.png").shape[:2]
+    assert heights[1][0] == heights[3][0] < heights[4][0]
+    assert heights[1][1] < heights[3][1] == heights[4][1]
+    # Every image is there, at 150 pixels.
+    grey = (64 / 255,) * 3
+    assert share_of(pixels_of(tmp_path / "4.png").astype(float), grey) > 0.95 * 4 * 150**2
+    with pytest.raises(DataError, match="no images"):
+        draw_contact_sheet([], tmp_path / "none.png")
+
+
+@pytest.mark.parametrize(
+    ("share", "words"),
+    [(0.0004, "< 0.1%"), (0.0344, "3.4%"), (0.0996, "10%"), (1.0, "100%"), (0.0, "< 0.1%")],
+)
+def test_shares_in_words(share, words):
+    assert _percent(share) == words
