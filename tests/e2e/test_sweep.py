@@ -1,0 +1,67 @@
+"""The sweep files: the command that W&B's agent would run, expanded by W&B's own code, is accepted."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
+
+from verisal.cli import main
+
+ROOT = Path(__file__).parents[2]
+SWEEPS = sorted((ROOT / "configs" / "sweep").glob("*.yaml"))
+
+
+def chosen(parameter, end):
+    """A value that the server may send: the first or the last of a list, or the end of a range."""
+    if "values" in parameter:
+        return parameter["values"][end]
+    return parameter[("min", "max")[end]]
+
+
+def words_of(sweep, end):
+    """The command as the agent starts it."""
+    arguments = {name: {"value": chosen(found, end)} for name, found in sweep["parameters"].items()}
+    known = {
+        **create_sweep_command_args({"args": arguments}),
+        "env": ["/usr/bin/env"],
+        "interpreter": ["python"],
+        "program": [sweep["program"]],
+    }
+    words = []
+    for word in create_sweep_command(list(sweep["command"])):
+        words += known[word[2:-1]] if word.startswith("${") else [str(word)]
+    return words
+
+
+def value_at(config, dotted):
+    for part in dotted.split("."):
+        config = config[part]
+    return config
+
+
+@pytest.mark.parametrize("end", [0, -1], ids=["first", "last"])
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_the_command_of_a_sweep_sets_what_it_names(path, end, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    sweep = yaml.safe_load(path.read_text())
+    words = words_of(sweep, end)
+    assert words[:3] == ["/usr/bin/env", "verisal", "fit"]
+    assert shutil.which(words[0])
+    capsys.readouterr()
+    assert main([*words[2:], "--print_config"]) == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    for name, parameter in sweep["parameters"].items():
+        assert value_at(config, name) == chosen(parameter, end), name
+    # Without these the sweep would look at nothing, or choose by the test split.
+    assert config["test_after_fit"] is False
+    assert sweep["metric"]["name"].startswith("val/")
+
+
+def test_the_metric_of_the_sweep_is_the_one_that_the_task_watches():
+    from verisal.tasks import DetectorTask
+
+    metric = yaml.safe_load((ROOT / "configs/sweep/detector.yaml").read_text())["metric"]
+    goals = {"max": "maximize", "min": "minimize"}
+    assert (metric["name"], metric["goal"]) == (DetectorTask.monitor, goals[DetectorTask.monitor_mode])
