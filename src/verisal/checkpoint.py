@@ -34,6 +34,7 @@ __all__ = [
     "file_sha256",
     "load_checkpoint",
     "load_export",
+    "load_weights",
     "remove_checkpoint",
     "save_checkpoint",
     "save_export",
@@ -270,6 +271,36 @@ def load_export(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return tensors_from_bytes(content), card
     except SafetensorError as error:
         raise CheckpointError(f"{target} ({len(content)} bytes) is not a safetensors file: {error}") from None
+
+
+def load_weights(path: Path | str) -> dict[str, Any]:
+    """A checkpoint, or an export as the checkpoint that it was made from.
+
+    An export says in its card, under ``checkpoint``, how: ``card`` is the task's, ``prefix`` stands before
+    the names of its tensors, and ``twins`` maps beginnings of names that were left out to those of equal
+    tensors that were not.
+
+    Raises:
+        CheckpointError: as of :func:`load_checkpoint` and :func:`load_export`; or an export of something that
+            is no task's.
+    """
+    if Path(path).suffix != ".safetensors":
+        return load_checkpoint(path)
+    tensors, card = load_export(path)
+    told = card.get("checkpoint")
+    if not isinstance(told, Mapping):
+        raise CheckpointError(
+            f"{path} does not say which task its weights belong to; a classifier is evaluated by"
+            " `verisal test --model FOLDER`, other weights by a file that `verisal export` wrote"
+        )
+    state = {told.get("prefix", "") + name: tensor for name, tensor in tensors.items()}
+    for missing, kept in told.get("twins", {}).items():
+        state |= {
+            missing + name.removeprefix(kept): tensor.clone()
+            for name, tensor in state.items()
+            if name.startswith(kept)
+        }
+    return {"state_dict": state, CARD_KEY: told["card"]}
 
 
 def _plain(card: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol, final, runtime_checkable
 
 import numpy as np
 import torch
+from lightning import __version__ as lightning_version
 from lightning.fabric.plugins.io import CheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
@@ -18,7 +19,7 @@ from verisal.checkpoint import (
     CARD_KEY,
     Carded,
     check_card,
-    load_checkpoint,
+    load_weights,
     remove_checkpoint,
     save_checkpoint,
 )
@@ -147,8 +148,9 @@ class CheckpointFiles(CheckpointIO):
         map_location: object | None = None,
         weights_only: bool | None = None,
     ) -> dict[str, Any]:
-        """Read a checkpoint made for this task; ``weights_only`` cannot be switched off."""
-        checkpoint = load_checkpoint(os.fspath(path))
+        """Read a checkpoint or an export made for this task; ``weights_only`` cannot be switched off."""
+        # An export does not say which Lightning wrote it: none did.
+        checkpoint = {"pytorch-lightning_version": lightning_version, **load_weights(os.fspath(path))}
         if isinstance(self._task, Carded):
             check_card(checkpoint, self._task.card(), path)
         _check_tensors(checkpoint.get("state_dict", {}), self._task, path)

@@ -22,7 +22,7 @@ import verisal.models
 import verisal.tasks  # noqa: F401
 from verisal.attacks import Attack
 from verisal.callbacks import CheckpointFiles, LastCheckpoint, NumericGuard, ReportRun, best_checkpoint
-from verisal.checkpoint import load_checkpoint
+from verisal.checkpoint import load_weights
 from verisal.data import DetectorData, ImageData, SceneData, TransferData  # noqa: F401
 from verisal.detectors import Detector
 from verisal.errors import ConfigError
@@ -161,7 +161,7 @@ class VerisalCLI(LightningCLI):
             self._checkpoint = weights_for(self._progress.stage, settings.ckpt_path, configs)
             if self._checkpoint is not None:
                 self._progress.weights = str(self._checkpoint)
-                load_checkpoint(str(settings.ckpt_path or self._checkpoint))
+                load_weights(str(settings.ckpt_path or self._checkpoint))
 
     def instantiate_trainer(self, **kwargs: object) -> Trainer:
         """The trainer, with the run's own loggers, callbacks and checkpoint files."""

@@ -107,7 +107,7 @@ def read_detector(path: Path) -> DetectorFile:
 def _from_export(file: Path) -> DetectorFile:
     tensors, card = load_export(file)
     try:
-        found = DetectorFile(file, card["task_card"], card["settings"], card["features"], tensors)
+        found = DetectorFile(file, card["checkpoint"]["card"], card["settings"], card["features"], tensors)
     except KeyError:
         raise CheckpointError(f"{file} is no export of a detector (network: {card.get('network')})") from None
     _check_task(found)
@@ -129,6 +129,7 @@ def _from_checkpoint(file: Path) -> DetectorFile:
     }
     config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
     features = config.get("data", {}).get("init_args", {}).get("features", {})
+    features = features.get("init_args", features)
     found = DetectorFile(file, card, settings, features, checkpoint["state_dict"])
     _check_task(found)
     return found

@@ -52,10 +52,15 @@ def _run(arguments: Sequence[str], progress: Progress) -> int:
             from ._explain_command import main as explain_command
 
             return explain_command(rest)
+        case "export":
+            from ._export import main as export_command
+
+            return export_command(rest)
         case _:
             from ._app import VerisalCLI
+            from ._export import with_export
 
-            VerisalCLI(arguments, progress)
+            VerisalCLI(with_export(arguments), progress)
             return 0
 
 

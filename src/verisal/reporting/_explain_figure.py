@@ -143,7 +143,9 @@ def draw_contact_sheet(shown: Sequence[Explanation], path: Path, *, columns: int
 
 
 def _note(shown: Explanation) -> str:
-    shared = "The two maps in the upper row share one scale: what is bright for the wrong class is invented."
+    shared = (
+        "The two maps in the upper row share one scale: evidence for a class that is not there is invented."
+    )
     layers = " Each layer's map runs from 0 to its own maximum." if shown.layers else ""
     return f"{shown.method}. {shared}{layers}"
 

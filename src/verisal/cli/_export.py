@@ -1,0 +1,164 @@
+"""``verisal export``: the weights of a run in files that hold no code, and how such files are tested."""
+
+from __future__ import annotations
+
+import json
+from argparse import ArgumentParser
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from verisal.checkpoint import CARD_KEY, load_checkpoint, load_export, save_export
+from verisal.errors import CheckpointError, ConfigError
+from verisal.models import Classifier, SmallResNet, export_classifier
+from verisal.reporting import find_run_of
+from verisal.saliency import load_mask_network, save_mask_network
+
+from ._detector_file import EXPORT, read_detector, trained_file
+
+__all__ = ["main", "with_export"]
+
+_RATES = ("FPR 5 %", "FPR 1 %")
+
+
+def main(args: Sequence[str]) -> int:
+    """Run ``verisal export``.
+
+    Args:
+        args: what follows ``export`` on the command line.
+
+    Returns:
+        0.
+
+    Raises:
+        ConfigError: no run, or a task that has nothing to export.
+        CheckpointError: weights that cannot be loaded.
+    """
+    parser = ArgumentParser(
+        "verisal export",
+        description="Write the best weights of a run as safetensors and a JSON card.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "run", help="folder of a classifier, masker or detector run, or one of its checkpoints"
+    )
+    parser.add_argument("--output", required=True, help="folder for model.safetensors and model.json")
+    given = parser.parse_args(list(args))
+    source, target = trained_file(Path(given.run)), Path(given.output) / EXPORT
+    if source.suffix != ".ckpt":
+        raise ConfigError(f"{source} is an export already; copy it, with its .json")
+    checkpoint = load_checkpoint(source)
+    card = checkpoint.get(CARD_KEY, {})
+    match card.get("task"):
+        case "classifier":
+            _export_classifier(checkpoint, card, source, target)
+        case "masker":
+            _export_masker(card, source, target)
+        case "detector":
+            _export_detector(source, target)
+        case other:
+            raise ConfigError(
+                f"{source} is of the task {other!r}; weights of classifier, masker and detector runs can be"
+                " exported"
+            )
+    size = target.stat().st_size / 1e6
+    print(f"wrote {target} ({size:.2f} MB) and {target.with_suffix('.json').name}")
+    print(f"  test it: verisal test --model {given.output} --config CONFIG")
+    return 0
+
+
+def with_export(arguments: Sequence[str]) -> list[str]:
+    """The same command where ``--model`` names the folder of an export instead of a task's class.
+
+    The task comes from the config, its weights from the export; a classifier becomes the frozen one of
+    :class:`FrozenClassifierTask`. Nothing in the export names what is imported.
+
+    Raises:
+        ConfigError: a folder without an export.
+        CheckpointError: a damaged export.
+    """
+    words = list(arguments)
+    for place, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        if name == "--model" and not equals:
+            value = words[place + 1] if place + 1 < len(words) else ""
+        if name != "--model" or not (Path(value).is_dir() or value.endswith(".safetensors")):
+            continue
+        file = trained_file(Path(value))
+        rest = words[:place] + words[place + (1 if equals else 2) :]
+        if file.suffix == ".safetensors" and "checkpoint" not in load_export(file)[1]:
+            frozen = ["--model=FrozenClassifierTask", f"--model.classifier={file}", "--ckpt_path=none"]
+            return [*rest, *frozen]
+        return [*rest, f"--ckpt_path={file}"]
+    return words
+
+
+def _export_classifier(
+    checkpoint: Mapping[str, Any], card: Mapping[str, Any], source: Path, target: Path
+) -> None:
+    network = SmallResNet(len(card["class_names"]), widths=card["widths"], blocks=card["blocks"])
+    classifier = Classifier(
+        network, network.stage_names, class_names=card["class_names"], image_size=card["image_size"]
+    )
+    prefix = "classifier."
+    try:
+        classifier.load_state_dict(
+            {
+                name.removeprefix(prefix): tensor
+                for name, tensor in checkpoint["state_dict"].items()
+                if name.startswith(prefix)
+            }
+        )
+    except RuntimeError as error:
+        raise CheckpointError(f"{source}: weights do not fit its card: {error}") from error
+    export_classifier(target, classifier.eval(), origin=_origin(source))
+
+
+def _export_masker(card: Mapping[str, Any], source: Path, target: Path) -> None:
+    network, _ = load_mask_network(str(source))
+    own = {name: value for name, value in card.items() if name != "task"}
+    told = {"card": card, "prefix": "network."}
+    save_mask_network(target, network, {**own, "checkpoint": told, "origin": _origin(source, "masker")})
+
+
+def _export_detector(source: Path, target: Path) -> None:
+    found = read_detector(source)
+    found.made_features()
+    kept = {name: tensor for name, tensor in found.state.items() if not name.startswith("networks.")}
+    thresholds = {
+        row: {rate: at if known else None for rate, at, known in zip(_RATES, values, supported, strict=True)}
+        for row, values, supported in zip(
+            found.card["rows"], kept["thresholds"].tolist(), kept["supported"].tolist(), strict=True
+        )
+    }
+    card = {
+        "network": "AttributionCNN",
+        # Networks in training are not exported: a test reads the kept ones only.
+        "checkpoint": {"card": found.card, "twins": {"networks.": "kept."}},
+        "settings": found.settings,
+        "features": found.features,
+        "thresholds": thresholds,
+        "origin": _origin(source, str(found.settings["head"])),
+    }
+    save_export(target, kept, card)
+
+
+def _origin(source: Path, row: str = "") -> dict[str, Any]:
+    """Where the weights come from: the run, its seed, and what its test found of ``row``."""
+    run = find_run_of(source)
+    origin: dict[str, Any] = {"verisal": version("verisal"), "checkpoint": source.name}
+    if run is None:
+        return origin
+    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    origin |= {"run": record["run_id"], "seed": config.get("seed_everything")}
+    report = run / "report.json"
+    if report.is_file():
+        metrics = json.loads(report.read_text(encoding="utf-8")).get("metrics", {})
+        origin["test"] = {
+            name: score["value"] for name, score in metrics.items() if name.startswith(f"test/{row}")
+        }
+    return origin
