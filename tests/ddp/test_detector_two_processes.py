@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -75,3 +76,32 @@ def test_two_processes_fit_from_an_empty_store_together(home):
     for store in (home / "store").iterdir():
         for shard in store.glob("*.json"):
             assert (home / "shared" / store.name / shard.name).read_bytes() == shard.read_bytes()
+
+
+def test_processes_that_were_started_by_hand_share_one_run(home):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    args = [sys.executable, "-m", "verisal", "test", "--config", "one/config.yaml", *DDP]
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    started = [
+        subprocess.Popen(  # noqa: S603
+            args,
+            env={**os.environ, **place, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            cwd=home,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    said = [process.communicate(timeout=280)[0] for process in started]
+    assert [process.returncode for process in started] == [0, 0], said
+    # The first process made a folder, and the other one works in it.
+    (run,) = (home / "runs" / "detector").iterdir()
+    one, two = report_of(home / "one"), report_of(run)
+    assert two.keys() == one.keys()
+    for name, score in one.items():
+        assert (two[name]["n"], two[name]["undefined"]) == (score["n"], score["undefined"])
+        for end in ("value", "low", "high"):
+            assert two[name][end] == pytest.approx(score[end], abs=1e-6), name

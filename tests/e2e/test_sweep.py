@@ -1,6 +1,8 @@
-"""The sweep files: the command that W&B's agent would run, expanded by W&B's own code, is accepted."""
+"""Commands that others start: those of W&B's agent, expanded by its own code, and those of SLURM jobs."""
 
+import shlex
 import shutil
+import string
 from pathlib import Path
 
 import pytest
@@ -65,3 +67,22 @@ def test_the_metric_of_the_sweep_is_the_one_that_the_task_watches():
     metric = yaml.safe_load((ROOT / "configs/sweep/detector.yaml").read_text())["metric"]
     goals = {"max": "maximize", "min": "minimize"}
     assert (metric["name"], metric["goal"]) == (DetectorTask.monitor, goals[DetectorTask.monitor_mode])
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "scripts" / "slurm").glob("*.sbatch")), ids=lambda path: path.stem
+)
+def test_the_command_of_a_job_is_accepted(path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    job = {"SLURM_NNODES": "2", "SLURM_NTASKS_PER_NODE": "4", "SLURM_JOB_NAME": "name"}
+    text = path.read_text().replace("\\\n", " ")
+    (line,) = [line for line in text.splitlines() if line.startswith("srun ")]
+    words = [string.Template(word).substitute(job) for word in shlex.split(line)]
+    capsys.readouterr()
+    assert words[1] == "verisal"
+    assert main([*words[2:], "--print_config"]) == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    assert (config["trainer"]["num_nodes"], config["trainer"]["devices"]) == (2, "4")
+    assert config["run_dir"].endswith("/name")
+    # Lightning refuses --ntasks: it must know how many processes each host has.
+    assert "#SBATCH --ntasks-per-node=" in text

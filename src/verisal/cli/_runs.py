@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from verisal.checkpoint import load_checkpoint, save_checkpoint
-from verisal.errors import CheckpointError, ConfigError
+from verisal.errors import CheckpointError, ConfigError, VerisalError
 from verisal.reporting import (
     RunFolder,
     attach_run_folder,
@@ -17,6 +17,8 @@ from verisal.reporting import (
     find_run_of,
     open_run_folder,
 )
+
+from ._rendezvous import started_group
 
 __all__ = ["newest_loadable", "open_run", "process_rank", "resume_command", "say", "weights_for"]
 
@@ -26,7 +28,8 @@ _HANDED_DOWN = "VERISAL_RUN"
 
 def process_rank() -> int:
     """Number of this process among those of one command, 0 for the first."""
-    return int(os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or 0)
+    group = started_group()
+    return int(os.environ.get("LOCAL_RANK") or 0) if group is None else group.rank
 
 
 def say(line: str) -> None:
@@ -48,8 +51,24 @@ def open_run(stage: str, task: str, *, run_dir: Path | None, resume: str) -> tup
         ConfigError: a folder that cannot be used, or ``auto`` without a folder.
         CheckpointError: nothing in the folder, or at the path, can be loaded.
     """
+    group = started_group()
     if process_rank() != 0:
-        return _handed_down()
+        return _attached(_given_down() if group is None else group.take())
+    try:
+        run, checkpoint = _opened(stage, task, run_dir, resume)
+    except VerisalError as error:
+        if group is not None:
+            group.hand_down(json.dumps({"error": str(error)}))
+        raise
+    text = json.dumps({"run": str(run.path), "checkpoint": None if checkpoint is None else str(checkpoint)})
+    if group is None:
+        os.environ[_HANDED_DOWN] = text
+    else:
+        group.hand_down(text)
+    return run, checkpoint
+
+
+def _opened(stage: str, task: str, run_dir: Path | None, resume: str) -> tuple[RunFolder, Path | None]:
     checkpoint: Path | None = None
     if stage == "fit" and resume != "never":
         run, checkpoint = _resumed(task, run_dir, resume)
@@ -57,7 +76,6 @@ def open_run(stage: str, task: str, *, run_dir: Path | None, resume: str) -> tup
         run = open_run_folder(run_dir, stage, fresh=stage == "fit")
     else:
         run = create_run_folder(task, stage)
-    os.environ[_HANDED_DOWN] = json.dumps([str(run.path), None if checkpoint is None else str(checkpoint)])
     return run, checkpoint
 
 
@@ -136,11 +154,18 @@ def _resumed(task: str, run_dir: Path | None, resume: str) -> tuple[RunFolder, P
     return run, last
 
 
-def _handed_down() -> tuple[RunFolder, Path | None]:
+def _given_down() -> str:
     if _HANDED_DOWN not in os.environ:
         raise ConfigError(
             "this process was started as one of several; start a single verisal command and set"
-            " trainer.devices: it starts the others itself"
+            " trainer.devices (it starts the others itself), or start all with torchrun or srun"
         )
-    path, checkpoint = json.loads(os.environ[_HANDED_DOWN])
-    return attach_run_folder(Path(path)), None if checkpoint is None else Path(checkpoint)
+    return os.environ[_HANDED_DOWN]
+
+
+def _attached(text: str) -> tuple[RunFolder, Path | None]:
+    found = json.loads(text)
+    if "error" in found:
+        raise ConfigError(f"the first process ended: {found['error']}")
+    checkpoint = found["checkpoint"]
+    return attach_run_folder(Path(found["run"])), None if checkpoint is None else Path(checkpoint)
