@@ -201,7 +201,7 @@ def test_a_classifier_of_other_classes_is_refused(inside, capsys):
     )
     export_classifier(inside / "strange.safetensors", other, origin={})
     strange = config(inside, store="strange", classifier=inside / "strange.safetensors")
-    assert "the scenes hold" in failed(["fit", "--config", strange, "--run_dir", "no"], capsys, 2)
+    assert "the images are of" in failed(["fit", "--config", strange, "--run_dir", "no"], capsys, 2)
 
 
 BAD = {

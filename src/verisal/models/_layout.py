@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from verisal.errors import ConfigError
+from verisal.functional import rng_preserved
 
 __all__ = [
     "Probe",
@@ -149,11 +150,13 @@ def probe_image(network: nn.Module, image_size: int) -> Tensor:
 
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """Eval mode inside, every module's own mode again outside."""
+    """Eval mode inside, every module's own mode and the global random state again outside."""
     modes = [(module, module.training) for module in network.modules()]
+    device = next((parameter.device for parameter in network.parameters()), None)
     network.eval()
     try:
-        yield
+        with rng_preserved(device):
+            yield
     finally:
         for module, mode in modes:
             module.training = mode
