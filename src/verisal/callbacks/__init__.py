@@ -11,6 +11,7 @@ from .perturbation_curves import PerturbationCurves as PerturbationCurves
 from .report import ReportRun as ReportRun
 from .saliency_metrics import SaliencyMetrics as SaliencyMetrics
 from .saliency_panels import SaliencyPanels as SaliencyPanels
+from .study_page import StudyPage as StudyPage
 
 __all__ = [
     "AttackedMaps",
@@ -23,5 +24,6 @@ __all__ = [
     "ReportRun",
     "SaliencyMetrics",
     "SaliencyPanels",
+    "StudyPage",
     "best_checkpoint",
 ]

@@ -25,7 +25,6 @@ from verisal.reporting import (
     heatmap_pixels,
     installed_versions,
     main_table,
-    merge_evaluations,
     panel_pixels,
     print_results,
     result_table,
@@ -34,7 +33,9 @@ from verisal.reporting import (
     write_report,
     write_samples,
 )
-from verisal.types import Curve, Evaluates, Evaluation, SaliencyPanel, Score
+from verisal.types import Curve, Evaluation, SaliencyPanel, Score
+
+from ._evaluation import evaluation_of
 
 __all__ = ["ReportRun"]
 
@@ -102,7 +103,7 @@ class ReportRun(Callback):
         """Report a validation epoch, or the whole result of a ``validate`` run."""
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
-        evaluation = _evaluation_of(trainer, pl_module)
+        evaluation = evaluation_of(trainer, pl_module)
         if evaluation is None:
             return
         if trainer.state.fn is not TrainerFn.FITTING:
@@ -118,7 +119,7 @@ class ReportRun(Callback):
         if not trainer.is_global_zero:
             return
         self._stop("test")
-        evaluation = _evaluation_of(trainer, pl_module)
+        evaluation = evaluation_of(trainer, pl_module)
         if evaluation is not None:
             self._report(trainer, evaluation, suffix="")
 
@@ -180,12 +181,6 @@ class ReportRun(Callback):
     def _stop(self, stage: str) -> None:
         if stage in self._started:
             self._wall_times[stage] = time.perf_counter() - self._started.pop(stage)
-
-
-def _evaluation_of(trainer: Trainer, module: LightningModule) -> Evaluation | None:
-    owners = [module, *trainer.callbacks]  # type: ignore[attr-defined]
-    found = [owner.evaluation for owner in owners if isinstance(owner, Evaluates)]
-    return merge_evaluations([evaluation for evaluation in found if evaluation is not None])
 
 
 def _draw(

@@ -19,6 +19,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 # Rooms whose classes a config may name by their short names: a class is found once its module is imported.
 import verisal.models
+import verisal.studies
 import verisal.tasks  # noqa: F401
 from verisal.attacks import Attack
 from verisal.callbacks import CheckpointFiles, LastCheckpoint, NumericGuard, ReportRun, best_checkpoint

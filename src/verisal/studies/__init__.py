@@ -1,0 +1,21 @@
+"""Published claims, tested: a study reads an evaluation, judges each claim and becomes a page."""
+
+from ._base import Finding as Finding
+from ._base import Section as Section
+from ._base import Study as Study
+from ._base import StudyFigure as StudyFigure
+from ._base import StudyResult as StudyResult
+from ._base import Verdict as Verdict
+from ._page import page_text as page_text
+from ._page import write_page as write_page
+
+__all__ = [
+    "Finding",
+    "Section",
+    "Study",
+    "StudyFigure",
+    "StudyResult",
+    "Verdict",
+    "page_text",
+    "write_page",
+]
