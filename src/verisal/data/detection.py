@@ -114,7 +114,7 @@ class AttackedImages:
         noise_like: name of the attack whose per-image L2 norm ``noise_l2`` copies; None leaves it out.
         keep_failed: whether failed attacks get features too; they are reported, but never fitted.
         seed: of attacks and noise.
-        root: folder of the stores.
+        root: folder of the stores, a path or URL.
         shard_size: images per shard.
 
     Raises:
@@ -133,7 +133,7 @@ class AttackedImages:
         noise_like: str | None,
         keep_failed: bool = True,
         seed: int,
-        root: Path,
+        root: Path | str,
         shard_size: int = 64,
     ) -> None:
         split, count = source.split, len(source)

@@ -120,7 +120,7 @@ class DetectorData(L.LightningDataModule):
         val_attacked_count: how many of them are attacked too.
         test_count: images of ``det_test``, all attacked.
         seed: of scenes, attacks and noise; images on disk have their own.
-        store: folder of the stores.
+        store: folder of the stores, a path or a URL.
         batch_size: rows per training step.
         images: files or folders that ``predict`` scores.
         source: images on disk to fit, validate and test with, labelled; EmojiScenes without it.
@@ -172,7 +172,7 @@ class DetectorData(L.LightningDataModule):
                 features=features,
                 keep_failed=split != "det_fit",
                 seed=seed,
-                root=Path(store),
+                root=store,
             )
             for split, (count, attacked) in counts.items()
         }

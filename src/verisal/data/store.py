@@ -1,4 +1,4 @@
-"""Tensors computed once per item and kept on disk: checked, resumable, shared by processes."""
+"""Tensors computed once per item and kept on disk: checked, resumable, shared by processes and hosts."""
 
 from __future__ import annotations
 
@@ -8,46 +8,23 @@ import logging
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self, final
 
 import safetensors.torch
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from verisal.errors import ConfigError, DataError
 
-from ._store_files import claim, write_whole
+from ._store_files import LocalFiles, files_at, split_location
 from ._store_key import canonical, mismatch
 from ._store_progress import progress_bar
+from ._store_record import HEADER, ShardRecord, read_header, signature_of, write_header
 
 __all__ = ["FeatureStore", "ShardRecord"]
 
 _logger = logging.getLogger(__name__)
-
-_FORMAT = 1
-_POLL_SECONDS = 0.2
-
-
-@dataclass(frozen=True)
-class ShardRecord:
-    """What the manifest knows of one finished shard.
-
-    Attributes:
-        start: first item.
-        stop: one past the last item.
-        size: of the file in bytes.
-        sha256: of the file.
-        tensors: name to ``[dtype, shape of one item]``.
-    """
-
-    start: int
-    stop: int
-    size: int
-    sha256: str
-    tensors: Mapping[str, Any]
 
 
 @final
@@ -61,7 +38,8 @@ class FeatureStore:
     again.
 
     Args:
-        root: folder that holds stores; made when the store is filled.
+        root: folder that holds stores, a path or a URL such as ``s3://bucket/folder``; made when the store
+            is filled. Processes that fill a store by path need file locks; by URL they do not.
         key: everything that the values depend on (checksum of the classifier, data, attack and mask
             settings), as plain data: text, numbers, booleans, None, and lists and mappings of these.
         prefix: readable start of the folder name.
@@ -69,7 +47,8 @@ class FeatureStore:
         folder: name of the folder, where it is not to follow from the key.
 
     Raises:
-        ConfigError: a key that is not plain data, a prefix that is no plain word, a shard size below 1.
+        ConfigError: a key that is not plain data, a prefix that is no plain word, a shard size below 1, a
+            URL of a protocol that is not known or whose driver is not installed.
         DataError: the folder belongs to another key, or its ``store.json`` cannot be read.
     """
 
@@ -89,9 +68,10 @@ class FeatureStore:
         text = canonical(key)
         digest = hashlib.sha256(text.encode()).hexdigest()[:12]
         self.key: dict[str, Any] = json.loads(text)
-        self.path = Path(root) / (folder or f"{prefix}-{digest}")
+        self.name = folder or f"{prefix}-{digest}"
         self.shard_size = shard_size
         self.count: int | None = None
+        self._files = files_at(root, self.name)
         self._checked: set[int] = set()
         self._read_header()
 
@@ -100,16 +80,34 @@ class FeatureStore:
         """Open a store by its folder.
 
         Args:
-            path: the folder.
+            path: path or URL of the folder.
             expect: key that the store must have been made with, e.g. with the checksum of the classifier in
                 use; None takes any.
 
         Raises:
             DataError: no store there, or one made with another key; names every entry that differs.
         """
-        path = Path(path).absolute()
-        stored = _read_header_file(path / "store.json")["key"]
-        return cls(path.parent, key=stored if expect is None else expect, folder=path.name)
+        root, name = split_location(path)
+        header = read_header(files_at(root, name))
+        if header is None:
+            raise DataError(f"no feature store at {path}: {HEADER} is missing")
+        return cls(root, key=header["key"] if expect is None else expect, folder=name)
+
+    @property
+    def location(self) -> str:
+        """Path or URL of the folder."""
+        return self._files.location
+
+    @property
+    def path(self) -> Path:
+        """The folder.
+
+        Raises:
+            ConfigError: the store is behind a URL.
+        """
+        if not isinstance(self._files, LocalFiles):
+            raise ConfigError(f"store {self.location} is no folder of this machine")
+        return self._files.folder
 
     @property
     def complete(self) -> bool:
@@ -133,7 +131,8 @@ class FeatureStore:
 
         Several processes may fill one store: each first takes its share (shards ``rank``, ``rank +
         world_size``, ...), then what the others have not begun or left when they died, and returns when all
-        is done. A shard being computed is claimed by a file lock, which ends with its process.
+        is done. A shard being computed is claimed: by a lock that ends with its process, or behind a URL by
+        a lease that lapses a minute later.
 
         Args:
             compute: takes the numbers of some items, gives named tensors ``(len(items), ...)``. A tensor's
@@ -157,17 +156,17 @@ class FeatureStore:
         self._checked.clear()
         shards = sorted(range(self._shards), key=lambda shard: ((shard - rank) % world_size, shard))
         waiting = [shard for shard in shards if not self._sound(shard)]
-        done = count - sum(self._items(shard) for shard in waiting)
-        with progress_bar(self.path.name, count, done=done, shown=progress and rank == 0) as advance:
+        done = count - sum(len(self._items(shard)) for shard in waiting)
+        with progress_bar(self.name, count, done=done, shown=progress and rank == 0) as advance:
             while waiting:
                 busy = []
                 for shard in waiting:
                     if self._settle(shard, compute):
-                        advance(self._items(shard))
+                        advance(len(self._items(shard)))
                     else:
                         busy.append(shard)
                 if len(busy) == len(waiting):
-                    time.sleep(_POLL_SECONDS)
+                    time.sleep(self._files.pause)
                 waiting = busy
 
     def load(self, names: Sequence[str] | None = None) -> dict[str, Tensor]:
@@ -177,30 +176,32 @@ class FeatureStore:
             DataError: a shard is missing or damaged, or a name is unknown.
         """
         self._read_header()
-        damaged = [shard for shard in range(self._shards) if not self._sound(shard)]
-        if self.count is None or damaged:
+        records = self.manifest()
+        known = records[0].tensors if 0 in records else {}
+        if odd := [shard for shard, record in records.items() if known and record.tensors != known]:
             raise DataError(
-                f"store {self.path} is not complete: {len(damaged)} of {self._shards} shards are missing or"
-                f" damaged (first: {damaged[:3]}); run the command that makes it again, it continues"
-            )
-        known = self._signature(0)
-        if odd := [shard for shard in range(self._shards) if self._signature(shard) != known]:
-            raise DataError(
-                f"store {self.path}: shards {odd[:3]} hold other tensors than shard 0; delete the folder and"
-                " compute it again"
+                f"store {self.location}: shards {odd[:3]} hold other tensors than shard 0; delete the folder"
+                " and compute it again"
             )
         wanted = sorted(known) if names is None else list(names)
-        if unknown := sorted(set(wanted) - set(known)):
-            raise DataError(f"store {self.path} has no tensor {unknown}; it has {sorted(known)}")
+        if known and (unknown := sorted(set(wanted) - set(known))):
+            raise DataError(f"store {self.location} has no tensor {unknown}; it has {sorted(known)}")
         loaded: dict[str, Tensor] = {}
+        damaged = []
         for shard in range(self._shards):
-            start = shard * self.shard_size
-            with safe_open(self._file(shard), framework="pt") as mapped:
-                for name in wanted:
-                    part = mapped.get_tensor(name)
+            if not self._sound(shard):
+                damaged.append(shard)
+            elif not damaged:
+                items = self._items(shard)
+                for name, part in self._files.load(_file(shard), wanted).items():
                     if name not in loaded:
-                        loaded[name] = torch.empty((self.count, *part.shape[1:]), dtype=part.dtype)
-                    loaded[name][start : start + len(part)] = part
+                        loaded[name] = torch.empty((self.count or 0, *part.shape[1:]), dtype=part.dtype)
+                    loaded[name][items.start : items.stop] = part
+        if self.count is None or damaged:
+            raise DataError(
+                f"store {self.location} is not complete: {len(damaged)} of {self._shards} shards are missing"
+                f" or damaged (first: {damaged[:3]}); run the command that makes it again, it continues"
+            )
         return loaded
 
     def verify(self) -> tuple[int, ...]:
@@ -217,26 +218,12 @@ class FeatureStore:
     def _shards(self) -> int:
         return -(-(self.count or 0) // self.shard_size)
 
-    def _items(self, shard: int) -> int:
-        return min(self.count or 0, (shard + 1) * self.shard_size) - shard * self.shard_size
-
-    def _file(self, shard: int) -> Path:
-        return self.path / f"shard-{shard:05d}.safetensors"
-
-    def _sidecar(self, shard: int) -> Path:
-        return self.path / f"shard-{shard:05d}.json"
+    def _items(self, shard: int) -> range:
+        start = shard * self.shard_size
+        return range(start, min(self.count or 0, start + self.shard_size))
 
     def _record(self, shard: int) -> ShardRecord | None:
-        try:
-            record = ShardRecord(**json.loads(self._sidecar(shard).read_bytes()))
-        except (OSError, ValueError, TypeError):
-            return None
-        start = shard * self.shard_size
-        return record if (record.start, record.stop) == (start, start + self._items(shard)) else None
-
-    def _signature(self, shard: int) -> Mapping[str, Any]:
-        record = self._record(shard)
-        return {} if record is None else record.tensors
+        return ShardRecord.read(self._files, _sidecar(shard), self._items(shard))
 
     def _sound(self, shard: int) -> bool:
         """Whether the shard's bytes are those written; looked at once, then remembered."""
@@ -246,10 +233,7 @@ class FeatureStore:
         if record is None:
             return False
         try:
-            if self._file(shard).stat().st_size != record.size:
-                return False
-            with self._file(shard).open("rb") as file:
-                sound = hashlib.file_digest(file, "sha256").hexdigest() == record.sha256
+            sound = self._files.checksum(_file(shard)) == (record.size, record.sha256)
         except OSError:
             return False
         if sound:
@@ -260,52 +244,51 @@ class FeatureStore:
         """Make sure of one shard; False if another process is at it."""
         if self._sound(shard):
             return True
-        with claim(self.path / f".shard-{shard:05d}.lock") as ours:
+        with self._files.claim(f"shard-{shard:05d}") as ours:
             if not ours:
                 return False
             if self._sound(shard):
                 return True
-            if self._file(shard).exists() and self._sidecar(shard).exists():
-                _logger.warning("%s is damaged: computing it again", self._file(shard))
+            if self._record(shard) is not None:
+                _logger.warning("%s/%s is damaged: computing it again", self.location, _file(shard))
             self._write_shard(shard, compute)
         return True
 
     def _write_shard(self, shard: int, compute: Callable[[Sequence[int]], Mapping[str, Tensor]]) -> None:
-        start = shard * self.shard_size
-        items = range(start, start + self._items(shard))
+        items = self._items(shard)
         tensors = {
             name: tensor.detach().to("cpu").clone(memory_format=torch.contiguous_format)
             for name, tensor in compute(items).items()
         }
-        signature = _signature_of(tensors, items)
+        signature = signature_of(tensors, items)
         self._check_signature(signature, items)
+        # A lease may have lapsed meanwhile: what another made is as good.
+        if self._sound(shard):
+            return
         content = safetensors.torch.save(tensors)
-        digest = hashlib.sha256(content).hexdigest()
-        record = ShardRecord(items.start, items.stop, len(content), digest, signature)
         # While a shard is replaced it has no sidecar, so that old checksum and new bytes never meet.
-        self._sidecar(shard).unlink(missing_ok=True)
-        for left in self.path.glob(f".{self._file(shard).stem}.*.tmp"):
-            left.unlink(missing_ok=True)
-        write_whole(self._file(shard), content)
-        write_whole(self._sidecar(shard), _pretty(asdict(record)))
+        self._files.remove(_sidecar(shard))
+        self._files.write(_file(shard), content)
+        ShardRecord.of(content, items, signature).write(self._files, _sidecar(shard))
         self._checked.add(shard)
 
     def _check_signature(self, signature: Mapping[str, Any], items: range) -> None:
         for shard in sorted(self._checked)[:1]:
-            known = self._signature(shard)
+            record = self._record(shard)
+            known = {} if record is None else record.tensors
             if known != signature:
                 raise DataError(
-                    f"store {self.path}: items {items.start}..{items.stop - 1} gave {signature},"
+                    f"store {self.location}: items {items.start}..{items.stop - 1} gave {signature},"
                     f" earlier items {known}; every item must have the same names, dtypes and shapes"
                 )
 
     def _read_header(self) -> None:
-        if not (self.path / "store.json").exists():
+        header = read_header(self._files)
+        if header is None:
             return
-        header = _read_header_file(self.path / "store.json")
         if header["key"] != self.key:
             raise DataError(
-                f"store {self.path} was made with other settings: {mismatch(header['key'], self.key)}."
+                f"store {self.location} was made with other settings: {mismatch(header['key'], self.key)}."
                 " Use the settings and the classifier it was made with, or another folder: that is then"
                 " computed anew"
             )
@@ -313,52 +296,24 @@ class FeatureStore:
 
     def _write_header(self, count: int) -> None:
         self._read_header()
-        if self.count is None:
-            header = {"format": _FORMAT, "count": count, "shard_size": self.shard_size, "key": self.key}
-            try:
-                self.path.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise DataError(f"cannot make the store folder {self.path}: {error.strerror}") from error
-            with claim(self.path / ".store.lock", wait=True):
-                if not (self.path / "store.json").exists():
-                    write_whole(self.path / "store.json", _pretty(header))
-            self._read_header()
+        while self.count is None:
+            with self._files.claim("store") as ours:
+                self._read_header()
+                if ours and self.count is None:
+                    write_header(self._files, count=count, shard_size=self.shard_size, key=self.key)
+                    self.count = count
+            if not ours and self.count is None:
+                time.sleep(self._files.pause)
         if self.count != count:
             raise DataError(
-                f"store {self.path} holds {self.count} items, asked for {count}: put what decides the number"
-                " of items into the key, or delete the folder"
+                f"store {self.location} holds {self.count} items, asked for {count}: put what decides the"
+                " number of items into the key, or delete the folder"
             )
 
 
-def _read_header_file(path: Path) -> dict[str, Any]:
-    try:
-        header = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise DataError(f"no feature store at {path.parent}: {path.name} is missing") from error
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read ({error}); delete the folder and compute it again") from error
-    fits = (
-        isinstance(header, dict) and header.get("format") == _FORMAT and isinstance(header.get("key"), dict)
-    )
-    if not fits or not all(isinstance(header.get(name), int) for name in ("count", "shard_size")):
-        raise DataError(f"{path} is not a feature store of format {_FORMAT}; delete it and compute it again")
-    known: dict[str, Any] = header
-    return known
+def _file(shard: int) -> str:
+    return f"shard-{shard:05d}.safetensors"
 
 
-def _signature_of(tensors: Mapping[str, Tensor], items: range) -> dict[str, Any]:
-    wrong = {
-        name: tuple(tensor.shape) for name, tensor in tensors.items() if tensor.shape[:1] != (len(items),)
-    }
-    if wrong or not tensors:
-        raise DataError(
-            f"computing {len(items)} items must give named tensors with {len(items)} rows each, found {wrong}"
-        )
-    return {
-        name: [str(tensors[name].dtype).removeprefix("torch."), list(tensors[name].shape[1:])]
-        for name in sorted(tensors)
-    }
-
-
-def _pretty(content: Mapping[str, Any]) -> bytes:
-    return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
+def _sidecar(shard: int) -> str:
+    return f"shard-{shard:05d}.json"

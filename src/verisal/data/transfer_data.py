@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal, final
 
 import lightning as L
@@ -58,7 +57,7 @@ class TransferData(L.LightningDataModule):
         val_count: images of ``det_val``; FPR 1 % needs 1000 that are classified correctly.
         test_count: images of ``det_test``, all attacked.
         seed: of scenes, attacks and noise.
-        store: folder of the stores.
+        store: folder of the stores, a path or a URL.
 
     Raises:
         ConfigError: names that do not fit each other.
@@ -107,7 +106,7 @@ class TransferData(L.LightningDataModule):
             "det_val": (val_count, {}, {}, None),
             "det_test": (test_count, attacks, noise, noise_like),
         }
-        self._seed, self._root = seed, Path(store)
+        self._seed, self._root = seed, store
         self._cells = range(0)
         self._key = {
             "classifier": state_hash(self.classifier),

@@ -1,0 +1,279 @@
+"""Stores behind URLs: what a file system without locks, renames or manners does to them."""
+
+import json
+import logging
+import sys
+import time
+from pathlib import Path
+
+import fsspec
+import pytest
+import torch
+
+from verisal.data import _store_remote
+from verisal.data._store_remote import RemoteFiles
+from verisal.data.store import FeatureStore
+from verisal.errors import ConfigError, DataError
+
+KEY = {"classifier": "ab12", "data": {"seed": 0}}
+
+
+def features(items):
+    number = torch.tensor(list(items), dtype=torch.float32)
+    return {"maps": (number[:, None] * 0.1).to(torch.bfloat16), "labels": number.long() * 1_000_003}
+
+
+@pytest.fixture(params=["memory", "file"])
+def root(request, tmp_path):
+    """An object store, and a folder whose locks nobody trusts."""
+    memory = fsspec.filesystem("memory")
+    memory.store.clear()
+    memory.pseudo_dirs[:] = [""]
+    return f"memory://{tmp_path.name}/deep" if request.param == "memory" else f"file://{tmp_path}/deep"
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Leases that lapse soon."""
+    monkeypatch.setattr(_store_remote, "_LEASE_SECONDS", 0.1)
+    monkeypatch.setattr(RemoteFiles, "pause", 0.02)
+
+
+def filled(root, count=10):
+    store = FeatureStore(root, key=KEY, shard_size=4)
+    store.fill(features, count, progress=False)
+    return store
+
+
+def names(store):
+    files, folder = fsspec.url_to_fs(store.location)
+    return {Path(name).name for name in files.ls(folder, detail=False)}
+
+
+def put(store, name, content):
+    files, folder = fsspec.url_to_fs(store.location)
+    files.pipe_file(f"{folder}/{name}", content)
+
+
+def got(store, name):
+    files, folder = fsspec.url_to_fs(store.location)
+    return files.cat_file(f"{folder}/{name}")
+
+
+def assert_holds(store, count=10):
+    loaded, expected = store.load(), features(range(count))
+    assert loaded.keys() == expected.keys()
+    assert all(
+        torch.equal(loaded[name], tensor) and loaded[name].dtype == tensor.dtype
+        for name, tensor in expected.items()
+    )
+
+
+def test_a_url_holds_the_bytes_that_a_folder_holds(root, tmp_path):
+    store = filled(root)
+    assert_holds(store)
+    assert store.complete
+    assert store.location == f"{root}/{store.name}"
+    local = filled(str(tmp_path / "local"))
+    assert names(store) == {path.name for path in local.path.iterdir()}
+    assert all(got(store, path.name) == path.read_bytes() for path in local.path.iterdir())
+    with pytest.raises(ConfigError, match="no folder of this machine"):
+        _ = store.path
+
+
+def test_it_is_found_again_by_key_and_by_url(root):
+    location = filled(root).location
+    assert_holds(FeatureStore(root, key=KEY))
+    assert_holds(FeatureStore(f"{root}/", key=KEY))
+    assert_holds(FeatureStore.open(location))
+    assert_holds(FeatureStore.open(f"{location}/", expect=KEY))
+    assert list(FeatureStore.open(location).load(["labels"])) == ["labels"]
+    with pytest.raises(DataError, match="classifier is 'ab12' in the store, 'cd34' expected"):
+        FeatureStore.open(location, expect=KEY | {"classifier": "cd34"})
+    with pytest.raises(DataError, match=f"no feature store at {root}/absent"):
+        FeatureStore.open(f"{root}/absent")
+
+
+def test_the_root_of_a_file_system_can_hold_stores():
+    fsspec.filesystem("memory").store.clear()
+    store = filled("memory://")
+    assert store.location == f"memory://{store.name}"
+    assert_holds(FeatureStore.open(store.location))
+
+
+def test_nothing_is_written_before_fill(root):
+    store = FeatureStore(root, key=KEY)
+    assert not store.complete
+    files, folder = fsspec.url_to_fs(root)
+    assert not files.exists(folder)
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("damage", ["flipped byte", "cut", "emptied", "gone", "sidecar gone", "sidecar cut"])
+def test_damage_is_noticed_and_computed_again(root, caplog, damage):
+    store = filled(root)
+    shard, sidecar = "shard-00001.safetensors", "shard-00001.json"
+    before = {name: got(store, name) for name in names(store)}
+    content = bytearray(before[shard])
+    content[-1] ^= 1
+    files, folder = fsspec.url_to_fs(store.location)
+    match damage:
+        case "flipped byte":
+            put(store, shard, bytes(content))
+        case "cut":
+            put(store, shard, before[shard][:-7])
+        case "emptied":
+            put(store, shard, b"")
+        case "gone":
+            files.rm_file(f"{folder}/{shard}")
+        case "sidecar gone":
+            files.rm_file(f"{folder}/{sidecar}")
+        case _:
+            put(store, sidecar, before[sidecar][:20])
+    again = FeatureStore(root, key=KEY)
+    assert not again.complete
+    assert again.verify() == (1,)
+    with pytest.raises(DataError, match=r"1 of 3 shards are missing or damaged \(first: \[1\]\)"):
+        again.load()
+    asked = []
+    with caplog.at_level(logging.WARNING):
+        again.fill(lambda items: asked.extend(items) or features(items), 10, progress=False)
+    assert asked == [4, 5, 6, 7]
+    told = [record.getMessage() for record in caplog.records]
+    assert told == (
+        [] if "sidecar" in damage else [f"{store.location}/{shard} is damaged: computing it again"]
+    )
+    assert {name: got(store, name) for name in names(store)} == before
+
+
+@pytest.mark.fault
+def test_a_damaged_header_is_refused(root):
+    store = filled(root)
+    put(store, "store.json", b"{")
+    with pytest.raises(DataError, match=r"store\.json cannot be read .* compute it again"):
+        FeatureStore(root, key=KEY)
+
+
+def test_a_shard_is_read_once_to_be_checked_and_loaded(root, monkeypatch):
+    filled(root)
+    asked, read = [], RemoteFiles.read
+    monkeypatch.setattr(RemoteFiles, "read", lambda self, name: asked.append(name) or read(self, name))
+    assert_holds(FeatureStore(root, key=KEY))
+    assert sorted(name for name in asked if name.endswith(".safetensors")) == [
+        f"shard-0000{number}.safetensors" for number in range(3)
+    ]
+
+
+def test_a_claim_keeps_others_out_as_long_as_it_beats(root, quick):
+    one, two = (RemoteFiles(f"{root}/store") for _ in range(2))
+    with one.claim("shard-00000") as ours:
+        assert ours
+        for _ in range(15):  # several lives of a lease
+            with two.claim("shard-00000") as theirs:
+                assert not theirs
+            time.sleep(0.03)
+        with two.claim("shard-00001") as other:
+            assert other
+    with two.claim("shard-00000") as theirs:
+        assert theirs
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    "left", [b'{"owner": "host-1-ab", "time": 0}', b"", b"[]"], ids=["whole", "empty", "odd"]
+)
+def test_a_lease_that_nobody_renews_is_taken_over(root, quick, left):
+    store = filled(root, count=3)
+    files, folder = fsspec.url_to_fs(store.location)
+    files.rm_file(f"{folder}/shard-00000.json")
+    put(store, ".shard-00000.lease", left)
+    again = FeatureStore(root, key=KEY)
+    with again._files.claim("shard-00000") as ours:
+        assert not ours  # just seen: it may be alive, whatever the time in it, for clocks differ
+    again.fill(features, 3, progress=False)
+    assert_holds(again, 3)
+    assert ".shard-00000.lease" not in names(again)
+
+
+@pytest.mark.fault
+def test_who_lost_the_lease_to_another_leaves_it_alone_and_keeps_what_the_other_made(root, quick):
+    """A process that slept through its lease: both do the work, and the store is right."""
+    one, two = (FeatureStore(root, key=KEY, shard_size=4) for _ in range(2))
+    stolen = json.dumps({"owner": "another", "time": 0}).encode()
+
+    def slow(items):
+        put(one, ".shard-00000.lease", stolen)
+        two._write_header(4)
+        two._write_shard(0, features)
+        return {name: tensor + 1 for name, tensor in features(items).items()}
+
+    one.fill(slow, 4, progress=False)
+    assert_holds(one, 4)
+    assert got(one, ".shard-00000.lease") == stolen
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("nope://bucket", "nope://bucket/.* cannot be a store: Protocol not known: nope"),
+        (
+            "s3://key:secret@bucket/x",
+            "the driver of s3://bucket/x/.* is not installed: .*s3fs.*; add it with pip",
+        ),
+    ],
+)
+def test_a_url_that_nobody_can_open_is_one_sentence(url, words, monkeypatch):
+    monkeypatch.setitem(sys.modules, "s3fs", None)  # as where the driver is not installed
+    with pytest.raises(ConfigError, match=words) as caught:
+        FeatureStore(url, key=KEY)
+    assert "\n" not in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+class DriverError(Exception):
+    """Drivers raise classes of their own."""
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    ("method", "error", "words"),
+    [
+        (
+            "pipe_file",
+            PermissionError("Access Denied"),
+            "no permission to write memory://x/.*: Access Denied",
+        ),
+        (
+            "cat_file",
+            PermissionError("Forbidden"),
+            r"no permission to read memory://x/.*store\.json: Forbidden",
+        ),
+        ("makedirs", PermissionError("no"), "no permission to make memory://x/.*: no"),
+        ("pipe_file", OSError(28, "No space left on device"), "no space left to write memory://x/"),
+        ("pipe_file", OSError(5, "Input/output error"), "cannot write memory://x/.*: Input/output error"),
+        ("cat_file", DriverError("no\nlogin"), r"cannot read memory://x/.*store\.json: no$"),
+        ("cat_file", DriverError(), r"cannot read memory://x/.*: DriverError$"),
+    ],
+)
+def test_what_a_driver_refuses_is_one_sentence(monkeypatch, method, error, words):
+    def refuse(*_, **__):
+        raise error
+
+    monkeypatch.setattr(fsspec.get_filesystem_class("memory"), method, refuse)
+    with pytest.raises(DataError, match=words) as caught:
+        filled("memory://x")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.fault
+def test_a_write_that_fails_half_way_leaves_no_piece(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    local = fsspec.get_filesystem_class("file")
+    monkeypatch.setattr(local, "mv", refuse)
+    root = f"file://{tmp_path}"
+    with pytest.raises(DataError, match="no space left"):
+        filled(root)
+    store = FeatureStore(root, key=KEY)
+    assert names(store) == set()
