@@ -1,0 +1,155 @@
+"""Several processes at one store behind a URL, on file systems that know no locks; some die at it."""
+
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import fsspec
+import pytest
+import torch
+
+from verisal.data import _store_remote
+from verisal.data._store_remote import RemoteFiles
+from verisal.data.store import FeatureStore
+
+KEY = {"classifier": "ab12"}
+COUNT = 22
+# A fork server imports the packages once for all processes of this file.
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["verisal.data._store_remote", "verisal.data.store"])
+
+
+class BareFileSystem(fsspec.AbstractFileSystem):
+    """The least that a store needs: whole files by name; no rename, and no refusal to create one twice."""
+
+    protocol = "bare"
+
+    def cat_file(self, path, start=None, end=None, **_):
+        return Path(path).read_bytes()
+
+    def pipe_file(self, path, value, mode="overwrite", **_):
+        piece = Path(f"{path}.{os.getpid()}.{time.monotonic_ns()}")
+        piece.write_bytes(value)
+        piece.replace(path)
+
+    def rm_file(self, path):
+        Path(path).unlink()
+
+    def makedirs(self, path, exist_ok=False):
+        Path(path).mkdir(parents=True, exist_ok=exist_ok)
+
+
+@pytest.fixture(params=["file", "bare"])
+def url(request, tmp_path):
+    prepare(60.0)
+    return f"{request.param}://{tmp_path}/shared"
+
+
+def prepare(lease):
+    """In each process: the bare file system, and leases of so many seconds."""
+    fsspec.register_implementation("bare", BareFileSystem, clobber=True)
+    _store_remote._LEASE_SECONDS, RemoteFiles.pause = lease, 0.05
+
+
+@pytest.fixture(autouse=True)
+def _as_it_was(monkeypatch):
+    monkeypatch.setattr(_store_remote, "_LEASE_SECONDS", _store_remote._LEASE_SECONDS)
+    monkeypatch.setattr(RemoteFiles, "pause", RemoteFiles.pause)
+
+
+def features(items):
+    number = torch.tensor(list(items), dtype=torch.float32)
+    return {"maps": number[:, None] * torch.arange(4.0), "labels": number.long()}
+
+
+def fill(url, log, *, rank, world_size, pause, lease=60.0, die_at=None, together=None):
+    torch.set_num_threads(1)
+    prepare(lease)
+    if together is not None:
+        together.wait(60)
+
+    def compute(items):
+        with log.open("a") as file:
+            file.write(f"{rank} {items[0]}\n")
+        time.sleep(pause)
+        if die_at is not None and die_at in items:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return features(items)
+
+    store = FeatureStore(url, key=KEY, shard_size=2)
+    store.fill(compute, COUNT, rank=rank, world_size=world_size, progress=False)
+
+
+def start(url, log, **settings):
+    process = CONTEXT.Process(target=fill, args=(url, log), kwargs=settings)
+    process.start()
+    return process
+
+
+def contents(folder):
+    """All files but hidden ones: a kill can leave a lease and pieces, which harm nobody."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.startswith(".")}
+
+
+def alone(root):
+    store = FeatureStore(root, key=KEY, shard_size=2)
+    store.fill(features, COUNT, progress=False)
+    return contents(store.path)
+
+
+def shared(url):
+    return Path(FeatureStore(url, key=KEY).location.partition("://")[2])
+
+
+def computed(log):
+    return [tuple(int(word) for word in line.split()) for line in log.read_text().splitlines()]
+
+
+def test_two_processes_share_the_work_and_give_the_store_of_one(url, tmp_path):
+    log = tmp_path / "log"
+    settings = {"world_size": 2, "pause": 0.05, "together": CONTEXT.Barrier(2)}
+    processes = [start(url, log, rank=rank, **settings) for rank in range(2)]
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    firsts = [first for _, first in computed(log)]
+    # A race for the last shard may cost double work, never a wrong file.
+    assert set(firsts) == set(range(0, COUNT, 2))
+    assert len(firsts) <= COUNT // 2 + 1
+    assert {rank for rank, _ in computed(log)} == {0, 1}
+    assert contents(shared(url)) == alone(tmp_path / "one")
+
+
+@pytest.mark.fault
+def test_the_share_of_a_killed_process_is_picked_up(url, tmp_path):
+    log = tmp_path / "log"
+    dying = start(url, log, rank=1, world_size=2, pause=0.3, die_at=2)
+    while not log.exists() and dying.is_alive():  # it holds the lease on its first shard
+        time.sleep(0.01)
+    staying = start(url, log, rank=0, world_size=2, pause=0.0, lease=1.0)
+    dying.join(60)
+    staying.join(60)
+    assert dying.exitcode == -signal.SIGKILL
+    assert staying.exitcode == 0
+    assert FeatureStore(url, key=KEY).verify() == ()
+    assert contents(shared(url)) == alone(tmp_path / "one")
+    assert [rank for rank, first in computed(log) if first == 2] == [1, 0]
+
+
+@pytest.mark.fault
+def test_a_kill_at_any_moment_leaves_a_store_that_can_be_completed(url, tmp_path):
+    expected, log = alone(tmp_path / "one"), tmp_path / "log"
+    for attempt in range(3):
+        here = f"{url}{attempt}"
+        process = start(here, log, rank=0, world_size=1, pause=0.0)
+        while not log.exists() and process.is_alive():
+            time.sleep(0.001)
+        time.sleep(0.004 * attempt)
+        process.kill()
+        process.join(60)
+        prepare(0.2)
+        FeatureStore(here, key=KEY, shard_size=2).fill(features, COUNT, progress=False)
+        assert contents(shared(here)) == expected
+        log.unlink(missing_ok=True)
