@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 sys.path.append(str(Path(__file__).parents[1] / "tasks"))
 from tiny_detector import COUNTS
-from tiny_transfer import FAMILIES, FITS, attacks, data
+from tiny_transfer import FAMILIES, FITS, ROWS, attacks, data, study
 
 from verisal.attacks import FGSM, SignNoise
-from verisal.data import EmojiScenes, Processes
+from verisal.data import EmojiScenes, ImageFolder, ImageSplits, Processes
 from verisal.detectors import MaxSoftmax
 from verisal.errors import ConfigError, DataError
 
@@ -57,7 +58,7 @@ def test_an_image_of_the_fit_split_that_stands_in_another_is_refused(folder, mon
     def shared(part, count, **settings):
         return EmojiScenes("det_fit" if part == "det_val" else part, count, **settings)
 
-    monkeypatch.setattr("verisal.data.transfer_data.EmojiScenes", shared)
+    monkeypatch.setattr("verisal.data.sources.EmojiScenes", shared)
     with pytest.raises(DataError, match="stands in det_fit and in det_val"):
         data(folder).measure([MEASUREMENT], Processes())
 
@@ -71,6 +72,40 @@ def test_processes_share_the_cells_without_a_gap_or_a_double(folder, world):
         seen.append([int(batch) for batch in module.test_dataloader()])
     assert sorted(cell for share in seen for cell in share) == list(range(7))
     assert max(map(len, seen)) - min(map(len, seen)) <= 1
+
+
+def photographs(folder, part, count):
+    """Scenes of a split as files, a folder for each class."""
+    root, scenes = Path(folder) / part, EmojiScenes(part, count, size=32)
+    for index in range(count):
+        sample = scenes[index]
+        path = root / scenes.class_names[sample.label] / f"{index:03d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = (sample.image * 255).round().byte().permute(1, 2, 0).numpy()
+        Image.fromarray(pixels).save(path)
+    return ImageFolder(root=str(root))
+
+
+def test_the_study_runs_on_image_files(folder):
+    fit, val, test = (photographs(folder, part, count) for part, count in COUNTS.items())
+    source = ImageSplits(images=fit, val_images=val, test_images=test)
+    given = {"source": source, "fit_count": 30, "val_count": 230, "test_count": 12}
+    module = data(folder, **given)
+    ids = [module.image_id("det_test", index) for index in range(12)]
+    assert all((Path(folder) / "det_test" / name).is_file() for name in ids)
+    names = EmojiScenes("det_test", 1, size=32).class_names
+    assert [names[label] for label in module.labels("det_test", torch.arange(12))] == [
+        Path(name).parent.name for name in ids
+    ]
+    assert module.score_store("row", {}).name != data(folder, **given, seed=1).score_store("row", {}).name
+    assert module.score_store("row", {}).name != (
+        data(folder, **{name: value for name, value in given.items() if name != "source"})
+        .score_store("row", {})
+        .name
+    )
+    evaluation = study(folder, given=given).evaluation
+    assert {row for row in ROWS if f"test/{row}/auroc/mean_unseen" in evaluation.scores} == set(ROWS)
+    assert evaluation.counts["clean"] + evaluation.counts["clean_misclassified"] == 12
 
 
 def test_scores_are_computed_once(folder):

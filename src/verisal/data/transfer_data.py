@@ -12,9 +12,10 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from verisal.attacks import Attack
 from verisal.checkpoint import state_hash
+from verisal.data.annotated import ImageSplits
 from verisal.data.detection import AttackedImages, GroupTable, Processes
 from verisal.data.guard import guard_splits
-from verisal.data.scenes import EmojiScenes
+from verisal.data.sources import image_source
 from verisal.data.store import FeatureStore
 from verisal.errors import ConfigError
 from verisal.metrics import Families
@@ -37,7 +38,7 @@ class _AsTheyAre(DistributedSampler[int]):
 
 @final
 class TransferData(L.LightningDataModule):
-    """Clean, noisy and attacked EmojiScenes of three splits, and what detectors measure of them.
+    """Clean, noisy and attacked images of three splits, and what detectors measure of them.
 
     Attacks of the fit split are those that some fit names; the test split has all; the validation split is
     clean alone, since nothing but thresholds is taken from it. Images, and what each measurement gives, are
@@ -56,11 +57,13 @@ class TransferData(L.LightningDataModule):
         fit_count: images of ``det_fit``, all attacked.
         val_count: images of ``det_val``; FPR 1 % needs 1000 that are classified correctly.
         test_count: images of ``det_test``, all attacked.
-        seed: of scenes, attacks and noise.
+        seed: of scenes, attacks and noise; images on disk have their own.
         store: folder of the stores, a path or a URL.
+        source: images on disk, labelled; EmojiScenes without it.
 
     Raises:
         ConfigError: names that do not fit each other.
+        DataError: the source lacks images or labels.
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class TransferData(L.LightningDataModule):
         test_count: int = 300,
         seed: int = 0,
         store: str = "data/store",
+        source: ImageSplits | None = None,
     ) -> None:
         super().__init__()
         self.families = Families(families, fits, tuple(merged))
@@ -96,35 +100,41 @@ class TransferData(L.LightningDataModule):
         self.classifier = load_classifier(classifier)
         # channels_last makes the CPU convolutions of masks and attacks about 1.4 times as fast.
         self.classifier.to(memory_format=torch.channels_last)
-        self._made: dict[Part, tuple[int, Mapping[str, Attack], Mapping[str, Attack], str | None]] = {
+        self._made: dict[Part, tuple[Mapping[str, Attack], Mapping[str, Attack], str | None]] = {
             "det_fit": (
-                fit_count,
                 {name: attack for name, attack in attacks.items() if name in fitted},
                 {name: noise[name] for name in fit_noise},
                 noise_like,
             ),
-            "det_val": (val_count, {}, {}, None),
-            "det_test": (test_count, attacks, noise, noise_like),
+            "det_val": ({}, {}, None),
+            "det_test": (attacks, noise, noise_like),
         }
         self._seed, self._root = seed, store
+        counts = dict(zip(_PARTS, (fit_count, val_count, test_count), strict=True))
+        self._sources = {
+            part: image_source(source, part, count, classifier=self.classifier, seed=seed)
+            for part, count in counts.items()
+        }
         self._cells = range(0)
         self._key = {
             "classifier": state_hash(self.classifier),
-            "counts": [fit_count, val_count, test_count],
+            "counts": list(counts.values()),
             "attacks": {name: attack.settings() for name, attack in attacks.items()},
             "noise": {name: attack.settings() for name, attack in noise.items()},
             "fit_noise": sorted(fit_noise),
             "noise_like": noise_like,
             "seed": seed,
         }
+        if source is not None:
+            self._key["images"] = [dict(images.identity()) for images in self._sources.values()]
 
     def images(self, part: Part, measurement: Measurement) -> AttackedImages:
         """Images of a split with a measurement of them; nothing is computed yet."""
-        count, attacks, noise, noise_like = self._made[part]
+        attacks, noise, noise_like = self._made[part]
         return AttackedImages(
             self.classifier,
-            self._scenes(part),
-            attacked_count=count,
+            self._sources[part],
+            attacked_count=len(self._sources[part]),
             attacks=attacks,
             noise=noise,
             noise_like=noise_like,
@@ -161,12 +171,12 @@ class TransferData(L.LightningDataModule):
 
     def image_id(self, part: Part, index: int) -> str:
         """Name of a clean image of a split."""
-        return self._scenes(part).image_id(index)
+        return self._sources[part].image_id(index)
 
     def labels(self, part: Part, indices: Tensor) -> Tensor:
         """True classes ``(N,)`` of clean images of a split, by their positions."""
-        scenes = self._scenes(part)
-        return torch.tensor([scenes[index].label for index in indices.tolist()], dtype=torch.int64)
+        images = self._sources[part]
+        return torch.tensor([images[index].label for index in indices.tolist()], dtype=torch.int64)
 
     def score_store(self, name: str, key: Mapping[str, Any]) -> FeatureStore:
         """Where scores of one fitted detector are kept; ``key`` says how it was made and fitted."""
@@ -176,7 +186,3 @@ class TransferData(L.LightningDataModule):
         """Compute and keep one fitted detector's scores, unless they are there."""
         if not store.complete:
             store.fill(lambda _: {name: value[None] for name, value in compute().items()}, 1, progress=False)
-
-    def _scenes(self, part: Part) -> EmojiScenes:
-        count = self._made[part][0]
-        return EmojiScenes(part, count, seed=self._seed, size=self.classifier.image_size)
