@@ -10,7 +10,13 @@ from torch import multiprocessing
 sys.path.append(str(Path(__file__).parents[1] / "callbacks"))
 from explaining_toys import Brightness, Samples, Task, loader, right_labels, trainer
 
-from verisal.callbacks import DisturbedLocalization, PerturbationCurves, SaliencyMetrics, SaliencyPanels
+from verisal.callbacks import (
+    DisturbedLocalization,
+    MapAgreement,
+    PerturbationCurves,
+    SaliencyMetrics,
+    SaliencyPanels,
+)
 from verisal.functional import DatasetMean
 from verisal.metrics import EnergyInside, PointingGame
 
@@ -29,6 +35,7 @@ def evaluated(**settings):
             several=Samples(5, name="several", labels=right_labels(5)),
             resamples=30,
         ),
+        MapAgreement({"one": Brightness(), "other": Brightness(grey=0.6)}, {"greys": ["one", "other"]}),
         SaliencyPanels(methods, max_images=2),
     ]
     run = trainer(*callbacks, **settings)
@@ -65,7 +72,7 @@ def test_seven_images_on_two_processes_equal_one_process(folder):
     multiprocessing.start_processes(work, args=(folder,), nprocs=2, start_method="forkserver")
     for rank in range(2):
         found = torch.load(folder / f"{rank}.pt", weights_only=False)
-        for one, many in zip(alone[:4], found[:4], strict=True):
+        for one, many in zip(alone[:5], found[:5], strict=True):
             scores, counts = many
             assert counts == one.counts
             assert scores.keys() == one.scores.keys()

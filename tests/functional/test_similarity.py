@@ -4,7 +4,15 @@ import pytest
 import torch
 
 from verisal.errors import ConfigError, DataError
-from verisal.functional import average_ranks, defined_maps, pearson, spearman, ssim, top_k_intersection
+from verisal.functional import (
+    average_ranks,
+    defined_maps,
+    pearson,
+    spearman,
+    spearman_of_pairs,
+    ssim,
+    top_k_intersection,
+)
 
 SIMILARITIES = (spearman, pearson, ssim, lambda a, b: top_k_intersection(a, b, 0.1))
 EVERY = pytest.mark.parametrize("similarity", SIMILARITIES, ids=["spearman", "pearson", "ssim", "top_k"])
@@ -57,6 +65,21 @@ def test_of_tied_values_the_first_in_row_major_order_is_on_top():
     a = torch.tensor([[[[1.0, 1.0], [1.0, 0.0]]]])
     b = torch.tensor([[[[2.0, 1.0], [0.0, 0.0]]]])
     assert top_k_intersection(a, b, 0.25).tolist() == [1.0]
+
+
+def test_all_pairs_are_the_pairs_one_by_one():
+    settings = [maps(4), maps(4).flip(0), maps(4).round(decimals=1)]
+    settings[1][2] = 0.0
+    found = spearman_of_pairs(settings)
+    expected = [spearman(settings[i], settings[j]) for i, j in ((0, 1), (0, 2), (1, 2))]
+    torch.testing.assert_close(found, torch.stack(expected), equal_nan=True)
+    assert found[:, 2].isnan().tolist() == [True, False, True]
+
+
+def test_pairs_need_two_maps_of_one_shape():
+    for settings in ([maps()], [maps(), maps(2)]):
+        with pytest.raises(DataError, match="at least two of one shape"):
+            spearman_of_pairs(settings)
 
 
 @EVERY

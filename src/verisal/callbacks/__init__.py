@@ -6,6 +6,7 @@ from .checkpoints import LastCheckpoint as LastCheckpoint
 from .checkpoints import Monitored as Monitored
 from .checkpoints import best_checkpoint as best_checkpoint
 from .disturbed_localization import DisturbedLocalization as DisturbedLocalization
+from .map_agreement import MapAgreement as MapAgreement
 from .numeric_guard import NumericGuard as NumericGuard
 from .perturbation_curves import PerturbationCurves as PerturbationCurves
 from .report import ReportRun as ReportRun
@@ -18,6 +19,7 @@ __all__ = [
     "CheckpointFiles",
     "DisturbedLocalization",
     "LastCheckpoint",
+    "MapAgreement",
     "Monitored",
     "NumericGuard",
     "PerturbationCurves",

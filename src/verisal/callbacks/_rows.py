@@ -48,7 +48,7 @@ class RowStore:
     def rows(
         self,
         name: str,
-        method: Saliency,
+        method: Saliency | Sequence[Saliency],
         images: Tensor,
         *,
         image_ids: Sequence[str],
@@ -57,13 +57,13 @@ class RowStore:
         """Rows by name, read where they are known and computed where not.
 
         Args:
-            name: of the method, for the file's name.
-            method: whose maps are scored.
+            name: of the method, for the folder's name.
+            method: whose maps are scored, or several whose maps are scored together.
             images: ``(B, 3, H, W)``.
             image_ids: B names.
             wanted: name of the rows, with all settings that change them, to what computes them.
         """
-        settings = method_key(method) if self._folder is not None else None
+        settings = _settings(method) if self._folder is not None else None
         if self._folder is None or settings is None:
             return {key: compute() for key, compute in wanted.items()}
         card = {
@@ -82,3 +82,10 @@ class RowStore:
             found = {key: compute().detach().double().cpu() for key, compute in wanted.items()}
             save_export(path, found, card)
             return found
+
+
+def _settings(method: Saliency | Sequence[Saliency]) -> str | list[str] | None:
+    if isinstance(method, Saliency):
+        return method_key(method)
+    keys = [key for key in map(method_key, method) if key is not None]
+    return keys if len(keys) == len(method) else None

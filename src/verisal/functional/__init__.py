@@ -7,6 +7,7 @@ from ._adversarial import noise_norm as noise_norm
 from ._adversarial import project_noise as project_noise
 from ._adversarial import round_to_8bit as round_to_8bit
 from ._adversarial import scale_to_l2 as scale_to_l2
+from ._chunks import images_at_once as images_at_once
 from ._confidence import log_odds as log_odds
 from ._detection import auroc as auroc
 from ._detection import bootstrap_auroc as bootstrap_auroc
@@ -137,7 +138,10 @@ from .localisation import pointing_hits as pointing_hits
 from .localisation import pointing_tolerance as pointing_tolerance
 from .localisation import threshold_level as threshold_level
 from .map_attacks import MapAttack as MapAttack
+from .map_comparison import Agreement as Agreement
 from .map_comparison import Comparison as Comparison
+from .map_comparison import compare_agreement as compare_agreement
+from .map_comparison import map_agreement as map_agreement
 from .map_comparison import map_similarities as map_similarities
 from .map_comparison import random_maps as random_maps
 from .map_comparison import similarity_with_floor as similarity_with_floor
@@ -168,6 +172,7 @@ from .similarity import average_ranks as average_ranks
 from .similarity import defined_maps as defined_maps
 from .similarity import pearson as pearson
 from .similarity import spearman as spearman
+from .similarity import spearman_of_pairs as spearman_of_pairs
 from .similarity import ssim as ssim
 from .similarity import top_k_intersection as top_k_intersection
 
@@ -175,6 +180,7 @@ __all__ = [
     "CHANNEL_STATISTICS",
     "NUM_LEVELS",
     "QUERIES",
+    "Agreement",
     "Baseline",
     "Blur",
     "Comparison",
@@ -231,6 +237,7 @@ __all__ = [
     "centre_of_mass",
     "channel_statistics",
     "choose_threshold",
+    "compare_agreement",
     "components",
     "compose",
     "content_ids",
@@ -254,6 +261,7 @@ __all__ = [
     "gaussian_noise",
     "gaussian_noises",
     "gradient_scope",
+    "images_at_once",
     "infidelity",
     "judge_8bit",
     "kendall_tau_b",
@@ -262,6 +270,7 @@ __all__ = [
     "least_period",
     "linear_imputation",
     "log_odds",
+    "map_agreement",
     "map_change",
     "map_levels",
     "map_objective",
@@ -321,6 +330,7 @@ __all__ = [
     "softmax_distance",
     "softplus_relu",
     "spearman",
+    "spearman_of_pairs",
     "square_responses",
     "squares_of",
     "ssim",

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import combinations
+
 import torch
 from torch import Tensor
 
 from verisal.errors import ConfigError, DataError
 
-__all__ = ["average_ranks", "defined_maps", "pearson", "spearman", "ssim", "top_k_intersection"]
+__all__ = [
+    "average_ranks",
+    "defined_maps",
+    "pearson",
+    "spearman",
+    "spearman_of_pairs",
+    "ssim",
+    "top_k_intersection",
+]
 
 _FLAT = 1e-6
 _WINDOW, _SIGMA = 11, 1.5
@@ -69,6 +80,37 @@ def spearman(a: Tensor, b: Tensor) -> Tensor:
     """
     rows, others, defined = _pairs(a, b)
     return _correlation(average_ranks(rows), average_ranks(others)).where(defined, torch.nan)
+
+
+def spearman_of_pairs(maps: Sequence[Tensor]) -> Tensor:
+    """:func:`spearman` of all pairs of several maps of the same images, each ranked once.
+
+    Args:
+        maps: S tensors ``(B, ...)`` of one shape, at least two.
+
+    Returns:
+        ``(S (S - 1) / 2, B)`` float64, pairs in the order of ``itertools.combinations``.
+
+    Raises:
+        DataError: fewer than two, or shapes that differ.
+    """
+    shapes = {tuple(one.shape) for one in maps}
+    if len(maps) < 2 or len(shapes) > 1 or len(next(iter(shapes))) < 2:
+        raise DataError(
+            f"maps to compare must be at least two of one shape (B, ...), found {len(maps)} of"
+            f" {sorted(shapes)}"
+        )
+    defined = [defined_maps(one) for one in maps]
+    ranks = [
+        average_ranks(one.detach().flatten(1).where(known[:, None], 0.0))
+        for one, known in zip(maps, defined, strict=True)
+    ]
+    return torch.stack(
+        [
+            _correlation(ranks[i], ranks[j]).where(defined[i] & defined[j], torch.nan)
+            for i, j in combinations(range(len(maps)), 2)
+        ]
+    )
 
 
 def pearson(a: Tensor, b: Tensor) -> Tensor:
