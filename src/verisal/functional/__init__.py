@@ -69,6 +69,8 @@ from ._seeding import content_ids as content_ids
 from ._seeding import derive_seed as derive_seed
 from ._seeding import per_sample as per_sample
 from ._settings import settings_of as settings_of
+from ._shared_work import SharedWork as SharedWork
+from ._shared_work import shared as shared
 from ._smooth_masks import area_deviation as area_deviation
 from ._smooth_masks import blur_pyramid as blur_pyramid
 from ._smooth_masks import pyramid_blend as pyramid_blend
@@ -175,6 +177,9 @@ from .similarity import spearman as spearman
 from .similarity import spearman_of_pairs as spearman_of_pairs
 from .similarity import ssim as ssim
 from .similarity import top_k_intersection as top_k_intersection
+from .smoothness import blur_to_variation as blur_to_variation
+from .smoothness import high_frequency_share as high_frequency_share
+from .smoothness import variation_at_equal_mass as variation_at_equal_mass
 
 __all__ = [
     "CHANNEL_STATISTICS",
@@ -211,6 +216,7 @@ __all__ = [
     "RandomisedCopy",
     "ReceptiveField",
     "Responses",
+    "SharedWork",
     "Shuffle",
     "SmoothGradSurrogate",
     "SomePatches",
@@ -225,6 +231,7 @@ __all__ = [
     "average_ranks",
     "best_ious",
     "blur_pyramid",
+    "blur_to_variation",
     "bootstrap_auroc",
     "bootstrap_difference",
     "bootstrap_fpr_at_tpr",
@@ -261,6 +268,7 @@ __all__ = [
     "gaussian_noise",
     "gaussian_noises",
     "gradient_scope",
+    "high_frequency_share",
     "images_at_once",
     "infidelity",
     "judge_8bit",
@@ -323,6 +331,7 @@ __all__ = [
     "scale_to_l2",
     "sensitivity_max",
     "settings_of",
+    "shared",
     "shift_one_pixel",
     "similarity_with_floor",
     "smooth_max",
@@ -347,6 +356,7 @@ __all__ = [
     "tuned_threshold",
     "uniform_noises",
     "upsample_cells",
+    "variation_at_equal_mass",
     "weighted_auroc",
     "weighted_fpr_at_tpr",
     "weighted_means",

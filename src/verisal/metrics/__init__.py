@@ -14,6 +14,7 @@ from ._detection_report import threshold_notes as threshold_notes
 from ._transfer_report import Families as Families
 from ._transfer_report import transfer_report as transfer_report
 from .attacked_sensitivity import AttackedSensitivity as AttackedSensitivity
+from .class_ranks import ClassRankScores as ClassRankScores
 from .curves import CurveMetric as CurveMetric
 from .curves import MeanCurve as MeanCurve
 from .curves import PerturbationCurve as PerturbationCurve
@@ -34,11 +35,13 @@ from .map_similarity import MapSimilarity as MapSimilarity
 from .randomisation import CascadingRandomisation as CascadingRandomisation
 from .road import ROAD as ROAD
 from .sensitivity import SensitivityMax as SensitivityMax
+from .smoothness import Smoothness as Smoothness
 
 __all__ = [
     "ROAD",
     "AttackedSensitivity",
     "CascadingRandomisation",
+    "ClassRankScores",
     "CurveMetric",
     "DabkowskiGal",
     "DetectionScores",
@@ -63,6 +66,7 @@ __all__ = [
     "SaliencyFidelity",
     "SaliencyMetric",
     "SensitivityMax",
+    "Smoothness",
     "detection_curves",
     "detection_histogram",
     "detection_report",

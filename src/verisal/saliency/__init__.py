@@ -30,6 +30,9 @@ from .controls import EdgeDetector as EdgeDetector
 from .controls import RandomMap as RandomMap
 from .decoy import Decoy as Decoy
 from .decoy import Decoys as Decoys
+from .derived import BlurredLike as BlurredLike
+from .derived import OfProbability as OfProbability
+from .derived import OneLayer as OneLayer
 from .differentiable import DifferentiableGates as DifferentiableGates
 from .differentiable import FrozenGates as FrozenGates
 from .differentiable import GateFunction as GateFunction
@@ -53,6 +56,7 @@ from .sampled import VarGrad as VarGrad
 __all__ = [
     "RISE",
     "Attribution",
+    "BlurredLike",
     "Calibration",
     "CallableAdapter",
     "CaptumAdapter",
@@ -85,6 +89,8 @@ __all__ = [
     "MeaningfulPerturbation",
     "Objective",
     "Occlusion",
+    "OfProbability",
+    "OneLayer",
     "PredictedGates",
     "RandomMap",
     "Saliency",
