@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from verisal.attacks._victim import ImageToLogits, Victim
 from verisal.errors import ConfigError, NumericError
-from verisal.functional import frozen, gradient_scope, noise_norm, per_sample, rng_preserved
+from verisal.functional import frozen, gradient_scope, images_at_once, noise_norm, per_sample, rng_preserved
 from verisal.types import AttackResult, Norm, check_images
 
 __all__ = ["Attack", "Draw", "require"]
@@ -83,7 +83,8 @@ class Attack(ABC):
                 :func:`verisal.functional.judge_8bit` leaves them out.
             generator: its initial seed seeds all draws.
             sample_ids: one stable name per image; positions 0..B-1 by default.
-            chunk_size: images per pass; changes memory and speed, never the result (up to float order).
+            chunk_size: images per pass, fewer above 128 x 128 pixels; changes memory and speed, never the
+                result (up to float order).
 
         Returns:
             Attacked images and per-sample bookkeeping, on the device of ``x01``. An unsuccessful sample
@@ -104,8 +105,9 @@ class Attack(ABC):
             if isinstance(model, nn.Module):
                 scopes.enter_context(frozen(model))
             scopes.enter_context(gradient_scope(x01.device.type))
-            for start in range(0, len(x01), chunk_size):
-                part = slice(start, start + chunk_size)
+            at_once = images_at_once(chunk_size, x01)
+            for start in range(0, len(x01), at_once):
+                part = slice(start, start + at_once)
                 draw = partial(per_sample, seed=seed, sample_ids=ids[part], device=x01.device)
                 # Clones, since tensors made under inference mode cannot enter a graph.
                 images, labels = x01[part].detach().clone(), y[part].detach().clone().to(x01.device)

@@ -17,7 +17,15 @@ from verisal.attacks._adaptive_target import Defence, Judged, Target
 from verisal.attacks._base import Draw, _check_call, require
 from verisal.attacks._vectors import unit
 from verisal.errors import DataError
-from verisal.functional import frozen, gradient_scope, per_sample, rng_preserved, round_to_8bit, settings_of
+from verisal.functional import (
+    frozen,
+    gradient_scope,
+    images_at_once,
+    per_sample,
+    rng_preserved,
+    round_to_8bit,
+    settings_of,
+)
 from verisal.types import check_images
 
 __all__ = ["AdaptivePGD", "AdaptiveResult"]
@@ -164,7 +172,8 @@ class AdaptivePGD:
             generator: its initial seed seeds all draws.
             guides: ``(B, 3, H, W)``, an image of a wrong class for each; for :class:`FeatureMatching`.
             sample_ids: one stable name per image; positions 0..B-1 by default.
-            chunk_size: images per pass; changes memory and speed, never the result (up to float order).
+            chunk_size: images per pass, fewer above 128 x 128 pixels; changes memory and speed, never the
+                result (up to float order).
 
         Raises:
             DataError: images of another shape, dtype or range, or not in 8-bit levels.
@@ -188,8 +197,9 @@ class AdaptivePGD:
                 if isinstance(part, nn.Module):
                     scopes.enter_context(frozen(part))
             scopes.enter_context(gradient_scope(x01.device.type))
-            for start in range(0, len(x01), chunk_size):
-                rows = slice(start, start + chunk_size)
+            at_once = images_at_once(chunk_size, x01)
+            for start in range(0, len(x01), at_once):
+                rows = slice(start, start + at_once)
                 draw = partial(per_sample, seed=seed, sample_ids=ids[rows], device=x01.device)
                 # Clones, since tensors made under inference mode cannot enter a graph.
                 images, labels = x01[rows].detach().clone(), y[rows].detach().clone().to(x01.device)

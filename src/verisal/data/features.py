@@ -15,6 +15,7 @@ from verisal.functional import (
     frozen,
     gate_map,
     gradient_scope,
+    images_at_once,
     log_odds,
     shift_one_pixel,
     softmax_distance,
@@ -26,6 +27,8 @@ __all__ = ["DetectorFeatures", "Query", "View"]
 
 Query = Literal["prediction", "runner_up"]
 View = Literal["original", "shifted"]
+# Images at once: a store asks for the features of as many as a shard holds.
+_CHUNK = 64
 _RANK: dict[Query, int] = {"prediction": 0, "runner_up": 1}
 
 
@@ -125,12 +128,17 @@ class DetectorFeatures(Measurement):
         )
 
     def __call__(self, classifier: StagedClassifier, images: Tensor) -> dict[str, Tensor]:
-        """Features of one batch of images ``(B, 3, H, W)`` in [0, 1], computed at once."""
+        """Features of one batch of images ``(B, 3, H, W)`` in [0, 1]."""
         check_images(images)
+        parts = []
         with frozen(classifier), gradient_scope(images.device.type):
-            leaf = images.detach().clone(memory_format=torch.channels_last).requires_grad_()
-            found = self._of_images(classifier, leaf, self._learned, gradient=True, graph=False)
-        return {name: value.half() if value.ndim == 4 else value for name, value in found.items()}
+            for some in torch.split(images, images_at_once(_CHUNK, images)):
+                leaf = some.detach().clone(memory_format=torch.channels_last).requires_grad_()
+                found = self._of_images(classifier, leaf, self._learned, gradient=True, graph=False)
+                parts.append(
+                    {name: value.half() if value.ndim == 4 else value for name, value in found.items()}
+                )
+            return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def differentiable(
         self,

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from verisal.errors import ConfigError, DataError
 from verisal.types import check_images
 
+from ._chunks import images_at_once
 from ._map_attack_objectives import MapAttackKind, MapObjective, map_objective
 from ._map_attack_search import Explain, MapAttackResult, Problem, best_on_path
 from ._map_attack_surrogates import GradientSurrogate, Part, Surrogate, ascent_gradient
@@ -53,8 +54,9 @@ class MapAttack:
         judge_every: steps per explained iterate; 1 explains all.
         top_share: k of ``top_k`` as a share of the pixels.
         seed: of what the surrogate or the control draws.
-        chunk_size: network inputs differentiated at once; bounds memory, never changes the result beyond
-            float rounding. Sign steps can turn a rounding difference of a gradient near 0 into one of a step.
+        chunk_size: network inputs differentiated at once, fewer above 128 x 128 pixels; never changes the
+            result beyond float rounding. Sign steps can turn a rounding difference of a gradient near 0 into
+            one of a step.
 
     Raises:
         ConfigError: settings out of range.
@@ -132,7 +134,7 @@ class MapAttack:
             DataError: images that are none, or an attribution that does not fit them.
             ConfigError: a query class that does not fit.
         """
-        size = max(1, self.chunk_size // self._direction.points)
+        size = max(1, images_at_once(self.chunk_size, images) // self._direction.points)
         with _asking(classifier, images, query_class, attribution) as inputs:
             return MapAttackResult.joined(
                 self._attacked(self._problem(classifier, explain, *some)) for some in _chunks(inputs, size)
@@ -156,7 +158,7 @@ class MapAttack:
                 best_on_path(
                     self._problem(classifier, explain, *some), self._draws(some[0]), eps=self.eps, every=1
                 )
-                for some in _chunks(inputs, self.chunk_size)
+                for some in _chunks(inputs, images_at_once(self.chunk_size, images))
             )
 
     def _problem(
@@ -172,7 +174,7 @@ class MapAttack:
             problem.images,
             problem.query_class,
             seed=self.seed,
-            chunk_size=self.chunk_size,
+            chunk_size=images_at_once(self.chunk_size, problem.images),
         )
         path = self._path(problem.images, parts, problem.objective.nudged())
         found = best_on_path(problem, path, eps=self.eps, every=self.judge_every)

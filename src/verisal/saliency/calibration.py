@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from verisal.errors import ConfigError
+from verisal.functional import images_at_once
 from verisal.types import StagedClassifier
 
 from .hierarchical import HierarchicalMasks
@@ -65,16 +66,17 @@ def calibrate_reg_weight(
         logits = classifier(images)
     query = logits.argmax(dim=1)
     spread = logits.amax(dim=1) - logits.amin(dim=1)
+    at_once = images_at_once(method.chunk_size, images)
     tried = []
     for reg_weight in sorted(grid):
         candidate = replace(method, reg_weight=reg_weight)
         results = [
             candidate.learn(
                 classifier,
-                images[start : start + method.chunk_size],
-                query[start : start + method.chunk_size],
+                images[start : start + at_once],
+                query[start : start + at_once],
             )
-            for start in range(0, len(images), method.chunk_size)
+            for start in range(0, len(images), at_once)
         ]
         unchanged = float(torch.cat([result.unchanged for result in results]).float().mean())
         change = torch.cat([result.query_change for result in results]).abs() / spread

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from verisal.errors import ConfigError
-from verisal.functional import Baseline, Constant, resize_maps
+from verisal.functional import Baseline, Constant, images_at_once, resize_maps
 from verisal.types import SaliencyResult, check_query_class
 
 from ._base import Saliency, explaining, staged
@@ -98,8 +98,8 @@ class IntegratedGradients(GradientMethod):
     Args:
         baseline: image at the start of the line.
         steps: T, midpoints on the line.
-        chunk_size: images and points on the line evaluated at once; bounds memory, never changes the result
-            beyond float rounding.
+        chunk_size: images and points on the line evaluated at once, fewer above 128 x 128 pixels; bounds
+            memory, never changes the result beyond float rounding.
 
     Raises:
         ConfigError: ``steps`` below 2, ``chunk_size`` below 1, or a baseline that needs a mask.
@@ -127,6 +127,7 @@ class IntegratedGradients(GradientMethod):
         self, classifier: Callable[[Tensor], Tensor], images: Tensor, query_class: Tensor
     ) -> Attribution:
         """As many forward and backward passes as steps."""
+        at_once = images_at_once(self.chunk_size, images)
 
         def chunk(some: Tensor, query: Tensor) -> Attribution:
             method = _captum().IntegratedGradients(scores_of(classifier, query))
@@ -136,11 +137,11 @@ class IntegratedGradients(GradientMethod):
                 target=query,
                 n_steps=self.steps,
                 method="riemann_middle",
-                internal_batch_size=self.chunk_size,
+                internal_batch_size=at_once,
             )
             return Attribution(values.detach(), self.steps, self.steps, self.baseline.name)
 
-        return in_chunks(chunk, images, query_class, self.chunk_size)
+        return in_chunks(chunk, images, query_class, at_once)
 
 
 @final

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from verisal.errors import ConfigError
-from verisal.functional import Fusion, GatePenalty, gradient_scope
+from verisal.functional import Fusion, GatePenalty, gradient_scope, images_at_once
 from verisal.types import SaliencyResult, StagedClassifier, check_query_class
 
 from ._base import GateMethod, GateResult, explaining, staged
@@ -54,7 +54,8 @@ class HierarchicalMasks(GateMethod):
             evidence that is left) or ``gate``.
         fusion: how per-layer maps become one.
         smoothing: sigma of a Gaussian over the fused map, in pixels of an image of side 224; 0 for none.
-        chunk_size: images optimised at once; bounds memory, never changes the result beyond float rounding.
+        chunk_size: images optimised at once, fewer above 128 x 128 pixels; bounds memory, never changes the
+            result beyond float rounding.
 
     Raises:
         ConfigError: ``steps * learning_rate < 1``, or values out of range.
@@ -104,10 +105,11 @@ class HierarchicalMasks(GateMethod):
         network = staged(classifier, images, "HierarchicalMasks")
         check_query_class(query_class, len(images), network.num_classes)
         size = (images.shape[-2], images.shape[-1])
+        at_once = images_at_once(self.chunk_size, images)
         with gradient_scope(images.device.type):
             parts = []
-            for start in range(0, len(images), self.chunk_size):
-                chunk = slice(start, start + self.chunk_size)
+            for start in range(0, len(images), at_once):
+                chunk = slice(start, start + at_once)
                 result = self.learn(network, images[chunk], query_class[chunk])
                 parts.append(raw_maps(result.gates, result.activations, size, self.shown))
             layers = tuple(torch.cat(layer) for layer in zip(*parts, strict=True))

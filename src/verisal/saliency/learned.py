@@ -14,7 +14,7 @@ from torch import Tensor
 
 from verisal.checkpoint import CARD_KEY, load_checkpoint, load_export, save_export, state_hash
 from verisal.errors import CheckpointError, ConfigError
-from verisal.functional import Fusion, GatePenalty, gradient_scope, rng_preserved
+from verisal.functional import Fusion, GatePenalty, gradient_scope, images_at_once, rng_preserved
 from verisal.types import SaliencyResult, StagedClassifier, StageOutputs, check_query_class
 
 from ._base import GateMethod, explaining, staged
@@ -80,7 +80,8 @@ class LearnedMask(GateMethod):
         shown: see :class:`HierarchicalMasks`, as are the next two.
         fusion: how per-layer maps become one.
         smoothing: of the fused map.
-        chunk_size: images at once; bounds memory, never changes the result beyond float rounding.
+        chunk_size: images at once, fewer above 128 x 128 pixels; bounds memory, never changes the result
+            beyond float rounding.
 
     Raises:
         ConfigError: values out of range, no such weights, or a classifier that they were not trained for.
@@ -117,10 +118,11 @@ class LearnedMask(GateMethod):
         network = staged(classifier, images, "LearnedMask")
         check_query_class(query_class, len(images), network.num_classes)
         size = (images.shape[-2], images.shape[-1])
+        at_once = images_at_once(self.chunk_size, images)
         with gradient_scope(images.device.type):
             parts = []
-            for start in range(0, len(images), self.chunk_size):
-                chunk = slice(start, start + self.chunk_size)
+            for start in range(0, len(images), at_once):
+                chunk = slice(start, start + at_once)
                 gates, activations = self._predicted(network, images[chunk], query_class[chunk])
                 parts.append(raw_maps(gates, activations, size, self.shown))
             layers = tuple(torch.cat(layer) for layer in zip(*parts, strict=True))

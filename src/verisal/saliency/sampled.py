@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from verisal.errors import ConfigError
-from verisal.functional import Baseline, Constant, content_ids, per_sample
+from verisal.functional import Baseline, Constant, content_ids, images_at_once, per_sample
 
 from ._gradient import (
     Attribution,
@@ -37,8 +37,8 @@ class SmoothGrad(GradientMethod):
         noise: sigma as a share of each image's own range (largest minus smallest value). Copies are not
             clamped to [0, 1].
         seed: of the noise, which depends on it, the image's content and the copy's number only.
-        chunk_size: noisy copies evaluated at once; bounds memory, never changes the result beyond float
-            rounding.
+        chunk_size: noisy copies evaluated at once, fewer above 128 x 128 pixels; bounds memory, never changes
+            the result beyond float rounding.
 
     Raises:
         ConfigError: ``samples`` or ``chunk_size`` below 1, or negative noise.
@@ -66,7 +66,7 @@ class SmoothGrad(GradientMethod):
             lambda some, query: _moments(self, classifier, some, query)[0],
             images,
             query_class,
-            self.chunk_size,
+            images_at_once(self.chunk_size, images),
         )
 
 
@@ -108,7 +108,7 @@ class VarGrad(GradientMethod):
             lambda some, query: _moments(self, classifier, some, query)[1],
             images,
             query_class,
-            self.chunk_size,
+            images_at_once(self.chunk_size, images),
         )
 
 
@@ -127,7 +127,7 @@ def _moments(
     ids = content_ids(images.clamp(0, 1))
     sigma = method.noise * (images.amax(dim=(1, 2, 3)) - images.amin(dim=(1, 2, 3))).view(-1, 1, 1, 1)
     mean, squares, done = torch.zeros_like(images), torch.zeros_like(images), 0
-    for group in sample_groups(method.samples, len(images), method.chunk_size):
+    for group in sample_groups(method.samples, len(images), images_at_once(method.chunk_size, images)):
         noise = [
             per_sample(
                 lambda generator: torch.randn(images.shape[1:], generator=generator),
@@ -164,7 +164,8 @@ class GradientSHAP(GradientMethod):
             different seeds.
         samples: N, points per image.
         seed: of the draws, which depend on it, the image's content and the point's number only.
-        chunk_size: points evaluated at once; bounds memory, never changes the result beyond float rounding.
+        chunk_size: points evaluated at once, fewer above 128 x 128 pixels; bounds memory, never changes the
+            result beyond float rounding.
 
     Raises:
         ConfigError: no baseline, one that needs a mask, or ``samples`` or ``chunk_size`` below 1.
@@ -199,7 +200,10 @@ class GradientSHAP(GradientMethod):
     ) -> Attribution:
         """As many forward and backward passes as samples."""
         return in_chunks(
-            lambda some, query: self._chunk(classifier, some, query), images, query_class, self.chunk_size
+            lambda some, query: self._chunk(classifier, some, query),
+            images,
+            query_class,
+            images_at_once(self.chunk_size, images),
         )
 
     def _chunk(self, classifier: Callable[[Tensor], Tensor], images: Tensor, query: Tensor) -> Attribution:
@@ -209,7 +213,7 @@ class GradientSHAP(GradientMethod):
         )
         rows = torch.arange(len(images), device=images.device)
         total = torch.zeros_like(images)
-        for group in sample_groups(self.samples, len(images), self.chunk_size):
+        for group in sample_groups(self.samples, len(images), images_at_once(self.chunk_size, images)):
             draws = torch.cat(
                 [
                     per_sample(
