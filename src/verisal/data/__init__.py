@@ -19,6 +19,7 @@ from .features import DetectorFeatures as DetectorFeatures
 from .folder import ImageFolder as ImageFolder
 from .imagenet import ImageNetValidation as ImageNetValidation
 from .listing import ImageSet as ImageSet
+from .other_scene import OtherScene as OtherScene
 from .scenes import EmojiScenes as EmojiScenes
 from .store import FeatureStore as FeatureStore
 
@@ -50,6 +51,7 @@ __all__ = [
     "ImageSource",
     "ImageSplits",
     "Imagenette",
+    "OtherScene",
     "OxfordPet",
     "PascalVOC",
     "Processes",
