@@ -307,10 +307,16 @@ def check_methods(methods: Mapping[str, Saliency], *, seed: int) -> dict[str, Sa
 
 @contextmanager
 def _explaining_scope(context: Context) -> Iterator[None]:
-    """No gradients, no inference mode, a frozen classifier, and the global random state as before."""
+    """No gradients, a frozen classifier, shared work; the global random state is as before."""
     module = context.classifier
     quiet = frozen(module) if isinstance(module, nn.Module) else nullcontext()
-    with torch.inference_mode(mode=False), torch.no_grad(), quiet, rng_preserved(context.device):
+    with (
+        torch.inference_mode(mode=False),
+        torch.no_grad(),
+        quiet,
+        rng_preserved(context.device),
+        context.session.work.sharing(),
+    ):
         yield
 
 

@@ -1,4 +1,4 @@
-"""What the explaining callbacks of one trainer share: the maps of the batch at hand, and the clock."""
+"""What the explaining callbacks of one trainer share: maps and work on the batch at hand, and the clock."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from verisal.functional import SharedWork
 from verisal.saliency import Saliency
 from verisal.types import Batch, SaliencyResult
 
@@ -23,10 +24,12 @@ _SECONDS_BETWEEN_LINES = 15.0
 class Session:
     """Maps of one batch, each computed once whoever asks, and how far the evaluation has come.
 
-    Belongs to the first explaining callback of a trainer; the others find it there.
+    Belongs to the first explaining callback of a trainer; the others find it there. ``work`` is what several
+    maps of the batch are made from.
     """
 
     def __init__(self) -> None:
+        self.work = SharedWork()
         self._batch: Batch | None = None
         self._known: dict[tuple[str, str, int], tuple[SaliencyResult, int, float]] = {}
         self._quiet = True
@@ -60,13 +63,14 @@ class Session:
     def open(self, batch: Batch) -> None:
         """Forget the maps of any other batch."""
         if batch is not self._batch:
+            self.close()
             self._batch = batch
-            self._known.clear()
 
     def close(self) -> None:
         """Forget all maps."""
         self._batch = None
         self._known.clear()
+        self.work.clear()
 
     def explain(
         self,
@@ -77,7 +81,7 @@ class Session:
         *,
         image_ids: Sequence[str],
     ) -> tuple[SaliencyResult, Tensor]:
-        """Maps of images of the open batch, and the seconds that each took when it was computed.
+        """Maps of images of the open batch, and the seconds that each took, or would have taken alone.
 
         Args:
             method: explains.
@@ -91,11 +95,12 @@ class Session:
         missing = [place for place, name in enumerate(names) if name not in self._known]
         if missing:
             index = torch.tensor(missing, device=images.device)
-            start = time.perf_counter()
+            start, saved = time.perf_counter(), self.work.saved_seconds
             result = method(classifier, images[index], query_class[index])
             if images.device.type == "cuda":
                 torch.cuda.synchronize(images.device)
-            each = (time.perf_counter() - start) / len(missing)
+            taken = time.perf_counter() - start + self.work.saved_seconds - saved
+            each = taken / len(missing)
             self._known |= {names[place]: (result, row, each) for row, place in enumerate(missing)}
         found = [self._known[name] for name in names]
         return _stacked(found), torch.tensor([seconds for _, _, seconds in found], dtype=torch.float64)

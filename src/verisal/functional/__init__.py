@@ -71,6 +71,7 @@ from ._seeding import per_sample as per_sample
 from ._settings import settings_of as settings_of
 from ._shared_work import SharedWork as SharedWork
 from ._shared_work import shared as shared
+from ._shared_work import work_key as work_key
 from ._smooth_masks import area_deviation as area_deviation
 from ._smooth_masks import blur_pyramid as blur_pyramid
 from ._smooth_masks import pyramid_blend as pyramid_blend
@@ -168,6 +169,7 @@ from .ranking import swap_shares as swap_shares
 from .receptive_field import ReceptiveField as ReceptiveField
 from .receptive_field import least_period as least_period
 from .receptive_field import receptive_field as receptive_field
+from .recommended import recommended_baselines as recommended_baselines
 from .sensitivity import sensitivity_max as sensitivity_max
 from .sensitivity import uniform_noises as uniform_noises
 from .similarity import average_ranks as average_ranks
@@ -319,6 +321,7 @@ __all__ = [
     "ranking_agreement",
     "rate_above",
     "receptive_field",
+    "recommended_baselines",
     "removal_scores",
     "resampled_auroc",
     "resampled_rate",
@@ -362,4 +365,5 @@ __all__ = [
     "weighted_means",
     "weighted_percentile",
     "weighted_rate",
+    "work_key",
 ]

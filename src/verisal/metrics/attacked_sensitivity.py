@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, fields, is_dataclass, replace
 from typing import final
 
 import torch
 from torch import Tensor
 
 from verisal.errors import ConfigError
-from verisal.functional import MapAttack, MapAttackResult, attribution_of, defined_maps, map_change
-from verisal.types import Explained
+from verisal.functional import (
+    MapAttack,
+    MapAttackResult,
+    attribution_of,
+    defined_maps,
+    map_change,
+    shared,
+    work_key,
+)
+from verisal.types import Explained, SaliencyResult
 
 from ._base import Reduced, SaliencyMetric, reduce_means
 
 __all__ = ["AttackedSensitivity"]
 
+Method = Callable[[Callable[[Tensor], Tensor], Tensor, Tensor], SaliencyResult]
 _CHANGES = ("sensitivity", "top_k", "spearman", "shift", "shift_share", "confidence", "not_found")
 
 
@@ -34,8 +44,14 @@ class AttackedSensitivity(SaliencyMetric):
     - ``not_found``: share of images of which no changed version kept the predicted label. They are undefined
       for the scores above it.
 
+    By default the attack aims at the maps of the method that is scored. With ``aim`` it aims at those of
+    another method, so that all methods are scored on the same attacked images: the question is then what an
+    attack on, say, the plain gradient does to what is made from gradients. Scores of both kinds do not
+    compare.
+
     Args:
         attack: its kind, budget and direction.
+        aim: classifier, images and query class to the maps that are attacked; None for the scored method's.
         percentile: where the maps' post-processing cuts; the same for all maps that are compared.
         resamples: bootstrap resamples of the intervals.
         seed: of the resampling.
@@ -48,19 +64,27 @@ class AttackedSensitivity(SaliencyMetric):
 
     Differs from:
         - See :class:`~verisal.functional.MapAttack`.
+        - Whose maps the attack aims at is not known to us; ``aim`` is one reading, the default the other.
     """
 
     better = "low"
 
     def __init__(
-        self, attack: MapAttack, *, percentile: float = 95.0, resamples: int = 2000, seed: int = 0
+        self,
+        attack: MapAttack,
+        *,
+        aim: Method | None = None,
+        percentile: float = 95.0,
+        resamples: int = 2000,
+        seed: int = 0,
     ) -> None:
         cut = "" if percentile == 95.0 else f",p{percentile:g}"
+        cut += "" if aim is None else f",aim={_short(aim)}"
         columns = (*_CHANGES, *(f"control_{name}" for name in _CHANGES), "clean_confidence")
         super().__init__(f"attacked_sensitivity[{attack.name}{cut}]", columns, resamples=resamples, seed=seed)
         if not 0.0 < percentile <= 100.0:
             raise ConfigError(f"percentile must lie in (0, 100], found {percentile}; the 95th is 95.0")
-        self.attack, self.percentile = attack, percentile
+        self.attack, self.aim, self.percentile = attack, aim, percentile
 
     def rows_of(self, explained: Explained) -> Tensor:
         """The attack and its control; images whose map is undefined are not attacked."""
@@ -79,13 +103,32 @@ class AttackedSensitivity(SaliencyMetric):
 
     def _values(self, explained: Explained, rows: Tensor, attribution: Tensor) -> Tensor:
         images, query = explained.images[rows], explained.query_class[rows]
-        asked = (explained.classifier, explained.explain, images)
-        attacked, control = (
-            attack(*asked, query_class=query, attribution=attribution)
-            for attack in (self.attack, self.attack.control)
+        columns: list[Tensor] = []
+        for is_control in (False, True):
+            found = self._found(explained, images, query, attribution, is_control=is_control)
+            columns += self._changes(attribution, found)
+            clean_confidence = found.clean_confidence.double()
+        return torch.stack([*columns, clean_confidence], dim=1)
+
+    def _found(
+        self, explained: Explained, images: Tensor, query: Tensor, attribution: Tensor, *, is_control: bool
+    ) -> MapAttackResult:
+        """Attacked images, with the scored method's maps of them."""
+        attack = self.attack.control if is_control else self.attack
+        aim, classifier = self.aim, explained.classifier
+        if aim is None:
+            return attack(classifier, explained.explain, images, query_class=query, attribution=attribution)
+
+        def asked(images: Tensor, query: Tensor) -> SaliencyResult:
+            return aim(classifier, images, query)
+
+        found = shared(
+            lambda: work_key("attack", [self.attack, aim, is_control], classifier, [images, query]),
+            lambda: attack(
+                classifier, asked, images, query_class=query, attribution=attribution_of(asked(images, query))
+            ),
         )
-        columns = [*self._changes(attribution, attacked), *self._changes(attribution, control)]
-        return torch.stack([*columns, attacked.clean_confidence.double()], dim=1)
+        return replace(found, maps=attribution_of(explained.explain(found.x_adv, query)))
 
     def _changes(self, attribution: Tensor, found: MapAttackResult) -> list[Tensor]:
         change = map_change(
@@ -97,3 +140,18 @@ class AttackedSensitivity(SaliencyMetric):
         )
         values = [*vars(change).values(), found.confidence.double()]
         return [*(value.where(found.found, torch.nan) for value in values), (~found.found).double()]
+
+
+def _short(method: object) -> str:
+    """Class and settings that are not the default, nested ones too."""
+    if not is_dataclass(method) or isinstance(method, type):
+        return getattr(method, "__name__", type(method).__name__)
+    changed = (
+        f"{item.name}={_short(value) if is_dataclass(value) else value}"
+        for item in fields(method)
+        for value in [getattr(method, item.name)]
+        if item.init
+        and value != (item.default if item.default_factory is MISSING else item.default_factory())
+    )
+    settings = ",".join(changed)
+    return type(method).__name__ + (f"({settings})" if settings else "")

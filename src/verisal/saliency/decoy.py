@@ -19,7 +19,17 @@ import torch
 from torch import Tensor, nn
 
 from verisal.errors import ConfigError
-from verisal.functional import PatchLattice, attribution_of, least_period, patch_lattice, receptive_field
+from verisal.functional import (
+    PatchLattice,
+    ReceptiveField,
+    attribution_of,
+    images_at_once,
+    least_period,
+    patch_lattice,
+    receptive_field,
+    shared,
+    work_key,
+)
 from verisal.types import SaliencyResult
 
 from ._base import Saliency, explaining, query_score
@@ -65,14 +75,15 @@ class _Plan:
 class _Part:
     """What E says about some decoys: memory does not grow with their number.
 
-    ``cost`` is a result of the base, for its passes and its baseline.
+    ``passes`` and ``baseline`` are those of the base, forward and backward.
     """
 
     high: Tensor
     low: Tensor
     total: Tensor
     reports: tuple[DecoyReport, ...]
-    cost: SaliencyResult
+    passes: tuple[float, float]
+    baseline: str
 
     def joined(self, other: _Part) -> _Part:
         return _Part(
@@ -80,7 +91,8 @@ class _Part:
             torch.minimum(self.low, other.low),
             self.total + other.total,
             (*self.reports, *other.reports),
-            other.cost,
+            other.passes,
+            other.baseline,
         )
 
 
@@ -112,7 +124,8 @@ class Decoy(Saliency):
             deviations of the image's features.
         factor: by which the weight rises after a round that ends infeasible, and falls after a feasible one.
         seed: of start and noise, which depend on it and on the image's content only.
-        chunk_size: decoys at once; bounds memory, never changes the result beyond float rounding.
+        chunk_size: decoys at once, fewer above 128 x 128 pixels; bounds memory, never changes the result
+            beyond float rounding.
 
     Raises:
         ConfigError: settings out of range; when called, a linear network, a layer that is unknown or above
@@ -191,7 +204,7 @@ class Decoy(Saliency):
         with explaining(network, images, query_class) as (copies, query):
             plan = self._plan(network, copies, query)
             parts = [
-                reduce(_Part.joined, self._parts(plan, network, copies[some], query[some], plan.top[some]))
+                self._whole(plan, network, copies[some], query[some], plan.top[some])
                 for some in self._chunks(copies)
             ]
             attribution = torch.cat([self._aggregated(part) for part in parts])
@@ -201,9 +214,9 @@ class Decoy(Saliency):
             saliency=saliency,
             raw=saliency,
             attribution=attribution,
-            n_forward=report.n_decoys * (parts[0].cost.n_forward + 1) + 1,
-            n_backward=report.n_decoys * parts[0].cost.n_backward,
-            baseline=parts[0].cost.baseline,
+            n_forward=report.n_decoys * (parts[0].passes[0] + 1) + 1,
+            n_backward=report.n_decoys * parts[0].passes[1],
+            baseline=parts[0].baseline,
             diagnostics=report.tensors(),
         )
 
@@ -221,7 +234,9 @@ class Decoy(Saliency):
         with explaining(network, images, any_class) as (copies, query):
             plan = self._plan(network, copies, query)
         for some in self._chunks(images):
-            for numbers in sample_groups(len(plan.lattice), self._signs * len(some), self.chunk_size):
+            for numbers in sample_groups(
+                len(plan.lattice), self._signs * len(some), images_at_once(self.chunk_size, images)
+            ):
                 with explaining(network, images[some], any_class[some]) as (copies, _):
                     group = self._group(plan, network, copies, plan.top[some], numbers)
                 yield replace(group, rows=some)
@@ -232,17 +247,24 @@ class Decoy(Saliency):
 
     def _chunks(self, images: Tensor) -> tuple[Tensor, ...]:
         rows = torch.arange(len(images), device=images.device)
-        return torch.split(rows, max(1, self.chunk_size // self._signs))
+        return torch.split(rows, max(1, images_at_once(self.chunk_size, images) // self._signs))
 
     def _plan(self, network: nn.Module, images: Tensor, query_class: Tensor) -> _Plan:
         size, device = (images.shape[-2], images.shape[-1]), images.device
         with torch.no_grad():
             logits = torch.cat([network(some) for some in torch.split(images, self.chunk_size)])
         query_score(logits, query_class, "logit")  # refuses a query that does not fit
-        check_not_linear(network, size, device)
-        layer = find_layer(network, self.layer, images[:1])
-        with stopped_at(network, layer) as features:
-            field = receptive_field(features, size, device=device, chunk_size=self.chunk_size)
+
+        def measured_layer() -> tuple[nn.Module, ReceptiveField]:
+            check_not_linear(network, size, device)
+            layer = find_layer(network, self.layer, images[:1])
+            with stopped_at(network, layer) as features:
+                return layer, receptive_field(features, size, device=device, chunk_size=self.chunk_size)
+
+        layer, field = shared(
+            lambda: work_key("layer", [self.layer, size, str(device)], network),
+            measured_layer,
+        )
         lattice = patch_lattice(
             field, size, patch=self.patch, stride=self.stride, period=self._period(field.size, max(size))
         )
@@ -264,17 +286,36 @@ class Decoy(Saliency):
             )
         return self.period
 
+    def _whole(
+        self, plan: _Plan, network: nn.Module, images: Tensor, query_class: Tensor, top: Tensor
+    ) -> _Part:
+        """What E says about all decoys: the same for every aggregate, and made once for all of them."""
+        asked = replace(self, aggregate="range")
+        return shared(
+            lambda: work_key("maps", [asked], network, [images, query_class]),
+            lambda: reduce(_Part.joined, self._parts(plan, network, images, query_class, top)),
+        )
+
     def _parts(
         self, plan: _Plan, network: nn.Module, images: Tensor, query_class: Tensor, top: Tensor
     ) -> Iterator[_Part]:
         """What E says about the decoys, a group at a time."""
-        for numbers in sample_groups(len(plan.lattice), self._signs * len(images), self.chunk_size):
+        for numbers in sample_groups(
+            len(plan.lattice), self._signs * len(images), images_at_once(self.chunk_size, images)
+        ):
             group = self._group(plan, network, images, top, numbers)
             copies = len(group.images)
             found = self.base(network, group.images.flatten(0, 1), query_class.repeat(copies))
             values = attribution_of(found)
             values = values.view(copies, len(images), *values.shape[1:])
-            yield _Part(values.amax(dim=0), values.amin(dim=0), values.sum(dim=0), (group.report,), found)
+            yield _Part(
+                values.amax(dim=0),
+                values.amin(dim=0),
+                values.sum(dim=0),
+                (group.report,),
+                (found.n_forward, found.n_backward),
+                found.baseline,
+            )
 
     def _aggregated(self, part: _Part) -> Tensor:
         if self.aggregate == "mean":
@@ -292,7 +333,7 @@ class Decoy(Saliency):
             rows = problem(
                 features, images, patches, signs, epsilon=self.epsilon, max_deviation=self.max_deviation
             )
-            change, missing, passes = self._change(features, rows, images)
+            change, missing, passes = self._change(features, rows, images, network, numbers)
             decoys = (rows.images + change).clamp(0, 1)
             with torch.no_grad():
                 kept = features(decoys)
@@ -310,9 +351,17 @@ class Decoy(Saliency):
         )
 
     def _change(
-        self, features: Callable[[Tensor], Tensor], rows: Rows, images: Tensor
+        self,
+        features: Callable[[Tensor], Tensor],
+        rows: Rows,
+        images: Tensor,
+        network: nn.Module,
+        numbers: range,
     ) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Change of every row, patches without a feasible one (None for controls), passes."""
+        """Change of every row, patches without a feasible one (None for controls), passes.
+
+        The decoys are the same for all base methods, and their size is that of the noise.
+        """
         if self.perturbation == "constant":
             return constant_change(rows), None, torch.zeros(len(rows.images), device=images.device)
         descent = DecoyDescent(
@@ -322,7 +371,11 @@ class Decoy(Saliency):
             multiplier=self.multiplier,
             factor=self.factor,
         )
-        solution = descent.run(features, rows, small_start(rows, images, seed=self.seed))
+        solved = replace(self, base=Gradient(), aggregate="range", perturbation="decoy")
+        solution = shared(
+            lambda: work_key("decoys", [solved, numbers.start, numbers.stop], network, [images]),
+            lambda: descent.run(features, rows, small_start(rows, images, seed=self.seed)),
+        )
         if self.perturbation == "noise":
             return noise_change(rows, solution.change, images, seed=self.seed), None, solution.passes
         return solution.change, ~solution.found, solution.passes
