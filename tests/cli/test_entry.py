@@ -71,3 +71,17 @@ def test_wrong_type_keeps_key_found_and_expected():
         "    - Expected a <class 'NoneType'>\n  Given value type: <class 'str'>\n  Given value: abc"
     )
     assert explain(message, []) == "trainer.max_epochs: Expected a int found abc"
+
+
+def test_the_first_command_of_a_process_is_as_quiet_as_later_ones(tmp_path):
+    """Lightning is imported by the command, and is talkative from then on."""
+    config = Path(__file__).parents[2] / "configs/study/transfer.yaml"
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-m", "verisal", "fit", "--config", str(config)],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == (
+        "verisal: error: TransferTask has nothing to fit (no training_step); use verisal test\n"
+    )

@@ -329,3 +329,46 @@ def test_signal_sets_the_exit_code_of_the_process(config):
     done = run_verisal(["fit", "--config", config, "--run_dir", "run"], TOY_STOP="6:SIGTERM")
     assert done.returncode == 143, done.stderr
     assert "--resume auto" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("stage", "task", "data", "words"),
+    [
+        ("fit", "BareTask", "ToyData", "BareTask has nothing to fit (no training_step); use verisal test"),
+        ("validate", "BareTask", "ToyData", "BareTask has nothing to validate (no validation_step)"),
+        ("predict", "BareTask", "ToyData", "BareTask has nothing to predict (no predict_step)"),
+        (
+            "fit",
+            "ToyTask",
+            "TestedData",
+            "TestedData has nothing to fit (no train_dataloader); use verisal test",
+        ),
+    ],
+)
+def test_a_stage_that_a_task_lacks_is_refused_before_anything_is_built(
+    config, capsys, stage, task, data, words
+):
+    text = Path(config).read_text()
+    Path(config).write_text(text.replace("toy.ToyTask", f"toy.{task}").replace("toy.ToyData", f"toy.{data}"))
+    assert main([stage, "--config", config]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert len([line for line in error.splitlines() if not line.startswith("Seed set")]) == 1
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("stage", "study", "words"),
+    [
+        ("fit", "study/transfer", "TransferTask has nothing to fit (no training_step); use verisal test"),
+        ("validate", "study/transfer", "use verisal test"),
+        ("fit", "benchmark", "use verisal validate or verisal test"),
+        ("predict", "classifier", "use verisal fit or verisal validate or verisal test"),
+    ],
+)
+def test_shipped_studies_say_which_command_they_are_for(tmp_path, capsys, monkeypatch, stage, study, words):
+    monkeypatch.chdir(tmp_path)
+    shipped = Path(__file__).parents[2] / "configs" / f"{study}.yaml"
+    assert main([stage, "--config", str(shipped), "--ckpt_path", "none"]) == 2
+    assert words in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

@@ -103,3 +103,14 @@ class ToyData(LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader[Any]:
         return self.val_dataloader()
+
+
+class TestedData(LightningDataModule):
+    """Has data for a test alone."""
+
+    __test__ = False
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        module = ToyData()
+        module.setup("test")
+        return module.test_dataloader()

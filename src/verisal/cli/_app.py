@@ -36,6 +36,7 @@ from ._console import EpochLines, write_predictions
 from ._explain import explain
 from ._progress import Progress
 from ._runs import open_run, process_rank, say, weights_for
+from ._stages import check_stage
 
 __all__ = ["VerisalCLI"]
 
@@ -144,11 +145,13 @@ class VerisalCLI(LightningCLI):
         """Look at what can be wrong before anything is built.
 
         Raises:
-            ConfigError: trainer settings that cannot work here, or no weights to test.
+            ConfigError: a task or data without the stage, trainer settings that cannot work here, or no
+                weights to test.
             CheckpointError: the weights cannot be loaded.
         """
         self._progress.stage = str(self.subcommand)
         settings = self._settings
+        check_stage(self._progress.stage, settings.model.class_path, settings.data.class_path)
         if settings.trainer.inference_mode:
             raise ConfigError(
                 "trainer.inference_mode must be false: masks and attacks need gradients in every stage"

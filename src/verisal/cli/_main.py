@@ -60,7 +60,9 @@ def _run(arguments: Sequence[str], progress: Progress) -> int:
             from ._app import VerisalCLI
             from ._export import with_export
 
-            VerisalCLI(with_export(arguments), progress)
+            # Once more: Lightning raises the levels of its loggers when it is imported.
+            with quiet():
+                VerisalCLI(with_export(arguments), progress)
             return 0
 
 
