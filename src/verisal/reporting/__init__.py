@@ -3,6 +3,10 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from ._answers import answer_maps_pixels as answer_maps_pixels
+from ._answers import dots_pixels as dots_pixels
+from ._answers import rank_lines_pixels as rank_lines_pixels
+from ._answers import tradeoff_pixels as tradeoff_pixels
 from ._base import Picture as Picture
 from ._base import Publication as Publication
 from ._base import Sink as Sink
@@ -50,9 +54,11 @@ __all__ = [
     "Table",
     "WandbSettings",
     "WandbSink",
+    "answer_maps_pixels",
     "attach_run_folder",
     "create_run_folder",
     "csv_logger",
+    "dots_pixels",
     "draw_contact_sheet",
     "draw_curves",
     "draw_explanation",
@@ -67,8 +73,10 @@ __all__ = [
     "open_run_folder",
     "panel_pixels",
     "print_results",
+    "rank_lines_pixels",
     "result_table",
     "saliency_panel_pixels",
+    "tradeoff_pixels",
     "wandb_logger",
     "write_png",
     "write_report",

@@ -8,9 +8,13 @@ from ._base import StudyResult as StudyResult
 from ._base import Verdict as Verdict
 from ._page import page_text as page_text
 from ._page import write_page as write_page
+from .reliable_saliency import ReliableSaliency as ReliableSaliency
+from .reliable_saliency_detection import ReliableDetection as ReliableDetection
 
 __all__ = [
     "Finding",
+    "ReliableDetection",
+    "ReliableSaliency",
     "Section",
     "Study",
     "StudyFigure",
