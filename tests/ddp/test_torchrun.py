@@ -1,0 +1,74 @@
+"""A study under torchrun, on uneven shares and with a store behind a URL, reports what one process does."""
+
+import csv
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).parents[1] / "tasks"))
+from tiny_transfer import config
+
+from verisal.cli import main
+
+
+def torchrun(args, folder):
+    """``torchrun --nproc-per-node=2``, by the interpreter that runs the tests."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    place = ["--nproc-per-node=2", "--master-addr=127.0.0.1", f"--master-port={port}"]
+    return subprocess.run(  # noqa: S603
+        [sys.executable, "-m", "torch.distributed.run", *place, "-m", "verisal", *args],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+
+
+def report_of(run):
+    return json.loads((run / "report.json").read_text())["metrics"]
+
+
+def rows_of(run):
+    with (run / "samples.csv").open() as file:
+        return [(row["image_id"], row["group"]) for row in csv.DictReader(file)]
+
+
+def test_torchrun_reports_what_one_process_does(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    # 33 test images, 235 for thresholds and three cells: shares of two processes differ everywhere.
+    uneven = [
+        "--data.init_args.val_count=235",
+        "--data.init_args.fits={a: [pgd]}",
+        "--model.init_args.default=a",
+        "--model.init_args.seeds=1",
+    ]
+    common = ["test", "--config", config(tmp_path), *uneven]
+    assert main([*common, "--run_dir", "single"]) == 0
+    shared = f"--data.init_args.store=file://{tmp_path}/shared"
+    ddp = ["--trainer.devices=2", "--trainer.strategy=ddp"]
+    done = torchrun([*common, shared, *ddp, "--run_dir", "both"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    one, both = report_of(tmp_path / "single"), report_of(tmp_path / "both")
+    assert both.keys() == one.keys()
+    for name, score in one.items():
+        assert (both[name]["n"], both[name]["undefined"]) == (score["n"], score["undefined"]), name
+        for end in ("value", "low", "high"):
+            assert both[name][end] == pytest.approx(score[end], abs=1e-6), name
+    assert rows_of(tmp_path / "both") == rows_of(tmp_path / "single")
+    # The very bytes, made by two processes without locks.
+    names = {store.name for store in (tmp_path / "store").iterdir()}
+    assert {store.name for store in (tmp_path / "shared").iterdir()} == names
+    assert sum(name.startswith("scores-") for name in names) == 3
+    for name in names:
+        if not name.startswith("scores-"):
+            for shard in (tmp_path / "store" / name).glob("*.json"):
+                assert (tmp_path / "shared" / name / shard.name).read_bytes() == shard.read_bytes()
