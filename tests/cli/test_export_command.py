@@ -197,6 +197,32 @@ def test_a_word_that_is_no_folder_stays_a_class(tmp_path, monkeypatch):
         with_export(["test", "--model", "empty"])
 
 
+@pytest.mark.parametrize("place", ["missing", "runs/detector/missing", "./missing", "missing.safetensors"])
+@pytest.mark.parametrize("words", [["--model={}"], ["--model", "{}"]])
+def test_a_place_that_is_not_there_is_told_in_one_sentence(place, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["test", *(word.format(place) for word in words), "--config", "some.yaml"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"verisal: error: {Path(place)} does not exist; give the folder of a run")
+    assert len(told.splitlines()) == 1
+
+
+def test_a_folder_of_something_else_is_told_in_one_sentence(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").write_bytes(b"")
+    assert main(["test", "--model", "photos", "--config", "some.yaml"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("verisal: error: photos is no run, checkpoint (.ckpt) or export (.safetensors)")
+    assert len(told.splitlines()) == 1
+
+
+@pytest.mark.parametrize("value", ["DetectorTask", "toy.ToyTask", "package.module.Task", "{class_path: A/B}"])
+def test_classes_and_settings_are_no_places(value, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert with_export(["test", "--model", value]) == ["test", "--model", value]
+
+
 def test_weights_of_no_task_are_refused(inside):
     with pytest.raises(CheckpointError, match="verisal test --model"):
         load_weights(exported(inside))

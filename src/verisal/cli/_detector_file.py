@@ -83,6 +83,11 @@ def trained_file(path: Path) -> Path:
     Raises:
         ConfigError: nothing of the kind.
     """
+    if not path.exists():
+        raise ConfigError(
+            f"{path} does not exist; give the folder of a run that `verisal fit` wrote, or of an export by"
+            " `verisal export`"
+        )
     inside = (path / "checkpoints" / "best.ckpt", path / "checkpoints" / "last.ckpt", path / EXPORT)
     found = [path] if path.is_file() else [file for file in inside if file.is_file()]
     if not found or found[0].suffix not in (".ckpt", ".safetensors"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -77,7 +78,7 @@ def with_export(arguments: Sequence[str]) -> list[str]:
     :class:`FrozenClassifierTask`. Nothing in the export names what is imported.
 
     Raises:
-        ConfigError: a folder without an export.
+        ConfigError: no such folder, or one without an export or a run.
         CheckpointError: a damaged export.
     """
     words = list(arguments)
@@ -85,7 +86,7 @@ def with_export(arguments: Sequence[str]) -> list[str]:
         name, equals, value = word.partition("=")
         if name == "--model" and not equals:
             value = words[place + 1] if place + 1 < len(words) else ""
-        if name != "--model" or not (Path(value).is_dir() or value.endswith(".safetensors")):
+        if name != "--model" or not _is_place(value):
             continue
         file = trained_file(Path(value))
         rest = words[:place] + words[place + (1 if equals else 2) :]
@@ -94,6 +95,16 @@ def with_export(arguments: Sequence[str]) -> list[str]:
             return [*rest, *frozen]
         return [*rest, f"--ckpt_path={file}"]
     return words
+
+
+def _is_place(value: str) -> bool:
+    """Whether a value of ``--model`` means files, there or not: a class is ``Name`` or ``package.Name``."""
+    path = Path(value)
+    is_name = re.fullmatch(r"[a-z0-9_~-][\w-]*", value) is not None
+    settings = value.lstrip().startswith("{")
+    return not settings and (
+        is_name or path.is_dir() or "/" in value or path.suffix in (".ckpt", ".safetensors")
+    )
 
 
 def _export_classifier(

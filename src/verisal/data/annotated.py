@@ -16,7 +16,7 @@ from verisal.data.framing import Frame
 from verisal.data.listing import ImageRecord, ImageSet, Listing, Problem
 from verisal.errors import ConfigError, DataError
 from verisal.functional import derive_seed
-from verisal.models import Classifier, load_classifier
+from verisal.models import Classifier, ClassifierSource, load_classifier
 from verisal.types import Sample
 
 __all__ = ["AnnotatedImages", "ImageSplits", "Part"]
@@ -111,7 +111,7 @@ class AnnotatedImages(Dataset[Sample]):
     Args:
         splits: the data set and its parts.
         part: which part.
-        classifier: its name or path, or the classifier itself.
+        classifier: its name, path or source, or the classifier itself.
         count: number of images, the first ones; None for all.
 
     Raises:
@@ -124,10 +124,10 @@ class AnnotatedImages(Dataset[Sample]):
         splits: ImageSplits,
         part: Part,
         *,
-        classifier: str | Classifier,
+        classifier: str | ClassifierSource | Classifier,
         count: int | None = None,
     ) -> None:
-        known = load_classifier(classifier) if isinstance(classifier, str) else classifier
+        known = classifier if isinstance(classifier, Classifier) else load_classifier(classifier)
         self.part, self.size, self.class_names = part, known.image_size, known.class_names
         self._splits = splits
         source = splits.set_of(part)

@@ -8,7 +8,7 @@ import lightning as L
 from torch.utils.data import DataLoader
 
 from verisal.data.annotated import AnnotatedImages, ImageSplits, Part
-from verisal.models import Classifier, load_classifier
+from verisal.models import Classifier, ClassifierSource, load_classifier
 from verisal.types import Batch
 
 __all__ = ["ImageData"]
@@ -20,7 +20,7 @@ class ImageData(L.LightningDataModule):
 
     Args:
         splits: the data set, how it is divided and how it is read.
-        classifier: its name or path, or the classifier itself; images get its size and classes.
+        classifier: its name, path or source, or the classifier itself; images get its size and classes.
         fit_count: number of images of the part, the first ones; None for all.
         val_count: the same of the part that validation reads.
         test_count: the same of the part ``test``.
@@ -33,7 +33,7 @@ class ImageData(L.LightningDataModule):
         self,
         splits: ImageSplits,
         *,
-        classifier: str | Classifier,
+        classifier: str | ClassifierSource | Classifier,
         fit_count: int | None = None,
         val_count: int | None = None,
         test_count: int | None = None,
@@ -43,7 +43,7 @@ class ImageData(L.LightningDataModule):
     ) -> None:
         super().__init__()
         self._splits = splits
-        self._classifier = load_classifier(classifier) if isinstance(classifier, str) else classifier
+        self._classifier = classifier if isinstance(classifier, Classifier) else load_classifier(classifier)
         self._counts = {"fit": fit_count, "val": val_count, "test": test_count}
         self._parts: dict[str, Part] = {"fit": "fit", "val": val_part, "test": "test"}
         self.batch_size, self.num_workers = batch_size, num_workers
