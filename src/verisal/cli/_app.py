@@ -34,6 +34,7 @@ from verisal.types import Evaluates, Measurement
 
 from ._console import EpochLines, write_predictions
 from ._explain import explain
+from ._precision import training_precision
 from ._progress import Progress
 from ._runs import open_run, process_rank, say, weights_for
 from ._stages import check_stage
@@ -170,6 +171,7 @@ class VerisalCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: object) -> Trainer:
         """The trainer, with the run's own loggers, callbacks and checkpoint files."""
         stage, settings = self._progress.stage, self._settings
+        precision = training_precision(settings.trainer.precision, settings.trainer.accelerator)
         run, resumed_from = open_run(
             stage,
             _task_name(self.model),
@@ -197,7 +199,8 @@ class VerisalCLI(LightningCLI):
         return super().instantiate_trainer(
             logger=list(self._progress.loggers),
             callbacks=[*_listed(configured.callbacks), *self._own_callbacks(run)],
-            plugins=[*_listed(configured.plugins), CheckpointFiles(self.model)],
+            plugins=[*_listed(configured.plugins), *precision, CheckpointFiles(self.model)],
+            precision=None,
             **kwargs,
         )
 
