@@ -17,6 +17,7 @@ from ._explain_figure import draw_contact_sheet as draw_contact_sheet
 from ._explain_figure import draw_explanation as draw_explanation
 from ._gallery import draw_gallery as draw_gallery
 from ._heatmap import heatmap_pixels as heatmap_pixels
+from ._interval_figure import interval_pixels as interval_pixels
 from ._main_table import main_table as main_table
 from ._main_table import merge_evaluations as merge_evaluations
 from .figures import draw_curves as draw_curves
@@ -68,6 +69,7 @@ __all__ = [
     "find_run_of",
     "heatmap_pixels",
     "installed_versions",
+    "interval_pixels",
     "main_table",
     "merge_evaluations",
     "open_run_folder",

@@ -8,11 +8,17 @@ from ._base import StudyResult as StudyResult
 from ._base import Verdict as Verdict
 from ._page import page_text as page_text
 from ._page import write_page as write_page
+from .decoys import DecoyStudy as DecoyStudy
+from .decoys_grid import DecoyGrid as DecoyGrid
+from .map_robustness import MapRobustness as MapRobustness
 from .reliable_saliency import ReliableSaliency as ReliableSaliency
 from .reliable_saliency_detection import ReliableDetection as ReliableDetection
 
 __all__ = [
+    "DecoyGrid",
+    "DecoyStudy",
     "Finding",
+    "MapRobustness",
     "ReliableDetection",
     "ReliableSaliency",
     "Section",
