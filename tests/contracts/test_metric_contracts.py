@@ -8,6 +8,7 @@ import metric_rows_attacked
 import metric_rows_curves
 import metric_rows_faithfulness
 import metric_rows_localisation
+import metric_rows_smoothness
 import pytest
 import torch
 from metric_cases import part_of, toy_explained, with_saliency
@@ -22,6 +23,7 @@ CASES = {
     **metric_rows_curves.CASES,
     **metric_rows_faithfulness.CASES,
     **metric_rows_localisation.CASES,
+    **metric_rows_smoothness.CASES,
 }
 EVERY = pytest.mark.parametrize("name", CASES)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import saliency_rows_captum
 import saliency_rows_decoy
+import saliency_rows_derived
 import saliency_rows_learned
 import saliency_rows_masks
 import saliency_rows_optimised
@@ -27,6 +28,7 @@ from verisal.types import SaliencyResult
 CASES = {
     **saliency_rows_captum.CASES,
     **saliency_rows_decoy.CASES,
+    **saliency_rows_derived.CASES,
     **saliency_rows_learned.CASES,
     **saliency_rows_masks.CASES,
     **saliency_rows_optimised.CASES,

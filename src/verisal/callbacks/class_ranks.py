@@ -38,7 +38,7 @@ class ClassRanks(ExplainingCallback):
 
     Args:
         methods: name to method.
-        ranks: of the queries, from 2; those beyond the number of classes are left out.
+        ranks: of the queries, from 2; those beyond the number of classes are undefined.
         held_out: annotated samples of which nothing is reported, on which every method's threshold for boxes
             is chosen under the true class; None leaves out everything about boxes.
         held_out_images: at most so many of them, the first ones.
@@ -110,9 +110,15 @@ class _Ranks(Part):
         drawn: Sequence[str],
         drawn_images: int,
     ) -> None:
-        self._context, self._ranks, self._thresholds = context, tuple(ranks), thresholds
-        self._held_out, self._drawn, self._drawn_images = held_out, drawn, drawn_images
-        self._scores: dict[str, ClassRankScores] = {}
+        self._context, self._ranks, self._held_out = context, tuple(ranks), held_out
+        self._drawn, self._drawn_images = drawn, drawn_images
+        names = [*(f"rank{rank}" for rank in self._ranks), _LAST]
+        self._scores = {
+            name: ClassRankScores(names, threshold=tau, resamples=context.resamples, seed=context.seed)
+            for name, tau in thresholds.items()
+        }
+        for scores in self._scores.values():
+            scores.table.to(context.device)
         self._panels: list[SaliencyPanel] = []
 
     def add(self, seen: Seen) -> None:
@@ -123,8 +129,6 @@ class _Ranks(Part):
                 f"{len(common)} images are both reported and held out for the thresholds, the first is"
                 f" {common[0]}; give held_out another split"
             )
-        if not self._scores:
-            self._begin(seen.logits.shape[1])
         kept = torch.nonzero(seen.query_class == batch.labels)[:, 0].tolist()
         part = Seen(batch.rows(kept), seen.logits[kept], seen.query_class[kept])
         asked, valid = self._queries(part)
@@ -142,9 +146,6 @@ class _Ranks(Part):
             self._draw(Seen(part.batch.rows(first), part.logits[first], part.query_class[first]), asked)
 
     def evaluation(self) -> Evaluation | None:
-        if not self._scores:
-            # A process without an image still takes part in the gathering.
-            self._begin(2)
         split = self._context.split
         scores: dict[str, Score] = {}
         samples: dict[str, list[object]] = {key: [] for key in ("image_id", "row", "score", "value")}
@@ -172,38 +173,32 @@ class _Ranks(Part):
             headline={f"norm, class of last rank over first ({_NAME})": f"{_NAME}/norm[{_LAST}]"},
         )
 
-    def _begin(self, classes: int) -> None:
-        context = self._context
-        self._ranks = tuple(rank for rank in self._ranks if rank < classes)
-        names = [*(f"rank{rank}" for rank in self._ranks), _LAST]
-        for name, tau in self._thresholds.items():
-            scores = ClassRankScores(names, threshold=tau, resamples=context.resamples, seed=context.seed)
-            scores.table.to(context.device)
-            self._scores[name] = scores
-
     def _queries(self, seen: Seen) -> tuple[Tensor, Tensor]:
         """``(Q, B)``: classes by rank, and whether they are absent."""
         order = seen.logits.sort(dim=1, descending=True, stable=True).indices
-        places = [*(rank - 1 for rank in self._ranks), -1]
-        asked = torch.stack([order[:, place] for place in places])
+        classes = order.shape[1]
+        asked = torch.stack([order[:, min(rank, classes) - 1] for rank in (*self._ranks, classes)])
+        exists = torch.tensor([rank <= classes for rank in (*self._ranks, classes)], device=asked.device)
         annotated = torch.zeros_like(seen.logits, dtype=torch.bool)
         for row, found in zip(annotated, seen.batch.object_labels, strict=True):
             row[found.to(row.device)] = True
-        return asked, ~annotated.gather(1, asked.t()).t()
+        return asked, ~annotated.gather(1, asked.t()).t() & exists[:, None]
 
     def _draw(self, seen: Seen, asked: Tensor) -> None:
         names = ["c0", *(f"rank {rank}" for rank in self._ranks), _LAST]
         for row, image_id in enumerate(seen.batch.image_ids):
-            one = Seen(seen.batch.rows([row]), seen.logits[[row]], seen.query_class[[row]])
+            image, classes = seen.batch.images[[row]], (seen.query_class[[row]], *asked[:, [row]])
+            # Each image alone, not as part of what else is computed: after a stop that is another batch.
             maps = {
-                f"{method}, {name}": result.raw[0, 0].abs().cpu()
+                f"{method}, {name}": self._context.methods[method](self._context.classifier, image, query)
+                .raw[0, 0]
+                .abs()
+                .cpu()
                 for method in self._drawn
-                for name, result in zip(
-                    names, _results(self._context, method, one, asked[:, [row]]), strict=True
-                )
+                for name, query in zip(names, classes, strict=True)
             }
             caption = f"raw maps of the predicted class {int(seen.query_class[row])} and of others by rank"
-            self._panels.append(SaliencyPanel(image_id, one.batch.images[0].cpu(), maps, caption))
+            self._panels.append(SaliencyPanel(image_id, image[0].cpu(), maps, caption))
 
 
 def _results(context: Context, name: str, seen: Seen, asked: Tensor) -> list[SaliencyResult]:

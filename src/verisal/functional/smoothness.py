@@ -69,7 +69,9 @@ def high_frequency_share(maps: Tensor, *, above: float = _HIGH) -> Tensor:
     values = maps.detach().double().where(defined.view(-1, 1, 1, 1), 0.0)
     power = torch.fft.fft2(values).abs().square()
     power[..., 0, 0] = 0
-    down, across = (torch.fft.fftfreq(length, device=maps.device).double() for length in maps.shape[-2:])
+    down, across = (
+        torch.fft.fftfreq(length, dtype=torch.float64, device=maps.device) for length in maps.shape[-2:]
+    )
     high = torch.hypot(down[:, None], across) > above
     share: Tensor = (power * high).sum(dim=(1, 2, 3)) / power.sum(dim=(1, 2, 3))
     return share.where(defined, torch.nan)

@@ -9,7 +9,7 @@ from typing import ClassVar, final
 from torch import Tensor
 
 from verisal.errors import ConfigError
-from verisal.functional import blur_to_variation, variation_at_equal_mass
+from verisal.functional import blur_to_variation, gradient_scope, variation_at_equal_mass
 from verisal.types import SaliencyResult
 
 from ._base import Saliency, explaining
@@ -72,7 +72,9 @@ class BlurredLike(Saliency):
     ) -> SaliencyResult:
         """The blurred map in ``saliency`` and ``raw``."""
         like, found = (method(classifier, images, query_class) for method in (self.like, self.base))
-        blurred = blur_to_variation(found.saliency, variation_at_equal_mass(like.saliency))
+        # Autocast would round the blur to half precision.
+        with gradient_scope(images.device.type):
+            blurred = blur_to_variation(found.saliency, variation_at_equal_mass(like.saliency))
         return replace(
             found,
             saliency=blurred,

@@ -1,0 +1,9 @@
+"""Rows of the metrics of smoothness."""
+
+from metric_cases import MetricCase
+
+from verisal.metrics import Smoothness
+
+CASES: dict[str, MetricCase] = {
+    "Smoothness": MetricCase(Smoothness, scores=("total_variation", "high_frequencies")),
+}

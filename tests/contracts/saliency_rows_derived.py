@@ -1,0 +1,15 @@
+"""Rows of the methods made from others."""
+
+from saliency_cases import SaliencyCase
+
+from verisal.saliency import BlurredLike, Gradient, HierarchicalMasks, OfProbability, OneLayer
+
+MASKS = HierarchicalMasks(reg_weight=0.02, steps=8, learning_rate=0.2)
+
+CASES = {
+    "OneLayer": SaliencyCase(lambda: OneLayer(base=MASKS, layer=1), passes=(9, 8)),
+    "BlurredLike": SaliencyCase(lambda: BlurredLike(base=Gradient(), like=MASKS), passes=(10, 9)),
+    "OfProbability": SaliencyCase(
+        lambda: OfProbability(base=Gradient()), passes=(1, 1), late_call=1, channels=3
+    ),
+}
