@@ -11,7 +11,7 @@ from typing import Literal, final
 import torch
 
 from verisal.errors import ConfigError
-from verisal.functional import Baseline, Blur, DatasetMean, ranking_agreement
+from verisal.functional import Baseline, bootstrap_mean, ranking_agreement, recommended_baselines
 from verisal.metrics import PerturbationCurve
 from verisal.saliency import CentrePrior, RandomMap, Saliency
 from verisal.types import Evaluation, Score
@@ -21,6 +21,7 @@ from ._metric_table import MetricTable
 
 __all__ = ["PerturbationCurves"]
 
+_FEW = 4
 Kind = Literal["insertion", "deletion", "morf", "lerf"]
 
 
@@ -28,14 +29,19 @@ Kind = Literal["insertion", "deletion", "morf", "lerf"]
 class PerturbationCurves(ExplainingCallback):
     """Mean curves and areas of every method, kind of curve and baseline; how far their rankings agree.
 
+    With several baselines, each kind also has a metric for all of them, ``<kind>[recommended]``, or for a set
+    of your own with the baselines' names joined by ``+``, of more than four with their number. Its ``auc`` is
+    the mean area per image over the baselines, ``baseline_range`` the largest minus the smallest area of the
+    image among them. An image that is undefined with one baseline is undefined there.
+
     ``ranking_consistency`` is Kendall's tau-b between the rankings of the methods, controls left out, by
     their areas under two settings; undefined for fewer than four methods. :class:`ExplainingCallback` says
     what holds for all.
 
     Args:
         methods: name to method.
-        baselines: what stands for removed pixels; all kinds are run with all of them. None for the data set's
-            mean and a blurred image.
+        baselines: what stands for removed pixels; all kinds are run with all of them. None for
+            :func:`~verisal.functional.recommended_baselines`.
         kinds: of curves; ``morf`` is ``deletion`` under its other name.
         steps: of every curve.
         chunk_size: images per pass of the classifier; changes memory and speed only.
@@ -64,7 +70,7 @@ class PerturbationCurves(ExplainingCallback):
         super().__init__(
             methods, every_n_epochs=every_n_epochs, max_images=max_images, seed=seed, resamples=resamples
         )
-        used = (DatasetMean(), Blur(sigma=5)) if baselines is None else baselines
+        used = recommended_baselines() if baselines is None else tuple(baselines)
         self.curves = tuple(
             PerturbationCurve(kind, baseline=baseline, steps=steps, chunk_size=chunk_size)
             for kind in kinds
@@ -85,21 +91,60 @@ class PerturbationCurves(ExplainingCallback):
 
 @final
 class _CurveTable(Part):
-    """The metrics' table, with the agreement of rankings."""
+    """The metrics' table, with the means over baselines and the agreement of rankings."""
 
     def __init__(self, table: MetricTable, context: Context, curves: Sequence[PerturbationCurve]) -> None:
         self._table, self._context, self._curves = table, context, curves
+        kinds = dict.fromkeys(curve.kind for curve in curves)
+        self._sets = [[curve for curve in curves if curve.kind == kind] for kind in kinds]
 
     def add(self, seen: Seen) -> None:
         """Rows of every method and curve."""
         self._table.add(seen)
 
     def evaluation(self) -> Evaluation | None:
-        """The table's, and the agreement where there are intervals."""
+        """The table's, the means over baselines, and the agreement where there are intervals."""
         found = self._table.evaluation()
-        if found is None or not self._context.resamples:
+        if found is None:
+            return None
+        for curves in self._sets:
+            if len(curves) > 1:
+                found = self._with_mean(found, curves)
+        if not self._context.resamples:
             return found
         return replace(found, scores={**found.scores, **self._agreement()})
+
+    def _with_mean(self, found: Evaluation, curves: Sequence[PerturbationCurve]) -> Evaluation:
+        """Of all baselines of one kind of curve; it takes their place in the main table."""
+        name, members = _name_of_set(curves)
+        scores: dict[str, Score] = {}
+        samples = {key: list(values) for key, values in found.samples.items()}
+        for method in self._table.metrics:
+            tables = [self._table.tables[method][curve.name] for curve in curves]
+            areas = torch.stack([table.rows[:, _area(curves[0])] for table in tables])
+            columns = {"auc": areas.mean(dim=0), "baseline_range": areas.amax(dim=0) - areas.amin(dim=0)}
+            for key, values in columns.items():
+                scores[f"{self._context.split}/{method}/{name}/{key}"] = bootstrap_mean(
+                    values, resamples=self._context.resamples, seed=curves[0].seed
+                )
+                samples["image_id"] += tables[0].image_ids
+                samples["row"] += [method] * len(values)
+                samples["score"] += [f"{name}/{key}"] * len(values)
+                samples["value"] += values.tolist()
+        replaced = {f"{curve.name}/auc" for curve in curves}
+        shown = {title: key for title, key in found.headline.items() if key not in replaced}
+        arrow = "↑" if curves[0].better == "high" else "↓"
+        return replace(
+            found,
+            scores={**found.scores, **scores},
+            samples=samples,
+            headline={
+                **shown,
+                f"{name} {arrow}": f"{name}/auc",
+                f"{name} baseline range": f"{name}/baseline_range",
+            },
+            notes=(*found.notes, f"{name}: mean area per image over {', '.join(members)}."),
+        )
 
     def _agreement(self) -> dict[str, Score]:
         controls = (RandomMap, CentrePrior)
@@ -107,8 +152,7 @@ class _CurveTable(Part):
         areas = {}
         for curve in self._curves:
             sign = 1.0 if curve.better == "high" else -1.0
-            column = curve.columns.index("auc")
-            rows = [self._table.tables[name][curve.name].rows[:, column] for name in ranked]
+            rows = [self._table.tables[name][curve.name].rows[:, _area(curve)] for name in ranked]
             areas[curve.name] = sign * torch.stack(rows) if rows else torch.empty(0, 0)
         return {
             f"{self._context.split}/{one}/ranking_consistency/{two}": ranking_agreement(
@@ -117,3 +161,16 @@ class _CurveTable(Part):
             for one, two in combinations(areas, 2)
             if len(ranked)
         }
+
+
+def _area(curve: PerturbationCurve) -> int:
+    return curve.columns.index("auc")
+
+
+def _name_of_set(curves: Sequence[PerturbationCurve]) -> tuple[str, list[str]]:
+    """Name of the mean over several baselines with all other settings of the curves, and the baselines'."""
+    members = [curve.baseline.name for curve in curves]
+    recommended = {baseline.name for baseline in recommended_baselines()}
+    listed = "+".join(members) if len(members) <= _FEW else f"{len(members)} baselines"
+    label = "recommended" if set(members) == recommended else listed
+    return curves[0].name.replace(f"[{members[0]}]", f"[{label}]", 1), members

@@ -165,6 +165,7 @@ from .ranking import kendall_tau_b as kendall_tau_b
 from .ranking import morf_lerf_agreement as morf_lerf_agreement
 from .ranking import rank_correlation as rank_correlation
 from .ranking import ranking_agreement as ranking_agreement
+from .ranking import ranking_stability as ranking_stability
 from .ranking import swap_shares as swap_shares
 from .receptive_field import ReceptiveField as ReceptiveField
 from .receptive_field import least_period as least_period
@@ -319,6 +320,7 @@ __all__ = [
     "randomised_steps",
     "rank_correlation",
     "ranking_agreement",
+    "ranking_stability",
     "rate_above",
     "receptive_field",
     "recommended_baselines",

@@ -25,6 +25,7 @@ __all__ = [
     "morf_lerf_agreement",
     "rank_correlation",
     "ranking_agreement",
+    "ranking_stability",
     "swap_shares",
 ]
 
@@ -95,6 +96,29 @@ def ranking_agreement(
             float(correlate(means[0], means[1])), resampled[~resampled.isnan()], n=n, undefined=undefined
         )
     return found
+
+
+def ranking_stability(scores: Tensor, *, resamples: int = 2000, seed: int = 0) -> Score:
+    """How alike the ranking of the methods' mean scores is to that on resampled images: its noise floor.
+
+    Args:
+        scores: ``(M, n)`` scores of M methods on n images, higher is better.
+        resamples: bootstrap resamples of images, at least 1.
+        seed: of the resampling.
+
+    Returns:
+        Kendall's tau-b, mean over the resamples with the middle 95 % of them; undefined for fewer than four
+        methods.
+    """
+    kept, _ = _common(scores, scores)
+    n, undefined = kept.shape[1], scores.shape[1] - kept.shape[1]
+    if scores.shape[0] < _FEWEST_METHODS or n == 0:
+        return Score(math.nan, math.nan, math.nan, n=0, undefined=scores.shape[1])
+    weights = bootstrap_weights(n, resamples=resamples, seed=seed).double()
+    drawn = weights @ kept.T / n
+    found = kendall_tau_b(drawn, kept.mean(dim=1).expand_as(drawn))
+    found = found[~found.isnan()]
+    return percentile_score(float(found.mean()), found, n=n, undefined=undefined)
 
 
 def morf_lerf_agreement(

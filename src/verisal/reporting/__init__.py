@@ -20,6 +20,8 @@ from ._heatmap import heatmap_pixels as heatmap_pixels
 from ._interval_figure import interval_pixels as interval_pixels
 from ._main_table import main_table as main_table
 from ._main_table import merge_evaluations as merge_evaluations
+from ._study_figures import map_table_pixels as map_table_pixels
+from ._study_figures import matrices_pixels as matrices_pixels
 from .figures import draw_curves as draw_curves
 from .figures import draw_histograms as draw_histograms
 from .figures import draw_roc as draw_roc
@@ -71,6 +73,8 @@ __all__ = [
     "installed_versions",
     "interval_pixels",
     "main_table",
+    "map_table_pixels",
+    "matrices_pixels",
     "merge_evaluations",
     "open_run_folder",
     "panel_pixels",
