@@ -1,16 +1,15 @@
 """bfloat16 is for training steps; what is reported is computed in float32."""
 
-import json
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-import yaml
+from lightning.pytorch import Trainer
 from torch import nn
 
 from verisal.cli import main
-from verisal.cli._precision import training_precision
+from verisal.cli._precision import TrainingPrecision, training_precision
 from verisal.errors import ConfigError
 
 CONFIG = """
@@ -30,11 +29,9 @@ def config(tmp_path, monkeypatch):
     sys.modules.pop("toy", None)
 
 
-@pytest.mark.parametrize(
-    ("precision", "trained"),
-    [("bf16-mixed", torch.bfloat16), ("32-true", torch.float32), (None, torch.float32)],
-)
-def test_only_training_steps_are_in_bfloat16(config, monkeypatch, precision, trained):
+def test_only_training_steps_are_in_bfloat16(config, monkeypatch):
+    from toy import ToyData, ToyTask
+
     seen, forward = set(), nn.Linear.forward
 
     def watched(self, values):
@@ -43,34 +40,44 @@ def test_only_training_steps_are_in_bfloat16(config, monkeypatch, precision, tra
         return result
 
     monkeypatch.setattr(nn.Linear, "forward", watched)
-    more = [] if precision is None else [f"--trainer.precision={precision}"]
-    assert main(["fit", "--config", config, "--run_dir", "run", *more]) == 0
-    # Validation and the test at the end are in eval mode.
-    assert seen == {(True, trained), (False, torch.float32)}
-    assert yaml.safe_load(Path("run/config.yaml").read_text())["trainer"]["precision"] == precision
-    seen.clear()
-    fitted = json.loads(Path("run/report.json").read_text())["metrics"]
-    assert main(["test", "--config", "run/config.yaml", "--run_dir", "again"]) == 0
-    assert seen == {(False, torch.float32)}
-    assert json.loads(Path("again/report.json").read_text())["metrics"] == fitted
-
-
-@pytest.mark.parametrize("precision", ["16-mixed", "bf16-true", "64-true"])
-def test_other_precisions_are_refused_in_one_sentence(config, capsys, precision):
-    assert main(["fit", "--config", config, f"--trainer.precision={precision}"]) == 2
-    error = capsys.readouterr().err
-    assert (
-        f"trainer.precision must be 32-true or bf16-mixed (training steps alone), found '{precision}'"
-        in error
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        plugins=[TrainingPrecision("cpu")],
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        **quiet,
     )
+    task = ToyTask()
+    trainer.fit(task, datamodule=ToyData())
+    # Validation is in eval mode.
+    assert seen == {(True, torch.bfloat16), (False, torch.float32)}
+    seen.clear()
+    trainer.test(task, datamodule=ToyData(), verbose=False)
+    trainer.predict(task, datamodule=ToyData())
+    assert seen == {(False, torch.float32)}
+
+
+@pytest.mark.parametrize(
+    ("precision", "words"),
+    [
+        ("16-mixed", "must be 32-true or bf16-mixed (training steps alone), found '16-mixed'"),
+        ("64-true", "must be 32-true or bf16-mixed (training steps alone), found '64-true'"),
+        ("bf16-mixed", "bf16-mixed needs a GPU"),
+    ],
+)
+def test_what_cannot_be_trusted_is_refused_in_one_sentence(config, capsys, precision, words):
+    assert main(["fit", "--config", config, f"--trainer.precision={precision}"]) == 2
+    assert words in capsys.readouterr().err
     assert not Path("runs").exists()
 
 
-def test_the_autocast_is_for_the_device_of_the_training(monkeypatch):
-    assert training_precision(32, "auto") == []
-    for there, given, device in ((False, "auto", "cpu"), (True, "auto", "cuda"), (True, "cpu", "cpu")):
-        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
-        (plugin,) = training_precision("bf16", given)
-        assert (plugin.device, plugin.precision) == (device, "bf16-mixed")
-    with pytest.raises(ConfigError):
-        training_precision("transformer-engine", "auto")
+def test_bfloat16_is_for_gpus(monkeypatch):
+    for given in (None, 32, "32", "32-true"):
+        assert training_precision(given, "auto") == []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    (plugin,) = training_precision("bf16", "auto")
+    assert (plugin.device, plugin.precision) == ("cuda", "bf16-mixed")
+    with pytest.raises(ConfigError, match="needs a GPU"):
+        training_precision("bf16-mixed", "cpu")

@@ -50,7 +50,7 @@ def training_precision(precision: object, accelerator: object) -> list[TrainingP
     """What the trainer needs beside its defaults for ``trainer.precision``.
 
     Raises:
-        ConfigError: another precision than ``32-true`` and ``bf16-mixed``.
+        ConfigError: another precision than ``32-true`` and ``bf16-mixed``, or the latter on a CPU.
     """
     if precision in _FLOAT32:
         return []
@@ -58,5 +58,10 @@ def training_precision(precision: object, accelerator: object) -> list[TrainingP
         raise ConfigError(
             f"trainer.precision must be 32-true or bf16-mixed (training steps alone), found {precision!r}"
         )
-    on_gpu = accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
-    return [TrainingPrecision("cuda" if on_gpu else "cpu")]
+    if accelerator not in ("gpu", "cuda") and not (accelerator == "auto" and torch.cuda.is_available()):
+        # 2026-11-22: torch 2.15 reads memory that nobody wrote, see scripts/bench/precision.py --gradients.
+        raise ConfigError(
+            "trainer.precision bf16-mixed needs a GPU: on CPUs torch computes wrong weight gradients of"
+            " convolutions on small maps; leave trainer.precision at 32-true"
+        )
+    return [TrainingPrecision("cuda")]
