@@ -13,7 +13,8 @@ from tiny_detector import COUNTS, SIZE, data, exported, features, masks, memoris
 from verisal.attacks import FGSM, PGD
 from verisal.checkpoint import state_hash
 from verisal.data import Processes
-from verisal.data.detector_data import ShareSampler, TableDataset
+from verisal.data._shares import ShareSampler
+from verisal.data.detector_data import TableDataset
 from verisal.errors import ConfigError, DataError
 
 # Some of these attacks fail, so that there are rows that must not be fitted.

@@ -96,6 +96,11 @@ class GroupTable:
         """Group name to its number of images."""
         return {name: int((self.group == index).sum()) for index, name in enumerate(self.groups)}
 
+    def originals(self) -> Tensor:
+        """Rows of the clean images, whether the classifier gets them right or not."""
+        clean = [index for index, name in enumerate(self.groups) if name in (_CLEAN, _MISCLASSIFIED)]
+        return torch.isin(self.group, torch.tensor(clean)).nonzero()[:, 0]
+
 
 @final
 class AttackedImages:

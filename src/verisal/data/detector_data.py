@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, final
 
 import lightning as L
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset
 
 from verisal.attacks import Attack
 from verisal.checkpoint import state_hash
 from verisal.data._files import IMAGE_SUFFIXES, image_files
+from verisal.data._shares import ShareSampler
 from verisal.data.annotated import ImageSplits
 from verisal.data.decode import decode_image, resize_image
 from verisal.data.detection import AttackedImages, GroupTable, Processes
@@ -58,26 +59,6 @@ class TableDataset(Dataset[FeatureBatch]):
             group=self.table.group[rows],
             target=self.table.target[rows],
         )
-
-
-@final
-class ShareSampler(DistributedSampler[int]):
-    """Every ``world_size``-th row in order, without padding, so that no image is counted twice.
-
-    A ``DistributedSampler`` by name only: Lightning wraps a sampler of any other kind in one of its own,
-    which would share out this process's share once more and lose the rest.
-    """
-
-    def __init__(self, dataset: TableDataset, processes: Processes) -> None:
-        rank, world_size = processes.rank, processes.world_size
-        super().__init__(dataset, num_replicas=world_size, rank=rank, shuffle=False)
-        self._rows = range(rank, len(dataset), world_size)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._rows)
-
-    def __len__(self) -> int:
-        return len(self._rows)
 
 
 @final
@@ -209,7 +190,9 @@ class DetectorData(L.LightningDataModule):
             if split not in self._tables:
                 self._scenes[split].fill(self._processes())
                 self._tables[split] = self._scenes[split].table(self._feature_names())
-        guard_splits({split: _clean_images(table) for split, table in self._tables.items()})
+        guard_splits(
+            {split: table.features["image"][table.originals()] for split, table in self._tables.items()}
+        )
 
     def table(self, split: Split) -> GroupTable:
         """All rows of a split that ``setup`` has loaded."""
@@ -296,8 +279,3 @@ def _image_files(sources: Sequence[str]) -> list[Path]:
         else:
             raise DataError(f"image {source} does not exist")
     return files
-
-
-def _clean_images(table: GroupTable) -> Tensor:
-    clean = [table.groups.index(name) for name in ("clean", "clean_misclassified") if name in table.groups]
-    return table.features["image"][torch.isin(table.group, torch.tensor(clean))]

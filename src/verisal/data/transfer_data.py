@@ -8,10 +8,11 @@ from typing import Any, Literal, final
 import lightning as L
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DataLoader
 
 from verisal.attacks import Attack
 from verisal.checkpoint import state_hash
+from verisal.data._shares import ShareSampler
 from verisal.data.annotated import ImageSplits
 from verisal.data.detection import AttackedImages, GroupTable, Processes
 from verisal.data.guard import guard_splits
@@ -26,14 +27,6 @@ __all__ = ["TransferData"]
 
 Part = Literal["det_fit", "det_val", "det_test"]
 _PARTS: tuple[Part, ...] = ("det_fit", "det_val", "det_test")
-
-
-@final
-class _AsTheyAre(DistributedSampler[int]):
-    """All items in order: each process's are its own already. Lightning shares out any other kind again."""
-
-    def __init__(self, items: range) -> None:
-        super().__init__(items, num_replicas=1, rank=0, shuffle=False)  # type: ignore[arg-type]
 
 
 @final
@@ -115,7 +108,7 @@ class TransferData(L.LightningDataModule):
             part: image_source(source, part, count, classifier=self.classifier, seed=seed)
             for part, count in counts.items()
         }
-        self._cells = range(0)
+        self._cells, self._processes = range(0), Processes()
         self._key = {
             "classifier": state_hash(self.classifier),
             "counts": list(counts.values()),
@@ -159,11 +152,12 @@ class TransferData(L.LightningDataModule):
 
     def plan(self, cells: int, processes: Processes) -> None:
         """Say how many cells there are for the test to go through, and who takes part."""
-        self._cells = range(cells)[processes.rank :: processes.world_size]
+        self._cells, self._processes = range(cells), processes
 
     def test_dataloader(self) -> DataLoader[int]:
         """Numbers of this process's cells, one a batch."""
-        return DataLoader(self._cells, batch_size=1, sampler=_AsTheyAre(self._cells))  # type: ignore[arg-type]
+        sampler = ShareSampler(self._cells, self._processes)
+        return DataLoader(self._cells, batch_size=1, sampler=sampler)  # type: ignore[arg-type]  # a range will do
 
     def table(self, part: Part, measurement: Measurement) -> GroupTable:
         """Rows of a split that :meth:`measure` has made, with all that the measurement gives."""

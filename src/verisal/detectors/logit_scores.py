@@ -11,10 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from verisal.functional import log_odds
-from verisal.types import Measurement
 
-from ._base import Detector
-from ._outputs import Logits
+from ._logit_score import LogitScore
 
 __all__ = ["LogitMargin", "SoftmaxEntropy"]
 
@@ -24,7 +22,7 @@ _LINEAR = 40.0
 
 @final
 @dataclass
-class SoftmaxEntropy(Detector):
+class SoftmaxEntropy(LogitScore):
     r"""Scores an image by the logarithm of its softmax output's entropy.
 
     .. math:: \log \sum_k -p_k \log p_k
@@ -35,16 +33,6 @@ class SoftmaxEntropy(Detector):
     References:
         hendrycks2017baseline
     """
-
-    @property
-    def measurement(self) -> Measurement:
-        """The logits."""
-        return Logits()
-
-    def fit(
-        self, measured: Mapping[str, Tensor], adversarial: Tensor, clean: Tensor, *, seed: int = 0
-    ) -> None:
-        """The score has no parameters; nothing is read."""
 
     def judge(self, measured: Mapping[str, Tensor]) -> Tensor:
         """``(B,)`` float64 scores from ``logits (B, K)``."""
@@ -61,7 +49,7 @@ class SoftmaxEntropy(Detector):
 
 @final
 @dataclass
-class LogitMargin(Detector):
+class LogitMargin(LogitScore):
     """Scores an image by minus the difference of its two largest logits.
 
     Unlike the largest probability it does not look at how the other classes share the rest.
@@ -69,16 +57,6 @@ class LogitMargin(Detector):
     References:
         hendrycks2017baseline
     """
-
-    @property
-    def measurement(self) -> Measurement:
-        """The logits."""
-        return Logits()
-
-    def fit(
-        self, measured: Mapping[str, Tensor], adversarial: Tensor, clean: Tensor, *, seed: int = 0
-    ) -> None:
-        """The score has no parameters; nothing is read."""
 
     def judge(self, measured: Mapping[str, Tensor]) -> Tensor:
         """``(B,)`` scores from ``logits (B, K)``."""

@@ -9,17 +9,15 @@ from typing import final
 from torch import Tensor
 
 from verisal.functional import log_odds
-from verisal.types import Measurement
 
-from ._base import Detector
-from ._outputs import Logits
+from ._logit_score import LogitScore
 
 __all__ = ["MaxSoftmax"]
 
 
 @final
 @dataclass
-class MaxSoftmax(Detector):
+class MaxSoftmax(LogitScore):
     """Scores an image by minus the log odds of its largest softmax probability.
 
     The order is that of one minus the probability; log odds do not saturate.
@@ -27,16 +25,6 @@ class MaxSoftmax(Detector):
     References:
         hendrycks2017baseline
     """
-
-    @property
-    def measurement(self) -> Measurement:
-        """The logits."""
-        return Logits()
-
-    def fit(
-        self, measured: Mapping[str, Tensor], adversarial: Tensor, clean: Tensor, *, seed: int = 0
-    ) -> None:
-        """The score has no parameters; nothing is read."""
 
     def judge(self, measured: Mapping[str, Tensor]) -> Tensor:
         """``(B,)`` scores from ``logits (B, K)``."""
