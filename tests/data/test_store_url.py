@@ -277,3 +277,23 @@ def test_a_write_that_fails_half_way_leaves_no_piece(tmp_path, monkeypatch):
         filled(root)
     store = FeatureStore(root, key=KEY)
     assert names(store) == set()
+
+
+def test_data_modules_hand_the_url_on_as_it_is(tmp_path):
+    sys.path.append(str(Path(__file__).parents[1] / "tasks"))
+    import tiny_detector
+    import tiny_transfer
+
+    fsspec.filesystem("memory").store.clear()
+    url = "memory://studies/deep"
+    study = tiny_transfer.data(tmp_path, store=url)
+    study.scores(study.score_store("row", {}), lambda: {"val": torch.arange(3.0)})
+    assert study.score_store("row", {}).location.startswith(f"{url}/scores-row-")
+    assert study.score_store("row", {}).load()["val"].tolist() == [[0.0, 1.0, 2.0]]
+    settings = {"fit_count": 4, "val_count": 4, "val_attacked_count": 2, "test_count": 8}
+    detector = tiny_detector.data(tmp_path, store=url, **settings)
+    detector.setup("test")
+    assert detector.table("det_test").counts()["clean"] > 0
+    kept = {Path(name).parts[1:3] for name in fsspec.filesystem("memory").store}
+    assert kept == {("studies", "deep")}
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
