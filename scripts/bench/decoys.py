@@ -77,7 +77,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--images", type=int, default=2)
+    parser.add_argument(
+        "--images", type=int, default=2, help="for single and lattice masks; 0 leaves them out"
+    )
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--bases", nargs="+", choices=_BASES, default=list(_BASES))
     parser.add_argument("--steps", type=int, default=60)
@@ -90,7 +92,8 @@ def main() -> None:
     scenes = EmojiScenes("cls_val", max(arguments.images, *arguments.batches))
     images = scenes.stack(range(len(scenes))).images
     print(f"torch {torch.__version__}, {arguments.threads} threads, {arguments.rounds}x{arguments.steps}")
-    forms(classifier, images[: arguments.images], arguments.steps, arguments.rounds)
+    if arguments.images:
+        forms(classifier, images[: arguments.images], arguments.steps, arguments.rounds)
     print(
         f"\n{'base':>12} {'images':>6} {'base s':>9} {'decoy s':>9} {'/ base':>8} {'find':>9} {'explain':>8}"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from verisal.reporting import saliency_panel_pixels
@@ -10,9 +10,23 @@ from verisal.types import Evaluation, SaliencyPanel, Score
 
 from ._base import Section, StudyFigure, Verdict
 
-__all__ = ["ATTACKS", "attacked_panels", "halved", "is_fidelity", "is_sensitivity", "share_verdict"]
+__all__ = [
+    "ATTACKS",
+    "attacked_panels",
+    "counted_images",
+    "halved",
+    "is_fidelity",
+    "is_sensitivity",
+    "share_verdict",
+]
 
 ATTACKS: Final = ("top_k", "mass_centre", "target")
+
+
+def counted_images(names: Iterable[str]) -> str:
+    """How many images, and the first name, which tells data set and split."""
+    listed = sorted(names, key=lambda name: (len(name), name))
+    return f"{len(listed)}, `{listed[0]}` and on"
 
 
 def share_verdict(good: int, bad: int, total: int) -> Verdict:

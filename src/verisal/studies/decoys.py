@@ -14,7 +14,15 @@ from verisal.reporting import interval_pixels
 from verisal.types import Evaluation, Score
 
 from ._base import Finding, Section, Study, StudyFigure, StudyResult
-from ._decoy_tables import ATTACKS, attacked_panels, halved, is_fidelity, is_sensitivity, share_verdict
+from ._decoy_tables import (
+    ATTACKS,
+    attacked_panels,
+    counted_images,
+    halved,
+    is_fidelity,
+    is_sensitivity,
+    share_verdict,
+)
 from ._scores import Better, ImageScores, cell, difference_word, ratio_of_means, table
 
 __all__ = ["DecoyStudy"]
@@ -85,8 +93,10 @@ class DecoyStudy(Study):
         images = read.scores.values(_BASES[0], read.name(_BASES[0], _FIDELITY))
         setting = {
             **self.setting,
-            "images": f"{len(images)}; for attacks on the decoys' own maps {read.own_images()}",
-            "attacks": ", ".join(read.attack_names()),
+            "images": f"{counted_images(images)}; for attacks on the decoys' own maps {read.own_images()} of"
+            " them",
+            "attacks": f"{', '.join(f'`{kind}`' for kind in ATTACKS)}; direction, budget, steps and aim: "
+            + ", ".join(dict.fromkeys(read.attack_names())),
             "intervals": "95 %, percentile bootstrap over images; differences are paired",
             "comparisons": f"{read.compared}, each with an interval of its own: a lone `better` or `worse` is"
             " weak evidence",
@@ -147,7 +157,7 @@ class _Read:
     def attack_names(self) -> Iterator[str]:
         for base in _BASES:
             for measure in _SENSITIVITIES:
-                yield f"`{self.name(base, measure).split('[', 1)[1].rsplit(']', 1)[0]}`"
+                yield f"`{self.name(base, measure).split(',', 1)[1].rsplit(']', 1)[0]}`"
 
     def findings(self) -> Iterator[Finding]:
         words = [self.word(base, _PLAIN, _FIDELITY) for base in _BASES]

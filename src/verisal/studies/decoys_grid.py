@@ -10,7 +10,7 @@ from verisal.reporting import interval_pixels
 from verisal.types import Evaluation, Score
 
 from ._base import Finding, Section, Study, StudyFigure, StudyResult, Verdict
-from ._decoy_tables import halved, is_fidelity, is_sensitivity
+from ._decoy_tables import counted_images, halved, is_fidelity, is_sensitivity
 from ._scores import ImageScores, cell, difference_word, ratio_of_means, table
 
 __all__ = ["DecoyGrid"]
@@ -77,7 +77,7 @@ class DecoyGrid(Study):
             commands=self.commands,
             setting={
                 **self.setting,
-                "images": str(read.images),
+                "images": read.images,
                 "intervals": "95 %, percentile bootstrap over images; differences are paired",
                 "comparisons": f"{len(read.others)} settings with the default by two scores, {len(self.axes)}"
                 " groups of maps",
@@ -94,7 +94,9 @@ class _Read:
         self._study, self._found, self._scores = study, found, ImageScores(found)
         members = [one for group in study.axes.values() for one in group]
         self.others = [one for one in dict.fromkeys(members) if one != study.default]
-        self.images = len(self._scores.values(study.default, self._name(study.default, "fidelity")))
+        self.images = counted_images(
+            self._scores.values(study.default, self._name(study.default, "fidelity"))
+        )
 
     def _name(self, row: str, score: str) -> str:
         wanted = is_fidelity if score == "fidelity" else is_sensitivity("top_k", aimed=True)
@@ -182,7 +184,16 @@ class _Read:
             " of the"
             " default.\n\n"
             + table(
-                ["setting", "axis", "passes", "fidelity ↓", "", "S_S top_k ↓", "", "Spearman"],
+                [
+                    "setting",
+                    "axis",
+                    "passes",
+                    "fidelity ↓",
+                    "against default",
+                    "S_S top_k ↓",
+                    "against default",
+                    "Spearman",
+                ],
                 (self._line(row, place.get(row, "")) for row in lines),
             ),
             (StudyFigure("settings", "Fidelity, S_S and likeness of maps for every setting", picture),),

@@ -11,7 +11,7 @@ from verisal.reporting import interval_pixels
 from verisal.types import Evaluation, Score
 
 from ._base import Finding, Section, Study, StudyFigure, StudyResult
-from ._decoy_tables import ATTACKS, attacked_panels, share_verdict
+from ._decoy_tables import ATTACKS, attacked_panels, counted_images, share_verdict
 from ._scores import ImageScores, cell, difference_word, table
 
 __all__ = ["MapRobustness"]
@@ -77,7 +77,7 @@ class MapRobustness(Study):
             _moved("Attacks along a method's own direction move its map further than random signs", own),
             _moved("Attacks along the gradient move the maps of other methods further, too", others),
         )
-        images = len(scores.values(first.row, scores.names(first.row, _is_sensitivity)[0]))
+        images = scores.values(first.row, scores.names(first.row, _is_sensitivity)[0])
         return StudyResult(
             title="How far do attacks move the maps of any method?",
             claim=(
@@ -89,8 +89,9 @@ class MapRobustness(Study):
             commands=self.commands,
             setting={
                 **self.setting,
-                "images": str(images),
-                "attacks": ", ".join(dict.fromkeys(f"`{name}`" for name in _attack_names(scores))),
+                "images": counted_images(images),
+                "attacks": f"{', '.join(f'`{kind}`' for kind in ATTACKS)}; direction, budget, steps: "
+                + ", ".join(dict.fromkeys(_attack_names(scores))),
                 "intervals": "95 %, percentile bootstrap over images; differences are paired",
                 "comparisons": f"{len(own) + len(others)}, each with an interval of its own",
             },
@@ -107,7 +108,7 @@ def _is_sensitivity(name: str) -> bool:
 def _attack_names(scores: ImageScores) -> Iterator[str]:
     for row in scores.rows():
         for name in scores.names(row, _is_sensitivity):
-            yield name.removeprefix(_START).removesuffix("]/sensitivity")
+            yield f"`{name.removesuffix(']/sensitivity').split(',', 1)[1]}`"
 
 
 def _cases(scores: ImageScores) -> Iterator[_Case]:
