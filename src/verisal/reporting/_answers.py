@@ -76,9 +76,8 @@ def dots_pixels(
         axes.axvline(line, color="0.5", linestyle=":", linewidth=1)
     axes.set_yticks(range(len(rows)), labels=list(rows), fontsize=10)
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.hlines(
-        [place + 0.5 for place in range(len(rows) - 1)], *axes.get_xlim(), color="0.92", linewidth=0.8
-    )
+    for place in range(len(rows) - 1):
+        axes.axhline(place + 0.5, color="0.92", linewidth=0.8, zorder=0)
     axes.set_xlabel(label, fontsize=10)
     axes.tick_params(axis="x", labelsize=9)
     axes.spines[["right", "top"]].set_visible(False)
