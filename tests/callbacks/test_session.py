@@ -6,6 +6,7 @@ import torch
 from explaining_toys import Brightness, Samples, Task
 
 from verisal.callbacks._session import Session
+from verisal.functional import shared
 from verisal.types import Batch
 
 
@@ -63,3 +64,30 @@ def test_lines_come_now_and_then_with_the_time_left(session, monkeypatch, capsys
     session.expect(1)
     session.step("gradient")
     assert capsys.readouterr().out == ""
+
+
+def test_work_is_shared_within_a_batch_and_its_seconds_are_those_of_a_map_alone(session, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+
+    def found():
+        clock[0] += 8.0
+        return torch.zeros(1)
+
+    class Shared(Brightness):
+        def __call__(self, classifier, images, query_class):
+            shared(lambda: "decoys", found)
+            clock[0] += 4.0
+            return super().__call__(classifier, images, query_class)
+
+    network, one = Task().classifier.eval(), batch()
+    session.open(one)
+    query = torch.zeros(4, dtype=torch.int64)
+    given = (network, one.images, query)
+    with session.work.sharing():
+        for grey in (0.0, 0.5):
+            _, seconds = session.explain(Shared(grey=grey), *given, image_ids=one.image_ids)
+            assert seconds.tolist() == [3.0] * 4
+    assert clock[0] == 8.0 + 2 * 4.0
+    session.open(batch())
+    assert session.work.bytes == 0

@@ -4,6 +4,7 @@ from metric_cases import MetricCase
 
 from verisal.functional import IntegratedGradientsSurrogate, MapAttack, SmoothGradSurrogate
 from verisal.metrics import AttackedSensitivity
+from verisal.saliency import Gradient
 
 CHANGES = ("sensitivity", "top_k", "spearman", "shift", "shift_share", "confidence", "not_found")
 SCORES = (*CHANGES, *(f"control_{name}" for name in CHANGES), "clean_confidence")
@@ -16,6 +17,10 @@ CASES: dict[str, MetricCase] = {
         lambda: AttackedSensitivity(
             MapAttack(kind="mass_centre", surrogate=SmoothGradSurrogate(samples=2), steps=2, chunk_size=6)
         ),
+        scores=SCORES,
+    ),
+    "AttackedSensitivity aimed at another method": MetricCase(
+        lambda: AttackedSensitivity(MapAttack(kind="top_k", steps=2, judge_every=2), aim=Gradient()),
         scores=SCORES,
     ),
     "AttackedSensitivity target": MetricCase(

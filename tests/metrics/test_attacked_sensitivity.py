@@ -8,9 +8,9 @@ from metric_cases import part_of, toy_explained, with_saliency
 from saliency_cases import toy_classifier, toy_images
 
 from verisal.errors import ConfigError, DataError
-from verisal.functional import MapAttack, map_change, postprocess
+from verisal.functional import MapAttack, SharedWork, map_change, postprocess
 from verisal.metrics import AttackedSensitivity, SaliencyMetric
-from verisal.saliency import Gradient
+from verisal.saliency import Decoy, Gradient, IntegratedGradients, SmoothGrad
 
 ATTACK = MapAttack(kind="top_k", steps=4, judge_every=2)
 CHANGES = ("sensitivity", "top_k", "spearman", "shift", "shift_share", "confidence", "not_found")
@@ -175,3 +175,46 @@ def test_percentile_out_of_range_is_refused():
 def test_maps_to_compare_must_be_of_one_size():
     with pytest.raises(DataError, match="must have one shape"):
         map_change(torch.rand(1, 1, 4, 4), torch.rand(1, 1, 4, 5), l2=torch.ones(1))
+
+
+def test_all_methods_are_scored_on_the_images_that_an_attack_on_another_one_found(monkeypatch):
+    explained = toy_explained()
+    plain = Gradient()(explained.classifier, explained.images, explained.query_class).attribution
+    attacked = ATTACK(
+        explained.classifier,
+        lambda images, query: Gradient()(explained.classifier, images, query),
+        explained.images,
+        query_class=explained.query_class,
+        attribution=plain,
+    )
+    metric = AttackedSensitivity(ATTACK, aim=Gradient())
+    assert metric.name == "attacked_sensitivity[top_k,gradient,8/255,4,judge_every=2,aim=Gradient]"
+    found = columns_of(metric, explained)
+    maps = explained.explain(attacked.x_adv, explained.query_class)
+    expected = map_change(explained.result.saliency, maps.saliency, l2=attacked.l2)
+    assert torch.equal(found["sensitivity"], expected.sensitivity)
+    assert torch.equal(found["spearman"], expected.spearman)
+    # Of itself it is the attack without an aim, and in one scope there is one attack for both methods.
+    own = replace(
+        with_saliency(explained, plain.abs().amax(dim=1, keepdim=True)),
+        explain=lambda images, query: Gradient()(explained.classifier, images, query),
+    )
+    own = replace(own, result=replace(own.result, attribution=plain))
+    calls, call = [], MapAttack.__call__
+    monkeypatch.setattr(
+        MapAttack, "__call__", lambda *given, **named: calls.append(1) or call(*given, **named)
+    )
+    with SharedWork().sharing():
+        shared = columns_of(metric, explained)
+        aimed = columns_of(metric, own)
+    assert len(calls) == 1
+    for name, values in columns_of(AttackedSensitivity(ATTACK), own).items():
+        assert torch.allclose(aimed[name], values, equal_nan=True, atol=1e-6)
+        assert torch.equal(shared[name].nan_to_num(), found[name].nan_to_num())
+
+
+def test_an_aim_is_named_with_its_settings():
+    name = AttackedSensitivity(ATTACK, aim=SmoothGrad(samples=4)).name
+    assert name.endswith(",aim=SmoothGrad(samples=4)]")
+    name = AttackedSensitivity(ATTACK, aim=Decoy(base=IntegratedGradients(steps=3), patch=6, stride=6)).name
+    assert name.endswith(",aim=Decoy(base=IntegratedGradients(steps=3),patch=6,stride=6)]")

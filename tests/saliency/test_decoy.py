@@ -7,9 +7,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from verisal.errors import ConfigError
-from verisal.functional import attribution_of, spearman
+from verisal.functional import SharedWork, attribution_of, spearman
 from verisal.models import Classifier
-from verisal.saliency import Decoy, Gradient, Occlusion
+from verisal.saliency import Decoy, Gradient, Occlusion, SmoothGrad
+from verisal.saliency._decoy_descent import DecoyDescent
 from verisal.saliency._decoy_layer import find_layer, stopped_at
 
 QUERY = torch.tensor([0, 2, 1])
@@ -278,3 +279,62 @@ def test_resized_softplus_layers_are_fine_without_a_module_for_every_step():
     torch.manual_seed(0)
     result = Decoy(layer="conv", **FEW)(Functional().eval(), toy_images(1), QUERY[:1])
     assert float(result.saliency.max()) > 0
+
+
+def counted_solves(monkeypatch):
+    """How many rows were solved, one entry per run of the descent."""
+    solved, run = [], DecoyDescent.run
+
+    def counting(self, features, rows, start):
+        solved.append(len(rows.images))
+        return run(self, features, rows, start)
+
+    monkeypatch.setattr(DecoyDescent, "run", counting)
+    return solved
+
+
+def test_decoys_are_solved_once_for_all_bases_aggregates_and_controls_and_maps_are_the_same(monkeypatch):
+    classifier, images = toy_classifier(), toy_images(3)
+    methods = [
+        Decoy(base=base, aggregate=aggregate, perturbation=perturbation, **FEW)
+        for base in (Gradient(), SmoothGrad(samples=2))
+        for aggregate in ("range", "mean")
+        for perturbation in ("decoy", "noise", "constant")
+    ]
+    alone = [method(classifier, images, QUERY) for method in methods]
+    solved = counted_solves(monkeypatch)
+    asked = []
+    gradient = Gradient.__call__
+    monkeypatch.setattr(Gradient, "__call__", lambda *given: asked.append(given) or gradient(*given))
+    with SharedWork().sharing():
+        together = [method(classifier, images, QUERY) for method in methods]
+    assert len(solved) == 1
+    assert len(asked) == 3
+    for one, other in zip(alone, together, strict=True):
+        assert torch.equal(one.saliency, other.saliency)
+        assert torch.equal(one.attribution, other.attribution)
+        assert (one.n_forward, one.n_backward, one.baseline) == (
+            other.n_forward,
+            other.n_backward,
+            other.baseline,
+        )
+        assert all(torch.equal(values, other.diagnostics[name]) for name, values in one.diagnostics.items())
+
+
+def test_other_images_weights_or_settings_have_decoys_of_their_own(monkeypatch):
+    classifier, images, method = toy_classifier(), toy_images(3), Decoy(**FEW)
+    solved = counted_solves(monkeypatch)
+    with SharedWork().sharing():
+        method(classifier, images, QUERY)
+        method(classifier, images, QUERY.flip(0))
+        assert len(solved) == 1
+        method(classifier, images * 0.999, QUERY)
+        Decoy(**{**FEW, "epsilon": 0.2})(classifier, images, QUERY)
+        Decoy(**FEW, seed=1)(classifier, images, QUERY)
+        assert len(solved) == 4
+        with torch.no_grad():
+            next(classifier.parameters()).mul_(1.01)
+        method(classifier, images, QUERY)
+        assert len(solved) == 5
+    method(classifier, images, QUERY)
+    assert len(solved) == 6
