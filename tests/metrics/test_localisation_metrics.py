@@ -80,6 +80,10 @@ def test_boxes_stand_in_for_masks():
     boxed = replace(explained, object_masks=None)
     for kind in (PointingGame, EnergyInside, PxAP):
         assert scores(kind(resamples=10), boxed) == scores(kind(resamples=10), explained)
+        some = replace(
+            explained, object_masks=explained.object_masks & torch.tensor([True, False])[:, None, None]
+        )
+        assert scores(kind(resamples=10), some) == scores(kind(resamples=10), explained)
 
 
 def test_energy_stands_beside_the_area():

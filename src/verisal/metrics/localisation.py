@@ -32,17 +32,23 @@ _BINS = 1000
 
 
 def object_masks_of(explained: Explained, name: str) -> Tensor:
-    """Object masks ``(B, H, W)``; boxes stand in where there are none.
+    """Object masks ``(B, H, W)``; of images that have none, boxes stand in.
 
     Raises:
-        DataError: neither.
+        DataError: neither masks nor boxes.
     """
-    if explained.object_masks is not None:
-        return explained.object_masks
-    if explained.boxes is not None:
-        size = (explained.images.shape[-2], explained.images.shape[-1])
-        return masks_from_boxes(explained.boxes, size)
-    raise DataError(f"{name} needs object masks or boxes, found neither; leave it out on this data set")
+    masks = explained.object_masks
+    if explained.boxes is None:
+        if masks is None:
+            raise DataError(
+                f"{name} needs object masks or boxes, found neither; leave it out on this data set"
+            )
+        return masks
+    filled = masks_from_boxes(explained.boxes, (explained.images.shape[-2], explained.images.shape[-1]))
+    if masks is None:
+        return filled
+    bare = ~masks.flatten(1).any(dim=1)
+    return torch.where(bare[:, None, None], filled, masks)
 
 
 def boxes_of(explained: Explained, name: str) -> tuple[Tensor, ...]:
