@@ -194,11 +194,11 @@ def test_undefined_scores_are_said_not_to_be():
 def tiny(folder, page):
     """The shipped configuration with three scenes, few methods and few steps."""
     content = yaml.safe_load(SHIPPED.read_text())
-    content["data"]["init_args"] |= {"val_count": 3, "test_count": 3, "batch_size": 2}
-    content["wandb"] = {"mode": "offline"}
+    content["data"]["init_args"] |= {"val_count": 3, "test_count": 3, "batch_size": 1}
+    content["wandb"] = {"mode": "disabled"}
     content["trainer"]["accelerator"] = "cpu"
     quick = {"steps": 3, "learning_rate": 0.4}
-    few = {"held_out_images": 3, "several_images": 2}
+    few = {"held_out_images": 2, "several_images": 1}
     kept = {*ASKED, "fused", "gradient_as_smooth_as_fused", "layer_1", "layer_2"}
     for callback in content["trainer"]["callbacks"]:
         settings = callback["init_args"]
