@@ -1,7 +1,8 @@
 """Tables of a finished benchmark as Markdown: python scripts/benchmark_tables.py RUN.
 
 RUN is the folder of ``verisal validate --config configs/benchmark.yaml``. Prints the README's table, and the
-D-WSOL table with intervals of docs/benchmark.md; numbers come from RUN/report.val.json alone.
+tables of removal curves and of D-WSOL with intervals of docs/benchmark.md; numbers come from
+RUN/report.val.json alone.
 """
 
 from __future__ import annotations
@@ -17,13 +18,19 @@ _README = {
     "energy inside ↑": "energy_inside/energy",
     "MaxBoxAcc ↑": "max_box_acc[iou0.5]/accuracy",
     "ROAD MoRF ↓": "road_morf[linear]/probability",
-    "insertion ↑": "insertion[dataset_mean]_steps32/auc",
-    "deletion ↓": "deletion[dataset_mean]_steps32/auc",
+    "insertion ↑": "insertion[recommended]_steps32/auc",
+    "deletion ↓": "deletion[recommended]_steps32/auc",
     "sensitivity ↓": "sensitivity_max[0.02,3]/value",
     "margin c1 ↑": f"{_D_WSOL}/margin_rel_c1",
     "margin c3 ↑": f"{_D_WSOL}/margin_rel_c3",
     "response c1 ↓": f"{_D_WSOL}/response_ratio_c1",
     "present ↑": f"{_D_WSOL}, present classes/hit",
+}
+_CURVES = {
+    "insertion ↑": "insertion[recommended]_steps32/auc",
+    "range over baselines": "insertion[recommended]_steps32/baseline_range",
+    "deletion ↓": "deletion[recommended]_steps32/auc",
+    "range over baselines ": "deletion[recommended]_steps32/baseline_range",
 }
 _DISTURBED = {
     "box accuracy c0": f"{_D_WSOL}/accuracy_c0",
@@ -38,7 +45,7 @@ _DISTURBED = {
 
 
 def main() -> None:
-    """Print both tables."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -48,6 +55,8 @@ def main() -> None:
     everywhere = dict.fromkeys(parts[1] for parts in found if parts[2] == "energy_inside")
     disturbed = dict.fromkeys(parts[1] for parts in found if parts[2] == _D_WSOL)
     print(_table(metrics, list(everywhere), _README, intervals=False))
+    print()
+    print(_table(metrics, list(everywhere), _CURVES, intervals=True))
     print()
     print(_table(metrics, list(disturbed), _DISTURBED, intervals=True))
 

@@ -7,7 +7,16 @@ import torch
 from explaining_toys import CLASSES, Brightness, Samples, Task, loader, right_labels, trainer
 
 from verisal.callbacks import DisturbedLocalization, PerturbationCurves, SaliencyMetrics, SaliencyPanels
-from verisal.functional import Blur, DatasetMean, choose_threshold, disturbed_queries, ranking_agreement
+from verisal.functional import (
+    Blur,
+    Constant,
+    DatasetMean,
+    bootstrap_mean,
+    choose_threshold,
+    disturbed_queries,
+    ranking_agreement,
+    recommended_baselines,
+)
 from verisal.metrics import (
     CascadingRandomisation,
     DisturbedScores,
@@ -106,6 +115,58 @@ def test_rankings_of_the_methods_are_compared_over_all_settings(whole):
     assert scores[f"val/{one}/ranking_consistency/{two}"] == expected
     assert sum("ranking_consistency" in name for name in scores) == 6  # pairs of four settings
     assert {curve.figure for curve in callback.evaluation.curves} >= {one, two}
+
+
+def test_areas_are_averaged_over_the_baselines_image_by_image(whole):
+    method, baselines = Brightness(), [DatasetMean(), Blur(sigma=5)]
+    callback = PerturbationCurves(
+        {"b": method}, baselines=baselines, kinds=["deletion", "insertion"], steps=4, resamples=50
+    )
+    trainer(callback).validate(Task(), loader(10, labels=right_labels(10)), verbose=False)
+    found = callback.evaluation
+    for kind in ("deletion", "insertion"):
+        areas = []
+        for baseline in baselines:
+            metric = PerturbationCurve(kind, baseline=baseline, steps=4)
+            areas.append(metric.rows_of(explained(whole, method))[:, metric.columns.index("auc")])
+        name = f"{kind}[dataset_mean+blur5]_steps4"
+        expected = {
+            "auc": bootstrap_mean((areas[0] + areas[1]) / 2, resamples=50),
+            "baseline_range": bootstrap_mean((areas[0] - areas[1]).abs(), resamples=50),
+        }
+        same(found.scores, expected, f"val/b/{name}")
+        lines = zip(*(found.samples[key] for key in ("row", "score", "value")), strict=True)
+        kept = [value for row, score, value in lines if (row, score) == ("b", f"{name}/auc")]
+        assert kept == pytest.approx(((areas[0] + areas[1]) / 2).tolist())
+        assert f"{name}: mean area per image over dataset_mean, blur5." in found.notes
+    # The means stand in the main table, the single baselines do not.
+    assert list(found.headline.values()) == [
+        f"{kind}[dataset_mean+blur5]_steps4/{key}"
+        for kind in ("deletion", "insertion")
+        for key in ("auc", "baseline_range")
+    ]
+
+
+def test_the_recommended_baselines_are_the_default_and_have_one_name():
+    names = []
+    for baselines in (None, recommended_baselines()[::-1], [DatasetMean()]):
+        callback = PerturbationCurves(
+            {"b": Brightness()}, baselines=baselines, kinds=["deletion"], steps=2, resamples=0
+        )
+        trainer(callback).validate(Task(), loader(4), verbose=False)
+        names.append({name.split("/")[2] for name in callback.evaluation.scores})
+    assert names[0] == names[1] >= {"deletion[recommended]_steps2", "deletion[gauss]_steps2"}
+    assert names[2] == {"deletion[dataset_mean]_steps2", "network passes per map"}
+
+
+def test_a_set_of_many_baselines_is_named_by_their_number():
+    baselines = [Constant(level=level / 10) for level in range(5)]
+    callback = PerturbationCurves({"b": Brightness()}, baselines=baselines, kinds=["deletion"], steps=2)
+    trainer(callback).validate(Task(), loader(4), verbose=False)
+    assert "val/b/deletion[5 baselines]_steps2/auc" in callback.evaluation.scores
+    assert any(
+        "over black, level0.1, level0.2, level0.3, level0.4." in one for one in callback.evaluation.notes
+    )
 
 
 def test_fewer_than_four_methods_have_no_ranking():

@@ -62,8 +62,10 @@ def test_every_method_and_control_has_every_score(run):
     assert {name.split("/")[0] for name in rows["gradient"]} >= {
         "D-WSOL (our protocol)",
         "D-WSOL (our protocol), present classes",
-        "deletion[blur5]_steps4",
+        "deletion[gauss]_steps4",
+        "deletion[recommended]_steps4",
         "insertion[dataset_mean]_steps4",
+        "insertion[recommended]_steps4",
         "max_box_acc_v2",
         "pxap",
         "road_morf[linear]",
@@ -75,9 +77,10 @@ def test_the_report_opens_with_the_main_table(run):
     assert text.index("## Main table") < text.index("## accuracy")
     header = next(line for line in text.splitlines() if line.startswith("|  |"))
     assert header.count("|") == 24
+    assert "| insertion[recommended]_steps4 ↑ | insertion[recommended]_steps4 baseline range |" in header
     assert "| gradient |" in text
     figures = {path.name for path in (run / "figures").iterdir()}
-    assert {"val_panel_saliency_0.png", "val_deletion_blur5__steps4.png"} <= figures
+    assert {"val_panel_saliency_0.png", "val_deletion_gauss__steps4.png"} <= figures
     samples = (run / "samples.val.csv").read_text().splitlines()
     assert samples[0] == "image_id,row,score,value"
     assert sum(",gradient,energy_inside/energy," in line for line in samples) == 6
@@ -85,7 +88,7 @@ def test_the_report_opens_with_the_main_table(run):
 
 def test_tables_curves_and_panels_reach_weights_and_biases(run):
     names = {name for row in wandb_files.history(run) for name in row}
-    for wanted in ("tables/val_main", "panels/val_saliency", "curves/val_deletion[blur5]_steps4_table"):
+    for wanted in ("tables/val_main", "panels/val_saliency", "curves/val_deletion[gauss]_steps4_table"):
         assert any(name.startswith(f"{wanted}/") for name in names)
 
 

@@ -11,6 +11,7 @@ from verisal.functional import (
     morf_lerf_agreement,
     rank_correlation,
     ranking_agreement,
+    ranking_stability,
     swap_shares,
 )
 
@@ -49,6 +50,21 @@ def test_rankings_are_made_anew_in_every_resample():
     assert kendall.value == pytest.approx(kendall_tau_b(first.mean(dim=1), second.mean(dim=1)).item())
     assert (kendall.low, kendall.high) == (pytest.approx(low.item()), pytest.approx(high.item()))
     assert (kendall.n, kendall.undefined) == (9, 0)
+
+
+def test_a_ranking_agrees_with_itself_on_resampled_images_as_far_as_noise_lets_it():
+    scores = spread([1.0, 2.0, 3.0, 4.0], noise=1.0)
+    found = ranking_stability(scores, resamples=60, seed=5)
+    resampled = []
+    for weight in bootstrap_weights(9, resamples=60, seed=5):
+        images = [i for i in range(9) for _ in range(int(weight[i]))]
+        resampled.append(kendall_tau_b(scores[:, images].mean(dim=1), scores.mean(dim=1)).item())
+    expected = torch.tensor(resampled, dtype=torch.float64)
+    low, high = expected.quantile(torch.tensor([0.025, 0.975]).double()).tolist()
+    assert found.value == pytest.approx(expected.mean().item())
+    assert (found.low, found.high, found.n) == (pytest.approx(low), pytest.approx(high), 9)
+    assert ranking_stability(spread([1.0, 2.0, 3.0, 4.0])).low == 1.0
+    assert ranking_stability(scores[:3]).n == 0
 
 
 def test_image_that_is_undefined_for_one_method_is_left_out_for_all():

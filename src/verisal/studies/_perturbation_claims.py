@@ -181,10 +181,12 @@ def hyperparameters(found: Sequence[Divergence]) -> Finding:
 
 def _of_baselines(scores: RemovalScores, generator: str, baselines: Sequence[str]) -> Divergence:
     row = f"{generator}{_GROUP}"
-    pairs = [
-        (row, f"{_AGREEMENT}/{generator}_{one} ~ {generator}_{other}")
-        for one, other in combinations(baselines, 2)
-    ]
+    known = set(scores.images.names(row, lambda name: " ~ " in name))
+    pairs = []
+    for one, other in combinations((f"{generator}_{name}" for name in baselines), 2):
+        # A pair is named in the order of its group.
+        name = f"{_AGREEMENT}/{other} ~ {one}"
+        pairs.append((row, name if name in known else f"{_AGREEMENT}/{one} ~ {other}"))
     similarity = bootstrap_mean(scores.images.stacked(pairs).quantile(0.5, dim=0))
     return _divergence(scores, row, generator, similarity)
 

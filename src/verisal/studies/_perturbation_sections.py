@@ -35,7 +35,6 @@ _MORE: Final = {
 
 def map_section(found: Evaluation, scores: RemovalScores, generators: Sequence[Divergence]) -> Section:
     """What every baseline says to the classifier, and what it does to the maps."""
-    limit = scores.number(scores.baselines[0], "neutrality/limit")
     rows = [
         [
             f"`{name}`",
@@ -56,12 +55,13 @@ def map_section(found: Evaluation, scores: RemovalScores, generators: Sequence[D
         "Maps of the same image and generator over the distinct neutral baselines, median Spearman similarity"
         " of all pairs:\n\n"
         + table(["generator", "similarity", "same setting twice", "random maps", "diverges"], maps)
-        + "\n\nMaps of one generator share their random masks whatever the baseline, which makes them more"
-        " alike than two runs are; so the test is on the safe side.\n\nWhat the classifier makes of the"
-        f" baseline images; neutral up to a mean query probability of {limit:.4f} (1/K, or 0.01 where that"
-        " is more). I1 is the probability of the image's class on the baseline image, I2 its largest"
-        " probability and the entropy over log K, I3 the change when half of the cells of a 7-row grid are"
-        " replaced:\n\n"
+        + "\n\nEvery setting of RISE draws masks of its own, so that two settings share no more than two"
+        " runs of one setting do.\n\nWhat the classifier makes of the baseline"
+        f" images. Neutral is one whose mean I1 is at most {scores.limit:.4f} (1/K, or 0.01 where that is"
+        " more), as far as its interval can tell: an image that shows the same for all classes has a mean I1"
+        " of exactly 1/K when classes are equally frequent. I1 is the probability of the image's class on"
+        " the baseline image, I2 its largest probability and the entropy over log K, I3 the change when half"
+        " of the cells of a 7-row grid are replaced:\n\n"
         + table(["baseline", "I1", "I2, largest", "I2, entropy", "I3", "neutral"], rows)
         + "\n\nEvery generator takes every baseline. `inpaint` and `linear` depend on the mask, so that they"
         " are filled anew for every mask and have no neutrality of their own; the gradient of extremal"
@@ -122,8 +122,8 @@ def ranking_section(rankings: Rankings) -> Section:
         rankings.settings,
         title="Agreement of the rankings of methods between metric settings",
         labels=("metric setting", "metric setting"),
-        scale="Kendall's tau-b (1: the same ranking)",
-        limits=(0.0, 1.0),
+        scale="Kendall's tau-b (1: the same ranking, -1: the opposite)",
+        limits=(-1.0, 1.0),
     )
     others = (matrix.sum(dim=1) - 1) / (len(matrix) - 1)
     order = others.argsort(descending=True, stable=True).tolist()
@@ -150,7 +150,7 @@ def ranking_section(rankings: Rankings) -> Section:
     return Section("Rankings of methods by metric setting", text, (figure,))
 
 
-def diagonal_section(found: Sequence[Diagonal]) -> Section:
+def diagonal_section(found: Sequence[Diagonal], neutral: Sequence[str]) -> Section:
     """What is left for the pairing of a map's baseline with the metric's."""
     figures, limit = [], max(float(one.interaction.abs().max()) for one in found)
     for kind in KINDS:
@@ -164,12 +164,22 @@ def diagonal_section(found: Sequence[Diagonal]) -> Section:
         )
         figures.append(StudyFigure(f"own_baseline_{kind}", f"{kind} by baseline of map and metric", pixels))
     rows = [
-        [one.generator, one.kind, cell(one.effect), f"{one.wins} of {len(one.baselines)}"] for one in found
+        [
+            one.generator,
+            one.kind,
+            cell(one.effect),
+            cell(one.among(neutral).effect) if len(neutral) > 1 else "n/a",
+            f"{one.wins} of {len(one.baselines)}",
+        ]
+        for one in found
     ]
     text = (
         "Mean area where map and metric share a baseline, minus the mean elsewhere, turned so that more is"
         " better; and for how many baselines of the metric the maps made with it are the best:\n\n"
-        + table(["generator", "curve", "own baseline minus others", "own baseline is best"], rows)
+        + table(
+            ["generator", "curve", "own baseline minus others", "among neutral ones", "own baseline is best"],
+            rows,
+        )
     )
     return Section("Maps judged with their own baseline", text, tuple(figures))
 
@@ -177,16 +187,16 @@ def diagonal_section(found: Sequence[Diagonal]) -> Section:
 def recommended_section(scores: RemovalScores) -> Section:
     """How the default of the curves does on images that had no part in its choice."""
     names = [baseline.name for baseline in recommended_baselines()]
-    missing = [name for name in names if name not in scores.baselines]
+    missing = [name for name in names if name not in scores.distinct]
     if missing:
         return Section("Recommended baselines", f"Not judged here: {missing} were not measured.")
-    benefits = scores.benefits(scores.methods(GENERATORS), scores.baselines)
-    places = [scores.baselines.index(name) for name in names]
+    benefits = scores.benefits(scores.methods(GENERATORS), scores.distinct)
+    places = [scores.distinct.index(name) for name in names]
     together = image_agreement(benefits, places)
     rows = [["all of them", cell(bootstrap_mean(together)), ""]]
     words = []
     for name in scores.distinct:
-        alone = image_agreement(benefits, [scores.baselines.index(name)])
+        alone = image_agreement(benefits, [scores.distinct.index(name)])
         more = bootstrap_mean(together - alone)
         words.append(more.low > 0)
         rows.append([f"`{name}` alone", cell(bootstrap_mean(alone)), cell(more)])
@@ -212,8 +222,8 @@ def _range(scores: RemovalScores, kind: str, names: Sequence[str]) -> torch.Tens
 def _neutral_word(scores: RemovalScores, name: str) -> str:
     if name in scores.same_as:
         return f"is `{scores.same_as[name]}` here"
-    neutral = scores.number(name, "neutrality/neutral")
-    return "n/a" if neutral != neutral else "yes" if neutral == 1 else "no"
+    neutral = scores.is_neutral(name)
+    return "n/a" if neutral is None else "yes" if neutral else "no"
 
 
 def _map_figure(found: Evaluation, scores: RemovalScores) -> tuple[StudyFigure, ...]:
@@ -230,8 +240,8 @@ def _map_figure(found: Evaluation, scores: RemovalScores) -> tuple[StudyFigure, 
             pixels = map_table_pixels(
                 panel.image,
                 rows,
-                title="One image, three generators: the baseline alone changes the map",
-                caption="Every map from 0 (dark) to its own maximum (bright).",
+                title="One image, three generators: maps by baseline image",
+                caption="Maps from 0 (dark) to their own maximum (bright). RISE draws new masks each time.",
             )
             return (StudyFigure("maps", "maps of one image by generator and baseline", pixels),)
     return ()

@@ -185,6 +185,12 @@ class Diagonal:
         means = self.benefits.nanmean(dim=2)
         return means - means.mean(dim=0, keepdim=True) - means.mean(dim=1, keepdim=True) + means.mean()
 
+    def among(self, some: Sequence[str]) -> Diagonal:
+        """The same for some of the baselines only."""
+        kept = [place for place, name in enumerate(self.baselines) if name in some]
+        names = tuple(self.baselines[place] for place in kept)
+        return Diagonal(self.generator, self.kind, names, self.benefits[kept][:, kept])
+
     @property
     def wins(self) -> int:
         """Baselines of the curve for which the maps made with it are the best."""

@@ -121,8 +121,9 @@ class BaselineChoice(Study):
         """The choice and how it came about."""
         scores = RemovalScores(found)
         candidates = [name for name in scores.neutral if name.partition("_seed")[0] != "other"]
-        benefits = scores.benefits(scores.methods(), scores.baselines)
-        steps = steps_of_choice(benefits, scores.baselines, candidates, largest=self.largest)
+        names = scores.distinct
+        benefits = scores.benefits(scores.methods(), names)
+        steps = steps_of_choice(benefits, names, candidates, largest=self.largest)
         chosen = chosen_step(steps, gain=self.gain)
         alone = steps[0]
         more = bootstrap_mean(chosen.agreement - alone.agreement)
@@ -144,7 +145,7 @@ class BaselineChoice(Study):
             summary=f"Chosen: {words}.",
             sections=(
                 Section("The rule", self._rule()),
-                Section("The best set of every size", _steps(steps, chosen, benefits, scores.baselines)),
+                Section("The best set of every size", _steps(steps, chosen, benefits, names)),
                 Section("The baselines", _baselines(scores, candidates, benefits)),
             ),
         )
@@ -211,7 +212,7 @@ def _of_means(benefit: Tensor, some: Sequence[int]) -> Score:
 
 def _baselines(scores: RemovalScores, candidates: Sequence[str], benefits: Mapping[str, Tensor]) -> str:
     rows = []
-    for place, name in enumerate(scores.baselines):
+    for place, name in enumerate(scores.distinct):
         rows.append(
             [
                 f"`{name}`",

@@ -78,7 +78,7 @@ class InputPerturbations(Study):
             title="Input perturbations",
             claim=_CLAIM,
             commands=self.commands,
-            setting=_setting(found, scores, rankings, changes),
+            setting=_setting(scores, rankings, changes),
             findings=findings,
             summary=_summary(findings),
             sections=(
@@ -86,7 +86,7 @@ class InputPerturbations(Study):
                 area_section(scores),
                 axis_section(changes),
                 ranking_section(rankings),
-                diagonal_section(pairings),
+                diagonal_section(pairings, scores.neutral),
                 recommended_section(scores),
             ),
         )
@@ -98,12 +98,10 @@ def _summary(findings: Sequence[Finding]) -> str:
     return f"Of {len(findings)} claims: {words}."
 
 
-def _setting(
-    found: Evaluation, scores: RemovalScores, rankings: Rankings, changes: Sequence[Divergence]
-) -> dict[str, str]:
+def _setting(scores: RemovalScores, rankings: Rankings, changes: Sequence[Divergence]) -> dict[str, str]:
     pairs = len(rankings.agreement)
     return {
-        "images": ", ".join(f"{count} {name}" for name, count in found.counts.items()),
+        "images": str(len(next(iter(rankings.benefits.values()))[0])),
         "baselines": ", ".join(f"`{name}`" for name in scores.baselines),
         "neutral, each once": ", ".join(f"`{name}`" for name in scores.neutral),
         "hyperparameters": ", ".join(one.name for one in changes),

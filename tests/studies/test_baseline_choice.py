@@ -1,0 +1,91 @@
+"""The choice of the recommended baselines: its rule by hand, and the choice made again from its data."""
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+
+from verisal.errors import ConfigError
+from verisal.functional import recommended_baselines
+from verisal.studies import BaselineChoice, page_text
+from verisal.studies.baseline_choice import Step, chosen_step, image_agreement, steps_of_choice
+from verisal.types import Evaluation, Score
+
+PAGE = Path(__file__).parents[2] / "docs" / "studies" / "baseline_choice.md"
+# samples.val.csv of the run that the page shows, in thousandths; grey is the data set's mean there.
+AREAS = Path(__file__).parent / "baseline_choice_areas.csv"
+
+
+def measured():
+    """The evaluation that the choice was made from, rounded."""
+    samples = {key: [] for key in ("image_id", "row", "score", "value")}
+    with AREAS.open(newline="", encoding="utf-8") as file:
+        for line in csv.DictReader(file):
+            names = [line["score"]]
+            if line["score"] == "neutrality/query_probability":
+                # Only the first two of the four are kept in the file; they tell the baselines apart.
+                names += ["neutrality/max_probability", "neutrality/entropy"]
+            for name in names:
+                for image, value in enumerate(line["thousandths"].split()):
+                    samples["image_id"].append(f"{image:02d}")
+                    samples["row"].append(line["row"])
+                    samples["score"].append(name)
+                    samples["value"].append(torch.nan if value == "-" else int(value) / 1000)
+    limit = Score(1 / 24, torch.nan, torch.nan, n=64)
+    rows = dict.fromkeys(samples["row"])
+    scores = {f"val/{row}/neutrality/limit": limit for row in rows}
+    return Evaluation("val", scores, samples=samples)
+
+
+def test_the_rule_gives_the_default_and_the_page_says_so():
+    result = BaselineChoice().result(measured())
+    chosen = ", ".join(f"`{baseline.name}`" for baseline in recommended_baselines())
+    assert result.summary == f"Chosen: {chosen}."
+    assert result.summary in PAGE.read_text()
+    assert result.findings[0].verdict == "holds"
+
+
+def test_agreement_worked_by_hand():
+    # Three methods, one image. All: 1 < 2 < 3. The first baseline alone turns one pair of three.
+    first, second = torch.tensor([[2.0], [1.0], [3.0]]), torch.tensor([[0.0], [3.0], [3.5]])
+    benefits = {"insertion": torch.stack([first, second]), "deletion": torch.stack([second, second])}
+    assert image_agreement(benefits, [0]).tolist() == pytest.approx([(1 / 3 + 1) / 2])
+    assert image_agreement(benefits, [1]).tolist() == [1.0]
+    assert image_agreement(benefits, [0, 1]).tolist() == [1.0]
+
+
+def test_the_best_set_of_every_size_is_made_of_candidates():
+    generator = torch.Generator().manual_seed(2)
+    benefits = {kind: torch.rand(4, 5, 30, generator=generator) for kind in ("insertion", "deletion")}
+    names = ["w", "x", "y", "z"]
+    steps = steps_of_choice(benefits, names, ["w", "y", "z"], largest=5)
+    assert [len(step.baselines) for step in steps] == [1, 2, 3]
+    assert steps[2].baselines == ("w", "y", "z")
+    pairs = {pair: image_agreement(benefits, pair).mean().item() for pair in ((0, 2), (0, 3), (2, 3))}
+    best = max(pairs, key=pairs.get)
+    assert steps[1].baselines == tuple(names[place] for place in best)
+    assert steps[1].mean == pytest.approx(pairs[best])
+    with pytest.raises(ConfigError, match="no baseline may be chosen"):
+        steps_of_choice(benefits, names, [], largest=2)
+
+
+@pytest.mark.parametrize(
+    ("means", "size"),
+    [((0.5, 0.6, 0.61), 2), ((0.5, 0.51, 0.9), 1), ((0.5, 0.6, 0.7), 3), ((0.5,), 1)],
+)
+def test_the_first_size_to_which_one_more_adds_little(means, size):
+    steps = [Step(tuple("abc"[: place + 1]), torch.tensor([mean])) for place, mean in enumerate(means)]
+    assert len(chosen_step(steps, gain=0.02).baselines) == size
+
+
+def test_a_single_baseline_is_no_set_of_several():
+    result = BaselineChoice(gain=1.0).result(measured())
+    assert result.findings[0].verdict == "does not hold here"
+    assert "no baseline" not in page_text(result, "pictures")
+
+
+@pytest.mark.parametrize("settings", [{"gain": 0.0}, {"largest": 0}])
+def test_settings_out_of_range_are_refused(settings):
+    with pytest.raises(ConfigError, match="gain must be positive"):
+        BaselineChoice(**settings)
