@@ -141,6 +141,13 @@ def test_with_wide_intervals_nothing_holds():
     assert "holds" not in verdicts(made(spread=100.0))
 
 
+def test_without_object_masks_fidelity_alone_decides_on_blur():
+    nothing = {(row, "energy_inside/energy"): torch.nan for row in ("fused", "gradient_as_smooth_as_fused")}
+    assert verdicts(made(nothing))[4] == "holds"
+    worse = nothing | {("fused", "saliency_fidelity[black]/value"): 2.0}
+    assert verdicts(made(worse))[4] == "holds in part"
+
+
 def test_every_comparison_is_counted_once():
     found = study().result(made())
     # Per mask 4 against the ablation and 2 against the strongest; smoothness 1 + 2 + 2; noise 2 x 2 x 3.

@@ -68,8 +68,8 @@ def _false_response(evidence: Evidence, names: Names) -> Finding:
         f" at {LIMITS.same:g} or above; in part if some does for some",
         together([one and two for _, _, one, two in cells]),
         f"{answers} of {len(cells)} pairs of method and absent class answer with at least half of the"
-        f" response, {same} of them with nearly the same map; none of c1 to c3 is answered so, with the whole"
-        f" interval, by {_listed(quiet)}.",
+        f" response, {same} of them with nearly the same map; methods that answer none of c1 to c3 so, with"
+        f" the whole interval: {_listed(quiet)}.",
     )
 
 
@@ -159,15 +159,18 @@ def _smoothing(evidence: Evidence, names: Names, fused: str, blurred: str) -> Fi
     parts = [
         difference_word(plain, "low") == "better",
         bool(layers) and len(smoother) == len(layers),
-        difference_word(inside, "high") == "better" and difference_word(fidelity, "low") == "better",
+        # Photographs have boxes and no object masks: there fidelity alone decides.
+        (not inside.n or difference_word(inside, "high") == "better")
+        and difference_word(fidelity, "low") == "better",
     ]
     return Finding(
         f"Hierarchical fusion smooths the masks (`{fused}`).",
         f"as for `{names.fused[0][0]}`"
         if fused != names.fused[0][0]
         else "(a) the total variation at equal mass is below the plain gradient's, (b) below that of every"
-        " layer's own map, and (c) the map is not merely blurred: more energy on the object and better"
-        " fidelity than the gradient under a blur of the same total variation; in part if one or two are so",
+        " layer's own map, and (c) the map is not merely blurred: more energy on the object (where its"
+        " mask is known) and better fidelity than the gradient under a blur of the same total variation; in part"
+        " if one or two are so",
         together(parts),
         f"(a) {_yes(parts[0])}: {cell(plain)}. (b) {_yes(parts[1])}: smoother than {_listed(smoother)} of"
         f" {len(layers)} layers. (c) {_yes(parts[2])}: energy {cell(inside)}, fidelity {cell(fidelity)}.",
