@@ -169,8 +169,8 @@ def _smoothing(evidence: Evidence, names: Names, fused: str, blurred: str) -> Fi
         if fused != names.fused[0][0]
         else "(a) the total variation at equal mass is below the plain gradient's, (b) below that of every"
         " layer's own map, and (c) the map is not merely blurred: more energy on the object (where its"
-        " mask is known) and better fidelity than the gradient under a blur of the same total variation; in part"
-        " if one or two are so",
+        " mask is known) and better fidelity than the gradient under a blur of the same total variation; in"
+        " part if one or two are so",
         together(parts),
         f"(a) {_yes(parts[0])}: {cell(plain)}. (b) {_yes(parts[1])}: smoother than {_listed(smoother)} of"
         f" {len(layers)} layers. (c) {_yes(parts[2])}: energy {cell(inside)}, fidelity {cell(fidelity)}.",
