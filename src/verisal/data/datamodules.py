@@ -15,6 +15,8 @@ from verisal.types import Batch, Sample, Split
 
 __all__ = ["SceneData"]
 
+_TEST_COUNT = 4_000
+
 
 @final
 class RenderedScenes(Dataset[Sample]):
@@ -62,7 +64,7 @@ class SceneData(L.LightningDataModule):
     Args:
         train_count: training scenes, rendered once.
         val_count: validation scenes.
-        test_count: test scenes.
+        test_count: test scenes; None for 4000, or for the validation's own where both read ``det_test``.
         val_split: part of the data that validation reads; the classifier's own one by default.
         image_size: side in pixels.
         seed: of the data set.
@@ -78,7 +80,7 @@ class SceneData(L.LightningDataModule):
         *,
         train_count: int = 24_000,
         val_count: int = 2_000,
-        test_count: int = 4_000,
+        test_count: int | None = None,
         val_split: Literal["cls_val", "det_val", "det_test"] = "cls_val",
         image_size: int = 64,
         seed: int = 0,
@@ -86,10 +88,12 @@ class SceneData(L.LightningDataModule):
         num_workers: int = 2,
     ) -> None:
         super().__init__()
+        if test_count is None:
+            test_count = val_count if val_split == "det_test" else _TEST_COUNT
         if val_split == "det_test" and val_count != test_count:
             raise ConfigError(
                 "validation and test read the same scenes, so val_count and test_count must be equal; found"
-                f" {val_count} and {test_count}"
+                f" {val_count} and {test_count}; leave test_count out"
             )
         self.val_split: Split = val_split
         self.counts: dict[Split, int] = {
