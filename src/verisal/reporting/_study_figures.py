@@ -103,10 +103,10 @@ def matrices_pixels(
         raise DataError("a figure of tables needs at least one, found none")
     count = len(matrices)
     longest = _LETTER * max(len(name) for name in names)
-    left, gap, right = 0.45 + longest, 0.2, 0.95
+    left, gap, right = 0.45 + longest, 0.2, 1.1
     side = min(6.6, (_WIDTH - left - right - gap * (count - 1)) / count)
     width = left + count * side + gap * (count - 1) + right
-    top, bottom = 0.75, 0.4 + longest
+    top, bottom = 0.75, 0.35 + 0.9 * longest
     height = top + side + bottom
     figure = _figure(width, height)
     colours = "RdBu" if limits[0] < 0 < limits[1] else "viridis"
