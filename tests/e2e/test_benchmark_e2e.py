@@ -16,7 +16,7 @@ SHIPPED = Path(__file__).parents[2] / "configs" / "benchmark.yaml"
 def config(folder):
     """The shipped file with two quick methods, six scenes and short curves."""
     content = yaml.safe_load(SHIPPED.read_text())
-    content["data"]["init_args"] |= {"val_count": 6, "test_count": 6, "batch_size": 4}
+    content["data"]["init_args"] |= {"val_count": 6, "batch_size": 4}
     content["wandb"] = {"mode": "offline"}
     content["trainer"]["accelerator"] = "cpu"
     methods = {"gradient": {"class_path": "Gradient"}, "grad_cam": {"class_path": "GradCAM"}}

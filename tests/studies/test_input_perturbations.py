@@ -208,7 +208,7 @@ def test_missing_scores_are_named():
 def tiny(folder):
     """The shipped file with three baselines, quick generators, four methods, two scenes and short curves."""
     content = yaml.safe_load(SHIPPED.read_text())
-    content["data"]["init_args"] |= {"val_count": 2, "test_count": 2, "batch_size": 1}
+    content["data"]["init_args"] |= {"val_count": 2, "batch_size": 1}
     content["wandb"] = {"mode": "disabled"}
     content["trainer"]["accelerator"] = "cpu"
     quick = {

@@ -201,7 +201,7 @@ def test_undefined_scores_are_said_not_to_be():
 def tiny(folder, page):
     """The shipped configuration with three scenes, few methods and few steps."""
     content = yaml.safe_load(SHIPPED.read_text())
-    content["data"]["init_args"] |= {"val_count": 3, "test_count": 3, "batch_size": 1}
+    content["data"]["init_args"] |= {"val_count": 3, "batch_size": 1}
     content["wandb"] = {"mode": "disabled"}
     content["trainer"]["accelerator"] = "cpu"
     quick = {"steps": 3, "learning_rate": 0.4}
