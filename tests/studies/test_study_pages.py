@@ -136,9 +136,7 @@ def test_cells_and_tables():
 
 
 def _run(folder, page=None) -> str:
-    data = SceneData(
-        val_count=2, val_split="det_test", image_size=64, batch_size=2, num_workers=0
-    )
+    data = SceneData(val_count=2, val_split="det_test", image_size=64, batch_size=2, num_workers=0)
     trainer = Trainer(
         accelerator="cpu",
         logger=csv_logger(folder),
