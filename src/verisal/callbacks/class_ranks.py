@@ -18,7 +18,7 @@ from verisal.saliency import Saliency
 from verisal.types import Batch, Evaluation, SaliencyPanel, SaliencyResult, Sample, Score
 
 from ._explaining import Context, ExplainingCallback, Part, Seen, boxes_of
-from .disturbed_localization import _first, _threshold
+from ._held_out import first_samples, own_threshold
 
 __all__ = ["ClassRanks"]
 
@@ -86,12 +86,12 @@ class ClassRanks(ExplainingCallback):
     def part(self, context: Context) -> Part:
         """Choose the thresholds, with the classifier as it is now."""
         if self._samples is None and self.held_out is not None:
-            self._samples = _first(self.held_out, self.held_out_images)
+            self._samples = first_samples(self.held_out, self.held_out_images)
         thresholds = dict.fromkeys(context.methods, math.nan)
         if self._samples is not None:
             samples = self._samples.to(context.device)
             context.session.expect(len(context.methods))
-            thresholds = {name: _threshold(context, name, samples) for name in context.methods}
+            thresholds = {name: own_threshold(context, name, samples) for name in context.methods}
         held_out = frozenset(self._samples.image_ids if self._samples else ())
         return _Ranks(
             context, self.ranks, thresholds, held_out, drawn=self.drawn, drawn_images=self.drawn_images

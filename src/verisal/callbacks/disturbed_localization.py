@@ -14,12 +14,13 @@ from torch.utils.data import Dataset
 
 from verisal.data import AnnotatedImages, EmojiScenes
 from verisal.errors import ConfigError, DataError
-from verisal.functional import QUERIES, DisturbedQueries, choose_threshold, disturbed_queries, present_queries
+from verisal.functional import QUERIES, DisturbedQueries, disturbed_queries, present_queries
 from verisal.metrics import DisturbedScores, PresentQueries
 from verisal.saliency import Saliency
 from verisal.types import Batch, Evaluation, Explained, Sample, Score
 
 from ._explaining import Context, ExplainingCallback, Part, Seen, boxes_of
+from ._held_out import first_samples, own_threshold
 
 __all__ = ["DisturbedLocalization"]
 
@@ -87,12 +88,12 @@ class DisturbedLocalization(ExplainingCallback):
     def part(self, context: Context) -> Part:
         """Choose the thresholds, with the classifier as it is now."""
         if self._samples is None:
-            self._samples = _first(self.held_out, self.held_out_images)
+            self._samples = first_samples(self.held_out, self.held_out_images)
         if self._scenes is None and self.several is not None:
-            self._scenes = _first(self.several, self.several_images)
+            self._scenes = first_samples(self.several, self.several_images)
         samples = self._samples.to(context.device)
         context.session.expect(len(context.methods))
-        thresholds = {name: _threshold(context, name, samples) for name in context.methods}
+        thresholds = {name: own_threshold(context, name, samples) for name in context.methods}
         answers = _Answers(context, thresholds, held_out=frozenset(samples.image_ids))
         if self._scenes is not None:
             answers.add_scenes(self._scenes.to(context.device))
@@ -247,11 +248,6 @@ def _present(seen: Seen) -> _Asked:
     return _Asked(part, query, names)
 
 
-def _first(dataset: Dataset[Sample], count: int) -> Batch:
-    found = min(count, len(dataset))  # type: ignore[arg-type]  # a sized data set
-    return Batch.collate([dataset[index] for index in range(found)])
-
-
 def _absent_rows(
     context: Context, name: str, seen: Seen, queries: DisturbedQueries, scores: DisturbedScores
 ) -> Tensor:
@@ -281,31 +277,3 @@ def _present_rows(context: Context, name: str, asked: _Asked, scores: PresentQue
             boxes=boxes_of(batch, query),
         )
     )
-
-
-def _threshold(context: Context, name: str, samples: Batch) -> float:
-    """The threshold of one method, known or chosen."""
-    wanted = {"tau": partial(_chosen, context, context.methods[name], samples)}
-    found = context.store.rows(
-        name, context.methods[name], samples.images, image_ids=samples.image_ids, wanted=wanted
-    )
-    context.session.step(name)
-    return round(float(found["tau"]), 6)
-
-
-def _chosen(context: Context, method: Saliency, samples: Batch) -> Tensor:
-    maps: list[Tensor] = []
-    boxes: list[Tensor] = []
-    for start in range(0, len(samples), _CHUNK):
-        part = samples.rows(range(start, min(start + _CHUNK, len(samples))))
-        predicted = context.classifier(part.images).argmax(dim=1)
-        part = part.rows(torch.nonzero(predicted == part.labels)[:, 0].tolist())
-        if len(part):
-            maps.append(method(context.classifier, part.images, part.labels).saliency)
-            boxes += boxes_of(part, part.labels)
-    try:
-        tau = choose_threshold(torch.cat(maps), boxes) if maps else math.nan
-    except DataError:
-        # An untrained network, or maps that are all empty, must not end a fit.
-        tau = math.nan
-    return torch.tensor(tau, dtype=torch.float64)

@@ -13,7 +13,7 @@ from torch import Tensor
 from ._base import GateResult
 from ._gate_problem import GateProblem
 
-__all__ = ["GateDescent", "Keep"]
+__all__ = ["GateDescent", "Keep", "Kept"]
 
 Keep = Literal["best", "fidelity", "last"]
 
@@ -55,7 +55,7 @@ class GateDescent:
         gradient_views = rows.views(gradient)
         optimiser = torch.optim.Adam([rows.values], lr=self.learning_rate, fused=True)
         rows.values.grad = gradient
-        kept = _Kept(self.keep, self.steps, rows.values)
+        kept = Kept(self.keep, self.steps, rows.values)
         for step in range(self.steps + 1):
             logits = problem.gated(gates)
             distance = problem.distance(logits)
@@ -119,7 +119,7 @@ class _Rows:
         return torch.tensor(per_stage).repeat_interleave(counts).to(self.values)
 
 
-class _Kept:
+class Kept:
     """The iterate to return, chosen per image as the optimisation goes."""
 
     def __init__(self, rule: Keep, steps: int, values: Tensor) -> None:

@@ -21,7 +21,7 @@ from verisal.functional import frozen
 from verisal.types import StagedClassifier, StageOutputs
 
 from ._base import GateMethod
-from ._gate_descent import _Kept
+from ._gate_descent import Kept
 from ._gate_problem import GateProblem
 from .hierarchical import HierarchicalMasks
 from .learned import MaskCard, _check_stages, _check_weights, load_mask_network
@@ -192,13 +192,13 @@ class UnrolledGates(DifferentiableGates):
     def _problem(self, classifier: StagedClassifier, outputs: StageOutputs, query: Tensor) -> GateProblem:
         return GateProblem(self.method.objective, self.method.penalty, classifier, outputs, query)
 
-    def _run(self, problem: GateProblem) -> tuple[list[_State], _Kept]:
+    def _run(self, problem: GateProblem) -> tuple[list[_State], Kept]:
         """States before steps 0..T, and the iterate that :class:`HierarchicalMasks` keeps."""
         activations, steps = problem.activations, self.method.steps
         count = sum(activation[0].numel() for activation in activations)
         values = activations[0].new_ones(len(activations[0]), count)
         state = _State(values, torch.zeros_like(values), torch.zeros_like(values))
-        kept = _Kept(self.method.keep, steps, values)
+        kept = Kept(self.method.keep, steps, values)
         weights = _weight_row(problem)
         states = []
         for step in range(steps + 1):
