@@ -12,7 +12,7 @@ from ._base import Finding
 from ._reliable_saliency_evidence import ABSENT, Evidence, Names, above, below, together
 from ._scores import cell, difference_word
 
-__all__ = ["LIMITS", "false_responses", "findings", "reliable", "strongest_earlier"]
+__all__ = ["LIMITS", "false_responses", "findings", "reliable", "strongest_earlier", "summary"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,25 @@ def findings(evidence: Evidence, names: Names) -> tuple[Finding, ...]:
         _vanishing(evidence, names),
         *(_smoothing(evidence, names, fused, blurred) for fused, blurred in names.fused),
         _noise(evidence, names),
+    )
+
+
+def summary(evidence: Evidence, names: Names) -> str:
+    """Who answers for absent classes, and what is left of the masks' answer."""
+    found = {row: list(false_responses(evidence, row).values()) for row in names.earlier}
+    loud = [row for row, own in found.items() if all(one and two for one, two in own)]
+    quiet = [row for row, own in found.items() if not any(one for one, _ in own)]
+    masks = names.masks[0]
+    left = {
+        row: max(evidence.disturbed(row, f"response_ratio_{query}").value for query in ABSENT)
+        for row in (masks, names.ablation)
+    }
+    missed = [name for name, held in reliable(evidence, masks).items() if not held]
+    verdict = f"not reliable by our limits for {', '.join(missed)}" if missed else "reliable by our limits"
+    return (
+        f"Asked for absent classes, {_listed(loud)} always answer with nearly the same map, {_listed(quiet)}"
+        f" never do; `{masks}` keep at most {left[masks]:.3f} of their response to the true class, masks"
+        f" learned to raise the class {left[names.ablation]:.3f}. They are {verdict}."
     )
 
 
@@ -159,18 +178,15 @@ def _smoothing(evidence: Evidence, names: Names, fused: str, blurred: str) -> Fi
     parts = [
         difference_word(plain, "low") == "better",
         bool(layers) and len(smoother) == len(layers),
-        # Photographs have boxes and no object masks: there fidelity alone decides.
-        (not inside.n or difference_word(inside, "high") == "better")
-        and difference_word(fidelity, "low") == "better",
+        difference_word(inside, "high") == "better" and difference_word(fidelity, "low") == "better",
     ]
     return Finding(
         f"Hierarchical fusion smooths the masks (`{fused}`).",
         f"as for `{names.fused[0][0]}`"
         if fused != names.fused[0][0]
         else "(a) the total variation at equal mass is below the plain gradient's, (b) below that of every"
-        " layer's own map, and (c) the map is not merely blurred: more energy on the object (where its"
-        " mask is known) and better fidelity than the gradient under a blur of the same total variation; in"
-        " part if one or two are so",
+        " layer's own map, and (c) the map is not merely blurred: more energy on the object and better"
+        " fidelity than the gradient under a blur of the same total variation; in part if one or two are so",
         together(parts),
         f"(a) {_yes(parts[0])}: {cell(plain)}. (b) {_yes(parts[1])}: smoother than {_listed(smoother)} of"
         f" {len(layers)} layers. (c) {_yes(parts[2])}: energy {cell(inside)}, fidelity {cell(fidelity)}.",

@@ -10,7 +10,7 @@ from verisal.types import Evaluation
 
 from ._base import Study, StudyResult
 from ._reliable_saliency_evidence import Evidence, Names
-from ._reliable_saliency_findings import findings
+from ._reliable_saliency_findings import findings, summary
 from ._reliable_saliency_sections import sections
 
 __all__ = ["ReliableSaliency"]
@@ -104,9 +104,6 @@ class ReliableSaliency(Study):
         judged = findings(evidence, self.names)
         counted = evidence.disturbed(self.names.masks[0], "accuracy_c0").n
         asked = evidence.present(self.names.masks[0]).n
-        words = [finding.verdict for finding in judged]
-        said = ("holds", "holds in part", "does not hold here", "cannot be said")
-        summary = ", ".join(f"{words.count(word)} {_SHORT[word]}" for word in said if word in words)
         return StudyResult(
             title=self.title,
             claim=_CLAIM,
@@ -118,14 +115,6 @@ class ReliableSaliency(Study):
                 "intervals": "95 %, percentile bootstrap over images, 2000 resamples; differences are paired",
             },
             findings=judged,
-            summary=f"Of {len(judged)} statements {summary}.",
+            summary=summary(evidence, self.names),
             sections=sections(evidence, self.names, note=self.note),
         )
-
-
-_SHORT = {
-    "holds": "hold",
-    "holds in part": "hold in part",
-    "does not hold here": "do not hold here",
-    "cannot be said": "cannot be judged",
-}
