@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Final, final
 
@@ -93,9 +92,11 @@ class InputPerturbations(Study):
 
 
 def _summary(findings: Sequence[Finding]) -> str:
-    counted = Counter(finding.verdict for finding in findings)
-    words = ", ".join(f"{count} {verdict}" for verdict, count in sorted(counted.items()))
-    return f"Of {len(findings)} claims: {words}."
+    claims: dict[str, list[str]] = {}
+    for finding in findings:
+        claims.setdefault(finding.verdict, []).append(finding.claim)
+    parts = [f"{verdict}: {'; '.join(own)}" for verdict, own in sorted(claims.items())]
+    return " ".join(f"{part[:1].upper()}{part[1:]}." for part in parts)
 
 
 def _setting(scores: RemovalScores, rankings: Rankings, changes: Sequence[Divergence]) -> dict[str, str]:
