@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +18,8 @@ from verisal.studies import Finding, Section, Study, StudyFigure, StudyResult, V
 from verisal.studies._scores import ImageScores, cell, difference_word, ratio_of_means, table
 from verisal.tasks import FrozenClassifierTask
 from verisal.types import Evaluation, Score
+
+ROOT = Path(__file__).parents[2]
 
 
 def _finding(verdict: Verdict) -> Finding:
@@ -156,3 +161,10 @@ def test_a_run_writes_its_page_the_same_each_time(tmp_path):
     assert "scores." in text.splitlines()[2]
     assert "0 scores" not in text
     assert page.read_text() == text == _run(tmp_path / "two")
+
+
+def test_the_readme_tells_the_verdicts_of_the_pages(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    rows = import_module("study_verdicts").table()
+    assert rows.count("\n") == 4
+    assert rows in (ROOT / "README.md").read_text(encoding="utf-8")
