@@ -100,6 +100,7 @@ class BaselineChoice(Study):
     Args:
         gain: agreement that a further baseline must add.
         largest: size of the largest set looked at.
+        setting: what else to say of it, name to value.
         commands: that make the page again.
 
     Raises:
@@ -111,11 +112,13 @@ class BaselineChoice(Study):
         *,
         gain: float = 0.02,
         largest: int = 5,
+        setting: Mapping[str, str] | None = None,
         commands: Sequence[str] = ("verisal validate --config configs/study/baseline_choice.yaml",),
     ) -> None:
         if gain <= 0 or largest < 1:
             raise ConfigError(f"gain must be positive and largest at least 1, found {gain} and {largest}")
-        self.gain, self.largest, self.commands = gain, largest, tuple(commands)
+        self.gain, self.largest = gain, largest
+        self.setting, self.commands = dict(setting or {}), tuple(commands)
 
     def result(self, found: Evaluation) -> StudyResult:
         """The choice and how it came about."""
@@ -140,7 +143,7 @@ class BaselineChoice(Study):
             title="Which baselines to average over",
             claim=_CLAIM,
             commands=self.commands,
-            setting=_setting(scores, candidates, benefits),
+            setting={**_setting(scores, candidates, benefits), **self.setting},
             findings=(finding,),
             summary=f"Chosen: {words}.",
             sections=(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, final
 
 from verisal.types import Evaluation
@@ -51,14 +51,17 @@ class InputPerturbations(Study):
     hyperparameter; ROAD in both orders of the ranked methods; a ``SaliencyPanel`` of the maps, if any.
 
     Args:
+        setting: what else to say of it, name to value.
         commands: that make the page again.
 
     References:
         brunke2020
     """
 
-    def __init__(self, *, commands: Sequence[str] = _COMMANDS) -> None:
-        self.commands = tuple(commands)
+    def __init__(
+        self, *, setting: Mapping[str, str] | None = None, commands: Sequence[str] = _COMMANDS
+    ) -> None:
+        self.setting, self.commands = dict(setting or {}), tuple(commands)
 
     def result(self, found: Evaluation) -> StudyResult:
         """Six claims, and the evidence."""
@@ -77,7 +80,7 @@ class InputPerturbations(Study):
             title="Input perturbations",
             claim=_CLAIM,
             commands=self.commands,
-            setting=_setting(scores, rankings, changes),
+            setting={**_setting(scores, rankings, changes), **self.setting},
             findings=findings,
             summary=_summary(findings),
             sections=(
