@@ -55,11 +55,12 @@ def summary(evidence: Evidence, names: Names) -> str:
         for row in (masks, names.ablation)
     }
     missed = [name for name, held in reliable(evidence, masks).items() if not held]
-    verdict = f"not reliable by our limits for {', '.join(missed)}" if missed else "reliable by our limits"
+    verdict = f"They miss what reliable asks for: {', '.join(missed)}." if missed else "They are reliable."
+    loud_ones, quiet_ones = (", ".join(_quoted(rows)) or "no earlier methods" for rows in (loud, quiet))
     return (
-        f"Asked for absent classes, {_listed(loud)} always answer with nearly the same map, {_listed(quiet)}"
-        f" never do; `{masks}` keep at most {left[masks]:.3f} of their response to the true class, masks"
-        f" learned to raise the class {left[names.ablation]:.3f}. They are {verdict}."
+        f"Asked for absent classes, {loud_ones} always answer with nearly the same map, {quiet_ones} never"
+        f" do; `{masks}` keep at most {left[masks]:.3f} of their response to the true class, masks learned"
+        f" to raise the class {left[names.ablation]:.3f}. {verdict}"
     )
 
 
