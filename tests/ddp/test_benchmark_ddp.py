@@ -57,6 +57,7 @@ def work(rank, folder):
     )
     curves = [(curve.figure, curve.label, curve.y) for one in found if one for curve in one.curves]
     torch.save(curves, folder / f"curves {rank}.pt")
+    torch.save([panel.image_id for panel in found[-1].panels], folder / f"panels {rank}.pt")
 
 
 @pytest.fixture
@@ -84,6 +85,9 @@ def test_seven_images_on_two_processes_equal_one_process(folder):
                 for end in ("value", "low", "high"):
                     expected = pytest.approx(getattr(score, end), abs=1e-6, nan_ok=True)
                     assert getattr(other, end) == expected, name
+        shown = torch.load(folder / f"panels {rank}.pt")
+        assert shown == [panel.image_id for panel in alone[-1].panels]
+        assert len(shown) == 2
         curves = torch.load(folder / f"curves {rank}.pt", weights_only=False)
         expected = [curve for one in alone for curve in one.curves]
         for curve, (figure, label, y) in zip(expected, curves, strict=True):

@@ -13,6 +13,7 @@ from verisal.saliency import Saliency
 from verisal.types import Evaluation, SaliencyPanel
 
 from ._explaining import Context, ExplainingCallback, Part, Seen
+from ._gathered import gathered_panels
 
 __all__ = ["AttackedMaps"]
 
@@ -73,7 +74,8 @@ class _Pairs(Part):
             self._panels.append(SaliencyPanel(image_id, seen.batch.images[row].cpu(), maps[row], words))
 
     def evaluation(self) -> Evaluation | None:
-        return Evaluation(self._context.split, {}, panels=tuple(self._panels)) if self._panels else None
+        panels = gathered_panels(self._panels)
+        return Evaluation(self._context.split, {}, panels=panels) if panels else None
 
     def _pair(self, name: str, seen: Seen) -> tuple[Tensor, Tensor, Tensor]:
         """Maps ``(B, H, W)`` of the images and of the attacked ones, and which of the latter there are."""

@@ -9,6 +9,7 @@ from verisal.saliency import Saliency
 from verisal.types import Evaluation, SaliencyPanel
 
 from ._explaining import Context, ExplainingCallback, Part, Seen
+from ._gathered import gathered_panels
 
 __all__ = ["SaliencyPanels"]
 
@@ -16,8 +17,6 @@ __all__ = ["SaliencyPanels"]
 @final
 class SaliencyPanels(ExplainingCallback):
     """Draws the maps of every method for the predicted class; :class:`ExplainingCallback` holds for the rest.
-
-    With several processes, the images are of those that the first process reads.
 
     Args:
         methods: name to method.
@@ -67,4 +66,5 @@ class _Pictures(Part):
             )
 
     def evaluation(self) -> Evaluation | None:
-        return Evaluation(self._context.split, {}, panels=tuple(self._panels)) if self._panels else None
+        panels = gathered_panels(self._panels)
+        return Evaluation(self._context.split, {}, panels=panels) if panels else None

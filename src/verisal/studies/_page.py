@@ -33,7 +33,7 @@ def write_page(result: StudyResult, path: Path) -> None:
         path: Markdown file to write; its folder is made where there is none.
     """
     folder = path.with_suffix("")
-    folder.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     for section in result.sections:
         for figure in section.figures:
             write_png(figure.pixels, folder / f"{figure.name}.png", colours=_COLOURS)
