@@ -55,7 +55,11 @@ def summary(evidence: Evidence, names: Names) -> str:
         for row in (masks, names.ablation)
     }
     missed = [name for name, held in reliable(evidence, masks).items() if not held]
-    verdict = f"They miss what reliable asks for: {', '.join(missed)}." if missed else "They are reliable."
+    verdict = (
+        f"`{masks}` miss what reliable asks for: {', '.join(missed)}."
+        if missed
+        else f"`{masks}` are reliable."
+    )
     loud_ones, quiet_ones = (", ".join(_quoted(rows)) or "no earlier methods" for rows in (loud, quiet))
     return (
         f"Asked for absent classes, {loud_ones} always answer with nearly the same map, {quiet_ones} never"
