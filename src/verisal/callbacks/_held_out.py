@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -16,7 +17,7 @@ from verisal.types import Batch, Sample
 
 from ._explaining import Context, boxes_of
 
-__all__ = ["first_samples", "own_threshold"]
+__all__ = ["check_apart", "first_samples", "own_threshold"]
 
 _CHUNK = 32
 
@@ -25,6 +26,20 @@ def first_samples(dataset: Dataset[Sample], count: int) -> Batch:
     """The first ``count`` samples, or all where there are fewer."""
     found = min(count, len(dataset))  # type: ignore[arg-type]  # a sized data set
     return Batch.collate([dataset[index] for index in range(found)])
+
+
+def check_apart(held_out: frozenset[str], image_ids: Sequence[str]) -> None:
+    """Raise if an image that is reported is held out.
+
+    Raises:
+        DataError: naming the first.
+    """
+    common = sorted(held_out.intersection(image_ids))
+    if common:
+        raise DataError(
+            f"{len(common)} images are both reported and held out for the thresholds, the first is"
+            f" {common[0]}; give held_out another split"
+        )
 
 
 def own_threshold(context: Context, name: str, samples: Batch) -> float:

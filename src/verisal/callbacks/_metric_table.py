@@ -14,6 +14,7 @@ from verisal.metrics import CascadingRandomisation, CurveMetric, ImageRows, Imag
 from verisal.types import Curve, Evaluation, Explained, Score
 
 from ._explaining import Context, Part, Seen
+from ._samples import add_samples, no_samples
 
 __all__ = ["MetricTable"]
 
@@ -67,7 +68,7 @@ class MetricTable(Part):
         curves: list[Curve] = []
         timings: dict[str, float] = {}
         headline: dict[str, str] = {}
-        samples: dict[str, list[object]] = {key: [] for key in ("image_id", "row", "score", "value")}
+        samples = no_samples()
         counted = 0
         for name, own in self.metrics.items():
             self.tables[name] = {}
@@ -142,10 +143,7 @@ def _append_samples(
     few = len(metric.columns) <= _FEW
     for index, column in enumerate(metric.columns):
         if few or column in found:
-            samples["image_id"] += table.image_ids
-            samples["row"] += [name] * len(table.image_ids)
-            samples["score"] += [f"{metric.name}/{column}"] * len(table.image_ids)
-            samples["value"] += table.rows[:, index].tolist()
+            add_samples(samples, table.image_ids, name, f"{metric.name}/{column}", table.rows[:, index])
 
 
 def _curves(name: str, metric: CurveMetric) -> list[Curve]:

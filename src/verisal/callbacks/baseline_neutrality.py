@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from verisal.errors import ConfigError
-from verisal.functional import Baseline, bootstrap_mean, bound, neutrality, settings_of
+from verisal.functional import Baseline, bootstrap_mean, bound, is_neutral, neutrality, settings_of
 from verisal.metrics import ImageTable
 from verisal.types import Evaluation, Score
 
 from ._explaining import Context, ExplainingCallback, Part, Seen
+from ._samples import add_samples, no_samples
 
 __all__ = ["BaselineNeutrality"]
 
@@ -106,7 +107,7 @@ class _Neutralities(Part):
     def evaluation(self) -> Evaluation | None:
         """Scores and rows per image of every baseline."""
         scores: dict[str, Score] = {}
-        samples: dict[str, list[object]] = {key: [] for key in ("image_id", "row", "score", "value")}
+        samples = no_samples()
         counted = 0
         for name, table in self._tables.items():
             found = table.compute()
@@ -117,10 +118,7 @@ class _Neutralities(Part):
                 scores[f"{self._context.split}/{name}/{_NAME}/{column}"] = bootstrap_mean(
                     values, resamples=self._context.resamples, seed=self._context.seed
                 )
-                samples["image_id"] += found.image_ids
-                samples["row"] += [name] * counted
-                samples["score"] += [f"{_NAME}/{column}"] * counted
-                samples["value"] += values.tolist()
+                add_samples(samples, found.image_ids, name, f"{_NAME}/{column}", values)
             scores |= self._verdict(name, found.rows)
         return Evaluation(
             self._context.split,
@@ -150,8 +148,7 @@ class _Neutralities(Part):
 
     def _verdict(self, name: str, rows: Tensor) -> dict[str, Score]:
         mean, limit = float(rows[:, 0].mean()), float(rows[0, -1])
-        # Probabilities are float32: exactly 1/K must not fail by its rounding.
-        neutral = torch.nan if mean != mean else float(mean <= limit + 1e-6)
+        neutral = torch.nan if mean != mean else float(is_neutral(mean, limit))
         return {
             f"{self._context.split}/{name}/{_NAME}/{key}": Score(value, torch.nan, torch.nan, n=len(rows))
             for key, value in (("limit", limit), ("neutral", neutral))

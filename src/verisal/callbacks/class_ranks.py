@@ -12,13 +12,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from verisal.data import AnnotatedImages, EmojiScenes
-from verisal.errors import ConfigError, DataError
+from verisal.errors import ConfigError
 from verisal.metrics import ClassRankScores
 from verisal.saliency import Saliency
 from verisal.types import Batch, Evaluation, SaliencyPanel, SaliencyResult, Sample, Score
 
 from ._explaining import Context, ExplainingCallback, Part, Seen, boxes_of
-from ._held_out import first_samples, own_threshold
+from ._held_out import check_apart, first_samples, own_threshold
+from ._samples import add_samples, no_samples
 
 __all__ = ["ClassRanks"]
 
@@ -123,12 +124,7 @@ class _Ranks(Part):
 
     def add(self, seen: Seen) -> None:
         context, batch = self._context, seen.batch
-        common = sorted(self._held_out.intersection(batch.image_ids))
-        if common:
-            raise DataError(
-                f"{len(common)} images are both reported and held out for the thresholds, the first is"
-                f" {common[0]}; give held_out another split"
-            )
+        check_apart(self._held_out, batch.image_ids)
         kept = torch.nonzero(seen.query_class == batch.labels)[:, 0].tolist()
         part = Seen(batch.rows(kept), seen.logits[kept], seen.query_class[kept])
         asked, valid = self._queries(part)
@@ -148,7 +144,7 @@ class _Ranks(Part):
     def evaluation(self) -> Evaluation | None:
         split = self._context.split
         scores: dict[str, Score] = {}
-        samples: dict[str, list[object]] = {key: [] for key in ("image_id", "row", "score", "value")}
+        samples = no_samples()
         counted = 0
         for name, own in self._scores.items():
             image_ids, columns = own.columns()
@@ -160,10 +156,7 @@ class _Ranks(Part):
                 if score.n or not title.startswith(("right", "false", "margin")):
                     scores[f"{split}/{name}/{_NAME}/{title}"] = score
             for title, values in columns.items():
-                samples["image_id"] += image_ids
-                samples["row"] += [name] * counted
-                samples["score"] += [f"{_NAME}/{title}"] * counted
-                samples["value"] += values.tolist()
+                add_samples(samples, image_ids, name, f"{_NAME}/{title}", values)
         return Evaluation(
             split,
             scores,

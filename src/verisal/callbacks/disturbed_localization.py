@@ -13,14 +13,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from verisal.data import AnnotatedImages, EmojiScenes
-from verisal.errors import ConfigError, DataError
+from verisal.errors import ConfigError
 from verisal.functional import QUERIES, DisturbedQueries, disturbed_queries, present_queries
 from verisal.metrics import DisturbedScores, PresentQueries
 from verisal.saliency import Saliency
 from verisal.types import Batch, Evaluation, Explained, Sample, Score
 
 from ._explaining import Context, ExplainingCallback, Part, Seen, boxes_of
-from ._held_out import first_samples, own_threshold
+from ._held_out import check_apart, first_samples, own_threshold
 
 __all__ = ["DisturbedLocalization"]
 
@@ -122,12 +122,7 @@ class _Answers(Part):
 
     def add(self, seen: Seen) -> None:
         batch, context = seen.batch, self._context
-        common = sorted(self._held_out.intersection(batch.image_ids))
-        if common:
-            raise DataError(
-                f"{len(common)} images are both reported and held out for the thresholds, the first is"
-                f" {common[0]}; give held_out another split"
-            )
+        check_apart(self._held_out, batch.image_ids)
         queries = disturbed_queries(
             seen.logits,
             batch.labels,

@@ -16,6 +16,7 @@ from verisal.saliency import GateMethod, Saliency
 from verisal.types import Evaluation, Score, StagedClassifier
 
 from ._explaining import Context, ExplainingCallback, Part, Seen
+from ._samples import add_samples, no_samples
 
 __all__ = ["GateNoise"]
 
@@ -116,7 +117,7 @@ class _Noise(Part):
     def evaluation(self) -> Evaluation | None:
         split = self._context.split
         scores: dict[str, Score] = {}
-        samples: dict[str, list[object]] = {key: [] for key in ("image_id", "row", "score", "value")}
+        samples = no_samples()
         for name, own in self._tables.items():
             table = own.compute()
             if not table.image_ids:
@@ -125,10 +126,7 @@ class _Noise(Part):
                 scores[f"{split}/{name}/{_NAME}/{column}"] = bootstrap_mean(
                     values, resamples=self._context.resamples, seed=self._context.seed
                 )
-                samples["image_id"] += table.image_ids
-                samples["row"] += [name] * len(table.image_ids)
-                samples["score"] += [f"{_NAME}/{column}"] * len(table.image_ids)
-                samples["value"] += values.tolist()
+                add_samples(samples, table.image_ids, name, f"{_NAME}/{column}", values)
         return Evaluation(split, scores, samples=samples)
 
 

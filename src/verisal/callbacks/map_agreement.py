@@ -18,6 +18,7 @@ from verisal.saliency import Saliency
 from verisal.types import Evaluation, Heatmap, Score
 
 from ._explaining import Context, ExplainingCallback, Part, Seen
+from ._samples import add_samples, no_samples
 
 __all__ = ["MapAgreement"]
 
@@ -141,7 +142,7 @@ class _Groups(Part):
         """Scores, rows per image and a heat map of every group."""
         scores: dict[str, Score] = {}
         heatmaps: list[Heatmap] = []
-        samples: dict[str, list[object]] = {key: [] for key in ("image_id", "row", "score", "value")}
+        samples = no_samples()
         counted = 0
         for name, members in self._groups.items():
             columns, table = self._tables[name].columns, self._tables[name].compute()
@@ -154,10 +155,7 @@ class _Groups(Part):
             scores |= {f"{self._context.split}/{name}/{_NAME}/{key}": one for key, one in own.items()}
             heatmaps.append(_heatmap(name, members, own))
             for key, values in rows.items():
-                samples["image_id"] += table.image_ids
-                samples["row"] += [name] * counted
-                samples["score"] += [f"{_NAME}/{key}"] * counted
-                samples["value"] += values.tolist()
+                add_samples(samples, table.image_ids, name, f"{_NAME}/{key}", values)
         return Evaluation(
             self._context.split,
             scores,

@@ -18,6 +18,7 @@ from verisal.types import Evaluation, Score
 
 from ._explaining import Context, ExplainingCallback, Part, Seen
 from ._metric_table import MetricTable
+from ._samples import add_samples
 
 __all__ = ["PerturbationCurves"]
 
@@ -127,10 +128,7 @@ class _CurveTable(Part):
                 scores[f"{self._context.split}/{method}/{name}/{key}"] = bootstrap_mean(
                     values, resamples=self._context.resamples, seed=curves[0].seed
                 )
-                samples["image_id"] += tables[0].image_ids
-                samples["row"] += [method] * len(values)
-                samples["score"] += [f"{name}/{key}"] * len(values)
-                samples["value"] += values.tolist()
+                add_samples(samples, tables[0].image_ids, method, f"{name}/{key}", values)
         replaced = {f"{curve.name}/auc" for curve in curves}
         shown = {title: key for title, key in found.headline.items() if key not in replaced}
         arrow = "↑" if curves[0].better == "high" else "↓"

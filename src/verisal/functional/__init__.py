@@ -51,6 +51,7 @@ from ._masks import gate_penalty_weights as gate_penalty_weights
 from ._masks import resize_maps as resize_maps
 from ._masks import stack_layers as stack_layers
 from ._neutrality import Neutrality as Neutrality
+from ._neutrality import is_neutral as is_neutral
 from ._neutrality import neutrality as neutrality
 from ._neutrality import random_cell_masks as random_cell_masks
 from ._order import Order as Order
@@ -274,6 +275,7 @@ __all__ = [
     "high_frequency_share",
     "images_at_once",
     "infidelity",
+    "is_neutral",
     "judge_8bit",
     "kendall_tau_b",
     "largest_boxes",

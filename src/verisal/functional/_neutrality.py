@@ -17,7 +17,7 @@ from verisal.functional._seeding import content_ids, per_sample
 from verisal.functional.baselines import Baseline
 from verisal.types import check_images, check_query_class
 
-__all__ = ["Neutrality", "neutrality", "random_cell_masks"]
+__all__ = ["Neutrality", "is_neutral", "neutrality", "random_cell_masks"]
 
 _ROWS = 7
 
@@ -53,8 +53,13 @@ class Neutrality:
         """Whether the mean query probability is within the limit; None where there is none, or no image."""
         if self.query_probability is None or not len(self.query_probability):
             return None
-        # Probabilities are float32: exactly 1/K must not fail by its rounding.
-        return float(self.query_probability.double().mean()) <= self.limit + 1e-6
+        return is_neutral(float(self.query_probability.double().mean()), self.limit)
+
+
+def is_neutral(mean: float, limit: float) -> bool:
+    """Whether a mean query probability is within the limit."""
+    # Probabilities are float32: exactly 1/K must not fail by its rounding.
+    return mean <= limit + 1e-6
 
 
 def neutrality(
