@@ -1,63 +1,23 @@
 """Several processes at one store, and processes that die at it."""
 
 import multiprocessing
-import os
 import signal
 import time
 
 import pytest
-import torch
+from store_workers import COUNT, KEY, alone, computed, contents, features, fill
 
 from verisal.data.store import FeatureStore
 
-KEY = {"classifier": "ab12"}
-COUNT = 22
 # A fork server imports the packages once for all processes of this file.
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["verisal.data.store"])
-
-
-def features(items):
-    number = torch.tensor(list(items), dtype=torch.float32)
-    return {"maps": number[:, None] * torch.arange(4.0), "labels": number.long()}
-
-
-def fill(root, log, *, rank, world_size, pause, die_at=None, together=None):
-    torch.set_num_threads(1)
-    if together is not None:
-        together.wait(60)
-
-    def compute(items):
-        with log.open("a") as file:
-            file.write(f"{rank} {items[0]}\n")
-        time.sleep(pause)
-        if die_at is not None and die_at in items:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return features(items)
-
-    store = FeatureStore(root, key=KEY, shard_size=2)
-    store.fill(compute, COUNT, rank=rank, world_size=world_size, progress=False)
 
 
 def start(root, log, **settings):
     process = CONTEXT.Process(target=fill, args=(root, log), kwargs=settings)
     process.start()
     return process
-
-
-def contents(folder):
-    """All files but hidden ones: a kill can leave a lock file, which harms nobody."""
-    return {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.startswith(".")}
-
-
-def alone(root):
-    store = FeatureStore(root, key=KEY, shard_size=2)
-    store.fill(features, COUNT, progress=False)
-    return contents(store.path)
-
-
-def computed(log):
-    return [tuple(int(word) for word in line.split()) for line in log.read_text().splitlines()]
 
 
 def test_two_processes_share_the_work_and_give_the_same_store(tmp_path):
