@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from verisal.attacks import FGSM, PGD, CarliniWagnerL2
+from verisal.attacks import FGSM, PGD, CarliniWagnerL2, DeepFoolL2, SquareAttack
 from verisal.errors import ConfigError
 from verisal.functional import noise_norm
 
@@ -216,3 +216,16 @@ def test_norm_is_that_of_the_returned_image() -> None:
 def test_settings_that_cannot_work(build, key: str) -> None:
     with pytest.raises(ConfigError, match=key):
         build()
+
+
+def test_a_network_that_ends_in_a_softmax_is_named_once_and_only_where_gradients_are_asked_for() -> None:
+    def sure(images: Tensor) -> Tensor:
+        return plane(images).softmax(dim=1)
+
+    one, label = above(1.3), torch.tensor([1])
+    for which in (FGSM(0.25), PGD(0.2, norm="l2"), CarliniWagnerL2(), DeepFoolL2()):
+        with pytest.warns(UserWarning, match=r"rows lie in \[0, 1\] and sum to 1.*remove the softmax") as told:
+            which(sure, one, label, generator=seeded())
+        assert len(told) == 1
+    SquareAttack(0.25, n_queries=2)(sure, one, label, generator=seeded())  # reads no gradient, warns of nothing
+    FGSM(0.25)(lambda images: sure(images).log(), one, label, generator=seeded())

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from verisal.attacks._scale import warn_of_probabilities
 from verisal.errors import ConfigError
 
 __all__ = ["ImageToLogits", "Victim", "cross_entropy"]
@@ -36,6 +37,7 @@ class Victim:
         self.n_bwd = torch.zeros_like(labels)
         self._model = model
         self._num_classes: int | None = None
+        self._scale_known = False
 
     def logits(self, images: Tensor, rows: Tensor) -> Tensor:
         """Logits ``(n, K)`` float32 of ``images (n, 3, H, W)``, which belong to samples ``rows (n,)``."""
@@ -62,7 +64,7 @@ class Victim:
             ConfigError: the logits do not depend on the image in a differentiable way.
         """
         leaf = images.detach().requires_grad_()
-        logits = self.logits(leaf, rows)
+        logits = self._climbed(leaf, rows)
         losses = loss(logits, self.labels[rows])
         _require_graph(losses)
         # The sum keeps samples apart: no term of one sample depends on another.
@@ -87,7 +89,7 @@ class Victim:
             ConfigError: the logits do not depend on the image in a differentiable way.
         """
         leaf = images.detach().requires_grad_()
-        columns = losses(self.logits(leaf, rows)).unbind(dim=1)
+        columns = losses(self._climbed(leaf, rows)).unbind(dim=1)
         for index, column in enumerate(columns, start=1):
             _require_graph(column)
             (gradient,) = torch.autograd.grad(column.sum(), leaf, retain_graph=index < len(columns))
@@ -98,6 +100,13 @@ class Victim:
         """``(n,)`` bool: the prediction is the goal class, or, untargeted, is no longer the label."""
         hit = logits.argmax(dim=1) == self.labels[rows]
         return hit if self.targeted else ~hit
+
+    def _climbed(self, leaf: Tensor, rows: Tensor) -> Tensor:
+        logits = self.logits(leaf, rows)
+        if not self._scale_known:
+            warn_of_probabilities(logits)
+            self._scale_known = True
+        return logits
 
     def _checked_classes(self, logits: Tensor, batch: int) -> int:
         if logits.ndim != 2 or len(logits) != batch or logits.shape[1] < 2:
