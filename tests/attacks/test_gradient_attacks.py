@@ -224,8 +224,8 @@ def test_a_network_that_ends_in_a_softmax_is_named_once_and_only_where_gradients
 
     one, label = above(1.3), torch.tensor([1])
     for which in (FGSM(0.25), PGD(0.2, norm="l2"), CarliniWagnerL2(), DeepFoolL2()):
-        with pytest.warns(UserWarning, match=r"rows lie in \[0, 1\] and sum to 1.*remove the softmax") as told:
+        with pytest.warns(UserWarning, match="sum to 1.*remove the softmax") as told:
             which(sure, one, label, generator=seeded())
         assert len(told) == 1
-    SquareAttack(0.25, n_queries=2)(sure, one, label, generator=seeded())  # reads no gradient, warns of nothing
+    SquareAttack(0.25, n_queries=2)(sure, one, label, generator=seeded())  # reads no gradient
     FGSM(0.25)(lambda images: sure(images).log(), one, label, generator=seeded())
