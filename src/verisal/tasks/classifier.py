@@ -13,6 +13,8 @@ from torchmetrics.classification import MulticlassAccuracy
 from verisal.models import Classifier, SmallResNet
 from verisal.types import Batch
 
+from ._schedule import OneCycle
+
 __all__ = ["ClassifierTask"]
 
 
@@ -133,10 +135,5 @@ class ClassifierTask(L.LightningModule):
             {"params": plain, "weight_decay": 0.0},
         ]
         optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, fused=True)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer,
-            max_lr=self.learning_rate,
-            total_steps=int(self.trainer.estimated_stepping_batches),
-            pct_start=0.2,
-        )
+        schedule = OneCycle(optimizer, self.trainer, max_lr=self.learning_rate, pct_start=0.2)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -20,6 +20,7 @@ from verisal.models import Classifier
 from verisal.types import Batch, Evaluation, FeatureBatch
 
 from ._detector_report import build_evaluation, mean_auroc
+from ._schedule import OneCycle
 
 __all__ = ["DetectorTask", "Row", "Untrained"]
 
@@ -367,7 +368,5 @@ class DetectorTask(L.LightningModule):
         optimizer = torch.optim.AdamW(
             self.networks.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay, fused=True
         )
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, max_lr=self.learning_rate, total_steps=int(self.trainer.estimated_stepping_batches)
-        )
+        schedule = OneCycle(optimizer, self.trainer, max_lr=self.learning_rate, pct_start=0.3)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -31,6 +31,7 @@ from ._masker_report import (
     milliseconds_per_image,
     shuffled_gates,
 )
+from ._schedule import OneCycle
 
 __all__ = ["MaskerTask"]
 
@@ -126,6 +127,7 @@ class MaskerTask(L.LightningModule):
         self.compare_images, self.refine_steps = compare_images, tuple(refine_steps)
         self.resamples, self.seed = resamples, seed
         self.network: MaskNetwork | None = None
+        self._schedule: OneCycle | None = None
         self.evaluation: Evaluation | None = None
         self._tables = torch.nn.ModuleDict()
         # Not a sub-module: it is no part of a checkpoint and never leaves eval mode.
@@ -231,7 +233,9 @@ class MaskerTask(L.LightningModule):
 
     def _current_reg_weight(self) -> float:
         """Lambda now: from ``reg_start`` of it to all of it over the ramp, evenly in its logarithm."""
-        total = max(1.0, self.reg_ramp * float(self.trainer.estimated_stepping_batches))
+        # A resumed run may have another length: then the learning rate and lambda have it together.
+        planned = self._schedule.total_steps if self._schedule else self.trainer.estimated_stepping_batches
+        total = max(1.0, self.reg_ramp * float(planned))
         done = min(1.0, self.global_step / total) if self.reg_ramp else 1.0
         return float(self.reg_weight * self.reg_start ** (1 - done))
 
@@ -374,13 +378,8 @@ class MaskerTask(L.LightningModule):
         optimizer = torch.optim.AdamW(
             self._network.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay, fused=True
         )
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer,
-            max_lr=self.learning_rate,
-            total_steps=int(self.trainer.estimated_stepping_batches),
-            pct_start=0.15,
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        self._schedule = OneCycle(optimizer, self.trainer, max_lr=self.learning_rate, pct_start=0.15)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._schedule, "interval": "step"}}
 
 
 def _steps_of(row: str) -> int:

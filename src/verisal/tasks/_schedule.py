@@ -1,0 +1,78 @@
+"""The learning rate of a training whose length is known, and may change when it is resumed."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, final
+
+from lightning.pytorch import Trainer
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import OneCycleLR
+
+from verisal.errors import ConfigError
+
+__all__ = ["OneCycle"]
+
+
+@final
+class OneCycle(OneCycleLR):
+    """One-cycle schedule over the steps made so far and those still to come.
+
+    Its state is the number of steps made. A run that is resumed as it was goes on along the same curve; one
+    with more or fewer steps to come (other epochs, batch size or number of images) goes on along the curve
+    of a run of that length, from the place where it stands.
+
+    Args:
+        optimizer: whose rates and first moments are set.
+        trainer: knows how many steps there are.
+        max_lr: peak rate.
+        pct_start: share of the steps in which the rate rises.
+
+    Raises:
+        ConfigError: no training step, or no end.
+    """
+
+    def __init__(self, optimizer: Optimizer, trainer: Trainer, *, max_lr: float, pct_start: float) -> None:
+        self._trainer, self._max_lr, self._pct_start = trainer, max_lr, pct_start
+        self._start(optimizer, made=0, total=_all_steps(trainer))
+
+    def _start(self, optimizer: Optimizer, *, made: int, total: int) -> None:
+        # The rise must not end exactly at step 0: torch divides by its length.
+        rise = self._pct_start if self._pct_start * total != 1 else math.nextafter(self._pct_start, 0)
+        super().__init__(
+            optimizer, max_lr=self._max_lr, total_steps=total, pct_start=rise, last_epoch=made - 1
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many steps have been made."""
+        return {"last_epoch": self.last_epoch}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there; the trainer and the optimizer have their states back already."""
+        made = int(state_dict["last_epoch"])
+        self._start(self.optimizer, made=made, total=max(1, made + _steps_left(self._trainer, made)))
+
+
+def _all_steps(trainer: Trainer) -> int:
+    steps = trainer.estimated_stepping_batches
+    if not 0 < steps < math.inf:
+        found = "endless" if steps else "without a single step"
+        raise ConfigError(
+            f"this training is {found}, and its learning rate rises and falls over a known number of steps:"
+            " set trainer.max_epochs or trainer.max_steps, and give at least one batch of training images"
+        )
+    return int(steps)
+
+
+def _steps_left(trainer: Trainer, made: int) -> int:
+    """Steps still to come of a run whose progress has been restored."""
+    by_limit = math.inf if trainer.max_steps == -1 else trainer.max_steps - made
+    batches = trainer.num_training_batches
+    if trainer.max_epochs in (None, -1) or batches == math.inf:
+        return int(max(0, by_limit))
+    per_epoch = math.ceil(batches / trainer.accumulate_grad_batches)
+    epochs, loop = trainer.fit_loop.epoch_progress.current, trainer.fit_loop.epoch_loop
+    left = per_epoch * (int(trainer.max_epochs or 0) - epochs.processed)
+    if epochs.started > epochs.processed:  # Inside an epoch.
+        left -= math.ceil(loop.batch_progress.current.completed / trainer.accumulate_grad_batches)
+    return int(max(0, min(left, by_limit)))
