@@ -71,8 +71,9 @@ def _steps_left(trainer: Trainer, made: int) -> int:
     if trainer.max_epochs in (None, -1) or batches == math.inf:
         return int(max(0, by_limit))
     per_epoch = math.ceil(batches / trainer.accumulate_grad_batches)
-    epochs, loop = trainer.fit_loop.epoch_progress.current, trainer.fit_loop.epoch_loop
+    epochs: Any = trainer.fit_loop.epoch_progress.current
+    batch = trainer.fit_loop.epoch_loop.batch_progress.current
     left = per_epoch * (int(trainer.max_epochs or 0) - epochs.processed)
     if epochs.started > epochs.processed:  # Inside an epoch.
-        left -= math.ceil(loop.batch_progress.current.completed / trainer.accumulate_grad_batches)
+        left -= math.ceil(batch.completed / trainer.accumulate_grad_batches)
     return int(max(0, min(left, by_limit)))
