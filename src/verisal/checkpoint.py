@@ -31,6 +31,7 @@ __all__ = [
     "CARD_KEY",
     "Carded",
     "check_card",
+    "existing_file",
     "file_sha256",
     "load_checkpoint",
     "load_export",
@@ -80,6 +81,31 @@ def state_hash(state: nn.Module | Mapping[str, Tensor]) -> str:
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def existing_file(path: Path | str, what: str = "an existing file") -> Path:
+    """The path, where a file can be read.
+
+    Args:
+        path: as it was given.
+        what: what it should be the path of, for the message.
+
+    Raises:
+        CheckpointError: nothing there, a folder, or something that cannot be read.
+    """
+    target = Path(path)
+    try:
+        with target.open("rb"):
+            return target
+    except IsADirectoryError:
+        inside = [file.relative_to(target) for file in sorted(target.glob("**/*.ckpt"))]
+        named = f", for example {inside[0]} in it" if inside else ""
+        raise CheckpointError(f"{target} is a folder; give the path of {what}{named}") from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise CheckpointError(f"{target} does not exist; give the path of {what}.{_others(target)}") from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise CheckpointError(f"{target} cannot be read ({reason}); give the path of {what}") from None
 
 
 def write_atomic(path: Path | str, content: bytes) -> None:
@@ -148,9 +174,7 @@ def load_checkpoint(path: Path | str, *, map_location: MapLocation = "cpu") -> d
         raise CheckpointError(
             f"{path}: checkpoints are not loaded from URLs; download the file and give its path"
         )
-    target = Path(path)
-    if not target.is_file():
-        raise CheckpointError(_missing(target))
+    target = existing_file(path)
     content = target.read_bytes()
     accepted = _accepted(target)
     if accepted and hashlib.sha256(content).hexdigest() not in accepted:
@@ -252,8 +276,7 @@ def load_export(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     target = Path(path)
     card_path = target.with_suffix(".json")
     for file in (target, card_path):
-        if not file.is_file():
-            raise CheckpointError(_missing(file))
+        existing_file(file)
     try:
         card = json.loads(card_path.read_text(encoding="utf-8"))
         expected = card["sha256"]
@@ -329,10 +352,6 @@ def _accepted(path: Path) -> tuple[str, ...]:
         return ()
     lines = sidecar.read_text(encoding="utf-8", errors="replace").splitlines()
     return tuple(line.split()[0] for line in lines if line.split()) or ("empty sidecar",)
-
-
-def _missing(path: Path) -> str:
-    return f"{path} does not exist; give the path of an existing file.{_others(path)}"
 
 
 def _others(path: Path) -> str:

@@ -2,6 +2,8 @@
 
 import json
 import os
+from collections import OrderedDict
+from pathlib import Path
 
 import pytest
 import torch
@@ -72,18 +74,142 @@ def test_random_weights_are_the_same_each_time_and_the_random_state_is_kept():
     assert state_hash(first) == state_hash(load_classifier("torchvision:shufflenet_v2_x0_5", **SMALL))
 
 
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-@pytest.mark.parametrize("wrapped", [False, True])
-def test_a_state_dict_from_a_file(tmp_path, suffix, wrapped):
-    network = tiny()
-    state = {f"module.{name}" if wrapped else name: tensor for name, tensor in network.state_dict().items()}
+def normed():
+    """With batch normalisation, and with a part that is named as other people's shells are."""
+    return nn.Sequential(
+        OrderedDict(
+            features=nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU()),
+            pool=nn.AdaptiveAvgPool2d(1), flat=nn.Flatten(), model=nn.Linear(4, 3),
+        )
+    )  # fmt: skip
+
+
+def trained():
+    """A network unlike the one that a fresh call builds, in every tensor but the counters."""
+    network = normed()
+    with torch.no_grad():
+        for name, tensor in network.state_dict().items():
+            if not name.endswith("num_batches_tracked"):
+                tensor += 1
+    return network
+
+
+def renamed(state, rule):
+    return {rule(name): tensor for name, tensor in state.items()}
+
+
+def without_counters(state):
+    return {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
+
+
+def inner(shell):
+    """As a script wraps a part of its network alone."""
+    return lambda name: name.replace("features.", f"features.{shell}.")
+
+
+def without(state, name):
+    return {key: tensor for key, tensor in state.items() if key != name}
+
+
+def moved(state):
+    return {name: tensor + 1 for name, tensor in state.items()}
+
+
+def seven_classes(state):
+    return {**state, "model.weight": torch.ones(7, 4), "model.bias": torch.ones(7)}
+
+
+OPTIMIZER = {"state": {0: {"exp_avg": torch.zeros(2)}}, "param_groups": [{"lr": 0.1, "params": [0]}]}
+LYING_AROUND = {
+    "plain": (lambda state: state, ""),
+    "no counters": (without_counters, "1 num_batches_tracked are missing and stay at 0"),
+    "DataParallel": (lambda state: renamed(state, "module.{}".format), "names without module."),
+    "DataParallel, old": (
+        lambda state: renamed(without_counters(state), "module.{}".format),
+        "names without module.; 1 num_batches_tracked are missing",
+    ),
+    "a part in DataParallel": (lambda state: renamed(state, inner("module")), "names without module."),
+    "compiled": (lambda state: renamed(state, "_orig_mod.{}".format), "names without _orig_mod."),
+    "a part compiled": (lambda state: renamed(state, inner("_orig_mod")), "names without _orig_mod."),
+    "compiled in DDP": (
+        lambda state: renamed(state, "module._orig_mod.{}".format),
+        "names without _orig_mod. and module.",
+    ),
+    "held by a script's class": (lambda state: renamed(state, "model.{}".format), "names without model."),
+    "held by a class in DDP": (
+        lambda state: renamed(state, "module.net.{}".format),
+        "without module. and net.",
+    ),
+    "averaged": (
+        lambda state: {"n_averaged": torch.tensor(3), **renamed(state, "module.{}".format)},
+        "names without module.",
+    ),
+}
+NESTED = {
+    **{
+        key: (lambda state, key=key: {key: state, "optimizer": OPTIMIZER, "epoch": 3}, f"dict under {key}")
+        for key in ("state_dict", "model", "net", "model_state_dict", "ema", "weights_of_mine")
+    },
+    "twice": (lambda state: {"checkpoint": {"model": state}, "args": None}, "dict under checkpoint.model"),
+    "beside": (lambda state: {**state, "optimizer": OPTIMIZER}, "without optimizer, which lies beside"),
+    "the same twice": (lambda state: {"model": state, "best": dict(state)}, "state dict under model"),
+    "renamed inside": (
+        lambda state: {"state_dict": renamed(without_counters(state), "module.{}".format), "epoch": 3},
+        "state dict under state_dict; names without module.; 1 num_batches_tracked",
+    ),
+}  # fmt: skip
+NORMED = f"{__name__}:normed"
+
+
+@pytest.mark.parametrize(
+    ("form", "suffix"),
+    [
+        *((form, ".pth") for form in (*LYING_AROUND, *NESTED)),
+        *((form, ".safetensors") for form in LYING_AROUND),
+    ],
+)
+def test_a_state_dict_as_it_lies_around(tmp_path, capsys, form, suffix):
+    change, words = {**LYING_AROUND, **NESTED}[form]
+    network = trained()
     path = tmp_path / f"weights{suffix}"
-    if suffix == ".safetensors":
-        save_file(state, path)
-    else:
-        torch.save({"state_dict": state, "epoch": 3} if wrapped else state, path)
-    classifier = load_classifier(FACTORY, weights=str(path), **TINY)
+    (torch.save if suffix == ".pth" else save_file)(change(network.state_dict()), path)
+    classifier = load_classifier(NORMED, weights=str(path), **TINY, stages=("features.0", "features.2"))
     assert state_hash(classifier.network) == state_hash(network)
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == bool(words)
+    assert words in said
+    assert not words or said.startswith(f"weights {path}: ")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: {"state_dict": s, "ema": moved(s)}, "2 state dicts that fit .*: state_dict, ema"),
+        (lambda s: {**s, "ema": moved(s)}, "2 state dicts that fit .*: the whole file, ema"),
+        (lambda s: renamed(s, "shell.{}".format), r"has, the network lacks \(8\)"),
+        (lambda s: {"state_dict": without(s, "model.bias")}, r"lacks \(1\): model.bias"),
+        (lambda s: {**s, "criterion.weight": torch.ones(2)}, r"network lacks \(1\): criterion.weight"),
+        (lambda s: without(s, "features.1.running_var"), r"file lacks \(1\): features.1.running_var"),
+        (lambda s: renamed(s, lambda key: key.replace("features", "module", 1)), r"file lacks"),
+        (lambda s: {"optimizer": OPTIMIZER}, "does not fit"),
+        (lambda s: {"model": seven_classes(s)}, "made for 7 classes"),
+    ],
+)
+def test_no_other_state_dict_is_taken(tmp_path, change, message):
+    path = tmp_path / "weights.pth"
+    torch.save(change(trained().state_dict()), path)
+    with pytest.raises(CheckpointError, match=message):
+        load_classifier(NORMED, weights=str(path), **TINY, stages=("features.0", "features.2"))
+
+
+def test_a_network_with_versions_of_its_own_loads_from_a_file_without_them(tmp_path):
+    """MNASNet takes a state dict without versions for one of an old release, and refuses it."""
+    first = load_classifier("torchvision:mnasnet0_5", **SMALL)
+    save_file(
+        {name: tensor + 1 for name, tensor in first.network.state_dict().items()}, tmp_path / "a.safetensors"
+    )
+    again = load_classifier("torchvision:mnasnet0_5", weights=str(tmp_path / "a.safetensors"), image_size=64)
+    assert torch.equal(again.network.classifier[1].bias, first.network.classifier[1].bias + 1)
 
 
 def test_a_source_is_the_same_as_a_name_with_overrides():
@@ -127,7 +253,7 @@ class _Hostile:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"weight": _Hostile()}, "other than tensors and plain data"),
+        ({"weight": _Hostile()}, r"other than tensors and plain data \((posix|nt)\.system\)"),
         ([1, 2], "holds no state dict"),
         ({"epoch": 3}, "holds no state dict"),
     ],
@@ -141,7 +267,11 @@ def test_a_pickle_never_runs_code(tmp_path, content, message):
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("https://example.org/x.pth", "not loaded from URLs"), ("nowhere.pth", "does not exist")],
+    [
+        ("https://example.org/x.pth", "not loaded from URLs"),
+        ("nowhere.pth", "does not exist"),
+        (str(Path(__file__).parent), "is a folder; give the path of a .safetensors or .pth file"),
+    ],
 )
 def test_weights_that_cannot_be_read(name, message):
     with pytest.raises(CheckpointError, match=message):

@@ -14,7 +14,7 @@ from verisal.errors import CheckpointError, ConfigError
 
 from ._architecture import Architecture, LogitsOnly, known_name, optional
 from ._stages import usable_stages
-from ._weights import fit_weights, read_weights
+from ._weights import fit_states, read_states
 
 __all__ = ["Built", "from_factory", "from_timm", "from_torchvision", "from_transformers", "imagenet_names"]
 
@@ -192,10 +192,13 @@ def _with_file(
     architecture: Architecture, weights: str | None, class_names: Sequence[str] | None
 ) -> nn.Module:
     """A network with the weights of a local file, or with random ones where there is no file."""
-    tensors = read_weights(weights) if weights is not None else None
+    states = read_states(weights) if weights is not None else None
     network = architecture.build()
-    if tensors is not None:
-        fit_weights(network, tensors, source=weights, class_names=class_names or _names(architecture))
+    if states is not None:
+        # Who saves a network of transformers does not know of the shell around it here.
+        inner = network.model if isinstance(network, LogitsOnly) else network
+        names = class_names or _names(architecture)
+        fit_states(inner, states, source=weights, class_names=names)
     return network
 
 

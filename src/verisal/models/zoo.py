@@ -18,7 +18,7 @@ from ._architecture import Architecture
 from ._layout import evaluating, probe_image
 from ._libraries import Built, from_factory, from_timm, from_torchvision, from_transformers
 from ._stages import find_stages
-from ._weights import fit_weights
+from ._weights import fit_weights, load_named
 from .classifier import Classifier
 from .imagenet import IMAGENET_CLASSIFIER, imagenet_classifier
 from .resnet import SmallResNet
@@ -227,7 +227,7 @@ def _check_rebuilds(classifier: Classifier, architecture: Architecture) -> None:
     network = classifier.network
     twin = architecture.build()
     try:
-        twin.load_state_dict(_copies(network))
+        load_named(twin, _copies(network))
     except RuntimeError as error:
         raise ConfigError(
             f"{architecture.name} with {dict(architecture.arguments)} has other weights than this classifier:"
