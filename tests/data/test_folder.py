@@ -45,7 +45,7 @@ def test_a_flat_folder_has_no_labels(tmp_path):
     assert {name: sample.label for name, sample in found.items()} == {"a.png": -1, "deep/b.PNG": -1}
     (tmp_path / "deep" / "b.PNG").unlink()
     (tmp_path / "deep").rmdir()
-    with pytest.raises(DataError, match="holds no class folders; set labels to annotations or none"):
+    with pytest.raises(DataError, match="holds no class folders; set labels to none, or give annotations"):
         ImageFolder(root=str(tmp_path)).listing()
 
 

@@ -17,6 +17,7 @@ from verisal.data import (
     OxfordPet,
     PascalVOC,
     check_data,
+    image_files,
 )
 from verisal.errors import ConfigError
 from verisal.models import load_classifier
@@ -71,27 +72,36 @@ def _parser() -> ArgumentParser:
     check.add_argument(
         "--labels",
         choices=("folders", "annotations", "none"),
-        default="folders",
-        help="where classes come from (default: %(default)s)",
+        help="where classes come from (default: the class folders; where there are none, the annotations)",
     )
     check.add_argument("--classifier", help="compare the classes with those of this classifier")
     check.add_argument("--max-pixels", type=int, help="largest width times height that is decoded")
     return parser
 
 
-def _images(path: Path, annotations: str | None, form: str | None, labels: str) -> ImageSet:
+def _images(path: Path, annotations: str | None, form: str | None, labels: str | None) -> ImageSet:
     if form in _KNOWN:
         if annotations is not None:
             raise ConfigError(f"--format {form} knows where its annotations are; leave out --annotations")
         return _KNOWN[form](str(path))
     if form == "imagenet":
         return ImageNetValidation(images=str(path), boxes=annotations)
-    # COCO's folders have no classes of their own.
-    if form == "coco" and labels == "folders" and not any(item.is_dir() for item in _items(path)):
-        return COCO(images=str(path), annotations=annotations or "")
+    if labels is None:
+        labels = "folders"
+        if annotations is not None and form is not None and not _in_folders(path, Path(annotations)):
+            # COCO's own images have no classes but those of their objects, and some have none.
+            if form == "coco":
+                return COCO(images=str(path), annotations=annotations)
+            # Pictures of masks name no classes.
+            labels = "none" if form == "masks" else "annotations"
+            sys.stdout.write(f"labels: {labels}, for {path} has no class folders\n")
     settings = {"labels": labels, "annotations": annotations, "format": form}
     return ImageFolder(root=str(path), **settings)  # type: ignore[arg-type]  # choices of the parser
 
 
-def _items(path: Path) -> list[Path]:
-    return list(path.iterdir()) if path.is_dir() else []
+def _in_folders(path: Path, annotations: Path) -> bool:
+    """Whether any image lies in a folder below ``path``, other than that of the annotations."""
+    if not path.is_dir():
+        return False
+    beside = annotations.resolve()
+    return any(file.parent != path and beside not in file.resolve().parents for file in image_files(path))

@@ -23,7 +23,8 @@ def existing_folder(path: str | Path, what: str) -> Path:
     """
     folder = Path(path)
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; expected {what}")
+        found = "is a file, no folder" if folder.is_file() else "no such folder"
+        raise DataError(f"{folder}: {found}; expected {what}")
     return folder
 
 

@@ -84,7 +84,7 @@ class ImageFolder(ImageSet):
         names = NameIndex(ids)
         annotated, numbered = self._annotated(names)
         if self.labels == "folders":
-            folders = _class_folders(root, beside)
+            folders = _class_folders(root, beside, self.format)
             classes: dict[str, str] = {name: name.partition("/")[0] for name in ids if "/" in name}
             loose = [name for name in ids if name not in classes]
             annotated.problems += [
@@ -128,7 +128,7 @@ class ImageFolder(ImageSet):
         return _READERS[self.format](path, names), {}
 
 
-def _class_folders(root: Path, beside: Path | None) -> list[str]:
+def _class_folders(root: Path, beside: Path | None, form: str | None) -> list[str]:
     """Names of the class folders, all of which hold an image."""
     folders = sorted(
         path
@@ -136,7 +136,8 @@ def _class_folders(root: Path, beside: Path | None) -> list[str]:
         if path.is_dir() and not path.name.startswith(".") and path.resolve() != beside
     )
     if not folders:
-        raise DataError(f"{root}: holds no class folders; set labels to annotations or none")
+        others = {None: "none, or give annotations", "masks": "none"}.get(form, "annotations or none")
+        raise DataError(f"{root}: holds no class folders; set labels to {others}")
     empty = [path.name for path in folders if not image_files(path)]
     if empty:
         raise DataError(f"{root}: {len(empty)} class folders hold no image: {', '.join(empty)}")
