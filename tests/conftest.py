@@ -1,5 +1,6 @@
 """What every test gets: one torch thread, W&B offline in a folder of its own, no network, fixed examples."""
 
+import multiprocessing
 import os
 
 # Before anything imports W&B or matplotlib, and without touching the home folder.
@@ -15,6 +16,9 @@ hypothesis.settings.register_profile(
     "ci", derandomize=True, deadline=None, database=None, max_examples=50, print_blob=True
 )
 hypothesis.settings.load_profile("ci")
+
+# Tests that need processes fork them from a server, which imports this once, when the first of them asks.
+multiprocessing.set_forkserver_preload(["verisal.cli._app", "verisal.cli._export"])
 
 
 @pytest.fixture(scope="session", autouse=True)

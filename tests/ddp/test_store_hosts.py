@@ -14,9 +14,7 @@ from verisal.data import _store_remote
 from verisal.data._store_remote import RemoteFiles
 from verisal.data.store import FeatureStore
 
-# A fork server imports the packages once for all processes of this file.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["verisal.data._store_remote", "verisal.data.store"])
 
 
 class BareFileSystem(fsspec.AbstractFileSystem):

@@ -9,9 +9,7 @@ from store_workers import COUNT, KEY, alone, computed, contents, features, fill
 
 from verisal.data.store import FeatureStore
 
-# A fork server imports the packages once for all processes of this file.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["verisal.data.store"])
 
 
 def start(root, log, **settings):

@@ -8,13 +8,35 @@ from collections.abc import Sequence
 from typing import final
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 __all__ = ["SmallResNet"]
 
 
+# Channels of one AVX2 register, see _NarrowProjection.
+_NARROW = 8
+
+
+class _NarrowProjection(nn.Conv2d):
+    """A 1x1 convolution with a stride, computed as one without a stride on the pixels that it reads.
+
+    oneDNN 3.13 (torch 2.15) writes outside its buffers, which aborts the process or corrupts it, when all of
+    this meets: the weight gradient of a 1x1 convolution with any stride above 1 (also in one direction alone),
+    without padding and groups, fewer than 8 input channels (any number of output channels, with or without
+    bias), height and width multiples of the stride, image or weight in channels_last, on a processor with AVX2
+    and without AVX-512 (``ONEDNN_MAX_CPU_ISA=AVX2`` shows it on any). Larger kernels, 8 or more channels,
+    groups, the forward pass and the gradient with respect to the image are right, and so is this form.
+    """
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        rows, columns = self.stride
+        return F.conv2d(inputs[..., ::rows, ::columns], self.weight, self.bias)
+
+
 def _conv(inputs: int, outputs: int, kernel: int, *, stride: int = 1, folded: bool) -> list[nn.Module]:
-    conv = nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2, bias=folded)
+    kind = _NarrowProjection if kernel == 1 and stride > 1 and inputs < _NARROW else nn.Conv2d
+    conv = kind(inputs, outputs, kernel, stride=stride, padding=kernel // 2, bias=folded)
     return [conv] if folded else [conv, nn.BatchNorm2d(outputs)]
 
 
