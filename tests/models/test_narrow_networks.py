@@ -22,7 +22,9 @@ def networks():
         network = SmallResNet(3, widths=widths)
         found[f"classifier {widths}"] = (network, (torch.rand(8, 3, 32, 32),))
     found["detector"] = (AttributionCNN(3, width=1), (torch.rand(8, 3, 32, 32),))
-    maps = tuple(torch.rand(8, width, size, size) for width, size in zip((1, 2, 3, 4), (16, 8, 4, 2)))
+    maps = tuple(
+        torch.rand(8, width, size, size) for width, size in zip((1, 2, 3, 4), (16, 8, 4, 2), strict=True)
+    )
     found["masks"] = (MaskNetwork([1, 2, 3, 4], 3), (maps, torch.zeros(8, dtype=torch.int64)))
     return found
 

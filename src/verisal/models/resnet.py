@@ -21,12 +21,12 @@ _NARROW = 8
 class _NarrowProjection(nn.Conv2d):
     """A 1x1 convolution with a stride, computed as one without a stride on the pixels that it reads.
 
-    oneDNN 3.13 (torch 2.15) writes outside its buffers, which aborts the process or corrupts it, when all of
-    this meets: the weight gradient of a 1x1 convolution with any stride above 1 (also in one direction alone),
-    without padding and groups, fewer than 8 input channels (any number of output channels, with or without
-    bias), height and width multiples of the stride, image or weight in channels_last, on a processor with AVX2
-    and without AVX-512 (``ONEDNN_MAX_CPU_ISA=AVX2`` shows it on any). Larger kernels, 8 or more channels,
-    groups, the forward pass and the gradient with respect to the image are right, and so is this form.
+    oneDNN 3.13 (torch 2.15) writes outside its buffers, and mostly ends the process, when all of this meets:
+    the weight gradient of a 1x1 convolution with any stride above 1 (also in one direction alone), without
+    padding and groups, fewer than 8 input channels (any number of output channels, with or without bias),
+    height and width multiples of the stride, image or weight in channels_last, and a processor with AVX2 but
+    no AVX-512 (``ONEDNN_MAX_CPU_ISA=AVX2`` shows it on others). Larger kernels, 8 or more channels, groups,
+    the forward pass and the gradient with respect to the image are right, and so is this form.
     """
 
     def forward(self, inputs: Tensor) -> Tensor:
