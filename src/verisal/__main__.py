@@ -4,6 +4,7 @@ It parses on any Python 3 and imports nothing heavy before the checks, so that a
 one line.
 """
 
+import os
 import sys
 from typing import NoReturn, Optional, Sequence  # noqa: UP035 - must run on an old Python
 
@@ -12,13 +13,33 @@ __all__ = ["entry"]
 
 def entry() -> NoReturn:
     """Check the installation, then run the command line; exits with its code."""
+    _open_standard_streams()
     problem = _python_problem(sys.version_info[:3]) or _torch_problem(_torch_version())
     if problem:
-        sys.stderr.write("verisal: error: " + problem + "\n")
-        sys.exit(2)
+        sys.exit(_refused(problem))
     from verisal.cli import main
 
     sys.exit(main())
+
+
+def _open_standard_streams() -> None:
+    """Put the null device where standard input, output or error are closed (``>&-``).
+
+    Otherwise the next file that is opened, a checkpoint for one, gets the number of the missing stream, and
+    what is written to that number below Python ends up in the file.
+    """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            # The lowest free number is taken: this one, for all before it are open.
+            os.open(os.devnull, os.O_RDWR)
+
+
+def _refused(problem: str) -> int:
+    if sys.stderr is not None:
+        sys.stderr.write("verisal: error: " + problem + "\n")
+    return 2
 
 
 def _python_problem(version: Sequence[int]) -> Optional[str]:  # noqa: UP045

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from verisal.errors import ConfigError, VerisalError
 
+from ._output import lasting_output
 from ._process import Stopped, quiet, restored_settings, stops_as_exceptions
 from ._progress import Progress
 
@@ -31,7 +32,7 @@ def main(args: list[str] | None = None) -> int:
     """
     arguments = sys.argv[1:] if args is None else args
     progress = Progress()
-    with restored_settings(), quiet(), stops_as_exceptions():
+    with lasting_output(), restored_settings(), quiet(), stops_as_exceptions():
         try:
             return _run(arguments, progress)
         except BaseException as error:
