@@ -1,5 +1,7 @@
 import pytest
 import torch
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from verisal.data.framing import Frame
 
@@ -44,6 +46,57 @@ def test_every_shape_becomes_the_square(height, width, share):
     assert frame.image(torch.full((3, height, width), 0.25)).shape == (3, 5, 5)
     assert frame.masks(torch.ones(1, height, width, dtype=torch.bool)).all()
     assert frame.boxes(torch.tensor([[0.0, 0, width, height]])).tolist() == [[0, 0, 5, 5]]
+
+
+class Largest(TorchDispatchMode):
+    """Notes the largest number of bytes that one operation makes."""
+
+    bytes_made = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        made = operation(*args, **(kwargs or {}))
+        if isinstance(made, torch.Tensor) and not operation.is_view:
+            self.bytes_made = max(self.bytes_made, made.nbytes)
+        return made
+
+
+@pytest.mark.parametrize("shape", [(2, 20_000), (20_000, 2), (1, 30_000), (60, 900), (100, 100)])
+@pytest.mark.parametrize("share", [1.0, 0.1])
+def test_memory_grows_with_the_square_whatever_the_shape(shape, share):
+    size = 224
+    image = torch.rand(3, *shape)
+    frame = Frame.around(*shape, size=size, crop_share=share)
+    with Largest() as largest:
+        assert frame.image(image).shape == (3, size, size)
+    # The weights of a line, or a picture of four squares.
+    assert largest.bytes_made <= max(4 * 3 * size**2, size * max(shape)) * 4 + 1000
+    with Largest() as largest:
+        assert frame.masks(image > 0.5).shape == (3, size, size)
+    assert largest.bytes_made <= max(4 * 3 * size**2, size * max(shape)) * 4 + 1000
+
+
+@pytest.mark.parametrize("shape", [(2, 600), (600, 2), (37, 211), (20, 900), (5, 29), (224, 2000)])
+@pytest.mark.parametrize(("size", "share"), [(32, 1.0), (50, 0.875), (10, 0.1)])
+def test_a_strip_becomes_the_middle_of_the_whole_resized(shape, size, share):
+    image = torch.rand(3, *shape)
+    frame = Frame.around(*shape, size=size, crop_share=share)
+    whole = F.interpolate(image[None], size=frame.scaled, mode="bilinear", antialias=True)[0]
+    top, left = ((length - size) // 2 for length in frame.scaled)
+    middle = whole[:, top : top + size, left : left + size]
+    torch.testing.assert_close(frame.image(image), middle, rtol=0, atol=1e-6)
+
+
+def test_objects_of_a_strip_lie_where_its_pixels_do():
+    # 2 x 20 000 to 32 x 320 000: the square shows columns 9999 and 10000.
+    image = torch.zeros(1, 2, 20_000)
+    image[:, 0, 9999] = 1
+    frame = Frame.around(2, 20_000, size=32)
+    assert frame.boxes(torch.tensor([[9999.0, 0, 10_000, 1]])).tolist() == [[0, 0, 16, 16]]
+    mask = frame.masks(image.bool())[0]
+    assert mask.equal(frame.image(image)[0] >= 0.5)
+    assert mask[2:10, 6:10].all()
+    assert not mask[19:].any()
+    assert not mask[:, 19:].any()
 
 
 def test_the_usual_frame_of_imagenet_is_256_then_224():

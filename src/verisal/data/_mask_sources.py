@@ -9,7 +9,7 @@ from typing import TypeAlias, final
 import numpy as np
 from numpy.typing import NDArray
 
-from verisal.data.decode import decode_index_mask
+from verisal.data.decode import MAX_PIXELS, decode_index_mask
 from verisal.errors import DataError
 
 __all__ = ["IndexMask", "MaskSource", "PolygonMask", "RunLengthMask", "counts_of_text"]
@@ -40,7 +40,8 @@ class IndexMask:
         Raises:
             DataError: the file cannot be read or has another size.
         """
-        numbers = decode_index_mask(self.path)
+        # An image that was decoded may have a mask of its size, whatever the limit.
+        numbers = decode_index_mask(self.path, max_pixels=max(MAX_PIXELS, height * width))
         if numbers.shape != (height, width):
             raise DataError(
                 f"{self.path}: mask is {numbers.shape[1]} x {numbers.shape[0]} pixels, its image"

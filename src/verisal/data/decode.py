@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
-import struct
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import TypeVar
@@ -13,9 +13,12 @@ from typing import TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
+from verisal.data._metadata import orientation_in, png_without_metadata, tiff_without_metadata, turned
+from verisal.data._sixteen_bits import raw_mode, sixteen_bits
 from verisal.data.framing import Frame
 from verisal.errors import DataError
 
@@ -23,18 +26,18 @@ __all__ = ["MAX_PIXELS", "decode_image", "decode_index_mask", "resize_image"]
 
 MAX_PIXELS = 64_000_000
 
-Value = TypeVar("Value", np.float32, np.int64)
+_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
 
-# What Pillow's readers raise for damaged files, depending on the format and on where the file is cut.
-_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, OverflowError, struct.error)
+Value = TypeVar("Value", np.float32, np.int64)
 
 
 def decode_image(path: str | PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Tensor:
     """Read one image file as it is meant to be seen.
 
-    The EXIF orientation is applied, so annotations are in display coordinates. Grey, palette, CMYK and
-    1-bit images become RGB; transparency is laid over white; 16-bit values are scaled by 65535, never
-    wrapped. Of an animation the first frame is taken.
+    The EXIF orientation is applied, so annotations are in display coordinates; one that is damaged is taken
+    as upright, and no other tag is looked at. Grey, palette, CMYK and 1-bit images become RGB; transparency
+    is laid over white; 16-bit values are scaled by 65535, never wrapped. Of an animation the first frame is
+    taken.
 
     Args:
         path: the file; any name that the file system allows.
@@ -57,7 +60,7 @@ def decode_index_mask(path: str | PathLike[str], *, max_pixels: int = MAX_PIXELS
     A palette's colours are ignored: its indices are the numbers. The EXIF orientation is applied.
 
     Args:
-        path: the file; 1-bit, 8-bit or 16-bit, with one channel or a palette.
+        path: the file; of 1 to 16 bits, with one channel or a palette.
         max_pixels: largest width times height that is decoded.
 
     Returns:
@@ -87,33 +90,74 @@ def resize_image(image: Tensor, size: int) -> Tensor:
     return Frame.around(image.shape[1], image.shape[2], size=size).image(image)
 
 
+@dataclass(frozen=True)
+class _File:
+    """Content of an image file, and how its pixels are to be turned, where that is known."""
+
+    path: str | PathLike[str]
+    content: bytes
+    orientation: int | None = None
+
+    def open(self) -> Image.Image:
+        return Image.open(io.BytesIO(self.content))
+
+
 def _decoded(
-    path: str | PathLike[str],
-    max_pixels: int,
-    pixels: Callable[[Image.Image, str | PathLike[str]], NDArray[Value]],
+    path: str | PathLike[str], max_pixels: int, pixels: Callable[[Image.Image, _File], NDArray[Value]]
 ) -> NDArray[Value]:
     try:
         content = Path(path).read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); expected an image file") from error
+    # A name that no file can have is a ValueError.
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{path}: cannot be read ({reason}); expected an image file") from error
     if not content:
         raise DataError(f"{path}: the file is empty (0 bytes); expected an image file")
     try:
-        # The limit below is the one that counts, so Pillow's own warning would only repeat it.
+        # What cannot be read is told below, and our limit on pixels is the one that counts.
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(content))
-        with image:
-            _check_size(image, path, max_pixels)
-            return pixels(ImageOps.exif_transpose(image), path)
+            warnings.simplefilter("ignore")
+            return _pixels_of(path, content, max_pixels, pixels)
+    except DataError:
+        raise
     except Image.DecompressionBombError as error:
         raise DataError(f"{path}: {error}; shrink the image") from error
+    except MemoryError as error:
+        raise DataError(f"{path}: decoding needs more memory than there is; shrink the image") from error
     except UnidentifiedImageError as error:
         raise DataError(
             f"{path}: not an image that Pillow knows ({len(content)} bytes); remove it or convert it to PNG"
         ) from error
-    except _DAMAGED as error:
-        raise DataError(f"{path}: damaged or truncated image ({error}); fetch the file again") from error
+    # Any error may come of a damaged file, depending on the format and on the place of the damage.
+    except Exception as error:
+        raise DataError(
+            f"{path}: damaged or truncated image ({type(error).__name__}: {error}); fetch the file again"
+        ) from error
+
+
+def _pixels_of(
+    path: str | PathLike[str],
+    content: bytes,
+    max_pixels: int,
+    pixels: Callable[[Image.Image, _File], NDArray[Value]],
+) -> NDArray[Value]:
+    def read(file: _File) -> NDArray[Value]:
+        with file.open() as image:
+            _check_size(image, path, max_pixels)
+            found = pixels(image, file)
+            # A PNG file may name its orientation after the pixels.
+            return turned(found, file.orientation or orientation_in(image.info))
+
+    if (tiff := tiff_without_metadata(content)) is not None:
+        return read(_File(path, *tiff))
+    try:
+        return read(_File(path, content))
+    except DataError:
+        raise
+    except Exception:
+        if (png := png_without_metadata(content)) is None:
+            raise
+        return read(_File(path, *png))
 
 
 def _check_size(image: Image.Image, path: str | PathLike[str], max_pixels: int) -> None:
@@ -125,17 +169,48 @@ def _check_size(image: Image.Image, path: str | PathLike[str], max_pixels: int) 
         )
 
 
-def _rgb(image: Image.Image, path: str | PathLike[str]) -> NDArray[np.float32]:
+def _rgb(image: Image.Image, file: _File) -> NDArray[np.float32]:
     """``(H, W, 3)`` float32 in [0, 1]."""
+    mode, clear = raw_mode(image), image.info.get("transparency")
+    deep = sixteen_bits(image, file.open)
+    if deep is not None:
+        return _over_white(deep, clear)
+    # Arrays are made of what cannot be loaded, too.
+    image.load()
     if image.mode.startswith("I"):
         # 16-bit grey: Pillow's own conversion to 8 bits clips or wraps.
-        return _grey(np.asarray(image).astype(np.float32) / 65535.0, path)
+        grey = np.asarray(image)
+        if isinstance(image, TiffImageFile) and image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+            # Pillow inverts them at 8 bits.
+            grey = 65535 - grey
+        if isinstance(clear, int) and grey.dtype.itemsize == 2:
+            return _over_white(grey[:, :, None], (clear,))
+        return _grey(grey.astype(np.float32) / 65535.0, file.path)
     if image.mode == "F":
-        return _grey(np.asarray(image).astype(np.float32), path)
+        return _grey(np.asarray(image).astype(np.float32), file.path)
     if image.has_transparency_data:
+        if isinstance(clear, int):
+            # Pillow spreads 2-bit and 4-bit grey over 0..255, but not the value that is transparent.
+            image.info["transparency"] = clear * _spread(mode)
         layer = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, (255, 255, 255, 255)), layer)
     return np.asarray(image.convert("RGB"), dtype=np.float32) / 255.0
+
+
+def _over_white(values: NDArray[np.uint16], clear: object) -> NDArray[np.float32]:
+    """16-bit grey or colours ``(H, W, 1..4)`` on white; opacity is the last of an even number of channels.
+
+    Args:
+        values: the pixels.
+        clear: values of the channels of a pixel that is transparent, if a tuple.
+    """
+    colours = values.astype(np.float32) / 65535.0
+    if values.shape[2] % 2 == 0:
+        opacity = colours[..., -1:]
+        colours = colours[..., :-1] * opacity + (1.0 - opacity)
+    elif isinstance(clear, tuple):
+        colours[(values == np.asarray(clear)).all(axis=2)] = 1.0
+    return np.broadcast_to(colours, (*values.shape[:2], 3))
 
 
 def _grey(values: NDArray[np.float32], path: str | PathLike[str]) -> NDArray[np.float32]:
@@ -148,11 +223,18 @@ def _grey(values: NDArray[np.float32], path: str | PathLike[str]) -> NDArray[np.
     return np.repeat(values[:, :, None], 3, axis=2)
 
 
-def _numbers(image: Image.Image, path: str | PathLike[str]) -> NDArray[np.int64]:
+def _numbers(image: Image.Image, file: _File) -> NDArray[np.int64]:
+    mode = raw_mode(image)
+    image.load()
     values = np.asarray(image)
     if values.ndim != 2 or values.dtype.kind not in "biu":
         raise DataError(
-            f"{path}: a mask must have one channel or a palette, found mode {image.mode};"
+            f"{file.path}: a mask must have one channel or a palette, found mode {image.mode};"
             " save it as 8-bit grey"
         )
-    return values.astype(np.int64)
+    return values.astype(np.int64) // _spread(mode)
+
+
+def _spread(mode: str) -> int:
+    """What Pillow multiplies the values of grey with, so that 2 and 4 bits fill 0..255."""
+    return {"L;2": 85, "L;4": 17}.get(mode[:3], 1)

@@ -11,6 +11,10 @@ from torch.nn import functional as F
 
 __all__ = ["Frame"]
 
+_SPARE = 4
+"""Times the pixels of the square that a whole picture may have after the resize; of a longer one, see
+:meth:`Frame._middle`, the middle alone is made."""
+
 
 @final
 @dataclass(frozen=True)
@@ -38,11 +42,11 @@ class Frame:
 
     def image(self, image: Tensor) -> Tensor:
         """``(C, H, W)`` float32 in [0, 1] to ``(C, size, size)``: bilinear, antialiased."""
-        return self._cropped(self._resized(image)).clamp(0.0, 1.0)
+        return self._framed(image).clamp(0.0, 1.0)
 
     def masks(self, masks: Tensor) -> Tensor:
         """``(N, H, W)`` bool to ``(N, size, size)``: pixels of which the object covers at least one half."""
-        return self._cropped(self._resized(masks.float())) >= 0.5
+        return self._framed(masks) >= 0.5
 
     def boxes(self, boxes: Tensor) -> Tensor:
         """``(N, 4)`` xyxy to the same in the square, cut off at its border; what lies outside is empty."""
@@ -58,14 +62,44 @@ class Frame:
     def _left(self) -> int:
         return (self.scaled[1] - self.size) // 2
 
-    def _resized(self, values: Tensor) -> Tensor:
-        if self.scaled == (self.height, self.width) or not len(values):
-            return values
-        return F.interpolate(
-            values[None], size=self.scaled, mode="bilinear", align_corners=False, antialias=True
-        )[0]
-
-    def _cropped(self, values: Tensor) -> Tensor:
+    def _framed(self, values: Tensor) -> Tensor:
+        """``(N, H, W)`` to ``(N, size, size)`` float32."""
         if not len(values):
-            return values.new_zeros(0, self.size, self.size)
-        return values[:, self._top : self._top + self.size, self._left : self._left + self.size]
+            return torch.zeros(0, self.size, self.size)
+        if self.scaled != (self.height, self.width):
+            if self.scaled[0] * self.scaled[1] > _SPARE * self.size**2:
+                return self._middle(values)
+            values = F.interpolate(
+                values[None].float(), size=self.scaled, mode="bilinear", align_corners=False, antialias=True
+            )[0]
+        return values[:, self._top : self._top + self.size, self._left : self._left + self.size].float()
+
+    def _middle(self, values: Tensor) -> Tensor:
+        """The square alone, out of the pixels that it is made of: a long strip would become a long image."""
+        rows, down = _taps(self.height, self.scaled[0], self._top, self.size)
+        columns, across = _taps(self.width, self.scaled[1], self._left, self.size)
+        return down @ (values[:, rows, columns].float() @ across.T)
+
+
+def _taps(length: int, scaled: int, first: int, count: int) -> tuple[slice, Tensor]:
+    """Where results ``first`` to ``first + count`` of an antialiased bilinear resize of a line come from.
+
+    Args:
+        length: pixels of the line.
+        scaled: pixels after the resize of the whole line.
+        first: first result that is wanted.
+        count: of results.
+
+    Returns:
+        The pixels, and their weights ``(count, pixels)``; they are rounded where ``F.interpolate`` rounds, so
+        that both ways give equal images.
+    """
+    step = float(torch.tensor(length / scaled))
+    reach = max(step, 1.0)
+    centres = (step * (torch.arange(first, first + count, dtype=torch.float64) + 0.5)).float().double()
+    low = (centres - reach + 0.5).long().clamp_min(0)
+    high = (centres + reach + 0.5).long().clamp_max(length)
+    places = torch.arange(int(low[0]), int(high[-1]))
+    weights = (1 - ((places - centres[:, None] + 0.5) / reach).abs()).clamp_min(0)
+    weights *= (places >= low[:, None]) & (places < high[:, None])
+    return slice(int(low[0]), int(high[-1])), (weights / weights.sum(dim=1, keepdim=True)).float()

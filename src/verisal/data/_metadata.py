@@ -1,0 +1,154 @@
+"""What stands in image files beside the pixels: the orientation, read alone, and the rest, done without.
+
+Cameras, phones and editors damage tags more often than pixels. Pillow reads all tags to turn a picture, and
+writes them again, so that one bad tag would cost the picture.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["orientation_in", "png_without_metadata", "tiff_without_metadata", "turned"]
+
+Value = TypeVar("Value", bound=np.generic)
+
+_ORIENTATION = 0x0112
+_WHOLE_NUMBERS = {3: "H", 4: "L"}
+_XMP = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
+
+_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+# Sizes, layout, compression, colours and transparency of the pixels; not the names, dates, places and
+# profiles, nor the orientation.
+_TIFF_PIXELS = frozenset(
+    {*range(254, 260), 262, 266, 273, 277, 278, 279, 284, 292, 293, 317, *range(320, 326)}
+    | {332, 338, 339, 347, *range(512, 522), *range(529, 533), 50674}
+)
+
+_PNG_START = b"\x89PNG\r\n\x1a\n"
+_PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
+
+
+class _Tags(NamedTuple):
+    """The first block of tags in a TIFF file or in EXIF data, as far as it lies inside.
+
+    Attributes:
+        order: byte order, as :mod:`struct` writes it.
+        entries: number of the tag to all bytes of its entry; of two with one number the first.
+        body: where the value begins in an entry.
+    """
+
+    order: str
+    entries: Mapping[int, bytes]
+    body: int
+
+    @classmethod
+    def of(cls, content: bytes) -> _Tags:
+        order = {b"II": "<", b"MM": ">"}.get(content[:2], "<")
+        entries: dict[int, bytes] = {}
+        try:
+            big = struct.unpack_from(f"{order}H", content, 2) == (43,)
+            (start,) = struct.unpack_from(f"{order}{'Q' if big else 'L'}", content, 8 if big else 4)
+            (count,) = struct.unpack_from(f"{order}{'Q' if big else 'H'}", content, start)
+        except (struct.error, OverflowError):
+            return cls(order, entries, 8)
+        size, first = (20, start + 8) if big else (12, start + 2)
+        for place in range(first, min(first + count * size, len(content) - size + 1), size):
+            entry = content[place : place + size]
+            entries.setdefault(struct.unpack_from(f"{order}H", entry)[0], entry)
+        return cls(order, entries, 12 if big else 8)
+
+    @property
+    def orientation(self) -> int | None:
+        """1 to 8; 1 for an entry that says anything else, None without an entry."""
+        entry = self.entries.get(_ORIENTATION)
+        if entry is None:
+            return None
+        kind, count = struct.unpack_from(f"{self.order}H{'L' if self.body == 8 else 'Q'}", entry, 2)
+        if kind not in _WHOLE_NUMBERS or count != 1:
+            return 1
+        return _valid(*struct.unpack_from(self.order + _WHOLE_NUMBERS[kind], entry, self.body))
+
+
+def orientation_in(info: Mapping[Any, Any]) -> int:
+    """1 to 8, of what Pillow found beside the pixels: EXIF data, or without an entry there, XMP.
+
+    An orientation that is damaged or of the wrong type is 1, upright; damage elsewhere does not matter.
+    """
+    exif = info.get("exif")
+    if exif is None and isinstance(text := info.get("Raw profile type exif"), str):
+        try:
+            exif = bytes.fromhex("".join(text.split("\n")[3:]))
+        except ValueError:
+            return 1
+    if isinstance(exif, bytes):
+        while exif.startswith(b"Exif\0\0"):
+            exif = exif[6:]
+        if (found := _Tags.of(exif).orientation) is not None:
+            return found
+    for name in ("XML:com.adobe.xmp", "xmp"):
+        xmp = info.get(name) or b""
+        if match := _XMP.search(xmp.encode("utf-8", "replace") if isinstance(xmp, str) else xmp):
+            return _valid(int(match[1]))
+    return 1
+
+
+def turned(pixels: NDArray[Value], orientation: int) -> NDArray[Value]:
+    """``pixels (H, W, ...)`` as they are meant to be seen.
+
+    >>> turned(np.array([[1, 2, 3]]), 6).tolist()
+    [[1], [2], [3]]
+    """
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return pixels
+
+
+def tiff_without_metadata(content: bytes) -> tuple[bytes, int] | None:
+    """A TIFF file of the first picture with the tags of its pixels alone, and its orientation.
+
+    None where ``content`` is no TIFF file. Pillow would turn the picture itself, and any tag can stop it.
+    """
+    if not content.startswith(_TIFF_STARTS):
+        return None
+    tags = _Tags.of(content)
+    kept = [tags.entries[tag] for tag in sorted(tags.entries) if tag in _TIFF_PIXELS]
+    if tags.body == 8:
+        start, count, end = content[:4] + struct.pack(f"{tags.order}L", len(content)), "H", bytes(4)
+        rest = content[8:]
+    else:
+        start, count, end = content[:8] + struct.pack(f"{tags.order}Q", len(content)), "Q", bytes(8)
+        rest = content[16:]
+    block = struct.pack(tags.order + count, len(kept)) + b"".join(kept) + end
+    return start + rest + block, tags.orientation or 1
+
+
+def png_without_metadata(content: bytes) -> tuple[bytes, int] | None:
+    """A PNG file with the chunks of its pixels alone, and its orientation; None where it is no PNG file.
+
+    Pillow refuses a file of which a comment is damaged, or a colour profile large.
+    """
+    if not content.startswith(_PNG_START):
+        return None
+    kept, info, place = [_PNG_START], dict[str, bytes](), len(_PNG_START)
+    while place + 12 <= len(content):
+        length, name = struct.unpack_from(">L4s", content, place)
+        if name in _PNG_PIXELS:
+            kept.append(content[place : place + length + 12])
+        elif name == b"eXIf":
+            info.setdefault("exif", content[place + 8 : place + 8 + length])
+        place += length + 12
+    return b"".join(kept), orientation_in(info)
+
+
+def _valid(orientation: int) -> int:
+    return orientation if 1 <= orientation <= 8 else 1
