@@ -1,12 +1,15 @@
 """FGSM, PGD and CW-L2 on linear classifiers, where the right answer is known exactly."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
+from attack_cases import ToyNet
 from torch import Tensor
 
-from verisal.attacks import FGSM, PGD, CarliniWagnerL2, DeepFoolL2, SquareAttack
+from verisal.attacks import DDN, FGSM, PGD, CarliniWagnerL2, DeepFoolL2, SquareAttack
+from verisal.attacks.carlini_wagner import _next_c, _share
 from verisal.errors import ConfigError
 from verisal.functional import noise_norm
 
@@ -119,7 +122,7 @@ def test_pgd_l2_takes_full_steps_on_vanishing_gradients() -> None:
 
 def test_carlini_wagner_finds_the_distance_to_the_plane() -> None:
     for kappa in (0.0, 0.5):
-        attack_ = CarliniWagnerL2(kappa, rounds=9, steps=150, lr=0.02)
+        attack_ = CarliniWagnerL2(kappa, rounds=9, steps=150)
         result = attack(attack_, above(1.3))
         distance = (1.3 + kappa) / 13
         assert result.success.tolist() == [True]
@@ -138,15 +141,26 @@ def test_carlini_wagner_moves_black_and_white_pixels() -> None:
     image = torch.full(SHAPE, 0.5)
     image.view(-1)[[0, 11]] = 1.0
     image.view(-1)[1] = 0.0  # logit 9.5; the way down leaves the corner of the box
-    result = attack(CarliniWagnerL2(rounds=5, steps=300, lr=0.1), image)
+    result = attack(CarliniWagnerL2(), image)
     assert result.success.tolist() == [True]
-    assert float((result.x_adv - image).flatten()[11]) < -0.5
+    # Straight down: 9.5 / 13 of length, and no value meets the box on the other side.
+    assert float(result.norms) == pytest.approx(9.5 / 13, rel=0.02)
+    torch.testing.assert_close((image - result.x_adv).flatten(), 9.5 * NORMAL / 169, rtol=0, atol=0.02)
 
 
-def test_carlini_wagner_leaves_a_misclassified_image_nearly_unchanged() -> None:
+def test_carlini_wagner_leaves_a_misclassified_image_as_it_is() -> None:
     result = attack(CarliniWagnerL2(), above(-1.3))
+    assert result.x_adv.equal(above(-1.3))
     assert result.success.tolist() == [True]
-    assert float(result.norms) < 1e-5
+    assert (result.n_fwd.tolist(), result.n_bwd.tolist()) == ([2], [1])
+
+
+def test_carlini_wagner_crosses_an_exact_tie() -> None:
+    """No margin is missing at a tie, and yet the label is first."""
+    tie = torch.full(SHAPE, 0.5)
+    result = attack(CarliniWagnerL2(), tie, label=0)
+    assert result.success.tolist() == [True]
+    assert 0 < float(result.norms) < 0.01
 
 
 def test_carlini_wagner_other_logit_may_be_negative() -> None:
@@ -163,7 +177,7 @@ def test_carlini_wagner_guesses_its_constant_from_the_plane() -> None:
     guessed = attack(CarliniWagnerL2(rounds=1, steps=60), above(1.3))
     told = attack(CarliniWagnerL2(rounds=1, steps=60, initial_c=4 * 1.3 / 169), above(1.3))
     torch.testing.assert_close(guessed.x_adv, told.x_adv, rtol=0, atol=1e-5)
-    assert guessed.n_bwd.tolist() == [told.n_bwd.item() + 1]
+    assert guessed.n_bwd.tolist() == told.n_bwd.tolist() == [61]
     loud = CarliniWagnerL2(rounds=1, steps=60)(
         lambda images: 100 * plane(images), above(1.3), torch.tensor([1]), generator=seeded()
     )
@@ -178,14 +192,69 @@ def test_carlini_wagner_searches_where_a_first_constant_fails() -> None:
     assert float(searched.norms) <= 1.2 * 0.1
 
 
-def test_carlini_wagner_samples_leave_when_they_stall() -> None:
-    images = torch.cat([above(-1.3), above(1.3)])
-    attack_ = CarliniWagnerL2(rounds=2, steps=60)
-    result = attack_(plane, images, torch.tensor([1, 1]), generator=seeded())
-    # Nothing to gain for the first image: it leaves at the second look, after 20 steps, of each round.
-    # One pass more guesses the first constant.
-    assert int(result.n_bwd[0]) == 41 < int(result.n_bwd[1]) <= 121
-    assert (result.n_fwd - result.n_bwd).tolist() == [1, 1]
+def test_carlini_wagner_keeps_the_smallest_noise_of_all_rounds() -> None:
+    """A first constant a thousand times too large overshoots; the rounds after it come nearer."""
+    norms = [
+        float(attack(CarliniWagnerL2(rounds=rounds, initial_c=40.0), above(1.3)).norms) for rounds in (1, 9)
+    ]
+    assert norms[0] > 1.2 * 0.1
+    assert norms[1] <= 1.02 * 0.1
+
+
+def test_carlini_wagner_bisects_its_constant_on_a_logarithmic_scale() -> None:
+    low, high = torch.tensor([0.5, 0.0, 2.0, 0.0]), torch.tensor([torch.inf, 9.0, 8.0, 1e-3])
+    torch.testing.assert_close(_next_c(low, high), torch.tensor([5.0, 3.0, 4.0, 1e-3 / 3]))
+
+
+def test_carlini_wagner_steps_fall_along_half_a_cosine() -> None:
+    assert [_share(0.6, step, 4) for step in (0, 2)] == pytest.approx([0.6, 0.32])
+    assert _share(0.6, 1000, 1000) == pytest.approx(0.04)
+    assert _share(0.01, 7, 9) == 0.01  # never grows
+
+
+def test_carlini_wagner_first_steps_by_hand() -> None:
+    """``initial_c = 2 * 1.3 / 169`` pulls to the plane itself: shares 0.6 and 0.32 of the way."""
+    told = CarliniWagnerL2(rounds=1, steps=2, initial_c=2 * 1.3 / 169)
+    result = attack(told, above(1.3))
+    torch.testing.assert_close(result.x_adv, above(1.3 * 0.4))  # the last iterate, a failure
+    assert result.success.tolist() == [False]
+    longer = replace(told, steps=3)
+    # Shares 0.6 and 0.46: what is left of the height is 0.4 * 0.54.
+    torch.testing.assert_close(attack(longer, above(1.3)).x_adv, above(1.3 * 0.4 * 0.54))
+
+
+def test_carlini_wagner_finds_the_nearer_border_of_a_class_that_is_not_the_next() -> None:
+    """Class 1 is ahead of class 2 at grey, but its border is three times as far away."""
+
+    def two(images: Tensor) -> Tensor:
+        values = images.flatten(1)[:, :2] - 0.5
+        return torch.stack([0 * values[:, 0], values[:, 0] - 0.3, 4 * values[:, 1] - 0.4], dim=1)
+
+    result = CarliniWagnerL2()(two, torch.full(SHAPE, 0.5), torch.tensor([0]), generator=seeded())
+    assert two(result.x_adv).argmax(dim=1).tolist() == [2]
+    assert float(result.norms) == pytest.approx(0.1, rel=0.02)
+
+
+BLACK_AND_WHITE = {
+    "all black or white": lambda rng: (torch.rand(24, 3, 16, 12, generator=rng) > 0.5).float(),
+    "black on white": lambda rng: (torch.rand(24, 3, 16, 12, generator=rng) > 0.2).float(),
+    "strokes with grey edges": lambda rng: (
+        4 * torch.nn.functional.avg_pool2d(torch.rand(24, 3, 18, 14, generator=rng), 3, 1) - 1.7
+    ).clamp(0, 1),
+}
+
+
+@pytest.mark.parametrize("kind", BLACK_AND_WHITE)
+def test_carlini_wagner_is_no_weaker_than_ddn_on_saturated_images(kind: str) -> None:
+    model = ToyNet().eval()
+    images = BLACK_AND_WHITE[kind](seeded())
+    labels = model(images).argmax(dim=1)
+    peer = DDN()(model, images, labels, generator=seeded())
+    ours = CarliniWagnerL2()(model, images, labels, generator=seeded())
+    assert peer.success.all()
+    assert ours.success.all()
+    assert float((ours.norms / peer.norms).log().mean().exp()) <= 1.02
+    assert float((ours.norms / peer.norms).max()) <= 1.1
 
 
 def test_norm_is_that_of_the_returned_image() -> None:
@@ -209,7 +278,8 @@ def test_norm_is_that_of_the_returned_image() -> None:
         (lambda: CarliniWagnerL2(-1.0), "CarliniWagnerL2.confidence"),
         (lambda: CarliniWagnerL2(rounds=0), "CarliniWagnerL2.rounds"),
         (lambda: CarliniWagnerL2(steps=0), "CarliniWagnerL2.steps"),
-        (lambda: CarliniWagnerL2(lr=0.0), "CarliniWagnerL2.lr"),
+        (lambda: CarliniWagnerL2(step=0.0), "CarliniWagnerL2.step"),
+        (lambda: CarliniWagnerL2(step=1.1), "CarliniWagnerL2.step"),
         (lambda: CarliniWagnerL2(initial_c=0.0), "CarliniWagnerL2.initial_c"),
     ],
 )

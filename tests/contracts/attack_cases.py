@@ -68,7 +68,7 @@ CASES = {
     ),
     "PGD restarts": AttackCase(lambda eps: PGD(eps, steps=5, restarts=3), (0.01, 0.04, 0.5)),
     "CarliniWagnerL2": AttackCase(
-        lambda kappa: CarliniWagnerL2(kappa, rounds=2, steps=20, lr=0.1), (0.0, 1.0, 2.0), bounded=False
+        lambda kappa: CarliniWagnerL2(kappa, rounds=2, steps=20), (0.0, 1.0, 2.0), bounded=False
     ),
     "DDN": AttackCase(lambda length: DDN(steps=20, initial_norm=length), (0.3, 1.0, 3.0), bounded=False),
     "DeepFoolL2": AttackCase(lambda overshoot: DeepFoolL2(overshoot), (0.0, 0.02, 0.1), bounded=False),

@@ -89,7 +89,7 @@ def test_carlini_wagner_succeeds_and_measures_as_that_of_foolbox(problem) -> Non
         lambda foolbox: foolbox.attacks.L2CarliniWagnerAttack(binary_search_steps=5, steps=200), problem
     )
     rate, length = summary(*problem, peer)
-    for attack in (CarliniWagnerL2(), CarliniWagnerL2(rounds=5, steps=200, lr=0.01)):
+    for attack in (CarliniWagnerL2(), CarliniWagnerL2(rounds=5, steps=200)):
         own_rate, own_length = summary(*problem, ours(attack, *problem))
         assert own_rate == pytest.approx(rate, abs=0.02)
         assert own_length == pytest.approx(length, rel=0.05)

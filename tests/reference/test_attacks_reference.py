@@ -85,58 +85,54 @@ def test_pgd_l2_without_random_start() -> None:
 
 
 def carlini_wagner(
-    model: Small, image: Tensor, label: int, *, kappa: float, goal: bool
-) -> tuple[Tensor, int]:
-    """Attacked image and passes of CarliniWagnerL2(rounds=4, steps=30, lr=0.05, initial_c=0.3)."""
-    best, best_length, last, passes = None, math.inf, None, 0
-    low, high, c = 0.0, math.inf, 0.3
-    for _ in range(4):
-        variable = nn.Parameter(torch.atanh((2 * image - 1) * (1 - 2e-6)))
-        adam = torch.optim.Adam([variable], lr=0.05)
-        succeeded, lowest, before = False, math.inf, math.inf
+    model: Small, image: Tensor, label: int, *, kappa: float, goal: bool, first_c: float
+) -> Tensor:
+    """Attacked image of CarliniWagnerL2(rounds=4, steps=30) of an image without the margin."""
+    best, best_length, last = None, math.inf, None
+    low, high, c = 0.0, math.inf, first_c
+    for number in range(4):
+        current = best if number == 3 and best is not None else image
+        first = 0.3 if number == 3 else 0.6
+        succeeded = False
         for step in range(30):
-            adam.param_groups[0]["lr"] = 0.05 * (1 - step / 30)
-            current = (torch.tanh(variable) + 1) / 2
-            logits = model(current[None])[0]
-            passes += 1
+            leaf = current.clone().requires_grad_()
+            logits = model(leaf[None])[0]
             plain = logits.detach().tolist()
-            other = logits[max((k for k in range(CLASSES) if k != label), key=plain.__getitem__)]
-            margin = logits[label] - other if goal else other - logits[label]
-            squared = ((current - image) ** 2).sum()
-            missing = torch.relu(kappa - margin)
-            length = math.sqrt(squared.item())
-            if margin.item() >= kappa and (int(logits.argmax()) == label) == goal:
+            rest = [k for k in range(CLASSES) if k != label]
+            other = logits[max(rest, key=plain.__getitem__)]
+            sign = 1 if goal else -1
+            margin = sign * (logits[label] - other).item()
+            mixed = sum(logits[k].exp() for k in rest).log()
+            climbed = sign * (logits[label] - (mixed if number in (0, 2) and step < 10 else other))
+            (slope,) = torch.autograd.grad(climbed, leaf)
+            met = margin >= kappa and (int(logits.argmax()) == label) == goal
+            length = math.sqrt(((current - image).double() ** 2).sum().item())
+            if met:
                 succeeded = True
                 if length < best_length:
-                    best, best_length = current.detach(), length
-            last = current.detach()
-            adam.zero_grad()
-            loss = squared + c * missing
-            loss.backward()
-            adam.step()
-            lowest = min(lowest, loss.item())
-            if (step + 1) % 10 == 0:
-                if succeeded and lowest >= before * (1 - 1e-3):
-                    break
-                before = lowest
+                    best, best_length = current, length
+            last = current
+            share = 0.04 + (first - 0.04) * (1 + math.cos(math.pi * step / 30)) / 2
+            moved = (1 - share) * (current - image) + (0 if met else share * c / 2) * slope
+            current = (image + moved).clamp(0, 1)
         low, high = (low, c) if succeeded else (c, high)
         middle = math.sqrt(low * high) if low > 0 else high / 3
         c = low * 10 if high == math.inf else middle
-    return (last if best is None else best), passes
+    return last if best is None else best
 
 
-def compare_carlini_wagner(kappa: float, *, targeted: bool) -> list[bool]:
+def compare_carlini_wagner(kappa: float, *, targeted: bool, first_c: float = 0.3) -> list[bool]:
     model, images, labels = problem()
     if targeted:
         labels = (labels + 1) % CLASSES
-    attack = CarliniWagnerL2(kappa, rounds=4, steps=30, lr=0.05, initial_c=0.3, targeted=targeted)
+    attack = CarliniWagnerL2(kappa, rounds=4, steps=30, initial_c=first_c, targeted=targeted)
     result = attack(model, images, labels, generator=torch.Generator())
     for index in range(len(images)):
-        expected, passes = carlini_wagner(
-            model, images[index], int(labels[index]), kappa=kappa, goal=targeted
+        expected = carlini_wagner(
+            model, images[index], int(labels[index]), kappa=kappa, goal=targeted, first_c=first_c
         )
         torch.testing.assert_close(result.x_adv[index], expected, rtol=0, atol=2e-4)
-        assert int(result.n_bwd[index]) == passes
+    assert result.n_bwd.tolist() == [121] * len(images)
     return result.success.tolist()
 
 
@@ -150,5 +146,6 @@ def test_carlini_wagner_targeted() -> None:
 
 
 def test_carlini_wagner_that_cannot_succeed_returns_its_last_iterate() -> None:
-    # No input of this network has a margin of 1000 logits.
-    compare_carlini_wagner(1000.0, targeted=False)
+    # No input of this network has a margin of 1000 logits. The constants stay small, 0.003 to 3: with large
+    # ones the best other class flips from step to step, and the last digit decides where the loop ends.
+    assert compare_carlini_wagner(1000.0, targeted=False, first_c=0.003) == [True] * 6
