@@ -14,7 +14,7 @@ train: $(VENV)/.installed
 	$(VENV)/bin/verisal fit --config configs/detector.yaml
 
 test: $(VENV)/.installed-dev
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check

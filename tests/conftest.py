@@ -7,6 +7,8 @@ import os
 for _name in [name for name in os.environ if name.startswith("WANDB_")]:
     del os.environ[_name]
 os.environ["WANDB_MODE"] = "offline"
+# Commands in processes of their own compute on as many threads as the tests, unless somebody says otherwise.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import hypothesis  # noqa: E402 - see above
 import pytest  # noqa: E402
@@ -37,6 +39,19 @@ def _wandb_apart(tmp_path_factory):
             patch.setenv(f"WANDB_{name}", str(folder))
         patch.setenv("NETRC", str(root / "no-netrc"))
         yield
+
+
+def pytest_collection_modifyitems(items):
+    """Whole commands first, so that several processes end with short tests at about the same time."""
+    slow = ("e2e", "ddp", "studies", "tasks", "cli")
+    items.sort(key=lambda item: item.path.parent.name not in slow)
+
+
+@pytest.fixture
+def without_figures(monkeypatch):
+    """Reports without pictures, for commands that are run for their numbers: drawing takes longest."""
+    monkeypatch.setattr("verisal.callbacks.report._draw", lambda *given: None)
+    monkeypatch.setattr("verisal.callbacks.report.ReportRun._pictures", lambda *given: {})
 
 
 @pytest.fixture(autouse=True)

@@ -158,7 +158,8 @@ def test_links_between_documents_lead_somewhere(path):
 
 
 def commands():
-    """Every ``verisal`` command of a document, an example in it or the head of a configuration."""
+    """Every ``verisal`` command of a document, an example in it or the head of a configuration, each once."""
+    seen = set()
     for path in [
         ROOT / "README.md",
         *sorted((ROOT / "docs").glob("*.md")),
@@ -171,9 +172,23 @@ def commands():
                 r"^(?:#\s*)?(?:\$ )?(?:python -m )?(verisal (?:fit|validate|test|predict)\b.*)$", line.strip()
             )
             if found:
-                yield pytest.param(
-                    shlex.split(found.group(1), comments=True)[1:], id=f"{path.name}: {found.group(1)}"[:90]
-                )
+                words = _filled_in(shlex.split(found.group(1), comments=True)[1:])
+                if words not in seen:
+                    seen.add(words)
+                    yield pytest.param(words, id=f"{path.name}: {found.group(1)}"[:90])
+
+
+def _filled_in(words):
+    """The words of a command without the options that a reader must fill in: RUN, PATH, FOLDER/..."""
+    command, *rest = words
+    kept, position = [command], 0
+    while position < len(rest):
+        alone = "=" in rest[position] or position + 1 == len(rest) or rest[position + 1].startswith("-")
+        given = rest[position : position + (1 if alone else 2)]
+        if not any(re.search(r"\b[A-Z]{3,}\b", part) for part in given):
+            kept += given
+        position += len(given)
+    return tuple(kept)
 
 
 def _fenced(text):
@@ -184,16 +199,8 @@ def _fenced(text):
 @pytest.mark.parametrize("arguments", list(commands()))
 def test_documented_commands_name_options_that_exist(arguments, monkeypatch, capsys):
     """Every option is known and every configuration is read; what a reader must fill in is left out."""
-    command, *rest = arguments
-    kept, position = [], 0
-    while position < len(rest):
-        alone = "=" in rest[position] or position + 1 == len(rest) or rest[position + 1].startswith("-")
-        given = rest[position : position + (1 if alone else 2)]
-        if not any(re.search(r"\b[A-Z]{3,}\b", part) for part in given):  # RUN, PATH, FOLDER/...
-            kept += given
-        position += len(given)
     monkeypatch.chdir(ROOT)
-    code = main([command, *kept, "--print_config"])
+    code = main([*arguments, "--print_config"])
     printed = capsys.readouterr()
     assert code == 0, printed.err
     assert "model:" in printed.out

@@ -19,6 +19,9 @@ from verisal.cli import main
 from verisal.models import Classifier, export_classifier
 from verisal.tasks import DetectorTask
 
+# The run of the fixture draws all figures; the commands of the tests are run for their numbers.
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 ROWS = ("masks_activations", "masks", "activations", "gradient", "raw_image", "max_softmax")
 
 
