@@ -65,6 +65,7 @@ class Sample:
         object_labels: ``(N,)`` int64, class of every annotated object, the main one first.
         object_masks: ``(N, H, W)`` bool, the *visible* pixels of every object.
         boxes: ``(N, 4)`` float32 xyxy, half-open, tight around the visible pixels.
+        difficult: ``(N,)`` bool, objects that are there but that no map is asked to find; by default none.
 
     Raises:
         DataError: shapes, dtypes or ranges that do not fit each other.
@@ -76,6 +77,7 @@ class Sample:
     object_labels: Tensor
     object_masks: Tensor
     boxes: Tensor
+    difficult: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
 
     def __post_init__(self) -> None:
         if self.image.ndim != 3 or self.image.shape[0] != 3 or self.image.dtype != torch.float32:
@@ -93,13 +95,21 @@ class Sample:
             raise DataError(
                 f"sample {self.image_id}: boxes must be ({count}, 4), found {tuple(self.boxes.shape)}"
             )
+        if len(self.difficult) == 0:
+            object.__setattr__(self, "difficult", torch.zeros(count, dtype=torch.bool))
+        if tuple(self.difficult.shape) != (count,) or self.difficult.dtype != torch.bool:
+            raise DataError(
+                f"sample {self.image_id}: difficult must be ({count},) bool,"
+                f" found {tuple(self.difficult.shape)} {self.difficult.dtype}"
+            )
 
 
 @dataclass(frozen=True)
 class Batch:
     """Several samples; objects stay a tuple per image because their number differs.
 
-    Lightning moves it by calling :meth:`to`; loaders use :meth:`collate` and :meth:`pin_memory`.
+    Lightning moves it by calling :meth:`to`; loaders use :meth:`collate` and :meth:`pin_memory`. Without
+    ``difficult``, no object is.
     """
 
     images: Tensor
@@ -108,6 +118,12 @@ class Batch:
     object_labels: tuple[Tensor, ...]
     object_masks: tuple[Tensor, ...]
     boxes: tuple[Tensor, ...]
+    difficult: tuple[Tensor, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.difficult:
+            none = (torch.zeros_like(labels, dtype=torch.bool) for labels in self.object_labels)
+            object.__setattr__(self, "difficult", tuple(none))
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -122,21 +138,38 @@ class Batch:
             object_labels=tuple(sample.object_labels for sample in samples),
             object_masks=tuple(sample.object_masks for sample in samples),
             boxes=tuple(sample.boxes for sample in samples),
+            difficult=tuple(sample.difficult for sample in samples),
         )
 
     def object_mask_of(self, query_class: Tensor) -> Tensor:
-        """``(B, H, W)`` bool: union of the visible pixels of all objects of each image's query class."""
-        masks = [
-            mask[labels == int(query)].any(dim=0)
-            for mask, labels, query in zip(self.object_masks, self.object_labels, query_class, strict=True)
-        ]
-        return torch.stack(masks)
+        """``(B, H, W)`` bool: union of the visible pixels of the objects of each image's query class.
+
+        Difficult objects have no part in it.
+        """
+        asked = self._asked(query_class)
+        return torch.stack(
+            [mask[rows].any(dim=0) for mask, rows in zip(self.object_masks, asked, strict=True)]
+        )
+
+    def boxes_of(self, query_class: Tensor) -> tuple[Tensor, ...]:
+        """Per image the boxes ``(N, 4)`` of the objects of its query class but for difficult ones."""
+        return tuple(boxes[rows] for boxes, rows in zip(self.boxes, self._asked(query_class), strict=True))
+
+    def asked_labels(self) -> tuple[Tensor, ...]:
+        """Per image the classes of its objects but for difficult ones."""
+        pairs = zip(self.object_labels, self.difficult, strict=True)
+        return tuple(labels[~difficult] for labels, difficult in pairs)
+
+    def _asked(self, query_class: Tensor) -> list[Tensor]:
+        """Per image which objects are of its query class and not difficult."""
+        triples = zip(self.object_labels, self.difficult, query_class, strict=True)
+        return [(labels == int(query)) & ~difficult for labels, difficult, query in triples]
 
     def rows(self, indices: Sequence[int]) -> Self:
         """The part of the batch with these positions, in this order."""
         index = torch.as_tensor(list(indices), dtype=torch.int64, device=self.labels.device)
         kept: dict[str, Any] = {"images": self.images[index], "labels": self.labels[index]}
-        for name in ("image_ids", "object_labels", "object_masks", "boxes"):
+        for name in ("image_ids", "object_labels", "object_masks", "boxes", "difficult"):
             values = getattr(self, name)
             kept[name] = tuple(values[position] for position in index.tolist())
         return replace(self, **kept)

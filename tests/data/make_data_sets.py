@@ -1,6 +1,7 @@
 """Tiny data sets in the on-disk formats of the real ones."""
 
 import json
+import zlib
 from pathlib import Path
 from xml.sax.saxutils import escape
 
@@ -29,8 +30,11 @@ def classifier_of(class_names, size=20):
     return network.eval().requires_grad_(False)
 
 
-def write_image(path, colour=(200, 30, 60), size=(WIDTH, HEIGHT), box=None, **settings):
-    """One colour, with a white rectangle ``box`` (half-open xyxy) where the object is."""
+def write_image(path, colour=None, size=(WIDTH, HEIGHT), box=None, **settings):
+    """One colour, by default of its name, with a white rectangle ``box`` (half-open xyxy) for the object."""
+    if colour is None:
+        number = zlib.crc32(Path(path).name.encode())
+        colour = (200, number % 251, number // 251 % 251)
     pixels = np.full((size[1], size[0], 3), colour, dtype=np.uint8)
     if box is not None:
         left, top, right, bottom = box

@@ -91,16 +91,8 @@ class Context:
             image_ids=batch.image_ids,
             explain=lambda images, query: method(self.classifier, images, query),
             object_masks=batch.object_mask_of(seen.query_class),
-            boxes=boxes_of(batch, seen.query_class),
+            boxes=batch.boxes_of(seen.query_class),
         )
-
-
-def boxes_of(batch: Batch, query_class: Tensor) -> tuple[Tensor, ...]:
-    """Per image the boxes ``(N, 4)`` of the objects of its query class."""
-    return tuple(
-        boxes[labels == int(query)]
-        for boxes, labels, query in zip(batch.boxes, batch.object_labels, query_class, strict=True)
-    )
 
 
 class Part(ABC):

@@ -15,7 +15,7 @@ from verisal.functional import choose_threshold
 from verisal.saliency import Saliency
 from verisal.types import Batch, Sample
 
-from ._explaining import Context, boxes_of
+from ._explaining import Context
 
 __all__ = ["check_apart", "first_samples", "own_threshold"]
 
@@ -46,7 +46,12 @@ def own_threshold(context: Context, name: str, samples: Batch) -> float:
     """The threshold of one method, known or chosen."""
     wanted = {"tau": partial(_chosen, context, context.methods[name], samples)}
     found = context.store.rows(
-        name, context.methods[name], samples.images, image_ids=samples.image_ids, wanted=wanted
+        name,
+        context.methods[name],
+        samples.images,
+        image_ids=samples.image_ids,
+        wanted=wanted,
+        annotated=samples,
     )
     context.session.step(name)
     return round(float(found["tau"]), 6)
@@ -61,7 +66,7 @@ def _chosen(context: Context, method: Saliency, samples: Batch) -> Tensor:
         part = part.rows(torch.nonzero(predicted == part.labels)[:, 0].tolist())
         if len(part):
             maps.append(method(context.classifier, part.images, part.labels).saliency)
-            boxes += boxes_of(part, part.labels)
+            boxes += part.boxes_of(part.labels)
     try:
         tau = choose_threshold(torch.cat(maps), boxes) if maps else math.nan
     except DataError:

@@ -55,7 +55,12 @@ class MetricTable(Part):
             }
             wanted["cost"] = partial(_cost, explained)
             found = self.context.store.rows(
-                name, self.context.methods[name], batch.images, image_ids=batch.image_ids, wanted=wanted
+                name,
+                self.context.methods[name],
+                batch.images,
+                image_ids=batch.image_ids,
+                wanted=wanted,
+                annotated=batch,
             )
             for metric in own:
                 metric.add_rows(batch.image_ids, found[_key(metric)])

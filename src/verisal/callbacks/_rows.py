@@ -16,6 +16,7 @@ from verisal.checkpoint import load_export, save_export, state_hash
 from verisal.errors import CheckpointError
 from verisal.functional import content_ids, settings_of
 from verisal.saliency import GateMethod, Saliency
+from verisal.types import Batch
 
 __all__ = ["RowStore", "method_key"]
 
@@ -34,7 +35,8 @@ class RowStore:
     """Rows of one classifier, one file per method, batch and caller, written whole or not at all.
 
     A file is found again by settings of the method, weights of the classifier, names and contents of the
-    images and version of the package; the rows in it by their own names. A damaged file counts as none.
+    images, what is marked in them where that matters, and version of the package; the rows in it by their own
+    names. A damaged file counts as none.
 
     Args:
         folder: where the files are; None keeps nothing.
@@ -53,6 +55,7 @@ class RowStore:
         *,
         image_ids: Sequence[str],
         wanted: Mapping[str, Callable[[], Tensor]],
+        annotated: Batch | None = None,
     ) -> dict[str, Tensor]:
         """Rows by name, read where they are known and computed where not.
 
@@ -62,6 +65,7 @@ class RowStore:
             images: ``(B, 3, H, W)``.
             image_ids: B names.
             wanted: name of the rows, with all settings that change them, to what computes them.
+            annotated: the batch, where rows depend on the objects in its images.
         """
         settings = _settings(method) if self._folder is not None else None
         if self._folder is None or settings is None:
@@ -73,7 +77,7 @@ class RowStore:
             "contents": list(content_ids(images)),
             "verisal": version("verisal"),
             "caller": sorted(wanted),
-        }
+        } | ({} if annotated is None else {"objects": _objects(annotated)})
         digest = hashlib.sha256(json.dumps(card, sort_keys=True).encode()).hexdigest()[:24]
         path = self._folder / (re.sub(r"[^\w.-]+", "_", name) or "_") / f"{digest}.safetensors"
         try:
@@ -82,6 +86,18 @@ class RowStore:
             found = {key: compute().detach().double().cpu() for key, compute in wanted.items()}
             save_export(path, found, card)
             return found
+
+
+def _objects(batch: Batch) -> str:
+    """Hash of everything that is marked in the images."""
+    parts = (batch.object_labels, batch.object_masks, batch.boxes, batch.difficult)
+    values = [batch.labels, *(tensor for part in parts for tensor in part)]
+    digest = hashlib.sha256()
+    for tensor in values:
+        digest.update(
+            str(tuple(tensor.shape)).encode() + tensor.detach().cpu().contiguous().numpy().tobytes()
+        )
+    return digest.hexdigest()
 
 
 def _settings(method: Saliency | Sequence[Saliency]) -> str | list[str] | None:

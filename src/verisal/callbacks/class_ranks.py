@@ -17,7 +17,7 @@ from verisal.metrics import ClassRankScores
 from verisal.saliency import Saliency
 from verisal.types import Batch, Evaluation, SaliencyPanel, SaliencyResult, Sample, Score
 
-from ._explaining import Context, ExplainingCallback, Part, Seen, boxes_of
+from ._explaining import Context, ExplainingCallback, Part, Seen
 from ._held_out import check_apart, first_samples, own_threshold
 from ._samples import add_samples, no_samples
 
@@ -132,7 +132,12 @@ class _Ranks(Part):
             key = f"ranks {self._ranks} {scores.threshold}"
             rows = partial(_rows, context, name, part, asked, valid, scores)
             found = context.store.rows(
-                name, context.methods[name], batch.images, image_ids=batch.image_ids, wanted={key: rows}
+                name,
+                context.methods[name],
+                batch.images,
+                image_ids=batch.image_ids,
+                wanted={key: rows},
+                annotated=batch,
             )
             scores.table.update(part.batch.image_ids, found[key])
             context.session.step(name)
@@ -204,5 +209,5 @@ def _rows(
     if not len(seen.batch):
         return torch.empty(0, len(scores.table.columns))
     return scores.rows_of(
-        _results(context, name, seen, asked), boxes_of(seen.batch, seen.query_class), valid=valid
+        _results(context, name, seen, asked), seen.batch.boxes_of(seen.query_class), valid=valid
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import final
 
@@ -19,7 +19,7 @@ from verisal.metrics import DisturbedScores, PresentQueries
 from verisal.saliency import Saliency
 from verisal.types import Batch, Evaluation, Explained, Sample, Score
 
-from ._explaining import Context, ExplainingCallback, Part, Seen, boxes_of
+from ._explaining import Context, ExplainingCallback, Part, Seen
 from ._held_out import check_apart, first_samples, own_threshold
 
 __all__ = ["DisturbedLocalization"]
@@ -130,6 +130,9 @@ class _Answers(Part):
             image_ids=batch.image_ids,
             seed=context.seed,
         )
+        # Without a box of its class there is nothing that a map could find.
+        answerable = torch.tensor([len(boxes) > 0 for boxes in batch.boxes_of(batch.labels)])
+        queries = replace(queries, valid=queries.valid & answerable.to(queries.valid.device))
         counted = [name for name, ok in zip(batch.image_ids, queries.valid[0].tolist(), strict=True) if ok]
         for name, scores in self._scores.items():
             rows = partial(_absent_rows, context, name, seen, queries, scores.absent)
@@ -163,7 +166,12 @@ class _Answers(Part):
 
     def _known(self, name: str, batch: Batch, key: str, rows: Callable[[], Tensor]) -> Tensor:
         return self._context.store.rows(
-            name, self._context.methods[name], batch.images, image_ids=batch.image_ids, wanted={key: rows}
+            name,
+            self._context.methods[name],
+            batch.images,
+            image_ids=batch.image_ids,
+            wanted={key: rows},
+            annotated=batch,
         )[key]
 
     def evaluation(self) -> Evaluation | None:
@@ -229,7 +237,7 @@ def _scores(context: Context, threshold: float) -> _Scores:
 def _present(seen: Seen) -> _Asked:
     """Of images with several classes whose predicted class is one of them."""
     batch = seen.batch
-    position, query = present_queries(batch.object_labels)
+    position, query = present_queries(batch.asked_labels())
     several = torch.bincount(position, minlength=len(batch)) > 1
     right = torch.zeros_like(several).index_put_(
         (position,), query == seen.query_class[position].to(query), accumulate=True
@@ -255,7 +263,7 @@ def _absent_rows(
         query: context.explain(name, part, asked[kept])[0]
         for query, asked in zip(QUERIES, queries.query_class, strict=True)
     }
-    return scores.rows_of(results, boxes_of(part.batch, part.batch.labels), valid=queries.valid[:, kept])
+    return scores.rows_of(results, part.batch.boxes_of(part.batch.labels), valid=queries.valid[:, kept])
 
 
 def _present_rows(context: Context, name: str, asked: _Asked, scores: PresentQueries) -> Tensor:
@@ -269,6 +277,6 @@ def _present_rows(context: Context, name: str, asked: _Asked, scores: PresentQue
             result=result,
             image_ids=asked.names,
             explain=lambda images, query: context.methods[name](context.classifier, images, query),
-            boxes=boxes_of(batch, query),
+            boxes=batch.boxes_of(query),
         )
     )

@@ -17,7 +17,7 @@ from verisal.data import (
     OxfordPet,
     PascalVOC,
     check_data,
-    image_files,
+    find_images,
 )
 from verisal.errors import ConfigError
 from verisal.models import load_classifier
@@ -51,6 +51,7 @@ def main(args: Sequence[str]) -> int:
     report = check_data(
         _images(Path(parsed.path), parsed.annotations, parsed.format, parsed.labels),
         classifier=classifier,
+        others=[ImageFolder(root=folder, labels="none") for folder in parsed.against],
         progress=True,
         **({} if parsed.max_pixels is None else {"max_pixels": parsed.max_pixels}),
     )
@@ -75,6 +76,13 @@ def _parser() -> ArgumentParser:
         help="where classes come from (default: the class folders; where there are none, the annotations)",
     )
     check.add_argument("--classifier", help="compare the classes with those of this classifier")
+    check.add_argument(
+        "--against",
+        nargs="+",
+        default=[],
+        metavar="FOLDER",
+        help="folders of images for other splits, with which the data set may share no picture",
+    )
     check.add_argument("--max-pixels", type=int, help="largest width times height that is decoded")
     return parser
 
@@ -103,5 +111,4 @@ def _in_folders(path: Path, annotations: Path) -> bool:
     """Whether any image lies in a folder below ``path``, other than that of the annotations."""
     if not path.is_dir():
         return False
-    beside = annotations.resolve()
-    return any(file.parent != path and beside not in file.resolve().parents for file in image_files(path))
+    return any(file.parent != path for file in find_images(path, without=annotations).paths)

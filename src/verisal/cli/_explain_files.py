@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import final
@@ -9,7 +10,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from verisal.data import decode_image, image_files, resize_image
+from verisal.data import decode_image, find_images, left_out_words, no_image, resize_image
 from verisal.errors import DataError
 from verisal.reporting import Explanation, draw_contact_sheet
 
@@ -25,10 +26,12 @@ def named_files(given: Sequence[Path]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in given:
         if path.is_dir():
-            inside = image_files(path)
-            if not inside:
-                raise DataError(f"{path}: the folder holds no image")
-            pairs = [(file.relative_to(path).as_posix(), file) for file in inside]
+            inside = find_images(path)
+            if not inside.paths:
+                raise no_image(path, inside.left_out)
+            if words := left_out_words(inside.left_out):
+                print(f"verisal: {path}: {words}", file=sys.stderr, flush=True)
+            pairs = [(file.relative_to(path).as_posix(), file) for file in inside.paths]
         else:
             pairs = [(path.name, path)]
         for name, file in pairs:

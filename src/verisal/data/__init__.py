@@ -3,7 +3,10 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from ._files import find_images as find_images
 from ._files import image_files as image_files
+from ._files import left_out_words as left_out_words
+from ._files import no_image as no_image
 from .annotated import AnnotatedImages as AnnotatedImages
 from .annotated import ImageSplits as ImageSplits
 from .catalogue import COCO as COCO
@@ -59,7 +62,10 @@ __all__ = [
     "TransferData",
     "check_data",
     "decode_image",
+    "find_images",
     "image_files",
+    "left_out_words",
+    "no_image",
     "resize_image",
 ]
 

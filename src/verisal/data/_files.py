@@ -1,18 +1,52 @@
-"""Image files below a folder, and finding them again by the names that annotations use."""
+"""Files below a folder: which are images, and finding them again by the names that annotations use."""
 
 from __future__ import annotations
 
+import codecs
 import os
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import final
 
+from verisal.data._formats import holds_picture, image_suffixes
 from verisal.errors import DataError
 
-__all__ = ["IMAGE_SUFFIXES", "NameIndex", "existing_folder", "image_files", "image_id_of", "read_text"]
+__all__ = [
+    "FoundImages",
+    "NameIndex",
+    "existing_folder",
+    "files_with_suffix",
+    "find_images",
+    "image_files",
+    "image_id_of",
+    "left_out_words",
+    "no_image",
+    "read_content",
+    "read_text",
+    "subfolders",
+    "text_of",
+]
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+# What desktops, servers and editors leave behind, besides hidden files, in small letters.
+_LEFT_BEHIND = frozenset(
+    {
+        *("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "icon\r", "picasa.ini"),
+        *("__macosx", "network trash folder", "temporary items", "__pycache__"),
+        *("@eadir", "@tmp", "@recycle", "@recently-snapshot", "#recycle", "#snapshot"),
+        *("lost+found", "$recycle.bin", "system volume information"),
+    }
+)
+# The longer marks first: that of UTF-32 starts with that of UTF-16.
+_BYTE_ORDER_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+    (codecs.BOM_UTF8, "utf-8-sig"),
+)
 
 
 def existing_folder(path: str | Path, what: str) -> Path:
@@ -29,46 +63,162 @@ def existing_folder(path: str | Path, what: str) -> Path:
 
 
 def read_text(path: Path, what: str) -> str:
-    """Content of a text file.
+    """Content of a text file in UTF-8, or in UTF-16 or UTF-32 with a byte order mark.
 
     Raises:
-        DataError: it is missing, or is not UTF-8.
+        DataError: it is missing, or is no such text.
+    """
+    return text_of(read_content(path, what), path, what)
+
+
+def read_content(path: Path, what: str) -> bytes:
+    """Bytes of a file.
+
+    Raises:
+        DataError: it is missing or cannot be read.
     """
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); expected {what}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: is not UTF-8 text ({error}); expected {what}") from error
 
 
-def image_files(root: Path) -> list[Path]:
-    """Files with the suffix of an image below ``root``, in the order of their names; links are followed.
+def text_of(content: bytes, path: Path, what: str, *, encoding: str = "utf-8") -> str:
+    """Text of a file's bytes; a byte order mark counts more than ``encoding``.
 
-    Hidden files and folders are left out.
+    Raises:
+        DataError: the bytes are no such text, or there is no such encoding.
+    """
+    marked = (name for mark, name in _BYTE_ORDER_MARKS if content.startswith(mark))
+    used = next(marked, encoding)
+    try:
+        return content.decode(used)
+    except LookupError as error:
+        raise DataError(f"{path}: {error}; expected {what}, in UTF-8 for choice") from error
+    except UnicodeError as error:
+        raise DataError(
+            f"{path}: is not {used.removesuffix('-sig').upper()} text ({error}); expected {what}"
+        ) from error
+
+
+@final
+@dataclass(frozen=True)
+class FoundImages:
+    """What lies below a folder.
+
+    Attributes:
+        paths: the images in the order of their names.
+        left_out: suffix, or another word for the kind of file, to the number of files that are no images.
+    """
+
+    paths: list[Path]
+    left_out: Mapping[str, int]
+
+
+def find_images(root: Path, *, without: Path | None = None) -> FoundImages:
+    """Images below ``root``; links are followed.
+
+    A file is an image if the installed Pillow reads files with its suffix, in large or small letters, or, for
+    a file without a suffix, if its first bytes are those of a picture. Hidden files and folders, and those
+    that other systems leave behind, are left out and not counted.
+
+    Args:
+        root: the folder.
+        without: a file or folder that is passed over, e.g. the annotations.
 
     Raises:
         DataError: a symbolic link leads back to a folder that it lies in, or a folder cannot be read.
     """
-    return list(_walk(root, (os.path.realpath(root),)))
+    paths, left_out = list[Path](), Counter[str]()
+    for path in _walk(
+        root, (os.path.realpath(root),), None if without is None else os.path.realpath(without)
+    ):
+        kind = _no_image(path)
+        if kind:
+            left_out[kind] += 1
+        else:
+            paths.append(path)
+    return FoundImages(paths, dict(left_out))
 
 
-def _walk(folder: Path, above: tuple[str, ...]) -> Iterator[Path]:
+def image_files(root: Path) -> list[Path]:
+    """The images that :func:`find_images` finds.
+
+    Raises:
+        DataError: as of :func:`find_images`.
+    """
+    return find_images(root).paths
+
+
+def left_out_words(left_out: Mapping[str, int]) -> str:
+    """One line about the files that are no images, the most frequent kind first; empty if there are none."""
+    if not left_out:
+        return ""
+    kinds = sorted(left_out.items(), key=lambda kind: (-kind[1], kind[0]))
+    listed = ", ".join(f"{count} {name}" for name, count in kinds)
+    return f"{sum(left_out.values())} files left out that are no images which Pillow reads: {listed}"
+
+
+def no_image(folder: object, left_out: Mapping[str, int]) -> DataError:
+    """The error for a folder without an image, which says what lies there instead."""
+    words = left_out_words(left_out)
+    return DataError(f"{folder}: holds no image" + (f"; {words}" if words else ""))
+
+
+def files_with_suffix(root: Path, suffix: str) -> list[Path]:
+    """Files below ``root`` with this suffix, in large or small letters; as of :func:`find_images` otherwise.
+
+    Raises:
+        DataError: as of :func:`find_images`.
+    """
+    return [path for path in _walk(root, (os.path.realpath(root),), None) if path.suffix.lower() == suffix]
+
+
+def subfolders(root: Path) -> list[Path]:
+    """Folders in ``root`` in the order of their names, but for those that other systems leave behind."""
+    return sorted(path for path in root.iterdir() if path.is_dir() and not _left_behind(path.name))
+
+
+def _left_behind(name: str) -> bool:
+    return name.startswith((".", "~$")) or name.casefold() in _LEFT_BEHIND
+
+
+def _walk(folder: Path, above: tuple[str, ...], without: str | None) -> Iterator[Path]:
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
         raise DataError(f"{folder}: cannot be read ({error.strerror})") from error
     for entry in entries:
         path = folder / entry.name
-        if entry.name.startswith("."):
+        if _left_behind(entry.name):
             continue
         if entry.is_dir():
             real = os.path.realpath(path)
             if real in above:
                 raise DataError(f"{path}: symbolic link back to {real}, a folder it lies in; remove the link")
-            yield from _walk(path, (*above, real))
-        elif path.suffix.lower() in IMAGE_SUFFIXES:
+            if real != without:
+                yield from _walk(path, (*above, real), without)
+        # No pipes and the like, from which nothing may ever come; a dead link is an unreadable image.
+        elif (entry.is_file() or not path.exists()) and not _is(path, without):
             yield path
+
+
+def _is(path: Path, real: str | None) -> bool:
+    return real is not None and path.name == os.path.basename(real) and os.path.realpath(path) == real
+
+
+def _no_image(path: Path) -> str:
+    """What kind of file it is; empty for an image."""
+    suffix = path.suffix.lower()
+    if suffix in image_suffixes():
+        return ""
+    # Digits after a dot are the end of a name: photo.0001
+    if suffix and not suffix[1:].isdigit():
+        return suffix
+    try:
+        return "" if holds_picture(path) else "without suffix"
+    except OSError as error:
+        return f"without suffix ({error.strerror})"
 
 
 def image_id_of(path: Path, root: Path) -> str:
@@ -78,7 +228,7 @@ def image_id_of(path: Path, root: Path) -> str:
 
 @final
 class NameIndex:
-    """Finds images by path, by file name, and by either of them without the suffix.
+    """Finds images by path, by file name, and by either of them without the suffix or with one in capitals.
 
     Args:
         image_ids: paths below the folder of the images, with forward slashes.
@@ -87,12 +237,16 @@ class NameIndex:
     def __init__(self, image_ids: Iterable[str]) -> None:
         self._paths: dict[str, list[str]] = {}
         self._names: dict[str, list[str]] = {}
+        self._small_paths: dict[str, list[str]] = {}
+        self._small_names: dict[str, list[str]] = {}
         for image_id in image_ids:
             path = PurePosixPath(_plain(image_id))
             for key in {str(path), str(path.with_suffix(""))}:
                 self._paths.setdefault(key, []).append(image_id)
             for key in {path.name, path.stem}:
                 self._names.setdefault(key, []).append(image_id)
+            self._small_paths.setdefault(_small(str(path)), []).append(image_id)
+            self._small_names.setdefault(_small(path.name), []).append(image_id)
 
     def find(self, name: str, *, path_only: bool = False) -> list[str]:
         """Images that ``name`` may mean: one if all is well, none, or several of one name.
@@ -102,8 +256,11 @@ class NameIndex:
             path_only: whether a file name alone must not match an image in another folder.
         """
         key = _plain(name.replace("\\", "/").strip())
-        found = self._paths.get(key, [])
-        return found if found or path_only else self._names.get(key.rpartition("/")[2], [])
+        alone = key.rpartition("/")[2]
+        found = self._paths.get(key) or self._small_paths.get(_small(key), [])
+        if found or path_only:
+            return found
+        return self._names.get(alone) or self._small_names.get(_small(alone), [])
 
     def problem(self, name: str) -> str:
         """Why ``name`` means no single image; empty if it does."""
@@ -118,3 +275,9 @@ class NameIndex:
 def _plain(name: str) -> str:
     # Some systems store accents apart from their letters.
     return unicodedata.normalize("NFC", name)
+
+
+def _small(name: str) -> str:
+    """The name with its suffix in small letters."""
+    stem, dot, suffix = name.rpartition(".")
+    return f"{stem}{dot}{suffix.lower()}" if dot and "/" not in suffix else name

@@ -25,9 +25,10 @@ def find_mask_files(folder: Path, names: NameIndex) -> tuple[Annotations, dict[s
         name = str(PurePosixPath(image_id_of(path, folder)).with_suffix(""))
         owner, whole = _owner(name, names)
         if owner is None:
-            found.problems.append(Problem(str(path), names.problem(name)))
+            found.problems.append(Problem(str(path), names.problem(name), entry=True))
         elif whole:
-            numbered[owner] = IndexMask(path)
+            if (first := numbered.setdefault(owner, IndexMask(path)).path) != path:
+                found.problems.append(Problem(str(path), f"is the mask of {owner}, as {first} is", owner))
         else:
             found.add(owner, ObjectRecord(str(path), mask=IndexMask(path)))
     return found, numbered

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ class _Object(NamedTuple):
     class_name: str | None
     mask: NDArray[np.bool_] | None
     box: Box | None
+    difficult: bool = False
 
 
 def check_record(record: ImageRecord, height: int, width: int) -> tuple[int, list[str]]:
@@ -48,21 +49,29 @@ def check_record(record: ImageRecord, height: int, width: int) -> tuple[int, lis
 
 
 def objects_of(
-    record: ImageRecord, frame: Frame, *, label: int, classes: Mapping[str, int | None]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Labels ``(N,)``, masks ``(N, size, size)`` and boxes ``(N, 4)`` of the objects in the frame.
+    record: ImageRecord,
+    frame: Frame,
+    *,
+    label: int,
+    classes: Mapping[str, int | None],
+    difficult: Literal["leave_out", "keep"],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Labels ``(N,)``, masks ``(N, size, size)``, boxes ``(N, 4)`` and ``(N,)`` bool of the frame's objects.
+
+    The last says which of them are difficult, of which there are none if they are kept as any others.
 
     Args:
         record: what is known of the image.
         frame: how its pixels get into the square.
         label: class of the image; the largest object of it comes first.
         classes: class name to index, None for classes that are left out.
+        difficult: what is done with objects that the annotators marked as hard to recognise.
 
     Raises:
         DataError: annotations of another size than the image, a mask that cannot be read, a box that lies
             outside; names the file and the row or object.
     """
-    labels, masks, boxes = [], [], []
+    labels, masks, boxes, marked = [], [], [], []
     for found in _objects(record, frame.height, frame.width):
         index = label if found.class_name is None else classes[found.class_name]
         if index is None:
@@ -79,16 +88,19 @@ def objects_of(
             labels.append(index)
             masks.append(mask)
             boxes.append(box)
+            marked.append(found.difficult and difficult == "leave_out")
     if not labels:
         nothing = torch.zeros(0, frame.size, frame.size, dtype=torch.bool)
-        return torch.zeros(0, dtype=torch.int64), nothing, torch.zeros(0, 4)
+        empty = torch.zeros(0, dtype=torch.bool)
+        return torch.zeros(0, dtype=torch.int64), nothing, torch.zeros(0, 4), empty
     areas = [float((box[2] - box[0]) * (box[3] - box[1])) for box in boxes]
-    main = max(range(len(labels)), key=lambda row: (labels[row] == label, areas[row]))
+    main = max(range(len(labels)), key=lambda row: (not marked[row], labels[row] == label, areas[row]))
     order = [main, *(row for row in range(len(labels)) if row != main)]
     return (
         torch.tensor([labels[row] for row in order]),
         torch.stack([masks[row] for row in order]),
         torch.stack([boxes[row] for row in order]),
+        torch.tensor([marked[row] for row in order]),
     )
 
 
@@ -108,7 +120,7 @@ def _objects(record: ImageRecord, height: int, width: int) -> Iterator[_Object]:
             if box is None:
                 raise DataError(f"{found.place}: the mask is empty; remove it or mark the object's pixels")
             mask = None
-        yield _Object(found.class_name, mask, box)
+        yield _Object(found.class_name, mask, box, found.difficult)
     if record.index_mask is not None:
         yield from _numbered(record, record.index_mask, height, width)
 
@@ -134,4 +146,11 @@ def _clipped(found: ObjectRecord, height: int, width: int) -> Box | None:
     if box[2] <= box[0] or box[3] <= box[1]:
         shown = ", ".join(f"{value:g}" for value in found.box)
         raise DataError(f"{found.place}: box ({shown}) lies outside its image of {width} x {height} pixels")
+    # One that only reaches outside is cut off; rounding may put it a pixel over each side.
+    if right - left > width + 2 and bottom - top > height + 2:
+        shown = ", ".join(f"{value:g}" for value in found.box)
+        raise DataError(
+            f"{found.place}: box ({shown}) is larger than its image of {width} x {height} pixels;"
+            " was the image made smaller since?"
+        )
     return box

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, final
@@ -10,6 +11,7 @@ from typing import Any, Literal, final
 from torch.utils.data import Dataset
 
 from verisal.data._class_map import class_indices
+from verisal.data._files import left_out_words
 from verisal.data._objects import objects_of
 from verisal.data.decode import MAX_PIXELS, decode_image
 from verisal.data.framing import Frame
@@ -26,6 +28,8 @@ _PARTS: tuple[Part, ...] = ("fit", "val", "test")
 _SHOWN = 10
 # Share of the images that may be skipped before a data set counts as broken.
 _SKIPPED = 0.01
+
+_logger = logging.getLogger(__name__)
 
 
 @final
@@ -48,7 +52,11 @@ class ImageSplits:
             What is not in it is matched by name or WordNet id.
         crop_share: share of the short side that the central square covers; ImageNet's usual one is 0.875.
         on_error: ``raise`` at the first image or annotation that cannot be used; ``skip`` looks at every
-            image beforehand and leaves such ones out, up to 1 %.
+            image beforehand and leaves such ones out, up to 1 %, and so it does with entries of annotation
+            files of which nobody knows the image.
+        difficult: objects that the annotators marked as hard to recognise. ``leave_out`` asks no map to find
+            them, as the published protocols have it, yet their class counts as present in the image;
+            ``keep`` takes them as any others.
         max_pixels: largest width times height that is decoded.
 
     Raises:
@@ -63,6 +71,7 @@ class ImageSplits:
     class_map: dict[str, str | int | None] = field(default_factory=dict)
     crop_share: float = 1.0
     on_error: Literal["raise", "skip"] = "raise"
+    difficult: Literal["leave_out", "keep"] = "leave_out"
     max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
@@ -136,10 +145,9 @@ class AnnotatedImages(Dataset[Sample]):
         self._classes = class_indices(listing.class_names, known.class_names, given=splits.class_map)
         records = [record for record in self._usable(listing) if splits.holds(part, record.image_id)]
         records.sort(key=lambda record: splits.rank(record.image_id))
-        broken = {problem.image_id: problem for problem in listing.problems}
-        whole_set = [problem for problem in listing.problems if problem.image_id is None]
-        _refuse(listing.problems if splits.on_error == "raise" else whole_set)
-        self._records, self.skipped = self._kept(records, broken, count)
+        if words := left_out_words(listing.left_out):
+            _logger.warning("%s, part %s: %s", self._name, part, words)
+        self._records, self.skipped = self._kept(records, listing, count)
         if len(self._records) < (count or 1):
             raise DataError(
                 f"{self._name}: part {part} holds {len(self._records)} images, {count or 'at least 1'} asked"
@@ -205,15 +213,25 @@ class AnnotatedImages(Dataset[Sample]):
             image.shape[1], image.shape[2], size=self.size, crop_share=self._splits.crop_share
         )
         label = self._label(record)
-        labels, masks, boxes = objects_of(record, frame, label=label, classes=self._classes)
-        return Sample(frame.image(image), label, record.image_id, labels, masks, boxes)
+        objects = objects_of(
+            record, frame, label=label, classes=self._classes, difficult=self._splits.difficult
+        )
+        return Sample(frame.image(image), label, record.image_id, *objects)
 
     def _kept(
-        self, records: Sequence[ImageRecord], broken: dict[str | None, Problem], count: int | None
+        self, records: Sequence[ImageRecord], listing: Listing, count: int | None
     ) -> tuple[list[ImageRecord], tuple[Problem, ...]]:
-        """The first ``count`` images that can be used, and why others could not."""
+        """The first ``count`` images that can be used, and why others, or entries of files, could not."""
         if self._splits.on_error == "raise":
+            _refuse(listing.problems)
             return list(records[:count]), ()
+        listed = {record.image_id for record in listing.records}
+        broken = {problem.image_id: problem for problem in listing.problems}
+        loose = [problem for problem in listing.problems if problem.image_id not in listed]
+        _refuse([problem for problem in loose if problem.image_id is None and not problem.entry])
+        total = len(listed.union(problem.image_id for problem in loose if problem.image_id is not None))
+        if len(loose) > _SKIPPED * total:
+            _refuse(loose, f"{len(loose)} entries about {total} images cannot be used, more than 1 %")
         kept: list[ImageRecord] = []
         skipped: list[Problem] = []
         for record in records:
@@ -227,7 +245,7 @@ class AnnotatedImages(Dataset[Sample]):
         seen = len(kept) + len(skipped)
         if len(skipped) > _SKIPPED * seen:
             _refuse(skipped, f"{len(skipped)} of {seen} images cannot be used, more than 1 %")
-        return kept, tuple(skipped)
+        return kept, (*loose, *skipped)
 
     def _broken(self, record: ImageRecord) -> Problem | None:
         try:

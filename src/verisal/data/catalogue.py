@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeVar, final
@@ -10,9 +10,17 @@ from typing import Literal, TypeVar, final
 from torchvision import datasets  # type: ignore[import-untyped]  # has no annotations
 
 from verisal.data._coco import read_coco
-from verisal.data._files import NameIndex, existing_folder, image_files, image_id_of, read_text
+from verisal.data._files import (
+    NameIndex,
+    existing_folder,
+    find_images,
+    image_id_of,
+    read_text,
+    subfolders,
+)
 from verisal.data._mask_sources import IndexMask
-from verisal.data._voc import add_voc_file
+from verisal.data._values import numeral, twice
+from verisal.data._voc import VocFiles
 from verisal.data.listing import Annotations, ImageRecord, ImageSet, Listing, ObjectRecord, Problem
 from verisal.errors import ConfigError, DataError
 
@@ -63,9 +71,12 @@ class PascalVOC(ImageSet):
         )
         found = Annotations(class_names=list(_VOC_CLASSES))
         paths = {Path(path).name: Path(path) for path in data.images}
-        for (name, path), target in zip(paths.items(), data.targets, strict=True):
+        _add_repeated(found, f"the list of part {self.part}", [Path(path).name for path in data.images])
+        files = VocFiles(found, first=1)
+        for path, target in zip(map(Path, data.images), map(Path, data.targets), strict=True):
             objects = path.parents[1] / "SegmentationObject" / f"{path.stem}.png"
-            add_voc_file(found, name, Path(target), first=1, numbers=objects if objects.exists() else None)
+            files.add(path.name, target, numbers=objects if objects.exists() else None)
+        found.close(self.root)
         return _listing(paths, {name: found.main_class(name) for name in paths}, found)
 
 
@@ -90,11 +101,12 @@ class COCO(ImageSet):
     def listing(self) -> Listing:
         """Annotated images in the order of their names."""
         root = existing_folder(self.images, "the images of one part of COCO")
-        paths = {image_id_of(path, root): path for path in image_files(root)}
+        files = find_images(root, without=Path(self.annotations))
+        paths = {image_id_of(path, root): path for path in files.paths}
         found = read_coco(Path(self.annotations), NameIndex(paths))
         labels = {name: found.main_class(name) for name in paths}
         kept = {name: path for name, path in paths.items() if labels[name] is not None}
-        return _listing(kept, labels, found)
+        return _listing(kept, labels, found, files.left_out)
 
 
 @final
@@ -124,10 +136,11 @@ class OxfordPet(ImageSet):
             self.root, lambda: datasets.OxfordIIITPet(self.root, split=self.part, download=self.download)
         )
         listed = base / "annotations" / f"{self.part}.txt"
-        stems = [
-            line.split()[0] for line in read_text(listed, "lines 'name class species breed'").splitlines()
-        ]
+        lines = read_text(listed, "lines 'name class species breed'").splitlines()
+        stems = [line.split()[0] for line in lines if line.strip()]
         found = Annotations(class_names=list(data.classes))
+        _add_repeated(found, str(listed), [f"{stem}.jpg" for stem in stems])
+        stems = list(dict.fromkeys(stems))
         paths = {f"{stem}.jpg": base / "images" / f"{stem}.jpg" for stem in stems}
         labels: dict[str, str | None] = {}
         for name, stem in zip(paths, stems, strict=True):
@@ -159,15 +172,21 @@ class Imagenette(ImageSet):
 
     def listing(self) -> Listing:
         """Images in the order of their names."""
-        data = _through_torchvision(
-            self.root,
-            lambda: datasets.Imagenette(self.root, split=self.part, size=self.size, download=self.download),
-        )
         names = {"full": "imagenette2", "320px": "imagenette2-320", "160px": "imagenette2-160"}
         root = Path(self.root) / names[self.size] / self.part
-        paths = {image_id_of(path, root): path for path in image_files(root)}
+        if not root.is_dir():
+            # Only to fetch it: torchvision takes every folder for a class.
+            _through_torchvision(
+                self.root,
+                lambda: datasets.Imagenette(
+                    self.root, split=self.part, size=self.size, download=self.download
+                ),
+            )
+        files = find_images(root)
+        paths = {image_id_of(path, root): path for path in files.paths}
         labels: dict[str, str | None] = {name: name.partition("/")[0] for name in paths}
-        return _listing(paths, labels, Annotations(class_names=list(data.wnids)))
+        found = Annotations(class_names=[path.name for path in subfolders(root)])
+        return _listing(paths, labels, found, files.left_out)
 
 
 @final
@@ -201,7 +220,12 @@ class CUB200(ImageSet):
         division = _table(root / "train_test_split.txt", 1)
         classes = {key: name.partition(".")[2].replace("_", " ") for key, (name,) in numbers.items()}
         masks = next((path for path in (root, root.parent) if (path / "segmentations").is_dir()), None)
+        if repeated := twice(classes.values()):
+            raise DataError(
+                f"{root / 'classes.txt'}: names the class {repeated[0]!r} twice; give each its own"
+            )
         found = Annotations(class_names=list(classes.values()))
+        _add_repeated(found, str(root / "images.txt"), [name for (name,) in images.values()])
         paths, known = dict[str, Path](), dict[str, str | None]()
         for key, (name,) in images.items():
             place = f"{root / 'images.txt'} image {key}"
@@ -212,6 +236,7 @@ class CUB200(ImageSet):
                 paths[name], known[name] = root / "images" / name, classes[labels[key][0]]
                 mask = None if masks is None else _votes(masks / "segmentations" / name)
                 _add_box(found, name, ObjectRecord(place, known[name], mask=mask), boxes[key])
+        found.close(str(root / "bounding_boxes.txt"))
         return _listing(paths, known, found)
 
 
@@ -221,11 +246,17 @@ def _votes(image: Path) -> IndexMask:
 
 def _add_box(found: Annotations, name: str, bird: ObjectRecord, box: tuple[str, ...]) -> None:
     try:
-        left, top, wide, high = map(float, box)
+        left, top, wide, high = map(numeral, box)
     except ValueError:
         found.problems.append(Problem(bird.place, f"box ({', '.join(box)}) is not four numbers", name))
         return
-    found.add(name, replace(bird, box=(left, top, left + wide, top + high)))
+    whole = replace(bird, box=(left, top, left + wide, top + high))
+    found.add(name, whole, written=(left, top, wide, high))
+
+
+def _add_repeated(found: Annotations, place: str, names: Sequence[str]) -> None:
+    """A problem for every image that a list names more than once."""
+    found.problems += [Problem(place, f"names {name} twice; keep one", name) for name in twice(names)]
 
 
 def _through_torchvision(root: str, make: Callable[[], Data]) -> Data:
@@ -242,18 +273,25 @@ def _through_torchvision(root: str, make: Callable[[], Data]) -> Data:
         ) from error
 
 
-def _listing(paths: dict[str, Path], labels: dict[str, str | None], found: Annotations) -> Listing:
+def _listing(
+    paths: Mapping[str, Path],
+    labels: Mapping[str, str | None],
+    found: Annotations,
+    left_out: Mapping[str, int] | None = None,
+) -> Listing:
     records = tuple(
         ImageRecord(path, name, labels[name], tuple(found.objects.get(name, ())), size=found.sizes.get(name))
         for name, path in paths.items()
     )
-    return Listing(records, tuple(found.class_names), tuple(found.problems))
+    return Listing(records, tuple(found.class_names), tuple(found.problems), left_out or {})
 
 
 def _table(path: Path, columns: int) -> dict[str, tuple[str, ...]]:
     """First word of each line to the words after it."""
     rows: dict[str, tuple[str, ...]] = {}
     for number, line in enumerate(read_text(path, "a table of CUB-200-2011").splitlines(), start=1):
+        if not line.strip():
+            continue
         key, *values = line.split(maxsplit=columns)
         if len(values) != columns or key in rows:
             raise DataError(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import final
 
+from torch import Tensor
+
 from verisal.data._class_map import class_indices
+from verisal.data._files import left_out_words
 from verisal.data._objects import check_record
 from verisal.data._store_progress import progress_bar
 from verisal.data.decode import MAX_PIXELS, decode_image
@@ -31,6 +35,7 @@ class CheckReport:
         objects: number of objects that can be read.
         sizes: smallest and largest width and height that were decoded, or None where nothing was.
         problems: everything found.
+        left_out: kind of file to the number of files that are no images.
     """
 
     images: int
@@ -40,6 +45,7 @@ class CheckReport:
     objects: int
     sizes: tuple[int, int, int, int] | None
     problems: tuple[Problem, ...]
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     def text(self) -> str:
         """Counts, classes and every problem, one a line."""
@@ -49,6 +55,8 @@ class CheckReport:
         if self.unlabelled:
             lines.append(f"{self.unlabelled} images without a class")
         lines += [f"  {count:6d} {name}" for name, count in self.classes.items()]
+        if self.left_out:
+            lines.append(left_out_words(self.left_out))
         lines.append(f"{len(self.problems)} problems" + (":" if self.problems else ""))
         return "\n".join([*lines, *(f"  {problem}" for problem in self.problems)])
 
@@ -58,21 +66,29 @@ def check_data(
     *,
     classifier: Classifier | None = None,
     max_pixels: int = MAX_PIXELS,
+    others: Sequence[ImageSet] = (),
     progress: bool = False,
 ) -> CheckReport:
     """Decode every image and mask of a data set and read every annotation; nothing ends at the first problem.
+
+    Pictures are compared by their decoded pixels: one that is there twice is a problem, since its copies may
+    be of two classes, or come into two parts of the set.
 
     Args:
         images: the data set.
         classifier: whose classes those of the data set must be, or None not to compare them.
         max_pixels: largest width times height that is decoded.
+        others: sets for other splits, with which the data set may share no picture; of them nothing else is
+            looked at.
         progress: whether to show how far it is.
     """
     try:
         listing = images.listing()
+        elsewhere = [record for other in others for record in other.listing().records]
     except DataError as error:
         return CheckReport(0, 0, {}, 0, 0, None, (Problem(type(images).__name__, str(error)),))
     problems = list(listing.problems)
+    pictures: dict[bytes, ImageRecord] = {}
     if classifier is not None:
         try:
             class_indices(listing.class_names, classifier.class_names, given={})
@@ -80,18 +96,25 @@ def check_data(
             problems.append(Problem("classes", str(error)))
     sizes: list[tuple[int, int]] = []
     objects = 0
-    with progress_bar("data", len(listing.records), done=0, shown=progress) as advance:
+    with progress_bar("data", len(listing.records) + len(elsewhere), done=0, shown=progress) as advance:
         for record in listing.records:
             advance(1)
             try:
-                height, width = decode_image(record.path, max_pixels=max_pixels).shape[1:]
+                image = decode_image(record.path, max_pixels=max_pixels)
             except DataError as error:
                 problems.append(_problem(record, str(error)))
                 continue
+            height, width = image.shape[1:]
             sizes.append((width, height))
+            first = pictures.setdefault(_content(image), record)
+            if first is not record:
+                problems.append(Problem(str(record.path), _same(record, first), record.image_id))
             count, words = check_record(record, height, width)
             objects += count
             problems += [_problem(record, each) for each in words]
+        for record in elsewhere:
+            advance(1)
+            problems += _shared(record, pictures, max_pixels)
     counted = Counter(record.class_name for record in listing.records)
     broken = {problem.image_id for problem in problems if problem.image_id is not None}
     return CheckReport(
@@ -102,7 +125,33 @@ def check_data(
         objects=objects,
         sizes=_extent(sizes),
         problems=tuple(problems),
+        left_out=listing.left_out,
     )
+
+
+def _content(image: Tensor) -> bytes:
+    """Name of a picture by its pixels."""
+    shape = str(tuple(image.shape)).encode()
+    return hashlib.blake2b(image.numpy().tobytes(), digest_size=16, person=shape[:16]).digest()
+
+
+def _shared(other: ImageRecord, pictures: Mapping[bytes, ImageRecord], max_pixels: int) -> Iterator[Problem]:
+    """A problem if the image of another split is one of these pictures."""
+    try:
+        known = pictures.get(_content(decode_image(other.path, max_pixels=max_pixels)))
+    except DataError:
+        # Said when that split is checked.
+        return
+    if known is not None:
+        words = f"is the same picture as {other.path} of another split; keep it in one"
+        yield Problem(str(known.path), words, known.image_id)
+
+
+def _same(record: ImageRecord, first: ImageRecord) -> str:
+    words = f"is the same picture as {first.path}"
+    if record.class_name != first.class_name:
+        return f"{words}, which is {first.class_name} where this is {record.class_name}; keep it in one class"
+    return f"{words}; remove one, since parts of the set are shared out by name and may get one each"
 
 
 def _problem(record: ImageRecord, message: str) -> Problem:

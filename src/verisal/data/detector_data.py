@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, final
@@ -13,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from verisal.attacks import Attack
 from verisal.checkpoint import state_hash
-from verisal.data._files import IMAGE_SUFFIXES, image_files
+from verisal.data._files import find_images, left_out_words, no_image
 from verisal.data._shares import ShareSampler
 from verisal.data.annotated import ImageSplits
 from verisal.data.decode import decode_image, resize_image
@@ -33,6 +34,7 @@ _STAGE_SPLITS: dict[str, tuple[Split, ...]] = {
     "test": ("det_test",),
     "predict": (),
 }
+_logger = logging.getLogger(__name__)
 _REPORTED: dict[str, Split] = {"val": "det_val", "test": "det_test"}
 
 
@@ -270,10 +272,12 @@ def _image_files(sources: Sequence[str]) -> list[Path]:
     files: list[Path] = []
     for source in map(Path, sources):
         if source.is_dir():
-            found = image_files(source)
-            if not found:
-                raise DataError(f"folder {source} holds no image ({', '.join(IMAGE_SUFFIXES)})")
-            files += found
+            found = find_images(source)
+            if not found.paths:
+                raise no_image(f"folder {source}", found.left_out)
+            if words := left_out_words(found.left_out):
+                _logger.warning("%s: %s", source, words)
+            files += found.paths
         elif source.is_file():
             files.append(source)
         else:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, final
 
 from verisal.data._coco import read_coco
 from verisal.data._csv import read_csv
-from verisal.data._files import NameIndex, existing_folder, image_files, image_id_of
+from verisal.data._files import (
+    NameIndex,
+    existing_folder,
+    find_images,
+    image_id_of,
+    left_out_words,
+    no_image,
+    subfolders,
+)
 from verisal.data._mask_files import find_mask_files
 from verisal.data._mask_sources import IndexMask
 from verisal.data._voc import read_voc_folder
@@ -76,15 +85,15 @@ class ImageFolder(ImageSet):
             read.
         """
         root = existing_folder(self.root, "a folder of images")
-        beside = None if self.annotations is None else Path(self.annotations).resolve()
-        paths = [path for path in image_files(root) if beside is None or beside not in path.resolve().parents]
-        if not paths:
-            raise DataError(f"{root}: holds no image")
-        ids = {image_id_of(path, root): path for path in paths}
+        beside = None if self.annotations is None else Path(self.annotations)
+        files = find_images(root, without=beside)
+        if not files.paths:
+            raise no_image(root, files.left_out)
+        ids = {image_id_of(path, root): path for path in files.paths}
         names = NameIndex(ids)
         annotated, numbered = self._annotated(names)
         if self.labels == "folders":
-            folders = _class_folders(root, beside, self.format)
+            folders = _class_folders(root, beside, ids, self.format)
             classes: dict[str, str] = {name: name.partition("/")[0] for name in ids if "/" in name}
             loose = [name for name in ids if name not in classes]
             annotated.problems += [
@@ -115,7 +124,9 @@ class ImageFolder(ImageSet):
             )
             for name, path in ids.items()
         )
-        return Listing(records, tuple(dict.fromkeys(class_names)), tuple(annotated.problems))
+        # XML files often lie beside their images.
+        left_out = {kind: n for kind, n in files.left_out.items() if (kind, self.format) != (".xml", "voc")}
+        return Listing(records, tuple(dict.fromkeys(class_names)), tuple(annotated.problems), left_out)
 
     def _annotated(self, names: NameIndex) -> tuple[Annotations, Mapping[str, IndexMask]]:
         if self.annotations is None or self.format is None:
@@ -124,21 +135,25 @@ class ImageFolder(ImageSet):
         if self.format in ("voc", "masks"):
             existing_folder(path, f"a folder of annotations in the format {self.format}")
         if self.format == "masks":
+            if path.samefile(self.root):
+                raise DataError(f"{path}: holds the images; masks need a folder of their own")
             return find_mask_files(path, names)
         return _READERS[self.format](path, names), {}
 
 
-def _class_folders(root: Path, beside: Path | None, form: str | None) -> list[str]:
+def _class_folders(root: Path, beside: Path | None, image_ids: Iterable[str], form: str | None) -> list[str]:
     """Names of the class folders, all of which hold an image."""
-    folders = sorted(
-        path
-        for path in root.iterdir()
-        if path.is_dir() and not path.name.startswith(".") and path.resolve() != beside
-    )
+    apart = None if beside is None else beside.resolve()
+    folders = [path for path in subfolders(root) if path.resolve() != apart]
     if not folders:
         others = {None: "none, or give annotations", "masks": "none"}.get(form, "annotations or none")
         raise DataError(f"{root}: holds no class folders; set labels to {others}")
-    empty = [path.name for path in folders if not image_files(path)]
+    used = {image_id.partition("/")[0] for image_id in image_ids if "/" in image_id}
+    empty = [path for path in folders if image_id_of(path, root) not in used]
     if empty:
-        raise DataError(f"{root}: {len(empty)} class folders hold no image: {', '.join(empty)}")
+        words = left_out_words(sum((Counter(find_images(path).left_out) for path in empty), Counter()))
+        raise DataError(
+            f"{root}: {len(empty)} class folders hold no image: {', '.join(path.name for path in empty)}"
+            + (f"; {words}" if words else "")
+        )
     return [image_id_of(path, root) for path in folders]

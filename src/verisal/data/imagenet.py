@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import csv
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from verisal.data._files import NameIndex, existing_folder, image_files, image_id_of, read_text
+from verisal.data._files import (
+    NameIndex,
+    existing_folder,
+    files_with_suffix,
+    find_images,
+    image_id_of,
+    no_image,
+    read_text,
+    subfolders,
+)
 from verisal.data._synsets import SYNSETS
-from verisal.data._voc import add_voc_file
+from verisal.data._voc import VocFiles
 from verisal.data.listing import Annotations, ImageRecord, ImageSet, Listing, Problem
 from verisal.errors import DataError
 
@@ -45,15 +55,18 @@ class ImageNetValidation(ImageSet):
             DataError: a folder or the list is missing, or class folders are empty.
         """
         root = existing_folder(self.images, "validation images of ImageNet")
-        paths = {image_id_of(path, root): path for path in image_files(root)}
+        files = find_images(root, without=None if self.boxes is None else Path(self.boxes))
+        paths = {image_id_of(path, root): path for path in files.paths}
         if not paths:
-            raise DataError(f"{root}: holds no image")
+            raise no_image(root, files.left_out)
         names, found = NameIndex(paths), Annotations()
         if self.boxes is not None:
-            for path in sorted(existing_folder(self.boxes, "XML files of ImageNet").rglob("*.xml")):
+            boxes = VocFiles(found, first=0)
+            for path in files_with_suffix(existing_folder(self.boxes, "XML files of ImageNet"), ".xml"):
                 # The archive has the boxes of all images; a part of them is often enough on disk.
                 for name in names.find(path.stem)[:1]:
-                    add_voc_file(found, name, path, first=0)
+                    boxes.add(name, path)
+            found.close(self.boxes)
         labels = self._labels(root, paths, names, found)
         found.problems += [
             Problem(str(paths[name]), "has no label; give a list of labels or the boxes", name)
@@ -70,15 +83,16 @@ class ImageNetValidation(ImageSet):
             )
             for name, path in paths.items()
         )
-        return Listing(records, tuple(sorted({*labels.values(), *found.class_names})), tuple(found.problems))
+        class_names = tuple(sorted({*labels.values(), *found.class_names}))
+        return Listing(records, class_names, tuple(found.problems), files.left_out)
 
     def _labels(
         self, root: Path, paths: dict[str, Path], names: NameIndex, found: Annotations
     ) -> dict[str, str]:
-        folders = sorted(path for path in root.iterdir() if path.is_dir() and path.name in SYNSETS)
+        folders = [path.name for path in subfolders(root) if path.name in SYNSETS]
         if folders:
-            empty = [path.name for path in folders if not image_files(path)]
-            if empty:
+            used = {name.partition("/")[0] for name in paths}
+            if empty := [name for name in folders if name not in used]:
                 raise DataError(f"{root}: {len(empty)} class folders hold no image: {', '.join(empty)}")
             return {name: name.partition("/")[0] for name in paths if "/" in name}
         if self.labels is not None:
@@ -91,16 +105,26 @@ def _listed(path: Path, names: NameIndex, found: Annotations) -> dict[str, str]:
     """Labels of the images that are on disk."""
     text = read_text(path, "a list of labels")
     kaggle = text.startswith("ImageId,PredictionString")
-    rows = list(csv.reader(text.splitlines())) if kaggle else [line.split() for line in text.splitlines()]
+    lines = text.splitlines()
+    try:
+        rows = list(csv.reader(lines)) if kaggle else [line.split() for line in lines]
+    except csv.Error as error:
+        raise DataError(f"{path}: is no CSV ({error})") from error
     labels: dict[str, str] = {}
+    first: dict[str, int] = {}
     for number, row in enumerate(rows, start=1):
         if not row or (kaggle and number == 1):
             continue
         word = (row[1].split() or [""])[0] if len(row) == 2 else ""
-        synset = SYNSETS[int(word)] if word.isdecimal() and int(word) < len(SYNSETS) else word
+        synset = SYNSETS[int(word)] if re.fullmatch("[0-9]{1,3}", word) else word
         if synset not in SYNSETS:
             words = f"expected an image's name and a WordNet id or index below 1000, found {row}"
-            found.problems.append(Problem(f"{path} row {number}", words))
+            found.problems.append(Problem(f"{path} row {number}", words, entry=True))
             continue
-        labels |= dict.fromkeys(names.find(row[0])[:1], synset)
+        for name in names.find(row[0])[:1]:
+            if name in first:
+                words = f"names image {row[0]!r} again, after row {first[name]}; keep one"
+                found.problems.append(Problem(f"{path} row {number}", words, name))
+            first.setdefault(name, number)
+            labels.setdefault(name, synset)
     return labels

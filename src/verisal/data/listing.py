@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +14,8 @@ __all__ = ["Annotations", "ImageRecord", "ImageSet", "Listing", "ObjectRecord", 
 
 Box = tuple[float, float, float, float]
 
+_SHARES = "; these seem to be shares of the image, expected pixels: multiply by its width and height"
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -22,12 +24,15 @@ class Problem:
     Attributes:
         place: the file, with a row or an object where there is one.
         words: what was found and what was expected.
-        image_id: the image that cannot be used because of it; None where the whole data set cannot.
+        image_id: the image that cannot be used because of it; None where it is none or nobody knows which.
+        entry: whether a single entry of a file cannot be used, and the rest of the file can; without an
+            image and without this, the whole data set cannot be used.
     """
 
     place: str
     words: str
     image_id: str | None = None
+    entry: bool = False
 
     def __str__(self) -> str:
         """One line."""
@@ -43,12 +48,14 @@ class ObjectRecord:
         class_name: its class; None for that of the image.
         box: xyxy, half-open, in pixels, or None.
         mask: where its visible pixels are written down, or None.
+        difficult: whether the annotators marked it as hard to recognise.
     """
 
     place: str
     class_name: str | None = None
     box: Box | None = None
     mask: MaskSource | None = None
+    difficult: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,11 +89,13 @@ class Listing:
         records: the images in a fixed order.
         class_names: the classes of images and objects, in the order of the data set.
         problems: what was found to be wrong without decoding anything.
+        left_out: kind of file to the number of files among the images that are none.
     """
 
     records: tuple[ImageRecord, ...]
     class_names: tuple[str, ...]
     problems: tuple[Problem, ...] = ()
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -106,15 +115,39 @@ class Annotations:
     sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
     class_names: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    _shares: list[Problem] = field(default_factory=list, init=False)
+    _boxes: int = field(default=0, init=False)
 
-    def add(self, image_id: str, found: ObjectRecord) -> None:
-        """Keep an object, or the reason why it cannot be used."""
-        if found.box is not None and (words := _box_problem(found.box)):
-            self.problems.append(Problem(found.place, words, image_id))
-            return
+    def add(self, image_id: str, found: ObjectRecord, *, written: Sequence[float] = ()) -> None:
+        """Keep an object, or the reason why it cannot be used.
+
+        Args:
+            image_id: the image.
+            found: the object.
+            written: its four numbers as they stand in the file.
+        """
+        if found.box is not None:
+            if _are_shares(written):
+                shown = ", ".join(f"{value:g}" for value in written)
+                words = f"the coordinates ({shown}) lie between 0 and 1{_SHARES}"
+                self._shares.append(Problem(found.place, words, image_id))
+                return
+            if words := _box_problem(found.box):
+                self.problems.append(Problem(found.place, words, image_id))
+                return
+            self._boxes += 1
         self.objects.setdefault(image_id, []).append(found)
         if found.class_name is not None:
             self.add_class(found.class_name)
+
+    def close(self, place: str) -> None:
+        """Judge the boxes of a file or folder together, once all of it is read."""
+        if len(self._shares) > 1 and not self._boxes:
+            words = f"the coordinates of all {len(self._shares)} boxes lie between 0 and 1"
+            self.problems.append(Problem(place, words + _SHARES))
+        else:
+            self.problems += self._shares
+        self._shares.clear()
 
     def add_class(self, name: str) -> None:
         """Keep the name of a class once."""
@@ -122,11 +155,16 @@ class Annotations:
             self.class_names.append(name)
 
     def main_class(self, image_id: str) -> str | None:
-        """Class that the file gives to the image, else that of the object with the largest box."""
+        """Class that the file gives to the image, else that of the object with the largest box.
+
+        Difficult objects give it only where there are no others.
+        """
         if image_id in self.classes:
             return self.classes[image_id]
         named = [found for found in self.objects.get(image_id, []) if found.class_name is not None]
-        return max(named, key=_area).class_name if named else None
+        if not named:
+            return None
+        return max(named, key=lambda found: (not found.difficult, _area(found))).class_name
 
 
 class ImageSet(ABC):
@@ -157,4 +195,13 @@ def _box_problem(box: Box) -> str:
         return f"box ({shown}) is inverted; expected left < right and top < bottom"
     if right == left or bottom == top:
         return f"box ({shown}) is empty; expected left < right and top < bottom"
+    # Sums such as left + width are not exact.
+    if min(right - left, bottom - top) <= 1 + 1e-6:
+        return f"box ({shown}) is not more than one pixel wide or high; mark the whole object, or remove it"
     return ""
+
+
+def _are_shares(written: Sequence[float]) -> bool:
+    """Whether coordinates are shares of the image, not pixels; rounded ones may lie a little outside."""
+    inside = all(-0.5 <= value <= 1.5 for value in written)
+    return inside and any(not float(value).is_integer() for value in written)

@@ -228,6 +228,7 @@ def _rebuilt(sample: Sample, image: NDArray[np.float32], regions: Pixels) -> Sam
         object_labels=sample.object_labels[kept],
         object_masks=(moved & had_mask[:, None, None])[kept],
         boxes=tight_boxes(moved[kept].numpy()),
+        difficult=sample.difficult[kept],
     )
 
 
