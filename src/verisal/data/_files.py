@@ -159,10 +159,13 @@ def left_out_words(left_out: Mapping[str, int]) -> str:
     return f"{sum(left_out.values())} files left out that are no images which Pillow reads: {listed}"
 
 
-def no_image(folder: object, left_out: Mapping[str, int]) -> DataError:
+def no_image(folder: Path, left_out: Mapping[str, int]) -> DataError:
     """The error for a folder without an image, which says what lies there instead."""
     words = left_out_words(left_out)
-    return DataError(f"{folder}: holds no image" + (f"; {words}" if words else ""))
+    return DataError(
+        f"folder {folder} holds no image (.png, .jpg or another that Pillow reads)"
+        + (f"; {words}" if words else "")
+    )
 
 
 def files_with_suffix(root: Path, suffix: str) -> list[Path]:

@@ -274,7 +274,7 @@ def _image_files(sources: Sequence[str]) -> list[Path]:
         if source.is_dir():
             found = find_images(source)
             if not found.paths:
-                raise no_image(f"folder {source}", found.left_out)
+                raise no_image(source, found.left_out)
             if words := left_out_words(found.left_out):
                 _logger.warning("%s: %s", source, words)
             files += found.paths
