@@ -355,11 +355,11 @@ def _accepted(path: Path) -> tuple[str, ...]:
 
 
 def _others(path: Path) -> str:
-    """Sentence naming the other checkpoints in the folder, newest first."""
+    """Sentence naming the other checkpoints in the folder."""
     if not path.parent.is_dir():
         return ""
     files = [file for file in path.parent.glob(f"*{path.suffix or '.ckpt'}") if file != path]
-    names = [file.name for file in sorted(files, key=lambda file: file.stat().st_mtime, reverse=True)]
+    names = sorted(file.name for file in files)
     return f" Also in that folder: {', '.join(names[:5])}." if names else ""
 
 

@@ -2,13 +2,15 @@
 
 import os
 import signal
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from verisal.errors import ConfigError, DataError
 from verisal.types import Evaluation, Score
 
 
@@ -63,6 +65,53 @@ class ToyTask(LightningModule):
         return (self.network(batch[0]).argmax(1) == batch[1]).float().mean()
 
 
+class ScriptedTask(ToyTask):
+    """Finds the given accuracy in each epoch; whatever else may be wrong is a setting, too."""
+
+    def __init__(
+        self,
+        values: Sequence[float] = (0.1, 0.5, 0.2, 0.3),
+        lr: float = 0.1,
+        decay: float = 0.7,
+        betas: tuple[float, float] = (0.9, 0.999),
+        monitor: str = "val/accuracy",
+        schedule: Literal["step", "cosine"] = "step",
+        classes: int = 2,
+        refuse: str = "",
+    ) -> None:
+        super().__init__(lr=lr, classes=classes)
+        self.values, self.decay, self.betas, self.monitor = values, decay, betas, monitor
+        self.schedule, self.refuse = schedule, refuse
+
+    def setup(self, stage: str) -> None:
+        self._refuse_in("setup")
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        self._refuse_in("step")
+        self.log("val/accuracy", self.values[self.current_epoch], batch_size=len(batch[0]))
+        self.log("val/other", 1.0, batch_size=len(batch[0]))
+
+    def test_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        self._refuse_in("step")
+        super().test_step(batch, batch_idx)
+
+    def predict_step(self, batch: list[Tensor], batch_idx: int) -> dict[str, Any]:
+        self._refuse_in(f"batch {batch_idx}")
+        return super().predict_step(batch, batch_idx)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        optimizer = torch.optim.Adam(self.parameters(), lr=self.lr, betas=self.betas)
+        schedules = torch.optim.lr_scheduler
+        if self.schedule == "cosine":
+            schedule = schedules.CosineAnnealingLR(optimizer, self.trainer.estimated_stepping_batches)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return {"optimizer": optimizer, "lr_scheduler": schedules.StepLR(optimizer, 1, self.decay)}
+
+    def _refuse_in(self, place: str) -> None:
+        if self.refuse == place:
+            raise ConfigError(f"refused in {place}")
+
+
 class BareTask(LightningModule):
     """Says nothing about what its weights were made for."""
 
@@ -83,11 +132,15 @@ def _stop_if_asked(step: int) -> None:
 
 
 class ToyData(LightningDataModule):
-    def __init__(self, width: int = 4, count: int = 32, num_workers: int = 0) -> None:
+    def __init__(
+        self, width: int = 4, count: int = 32, num_workers: int = 0, images: str | None = None
+    ) -> None:
         super().__init__()
-        self.width, self.count, self.num_workers = width, count, num_workers
+        self.width, self.count, self.num_workers, self.images = width, count, num_workers, images
 
     def setup(self, stage: str) -> None:
+        if self.images is not None and not os.path.isdir(self.images):
+            raise DataError(f"{self.images} does not exist")
         generator = torch.Generator().manual_seed(7)
         points = torch.randn(self.count, self.width, generator=generator)
         self.points = TensorDataset(points, (points.sum(1) > 0).long())

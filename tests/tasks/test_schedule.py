@@ -93,6 +93,13 @@ def test_another_number_of_batches_ends_the_curve_where_the_training_ends(batche
     assert rates[-1] == pytest.approx(0.1 / 25 / 1e4)
 
 
+def test_an_epoch_that_is_shorter_now_than_what_was_done_of_it_is_over():
+    pair = made(trainer(batches=5))
+    walk(*pair, 8)
+    _, schedule = resumed(states(*pair), trainer(batches=2, done=1, within=3))
+    assert schedule.total_steps == 8 + 2 * 2
+
+
 def test_the_number_of_steps_may_be_given_alone():
     pair = made(trainer(epochs=-1, max_steps=12))
     walk(*pair, 5)

@@ -13,6 +13,7 @@ from .map_agreement import MapAgreement as MapAgreement
 from .numeric_guard import NumericGuard as NumericGuard
 from .perturbation_curves import PerturbationCurves as PerturbationCurves
 from .report import ReportRun as ReportRun
+from .resumed_settings import ResumedSettings as ResumedSettings
 from .saliency_metrics import SaliencyMetrics as SaliencyMetrics
 from .saliency_panels import SaliencyPanels as SaliencyPanels
 from .study_page import StudyPage as StudyPage
@@ -30,6 +31,7 @@ __all__ = [
     "NumericGuard",
     "PerturbationCurves",
     "ReportRun",
+    "ResumedSettings",
     "SaliencyMetrics",
     "SaliencyPanels",
     "StudyPage",

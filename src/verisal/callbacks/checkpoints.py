@@ -14,6 +14,7 @@ from lightning import __version__ as lightning_version
 from lightning.fabric.plugins.io import CheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.loops.loop import _Loop
 
 from verisal.checkpoint import (
     CARD_KEY,
@@ -44,7 +45,7 @@ class Monitored(Protocol):
 def best_checkpoint(folder: Path, task: LightningModule) -> ModelCheckpoint:
     """Callback that keeps ``best.ckpt``: a :class:`Monitored` task's best epoch, else the newest one."""
     monitored: Monitored | None = task if isinstance(task, Monitored) else None
-    return ModelCheckpoint(
+    return _BestCheckpoint(
         dirpath=folder,
         filename="best",
         monitor=monitored.monitor if monitored else None,
@@ -52,6 +53,15 @@ def best_checkpoint(folder: Path, task: LightningModule) -> ModelCheckpoint:
         save_top_k=1,
         enable_version_counter=False,
     )
+
+
+@final
+class _BestCheckpoint(ModelCheckpoint):
+    """Its state has a name of its own, so that a config may add a ``ModelCheckpoint`` of the same value."""
+
+    @property
+    def state_key(self) -> str:
+        return "BestCheckpoint"
 
 
 @final
@@ -99,7 +109,8 @@ class LastCheckpoint(Checkpoint):
         Lightning would take the counters of the finished epoch for one that is to be completed, and skip it.
         """
         if self._resumed and self._at_boundary:
-            trainer.fit_loop.restarting = False
+            # The loop's own setter ignores this where max_steps is set.
+            _Loop.restarting.fset(trainer.fit_loop, False)  # type: ignore[attr-defined]  # a property
         self._at_boundary = False
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -6,7 +6,8 @@ import re
 import shlex
 import sys
 from argparse import ArgumentError
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import final
@@ -22,21 +23,29 @@ import verisal.models
 import verisal.studies
 import verisal.tasks  # noqa: F401
 from verisal.attacks import Attack
-from verisal.callbacks import CheckpointFiles, LastCheckpoint, NumericGuard, ReportRun, best_checkpoint
+from verisal.callbacks import (
+    CheckpointFiles,
+    LastCheckpoint,
+    NumericGuard,
+    ReportRun,
+    ResumedSettings,
+    best_checkpoint,
+)
 from verisal.checkpoint import load_weights
 from verisal.data import DetectorData, ImageData, SceneData, TransferData  # noqa: F401
 from verisal.detectors import Detector
 from verisal.errors import ConfigError
 from verisal.functional import Baseline
-from verisal.reporting import RunFolder, WandbSettings, csv_logger, wandb_logger
+from verisal.reporting import RunFolder, WandbSettings, WandbSink, csv_logger, wandb_logger
 from verisal.saliency import Saliency
 from verisal.types import Evaluates, Measurement
 
+from ._beginning import Beginning
 from ._console import EpochLines, write_predictions
 from ._explain import explain
 from ._precision import training_precision
 from ._progress import Progress
-from ._runs import open_run, process_rank, say, weights_for
+from ._runs import Start, open_run, process_rank, say, weights_for
 from ._stages import check_stage
 
 __all__ = ["VerisalCLI"]
@@ -57,6 +66,7 @@ class VerisalCLI(LightningCLI):
     def __init__(self, args: Sequence[str], progress: Progress) -> None:
         self._progress = progress
         self._checkpoint: Path | None = None
+        self._seed: int | None = None
         # A default that is an instance of one of these keeps its class, although the class is final.
         set_parsing_settings(subclasses_enabled=[Attack, Baseline, Detector, Measurement, Saliency])
         # Abbreviated options would let a misspelt key pass.
@@ -138,6 +148,9 @@ class VerisalCLI(LightningCLI):
             self.config = parser.parse_args(words)
         except ArgumentError as error:
             raise ConfigError(explain(str(error), self._known_keys(words))) from None
+        # True asks for any number, which Lightning draws in a moment.
+        seed = self.config[self.config.subcommand].seed_everything
+        self._seed = None if isinstance(seed, bool) else seed
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: what is built comes from the config alone, never from settings inside a checkpoint."""
@@ -172,19 +185,16 @@ class VerisalCLI(LightningCLI):
         """The trainer, with the run's own loggers, callbacks and checkpoint files."""
         stage, settings = self._progress.stage, self._settings
         precision = training_precision(settings.trainer.precision, settings.trainer.accelerator)
-        run, resumed_from = open_run(
+        start = open_run(
             stage,
             _task_name(self.model),
             run_dir=Path(settings.run_dir) if settings.run_dir else None,
             resume=settings.resume,
         )
-        self._progress.run = run
-        self._checkpoint = self._checkpoint or resumed_from
-        config = self._full_config()
-        self._progress.config = run.config_file(stage)
-        if process_rank() == 0:
-            run.write_config(stage, self._config_head() + yaml.safe_dump(config, sort_keys=False))
-            run.write_environment()
+        run, config = start.run, self._full_config()
+        self._progress.run, self._progress.config = run, run.config_file(stage)
+        self._progress.opening = partial(self._begin, start, config)
+        self._checkpoint = self._checkpoint or start.checkpoint
         self._progress.loggers.append(csv_logger(run.path))
         wandb = wandb_logger(
             run.path,
@@ -198,15 +208,32 @@ class VerisalCLI(LightningCLI):
         configured = self.config_init[stage].trainer
         return super().instantiate_trainer(
             logger=list(self._progress.loggers),
-            callbacks=[*_listed(configured.callbacks), *self._own_callbacks(run)],
+            callbacks=[
+                Beginning(self._progress),
+                *_listed(configured.callbacks),
+                *self._own_callbacks(run, config),
+            ],
             plugins=[*_listed(configured.plugins), *precision, CheckpointFiles(self.model)],
             precision=None,
             **kwargs,
         )
 
+    def _begin(self, start: Start, config: Mapping[str, object]) -> None:
+        """Make the run's folder with the files that it holds from the start, and open the run at W&B."""
+        if process_rank() != 0:
+            return
+        start.begin()
+        head = self._config_head()
+        start.run.write_config(self._progress.stage, head + yaml.safe_dump(config, sort_keys=False))
+        start.run.write_environment()
+        for logger in self._progress.loggers:
+            if isinstance(logger, WandbSink):
+                logger.open()
+
     def fit(self, model: LightningModule, datamodule: LightningDataModule) -> None:
         """Train; then test the best checkpoint, and say what to do next."""
         self.trainer.fit(model, datamodule=datamodule, ckpt_path=self._checkpoint, weights_only=True)
+        self._progress.begin()  # A run that was complete before it was resumed has had no work.
         run = self._progress.run
         if run is None or self._settings.trainer.fast_dev_run:
             return
@@ -237,6 +264,7 @@ class VerisalCLI(LightningCLI):
         predictions = self.trainer.predict(
             model, datamodule=datamodule, ckpt_path=self._checkpoint, weights_only=True
         )
+        self._progress.begin()
         if predictions and process_rank() == 0:
             write_predictions(self._run_path / "predictions.csv", predictions)
         say(f"run: {self._run_path}")
@@ -274,12 +302,13 @@ class VerisalCLI(LightningCLI):
         versions = f"verisal {version('verisal')}, lightning {version('lightning')}"
         return f"# Full config of `verisal {self.subcommand}`, {versions}\n"
 
-    def _own_callbacks(self, run: RunFolder) -> list[Callback]:
+    def _own_callbacks(self, run: RunFolder, config: Mapping[str, object]) -> list[Callback]:
         report = ReportRun(run.path)
         if self._progress.stage != "fit":
             return [report]
         lines = [] if self._settings.trainer.enable_progress_bar else [EpochLines()]
-        guarded = [NumericGuard(run.path), *lines, report]
+        settings = ResumedSettings(config, seed=self._seed)
+        guarded = [settings, NumericGuard(run.path), *lines, report]
         if self._settings.trainer.fast_dev_run:
             return guarded
         return [*guarded, best_checkpoint(run.checkpoints, self.model), LastCheckpoint(run.checkpoints)]

@@ -25,6 +25,7 @@ _IGNORED = (
     r".*The number of training batches .* is smaller than the logging interval.*",
     # A resumed run finds its own files; its checkpoints are made where an epoch starts.
     r".*Checkpoint directory .* exists and is not empty.*",
+    r"The dirpath has changed from .*",
     r".*You're resuming from a checkpoint that ended before the epoch ended.*",
     # A test needs no checkpoint callbacks.
     r".*callbacks used to create the checkpoint need to be provided.*",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
+from verisal.errors import VerisalError
 from verisal.reporting import RunFolder
 
 from ._runs import resume_command
@@ -23,27 +25,41 @@ class Progress:
 
     Attributes:
         stage: the command.
-        run: its folder, once there is one.
-        config: file with its full config, once written.
+        run: its folder, once it is known; :meth:`begin` makes it.
+        opening: makes the folder and writes what it holds from the start.
+        begun: whether that has been done.
+        config: file with its full config.
         weights: checkpoint of a validate or test, or ``none``.
         loggers: loggers to close.
     """
 
     stage: str = ""
     run: RunFolder | None = None
+    opening: Callable[[], None] | None = None
+    begun: bool = False
     config: Path | None = None
     weights: str = "none"
     loggers: list[Logger] = field(default_factory=list)
+
+    def begin(self) -> None:
+        """Make the run's folder, once: a command that is refused before its first work leaves nothing."""
+        if self.opening is not None and not self.begun:
+            self.begun = True
+            self.opening()
 
     def resume_hint(self) -> str:
         """The command that goes on where this one stopped, with a connecting phrase; empty for predict."""
         if self.run is None or self.config is None or self.stage == "predict":
             return ""
+        try:
+            self.begin()
+        except VerisalError:
+            return ""
         return f"; go on with: {resume_command(self.stage, self.run, self.config, self.weights)}"
 
     def where(self) -> str:
         """The run folder, for a message."""
-        return "" if self.run is None else f"; the run is in {self.run.path}"
+        return f"; the run is in {self.run.path}" if self.run is not None and self.begun else ""
 
     def close(self) -> None:
         """End the loggers that hold something open."""

@@ -5,25 +5,22 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, final
 
 from verisal.checkpoint import load_checkpoint, save_checkpoint
 from verisal.errors import CheckpointError, ConfigError, VerisalError
-from verisal.reporting import (
-    RunFolder,
-    attach_run_folder,
-    create_run_folder,
-    find_run_of,
-    open_run_folder,
-)
+from verisal.reporting import RunFolder, create_run_folder, find_run_of, open_run_folder
 
 from ._rendezvous import started_group
 
-__all__ = ["newest_loadable", "open_run", "process_rank", "resume_command", "say", "weights_for"]
+__all__ = ["Start", "newest_loadable", "open_run", "process_rank", "resume_command", "say", "weights_for"]
 
 # The first process hands folder and checkpoint to those that Lightning starts for the other devices.
 _HANDED_DOWN = "VERISAL_RUN"
+_OF_A_TRAINING = ("epoch", "global_step", "loops", "optimizer_states", "lr_schedulers", "callbacks")
 
 
 def process_rank() -> int:
@@ -38,8 +35,35 @@ def say(line: str) -> None:
         print(line, flush=True)
 
 
-def open_run(stage: str, task: str, *, run_dir: Path | None, resume: str) -> tuple[RunFolder, Path | None]:
-    """Make or find the run's folder, and the checkpoint that a fit goes on from.
+@final
+@dataclass(frozen=True)
+class Start:
+    """Where a command begins; nothing is written before :meth:`begin`.
+
+    Attributes:
+        run: the run's folder.
+        checkpoint: what a fit goes on from.
+    """
+
+    run: RunFolder
+    checkpoint: Path | None
+
+    def begin(self) -> None:
+        """Make the folder; the checkpoint is its newest state from now on.
+
+        Raises:
+            ConfigError: the folder cannot be made or written.
+            CheckpointError: the checkpoint cannot be read or written.
+        """
+        self.run.begin()
+        last = self.run.checkpoints / "last.ckpt"
+        # A later --resume auto must not go past the checkpoint that a person has chosen.
+        if self.checkpoint is not None and self.checkpoint.resolve() != last.resolve():
+            save_checkpoint(load_checkpoint(self.checkpoint), last)
+
+
+def open_run(stage: str, task: str, *, run_dir: Path | None, resume: str) -> Start:
+    """Find the run's folder, and the checkpoint that a fit goes on from.
 
     Args:
         stage: ``fit``, ``validate``, ``test`` or ``predict``.
@@ -49,34 +73,37 @@ def open_run(stage: str, task: str, *, run_dir: Path | None, resume: str) -> tup
 
     Raises:
         ConfigError: a folder that cannot be used, or ``auto`` without a folder.
-        CheckpointError: nothing in the folder, or at the path, can be loaded.
+        CheckpointError: nothing in the folder, or at the path, can be resumed.
     """
     group = started_group()
     if process_rank() != 0:
         return _attached(_given_down() if group is None else group.take())
     try:
-        run, checkpoint = _opened(stage, task, run_dir, resume)
+        start = _opened(stage, task, run_dir, resume)
     except VerisalError as error:
         if group is not None:
             group.hand_down(json.dumps({"error": str(error)}))
         raise
-    text = json.dumps({"run": str(run.path), "checkpoint": None if checkpoint is None else str(checkpoint)})
+    run, checkpoint = start.run, start.checkpoint
+    text = json.dumps(
+        {
+            "run": [str(run.path), run.run_id, run.main_stage, run.continued],
+            "checkpoint": None if checkpoint is None else str(checkpoint),
+        }
+    )
     if group is None:
         os.environ[_HANDED_DOWN] = text
     else:
         group.hand_down(text)
-    return run, checkpoint
+    return start
 
 
-def _opened(stage: str, task: str, run_dir: Path | None, resume: str) -> tuple[RunFolder, Path | None]:
-    checkpoint: Path | None = None
+def _opened(stage: str, task: str, run_dir: Path | None, resume: str) -> Start:
     if stage == "fit" and resume != "never":
-        run, checkpoint = _resumed(task, run_dir, resume)
-    elif run_dir is not None:
-        run = open_run_folder(run_dir, stage, fresh=stage == "fit")
-    else:
-        run = create_run_folder(task, stage)
-    return run, checkpoint
+        return _resumed(task, run_dir, resume)
+    if run_dir is not None:
+        return Start(open_run_folder(run_dir, stage, fresh=stage == "fit"), None)
+    return Start(create_run_folder(task, stage), None)
 
 
 def weights_for(stage: str, given: str | None, configs: Sequence[Path]) -> Path | None:
@@ -107,24 +134,37 @@ def weights_for(stage: str, given: str | None, configs: Sequence[Path]) -> Path 
 
 
 def newest_loadable(folder: Path) -> Path | None:
-    """Newest checkpoint in a folder that loads; every damaged one is named in a line.
+    """The checkpoint in a folder that is furthest on; every one that cannot be resumed is named in a line.
+
+    Files are ordered by what is in them. Their times, which a copy changes, decide between equal states only.
 
     Raises:
-        CheckpointError: there are checkpoints, and none loads.
+        CheckpointError: there are checkpoints, and none can be resumed.
     """
-    files = sorted(folder.glob("*.ckpt"), key=lambda file: file.stat().st_mtime_ns, reverse=True)
+    files = sorted(folder.glob("*.ckpt"), key=lambda file: (file.stat().st_mtime_ns, file.name))
+    found: list[tuple[tuple[int, int], Path]] = []
     for file in files:
         try:
-            load_checkpoint(file)
+            found.append((_progress_of(load_checkpoint(file), file), file))
         except CheckpointError as error:
             say(f"not used: {error}")
-        else:
-            return file
-    if files:
+    if files and not found:
         raise CheckpointError(
             f"none of the {len(files)} checkpoints in {folder} can be loaded; start again with --resume never"
         )
-    return None
+    # The last of equal ones.
+    return max(reversed(found), key=lambda item: item[0])[1] if found else None
+
+
+def _progress_of(checkpoint: Mapping[str, Any], path: Path) -> tuple[int, int]:
+    """Epoch and step of a checkpoint that holds all that a training needs to go on."""
+    missing = [name for name in _OF_A_TRAINING if name not in checkpoint]
+    if missing:
+        raise CheckpointError(
+            f"{path} holds no state of a training ({', '.join(missing)} missing), only weights; resume from"
+            " last.ckpt of a run"
+        )
+    return int(checkpoint["epoch"]), int(checkpoint["global_step"])
 
 
 def resume_command(stage: str, run: RunFolder, config: Path, weights: str) -> str:
@@ -133,7 +173,7 @@ def resume_command(stage: str, run: RunFolder, config: Path, weights: str) -> st
     return shlex.join([*words, *(["--resume", "auto"] if stage == "fit" else ["--ckpt_path", weights])])
 
 
-def _resumed(task: str, run_dir: Path | None, resume: str) -> tuple[RunFolder, Path | None]:
+def _resumed(task: str, run_dir: Path | None, resume: str) -> Start:
     if resume == "auto":
         if run_dir is None:
             raise ConfigError("--resume auto needs --run_dir PATH: the folder of the run to go on with")
@@ -141,17 +181,13 @@ def _resumed(task: str, run_dir: Path | None, resume: str) -> tuple[RunFolder, P
         checkpoint = newest_loadable(run.checkpoints)
         found = f"from {checkpoint}" if checkpoint else "from the start: it has no checkpoint yet"
         say(f"resuming run {run.run_id} {found}")
-        return run, checkpoint
+        return Start(run, checkpoint)
     given = Path(resume)
-    state = load_checkpoint(resume)
+    _progress_of(load_checkpoint(resume), given)
     owner = run_dir or find_run_of(given)
     run = create_run_folder(task, "fit") if owner is None else open_run_folder(owner, "fit", fresh=False)
     say(f"resuming run {run.run_id} from {given}")
-    # From here on this is the newest state of the run: a later --resume auto must not go past it.
-    last = run.checkpoints / "last.ckpt"
-    if given.resolve() != last.resolve():
-        save_checkpoint(state, last)
-    return run, last
+    return Start(run, given)
 
 
 def _given_down() -> str:
@@ -163,9 +199,12 @@ def _given_down() -> str:
     return os.environ[_HANDED_DOWN]
 
 
-def _attached(text: str) -> tuple[RunFolder, Path | None]:
+def _attached(text: str) -> Start:
     found = json.loads(text)
     if "error" in found:
         raise ConfigError(f"the first process ended: {found['error']}")
+    path, run_id, stage, continued = found["run"]
     checkpoint = found["checkpoint"]
-    return attach_run_folder(Path(found["run"])), None if checkpoint is None else Path(checkpoint)
+    return Start(
+        RunFolder(Path(path), run_id, stage, continued), None if checkpoint is None else Path(checkpoint)
+    )

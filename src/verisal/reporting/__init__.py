@@ -34,7 +34,6 @@ from .report import result_table as result_table
 from .report import write_report as write_report
 from .report import write_samples as write_samples
 from .run_folder import RunFolder as RunFolder
-from .run_folder import attach_run_folder as attach_run_folder
 from .run_folder import create_run_folder as create_run_folder
 from .run_folder import find_run_of as find_run_of
 from .run_folder import open_run_folder as open_run_folder
@@ -58,7 +57,6 @@ __all__ = [
     "WandbSettings",
     "WandbSink",
     "answer_maps_pixels",
-    "attach_run_folder",
     "create_run_folder",
     "csv_logger",
     "dots_pixels",

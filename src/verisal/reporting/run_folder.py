@@ -1,12 +1,14 @@
-"""The folder of one run: made once, owned by one run id, never shared by two fresh runs."""
+"""The folder of one run: owned by one run id, never shared by two fresh runs, made when its work begins."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import platform
 import secrets
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from importlib.metadata import distributions
@@ -16,7 +18,7 @@ from typing import final
 from verisal.checkpoint import write_atomic
 from verisal.errors import ConfigError
 
-__all__ = ["RunFolder", "attach_run_folder", "create_run_folder", "find_run_of", "open_run_folder"]
+__all__ = ["RunFolder", "create_run_folder", "find_run_of", "open_run_folder"]
 
 _RECORD = "run.json"
 _EARLIER = "earlier"
@@ -26,32 +28,63 @@ _KEPT = frozenset({_EARLIER, "wandb"})
 @final
 @dataclass(frozen=True)
 class RunFolder:
-    """One run's folder.
+    """One run's folder; nothing is written before :meth:`begin`.
 
     Attributes:
         path: the folder.
         run_id: names the run, here and at Weights & Biases; a resumed run keeps it.
         main_stage: stage whose config is ``config.yaml``.
         continued: whether the folder held this run already.
+        replaces: id of another run that is there; it moves to ``earlier/<its id>/``.
     """
 
     path: Path
     run_id: str
     main_stage: str
     continued: bool
+    replaces: str | None = None
 
     @property
     def checkpoints(self) -> Path:
         """Folder of ``best.ckpt`` and ``last.ckpt``."""
         return self.path / "checkpoints"
 
+    def begin(self) -> None:
+        """Make the folder, set an earlier run aside, and write the record.
+
+        Raises:
+            ConfigError: the folder cannot be made or written, or another run has begun there meanwhile.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            there = _read_record(self.path)
+            expected = self.run_id if self.continued else self.replaces
+            if (None if there is None else there[0]) != expected:
+                raise ConfigError(
+                    f"another command has begun a run in {self.path} meanwhile; give --run_dir another folder"
+                )
+            if self.replaces is not None:
+                _set_aside(self.path, self.replaces)
+            if not self.continued:
+                created = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+                record = {"run_id": self.run_id, "stage": self.main_stage, "created": created}
+                write_atomic(self.path / _RECORD, (json.dumps(record, indent=2) + "\n").encode())
+        except OSError as error:
+            raise ConfigError(_refusal(self.path, error.strerror or str(error))) from None
+
     def config_file(self, stage: str) -> Path:
         """``config.yaml`` for the stage that made the folder, ``config.<stage>.yaml`` for any other."""
         return self.path / ("config.yaml" if stage == self.main_stage else f"config.{stage}.yaml")
 
     def write_config(self, stage: str, text: str) -> Path:
-        """Write the full config of a stage and return its path."""
+        """Write the full config of a stage and return its path.
+
+        Another one of an earlier part of the run is kept beside it, as ``config.1.yaml`` and so on.
+        """
         target = self.config_file(stage)
+        if stage == self.main_stage and target.is_file() and target.read_bytes() != text.encode():
+            names = (self.path / f"config.{number}.yaml" for number in itertools.count(1))
+            write_atomic(next(name for name in names if not name.exists()), target.read_bytes())
         write_atomic(target, text.encode())
         return target
 
@@ -66,82 +99,50 @@ class RunFolder:
 
 
 def create_run_folder(task: str, stage: str, *, root: Path = Path("runs")) -> RunFolder:
-    """Make ``<root>/<task>/<time>-<id>/``; two runs in the same second get two folders.
+    """A new run in ``<root>/<task>/<time>-<id>/``; two runs in the same second get two folders.
 
     Raises:
         ConfigError: the folder cannot be made or written.
     """
-    while True:
-        run_id = secrets.token_hex(4)
-        path = root / task / f"{time.strftime('%Y%m%d-%H%M%S')}-{run_id}"
-        try:
-            path.mkdir(parents=True, exist_ok=False)
-        except FileExistsError:
-            if path.is_dir():
-                continue
-            raise ConfigError(_refusal(path, "a file is in the way")) from None
-        except OSError as error:
-            raise ConfigError(_refusal(path, error.strerror or str(error))) from None
-        return _started(path, run_id, stage)
+    run_id = secrets.token_hex(4)
+    path = root / task / f"{time.strftime('%Y%m%d-%H%M%S')}-{run_id}"
+    _check_writable(path)
+    return RunFolder(path, run_id, stage, continued=False)
 
 
 def open_run_folder(path: Path, stage: str, *, fresh: bool) -> RunFolder:
-    """Use exactly ``path``, made if needed.
+    """A run in exactly ``path``.
 
     Args:
-        path: the folder.
+        path: the folder, there or not.
         stage: ``fit``, ``validate``, ``test`` or ``predict``.
-        fresh: start a new run. Files of a run that is there already move to ``earlier/<its id>/``.
+        fresh: a new run, whatever is there.
 
     Raises:
         ConfigError: the folder cannot be made or written, or is not empty and holds no run.
     """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(_refusal(path, error.strerror or str(error))) from None
+    _check_writable(path)
     record = _read_record(path)
-    if record is None:
+    if record is not None and not fresh:
+        return RunFolder(path, *record, continued=True)
+    if record is None and path.is_dir():
         strangers = sorted(item.name for item in path.iterdir() if item.name not in _KEPT)
         if strangers:
             raise ConfigError(
                 f"run folder {path} holds files of something else ({', '.join(strangers[:5])});"
                 " give --run_dir an empty or new folder, or the folder of a run"
             )
-        return _started(path, secrets.token_hex(4), stage)
-    run_id, main_stage = record
-    if not fresh:
-        _check_writable(path)
-        return RunFolder(path, run_id, main_stage, continued=True)
-    _set_aside(path, run_id)
-    return _started(path, secrets.token_hex(4), stage)
-
-
-def attach_run_folder(path: Path) -> RunFolder:
-    """The run that another process of the same command has just opened.
-
-    Raises:
-        ConfigError: there is no run in the folder.
-    """
-    record = _read_record(path)
-    if record is None:
-        raise ConfigError(f"{path} holds no run; the first process of a command makes its folder")
-    return RunFolder(path, *record, continued=True)
+    replaces = None if record is None else record[0]
+    return RunFolder(path, secrets.token_hex(4), stage, continued=False, replaces=replaces)
 
 
 def find_run_of(file: Path) -> Path | None:
-    """Run folder that a checkpoint or config file belongs to, or None."""
-    for folder in list(file.absolute().parents)[:2]:
-        if (folder / _RECORD).is_file():
-            return folder
+    """Run folder that a checkpoint or config file, or what a link points to, belongs to; or None."""
+    for place in (file.absolute(), file.resolve()):
+        for folder in list(place.parents)[:2]:
+            if (folder / _RECORD).is_file():
+                return folder
     return None
-
-
-def _started(path: Path, run_id: str, stage: str) -> RunFolder:
-    _check_writable(path)
-    record = {"run_id": run_id, "stage": stage, "created": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-    write_atomic(path / _RECORD, (json.dumps(record, indent=2) + "\n").encode())
-    return RunFolder(path, run_id, stage, continued=False)
 
 
 def _read_record(path: Path) -> tuple[str, str] | None:
@@ -156,22 +157,25 @@ def _read_record(path: Path) -> tuple[str, str] | None:
 
 
 def _check_writable(path: Path) -> None:
+    """Raise unless the folder, or the nearest one above it, takes a file; nothing is left behind."""
+    place = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    if not place.is_dir():
+        raise ConfigError(_refusal(path, "a file is in the way"))
     try:
-        write_atomic(path / ".writable", b"x" * 4096)
-        (path / ".writable").unlink()
+        with tempfile.TemporaryFile(dir=place) as file:
+            file.write(b"x" * 4096)
+            file.flush()
+            os.fsync(file.fileno())
     except OSError as error:
         raise ConfigError(_refusal(path, error.strerror or str(error))) from None
 
 
 def _set_aside(path: Path, run_id: str) -> None:
-    try:
-        target = path / _EARLIER / run_id
-        target.mkdir(parents=True, exist_ok=True)
-        for item in list(path.iterdir()):
-            if item.name not in _KEPT:
-                item.replace(target / item.name)
-    except OSError as error:
-        raise ConfigError(_refusal(path, error.strerror or str(error))) from None
+    target = path / _EARLIER / run_id
+    target.mkdir(parents=True, exist_ok=True)
+    for item in list(path.iterdir()):
+        if item.name not in _KEPT:
+            item.replace(target / item.name)
 
 
 def _refusal(path: Path, reason: str) -> str:

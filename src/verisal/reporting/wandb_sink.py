@@ -69,7 +69,15 @@ class WandbSink(WandbLogger, Sink):
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:  # noqa: ANN401 - W&B's run, or the stand-in
-        """The W&B run; a stand-in that takes every call and does nothing where the run cannot be opened."""
+        """The W&B run, opened when something is first asked of it.
+
+        A stand-in that takes every call and does nothing where the run cannot be opened.
+        """
+        # Lightning looks at it before it knows whether there will be any work.
+        return _Late(self) if self._experiment is None else self._experiment
+
+    def open(self) -> Any:  # noqa: ANN401 - W&B's run, or the stand-in
+        """Open the run, unless it is open or cannot be opened."""
         if self._experiment is None and not self._broken:
             self._experiment = self._opened()
         return _Idle() if self._experiment is None else self._experiment
@@ -126,6 +134,7 @@ class WandbSink(WandbLogger, Sink):
         import wandb
 
         try:
+            (Path(str(self.save_dir)) / "wandb").mkdir(parents=True, exist_ok=True)
             run = wandb.init(**self._wandb_init)
             run.define_metric("trainer/global_step")
             run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
@@ -158,6 +167,17 @@ class _Idle:
 
     def log(self, _: Mapping[str, object]) -> None:
         pass
+
+
+@final
+class _Late:
+    """Opens the run when something is asked of it."""
+
+    def __init__(self, sink: WandbSink) -> None:
+        self._sink = sink
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever W&B's run has
+        return getattr(self._sink.open(), name)
 
 
 @rank_zero_only
@@ -214,7 +234,6 @@ def _made(
 ) -> WandbSink:
     import wandb
 
-    _make_room(run_dir)
     return WandbSink(
         offline=mode == "offline",
         # W&B's service process takes a relative path from where it was started, not from here.
@@ -234,11 +253,6 @@ def _made(
             finish_timeout=_FINISH_SECONDS,
         ),
     )
-
-
-@rank_zero_only
-def _make_room(run_dir: Path) -> None:
-    (run_dir / "wandb").mkdir(parents=True, exist_ok=True)
 
 
 @rank_zero_only

@@ -75,5 +75,5 @@ def _steps_left(trainer: Trainer, made: int) -> int:
     batch = trainer.fit_loop.epoch_loop.batch_progress.current
     left = per_epoch * (int(trainer.max_epochs or 0) - epochs.processed)
     if epochs.started > epochs.processed:  # Inside an epoch.
-        left -= math.ceil(batch.completed / trainer.accumulate_grad_batches)
+        left -= math.ceil(min(batch.completed, batches) / trainer.accumulate_grad_batches)
     return int(max(0, min(left, by_limit)))

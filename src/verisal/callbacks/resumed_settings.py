@@ -1,0 +1,180 @@
+"""A resumed run is trained with the settings that its config states, or refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, final
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from torch import Tensor
+
+from verisal.errors import ConfigError
+
+from ._kept_checkpoints import found_again
+from .checkpoints import Monitored
+
+__all__ = ["ResumedSettings"]
+
+# What trains; the rest says where a run is and what is logged.
+_PARTS = ("model", "data", "trainer")
+_NOTHING = "nothing"
+_SHOWN = 8
+
+
+@final
+class ResumedSettings(Callback):
+    """Refuses to resume a run with settings that the restored state would silently replace.
+
+    Optimizers, learning rate schedules, callbacks and random number generators get their state back when a
+    run is resumed, and with it the settings that they were made with. What the config gives them is noted
+    before the first step, travels in the checkpoint, and is compared before anything is restored. All other
+    settings that differ hold from here on, and are named in a line.
+
+    Callbacks that keep checkpoints find those of the earlier part in the folder where they lie now.
+
+    Args:
+        config: all settings of the run as nested plain data.
+        seed: of everything that is drawn; None if any will do.
+    """
+
+    def __init__(self, config: Mapping[str, object], *, seed: int | None) -> None:
+        super().__init__()
+        self._own: dict[str, dict[str, Any]] = {
+            "config": _flat("", {name: config[name] for name in _PARTS if name in config}),
+            "training": {} if seed is None else {"seed_everything": seed},
+            "callbacks": {},
+        }
+        self._made: dict[str, dict[str, Any]] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the config gives."""
+        return self._own
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep what the run was made with, to compare."""
+        self._made = state_dict
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Note the settings of callbacks before their states are restored."""
+        if stage != "fit":
+            return
+        if isinstance(pl_module, Monitored):
+            value = f"{pl_module.monitor} ({pl_module.monitor_mode})"
+            self._own["training"]["monitored value"] = value
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            # Those that keep checkpoints have their settings in the key of their state.
+            if callback is not self and not isinstance(callback, Checkpoint):
+                self._own["callbacks"] |= _flat(type(callback).__name__, callback.state_dict())
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Let callbacks find their checkpoints where they are now."""
+        states = checkpoint.get("callbacks", {})
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            key = callback.state_key
+            if not isinstance(callback, ModelCheckpoint) or key not in states or callback.dirpath is None:
+                continue
+            found = found_again(
+                states[key], str(callback.dirpath), key=key, mode=callback.mode, filename=callback.filename
+            )
+            if states[key]["best_model_path"] and not found["best_model_path"] and trainer.is_global_zero:
+                print(
+                    f"no checkpoint of the earlier part of this run is in {callback.dirpath}: the best epoch"
+                    " from here on is kept",
+                    flush=True,
+                )
+            states[key] = found
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Compare, while optimizers and schedules are still as the config makes them.
+
+        Raises:
+            ConfigError: settings that differ; both values of each are shown.
+        """
+        own = self._own["training"]
+        for number, optimizer in enumerate(trainer.optimizers):
+            name = _numbered(type(optimizer).__name__, number)
+            for place, group in enumerate(optimizer.param_groups):
+                own |= _flat(_numbered(f"{name} group", place), _unscheduled(group))
+        for number, config in enumerate(trainer.lr_scheduler_configs):
+            state = config.scheduler.state_dict()
+            # Its rates are those of the optimizer's groups; private entries follow from the others.
+            told = {key: value for key, value in state.items() if key[0] != "_" and key != "base_lrs"}
+            own |= _flat(_numbered(type(config.scheduler).__name__, number), told)
+        if self._made is not None:
+            self._compare(self._made, speak=trainer.is_global_zero)
+            self._made = None
+
+    def _compare(self, made: Mapping[str, Mapping[str, Any]], *, speak: bool) -> None:
+        different = {name: _differences(made[name], self._own[name]) for name in self._own}
+        # A callback may be new or left out; a seed may be drawn.
+        optional = {**different["callbacks"], "seed_everything": different["training"].get("seed_everything")}
+        ignored = different["training"] | different["callbacks"]
+        for name, values in optional.items():
+            if values and _NOTHING in values:
+                del ignored[name]
+        changed = [f"{name}: {old} so far, now {new}" for name, (old, new) in different["config"].items()]
+        if ignored:
+            lines = [f"{name}: {old} so far, config gives {new}" for name, (old, new) in ignored.items()]
+            more = f"  and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
+            raise ConfigError(
+                "\n".join(
+                    [
+                        "a resumed run keeps these settings, because they are part of its state:",
+                        *(f"  {line}" for line in lines[:_SHOWN]),
+                        *filter(None, [more]),
+                        *(["in the config:"] if changed else []),
+                        *(f"  {line}" for line in changed[:_SHOWN]),
+                        "Use the config in the run's folder, or begin a new run with --resume never",
+                    ]
+                )
+            )
+        if changed and speak:
+            print("\n".join(["resumed with other settings:", *(f"  {line}" for line in changed)]), flush=True)
+
+
+def _unscheduled(group: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of an optimizer's group without those that a schedule sets anew in every step."""
+    settings = {**group, "params": len(group["params"])}
+    if "initial_lr" in group:
+        del settings["lr"]
+    if "max_momentum" in group:
+        settings.pop("momentum", None)
+        settings["betas"] = group.get("betas", ())[1:]
+    return settings
+
+
+def _differences(made: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Both values, as text, of all entries that differ; NaN equals NaN."""
+    both = {name: (_text(made, name), _text(own, name)) for name in dict.fromkeys([*made, *own])}
+    return {name: (old, new) for name, (old, new) in both.items() if old != new}
+
+
+def _text(values: Mapping[str, Any], name: str) -> str:
+    return repr(values[name]) if name in values else _NOTHING
+
+
+def _numbered(name: str, number: int) -> str:
+    return f"{name} {number + 1}" if number else name
+
+
+def _flat(name: str, value: object) -> dict[str, Any]:
+    """Numbers and texts in nested plain data, by dotted names; everything else is no setting."""
+    return dict(_leaves(name, value))
+
+
+def _leaves(name: str, value: object) -> Iterator[tuple[str, Any]]:
+    match value:
+        case Mapping():
+            for key, item in value.items():
+                yield from _leaves(f"{name}.{key}" if name else str(key), item)
+        case list() | tuple():
+            for place, item in enumerate(value):
+                yield from _leaves(f"{name}.{place}", item)
+        case Tensor():
+            if value.numel() == 1:
+                yield name, value.item()
+        case bool() | int() | float() | str() | None:
+            yield name, value

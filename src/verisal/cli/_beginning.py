@@ -1,0 +1,66 @@
+"""When the folder of a run is made: with its first work, once nothing can refuse the command any more."""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from ._progress import Progress
+
+__all__ = ["Beginning"]
+
+
+@final
+class Beginning(Callback):
+    """Begins the run where a training starts, and where the first batch of an evaluation is done.
+
+    A predict begins when it has something to write. Must be the first callback: others write where they are
+    called.
+
+    Args:
+        progress: of the command.
+    """
+
+    def __init__(self, progress: Progress) -> None:
+        super().__init__()
+        self._progress = progress
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin; no process goes on before the folder is there."""
+        self._together(trainer)
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int
+    ) -> None:
+        """Begin a run that is resumed inside an epoch."""
+        self._together(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin a run that is resumed at the end of an epoch."""
+        self._together(trainer)
+
+    def on_validation_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:  # noqa: ANN401
+        """Begin."""
+        self._evaluating(trainer)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin, where there was no batch."""
+        self._evaluating(trainer)
+
+    def on_test_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:  # noqa: ANN401
+        """Begin."""
+        self._evaluating(trainer)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin, where there was no batch."""
+        self._evaluating(trainer)
+
+    def _together(self, trainer: Trainer) -> None:
+        if not self._progress.begun:
+            self._progress.begin()
+            trainer.strategy.barrier("run folder")
+
+    def _evaluating(self, trainer: Trainer) -> None:
+        if not trainer.sanity_checking:
+            self._progress.begin()
