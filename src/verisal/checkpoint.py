@@ -9,10 +9,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import pickle
 import re
-import tempfile
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,6 +23,7 @@ from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor, nn
 from torch.types import Storage
 
+from verisal._whole_files import write_atomic
 from verisal.errors import CheckpointError
 
 __all__ = [
@@ -106,26 +105,6 @@ def existing_file(path: Path | str, what: str = "an existing file") -> Path:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise CheckpointError(f"{target} cannot be read ({reason}); give the path of {what}") from None
-
-
-def write_atomic(path: Path | str, content: bytes) -> None:
-    """Write a file whole or not at all: a temporary file in the same folder, then a rename.
-
-    Raises:
-        OSError: no space, no permission; the earlier file is untouched and no temporary file is left.
-    """
-    target = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o666 & ~_umask())
-        os.replace(temporary, target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def save_checkpoint(checkpoint: Mapping[str, Any], path: Path | str) -> None:
@@ -361,9 +340,3 @@ def _others(path: Path) -> str:
     files = [file for file in path.parent.glob(f"*{path.suffix or '.ckpt'}") if file != path]
     names = sorted(file.name for file in files)
     return f" Also in that folder: {', '.join(names[:5])}." if names else ""
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current

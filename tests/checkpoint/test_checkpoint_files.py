@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import json
 import os
 import pickle
@@ -222,3 +224,47 @@ def test_write_atomic_keeps_the_usual_permissions(tmp_path):
     write_atomic(tmp_path / "a", b"1")
     (tmp_path / "b").write_bytes(b"1")
     assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
+
+
+@pytest.mark.fault
+def test_write_atomic_removes_what_a_killed_process_left_and_nothing_that_is_written(tmp_path):
+    stale, live = tmp_path / ".a[1].ckpt.xyz.tmp", tmp_path / ".a[1].ckpt.uvw.tmp"
+    others = [tmp_path / ".b.xyz.tmp", tmp_path / ".a[1].ckpt", tmp_path / "a[1].ckpt.tmp"]
+    for path in (stale, live, *others):
+        path.write_bytes(b"piece")
+    with live.open("r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        write_atomic(tmp_path / "a[1].ckpt", b"1")
+        assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "a[1].ckpt", live, *others])
+    write_atomic(tmp_path / "a[1].ckpt", b"2")
+    assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "a[1].ckpt", *others])
+
+
+@pytest.mark.fault
+def test_write_atomic_where_nothing_can_be_locked(tmp_path, monkeypatch):
+    def refuses(*_):
+        raise OSError(errno.ENOLCK, "no locks")
+
+    monkeypatch.setattr(fcntl, "flock", refuses)
+    (tmp_path / ".a.xyz.tmp").write_bytes(b"piece")
+    write_atomic(tmp_path / "a", b"1")
+    assert (tmp_path / "a").read_bytes() == b"1"
+    assert (tmp_path / ".a.xyz.tmp").exists()
+
+
+@pytest.mark.fault
+def test_write_atomic_begins_again_where_its_file_was_taken_for_stale(tmp_path, monkeypatch):
+    made, lock = [], fcntl.flock
+
+    def taken(handle, how):
+        made.append(os.readlink(f"/proc/self/fd/{handle}"))
+        if len(made) == 1:
+            os.unlink(made[0])
+        if len(made) == 2:
+            raise BlockingIOError
+        lock(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", taken)
+    write_atomic(tmp_path / "a", b"1")
+    assert len(made) == 3
+    assert (tmp_path / "a").read_bytes() == b"1"

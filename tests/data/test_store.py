@@ -1,5 +1,6 @@
 import doctest
 import errno
+import fcntl
 import io
 import json
 import logging
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from verisal.data import _store_files, _store_progress
+from verisal.data import _store_progress
 from verisal.data._store_key import canonical, mismatch
 from verisal.data._store_progress import progress_bar, progress_line
 from verisal.data.store import FeatureStore
@@ -252,6 +253,22 @@ def truncate(path):
 
 
 @pytest.mark.fault
+def test_what_killed_processes_left_is_removed_and_what_live_ones_hold_stays(tmp_path):
+    store = filled(tmp_path)
+    whole = {path.name for path in store.path.iterdir()}
+    killed = {".shard-00000.json.x1.tmp", ".shard-00001.123.tmp", ".shard-00001.lock", ".store.json.x2.tmp"}
+    held = {".shard-00002.lock", ".shard-00002.safetensors.x3.tmp"}
+    for name in killed | held | {"notes.txt", ".notes"}:
+        (store.path / name).write_bytes(b"piece")
+    with (store.path / ".shard-00002.lock").open("r+b") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        FeatureStore(tmp_path, key=KEY).fill(features, 10, progress=False)
+        assert {path.name for path in store.path.iterdir()} == whole | held | {"notes.txt", ".notes"}
+    FeatureStore(tmp_path, key=KEY).fill(features, 10, progress=False)
+    assert {path.name for path in store.path.iterdir()} == whole | {"notes.txt", ".notes"}
+
+
+@pytest.mark.fault
 @pytest.mark.parametrize(
     "damage",
     [flip_byte, truncate, lambda path: path.write_bytes(b"")],
@@ -325,14 +342,14 @@ class FullDisk(io.RawIOBase):
 )
 def test_no_space_left(tmp_path, monkeypatch, code, message):
     store = FeatureStore(tmp_path, key=KEY, shard_size=4)
-    opened = Path.open
+    opened = os.fdopen
 
-    def full(path, mode="r", **rest):
-        file = opened(path, mode, **rest)
-        return FullDisk(file, code) if mode == "wb" and "shard-00001" in path.name else file
+    def full(handle, mode):
+        file = opened(handle, mode)
+        return FullDisk(file, code) if "shard-00001" in os.readlink(f"/proc/self/fd/{handle}") else file
 
     with monkeypatch.context() as patched:
-        patched.setattr(_store_files.Path, "open", full)
+        patched.setattr(os, "fdopen", full)
         with pytest.raises(DataError, match=message) as caught:
             store.fill(features, 10, progress=False)
     assert "\n" not in str(caught.value)

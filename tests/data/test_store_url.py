@@ -39,6 +39,26 @@ def quick(monkeypatch):
     monkeypatch.setattr(RemoteFiles, "pause", 0.02)
 
 
+class Clock:
+    """Seconds of the watch of who waits for a lease; hearts beat a thousand times as fast as usual."""
+
+    now = 0.0
+
+    def monotonic(self):
+        return self.now
+
+    def time(self):
+        return time.time_ns()
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(_store_remote, "time", clock)
+    monkeypatch.setattr(_store_remote, "_BEATS_PER_LEASE", 6000)
+    return clock
+
+
 def filled(root, count=10):
     store = FeatureStore(root, key=KEY, shard_size=4)
     store.fill(features, count, progress=False)
@@ -164,18 +184,60 @@ def test_a_shard_is_read_once_to_be_checked_and_loaded(root, monkeypatch):
     ]
 
 
-def test_a_claim_keeps_others_out_as_long_as_it_beats(root, quick):
+def test_a_claim_keeps_others_out_as_long_as_it_beats(root, clock):
     one, two = (RemoteFiles(f"{root}/store") for _ in range(2))
     with one.claim("shard-00000") as ours:
         assert ours
-        for _ in range(15):  # several lives of a lease
+        for _ in range(3):  # several lives of a lease
             with two.claim("shard-00000") as theirs:
                 assert not theirs
-            time.sleep(0.03)
+            clock.now += 50
+            before = one.read(".shard-00000.lease")
+            while one.read(".shard-00000.lease") == before:  # it beats within the minute
+                time.sleep(0.001)
         with two.claim("shard-00001") as other:
             assert other
     with two.claim("shard-00000") as theirs:
         assert theirs
+
+
+@pytest.mark.fault
+def test_what_killed_processes_left_is_removed_and_what_live_ones_hold_stays(root, clock):
+    store = filled(root)
+    whole = names(store)
+    killed, held = ".shard-00001.json.host-1-ab.tmp", ".shard-00002.json.host-2-cd.tmp"
+    put(store, killed, b"piece")
+    put(store, held, b"piece")
+    other = RemoteFiles(store.location)
+    with other.claim("shard-00002") as ours:
+        assert ours
+        store.fill(features, 10, progress=False)
+        assert names(store) == whole | {held, ".shard-00002.lease"}
+    # A lease that nobody renews goes, and the piece with it, once it has lain there for a minute.
+    put(store, ".shard-00002.lease", b'{"owner": "host-2-cd", "time": 0}')
+    store.fill(features, 10, progress=False)
+    assert names(store) == whole | {held, ".shard-00002.lease"}
+    clock.now += 61
+    store.fill(features, 10, progress=False)
+    assert names(store) == whole
+
+
+def test_a_piece_that_others_took_for_stale_is_written_again(tmp_path, monkeypatch):
+    """A process that slept through its lease, while another did its work and tidied up."""
+    files = RemoteFiles(f"file://{tmp_path}/store")
+    moved, move = [], type(files._fs).mv
+
+    def tidied(system, piece, name, **settings):
+        moved.append(name)
+        if len(moved) == 1:
+            system.rm_file(piece)
+        move(system, piece, name, **settings)
+
+    monkeypatch.setattr(type(files._fs), "mv", tidied)
+    with files.claim("store"):
+        files.write("store.json", b"{}")
+    assert files.read("store.json") == b"{}"
+    assert len(moved) == 2
 
 
 @pytest.mark.fault

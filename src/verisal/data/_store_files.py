@@ -6,19 +6,23 @@ import errno
 import fcntl
 import hashlib
 import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import ClassVar, final
 
 from safetensors import safe_open
 from torch import Tensor
 
+from verisal._whole_files import write_atomic
 from verisal.errors import DataError
 
 __all__ = ["LocalFiles", "StoreFiles", "files_at", "split_location", "write_error"]
 
+_HIDDEN = re.compile(r"\.(store|shard-\d+)\.")
+_CLAIMS = (".lock", ".lease")
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -59,6 +63,28 @@ class StoreFiles(ABC):
     def claim(self, name: str) -> AbstractContextManager[bool]:
         """Keep others from making the same file, and make the folder; gives whether the claim is ours."""
 
+    @abstractmethod
+    def names(self) -> list[str]:
+        """Names of all files, hidden ones too."""
+
+    def tidy(self) -> None:
+        """Remove what killed processes left: pieces of files, locks and leases.
+
+        Whoever writes a file claims it, so that what is removed under the same claim is of no live process.
+        What cannot be removed stays, and harms nobody.
+        """
+        left: dict[str, list[str]] = {}
+        with suppress(DataError, OSError):
+            for name in self.names():
+                if found := _HIDDEN.match(name):
+                    left.setdefault(found[1], []).append(name)
+        for claimed, names in left.items():
+            with suppress(DataError, OSError), self.claim(claimed) as ours:
+                for name in names:
+                    # The claim's own file goes with the claim.
+                    if ours and not name.endswith(_CLAIMS):
+                        self.remove(name)
+
 
 @final
 class LocalFiles(StoreFiles):
@@ -94,19 +120,14 @@ class LocalFiles(StoreFiles):
     def write(self, name: str, content: bytes) -> None:
         """Write a file under another name, then give it its own."""
         path = self.folder / name
-        for left in self.folder.glob(f".{path.stem}.*.tmp"):
-            left.unlink(missing_ok=True)
-        temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp")
         try:
-            with temporary.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
+            write_atomic(path, content)
         except OSError as error:
             raise write_error(str(path), len(content), error) from error
-        finally:
-            temporary.unlink(missing_ok=True)
+
+    def names(self) -> list[str]:
+        """Names of all files, hidden ones too."""
+        return os.listdir(self.folder)
 
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""

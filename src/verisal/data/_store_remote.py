@@ -90,14 +90,27 @@ class RemoteFiles(StoreFiles):
             if not self._renames:
                 self._fs.pipe_file(self._path(name), content)
                 return
-            temporary = self._path(f".{name}.{self._owner}.tmp")
             try:
-                self._fs.pipe_file(temporary, content)
-                self._fs.mv(temporary, self._path(name))
-            except BaseException:
-                with suppress(Exception):
-                    self._fs.rm_file(temporary)
-                raise
+                self._put(name, content)
+            except FileNotFoundError:
+                # Who took the lease over has done the work and tidied up.
+                self._put(name, content)
+
+    def _put(self, name: str, content: bytes) -> None:
+        temporary = self._path(f".{name}.{self._owner}.tmp")
+        try:
+            self._fs.pipe_file(temporary, content)
+            self._fs.mv(temporary, self._path(name))
+        except BaseException:
+            with suppress(Exception):
+                self._fs.rm_file(temporary)
+            raise
+
+    def names(self) -> list[str]:
+        """Names of all files, hidden ones too."""
+        with self._told("list", ""):
+            self._fs.invalidate_cache(self._folder)
+            return [str(path).rpartition("/")[2] for path in self._fs.ls(self._folder, detail=False)]
 
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""

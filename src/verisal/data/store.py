@@ -153,6 +153,7 @@ class FeatureStore:
                 f" found {count} items, rank {rank} of {world_size}"
             )
         self._write_header(count)
+        self._files.tidy()
         self._checked.clear()
         shards = sorted(range(self._shards), key=lambda shard: ((shard - rank) % world_size, shard))
         waiting = [shard for shard in shards if not self._sound(shard)]
@@ -168,6 +169,7 @@ class FeatureStore:
                 if len(busy) == len(waiting):
                     time.sleep(self._files.pause)
                 waiting = busy
+        self._files.tidy()
 
     def load(self, names: Sequence[str] | None = None) -> dict[str, Tensor]:
         """All items of the named tensors, ``(N, ...)`` each, in item order; all tensors if None.

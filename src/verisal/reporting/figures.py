@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from verisal.checkpoint import write_atomic
 from verisal.errors import DataError
 from verisal.types import Curve, Histogram, MaskPanel
 
@@ -163,8 +164,9 @@ def write_png(pixels: NDArray[np.uint8], path: Path, *, colours: int | None = No
     picture = Image.fromarray(pixels)
     if colours is not None:
         picture = picture.quantize(colours, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
-    with _replacing(path) as temporary:
-        picture.save(temporary, "PNG", optimize=True)
+    content = io.BytesIO()
+    picture.save(content, "PNG", optimize=True)
+    _write(path, content)
 
 
 def _panel_figure(panel: MaskPanel) -> Figure:
@@ -317,18 +319,12 @@ def _figure(width: float, height: float, *, layout: Literal["constrained"] | Non
 
 
 def _save(figure: Figure, path: Path) -> None:
-    with _replacing(path) as temporary:
-        # No version inside: equal figures are equal files.
-        figure.savefig(temporary, format="png", metadata={"Software": None})
+    content = io.BytesIO()
+    # No version inside: equal figures are equal files.
+    figure.savefig(content, format="png", metadata={"Software": None})
+    _write(path, content)
 
 
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside ``path`` that takes its place when all went well."""
+def _write(path: Path, content: io.BytesIO) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomic(path, content.getvalue())

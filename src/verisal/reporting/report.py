@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import platform
@@ -17,6 +18,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from verisal.checkpoint import write_atomic
 from verisal.errors import DataError
 from verisal.types import Evaluation, Score
 
@@ -127,15 +129,11 @@ def write_samples(path: Path, samples: Mapping[str, Sequence[object]]) -> None:
     lengths = {name: len(values) for name, values in samples.items()}
     if len(set(lengths.values())) > 1:
         raise DataError(f"columns of the per-image table must have one length, found {lengths}")
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(samples)
-            writer.writerows(zip(*samples.values(), strict=True))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(samples)
+    writer.writerows(zip(*samples.values(), strict=True))
+    write_atomic(path, table.getvalue().encode())
 
 
 def result_table(evaluation: Evaluation) -> Table:
@@ -330,9 +328,4 @@ def _finite(value: float) -> float | None:
 
 def _write_text(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomic(path, text.encode())

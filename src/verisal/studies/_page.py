@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from verisal.checkpoint import write_atomic
 from verisal.reporting import write_png
 
 from ._base import StudyResult
@@ -37,9 +38,7 @@ def write_page(result: StudyResult, path: Path) -> None:
     for section in result.sections:
         for figure in section.figures:
             write_png(figure.pixels, folder / f"{figure.name}.png", colours=_COLOURS)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(page_text(result, folder.name), encoding="utf-8")
-    temporary.replace(path)
+    write_atomic(path, page_text(result, folder.name).encode())
 
 
 def _lines(result: StudyResult, figures: str) -> Iterator[str]:
