@@ -14,11 +14,13 @@ CASES: dict[str, MetricCase] = {
         lambda: EnergyInside(resamples=100), ("energy", "area"), undefined_without_object=True
     ),
     "max_box_acc": MetricCase(
-        lambda: MaxBoxAcc(resamples=100, chunk_size=2), ("accuracy",), undefined_without_object=True
+        lambda: MaxBoxAcc(resamples=100, chunk_size=2),
+        ("accuracy", "maximum"),
+        undefined_without_object=True,
     ),
     "max_box_acc_v2": MetricCase(
         lambda: MaxBoxAccV2(resamples=100),
-        ("accuracy", "iou0.3", "iou0.5", "iou0.7"),
+        ("accuracy", "iou0.3", "iou0.5", "iou0.7", "maximum"),
         undefined_without_object=True,
     ),
     "pxap": MetricCase(lambda: PxAP(resamples=100), ("area",), undefined_without_object=True),

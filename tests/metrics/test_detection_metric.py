@@ -184,8 +184,8 @@ def test_report_intervals_are_those_of_the_functions():
     report = report_of(table_of(scores), seed=5)
     clean, attacked = scores[0][:, 0, 0].double(), scores[1][:, 0, 0].double()
     assert report["test/masks/auroc/cw_l2"] == bootstrap_auroc(attacked, clean, resamples=100, seed=5)
-    assert report["test/masks/fpr/clean"] == bootstrap_rate(clean, 1.0, resamples=100, seed=5)
-    assert report["test/masks/fpr/clean"] != report_of(table_of(scores), seed=6)["test/masks/fpr/clean"]
+    assert report["test/masks/fpr/clean"] == bootstrap_rate(clean, 1.0)
+    assert report["test/masks/auroc/cw_l2"] != report_of(table_of(scores), seed=6)["test/masks/auroc/cw_l2"]
 
 
 def test_auroc_pairs_attacked_images_with_their_own_clean_version():
@@ -263,6 +263,12 @@ def test_members_are_scored_apart_and_together():
     areas = [auroc(scores[1][:, 0, member], scores[0][:, 0, member]) for member in range(3)]
     assert report["test/masks/auroc_member_min/cw_l2"].value == min(areas)
     assert report["test/masks/auroc_member_max/cw_l2"].value == max(areas)
+    # The least lies below every member's upper limit and holds no member above its own.
+    least, most = (report[f"test/masks/auroc_member_{kind}/cw_l2"] for kind in ("min", "max"))
+    assert least.low < least.value < least.high
+    assert most.low < most.value < most.high
+    assert least.low < most.low
+    assert least.high < most.high
     mean = report["test/masks/auroc_member_mean/cw_l2"]
     assert mean.value == pytest.approx(sum(areas) / 3, abs=1e-12)
     assert mean.low < mean.value < mean.high

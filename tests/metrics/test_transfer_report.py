@@ -159,9 +159,19 @@ def test_same_seed_same_intervals_other_seed_other_ones():
     assert (first[name].low, first[name].high) != (other[name].low, other[name].high)
 
 
-def test_a_perfect_row_has_an_interval_without_width():
+def test_a_perfect_row_is_as_sure_as_its_images_are_many():
     score = report()["test/b/auroc_fitted_on_default/step"]
-    assert (score.value, score.low, score.high) == (1.0, 1.0, 1.0)
+    assert (score.value, score.low, score.high) == (1.0, pytest.approx(0.025 ** (1 / 4)), 1.0)
+
+
+def test_the_worst_family_has_no_limit_above_any_family():
+    found = report(resamples=500)
+    unseen = [found[f"test/a/auroc_fitted_on_default/{family}"] for family in ("iterated", "search")]
+    worst = found["test/a/auroc/worst_unseen"]
+    assert worst.value == min(one.value for one in unseen)
+    assert worst.low == min(one.low for one in unseen)
+    # Each upper limit may fail, so the least of them is that of half the share of misses.
+    assert worst.high > min(one.high for one in unseen)
 
 
 def test_a_score_that_is_not_a_number_is_left_out_and_counted():

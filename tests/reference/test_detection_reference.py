@@ -1,9 +1,9 @@
 """Slow, literal definitions beside the fast detection scores."""
 
-import math
-
 import pytest
+import scipy.stats
 import torch
+from _replicates import replicates
 
 from verisal.functional import (
     auroc,
@@ -12,6 +12,7 @@ from verisal.functional import (
     bootstrap_rate,
     bootstrap_weights,
     fpr_at_tpr95,
+    rate_limits,
     roc_curve,
     threshold_at_fpr,
     weighted_auroc,
@@ -37,14 +38,6 @@ def slow_fpr_at_tpr95(positive, negative):
 def slow_threshold(negative, fpr):
     fitting = [t for t in negative if sum(q > t for q in negative) <= fpr * len(negative) + 1e-9]
     return min(fitting)
-
-
-def slow_percentile(values, share):
-    ordered = sorted(values)
-    place = share * (len(ordered) - 1)
-    low = math.floor(place)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (place - low) * (ordered[high] - ordered[low])
 
 
 def draw(seed, positives, negatives, levels):
@@ -96,7 +89,33 @@ def test_resampled_values(levels):
         assert float(alarms[row]) == pytest.approx(sum(p > 1.0 for p in drawn[0]) / 24, abs=1e-7)
 
 
-def test_intervals_are_the_percentiles_of_the_resampled_values():
+@replicates(rate_limits)
+def slow_limits(rate, images, miss=0.025):
+    """By the quantiles of scipy's beta distributions."""
+    hits = rate * images
+    low = 0.0 if hits == 0 else scipy.stats.beta.ppf(miss, hits, images - hits + 1)
+    high = 1.0 if hits == images else scipy.stats.beta.ppf(1 - miss, hits + 1, images - hits)
+    return low, high
+
+
+def slow_share(value, resampled, images, miss=0.025):
+    """Limits of a rate among as many images as give the variance of the resamples."""
+    mean = sum(resampled) / len(resampled)
+    variance = sum((drawn - mean) ** 2 for drawn in resampled) / len(resampled)
+    worth = (value * (1 - value) + 0.5 / images) / (variance + 0.5 / images**2)
+    return slow_limits(value, worth, miss)
+
+
+@pytest.mark.parametrize("images", [1.5, 7, 50, 333.3, 5000])
+def test_limits_of_rates_are_those_of_beta_distributions(images):
+    for rate in (0.0, 1e-4, 0.01, 0.3, 0.5, 0.97, 1.0):
+        for miss in (0.025, 0.001):
+            assert rate_limits(rate, images, miss=miss) == pytest.approx(
+                slow_limits(rate, images, miss), abs=1e-9
+            )
+
+
+def test_intervals_are_those_of_rates_that_vary_as_the_resamples_do():
     positive, negative = draw(1, 30, 30, 0)
     weights = bootstrap_weights(30, resamples=200, seed=4)
     for score, resampled in (
@@ -108,10 +127,11 @@ def test_intervals_are_the_percentiles_of_the_resampled_values():
             bootstrap_fpr_at_tpr(positive, negative, resamples=200, seed=4),
             weighted_fpr_at_tpr(positive, negative, weights),
         ),
-        (bootstrap_rate(positive, 0.3, resamples=200, seed=4), weighted_rate(positive > 0.3, weights)),
     ):
-        assert score.low == pytest.approx(slow_percentile(resampled.tolist(), 0.025), abs=1e-9)
-        assert score.high == pytest.approx(slow_percentile(resampled.tolist(), 0.975), abs=1e-9)
+        expected = slow_share(score.value, resampled.tolist(), 30)
+        assert (score.low, score.high) == pytest.approx(expected, abs=1e-9)
+    alarms = bootstrap_rate(positive, 0.3)
+    assert (alarms.low, alarms.high) == pytest.approx(slow_limits(alarms.value, 30), abs=1e-9)
 
 
 def test_against_scikit_learn():

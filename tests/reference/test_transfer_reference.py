@@ -1,11 +1,12 @@
 """The leave-one-family-out table by explicit loops: a resample is a list of images, some repeated."""
 
 import math
+import statistics
 
 import pytest
 import torch
 from _replicates import replicates
-from test_detection_reference import slow_auroc, slow_percentile
+from test_detection_reference import slow_auroc, slow_share
 
 from verisal.functional import bootstrap_weights, resampled_auroc, resampled_rate
 from verisal.metrics import DetectionTable, Families, transfer_report
@@ -123,30 +124,53 @@ def slow_report(scores, *, thresholds, seed, resamples):
         "worst_unseen": (["b", "c"], "worst"),
         "mean_unseen_strict": (["c"], "mean"),
     }
+
+    def values(fit, families, which, index, at=None):
+        drawn = [every, *resampled]
+        return [column(scores[fit], families, index, images, at)[which] for images in drawn]
+
+    def limits(fit, families, index, at=None, miss=0.025):
+        of = values(fit, families, "mean", index, at)
+        defined = [value for value in of[1:] if not math.isnan(value)]
+        return slow_share(of[0], defined, worth([of_family(scores[fit], one) for one in families]), miss)
+
     for index, row in enumerate(ROWS):
         for metric, at in (("auroc", None), ("tpr_at_fpr5", thresholds[row])):
             for name, (families, which) in columns.items():
-                of = [
-                    column(scores["first"], families, index, images, at)[which]
-                    for images in [every, *resampled]
-                ]
-                kept[row, metric, name] = of
-                found[f"test/{row}/{metric}/{name}"] = of
+                of = values("first", families, which, index, at)
+                if which == "mean":
+                    ends = limits("first", families, index, at)
+                else:
+                    wide = [limits("first", [one], index, at) for one in families]
+                    part = [limits("first", [one], index, at, 0.025 / len(families)) for one in families]
+                    ends = min(low for low, _ in wide), min(high for _, high in part)
+                kept[row, metric, name] = of, ends
+                found[f"test/{row}/{metric}/{name}"] = (of[0], *ends)
         for name in ATTACKS:
             for fit in FITS:
-                of = [column(scores[fit], [name], index, images)["mean"] for images in [every, *resampled]]
-                found[f"test/{row}/auroc_fitted_on_{fit}/{name}"] = of
+                value = values(fit, [name], "mean", index)[0]
+                found[f"test/{row}/auroc_fitted_on_{fit}/{name}"] = (value, *limits(fit, [name], index))
     for name in ("mean_unseen", "worst_unseen"):
-        pairs = zip(kept["head", "auroc", name], kept["other", "auroc", name], strict=True)
-        found[f"test/head_minus_other/difference/{name}"] = [head - other for head, other in pairs]
-    return {
-        name: (of[0], *ends([value for value in of[1:] if not math.isnan(value)]))
-        for name, of in found.items()
-    }
+        (one, (l1, u1)), (two, (l2, u2)) = kept["head", "auroc", name], kept["other", "auroc", name]
+        pairs = [pair for pair in zip(one[1:], two[1:], strict=True) if not math.isnan(sum(pair))]
+        r = statistics.correlation(*zip(*pairs, strict=True))
+        below, above = one[0] - l1, u2 - two[0]
+        low = math.sqrt(below**2 + above**2 - 2 * r * below * above)
+        below, above = two[0] - l2, u1 - one[0]
+        high = math.sqrt(below**2 + above**2 - 2 * r * below * above)
+        difference = one[0] - two[0]
+        found[f"test/head_minus_other/difference/{name}"] = difference, difference - low, difference + high
+    return found
 
 
-def ends(values):
-    return slow_percentile(values, 0.025), slow_percentile(values, 0.975)
+def of_family(groups, family):
+    numbers = [number for number, name in NAMES.items() if name in ATTACKS[family]]
+    return worth([len(groups[number]) for number in numbers])
+
+
+def worth(counts):
+    """Of how many images the mean of rates on so many is worth if they err together."""
+    return (sum(count**-0.5 for count in counts) / len(counts)) ** -2
 
 
 @pytest.mark.parametrize("draw", [0, 1])

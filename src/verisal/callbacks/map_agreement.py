@@ -182,12 +182,17 @@ class _Groups(Part):
         return torch.stack([found.similarity, found.floor, found.control, *found.pairs], dim=1)
 
     def _scores(self, rows: Mapping[str, Tensor], repeats: int) -> dict[str, Score]:
-        settings = {"resamples": self._context.resamples, "seed": self._context.seed}
+        resamples, seed = self._context.resamples, self._context.seed
         found = compare_agreement(
-            rows["similarity"], rows["floor"], rows["control"], deterministic=not repeats, **settings
+            rows["similarity"],
+            rows["floor"],
+            rows["control"],
+            deterministic=not repeats,
+            resamples=resamples,
+            seed=seed,
         )
         pairs = {
-            key: bootstrap_mean(values, **settings)
+            key: bootstrap_mean(values, resamples=resamples, seed=seed)
             for key, values in rows.items()
             if key not in ("similarity", "floor", "control")
         }

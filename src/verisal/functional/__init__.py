@@ -29,6 +29,7 @@ from ._detection import weighted_fpr_at_tpr as weighted_fpr_at_tpr
 from ._detection import weighted_rate as weighted_rate
 from ._gaussian import gaussian_matrix as gaussian_matrix
 from ._impute import linear_imputation as linear_imputation
+from ._intervals import are_hits as are_hits
 from ._intervals import bootstrap_mean as bootstrap_mean
 from ._intervals import weighted_means as weighted_means
 from ._map_attack_objectives import MapAttackKind as MapAttackKind
@@ -73,6 +74,14 @@ from ._settings import settings_of as settings_of
 from ._shared_work import SharedWork as SharedWork
 from ._shared_work import shared as shared
 from ._shared_work import work_key as work_key
+from ._shares import Share as Share
+from ._shares import greatest_share as greatest_share
+from ._shares import hit_difference as hit_difference
+from ._shares import least_share as least_share
+from ._shares import rate_limits as rate_limits
+from ._shares import share_difference as share_difference
+from ._shares import share_of_hits as share_of_hits
+from ._shares import share_of_resamples as share_of_resamples
 from ._smooth_masks import area_deviation as area_deviation
 from ._smooth_masks import blur_pyramid as blur_pyramid
 from ._smooth_masks import pyramid_blend as pyramid_blend
@@ -220,6 +229,7 @@ __all__ = [
     "RandomisedCopy",
     "ReceptiveField",
     "Responses",
+    "Share",
     "SharedWork",
     "Shuffle",
     "SmoothGradSurrogate",
@@ -229,6 +239,7 @@ __all__ = [
     "UniformNoise",
     "Verdict",
     "aopc",
+    "are_hits",
     "area_deviation",
     "attribution_of",
     "auroc",
@@ -272,7 +283,9 @@ __all__ = [
     "gaussian_noise",
     "gaussian_noises",
     "gradient_scope",
+    "greatest_share",
     "high_frequency_share",
+    "hit_difference",
     "images_at_once",
     "infidelity",
     "is_neutral",
@@ -281,6 +294,7 @@ __all__ = [
     "largest_boxes",
     "largest_component_ious",
     "least_period",
+    "least_share",
     "linear_imputation",
     "log_odds",
     "map_agreement",
@@ -324,6 +338,7 @@ __all__ = [
     "ranking_agreement",
     "ranking_stability",
     "rate_above",
+    "rate_limits",
     "receptive_field",
     "recommended_baselines",
     "removal_scores",
@@ -338,6 +353,9 @@ __all__ = [
     "scale_to_l2",
     "sensitivity_max",
     "settings_of",
+    "share_difference",
+    "share_of_hits",
+    "share_of_resamples",
     "shared",
     "shift_one_pixel",
     "similarity_with_floor",

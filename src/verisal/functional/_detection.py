@@ -15,6 +15,8 @@ from torch import Tensor
 from verisal.errors import ConfigError, DataError, NumericError
 from verisal.types import Score
 
+from ._shares import Share, share_difference, share_of_resamples
+
 __all__ = [
     "auroc",
     "bootstrap_auroc",
@@ -274,7 +276,7 @@ def percentile_score(value: float, resampled: Tensor, *, n: int, undefined: int)
 
 
 def bootstrap_auroc(positive: Tensor, negative: Tensor, *, resamples: int = 2000, seed: int = 0) -> Score:
-    """AUROC with its percentile interval over images, positives and negatives paired by image.
+    """AUROC with its interval over images, positives and negatives paired by image.
 
     Args:
         positive: ``(n,)`` scores of attacked images.
@@ -297,7 +299,7 @@ def bootstrap_auroc(positive: Tensor, negative: Tensor, *, resamples: int = 2000
     if n == 0:
         return Score(math.nan, math.nan, math.nan, n=0, undefined=undefined)
     resampled = weighted_auroc(positive, negative, bootstrap_weights(n, resamples=resamples, seed=seed))
-    return percentile_score(value, resampled, n=n, undefined=undefined)
+    return share_of_resamples(value, resampled, n).score(n=n, undefined=undefined)
 
 
 def bootstrap_fpr_at_tpr(
@@ -311,33 +313,29 @@ def bootstrap_fpr_at_tpr(
         return Score(math.nan, math.nan, math.nan, n=0, undefined=undefined)
     weights = bootstrap_weights(n, resamples=resamples, seed=seed)
     resampled = weighted_fpr_at_tpr(positive, negative, weights)
-    return percentile_score(fpr_at_tpr95(positive, negative), resampled, n=n, undefined=undefined)
+    return share_of_resamples(fpr_at_tpr95(positive, negative), resampled, n).score(n=n, undefined=undefined)
 
 
-def bootstrap_rate(scores: Tensor, threshold: float, *, resamples: int = 2000, seed: int = 0) -> Score:
-    """Share of scores strictly above a fixed threshold, with its percentile interval over images.
+def bootstrap_rate(scores: Tensor, threshold: float, *, resamples: int = 2000) -> Score:
+    """Share of scores strictly above a fixed threshold, with a rate's exact limits over images.
 
-    The threshold is taken as given: the interval does not hold its uncertainty. A rate of exactly 0 or 1
-    has an interval of width 0, as every percentile interval of a constant has.
+    The threshold is taken as given: the interval does not hold its uncertainty.
 
     Args:
         scores: ``(n,)``, one per image; NaN is undefined.
         threshold: from held-out negatives.
-        resamples: bootstrap resamples; 0 for no interval.
-        seed: of the resampling.
+        resamples: 0 for no interval.
     """
     kept = _scored(scores)
     n, undefined = len(kept), len(scores) - len(kept)
-    if n == 0:
-        return Score(math.nan, math.nan, math.nan, n=0, undefined=undefined)
-    resampled = weighted_rate(kept > threshold, bootstrap_weights(n, resamples=resamples, seed=seed))
-    return percentile_score(rate_above(kept, threshold), resampled, n=n, undefined=undefined)
+    value = rate_above(kept, threshold)
+    return Share(value, float(n) if resamples else math.nan).score(n=n, undefined=undefined)
 
 
 def bootstrap_difference(
     first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor], *, resamples: int = 2000, seed: int = 0
 ) -> Score:
-    """AUROC of the first detector minus that of the second on the same images, by paired bootstrap.
+    """AUROC of the first detector minus that of the second on the same images, with its interval.
 
     Args:
         first: positive and negative scores, ``(n,)`` each, as in :func:`bootstrap_auroc`.
@@ -357,11 +355,13 @@ def bootstrap_difference(
     if n == 0:
         return Score(math.nan, math.nan, math.nan, n=0, undefined=undefined)
     weights = bootstrap_weights(n, resamples=resamples, seed=seed)
-    values, resampled = [], []
+    ends, resampled = [], []
     for positive, negative in (first, second):
-        values.append(auroc(positive[defined], negative[defined]))
-        resampled.append(weighted_auroc(positive[defined], negative[defined], weights))
-    return percentile_score(values[0] - values[1], resampled[0] - resampled[1], n=n, undefined=undefined)
+        value = auroc(positive[defined], negative[defined])
+        drawn = weighted_auroc(positive[defined], negative[defined], weights)
+        ends.append((value, *share_of_resamples(value, drawn, n).limits()))
+        resampled.append(drawn)
+    return share_difference(ends[0], ends[1], (resampled[0], resampled[1]), n=n, undefined=undefined)
 
 
 def _scored(scores: Tensor) -> Tensor:

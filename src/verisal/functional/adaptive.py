@@ -142,10 +142,10 @@ def end_to_end(
     kept = ~fooled | (scores > threshold)
     return EndToEnd(
         fooled=bootstrap_mean(fooled.double(), resamples=resamples, seed=seed),
-        detected=bootstrap_rate(hits, threshold, resamples=resamples, seed=seed),
+        detected=bootstrap_rate(hits, threshold, resamples=resamples),
         auroc=bootstrap_auroc(hits, clean_scores[fooled], resamples=resamples, seed=seed),
         right_or_rejected=bootstrap_mean(kept.double(), resamples=resamples, seed=seed),
-        clean_rejected=bootstrap_rate(clean_scores, threshold, resamples=resamples, seed=seed),
+        clean_rejected=bootstrap_rate(clean_scores, threshold, resamples=resamples),
     )
 
 

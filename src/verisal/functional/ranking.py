@@ -182,7 +182,8 @@ def diagonal_effect(scores: Tensor, *, resamples: int = 2000, seed: int = 0) -> 
         )
     same = torch.eye(len(scores), dtype=torch.bool, device=scores.device)
     found = scores.double()
-    return bootstrap_mean(found[same].mean(dim=0) - found[~same].mean(dim=0), resamples=resamples, seed=seed)
+    more = found[same].mean(dim=0) - found[~same].mean(dim=0)
+    return bootstrap_mean(more, kind="difference", resamples=resamples, seed=seed)
 
 
 def _pair_differences(values: Tensor) -> Tensor:

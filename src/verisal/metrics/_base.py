@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, final
 
 import torch
@@ -12,7 +13,14 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from verisal.errors import DataError
-from verisal.functional import bootstrap_weights, percentile_score, weighted_means
+from verisal.functional import (
+    Share,
+    are_hits,
+    bootstrap_weights,
+    percentile_score,
+    share_of_resamples,
+    weighted_means,
+)
 from verisal.types import Explained, Score
 
 __all__ = ["ImageRows", "ImageTable", "Reduced", "SaliencyMetric", "reduce_means"]
@@ -39,29 +47,41 @@ class ImageRows:
 
 @dataclass(frozen=True)
 class Reduced:
-    """One score in every resample.
+    """One score in every resample, and what its 95 % interval is made of.
 
     Attributes:
         values: ``(S,)`` float64.
         defined: ``(n,)`` bool, which images count.
+        limits: ``percentiles`` of the resamples; ``rate``: those of a rate among the images that count;
+            ``share``: those of a rate that varies as much as the resamples do; ``none``: it has no interval.
+        images: how many images a ``share`` is worth where the resamples do not say; all that count if None.
+        ceiling: ``(S,)`` greater values, whose upper limit a ``rate`` takes over.
     """
 
     values: Tensor
     defined: Tensor
+    limits: Literal["percentiles", "rate", "share", "none"] = "percentiles"
+    images: float | None = None
+    ceiling: Tensor | None = None
 
 
 def reduce_means(names: Sequence[str], rows: Tensor, weights: Tensor) -> dict[str, Reduced]:
     """The reduction of metrics that are one value per image: the mean of every named column.
+
+    Values that are all 0 or 1 are hits, and their mean is a rate.
 
     Args:
         names: R names.
         rows: ``(n, R)``; NaN is undefined.
         weights: ``(S, n)``.
     """
-    return {
-        name: Reduced(weighted_means(rows[:, index], weights), ~rows[:, index].isnan())
-        for index, name in enumerate(names)
-    }
+    found = {}
+    for index, name in enumerate(names):
+        column = rows[:, index]
+        defined = ~column.isnan()
+        limits: Literal["rate", "percentiles"] = "rate" if are_hits(column[defined]) else "percentiles"
+        found[name] = Reduced(weighted_means(column, weights), defined, limits)
+    return found
 
 
 @final
@@ -197,10 +217,14 @@ class SaliencyMetric(Metric, ABC):
         if n == 0:
             raise DataError(f"{self.name}: no image was added before compute()")
         values = self.reduce(rows, torch.ones(1, n, dtype=torch.float64))
-        drawn = bootstrap_weights(n, resamples=self.resamples, seed=self.seed)
-        resampled = self.reduce(rows, drawn) if self.resamples else {}
+        resampled: Mapping[str, Reduced] = {}
+        if self.resamples and any(found.limits in ("percentiles", "share") for found in values.values()):
+            resampled = self.reduce(rows, bootstrap_weights(n, resamples=self.resamples, seed=self.seed))
+        nothing = torch.empty(0)
         return {
-            name: _score(found, resampled[name].values if self.resamples else torch.empty(0))
+            name: _score(found, resampled[name].values if name in resampled else nothing)
+            if self.resamples
+            else _score(replace(found, limits="none"), nothing)
             for name, found in values.items()
         }
 
@@ -211,9 +235,20 @@ class SaliencyMetric(Metric, ABC):
 
 
 def _score(found: Reduced, resampled: Tensor) -> Score:
-    n = int(found.defined.sum())
-    kept = resampled[~resampled.isnan()]
-    return percentile_score(float(found.values[0]), kept, n=n, undefined=len(found.defined) - n)
+    value, n = float(found.values[0]), int(found.defined.sum())
+    undefined = len(found.defined) - n
+    match found.limits:
+        case "percentiles":
+            return percentile_score(value, resampled[~resampled.isnan()], n=n, undefined=undefined)
+        case "share":
+            return share_of_resamples(value, resampled, found.images or n).score(n=n, undefined=undefined)
+        case "rate":
+            low, high = Share(value, n).limits()
+            if found.ceiling is not None:
+                high = Share(float(found.ceiling[0]), n).limits()[1]
+            return Score(value, low, high, n=n, undefined=undefined)
+        case "none":
+            return Score(value, math.nan, math.nan, n=n, undefined=undefined)
 
 
 def _encoded(image_ids: Sequence[str]) -> Tensor:

@@ -12,17 +12,18 @@ from torch import Tensor
 from verisal.errors import ConfigError, NumericError
 from verisal.functional import (
     auroc,
+    bootstrap_rate,
     bootstrap_weights,
     fpr_at_tpr95,
+    greatest_share,
+    least_share,
     negatives_needed,
     pair_by_image,
-    percentile_score,
-    rate_above,
     roc_curve,
+    share_of_resamples,
     threshold_at_fpr,
     weighted_auroc,
     weighted_fpr_at_tpr,
-    weighted_rate,
 )
 from verisal.types import Curve, Histogram, Score
 
@@ -196,12 +197,9 @@ class _Resampling:
 
     def rate(self, scores: Tensor, threshold: float | None) -> Score:
         """Share of alarms; undefined for all images where the threshold is not supported."""
-        kept = scores[~scores.isnan()]
-        if threshold is None or not len(kept):
+        if threshold is None:
             return Score(math.nan, math.nan, math.nan, n=0, undefined=len(scores))
-        resampled = weighted_rate(kept > threshold, self.weights(len(kept)))
-        value = rate_above(kept, threshold)
-        return percentile_score(value, resampled, n=len(kept), undefined=len(scores) - len(kept))
+        return bootstrap_rate(scores, threshold, resamples=self.resamples)
 
 
 def _paired(
@@ -220,24 +218,22 @@ def _paired(
     weights = draw.weights(n)
     own = positive.mean(dim=1), negative.mean(dim=1)
     try:
-        values = {"auroc": auroc(*own), "fpr_at_tpr95": fpr_at_tpr95(*own)}
-        resampled = {
-            "auroc": weighted_auroc(*own, weights),
-            "fpr_at_tpr95": weighted_fpr_at_tpr(*own, weights),
-        }
+        found = [
+            share_of_resamples(auroc(*own), weighted_auroc(*own, weights), n),
+            share_of_resamples(fpr_at_tpr95(*own), weighted_fpr_at_tpr(*own, weights), n),
+        ]
+        scores = [share.score(n=n, undefined=undefined) for share in found]
         if several:
             members = list(zip(positive.unbind(1), negative.unbind(1), strict=True))
-            areas = torch.tensor([auroc(*sides) for sides in members], dtype=torch.float64)
-            drawn = torch.stack([weighted_auroc(*sides, weights) for sides in members])
-            for kind, reduce in (("min", torch.amin), ("mean", torch.mean), ("max", torch.amax)):
-                values[f"auroc_member_{kind}"] = float(reduce(areas, dim=0))
-                resampled[f"auroc_member_{kind}"] = reduce(drawn, dim=0)
+            areas = [auroc(*sides) for sides in members]
+            drawn = [weighted_auroc(*sides, weights) for sides in members]
+            each = [share_of_resamples(area, one, n) for area, one in zip(areas, drawn, strict=True)]
+            mean = share_of_resamples(sum(areas) / len(areas), torch.stack(drawn).mean(dim=0), n)
+            ends = (least_share(each), (mean.value, *mean.limits()), greatest_share(each))
+            scores += [Score(*end, n=n, undefined=undefined) for end in ends]
     except NumericError as error:
         raise NumericError(f"{name}: {error}") from error
-    return {
-        metric: percentile_score(values[metric], resampled[metric], n=n, undefined=undefined)
-        for metric in names
-    }
+    return dict(zip(names, scores, strict=True))
 
 
 def _clean_group(groups: Mapping[int, str], roles: Mapping[str, Role]) -> int:

@@ -12,13 +12,16 @@ from torch import Tensor
 
 from verisal.errors import ConfigError, DataError
 from verisal.functional import (
+    Share,
     auroc,
     bootstrap_weights,
+    least_share,
     pair_by_image,
-    percentile_score,
     rate_above,
     resampled_auroc,
     resampled_rate,
+    share_difference,
+    share_of_resamples,
 )
 from verisal.types import Score
 
@@ -76,24 +79,33 @@ class Families:
 @final
 @dataclass(frozen=True)
 class _Resampled:
-    """A number, and the same number in every bootstrap resample."""
+    """A share or the least of some, the same in every bootstrap resample, and its limits.
+
+    Attributes:
+        worth: how many images it is worth where the resamples do not say.
+    """
 
     value: float
     resampled: Tensor
     n: int
     undefined: int
+    worth: float
+    limits: tuple[float, float]
+
+    @property
+    def share(self) -> Share:
+        return share_of_resamples(self.value, self.resampled, self.worth)
 
     def score(self) -> Score:
-        """The number with its interval; resamples that hold none of the images are left out."""
-        drawn = self.resampled[~self.resampled.isnan()]
-        return percentile_score(self.value, drawn, n=self.n, undefined=self.undefined)
+        return Score(self.value, *self.limits, n=self.n, undefined=self.undefined)
 
-    def minus(self, other: _Resampled) -> _Resampled:
-        return _Resampled(
-            self.value - other.value,
-            self.resampled - other.resampled,
-            min(self.n, other.n),
-            max(self.undefined, other.undefined),
+    def minus(self, other: _Resampled) -> Score:
+        return share_difference(
+            (self.value, *self.limits),
+            (other.value, *other.limits),
+            (self.resampled, other.resampled),
+            n=min(self.n, other.n),
+            undefined=max(self.undefined, other.undefined),
         )
 
 
@@ -118,7 +130,8 @@ def transfer_report(
 
     A family's score is the mean over its attacks. ``mean_unseen`` and ``worst_unseen`` are mean and least
     over the families that the fit has not seen. One bootstrap over images serves every number: an image
-    takes its clean and all its attacked versions along, and mean and minimum are taken within a resample.
+    takes its clean and all its attacked versions along, and the mean is taken within a resample. The least
+    has the limits of :func:`~verisal.functional.least_share`, since the least of a resample is too low.
     A pair with a NaN score is left out and counted.
 
     Names, per row: ``<split>/<row>/auroc/mean_unseen`` and so on for the fit ``default``, also
@@ -171,8 +184,7 @@ def transfer_report(
                     report[f"{split}/{row}/tpr_at_fpr5/{column}"] = found.score()
     for (row, column), other in compared.items():
         if row != head and column in ("mean_unseen", "worst_unseen"):
-            difference = compared[head, column].minus(other).score()
-            report[f"{split}/{head}_minus_{row}/difference/{column}"] = difference
+            report[f"{split}/{head}_minus_{row}/difference/{column}"] = compared[head, column].minus(other)
     return report
 
 
@@ -205,7 +217,7 @@ def _by_family(
                 value, resampled = auroc(positive, negative), resampled_auroc(positive, negative, own)
             else:
                 value, resampled = rate_above(positive, threshold), resampled_rate(positive > threshold, own)
-            parts.append(_Resampled(value, resampled, n, undefined))
+            parts.append(_share(value, resampled, n, undefined, worth=n))
         if parts:
             found[family] = _mean(parts)
     if not found:
@@ -225,13 +237,22 @@ def _columns(cells: Mapping[str, _Resampled], families: Families, fit: str) -> d
     return columns
 
 
+def _share(value: float, resampled: Tensor, n: int, undefined: int, *, worth: float) -> _Resampled:
+    limits = share_of_resamples(value, resampled, worth).limits()
+    return _Resampled(value, resampled, n, undefined, worth, limits)
+
+
 def _mean(parts: Sequence[_Resampled]) -> _Resampled:
     value = sum(part.value for part in parts) / len(parts)
     resampled = torch.stack([part.resampled for part in parts]).mean(dim=0)
-    return _Resampled(value, resampled, max(part.n for part in parts), max(part.undefined for part in parts))
+    n, undefined = max(part.n for part in parts), max(part.undefined for part in parts)
+    # Attacks on the same images err together: their standard errors add up.
+    worth = (len(parts) / sum(part.worth**-0.5 for part in parts)) ** 2
+    return _share(value, resampled, n, undefined, worth=worth)
 
 
 def _least(parts: Sequence[_Resampled]) -> _Resampled:
     resampled = torch.stack([part.resampled for part in parts]).amin(dim=0)
-    value, n = min(part.value for part in parts), min(part.n for part in parts)
-    return _Resampled(value, resampled, n, max(part.undefined for part in parts))
+    value, low, high = least_share([part.share for part in parts])
+    n, undefined = min(part.n for part in parts), max(part.undefined for part in parts)
+    return _Resampled(value, resampled, n, undefined, min(part.worth for part in parts), (low, high))

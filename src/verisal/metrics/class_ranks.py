@@ -98,7 +98,12 @@ class ClassRankScores:
     def scores_of(self, columns: Mapping[str, Tensor]) -> dict[str, Score]:
         """Means with intervals of what :meth:`columns` gave."""
         return {
-            name: bootstrap_mean(values, resamples=self.resamples, seed=self.seed)
+            name: bootstrap_mean(
+                values,
+                kind="hit difference" if name.startswith("margin") else "value",
+                resamples=self.resamples,
+                seed=self.seed,
+            )
             for name, values in columns.items()
         }
 

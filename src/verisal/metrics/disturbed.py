@@ -134,7 +134,12 @@ class DisturbedScores:
 
     def _score(self, name: str, values: Tensor) -> Score:
         if not name.startswith("n_empty"):
-            return bootstrap_mean(values, resamples=self.resamples, seed=self.seed)
+            return bootstrap_mean(
+                values,
+                kind="hit difference" if name.startswith("margin") else "value",
+                resamples=self.resamples,
+                seed=self.seed,
+            )
         counted = int((~values.isnan()).sum())
         total = float(values.nansum())
         return Score(total, math.nan, math.nan, n=counted, undefined=len(values) - counted)

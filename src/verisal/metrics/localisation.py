@@ -11,6 +11,7 @@ from torch import Tensor
 from verisal.errors import ConfigError, DataError
 from verisal.functional import (
     NUM_LEVELS,
+    derive_seed,
     energy_inside,
     largest_component_ious,
     masks_from_boxes,
@@ -104,8 +105,10 @@ class PointingGame(SaliencyMetric):
         member = (kept[:, 1:] == torch.unique(kept[:, 1])).double()
         share = weights[:, by_image.defined].double()
         of_class = (share @ (member * kept[:, :1])) / (share @ member)
+        # A class of one image counts as much as one of many.
+        worth = member.shape[1] ** 2 / float(member.sum(dim=0).reciprocal().sum()) if len(kept) else None
         return {
-            "accuracy": Reduced(of_class.nanmean(dim=1), by_image.defined),
+            "accuracy": Reduced(of_class.nanmean(dim=1), by_image.defined, "share", images=worth),
             "image_accuracy": by_image,
         }
 
@@ -137,15 +140,18 @@ class EnergyInside(SaliencyMetric):
 
 @final
 class MaxBoxAcc(SaliencyMetric):
-    """Share of maps whose largest component's box is right, at the threshold best for the whole set.
+    """Share of maps whose largest component's box is right, at one threshold for many images.
 
-    The threshold is the same for all images; it is chosen on the images scored, hence the name.
+    ``accuracy``: the images are dealt into two halves by seed, and each half is judged at the threshold that
+    is best on the other; undefined for fewer than two images. Its interval holds the accuracy at such a
+    threshold and at the best one alike. ``maximum``, as published: at the threshold that is best on the very
+    images judged, hence too high, the more so the fewer there are, and without an interval.
 
     Args:
         iou: overlap from which a box is right.
         chunk_size: maps at a time; never changes the result.
-        resamples: bootstrap resamples of the intervals, each with its own best threshold; 0 for none.
-        seed: of the resampling.
+        resamples: 0 for no interval.
+        seed: of the halves.
 
     Raises:
         ConfigError: an overlap outside (0, 1].
@@ -176,21 +182,26 @@ class MaxBoxAcc(SaliencyMetric):
         return _right(ious, self.iou)
 
     def reduce(self, rows: Tensor, weights: Tensor) -> Mapping[str, Reduced]:
-        """The best level of every resample."""
+        """The rate at levels chosen on the other half, and at the best level."""
         defined = ~rows[:, 0].isnan()
-        return {"accuracy": Reduced(_at_each_level(rows, weights).amax(dim=1), defined)}
+        rates, highest = _cross_fitted(rows[:, None], weights, self.seed)
+        judged = defined & ~rates.isnan().any()
+        return {
+            "accuracy": Reduced(rates[:, 0], judged, "rate", ceiling=highest[:, 0]),
+            "maximum": Reduced(highest[:, 0], defined, "none"),
+        }
 
 
 @final
 class MaxBoxAccV2(SaliencyMetric):
     """As :class:`MaxBoxAcc` with the best box of all components, and the mean over three overlaps.
 
-    The overlaps are 0.3, 0.5 and 0.7; each has its own best threshold.
+    The overlaps are 0.3, 0.5 and 0.7; each has its own thresholds.
 
     Args:
         chunk_size: maps at a time; never changes the result.
-        resamples: bootstrap resamples of the intervals, each with its own best thresholds; 0 for none.
-        seed: of the resampling.
+        resamples: 0 for no interval.
+        seed: of the halves.
 
     References:
         choe2020wsol
@@ -215,12 +226,18 @@ class MaxBoxAccV2(SaliencyMetric):
         return torch.cat([_right(ious, iou) for iou in _V2_IOUS], dim=1)
 
     def reduce(self, rows: Tensor, weights: Tensor) -> Mapping[str, Reduced]:
-        """``accuracy``: the mean over overlaps; ``iou0.3``, ``iou0.5``, ``iou0.7``: each alone."""
+        """``accuracy`` and ``maximum``: means over overlaps; ``iou0.3``, ``iou0.5``, ``iou0.7``: each."""
         defined = ~rows[:, 0].isnan()
-        levels = _at_each_level(rows, weights).view(len(weights), len(_V2_IOUS), NUM_LEVELS)
-        best = levels.amax(dim=2)
-        single = {f"iou{iou:g}": Reduced(best[:, index], defined) for index, iou in enumerate(_V2_IOUS)}
-        return {"accuracy": Reduced(best.mean(dim=1), defined), **single}
+        rates, highest = _cross_fitted(rows.view(len(rows), len(_V2_IOUS), NUM_LEVELS), weights, self.seed)
+        mean, judged = highest.mean(dim=1), defined & ~rates.isnan().any()
+        return {
+            "accuracy": Reduced(rates.mean(dim=1), judged, "rate", ceiling=mean),
+            **{
+                f"iou{iou:g}": Reduced(rates[:, index], judged, "rate", ceiling=highest[:, index])
+                for index, iou in enumerate(_V2_IOUS)
+            },
+            "maximum": Reduced(mean, defined, "none"),
+        }
 
 
 @final
@@ -255,15 +272,38 @@ class PxAP(SaliencyMetric):
         """The area under the curve of every resample's pixels."""
         defined = ~rows[:, 0].isnan()
         pooled = weights[:, defined].double() @ rows[defined]
-        return {"area": Reduced(pixel_average_precision(pooled.view(-1, 2, _BINS)), defined)}
+        return {"area": Reduced(pixel_average_precision(pooled.view(-1, 2, _BINS)), defined, "share")}
 
 
 def _right(ious: Tensor, enough: float) -> Tensor:
     return (ious >= enough).double().where(~ious.isnan(), torch.nan)
 
 
-def _at_each_level(rows: Tensor, weights: Tensor) -> Tensor:
-    """``(S, R)``: the mean of every column over the defined images of every resample."""
-    defined = ~rows[:, 0].isnan()
-    share = weights[:, defined].double()
-    return (share @ rows[defined]) / share.sum(dim=1, keepdim=True)
+def _cross_fitted(rows: Tensor, weights: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """Rates ``(S, Q)`` at the levels that are best on the other half of the images, and at the best levels.
+
+    More than two parts would be judged at thresholds that have most of their images in common, and the rate
+    would vary by more than its interval says.
+
+    Args:
+        rows: ``(n, Q, L)`` hits of Q questions at L levels; NaN is undefined.
+        weights: ``(S, n)``.
+        seed: of the halves.
+    """
+    kept = ~rows[:, 0, 0].isnan()
+    rows, share = rows[kept].double(), weights[:, kept].double()
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(derive_seed(seed, "halves")))
+    hits = [torch.einsum("sn,nql->sql", share[:, half], rows[half]) for half in order.tensor_split(2)]
+    total = share.sum(dim=1)[:, None]
+    levels = [_middle_of_best(counts)[..., None] for counts in hits]
+    found = hits[0].gather(2, levels[1]) + hits[1].gather(2, levels[0])
+    highest = (hits[0] + hits[1]).amax(dim=2) / total
+    rates = found[..., 0] / total
+    return (rates if len(rows) > 1 else torch.full_like(rates, torch.nan)), highest
+
+
+def _middle_of_best(counts: Tensor) -> Tensor:
+    """Level ``(...)`` of the greatest count ``(..., L)``; of equals the middle one, which is the safest."""
+    best = counts == counts.amax(dim=-1, keepdim=True)
+    place = best.cumsum(dim=-1)
+    return (place >= (place[..., -1:] + 1) // 2).to(torch.uint8).argmax(dim=-1)

@@ -128,7 +128,8 @@ class Kept:
         self.first_step = {"best": 0, "fidelity": (steps + 1) // 2, "last": steps}[rule]
         self.values = values.clone()
         self.lowest = values.new_full((batch,), torch.inf)
-        self.records = values.new_zeros(batch, 3)  # distance, penalty, query change
+        # Distance, penalty, query change; not a number until an iterate is kept.
+        self.records = values.new_full((batch, 3), torch.nan)
         self.step = torch.zeros(batch, dtype=torch.int64, device=values.device)
         self.unchanged = torch.zeros(batch, dtype=torch.bool, device=values.device)
 
@@ -137,13 +138,14 @@ class Kept:
     ) -> None:
         if step < self.first_step:
             return
-        better = (value < self.lowest) & (
-            problem.admissible(logits) if self.rule == "best" else torch.isfinite(value)
-        )
-        if step == 0:
-            # What the descent starts from is kept until something better comes, admissible or not.
-            better = torch.ones_like(better)
+        allowed = torch.isfinite(value)
+        if self.rule == "best":
+            allowed &= problem.admissible(logits)
+        better = allowed & (value < self.lowest)
         self.lowest = torch.where(better, value, self.lowest)
+        if step == 0:
+            # What the descent starts from is returned where nothing that is allowed comes, but sets no bar.
+            better = torch.ones_like(better)
         self.records = torch.where(better[:, None], record, self.records)
         self.step = torch.where(better, step, self.step)
         self.unchanged = torch.where(better, problem.unchanged(logits), self.unchanged)

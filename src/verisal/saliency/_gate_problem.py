@@ -99,7 +99,7 @@ class GateProblem:
         """``(B,)`` bool, whether the iterate may be kept: what was predicted, if it is asked for, stays so.
 
         A query that was not predicted may come out on top: once the evidence for all other classes is gated
-        away, the biases decide, and refusing that would leave the gates of an absent class at 1.
+        away, the biases decide, and to prevent that is to keep evidence for another class.
         """
         prediction = logits.argmax(dim=1)
         if self.objective in ("output", "mixed"):

@@ -47,8 +47,11 @@ class HierarchicalMasks(GateMethod):
         penalty: form of the weights ``t_l``.
         steps: T, Adam steps.
         learning_rate: Adam's rate; ``steps * learning_rate`` must reach 1, or no gate can reach 0.
-        keep: ``best``: lowest J among admissible iterates 0..T. ``fidelity``: lowest D among iterates from
-            T/2 on. ``last``: iterate T.
+        keep: ``best``: lowest J among admissible iterates 0..T; the start where there is none. An iterate is
+            admissible unless it loses the prediction (``output``, ``mixed``), or loses it where it is asked
+            for (``class``, ``evidence``); a class that was not predicted may come out on top, since biases
+            decide once the evidence for all others is gated away. ``fidelity``: lowest D among iterates from
+            T/2 on, rounded up. ``last``: iterate T.
         gate_max: upper bound of gates, or None.
         shown: what a stage's raw map is the channel mean of: ``gated_activation`` (gate times activation, the
             evidence that is left) or ``gate``.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Final
 
@@ -139,7 +139,7 @@ def area_differences(scores: RemovalScores, methods: Sequence[str]) -> tuple[lis
         means = areas.nanmean(dim=2)
         between += [(means[:, i] - means[:, j]).abs() for i, j in combinations(range(len(methods)), 2)]
         found += [
-            bootstrap_mean(areas[i, row] - areas[j, row])
+            bootstrap_mean(areas[i, row] - areas[j, row], kind="difference")
             for i, j in combinations(range(len(scores.neutral)), 2)
             for row in range(len(methods))
         ]
@@ -194,6 +194,9 @@ def _of_baselines(scores: RemovalScores, generator: str, baselines: Sequence[str
 def _divergence(scores: RemovalScores, row: str, name: str, similarity: Score) -> Divergence:
     floor, control = (scores.images.mean(row, f"{_AGREEMENT}/{key}") for key in ("floor", "control"))
     repeats = round(scores.number(row, f"{_AGREEMENT}/repeats"))
+    if not repeats:
+        # Stated, not measured.
+        floor = replace(floor, low=floor.value, high=floor.value)
     return Divergence(name, similarity, floor, control, repeats)
 
 

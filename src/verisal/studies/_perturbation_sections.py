@@ -197,7 +197,7 @@ def recommended_section(scores: RemovalScores) -> Section:
     words = []
     for name in scores.distinct:
         alone = image_agreement(benefits, [scores.distinct.index(name)])
-        more = bootstrap_mean(together - alone)
+        more = bootstrap_mean(together - alone, kind="difference")
         words.append(more.low > 0)
         rows.append([f"`{name}` alone", cell(bootstrap_mean(alone)), cell(more)])
     spread = [f"{kind} {cell(bootstrap_mean(_range(scores, kind, names)))}" for kind in KINDS]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from verisal.errors import ConfigError
-from verisal.functional import bootstrap_mean, bootstrap_weights, weighted_means
+from verisal.functional import bootstrap_mean, bootstrap_weights, percentile_score, weighted_means
 from verisal.types import Evaluation, Score
 
 __all__ = ["Better", "ImageScores", "cell", "difference_word", "ratio_of_means", "table"]
@@ -83,7 +83,7 @@ class ImageScores:
     def difference(self, one: tuple[str, str], other: tuple[str, str]) -> Score:
         """Paired difference of two means, with interval."""
         first, second = self.stacked([one, other])
-        return bootstrap_mean(first - second)
+        return bootstrap_mean(first - second, kind="difference")
 
 
 def ratio_of_means(pair: Tensor) -> Score:
@@ -94,8 +94,8 @@ def ratio_of_means(pair: Tensor) -> Score:
         return Score(torch.nan, torch.nan, torch.nan, n=0, undefined=left_out)
     weights = bootstrap_weights(both.shape[1])
     drawn = weighted_means(both[0], weights) / weighted_means(both[1], weights)
-    low, high = torch.quantile(drawn, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return Score(float(both[0].mean() / both[1].mean()), low, high, n=both.shape[1], undefined=left_out)
+    ratio = float(both[0].mean() / both[1].mean())
+    return percentile_score(ratio, drawn[~drawn.isnan()], n=both.shape[1], undefined=left_out)
 
 
 def difference_word(difference: Score, better: Better) -> Literal["better", "worse", "open"]:

@@ -129,7 +129,7 @@ class BaselineChoice(Study):
         steps = steps_of_choice(benefits, names, candidates, largest=self.largest)
         chosen = chosen_step(steps, gain=self.gain)
         alone = steps[0]
-        more = bootstrap_mean(chosen.agreement - alone.agreement)
+        more = bootstrap_mean(chosen.agreement - alone.agreement, kind="difference")
         words = ", ".join(f"`{name}`" for name in chosen.baselines)
         finding = Finding(
             "a few neutral baselines together rank methods more as all baselines do than any one alone",
