@@ -192,7 +192,7 @@ class _Groups(Part):
             seed=seed,
         )
         pairs = {
-            key: bootstrap_mean(values, resamples=resamples, seed=seed)
+            key: bootstrap_mean(values, kind="measure", resamples=resamples, seed=seed)
             for key, values in rows.items()
             if key not in ("similarity", "floor", "control")
         }

@@ -33,7 +33,7 @@ def weighted_means(values: Tensor, weights: Tensor) -> Tensor:
 def bootstrap_mean(
     values: Tensor,
     *,
-    kind: Literal["value", "difference", "hit difference"] = "value",
+    kind: Literal["value", "measure", "difference", "hit difference"] = "value",
     resamples: int = 2000,
     seed: int = 0,
 ) -> Score:
@@ -44,8 +44,9 @@ def bootstrap_mean(
 
     Args:
         values: ``(n,)``; NaN is undefined: counted, and left out.
-        kind: ``difference``: each is the first method's value minus the second's on the same image, undefined
-            if either is. ``hit difference``: the same of hits, hence -1, 0 or 1.
+        kind: ``measure``: never a hit, such as a similarity that is 1 throughout. ``difference``: each is the
+            first method's value minus the second's on the same image, undefined if either is.
+            ``hit difference``: the same of hits, hence -1, 0 or 1.
         resamples: bootstrap resamples; 0 for no interval.
         seed: of the resampling.
     """
@@ -59,7 +60,7 @@ def bootstrap_mean(
             return share_of_hits(float(kept.sum()), n).score(n=n, undefined=undefined)
         # Two methods that agree on all images may agree because they are one; two rates may not.
         told = kind == "hit difference" or bool(kept.any())
-        if kind != "value" and told and are_hits(kept.abs()):
+        if kind.endswith("difference") and told and are_hits(kept.abs()):
             gained, lost = int((kept == 1).sum()), int((kept == -1).sum())
             return hit_difference(gained, lost, n, undefined=undefined)
     resampled = weighted_means(kept, bootstrap_weights(n, resamples=resamples, seed=seed))

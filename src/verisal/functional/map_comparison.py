@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -142,11 +142,9 @@ def compare_agreement(
         seed: of the resampling.
     """
     between, noise, chance = (
-        bootstrap_mean(values, resamples=resamples, seed=seed) for values in (similarity, floor, control)
+        bootstrap_mean(values, kind="measure", resamples=resamples, seed=seed)
+        for values in (similarity, floor, control)
     )
-    if deterministic:
-        # Stated, not measured.
-        noise = replace(noise, low=noise.value, high=noise.value)
     known = not (math.isnan(between.high) or math.isnan(noise.low))
     return Comparison(between, noise, chance, deterministic, between.high < noise.low if known else None)
 

@@ -14,6 +14,7 @@ from verisal.functional import bootstrap_mean, frozen_boxes, nearest_ious, spear
 from verisal.types import SaliencyResult, Score
 
 from ._base import ImageTable
+from .disturbed import kind_of
 
 __all__ = ["ClassRankScores"]
 
@@ -100,7 +101,7 @@ class ClassRankScores:
         return {
             name: bootstrap_mean(
                 values,
-                kind="hit difference" if name.startswith("margin") else "value",
+                kind=kind_of(name),
                 resamples=self.resamples,
                 seed=self.seed,
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import final
+from typing import Literal, final
 
 import torch
 from torch import Tensor
@@ -136,7 +136,7 @@ class DisturbedScores:
         if not name.startswith("n_empty"):
             return bootstrap_mean(
                 values,
-                kind="hit difference" if name.startswith("margin") else "value",
+                kind=kind_of(name),
                 resamples=self.resamples,
                 seed=self.seed,
             )
@@ -228,3 +228,10 @@ def _rows(
 
 def _where(columns: Tensor, defined: Tensor) -> Tensor:
     return columns.where(defined[:, None], torch.nan)
+
+
+def kind_of(name: str) -> Literal["value", "measure", "hit difference"]:
+    """What the mean of a column of this name is of, for :func:`~verisal.functional.bootstrap_mean`."""
+    if name.startswith("margin"):
+        return "hit difference"
+    return "measure" if name.startswith(("response", "norm", "spearman", "ssim")) else "value"
