@@ -183,6 +183,15 @@ def test_names_are_matched_without_case_and_by_synonyms():
     # Ambiguous without the case.
     with pytest.raises(DataError, match=r"1 classes of the images are none of the classifier's: CAT\."):
         class_indices(("CAT",), names, given={})
+    # As crane and maillot are in ImageNet.
+    with pytest.raises(
+        DataError, match=r"more than one class of the name crane \(0, 2\); say in class_map the"
+    ):
+        class_indices(("crane", "owl"), ("crane", "owl", "crane"), given={})
+    assert class_indices(("crane", "owl"), ("crane", "owl", "crane"), given={"crane": 2}) == {
+        "crane": 2,
+        "owl": 1,
+    }
 
 
 def test_wordnet_ids_need_the_classes_of_imagenet():
@@ -218,6 +227,7 @@ def test_a_class_map_names_indexes_and_leaves_out(tmp_path):
         ({"pig": "cat"}, "class_map names pig; the images have cat, cow, hen, hound"),
         ({"cow": "ox"}, "class_map: cow is 'ox', but the classifier has 2 classes: cat, dog"),
         ({"cow": 2}, "class_map: cow is 2, but the classifier has 2 classes"),
+        ({"cow": True}, "class_map: cow is True, but the classifier has 2 classes"),
     ):
         with pytest.raises(ConfigError, match=words):
             ids(ImageSplits(images=images, class_map=class_map), "fit")

@@ -209,6 +209,10 @@ def test_lists_of_known_data_sets_that_name_an_image_or_a_class_twice(tmp_path):
     listed = tmp_path / "pets" / "oxford-iiit-pet" / "annotations" / "test.txt"
     listed.write_text(listed.read_text() + "Abyssinian_201 1 1 1\n")
     assert told(pets) == [("test.txt", "names Abyssinian_201.jpg twice; keep one")]
+    listed.write_text("Abyssinian_201 1 1 1\n\nAbyssinian_202 one\n")
+    assert told(pets) == [
+        ("test.txt line 3", "expected name, class, species and breed, found 'Abyssinian_202 one'")
+    ]
     birds = Path(make_cub(tmp_path / "cub"))
     first = (birds / "images.txt").read_text().splitlines()[0].split()[1]
     for table, value in (("images", first), ("image_class_labels", "1"), ("train_test_split", "0")):
@@ -317,7 +321,7 @@ def test_files_that_are_no_coco_at_all(tmp_path, text, words):
     assert not problem.entry
 
 
-def test_unreadable_annotations_of_coco_can_be_skipped(tmp_path):
+def test_unreadable_annotations_of_coco_can_be_skipped(tmp_path, caplog):
     count, names = 200, ("cat", "dog")
     for index in range(count):
         write_image(tmp_path / "images" / f"{index:03d}.png", (index, 0, 0), (8, 6))
@@ -347,6 +351,9 @@ def test_unreadable_annotations_of_coco_can_be_skipped(tmp_path):
     ):
         part("raise")
     data = part("skip")
+    assert (
+        caplog.records[-1].getMessage().endswith("expected a list of left, top, width and height and 1 more")
+    )
     assert len(data) == count - 1
     assert "007.png" not in [data.image_id(index) for index in range(len(data))]
     places = [problem.place for problem in data.skipped]

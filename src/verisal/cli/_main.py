@@ -14,6 +14,7 @@ from verisal.errors import ConfigError, VerisalError
 from ._output import lasting_output
 from ._process import Stopped, quiet, restored_settings, stops_as_exceptions
 from ._progress import Progress
+from ._repeated_keys import refuse_repeated_keys
 
 __all__ = ["main"]
 
@@ -43,6 +44,7 @@ def main(args: list[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str], progress: Progress) -> int:
     """Run the command with the imports that it needs and no others: Lightning's take seconds."""
+    refuse_repeated_keys(arguments)
     command, rest = (arguments[0], arguments[1:]) if arguments else ("", ())
     match command:
         case "data":

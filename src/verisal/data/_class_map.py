@@ -44,7 +44,7 @@ def class_indices(
             indices[name] = None
             continue
         index = wanted if isinstance(wanted, int) else exact.get(wanted, loose.get(_plain(wanted)))
-        if index is not None and 0 <= index < len(class_names):
+        if index is not None and not isinstance(index, bool) and 0 <= index < len(class_names):
             indices[name] = index
         elif name in given:
             raise ConfigError(
@@ -53,6 +53,12 @@ def class_indices(
             )
         else:
             missing.append(name)
+    if doubled := [name for name in missing if name in class_names]:
+        places = (f"{name} ({', '.join(map(str, _places(name, class_names)))})" for name in doubled)
+        raise DataError(
+            f"the classifier has more than one class of the name {_shown(places)}; say in class_map the index"
+            " of the one that is meant"
+        )
     if missing:
         raise DataError(
             f"{len(missing)} classes of the images are none of the classifier's: {_shown(missing)}."
@@ -60,6 +66,10 @@ def class_indices(
             " Say in class_map which class each of them is, or null to leave it out"
         )
     return indices
+
+
+def _places(name: str, class_names: Sequence[str]) -> list[int]:
+    return [index for index, known in enumerate(class_names) if known == name]
 
 
 def _loose(class_names: Sequence[str]) -> dict[str, int]:

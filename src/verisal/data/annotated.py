@@ -148,6 +148,9 @@ class AnnotatedImages(Dataset[Sample]):
         if words := left_out_words(listing.left_out):
             _logger.warning("%s, part %s: %s", self._name, part, words)
         self._records, self.skipped = self._kept(records, listing, count)
+        if self.skipped:
+            more = f" and {len(self.skipped) - 1} more" if len(self.skipped) > 1 else ""
+            _logger.warning("%s, part %s: left out: %s%s", self._name, part, self.skipped[0], more)
         if len(self._records) < (count or 1):
             raise DataError(
                 f"{self._name}: part {part} holds {len(self._records)} images, {count or 'at least 1'} asked"

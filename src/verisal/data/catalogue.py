@@ -132,20 +132,30 @@ class OxfordPet(ImageSet):
     def listing(self) -> Listing:
         """Images in the order of the part's list; classes in the order of their numbers."""
         base = Path(self.root) / "oxford-iiit-pet"
-        data = _through_torchvision(
-            self.root, lambda: datasets.OxfordIIITPet(self.root, split=self.part, download=self.download)
-        )
         listed = base / "annotations" / f"{self.part}.txt"
-        lines = read_text(listed, "lines 'name class species breed'").splitlines()
-        stems = [line.split()[0] for line in lines if line.strip()]
-        found = Annotations(class_names=list(data.classes))
+        if not listed.is_file():
+            _through_torchvision(
+                self.root, lambda: datasets.OxfordIIITPet(self.root, split=self.part, download=self.download)
+            )
+        found, numbers = Annotations(), dict[str, int]()
+        stems: list[str] = []
+        for number, line in enumerate(read_text(listed, "lines 'name class species breed'").splitlines(), 1):
+            words = line.split()
+            if len(words) == 4 and words[1].isdecimal():
+                stems.append(words[0])
+                numbers[_pet_class(words[0])] = int(words[1])
+            elif words:
+                place = f"{listed} line {number}"
+                found.problems.append(
+                    Problem(place, f"expected name, class, species and breed, found {line!r}", entry=True)
+                )
         _add_repeated(found, str(listed), [f"{stem}.jpg" for stem in stems])
-        stems = list(dict.fromkeys(stems))
+        found.class_names = sorted(numbers, key=lambda name: numbers[name])
         paths = {f"{stem}.jpg": base / "images" / f"{stem}.jpg" for stem in stems}
         labels: dict[str, str | None] = {}
-        for name, stem in zip(paths, stems, strict=True):
-            labels[name] = " ".join(part.title() for part in stem.rsplit("_", 1)[0].split("_"))
-            trimap = base / "annotations" / "trimaps" / f"{stem}.png"
+        for name, path in paths.items():
+            labels[name] = _pet_class(path.stem)
+            trimap = base / "annotations" / "trimaps" / f"{path.stem}.png"
             found.add(name, ObjectRecord(str(trimap), mask=IndexMask(trimap, (1,))))
         return _listing(paths, labels, found)
 
@@ -238,6 +248,10 @@ class CUB200(ImageSet):
                 _add_box(found, name, ObjectRecord(place, known[name], mask=mask), boxes[key])
         found.close(str(root / "bounding_boxes.txt"))
         return _listing(paths, known, found)
+
+
+def _pet_class(stem: str) -> str:
+    return " ".join(part.title() for part in stem.rsplit("_", 1)[0].split("_"))
 
 
 def _votes(image: Path) -> IndexMask:
