@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from verisal.attacks import SquareAttack
-from verisal.attacks.square import _bump
+from verisal.attacks.square import _bump, _moved_linf
 from verisal.errors import ConfigError
 
 
@@ -52,6 +52,39 @@ def test_squares_shrink_and_fit_into_the_image() -> None:
     assert sides == [20, 15, 11, 8, 5, 1]  # sqrt(480 / 2^k) px, at most the shorter side
     odd = [SquareAttack(1, "l2", n_queries=10_000)._side(q, 30, 20) for q in (0, 11, 51, 201, 501, 8001)]
     assert odd == [19, 15, 11, 9, 5, 3]
+
+
+def test_squares_shrink_right_after_the_queries_that_the_schedule_names() -> None:
+    attack = SquareAttack(0.1, n_queries=10_000, p_init=1.0)
+    names = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+    sides = [(attack._side(at, 64, 64), attack._side(at + 1, 64, 64)) for at in names]
+    # 64 / sqrt(2^k) px.
+    assert sides == [(64, 45), (45, 32), (32, 23), (23, 16), (16, 11), (11, 8), (8, 6), (6, 4), (4, 3)]
+    # The schedule stretches: of 1000 queries the second is as far on as of 10 000 the tenth.
+    short = SquareAttack(0.1, n_queries=1000, p_init=1.0)
+    assert [short._side(at, 64, 64) for at in (1, 2, 5, 6)] == [64, 45, 45, 32]
+
+
+def test_a_query_always_changes_the_image() -> None:
+    """Signs that would give the image that is known already are turned, evenly among the seven others."""
+    numbers = torch.rand(700, 8, generator=seeded())
+    numbers[:, 4:7] = 0.7  # plus, as everywhere already
+    clean = torch.full((700, 3, 6, 6), 0.5)
+    clean[:350] = 1.0  # plus changes nothing here, as values end at 1
+    best = (clean + 0.1).clamp(0, 1)
+    moved = _moved_linf(clean, best, numbers, 2, 0.1)
+    change = (moved - clean).amin(dim=(2, 3)) < -0.05
+    assert change.any(dim=1).all()
+    kinds = (change * torch.tensor([1, 2, 4])).sum(dim=1).bincount(minlength=8)
+    assert kinds[0] == 0
+    assert (kinds[1:] - 100).abs().max() < 40
+    assert (moved != best).any(dim=1).sum(dim=(1, 2)).tolist() == [4] * 700
+    # Signs that do change something stay as they were drawn.
+    numbers[:, 4] = 0.2
+    kept = _moved_linf(clean, best, numbers, 2, 0.1)
+    assert ((kept - clean).amin(dim=(2, 3)) < -0.05).equal(
+        torch.tensor([[True, False, False]]).expand(700, 3)
+    )
 
 
 def test_bump_has_two_halves_of_opposite_sign_and_length_one() -> None:

@@ -140,6 +140,15 @@ def bump(side: int, upright: bool) -> Tensor:
     return whole if upright else whole.T
 
 
+def set_to(best: Tensor, image: Tensor, top: int, left: int, side: int, noise: list[float]) -> Tensor:
+    moved = best.clone()
+    for channel in range(3):
+        for row in range(top, top + side):
+            for column in range(left, left + side):
+                moved[channel, row, column] = image[channel, row, column] + noise[channel]
+    return moved.clamp(0, 1)
+
+
 def square_linf(model: Small, image: Tensor, label: int, name: str, eps: float) -> Tensor:
     stripes = drawn(lambda rng: torch.rand(3, 1, 6, generator=rng), name, "square start")
     best = (image + torch.where(stripes < 0.5, -eps, eps)).clamp(0, 1)
@@ -150,13 +159,13 @@ def square_linf(model: Small, image: Tensor, label: int, name: str, eps: float) 
             break
         side = min(max(round(math.sqrt(share(query, 30) * 42)), 1), 6)
         top, left = int(numbers[query, 0] * (8 - side)), int(numbers[query, 1] * (7 - side))
-        moved = best.clone()
-        for channel in range(3):
-            sign = -1 if numbers[query, 4 + channel] < 0.5 else 1
-            for row in range(top, top + side):
-                for column in range(left, left + side):
-                    moved[channel, row, column] = image[channel, row, column] + sign * eps
-        moved = moved.clamp(0, 1)
+        signs = [-1 if number < 0.5 else 1 for number in numbers[query, 4:7]]
+        moved = set_to(best, image, top, left, side, [sign * eps for sign in signs])
+        if moved.equal(best):
+            code = 1 + int(7 * numbers[query, 7])
+            signs = [-sign if code // 2**channel % 2 else sign for channel, sign in enumerate(signs)]
+            moved = set_to(best, image, top, left, side, [sign * eps for sign in signs])
+            assert not moved.equal(best)
         new_loss, _, fools = asked(model, moved, label, "margin")
         if fools or new_loss > loss:
             best, loss = moved, new_loss
@@ -187,7 +196,7 @@ def square_l2(model: Small, image: Tensor, label: int, name: str, eps: float) ->
             sign = -1 if numbers[query, 4 + channel] < 0.5 else 1
             old = noise[channel, top : top + side, left : left + side]
             fresh = sign * bump(side, bool(numbers[query, 7] < 0.5)) + old / max(length(old), 1e-12)
-            room = math.sqrt(unused + length(noise[channel][first | second]) ** 2)
+            room = math.sqrt(unused + length(noise[:, first | second]) ** 2)
             shaped[channel] = fresh / length(fresh) * room
         moved = noise.clone()
         moved[:, second] = 0

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor, nn
@@ -30,9 +30,12 @@ class Attack(ABC):
     Attributes:
         norm: norm that bounds or measures the attack's noise.
         targeted: True if ``y`` is the class to reach rather than the true label to leave.
+        rules: raised when an attack gives other images with the same settings, so that stored ones are
+            made again.
     """
 
     targeted: bool = False
+    rules: ClassVar[int] = 1
 
     @property
     @abstractmethod
@@ -54,7 +57,8 @@ class Attack(ABC):
         What is called rather than said, such as the function that an adapter wraps, is left out.
         """
         plain = {name: value for name, value in vars(self).items() if not callable(value)}
-        return {"attack": type(self).__name__, **plain}
+        rules = {"rules": self.rules} if self.rules > 1 else {}
+        return {"attack": type(self).__name__, **rules, **plain}
 
     @final
     def __call__(

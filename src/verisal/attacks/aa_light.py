@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
@@ -42,6 +42,7 @@ class AALight(Attack):
         croce2020, andriushchenko2020
     """
 
+    rules: ClassVar[int] = SquareAttack.rules
     eps: float
     norm: Norm = "linf"
     steps: int = 50

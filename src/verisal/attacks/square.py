@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
@@ -24,7 +24,8 @@ _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 # Random numbers are drawn for this many queries at once: a generator per sample and query would cost more
 # than the classifier.
 _BLOCK = 128
-# Per query and sample: two window corners (2 x 2), three signs, one for the window's orientation.
+# Per query and sample: two window corners (2 x 2), three signs, one for the window's orientation (L2) or for
+# other signs (Linf).
 _DRAWS = 8
 
 
@@ -34,10 +35,10 @@ class SquareAttack(Attack):
     r"""Random search: changes one square at a time and keeps what raises the margin loss.
 
     Linf: starts from vertical stripes of :math:`\pm\epsilon`; a query sets a square of every channel to
-    :math:`\pm\epsilon`. L2: starts from a grid of bumps scaled to the ball; a query moves the budget of one
-    window, and what is unused, into another as a bump that fades from its centre. The squares shrink by a
-    fixed schedule. The loss is the best other logit minus the label's (targeted: the goal's minus the best
-    other). Fooled samples leave the batch at once.
+    :math:`\pm\epsilon`, with other signs where these would change nothing. L2: starts from a grid of bumps
+    scaled to the ball; a query moves the budget of one window, and what is unused, into another as a bump
+    that fades from its centre. The squares shrink by a fixed schedule. The loss is the best other logit minus
+    the label's (targeted: the goal's minus the best other). Fooled samples leave the batch at once.
 
     Costs at most ``n_queries`` forward passes per image, one more for the verdict, and no backward pass.
 
@@ -56,8 +57,11 @@ class SquareAttack(Attack):
 
     Differs from:
         the authors' code: every image has its own windows, not one for the batch; windows never exceed the
-        image's shorter side; the targeted form uses the margin and not the cross-entropy.
+        image's shorter side, and reach its last row and column; a window's L2 budget is that of all channels
+        together, as in the authors' later code; the targeted form uses the margin and not the cross-entropy.
     """
+
+    rules: ClassVar[int] = 2
 
     eps: float
     norm: Norm = "linf"
@@ -157,6 +161,13 @@ class SquareAttack(Attack):
 def _moved_linf(clean: Tensor, best: Tensor, numbers: Tensor, side: int, eps: float) -> Tensor:
     corner, _, signs = _windows(numbers, best, side)
     inside = _inside(corner, side, best)
+    moved = torch.where(inside, clean + eps * signs, best).clamp(0, 1)
+    # A query for an image that is known already would be lost. Only one choice of signs can give it, so that
+    # any other will do: the bits of 1 to 7 say which channels turn.
+    known = (moved == best).flatten(1).all(dim=1)
+    code = (numbers[:, 7:] * 7).long() + 1
+    turned = known[:, None] & (code >> torch.arange(3, device=code.device) & 1).bool()
+    signs = torch.where(turned[..., None, None], -signs, signs)
     return torch.where(inside, clean + eps * signs, best).clamp(0, 1)
 
 
@@ -164,10 +175,11 @@ def _moved_l2(clean: Tensor, best: Tensor, numbers: Tensor, side: int, eps: floa
     corner, other, signs = _windows(numbers, best, side)
     noise = best - clean
     first, second = _inside(corner, side, best), _inside(other, side, best)
-    # The budget of both windows, and a channel's share of what clamping to [0, 1] has left unused.
+    # What both windows hold in all channels, and a channel's share of what clamping to [0, 1] has left
+    # unused. For each channel that is more than its share: scaled to the ball, the noise outside shrinks.
     unused = (eps**2 - noise_norm(noise, "l2").square()).clamp_min(0) / noise.shape[1]
-    used = (noise * (first | second)).square().sum(dim=(2, 3), keepdim=True)
-    room = (wide(unused) + used).sqrt()
+    used = noise_norm(noise * (first | second), "l2").square()
+    room = wide(unused + used).sqrt()
     upright = wide(numbers[:, 7] < 0.5)
     bump = torch.where(upright, _bump(side, noise), _bump(side, noise).T)
     index = _index(corner, side, noise)
