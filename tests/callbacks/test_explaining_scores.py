@@ -1,12 +1,15 @@
 """Scores of the callbacks against the metrics called by hand on the same images."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from explaining_toys import CLASSES, Brightness, Samples, Task, loader, right_labels, trainer
+from torch.utils.data import DataLoader
 
 from verisal.callbacks import DisturbedLocalization, PerturbationCurves, SaliencyMetrics, SaliencyPanels
+from verisal.callbacks._rows import RowStore
 from verisal.functional import (
     Blur,
     Constant,
@@ -235,6 +238,46 @@ def test_further_scenes_count_for_present_classes_alone():
     # One of the two own samples and two of the four further ones have two classes each.
     assert scores[f"test/b/{NAME}, present classes/hit"].n == 6
     assert scores[f"test/b/{NAME}/accuracy_c0"].n == 2
+
+
+def test_an_image_whose_class_has_difficult_objects_alone_counts_for_no_query():
+    held_out = Samples(8, name="held out", labels=right_labels(8))
+    samples = [Samples(4, labels=right_labels(4))[index] for index in range(4)]
+    # Of 1 the object of its own class, of 3 the other one, which then is neither present nor absent.
+    for index, marks in ((1, [True, False]), (3, [False, True])):
+        samples[index] = replace(samples[index], difficult=torch.tensor(marks))
+    callback = DisturbedLocalization({"b": Brightness()}, held_out)
+    data = DataLoader(samples, batch_size=2, collate_fn=Batch.collate)
+    trainer(callback).test(Task(), data, verbose=False)
+    scores = callback.evaluation.scores
+    assert scores[f"test/b/{NAME}/accuracy_c0"].n == 3
+    # 1 and 3 have two classes, but only one each that a map is asked for.
+    assert not any("present classes" in name and score.n for name, score in scores.items())
+
+
+def test_stored_rows_are_those_of_the_same_objects(tmp_path):
+    store, batch = RowStore(tmp_path, Task().classifier), Batch.collate([Samples(2)[1]])
+    computed = []
+
+    def rows(batch):
+        def compute():
+            computed.append(batch)
+            return torch.tensor([[float(len(computed))]])
+
+        found = store.rows(
+            "b",
+            Brightness(),
+            batch.images,
+            image_ids=batch.image_ids,
+            wanted={"x": compute},
+            annotated=batch,
+        )
+        return float(found["x"])
+
+    assert [rows(batch), rows(batch)] == [1.0, 1.0]
+    assert rows(replace(batch, difficult=(torch.tensor([False, True]),))) == 2.0
+    assert rows(replace(batch, boxes=(batch.boxes[0] + 1,))) == 3.0
+    assert rows(batch) == 1.0
 
 
 def test_panels_hold_images_and_the_maps_of_every_method(whole):

@@ -211,6 +211,12 @@ def test_cub_tables_that_do_not_fit_are_named(tmp_path):
     (root / "image_class_labels.txt").write_text("1 1\n3 2\n")
     with pytest.raises(DataError, match=r"images.txt image 2: is not in all of the tables"):
         samples(CUB200(root=str(root)))
+    (root / "train_test_split.txt").write_text("1 0\n2 x\n3 0\n")
+    (root / "image_class_labels.txt").write_text("1 1\n2 1\n3 2\n")
+    with pytest.raises(
+        DataError, match=r"images.txt image 2: has 'x' in train_test_split.txt, expected 0 or 1"
+    ):
+        samples(CUB200(root=str(root)))
     (root / "classes.txt").write_text("1 001.Black_footed_Albatross\n1 002.Laysan_Albatross\n")
     with pytest.raises(DataError, match=r"classes.txt line 2: expected a new number and 1 values"):
         CUB200(root=str(root)).listing()

@@ -37,7 +37,13 @@ from verisal.errors import DataError
 LEFT_BEHIND = (
     *(".DS_Store", "._a.png", "Thumbs.db", "desktop.ini", "__MACOSX/._a.png", "__MACOSX/a.png"),
     *(".ipynb_checkpoints/a-checkpoint.png", "@eaDir/a.png/SYNOPHOTO_THUMB_M.jpg", "lost+found/a.png"),
-    *("$RECYCLE.BIN/a.png", "System Volume Information/a.png", ".hidden/a.png", "~$a.png"),
+    *(
+        "a.png:Zone.Identifier",
+        "$RECYCLE.BIN/a.png",
+        "System Volume Information/a.png",
+        ".hidden/a.png",
+        "~$a.png",
+    ),
 )
 
 

@@ -183,7 +183,9 @@ def subfolders(root: Path) -> list[Path]:
 
 
 def _left_behind(name: str) -> bool:
-    return name.startswith((".", "~$")) or name.casefold() in _LEFT_BEHIND
+    small = name.casefold()
+    # Windows keeps where a file came from in a stream behind a colon, which becomes a file elsewhere.
+    return small.startswith((".", "~$")) or small in _LEFT_BEHIND or small.endswith(":zone.identifier")
 
 
 def _walk(folder: Path, above: tuple[str, ...], without: str | None) -> Iterator[Path]:

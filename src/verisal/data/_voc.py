@@ -138,7 +138,7 @@ def _encoding(content: bytes) -> str:
     declared = _DECLARED.match(content)
     name = "utf-8" if declared is None else declared[1].decode("ascii")
     # The declaration could be read a byte at a time, so the text is not of two or four bytes a character.
-    return "utf-8" if re.match("utf-?(16|32)|ucs", name, re.IGNORECASE) else name
+    return "utf-8" if re.match("utf-?(16|32)|ucs|unicode", name, re.IGNORECASE) else name
 
 
 def _object(number: int, element: ElementTree.Element) -> VocObject:

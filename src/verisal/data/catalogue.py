@@ -242,6 +242,9 @@ class CUB200(ImageSet):
             if key not in division or labels.get(key, ("",))[0] not in classes or key not in boxes:
                 words = "is not in all of the tables of labels, classes, boxes and division"
                 found.problems.append(Problem(place, words, name))
+            elif division[key][0] not in ("0", "1"):
+                words = f"has {division[key][0]!r} in train_test_split.txt, expected 0 or 1"
+                found.problems.append(Problem(place, words, name))
             elif self.part == "all" or (division[key][0] == "1") == (self.part == "train"):
                 paths[name], known[name] = root / "images" / name, classes[labels[key][0]]
                 mask = None if masks is None else _votes(masks / "segmentations" / name)
