@@ -112,18 +112,19 @@ def test_an_image_of_nothing_else_has_their_class(tmp_path):
 
 
 def test_metrics_count_an_image_of_difficult_boxes_alone_as_undefined(tmp_path):
-    # Two images, the second of which has nothing but a difficult dog where its map is brightest.
+    # Three images, the last of which has nothing but a difficult dog where its map is brightest.
     one = batch_of(set_of(tmp_path, "voc"))
+    names = ("object_labels", "object_masks", "boxes", "difficult")
     batch = replace(
         one,
-        images=one.images.repeat(2, 1, 1, 1),
-        labels=torch.tensor([0, 1]),
-        image_ids=("a", "b"),
-        **{name: getattr(one, name) * 2 for name in ("object_labels", "object_masks", "boxes", "difficult")},
+        images=one.images.repeat(3, 1, 1, 1),
+        labels=torch.tensor([0, 0, 1]),
+        image_ids=("a", "b", "c"),
+        **{name: getattr(one, name) * 3 for name in names},
     )
-    maps = torch.zeros(2, 1, HEIGHT, HEIGHT)
-    maps[0, :, 2:10, 2:10] = 1.0
-    maps[1, :, 10:28, 10:30] = 1.0
+    maps = torch.zeros(3, 1, HEIGHT, HEIGHT)
+    maps[:2, :, 2:10, 2:10] = 1.0
+    maps[2, :, 10:28, 10:30] = 1.0
     query = batch.labels
     explained = Explained(
         classifier=lambda images: images,
@@ -138,7 +139,7 @@ def test_metrics_count_an_image_of_difficult_boxes_alone_as_undefined(tmp_path):
     for metric in (PointingGame(resamples=0), MaxBoxAcc(resamples=0)):
         metric.update(explained)
         for score in metric.compute().values():
-            assert (score.n, score.undefined) == (1, 1), metric.name
+            assert (score.value, score.n, score.undefined) == (1.0, 2, 1), metric.name
 
 
 def test_an_augmented_sample_keeps_the_mark(tmp_path):
