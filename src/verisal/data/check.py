@@ -132,7 +132,7 @@ def check_data(
 def _content(image: Tensor) -> bytes:
     """Name of a picture by its pixels."""
     shape = str(tuple(image.shape)).encode()
-    return hashlib.blake2b(image.contiguous().numpy(), digest_size=16, person=shape[:16]).digest()
+    return hashlib.blake2b(image.contiguous().numpy().data, digest_size=16, person=shape[:16]).digest()
 
 
 def _shared(other: ImageRecord, pictures: Mapping[bytes, ImageRecord], max_pixels: int) -> Iterator[Problem]:
