@@ -147,11 +147,14 @@ class _Neutralities(Part):
         return torch.stack([*columns, torch.full_like(columns[0], found.limit)], dim=1)
 
     def _verdict(self, name: str, rows: Tensor) -> dict[str, Score]:
-        mean, limit = float(rows[:, 0].mean()), float(rows[0, -1])
-        neutral = torch.nan if mean != mean else float(is_neutral(mean, limit))
+        # The mean is that of the score: images without a probability are left out of both, and counted.
+        probabilities, limit = rows[:, 0][rows[:, 0].isfinite()], float(rows[0, -1])
+        n = len(probabilities)
+        neutral = float(is_neutral(float(probabilities.mean()), limit)) if n else torch.nan
+        prefix = f"{self._context.split}/{name}/{_NAME}"
         return {
-            f"{self._context.split}/{name}/{_NAME}/{key}": Score(value, torch.nan, torch.nan, n=len(rows))
-            for key, value in (("limit", limit), ("neutral", neutral))
+            f"{prefix}/limit": Score(limit, torch.nan, torch.nan, n=len(rows)),
+            f"{prefix}/neutral": Score(neutral, torch.nan, torch.nan, n=n, undefined=len(rows) - n),
         }
 
 

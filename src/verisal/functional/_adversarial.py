@@ -10,7 +10,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from verisal.errors import ConfigError, DataError
+from verisal.errors import ConfigError, DataError, NumericError
 from verisal.functional._scopes import frozen, rng_preserved
 from verisal.functional._seeding import per_sample
 from verisal.types import Norm
@@ -180,6 +180,7 @@ def judge_8bit(
 
     Raises:
         DataError: shapes that differ, or attacked images that are not finite.
+        NumericError: logits that are not numbers.
     """
     if clean.shape != attacked.shape or len(labels) != len(clean):
         raise DataError(
@@ -217,7 +218,14 @@ def _predictions(model: Callable[[Tensor], Tensor], images: Tensor, chunk_size: 
     for start in range(0, len(images), chunk_size):
         part = images[start : start + chunk_size]
         as_seen = part.float() / 255 if part.dtype == torch.uint8 else part
-        parts.append(model(as_seen).argmax(dim=1))
+        logits = model(as_seen)
+        if bool(logits.isnan().any()):
+            raise NumericError(
+                f"the classifier's logits are not numbers for {int(logits.isnan().any(dim=1).sum())} of"
+                f" {len(part)} images, so there is no prediction to judge; check its weights and its"
+                " normalisation"
+            )
+        parts.append(logits.argmax(dim=1))
     return torch.cat(parts)
 
 

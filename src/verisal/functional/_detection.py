@@ -134,9 +134,12 @@ def threshold_at_fpr(negative_scores: Tensor, fpr: float) -> float | None:
 
 
 def rate_above(scores: Tensor, threshold: float) -> float:
-    """Share of scores ``(N,)`` strictly above the threshold, without NaN scores; NaN where none is left."""
+    """Share of scores ``(N,)`` strictly above the threshold, without NaN scores.
+
+    NaN where none is left, or where the threshold is not a number: nothing is above it or below.
+    """
     scores = _scored(scores)
-    return float((scores > threshold).double().mean())
+    return math.nan if math.isnan(threshold) else float((scores > threshold).double().mean())
 
 
 def fpr_at_tpr95(positive: Tensor, negative: Tensor) -> float:
@@ -323,12 +326,13 @@ def bootstrap_rate(scores: Tensor, threshold: float, *, resamples: int = 2000) -
 
     Args:
         scores: ``(n,)``, one per image; NaN is undefined.
-        threshold: from held-out negatives.
+        threshold: from held-out negatives; NaN leaves all images undefined.
         resamples: 0 for no interval.
     """
     kept = _scored(scores)
-    n, undefined = len(kept), len(scores) - len(kept)
     value = rate_above(kept, threshold)
+    n = 0 if math.isnan(threshold) else len(kept)
+    undefined = len(scores) - n
     return Share(value, float(n) if resamples else math.nan).score(n=n, undefined=undefined)
 
 

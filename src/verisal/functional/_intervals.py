@@ -19,13 +19,13 @@ def weighted_means(values: Tensor, weights: Tensor) -> Tensor:
     """Mean over the defined images of every resample.
 
     Args:
-        values: ``(n,)``; NaN is undefined and left out.
+        values: ``(n,)``; NaN and infinity are undefined and left out.
         weights: ``(S, n)``, how often each image occurs in each resample.
 
     Returns:
         ``(S,)`` float64; NaN for a resample without a defined image.
     """
-    defined = ~values.isnan()
+    defined = values.isfinite()
     kept, share = values[defined].double(), weights[:, defined].double()
     return (share @ kept) / share.sum(dim=1)
 
@@ -43,7 +43,7 @@ def bootstrap_mean(
     is a rate, which gets the limits of one: the bootstrap has none for a rate of 0 or 1.
 
     Args:
-        values: ``(n,)``; NaN is undefined: counted, and left out.
+        values: ``(n,)``; NaN and infinity are undefined: counted, and left out.
         kind: ``measure``: never a hit, such as a similarity that is 1 throughout. ``difference``: each is the
             first method's value minus the second's on the same image, undefined if either is.
             ``hit difference``: the same of hits, hence -1, 0 or 1.
@@ -51,7 +51,7 @@ def bootstrap_mean(
         seed: of the resampling.
     """
     kept = values.detach().double().cpu()
-    kept = kept[~kept.isnan()]
+    kept = kept[kept.isfinite()]
     n, undefined = len(kept), len(values) - len(kept)
     if n == 0:
         return Score(math.nan, math.nan, math.nan, n=0, undefined=undefined)

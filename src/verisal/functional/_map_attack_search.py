@@ -160,7 +160,9 @@ def _valid(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     for changed in path:
         stored = stored_within(changed, problem.images, eps)
-        same = _odds(problem.classifier, stored).argmax(dim=1) == label
+        odds = _odds(problem.classifier, stored)
+        # The largest of odds that are not numbers is no label that was kept.
+        same = (odds.argmax(dim=1) == label) & ~odds.isnan().any(dim=1)
         yield stored, same & (stored != problem.images).flatten(1).any(dim=1)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from math import log
+from math import isnan, log
 
 import torch
 from torch import Tensor, nn
@@ -50,10 +50,11 @@ class Neutrality:
 
     @property
     def neutral(self) -> bool | None:
-        """Whether the mean query probability is within the limit; None where there is none, or no image."""
-        if self.query_probability is None or not len(self.query_probability):
+        """Whether the mean query probability is within the limit; None where there is none or it is NaN."""
+        if self.query_probability is None:
             return None
-        return is_neutral(float(self.query_probability.double().mean()), self.limit)
+        mean = float(self.query_probability.double().mean())
+        return None if isnan(mean) else is_neutral(mean, self.limit)
 
 
 def is_neutral(mean: float, limit: float) -> bool:

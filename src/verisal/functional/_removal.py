@@ -68,7 +68,9 @@ def removal_results(
             part = slice(done, done + len(batch))
             values = logits if score == "logit" else logits.softmax(dim=1)
             found[part, 0] = values.gather(1, queries[part, None])[:, 0]
-            found[part, 1] = (logits.argmax(dim=1) == queries[part]).to(found.dtype)
+            # The largest of logits that are not numbers is no prediction.
+            predicted = (logits.argmax(dim=1) == queries[part]).to(found.dtype)
+            found[part, 1] = predicted.where(~logits.isnan().any(dim=1), torch.nan)
             done += len(batch)
     results = removals.images.new_full((len(removals.images), points, 2), torch.nan)
     results[rows] = found.view(-1, points, 2)

@@ -114,7 +114,7 @@ def least_share(parts: Sequence[Share]) -> tuple[float, float, float]:
 def greatest_share(parts: Sequence[Share]) -> tuple[float, float, float]:
     """The greatest of several shares, as :func:`least_share`."""
     least, low, high = least_share([Share(1 - part.value, part.images) for part in parts])
-    return 1 - least, 1 - high, 1 - low
+    return least if math.isnan(least) else max(part.value for part in parts), 1 - high, 1 - low
 
 
 def share_difference(

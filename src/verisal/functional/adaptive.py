@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import final
 
@@ -128,7 +129,7 @@ def end_to_end(
         seed: of the resampling.
 
     Raises:
-        DataError: sides that differ in length, or a score of a fooling image that is NaN.
+        DataError: sides that differ in length, or a threshold or a score of a fooling image that is NaN.
         NumericError: scores with two distinct values only.
     """
     if fooled.ndim != 1 or not fooled.shape == scores.shape == clean_scores.shape:
@@ -136,6 +137,8 @@ def end_to_end(
             "fooled, scores and clean scores must have one entry per image, found"
             f" {tuple(fooled.shape)}, {tuple(scores.shape)} and {tuple(clean_scores.shape)}"
         )
+    if math.isnan(threshold):
+        raise DataError("the threshold is not a number, so nothing can be rejected; choose it again")
     if bool((fooled & scores.isnan()).any()):
         raise DataError("an image that fools the classifier has no score; ask the detector about it")
     hits = scores[fooled]
@@ -164,10 +167,13 @@ def nearest_of_other_class(
         ``(B,)`` int64.
 
     Raises:
-        DataError: a pool without an image of another class.
+        DataError: a pool without an image of another class, or features that are not numbers.
     """
     distance = torch.cdist(features, pool_features)
     distance = distance.masked_fill(labels[:, None] == pool_labels[None], torch.inf)
-    if not pool_labels.numel() or bool(distance.amin(dim=1).isinf().any()):
-        raise DataError("the pool holds no image of another class for some image; give more images")
+    if not pool_labels.numel() or not bool(distance.amin(dim=1).isfinite().all()):
+        raise DataError(
+            "the pool holds no image of another class for some image, or features that are not numbers; give"
+            " more images, or look for NaN in the features"
+        )
     return distance.argmin(dim=1)

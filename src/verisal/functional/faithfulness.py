@@ -152,6 +152,8 @@ def tuned_threshold(
 ) -> float:
     """The threshold with the lowest mean :func:`dabkowski_gal`; of equals the first.
 
+    The mean is over the images that have a number at every threshold.
+
     Args:
         classifier: maps images to logits.
         images: ``(B, 3, H, W)``, none of those that are scored later.
@@ -162,13 +164,11 @@ def tuned_threshold(
 
     Raises:
         ConfigError: no candidate, or one out of range.
-        DataError: no map is defined.
+        DataError: no image has a number at every threshold.
     """
     if not thresholds:
         raise ConfigError("tuned_threshold needs at least one candidate, found none")
-    if not bool(defined_maps(maps).any()):
-        raise DataError(f"no map is defined among the {len(maps)} that the threshold is tuned on")
-    means = [
+    values = [
         dabkowski_gal(
             classifier,
             images,
@@ -176,10 +176,14 @@ def tuned_threshold(
             query_class=query_class,
             threshold=threshold,
             chunk_size=chunk_size,
-        ).nanmean()
+        )
         for threshold in thresholds
     ]
-    return thresholds[int(torch.stack(means).argmin())]
+    found = torch.stack(values)
+    found = found[:, found.isfinite().all(dim=0)]
+    if not found.shape[1]:
+        raise DataError(f"no map is defined among the {len(maps)} that the threshold is tuned on")
+    return thresholds[int(found.mean(dim=1).argmin())]
 
 
 def threshold_boxes(maps: Tensor, threshold: float) -> Tensor:

@@ -72,13 +72,13 @@ def reduce_means(names: Sequence[str], rows: Tensor, weights: Tensor) -> dict[st
 
     Args:
         names: R names.
-        rows: ``(n, R)``; NaN is undefined.
+        rows: ``(n, R)``; NaN and infinity are undefined.
         weights: ``(S, n)``.
     """
     found = {}
     for index, name in enumerate(names):
         column = rows[:, index]
-        defined = ~column.isnan()
+        defined = column.isfinite()
         limits: Literal["rate", "percentiles"] = "rate" if are_hits(column[defined]) else "percentiles"
         found[name] = Reduced(weighted_means(column, weights), defined, limits)
     return found

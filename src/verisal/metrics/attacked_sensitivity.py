@@ -139,7 +139,9 @@ class AttackedSensitivity(SaliencyMetric):
             top_share=self.attack.top_share,
         )
         values = [*vars(change).values(), found.confidence.double()]
-        return [*(value.where(found.found, torch.nan) for value in values), (~found.found).double()]
+        # An image without a label has none that could be kept.
+        missed = (~found.found).double().where(found.clean_confidence.isfinite(), torch.nan)
+        return [*(value.where(found.found, torch.nan) for value in values), missed]
 
 
 def _short(method: object) -> str:

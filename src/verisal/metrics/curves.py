@@ -91,7 +91,7 @@ class CurveMetric(SaliencyMetric, ABC):
         found = {}
         for index, name in enumerate(self.curve_names):
             line = lines[:, index]
-            defined = line[~line.isnan().any(dim=1)]
+            defined = line[line.isfinite().all(dim=1)]
             found[name] = MeanCurve(fractions, defined.mean(dim=0), len(defined))
         return found
 

@@ -141,7 +141,7 @@ class DisturbedScores:
                 seed=self.seed,
             )
         counted = int((~values.isnan()).sum())
-        total = float(values.nansum())
+        total = float(values.nansum()) if counted else math.nan
         return Score(total, math.nan, math.nan, n=counted, undefined=len(values) - counted)
 
 

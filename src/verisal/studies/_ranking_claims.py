@@ -194,8 +194,10 @@ class Diagonal:
     @property
     def wins(self) -> int:
         """Baselines of the curve for which the maps made with it are the best."""
-        best = self.benefits.nanmean(dim=2).argmax(dim=0)
-        return int((best == torch.arange(len(best))).sum())
+        means = self.benefits.nanmean(dim=2)
+        best = means.argmax(dim=0)
+        # A column with a mean that is not a number has no best.
+        return int(((best == torch.arange(len(best))) & ~means.isnan().any(dim=0)).sum())
 
 
 def diagonals(scores: RemovalScores) -> list[Diagonal]:

@@ -88,7 +88,7 @@ class ImageScores:
 
 def ratio_of_means(pair: Tensor) -> Score:
     """Ratio of two means over the same images ``(2, n)``, with its 95 % interval; undefined are left out."""
-    defined = ~pair.isnan().any(dim=0)
+    defined = pair.isfinite().all(dim=0)
     both, left_out = pair[:, defined], int((~defined).sum())
     if not both.shape[1]:
         return Score(torch.nan, torch.nan, torch.nan, n=0, undefined=left_out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import final
 
@@ -130,7 +131,8 @@ class ReliableDetection(Study):
             verdict = (
                 "holds" if len(better) == len(rows) else "holds in part" if better else "does not hold here"
             )
-        closest = min(rows, key=lambda row: ahead[row].value, default="")
+        known = [row for row in rows if not math.isnan(ahead[row].value)]
+        closest = min(known, key=lambda row: ahead[row].value, default="")
         near = f"; the nearest or best is `{closest}`, difference {cell(ahead[closest])}" if closest else ""
         behind = f", behind {', '.join(f'`{row}`' for row in worse)}" if worse else ""
         return Finding(
@@ -154,7 +156,9 @@ class ReliableDetection(Study):
         self, found: Evaluation, rows: Sequence[str], ahead: Mapping[str, Score]
     ) -> tuple[Section, ...]:
         columns = ("mean_seen", "mean_unseen", "worst_unseen")
-        ordered = sorted(rows, key=lambda row: -self._score(found, row, "auroc/mean_unseen").value)
+        means = {row: self._score(found, row, "auroc/mean_unseen").value for row in rows}
+        # What is undefined comes last.
+        ordered = sorted(rows, key=lambda row: (math.isnan(means[row]), -means[row]))
         scores = {
             row: {name: self._score(found, row, f"auroc/{name}") for name in columns} for row in ordered
         }

@@ -76,11 +76,15 @@ def build_evaluation(
 
 
 def mean_auroc(evaluation: Evaluation, row: str) -> float:
-    """Mean over attacks of a row's AUROC; minus infinity where none is defined."""
+    """Mean over attacks of a row's AUROC; attacks without a success are left out.
+
+    Minus infinity, the worst, where none is left or one is undefined although it has images: a row that
+    cannot score the hardest attack must not look better for it.
+    """
     prefix = f"{evaluation.split}/{row}/auroc/"
-    values = [score.value for name, score in evaluation.scores.items() if name.startswith(prefix)]
-    defined = [value for value in values if not math.isnan(value)]
-    return sum(defined) / len(defined) if defined else -math.inf
+    scores = [score for name, score in evaluation.scores.items() if name.startswith(prefix)]
+    asked = [score.value for score in scores if score.n + score.undefined]
+    return sum(asked) / len(asked) if asked and not any(map(math.isnan, asked)) else -math.inf
 
 
 def _notes(

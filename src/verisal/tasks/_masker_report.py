@@ -51,7 +51,7 @@ def judged_rows(
         result.distance,
         result.penalty,
         result.query_change.abs() / problem.spread,
-        result.unchanged,
+        result.unchanged.double().where(result.distance.isfinite(), math.nan),
         energy_inside(fused, batch.object_mask_of(problem.query)),
         area,
     ]
@@ -97,7 +97,8 @@ def build_evaluation(
     for row, table in tables.items():
         for index, column in enumerate(COLUMNS):
             values = table.rows[:, index]
-            if bool(values.isfinite().any()):
+            # The deletion is not asked for at every epoch; all else that is undefined is told.
+            if column != "deletion" or bool(values.isfinite().any()):
                 scores[f"{split}/{row}/{column}"] = bootstrap_mean(values, resamples=resamples, seed=seed)
     optimised = [row for row in tables if row.startswith("optimised")]
     if "random" in tables:
@@ -128,7 +129,7 @@ def _kept(
     """(found - control) / (goal - control) of the means; undefined if the control may equal the goal."""
     index = COLUMNS.index(column)
     values = torch.stack([table.rows[:, index] for table in (found, goal, control)])
-    defined = ~values.isnan().any(dim=0)
+    defined = values.isfinite().all(dim=0)
     values = values[:, defined]
     n, undefined = values.shape[1], int((~defined).sum())
     nothing = Score(math.nan, math.nan, math.nan, n=n, undefined=undefined)

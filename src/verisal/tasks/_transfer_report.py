@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from verisal.data import GroupTable, TransferData
-from verisal.functional import end_to_end, strongest
+from verisal.functional import Share, end_to_end, greatest_share, strongest
 from verisal.metrics import (
     DetectionTable,
     Families,
@@ -109,6 +109,11 @@ def build_transfer_evaluation(
     )
 
 
+def _falling(value: float) -> float:
+    """Key of an order from the greatest to the least, with what is undefined last."""
+    return math.inf if math.isnan(value) else -value
+
+
 def _worst_benign(scores: Mapping[str, Score], row: str, groups: GroupTable) -> dict[str, Score]:
     """The highest rate of false alarms on a noisy or corrupted group; misclassified images stay apart."""
     names = [
@@ -117,10 +122,14 @@ def _worst_benign(scores: Mapping[str, Score], row: str, groups: GroupTable) -> 
         if role == "benign" and not name.endswith("_misclassified")
     ]
     found = [scores[f"test/{row}/fpr/{name}"] for name in names]
-    defined = [score for score in found if not math.isnan(score.value)]
-    if not defined:
+    asked = [score for score in found if score.n + score.undefined]
+    if not asked:
         return {}
-    return {f"test/{row}/fpr/worst_benign": max(defined, key=lambda score: score.value)}
+    # Undefined for one group, undefined for the worst of all.
+    parts = [Share(score.value, math.nan if math.isnan(score.low) else score.n) for score in asked]
+    worst, low, high = greatest_share(parts)
+    n, undefined = min(score.n for score in asked), max(score.undefined for score in asked)
+    return {f"test/{row}/fpr/worst_benign": Score(worst, low, high, n=n, undefined=undefined)}
 
 
 def _worst_case(
@@ -174,7 +183,7 @@ def _heatmaps(
         marked=seen,
         caption="Framed: the fit has seen attacks of this family.",
     )
-    ordered = sorted(rows, key=lambda row: -of(row, default, "mean_unseen"))
+    ordered = sorted(rows, key=lambda row: _falling(of(row, default, "mean_unseen")))
     compared = Heatmap(
         figure="detectors",
         title=f"AUROC of all detectors, fitted on '{default}'",

@@ -329,7 +329,8 @@ class DetectorTask(L.LightningModule):
             "image_id": batch.image_ids,
             "prediction": [names[index] for index in features["prediction"].tolist()],
             "probability": features["confidence"].sigmoid().tolist(),
-            "alarm": (scores[:, head] > threshold).tolist(),
+            # No score, no verdict.
+            "alarm": [None if one != one else one > threshold for one in scores[:, head].tolist()],
             f"threshold/{self.head}": [threshold] * len(batch),
         }
         return columns | {

@@ -56,9 +56,10 @@ class FrozenClassifierTask(L.LightningModule):
         self._finish("test")
 
     def _add(self, batch: Batch) -> None:
-        right = (self(batch.images).argmax(dim=1) == batch.labels).double()
-        # An image without a label is neither right nor wrong.
-        right = right.masked_fill(batch.labels < 0, torch.nan)
+        logits = self(batch.images)
+        right = (logits.argmax(dim=1) == batch.labels).double()
+        # An image without a label, or whose logits are not numbers, is neither right nor wrong.
+        right = right.masked_fill((batch.labels < 0) | logits.isnan().any(dim=1), torch.nan)
         self._table.update(batch.image_ids, right[:, None])
 
     def _finish(self, split: str) -> None:
