@@ -7,7 +7,7 @@ import pytest
 import torch
 from make_data_sets import HEIGHT, classifier_of, make_coco, make_folder, make_voc, write_xml
 
-from verisal.data import COCO, AnnotatedImages, ImageFolder, ImageSplits, PascalVOC
+from verisal.data import COCO, AnnotatedImages, ImageFolder, ImageSplits, PascalVOC, check_data
 from verisal.data.transforms import Augmentation
 from verisal.errors import DataError
 from verisal.metrics import MaxBoxAcc, PointingGame
@@ -61,7 +61,9 @@ def batch_of(images, **settings):
 
 @pytest.mark.parametrize("form", ["csv", "voc", "difficult", "ignore"])
 def test_they_are_present_but_not_asked_for(tmp_path, form):
-    batch = batch_of(set_of(tmp_path, form))
+    images = set_of(tmp_path, form)
+    assert "1 objects marked as difficult" in check_data(images).text().splitlines()
+    batch = batch_of(images)
     assert batch.labels.tolist() == [0]
     # Present, so that nobody takes the class for an absent one.
     assert batch.object_labels[0].tolist() == [0, 1]

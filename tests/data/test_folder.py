@@ -90,6 +90,11 @@ def test_labels_can_come_from_a_csv_with_and_without_boxes(tmp_path):
         ("cat/cat0.png,cat,5,5,5,9", r"boxes.csv row 3: box \(5, 5, 5, 9\) is empty"),
         ("cat/cat0.png,cat,9,5,5,9", r"boxes.csv row 3: box \(9, 5, 5, 9\) is inverted"),
         ("cat/cat0.png,cat,nan,5,5,9", r"boxes.csv row 3: box \(nan, 5, 5, 9\) is not finite"),
+        (
+            "cat/cat0.png,cat,1,5,5,1e300",
+            r"boxes.csv row 3: box \(1, 5, 5, 1e\+300\) reaches beyond any picture",
+        ),
+        ("cat/cat0.png,cat,1_0,5,15,9", r"boxes.csv row 3: box \(1_0, 5, 15, 9\) is not four numbers"),
         ("cat/cat0.png,cat,a,5,5,9", r"boxes.csv row 3: box \(a, 5, 5, 9\) is not four numbers"),
         ("cat/cat0.png,cat,1,5,5,", r"boxes.csv row 3: box \(1, 5, 5, \) is not four numbers"),
         ("cat/cat0.png,,,,,", "boxes.csv row 3: has neither a class nor a box"),

@@ -145,7 +145,7 @@ class _Reader:
         self._used: dict[str, set[int | str]] = {}
 
     def read(self, images: list[Any], annotations: list[Any], categories: list[Any]) -> None:
-        owners: dict[str, int] = {}
+        owners: dict[str, tuple[int, int | str]] = {}
         for number, entry in enumerate(images):
             self._read_image(number, entry, owners)
         for number, entry in enumerate(categories):
@@ -157,7 +157,7 @@ class _Reader:
             self._read_annotation(number, entry)
         self._compare_names()
 
-    def _read_image(self, number: int, entry: object, owners: dict[str, int]) -> None:
+    def _read_image(self, number: int, entry: object, owners: dict[str, tuple[int, int | str]]) -> None:
         key: int | str | None = None
         image_id: str | None = None
         try:
@@ -175,8 +175,10 @@ class _Reader:
             return
         self._image_ids.add(number, key, image_id)
         self._images[key] = _Image(image_id, problem, (sides[0], sides[1]))
-        if image_id is not None and (first := owners.setdefault(image_id, number)) != number:
-            self._image_ids.refuse(number, f"is the file {file_name}, as image {first} is", image_id)
+        if image_id is not None:
+            first, other = owners.setdefault(image_id, (number, key))
+            if other != key:
+                self._image_ids.refuse(number, f"is the file {file_name}, as image {first} is", image_id)
 
     def _read_category(self, number: int, entry: object) -> None:
         try:

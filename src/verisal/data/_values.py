@@ -10,6 +10,7 @@ from typing import Any, final
 from verisal.errors import DataError
 
 __all__ = [
+    "LARGEST",
     "Repeated",
     "entry_of",
     "flag",
@@ -26,7 +27,7 @@ __all__ = [
 ]
 
 # Pixels; no picture is as large, and sums and products of such numbers are exact enough.
-_LARGEST = 1e9
+LARGEST = 1e9
 
 
 @final
@@ -149,7 +150,7 @@ def number(value: object, name: str) -> float:
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise DataError(f"{name} is {shown(value)}, expected a number")
-    if not abs(value) <= _LARGEST:
+    if not abs(value) <= LARGEST:
         problem = "not finite" if isinstance(value, float) and not math.isfinite(value) else "too large"
         raise DataError(f"{name} is {shown(value)}, which is {problem}; expected pixels")
     return float(value)
@@ -164,7 +165,7 @@ def numbers(value: object, name: str, expected: str) -> tuple[float, ...]:
     if not isinstance(value, list):
         raise DataError(f"{name} is {shown(value)}, expected {expected}")
     # Files of millions of coordinates are well formed almost everywhere.
-    if all(type(each) in (int, float) and -_LARGEST <= each <= _LARGEST for each in value):
+    if all(type(each) in (int, float) and -LARGEST <= each <= LARGEST for each in value):
         return tuple(map(float, value))
     return tuple(number(each, f"{name} value {index}") for index, each in enumerate(value))
 
@@ -182,17 +183,14 @@ def whole(value: object, name: str, *, least: int) -> int:
 
 
 def numeral(text: str) -> float:
-    """A number as CSV and XML write it; not finite ones are left to the caller.
+    """A number as CSV and XML write it, however large; not finite ones are left to the caller.
 
     Raises:
-        ValueError: it is no number, or too large.
+        ValueError: it is no number.
     """
     if "_" in text:
         raise ValueError(text)
-    found = float(text)
-    if math.isfinite(found) and abs(found) > _LARGEST:
-        raise ValueError(text)
-    return found
+    return float(text)
 
 
 def flag(value: object, name: str) -> bool:

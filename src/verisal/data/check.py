@@ -36,6 +36,7 @@ class CheckReport:
         sizes: smallest and largest width and height that were decoded, or None where nothing was.
         problems: everything found.
         left_out: kind of file to the number of files that are no images.
+        difficult: number of objects in the annotations that are marked as difficult.
     """
 
     images: int
@@ -46,10 +47,13 @@ class CheckReport:
     sizes: tuple[int, int, int, int] | None
     problems: tuple[Problem, ...]
     left_out: Mapping[str, int] = field(default_factory=dict)
+    difficult: int = 0
 
     def text(self) -> str:
         """Counts, classes and every problem, one a line."""
         lines = [f"{self.images} images, {self.usable} of them usable, {self.objects} objects"]
+        if self.difficult:
+            lines.append(f"{self.difficult} objects marked as difficult")
         if self.sizes is not None:
             lines.append("widths {} to {}, heights {} to {} pixels".format(*self.sizes))
         if self.unlabelled:
@@ -126,6 +130,7 @@ def check_data(
         sizes=_extent(sizes),
         problems=tuple(problems),
         left_out=listing.left_out,
+        difficult=sum(found.difficult for record in listing.records for found in record.objects),
     )
 
 

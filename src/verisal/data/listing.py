@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from verisal.data._mask_sources import IndexMask, MaskSource
+from verisal.data._values import LARGEST
 
 __all__ = ["Annotations", "ImageRecord", "ImageSet", "Listing", "ObjectRecord", "Problem"]
 
@@ -191,6 +192,8 @@ def _box_problem(box: Box) -> str:
     shown = ", ".join(f"{value:g}" for value in box)
     if not all(map(math.isfinite, box)):
         return f"box ({shown}) is not finite; expected left, top, right, bottom in pixels"
+    if max(map(abs, box)) > LARGEST:
+        return f"box ({shown}) reaches beyond any picture; expected left, top, right, bottom in pixels"
     if right < left or bottom < top:
         return f"box ({shown}) is inverted; expected left < right and top < bottom"
     if right == left or bottom == top:
