@@ -29,6 +29,7 @@ from verisal.errors import CheckpointError
 __all__ = [
     "CARD_KEY",
     "Carded",
+    "CardedByData",
     "check_card",
     "existing_file",
     "file_sha256",
@@ -56,6 +57,15 @@ class Carded(Protocol):
 
     def card(self) -> dict[str, Any]:
         """Plain data that must be equal when weights are loaded: class names, image size, stages, network."""
+        ...
+
+
+@runtime_checkable
+class CardedByData(Protocol):
+    """A task whose card its data can tell as soon as it is made, before anything is computed for a stage."""
+
+    def card_of(self, data: Any) -> dict[str, Any]:  # noqa: ANN401 - the task's own kind of data module
+        """The card of the task on this data."""
         ...
 
 

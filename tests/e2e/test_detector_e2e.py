@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -182,6 +183,20 @@ def test_a_checkpoint_of_another_classifier_is_refused(inside, capsys):
         "classifier"
     ]
     assert "fitted/checkpoints/best.ckpt was made for something else" in line
+    # Told before any image is attacked.
+    assert not Path("no").exists()
+    assert not Path("other-classifier").exists()
+
+
+def test_a_finished_detector_goes_on_for_more_epochs(inside):
+    shutil.copytree("fitted", "longer")
+    more = ["--run_dir=longer", "--resume=auto", "--trainer.max_epochs=3", "--test_after_fit=false"]
+    before = load_checkpoint("longer/checkpoints/last.ckpt")
+    assert main(["fit", "--config=longer/config.yaml", *more]) == 0
+    after = load_checkpoint("longer/checkpoints/last.ckpt")
+    assert (before["epoch"], after["epoch"]) == (2, 3)
+    assert after["lr_schedulers"] == [{"last_epoch": before["global_step"] // 2 * 3}]
+    assert float(after["state_dict"]["best"].mean()) >= float(before["state_dict"]["best"].mean())
 
 
 def test_a_checkpoint_of_another_class_count_is_refused(inside, capsys):

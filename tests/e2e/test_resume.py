@@ -66,8 +66,12 @@ def best(run):
 
 
 def snapshot():
-    files = {str(path): path.read_bytes() for path in Path().rglob("*") if path.is_file()}
-    return files | {str(path): path.is_symlink() for path in Path().rglob("*") if not path.is_file()}
+    """Names and bytes of all that is here; a link, such as that to the log of W&B's service, by its target."""
+    found = {}
+    for path in Path().rglob("*"):
+        read = path.readlink if path.is_symlink() else path.read_bytes
+        found[str(path)] = None if path.is_dir() else read()
+    return found
 
 
 @pytest.mark.parametrize("how", ["copied", "moved", "linked", "from elsewhere"])
@@ -156,6 +160,9 @@ PATH = ("fit", "--resume=run/checkpoints/best.ckpt", "--trainer.max_epochs=4")
         (("fit", "--data.images=missing"), "missing does not exist"),
         (("fit", "--run_dir=new/run", "--model.refuse=setup"), "refused in setup"),
         (("fit", "--trainer.devices=0"), "devices"),
+        (("fit", "--data.images=."), "cannot be read"),
+        (("fit", "--run_dir=run", "--data.images=."), "cannot be read"),
+        ((*AUTO, "--data.images=."), "cannot be read"),
         (("validate", BEST, "--model.classes=3"), "class 2"),
         (("validate", BEST, "--run_dir=run", "--model.refuse=step"), "refused in step"),
         (("test", BEST, "--model.classes=3"), "class 2"),
@@ -163,6 +170,7 @@ PATH = ("fit", "--resume=run/checkpoints/best.ckpt", "--trainer.max_epochs=4")
         (("test", BEST, "--run_dir=run", "--data.images=missing"), "missing does not exist"),
         (("test", "--ckpt_path=run/config.yaml"), "cannot be loaded"),
         (("test", "--ckpt_path=none", "--data.images=missing"), "missing does not exist"),
+        (("test", BEST, "--data.images=."), "cannot be read"),
         (("predict", BEST, "--model.classes=3"), "class 2"),
         (("predict", BEST, "--model.refuse=batch 1"), "refused in batch 1"),
         (("predict", BEST, "--run_dir=run", "--data.images=missing"), "missing does not exist"),
@@ -203,6 +211,7 @@ def test_a_command_that_is_stopped_before_its_first_work_can_go_on(there, capsys
         ("--model.decay=0.5", "StepLR.gamma: 0.7 so far, config gives 0.5"),
         ("--model.schedule=cosine", "StepLR.gamma: 0.7 so far, config gives nothing"),
         ("--model.monitor=val/other", "'val/accuracy (max)' so far, config gives 'val/other (max)'"),
+        ("--model.seed=1", "model.init_args.seed: 0 so far, config gives 1"),
         ("--seed_everything=5", "seed_everything: 0 so far, config gives 5"),
         ("--trainer.callbacks.patience=3", "EarlyStopping.patience: 9 so far, config gives 3"),
     ],

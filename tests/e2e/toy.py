@@ -78,6 +78,7 @@ class ScriptedTask(ToyTask):
         schedule: Literal["step", "cosine"] = "step",
         classes: int = 2,
         refuse: str = "",
+        seed: int = 0,
     ) -> None:
         super().__init__(lr=lr, classes=classes)
         self.values, self.decay, self.betas, self.monitor = values, decay, betas, monitor
@@ -131,6 +132,16 @@ def _stop_if_asked(step: int) -> None:
         os.kill(os.getpid(), signal.Signals[name])
 
 
+class Unreadable(TensorDataset):
+    """A data set of which no image can be read."""
+
+    def __init__(self, tensors: tuple[Tensor, ...]) -> None:
+        super().__init__(*tensors)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        raise DataError(f"image {index} cannot be read")
+
+
 class ToyData(LightningDataModule):
     def __init__(
         self, width: int = 4, count: int = 32, num_workers: int = 0, images: str | None = None
@@ -144,6 +155,8 @@ class ToyData(LightningDataModule):
         generator = torch.Generator().manual_seed(7)
         points = torch.randn(self.count, self.width, generator=generator)
         self.points = TensorDataset(points, (points.sum(1) > 0).long())
+        if self.images is not None:
+            self.points = Unreadable(self.points.tensors)
 
     def train_dataloader(self) -> DataLoader[Any]:
         return DataLoader(self.points, batch_size=8, shuffle=True, num_workers=self.num_workers)

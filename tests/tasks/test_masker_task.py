@@ -9,6 +9,7 @@ import torch
 import yaml
 from lightning import Trainer, seed_everything
 
+from verisal.checkpoint import load_checkpoint
 from verisal.cli import main
 from verisal.data import SceneData
 from verisal.errors import ConfigError
@@ -153,6 +154,14 @@ def test_command_trains_tests_and_gives_a_usable_method(tmp_path, monkeypatch, c
     again = json.loads((tmp_path / "again" / "report.json").read_text())
     assert again["metrics"] == metrics
     assert "## Timings" in (tmp_path / "run" / "report.md").read_text()
+    # Two steps have been made; with smaller batches four are to come, and lambda rises over 0.7 of all six.
+    more = ["--run_dir=run", "--resume=auto", "--trainer.max_epochs=2", "--data.batch_size=8"]
+    assert main(["fit", "--config=run/config.yaml", *more, "--test_after_fit=false"]) == 0
+    assert load_checkpoint("run/checkpoints/last.ckpt")["lr_schedulers"] == [{"last_epoch": 6}]
+    with (tmp_path / "run" / "metrics.csv").open(newline="") as file:
+        seen = [float(row["train/reg_weight"]) for row in csv.DictReader(file) if row["train/reg_weight"]]
+    rising = [0.2 * 0.1 ** (1 - min(1, step / 4.2)) for step in (2, 3, 4, 5)]
+    assert seen[-1] == pytest.approx(sum(rising) / 4)
     batch = next(iter(_loader()))
     method = LearnedMask(checkpoint="run/checkpoints/best.ckpt")
     query = load_classifier("emoji_scenes_64")(batch.images).argmax(dim=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import random
 from collections.abc import Mapping
@@ -68,8 +69,9 @@ class _BestCheckpoint(ModelCheckpoint):
 class LastCheckpoint(Checkpoint):
     """Keeps ``last.ckpt``: the state at the newest epoch boundary, random number generators included.
 
-    Written when an epoch starts and when training ends. A run that is stopped anywhere inside an epoch
-    resumes at the start of that epoch and goes on exactly as it would have done.
+    Written when an epoch starts (the first one, with its first batch) and when training ends. A run that is
+    stopped anywhere inside an epoch resumes at the start of that epoch and goes on exactly as it would have
+    done.
 
     Args:
         folder: folder of the checkpoints.
@@ -82,6 +84,7 @@ class LastCheckpoint(Checkpoint):
         self._at_boundary = False
         self._at_start: dict[str, Any] | None = None
         self._resumed = False
+        self._first_loops: dict[str, Any] | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """State of the generators of Python, NumPy and torch, and whether it is that of an epoch boundary."""
@@ -117,17 +120,35 @@ class LastCheckpoint(Checkpoint):
         """Save, except on the epoch that was just resumed: there the loaders have drawn already."""
         if self._resumed:
             self._resumed = False
-            return
-        self._save(trainer)
+        elif self._at_start is not None:
+            # Nothing is written before the first batch is there: until then the command may be refused.
+            self._first_loops = copy.deepcopy(trainer.fit_loop.state_dict())
+        else:
+            self._save(trainer)
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int
+    ) -> None:
+        """Save the start of a new run, with the counters of its epoch's start."""
+        if self._first_loops is not None:
+            self._save(trainer)
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Put in the counters of the start."""
+        if self._first_loops is not None:
+            checkpoint["loops"]["fit_loop"] = self._first_loops
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the end state."""
+        self._first_loops = None
         self._save(trainer)
 
     def _save(self, trainer: Trainer) -> None:
         self._at_boundary = True
         trainer.save_checkpoint(self.path)
-        self._at_boundary, self._at_start = False, None
+        self._at_boundary, self._at_start, self._first_loops = False, None, None
 
 
 @final

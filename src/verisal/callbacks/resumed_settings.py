@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, final
 
@@ -65,7 +66,7 @@ class ResumedSettings(Callback):
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             # Those that keep checkpoints have their settings in the key of their state.
             if callback is not self and not isinstance(callback, Checkpoint):
-                self._own["callbacks"] |= _flat(type(callback).__name__, callback.state_dict())
+                self._own["callbacks"] |= _flat(type(callback).__name__, _state_of(callback))
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -109,6 +110,9 @@ class ResumedSettings(Callback):
 
     def _compare(self, made: Mapping[str, Mapping[str, Any]], *, speak: bool) -> None:
         different = {name: _differences(made[name], self._own[name]) for name in self._own}
+        # The first weights have been drawn.
+        drawn = {name for name in different["config"] if re.fullmatch(r"model\..*\bseed", name)}
+        different["training"] |= {name: different["config"].pop(name) for name in drawn}
         # A callback may be new or left out; a seed may be drawn.
         optional = {**different["callbacks"], "seed_everything": different["training"].get("seed_everything")}
         ignored = different["training"] | different["callbacks"]
@@ -133,6 +137,14 @@ class ResumedSettings(Callback):
             )
         if changed and speak:
             print("\n".join(["resumed with other settings:", *(f"  {line}" for line in changed)]), flush=True)
+
+
+def _state_of(callback: Callback) -> dict[str, Any]:
+    # A callback of somebody else's may have no state yet, and fail in any way when it is asked for it.
+    try:
+        return callback.state_dict()
+    except Exception:
+        return {}
 
 
 def _unscheduled(group: Mapping[str, Any]) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from verisal.callbacks import (
     ResumedSettings,
     best_checkpoint,
 )
-from verisal.checkpoint import load_weights
+from verisal.checkpoint import CardedByData, check_card, load_weights
 from verisal.data import DetectorData, ImageData, SceneData, TransferData  # noqa: F401
 from verisal.detectors import Detector
 from verisal.errors import ConfigError
@@ -195,7 +195,7 @@ class VerisalCLI(LightningCLI):
         self._progress.run, self._progress.config = run, run.config_file(stage)
         self._progress.opening = partial(self._begin, start, config)
         self._checkpoint = self._checkpoint or start.checkpoint
-        self._progress.loggers.append(csv_logger(run.path))
+        self._progress.loggers.append(csv_logger(run.path, begin=self._progress.begin))
         wandb = wandb_logger(
             run.path,
             self.config_init[stage].wandb,
@@ -230,8 +230,14 @@ class VerisalCLI(LightningCLI):
             if isinstance(logger, WandbSink):
                 logger.open()
 
+    def _check_card(self, model: LightningModule, datamodule: LightningDataModule) -> None:
+        """Refuse weights of something else before the data module computes anything, where it can be told."""
+        if self._checkpoint is not None and isinstance(model, CardedByData):
+            check_card(load_weights(self._checkpoint), model.card_of(datamodule), self._checkpoint)
+
     def fit(self, model: LightningModule, datamodule: LightningDataModule) -> None:
         """Train; then test the best checkpoint, and say what to do next."""
+        self._check_card(model, datamodule)
         self.trainer.fit(model, datamodule=datamodule, ckpt_path=self._checkpoint, weights_only=True)
         self._progress.begin()  # A run that was complete before it was resumed has had no work.
         run = self._progress.run
@@ -245,6 +251,7 @@ class VerisalCLI(LightningCLI):
 
     def validate(self, model: LightningModule, datamodule: LightningDataModule) -> None:
         """Validate a checkpoint."""
+        self._check_card(model, datamodule)
         self.trainer.validate(
             model,
             datamodule=datamodule,
@@ -256,11 +263,13 @@ class VerisalCLI(LightningCLI):
 
     def test(self, model: LightningModule, datamodule: LightningDataModule) -> None:
         """Test a checkpoint."""
+        self._check_card(model, datamodule)
         self._tested(model, datamodule)
         say(f"run: {self._run_path}")
 
     def predict(self, model: LightningModule, datamodule: LightningDataModule) -> None:
         """Apply a checkpoint, and write ``predictions.csv`` where the task predicts columns."""
+        self._check_card(model, datamodule)
         predictions = self.trainer.predict(
             model, datamodule=datamodule, ckpt_path=self._checkpoint, weights_only=True
         )

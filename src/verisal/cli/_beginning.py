@@ -13,10 +13,10 @@ __all__ = ["Beginning"]
 
 @final
 class Beginning(Callback):
-    """Begins the run where a training starts, and where the first batch of an evaluation is done.
+    """Begins the run when the first training batch is there, or the first batch of an evaluation done.
 
-    A predict begins when it has something to write. Must be the first callback: others write where they are
-    called.
+    What is logged before begins it, too; a predict begins when it has something to write. Must be the first
+    callback: others write where they are called.
 
     Args:
         progress: of the command.
@@ -25,15 +25,12 @@ class Beginning(Callback):
     def __init__(self, progress: Progress) -> None:
         super().__init__()
         self._progress = progress
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin; no process goes on before the folder is there."""
-        self._together(trainer)
+        self._waited = False
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int
     ) -> None:
-        """Begin a run that is resumed inside an epoch."""
+        """Begin; no process goes on before the folder is there."""
         self._together(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -57,7 +54,8 @@ class Beginning(Callback):
         self._evaluating(trainer)
 
     def _together(self, trainer: Trainer) -> None:
-        if not self._progress.begun:
+        if not self._waited:
+            self._waited = True
             self._progress.begin()
             trainer.strategy.barrier("run folder")
 

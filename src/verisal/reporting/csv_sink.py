@@ -7,7 +7,7 @@ import io
 import math
 import os
 from argparse import Namespace
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 
@@ -38,11 +38,12 @@ class CsvSink(Logger, Sink):
 
     Args:
         run_dir: folder of the run; created when first written to.
+        begin: called before anything is written.
     """
 
-    def __init__(self, run_dir: Path) -> None:
+    def __init__(self, run_dir: Path, *, begin: Callable[[], None] | None = None) -> None:
         super().__init__()
-        self._run_dir = run_dir
+        self._run_dir, self._begin = run_dir, begin
 
     @property
     def name(self) -> str:
@@ -75,7 +76,7 @@ class CsvSink(Logger, Sink):
         row = {name: _number(value) for name, value in metrics.items()}
         if step is not None:
             row["step"] = str(step)
-        _append(self.metrics_path, [row])
+        self._write(self.metrics_path, [row])
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *_: object, **__: object) -> None:
@@ -91,16 +92,22 @@ class CsvSink(Logger, Sink):
             for x, y in zip(_numbers(line.x), _numbers(line.y), strict=True)
         ]
         if rows:
-            _append(self.curves_path, rows)
+            self._write(self.curves_path, rows)
+
+    def _write(self, path: Path, rows: Sequence[Mapping[str, str]]) -> None:
+        if self._begin is not None:
+            self._begin()
+        _append(path, rows)
 
 
-def csv_logger(run_dir: Path) -> CsvSink:
+def csv_logger(run_dir: Path, *, begin: Callable[[], None] | None = None) -> CsvSink:
     """Logger that writes ``metrics.csv`` in place, and continues in it when it is there already.
 
     Args:
         run_dir: folder of the run.
+        begin: called before anything is written.
     """
-    return CsvSink(run_dir)
+    return CsvSink(run_dir, begin=begin)
 
 
 def _number(value: Tensor | float) -> str:

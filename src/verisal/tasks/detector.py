@@ -168,9 +168,13 @@ class DetectorTask(L.LightningModule):
 
     def card(self) -> dict[str, object]:
         """What a checkpoint must agree with to be loaded into this task."""
+        return self.card_of(self._data)
+
+    def card_of(self, data: DetectorData) -> dict[str, object]:
+        """The same, before the data has attacked and measured its images, which takes long."""
         return {
             "task": self.task_name,
-            **self._data.card(),
+            **data.card(),
             "rows": list(self.report_rows),
             "members": self.members,
             "grid": self.grid,
