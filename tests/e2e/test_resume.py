@@ -66,7 +66,7 @@ def best(run):
 
 
 def snapshot():
-    """Names and bytes of all that is here; a link, such as that to the log of W&B's service, by its target."""
+    """Names and bytes of all that is here; a link, as that to the log of W&B's service, by its target."""
     found = {}
     for path in Path().rglob("*"):
         read = path.readlink if path.is_symlink() else path.read_bytes
