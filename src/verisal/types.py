@@ -39,9 +39,11 @@ __all__ = [
     "Measurement",
     "Norm",
     "Normalised",
+    "OutputKind",
     "SaliencyPanel",
     "SaliencyResult",
     "Sample",
+    "SaysOutput",
     "Score",
     "Split",
     "StageOutputs",
@@ -51,6 +53,8 @@ __all__ = [
 ]
 
 Norm = Literal["linf", "l2"]
+#: How logits become probabilities: classes that exclude each other, or labels decided one by one.
+OutputKind = Literal["softmax", "sigmoid"]
 Split = Literal["cls_train", "cls_val", "det_fit", "det_val", "det_test"]
 
 
@@ -275,6 +279,13 @@ class Normalised(Protocol):
 
     mean: Tensor
     std: Tensor
+
+
+@runtime_checkable
+class SaysOutput(Protocol):
+    """A classifier that says what its logits are; one that does not say is taken to have a softmax."""
+
+    output: OutputKind
 
 
 class Measurement(ABC):

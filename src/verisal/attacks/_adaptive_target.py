@@ -119,7 +119,8 @@ class Target:
         return distance.detach(), _finite(gradient.detach(), "feature distance")
 
     def _scored(self, images: Tensor, rows: Tensor) -> Tensor:
-        score = self._defence.alarm(images)
+        # Copies, as the functions may work in place.
+        score = self._defence.alarm(images.clone())
         if tuple(score.shape) != (len(images),):
             raise ConfigError(
                 f"the alarm must map {len(images)} images to scores ({len(images)},),"
@@ -135,7 +136,7 @@ class Target:
             raise ConfigError(
                 "feature matching needs features to match: give Defence(embed=...), a function of the images"
             )
-        return self._defence.embed(images)
+        return self._defence.embed(images.clone())
 
 
 def _finite(gradient: Tensor, what: str) -> Tensor:

@@ -16,7 +16,10 @@ from verisal.errors import ConfigError, NumericError
 from verisal.functional import frozen, gradient_scope, images_at_once, noise_norm, per_sample, rng_preserved
 from verisal.types import AttackResult, Norm, check_images
 
-__all__ = ["Attack", "Draw", "require"]
+__all__ = ["SLACK", "Attack", "Draw", "require"]
+
+#: Slack of the budget and of the range [0, 1], for other orders of float operations.
+SLACK = 1e-6
 
 #: ``draw(one, stream=name)``: one tensor per sample of the chunk, made by ``one(cpu_generator)``.
 Draw = Callable[..., Tensor]
@@ -84,7 +87,10 @@ class Attack(ABC):
             x01: ``(B, 3, H, W)`` float32 in [0, 1].
             y: ``(B,)`` int64, the true label; the class to reach where ``targeted``. Images that the
                 classifier already gets wrong are attacked like any other and count as successes here;
-                :func:`verisal.functional.judge_8bit` leaves them out.
+                :func:`verisal.functional.judge_8bit` leaves them out. For a classifier that says ``output:
+                sigmoid`` the attack is on the decision about the label alone, at a probability of 0.5: with
+                several logits the label is the class that is present (``targeted``: to be made present);
+                with one logit it is 0 or 1.
             generator: its initial seed seeds all draws.
             sample_ids: one stable name per image; positions 0..B-1 by default.
             chunk_size: images per pass, fewer above 128 x 128 pixels; changes memory and speed, never the
@@ -97,7 +103,8 @@ class Attack(ABC):
         Raises:
             DataError: images of another shape, dtype or range.
             ConfigError: labels, ids or classifier that do not fit the images.
-            NumericError: logits or attacked images that are not finite.
+            NumericError: logits or attacked images that are not finite, or attacked images that leave [0, 1]
+                or the budget.
         """
         check_images(x01)
         ids: Sequence[object] = range(len(x01)) if sample_ids is None else sample_ids
@@ -119,24 +126,54 @@ class Attack(ABC):
         return _joined(results, x01)
 
     def _attack_chunk(self, model: ImageToLogits, images: Tensor, labels: Tensor, draw: Draw) -> AttackResult:
-        victim = Victim(model, labels, targeted=self.targeted)
+        victim = Victim(model, labels, targeted=self.targeted, image=images[:1])
         x_adv = self._perturb(victim, images, draw=draw).detach()
+        norms = self._checked_norms(x_adv, images)
         rows = torch.arange(len(images), device=images.device)
         with torch.no_grad():
             logits = victim.logits(x_adv, rows)
-        broken = ~(logits.isfinite().all(dim=1) & x_adv.isfinite().flatten(1).all(dim=1))
-        if broken.any():
+        broken = ~logits.isfinite().all(dim=1)
+        if bool(broken.any()):
             raise NumericError(
-                f"{type(self).__name__}: logits or attacked image not finite for {int(broken.sum())} of"
-                f" {len(images)} images; check the classifier's weights and its normalisation"
+                f"{type(self).__name__}: logits not finite for {int(broken.sum())} of {len(images)} images;"
+                " check the classifier's weights"
             )
         return AttackResult(
             x_adv=x_adv,
             success=victim.reached(logits, rows),
-            norms=noise_norm(x_adv - images, self.norm),
+            norms=norms,
             n_fwd=victim.n_fwd,
             n_bwd=victim.n_bwd,
         )
+
+    def _checked_norms(self, x_adv: Tensor, images: Tensor) -> Tensor:
+        """Size of the noise per image, of images that are finite, in [0, 1] and within the budget ``eps``."""
+        name, count = type(self).__name__, len(images)
+        if x_adv.shape != images.shape:
+            raise ConfigError(
+                f"{name}: attacked images must be {tuple(images.shape)}, found {tuple(x_adv.shape)}"
+            )
+        values = x_adv.flatten(1)
+        broken = ~values.isfinite().all(dim=1)
+        if bool(broken.any()):
+            raise NumericError(
+                f"{name}: attacked images are not finite for {int(broken.sum())} of {count} images; check the"
+                " classifier's weights and its normalisation"
+            )
+        outside = (values.amin(dim=1) < -SLACK) | (values.amax(dim=1) > 1 + SLACK)
+        if bool(outside.any()):
+            raise NumericError(
+                f"{name}: attacked images must lie in [0, 1], found values from {float(values.min()):.4g} to"
+                f" {float(values.max()):.4g} in {int(outside.sum())} of {count} images"
+            )
+        norms = noise_norm(x_adv - images, self.norm)
+        # By its name: every attack with a budget calls it so.
+        eps = vars(self).get("eps")
+        if eps is not None and bool((norms > eps + SLACK * (1 + 10 * eps)).any()):
+            raise NumericError(
+                f"{name}: noise of {self.norm} norm {float(norms.max()):.6g} found, eps {eps:.6g} allowed"
+            )
+        return norms
 
 
 def require(condition: bool, key: str, found: object, expected: str) -> None:

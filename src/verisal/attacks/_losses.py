@@ -11,7 +11,7 @@ from torch import Tensor
 from verisal.attacks._victim import cross_entropy
 from verisal.errors import ConfigError
 
-__all__ = ["LossName", "margin", "rising_loss"]
+__all__ = ["LossName", "dlr_classes", "margin", "rising_loss"]
 
 LossName = Literal["ce", "dlr", "margin"]
 
@@ -45,8 +45,13 @@ def margin(logits: Tensor, labels: Tensor, *, targeted: bool) -> Tensor:
     return own - other if targeted else other - own
 
 
+def dlr_classes(*, targeted: bool) -> int:
+    """Number of classes that the dlr loss needs."""
+    return 4 if targeted else 3
+
+
 def _dlr(logits: Tensor, labels: Tensor, *, targeted: bool) -> Tensor:
-    needed = 4 if targeted else 3
+    needed = dlr_classes(targeted=targeted)
     if logits.shape[1] < needed:
         raise ConfigError(
             f"the {'targeted ' if targeted else ''}dlr loss needs a classifier of at least {needed} classes,"

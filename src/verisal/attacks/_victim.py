@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from verisal.attacks._scale import warn_of_probabilities
 from verisal.errors import ConfigError
+from verisal.functional import NO_GRADIENT, ask, check_labels, decision, output_of
 
 __all__ = ["ImageToLogits", "Victim", "cross_entropy"]
 
@@ -28,24 +29,48 @@ class Victim:
         model: maps ``(n, 3, H, W)`` in [0, 1] to logits ``(n, K)``.
         labels: ``(B,)`` int64, true label, or goal class where ``targeted``.
         targeted: whether the attack wants the prediction to become ``labels`` rather than to leave it.
+        image: ``(1, 3, H, W)``, needed where the classifier says ``output: sigmoid`` and asked about once
+            then, uncounted: how many logits there are decides what the labels mean.
+
+    Attributes:
+        labels: as given; for a classifier with ``output: sigmoid`` what should become of, or stay, the
+            decision about each label (see :func:`verisal.functional.decision`), which is all that the attack
+            sees: two logits, and labels 0 and 1.
     """
 
-    def __init__(self, model: ImageToLogits, labels: Tensor, *, targeted: bool) -> None:
-        self.labels = labels
+    def __init__(
+        self, model: ImageToLogits, labels: Tensor, *, targeted: bool, image: Tensor | None = None
+    ) -> None:
         self.targeted = targeted
         self.n_fwd = torch.zeros_like(labels)
         self.n_bwd = torch.zeros_like(labels)
         self._model = model
-        self._num_classes: int | None = None
+        self._output = output_of(model)
+        self._given, self.labels = labels, labels
+        self._num_classes = 0
         self._scale_known = False
+        if self._output == "sigmoid":
+            if image is None:
+                raise ConfigError("output: sigmoid needs an image that tells the number of logits")
+            with torch.no_grad():
+                logits = ask(model, image)
+            self._check(logits)
+            _, self.labels = decision(logits.expand(len(labels), -1), labels, self._output)
 
     def logits(self, images: Tensor, rows: Tensor) -> Tensor:
         """Logits ``(n, K)`` float32 of ``images (n, 3, H, W)``, which belong to samples ``rows (n,)``."""
-        logits = self._model(images)
-        if self._num_classes is None:
-            self._num_classes = self._checked_classes(logits, len(images))
+        logits = self.uncounted(images, rows)
         self.n_fwd[rows] += 1
-        return logits.float()
+        return logits
+
+    def uncounted(self, images: Tensor, rows: Tensor) -> Tensor:
+        """As :meth:`logits`, for passes that are counted otherwise."""
+        logits = ask(self._model, images).float()
+        if not self._num_classes:
+            self._check(logits)
+        if self._output == "softmax":
+            return logits
+        return decision(logits, self._labels_of(images, rows, logits.shape[1]), self._output)[0]
 
     def gradient(
         self, images: Tensor, rows: Tensor, loss: Callable[[Tensor, Tensor], Tensor]
@@ -66,9 +91,8 @@ class Victim:
         leaf = images.detach().requires_grad_()
         logits = self._climbed(leaf, rows)
         losses = loss(logits, self.labels[rows])
-        _require_graph(losses)
         # The sum keeps samples apart: no term of one sample depends on another.
-        (gradient,) = torch.autograd.grad(losses.sum(), leaf)
+        gradient = _slope(losses, leaf)
         self.n_bwd[rows] += 1
         return losses.detach(), gradient.detach(), logits.detach()
 
@@ -91,10 +115,14 @@ class Victim:
         leaf = images.detach().requires_grad_()
         columns = losses(self._climbed(leaf, rows)).unbind(dim=1)
         for index, column in enumerate(columns, start=1):
-            _require_graph(column)
-            (gradient,) = torch.autograd.grad(column.sum(), leaf, retain_graph=index < len(columns))
+            gradient = _slope(column, leaf, again=index < len(columns))
             self.n_bwd[rows] += 1
             yield column.detach(), gradient.detach()
+
+    @property
+    def num_classes(self) -> int:
+        """Classes that the attack chooses among, known once logits were asked for."""
+        return self._num_classes
 
     def reached(self, logits: Tensor, rows: Tensor) -> Tensor:
         """``(n,)`` bool: the prediction is the goal class, or, untargeted, is no longer the label."""
@@ -108,27 +136,29 @@ class Victim:
             self._scale_known = True
         return logits
 
-    def _checked_classes(self, logits: Tensor, batch: int) -> int:
-        if logits.ndim != 2 or len(logits) != batch or logits.shape[1] < 2:
-            raise ConfigError(
-                f"the classifier must map {batch} images to logits ({batch}, K) with K >= 2,"
-                f" found {tuple(logits.shape)}"
-            )
-        classes = logits.shape[1]
-        if int(self.labels.max()) >= classes:
-            raise ConfigError(
-                f"labels must lie in 0..{classes - 1}, as the classifier has {classes} classes,"
-                f" found {int(self.labels.max())}"
-            )
-        return classes
+    def _check(self, logits: Tensor) -> None:
+        check_labels(self._given, logits.shape[1])
+        self._num_classes = logits.shape[1] if self._output == "softmax" else 2
 
-
-def _require_graph(losses: Tensor) -> None:
-    if not losses.requires_grad:
+    def _labels_of(self, images: Tensor, rows: Tensor, classes: int) -> Tensor:
+        """Which logit is attacked for each image; one alone needs no label."""
+        if classes == 1:
+            return self._given.new_zeros(len(images))
+        if len(rows) == len(images):
+            return self._given[rows]
         raise ConfigError(
-            "the classifier's logits carry no gradient to the image, which this attack needs;"
-            " remove no_grad, detach and conversions to numpy from the classifier's forward"
+            f"with output: sigmoid and {classes} labels it must be known to which sample each of the"
+            f" {len(images)} images belongs that are asked about at once; set calls: per_image"
         )
+
+
+def _slope(losses: Tensor, leaf: Tensor, *, again: bool = False) -> Tensor:
+    # Logits may be in the graph of parameters and not in that of the image.
+    (gradient,) = torch.autograd.grad(losses.sum(), leaf, retain_graph=again, allow_unused=True)
+    if gradient is None:
+        raise ConfigError(NO_GRADIENT)
+    found: Tensor = gradient
+    return found
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

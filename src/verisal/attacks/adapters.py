@@ -12,16 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from verisal.attacks._base import Attack, Draw, require
+from verisal.attacks._base import SLACK, Attack, Draw, require
 from verisal.attacks._victim import Victim
 from verisal.errors import ConfigError, NumericError
 from verisal.functional import derive_seed, noise_norm
 from verisal.types import Norm
 
 __all__ = ["ARTCall", "AdaptedAttack", "FoolboxCall", "TorchattacksCall"]
-
-#: Slack of the budget and of the range [0, 1], for other orders of float operations.
-_SLACK = 1e-6
 
 ForeignAttack = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
@@ -99,13 +96,13 @@ class AdaptedAttack(Attack):
         if not bool(found.isfinite().all()):
             raise NumericError(f"{self.name}: the attack returned values that are not finite")
         low, high = float(found.min()), float(found.max())
-        if low < -_SLACK or high > 1 + _SLACK:
+        if low < -SLACK or high > 1 + SLACK:
             raise ConfigError(
                 f"{self.name}: attacked images must lie in [0, 1], found [{low:.4g}, {high:.4g}]"
             )
         found = found.clamp(0, 1)
         largest = float(noise_norm(found.double() - images.double(), self.norm).max())
-        if self.eps is not None and largest > self.eps + _SLACK:
+        if self.eps is not None and largest > self.eps + SLACK:
             raise ConfigError(
                 f"{self.name}: noise of {self.norm} norm {largest:.6g} found, {self.eps:.6g} allowed;"
                 " set the eps that the attack was built with, in [0, 1] pixel units"
@@ -183,7 +180,8 @@ class _Counted(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         # Booked once the call is over, as only the caller knows whose images these are.
-        logits = self._victim.logits(images.float(), self._rows[:0])
+        rows = self._rows.expand(len(images)) if len(self._rows) == 1 else self._rows[:0]
+        logits = self._victim.uncounted(images.float(), rows)
         self._forward_images += len(images)
         if logits.requires_grad:
             logits.register_hook(self._count_backward)  # type: ignore[no-untyped-call]  # of torch

@@ -22,6 +22,7 @@ from verisal.functional import (
     gradient_scope,
     images_at_once,
     per_sample,
+    require_softmax,
     rng_preserved,
     round_to_8bit,
     settings_of,
@@ -181,6 +182,7 @@ class AdaptivePGD:
             NumericError: scores or gradients that are not finite.
         """
         check_images(x01)
+        require_softmax(defence.classifier, type(self).__name__)
         ids: Sequence[object] = range(len(x01)) if sample_ids is None else sample_ids
         _check_call(x01, y, ids, chunk_size)
         _check_levels(x01)

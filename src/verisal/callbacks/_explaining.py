@@ -14,7 +14,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from verisal.errors import ConfigError
-from verisal.functional import frozen, rng_preserved
+from verisal.functional import ask, frozen, rng_preserved
 from verisal.reporting import CsvSink
 from verisal.saliency import CentrePrior, RandomMap, Saliency
 from verisal.types import Batch, Evaluation, Explained, HasClassifier, SaliencyResult
@@ -258,7 +258,7 @@ class ExplainingCallback(Callback, ABC):
         self.session.open(batch)
         with _explaining_scope(self._context):
             part = batch.rows(rows)
-            logits = self._context.classifier(part.images)
+            logits = ask(self._context.classifier, part.images)
             self._part.add(Seen(part, logits, logits.argmax(dim=1)))
 
     def _end(self, module: LightningModule) -> None:

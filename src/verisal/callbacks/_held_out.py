@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from verisal.errors import DataError
-from verisal.functional import choose_threshold
+from verisal.functional import ask, choose_threshold
 from verisal.saliency import Saliency
 from verisal.types import Batch, Sample
 
@@ -62,7 +62,7 @@ def _chosen(context: Context, method: Saliency, samples: Batch) -> Tensor:
     boxes: list[Tensor] = []
     for start in range(0, len(samples), _CHUNK):
         part = samples.rows(range(start, min(start + _CHUNK, len(samples))))
-        predicted = context.classifier(part.images).argmax(dim=1)
+        predicted = ask(context.classifier, part.images).argmax(dim=1)
         part = part.rows(torch.nonzero(predicted == part.labels)[:, 0].tolist())
         if len(part):
             maps.append(method(context.classifier, part.images, part.labels).saliency)

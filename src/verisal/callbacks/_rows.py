@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from verisal.checkpoint import load_export, save_export, state_hash
 from verisal.errors import CheckpointError
-from verisal.functional import content_ids, settings_of
+from verisal.functional import content_ids, output_of, settings_of
 from verisal.saliency import GateMethod, Saliency
 from verisal.types import Batch
 
@@ -34,9 +34,9 @@ def method_key(method: Saliency) -> str | None:
 class RowStore:
     """Rows of one classifier, one file per method, batch and caller, written whole or not at all.
 
-    A file is found again by settings of the method, weights of the classifier, names and contents of the
-    images, what is marked in them where that matters, and version of the package; the rows in it by their own
-    names. A damaged file counts as none.
+    A file is found again by settings of the method, weights and output of the classifier, names and contents
+    of the images, what is marked in them where that matters, and version of the package; the rows in it by
+    their own names. A damaged file counts as none.
 
     Args:
         folder: where the files are; None keeps nothing.
@@ -45,7 +45,10 @@ class RowStore:
 
     def __init__(self, folder: Path | None, classifier: Callable[[Tensor], Tensor]) -> None:
         self._folder = folder if isinstance(classifier, nn.Module) else None
-        self._weights = state_hash(classifier) if isinstance(classifier, nn.Module) and folder else ""
+        self._weights = ""
+        if isinstance(classifier, nn.Module) and folder:
+            output = output_of(classifier)
+            self._weights = state_hash(classifier) + ("" if output == "softmax" else f" {output}")
 
     def rows(
         self,

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from verisal.data import AnnotatedImages, EmojiScenes
 from verisal.errors import ConfigError
-from verisal.functional import QUERIES, DisturbedQueries, disturbed_queries, present_queries
+from verisal.functional import QUERIES, DisturbedQueries, ask, disturbed_queries, present_queries
 from verisal.metrics import DisturbedScores, PresentQueries
 from verisal.saliency import Saliency
 from verisal.types import Batch, Evaluation, Explained, Sample, Score
@@ -150,7 +150,7 @@ class _Answers(Part):
         context.session.expect(len(parts) * len(self._scores))
         for part in parts:
             context.session.open(part)
-            logits = context.classifier(part.images)
+            logits = ask(context.classifier, part.images)
             self._add_present(Seen(part, logits, logits.argmax(dim=1)))
             for name in self._scores:
                 context.session.step(name)

@@ -17,11 +17,11 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 from torch import Tensor
 
 from verisal.errors import ConfigError
-from verisal.functional import Baseline, settings_of
+from verisal.functional import Baseline, ask, probabilities, require_softmax, settings_of
 from verisal.models import Classifier, ClassifierSource
 from verisal.reporting import Explanation, draw_explanation
 from verisal.saliency import HierarchicalMasks, Saliency, calibrate_reg_weight
-from verisal.types import SaliencyResult
+from verisal.types import OutputKind, SaliencyResult
 
 from ._explain import explain as refusal
 from ._explain_files import ContactSheets, Images, named_files
@@ -67,6 +67,11 @@ def main(args: Sequence[str]) -> int:
     files = named_files([Path(word) for word in given.images])
     classifier, name = _classifier(given)
     # Asked for once before anything is computed, so that a misspelt class ends the command at once.
+    if classifier.num_classes < 2:
+        raise ConfigError(
+            "verisal explain shows the maps of two classes beside each other, and the classifier has one"
+            " logit; explain it by a method in Python: Occlusion()(classifier, images, query_class)"
+        )
     blank = torch.zeros(1, classifier.num_classes)
     for word in (given.query, given.disturbed_query):
         query_classes(word, blank, classifier.class_names)
@@ -86,6 +91,7 @@ def main(args: Sequence[str]) -> int:
             "classifier": name,
             "image_size": classifier.image_size,
             "stages": list(classifier.stages),
+            "output": classifier.output,
             "saliency": settings_of(method),
         },
     )
@@ -133,7 +139,14 @@ def _parser() -> ArgumentParser:
         default="imagenet_efficientnet_lite0",
         help="Name or path of the classifier.",
     )
-    parser.add_class_arguments(ClassifierSource, skip={"name"})
+    # Its output is not the folder's.
+    parser.add_class_arguments(ClassifierSource, skip={"name", "output"})
+    parser.add_argument(
+        "--classifier_output",
+        type=OutputKind | None,
+        default=None,
+        help="sigmoid for a classifier with several labels or one logit: its output.",
+    )
     parser.add_argument(
         "--saliency",
         type=Saliency | None,
@@ -191,11 +204,13 @@ def _source(given: Namespace) -> ClassifierSource:
         image_size=given.image_size,
         mean=given.mean,
         std=given.std,
+        output=given.classifier_output,
     )
 
 
 def _default_method(name: str, given: Namespace, classifier: Classifier, images: Images) -> HierarchicalMasks:
     """Masks for evidence of the query, with the lambda of the classifier, or one that fits these images."""
+    require_softmax(classifier, "HierarchicalMasks, the default method,", instead="give --saliency=Occlusion")
     method = HierarchicalMasks()
     own = given.weights == "default" and given.stages is None
     if own and name in _CALIBRATED:
@@ -229,15 +244,15 @@ def _explained(setup: _Setup, batch: dict[str, Tensor]) -> Iterator[Explanation]
     classifier = setup.classifier
     images = torch.stack(list(batch.values())).to(classifier.mean.device)
     with torch.no_grad():
-        logits = classifier(images)
+        logits = ask(classifier, images)
     query = query_classes(setup.query, logits, classifier.class_names)
     disturbed = other_classes(setup.disturbed_query, logits, classifier.class_names, taken=query)
     # Both queries in one call: methods that run in batches take less time for it.
     both = setup.method(classifier, torch.cat([images, images]), torch.cat([query, disturbed]))
     verdicts = None if setup.alarm is None else setup.alarm(images, names)
-    probabilities = logits.softmax(dim=1)
+    likely = probabilities(logits, classifier.output)
     for row, name in enumerate(names):
-        shown = _shown(setup, name, images[row], probabilities[row], (query[row], disturbed[row]), both, row)
+        shown = _shown(setup, name, images[row], likely[row], (query[row], disturbed[row]), both, row)
         if verdicts is not None:
             shown = replace(shown, verdict=verdicts.words[row], alarm=verdicts.alarms[row])
         target = setup.output / name
@@ -246,7 +261,7 @@ def _explained(setup: _Setup, batch: dict[str, Tensor]) -> Iterator[Explanation]
         maps = target.with_name(target.name + ".npz")
         score = None if verdicts is None else verdicts.scores[row]
         _save_maps(setup, maps, both, row, len(names), (query, disturbed), logits, score)
-        said = f"{name}: {shown.query} {float(probabilities[row, query[row]]):.2f}"
+        said = f"{name}: {shown.query} {float(likely[row, query[row]]):.2f}"
         print(f"{said}{', ' + shown.verdict if shown.verdict else ''} -> {figure}", flush=True)
         yield shown
 
@@ -307,7 +322,7 @@ def _save_maps(
     arrays = {
         "query": np.array([query, disturbed]),
         "logits": logits[row].cpu().numpy(),
-        "probabilities": logits[row].softmax(dim=0).cpu().numpy(),
+        "probabilities": probabilities(logits[row : row + 1], setup.classifier.output)[0].cpu().numpy(),
         "settings": np.array(json.dumps(settings, default=str)),
     }
     parts = {"saliency": both.saliency, "raw": both.raw, "attribution": both.attribution}

@@ -14,7 +14,7 @@ from verisal.attacks import Attack
 from verisal.checkpoint import state_hash
 from verisal.data.store import FeatureStore
 from verisal.errors import ConfigError, DataError
-from verisal.functional import derive_seed, gaussian_noise, judge_8bit, round_to_8bit
+from verisal.functional import ask, derive_seed, gaussian_noise, judge_8bit, round_to_8bit
 from verisal.metrics import Role
 from verisal.models import Classifier
 from verisal.types import Batch, Measurement, Sample
@@ -295,7 +295,7 @@ class AttackedImages:
         attack = (self._attacks | self._noise)[variant]
         clean = round_to_8bit(batch.images).float() / 255
         with torch.no_grad():
-            correct = (self._classifier(clean).argmax(dim=1) == batch.labels).nonzero()[:, 0]
+            correct = (ask(self._classifier, clean).argmax(dim=1) == batch.labels).nonzero()[:, 0]
         result = attack(
             self._classifier,
             clean[correct],

@@ -23,6 +23,7 @@ from verisal.data.features import DetectorFeatures
 from verisal.data.guard import guard_splits
 from verisal.data.sources import image_source
 from verisal.errors import ConfigError, DataError
+from verisal.functional import require_softmax
 from verisal.models import ClassifierSource, load_classifier
 from verisal.types import Batch, FeatureBatch, Sample, Split
 
@@ -135,6 +136,7 @@ class DetectorData(L.LightningDataModule):
     ) -> None:
         super().__init__()
         self.classifier = load_classifier(classifier)
+        require_softmax(self.classifier, "detection of attacked images")
         # channels_last makes the CPU convolutions of masks and attacks about 1.4 times as fast.
         self.classifier.to(memory_format=torch.channels_last)
         self.features = features

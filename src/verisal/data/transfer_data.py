@@ -19,6 +19,7 @@ from verisal.data.guard import guard_splits
 from verisal.data.sources import image_source
 from verisal.data.store import FeatureStore
 from verisal.errors import ConfigError
+from verisal.functional import require_softmax
 from verisal.metrics import Families
 from verisal.models import ClassifierSource, load_classifier
 from verisal.types import Measurement
@@ -91,6 +92,7 @@ class TransferData(L.LightningDataModule):
         if noise_like not in fitted:
             raise ConfigError(f"noise_like must be a fitted attack, {sorted(fitted)}, found {noise_like!r}")
         self.classifier = load_classifier(classifier)
+        require_softmax(self.classifier, "detection of attacked images")
         # channels_last makes the CPU convolutions of masks and attacks about 1.4 times as fast.
         self.classifier.to(memory_format=torch.channels_last)
         self._made: dict[Part, tuple[Mapping[str, Attack], Mapping[str, Attack], str | None]] = {

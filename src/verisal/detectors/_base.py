@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from verisal.errors import NumericError
-from verisal.functional import settings_of
+from verisal.functional import require_softmax, settings_of
 from verisal.types import Measurement, StagedClassifier
 
 __all__ = ["Detector"]
@@ -70,9 +70,10 @@ class Detector(ABC):
         """``(B,)`` scores of images ``(B, 3, H, W)`` in [0, 1].
 
         Raises:
-            ConfigError: it needs fitting and was not fitted.
+            ConfigError: it needs fitting and was not fitted, or the classifier says ``output: sigmoid``.
             NumericError: a score that is not a number.
         """
+        require_softmax(classifier, f"{type(self).__name__}, a detector of adversarial images,")
         scores = self.judge(self.measurement(classifier, images))
         if bool(torch.isnan(scores).any()):
             raise NumericError(

@@ -8,7 +8,7 @@ from typing import Any, Protocol, final, runtime_checkable
 import torch
 from torch import Tensor
 
-from verisal.functional import frozen, gradient_scope, settings_of
+from verisal.functional import ask, frozen, gradient_scope, settings_of
 from verisal.types import Measurement, SaliencyResult, StagedClassifier, check_images
 
 __all__ = ["ChannelGates", "Explains", "FindsGates", "SalientPixels"]
@@ -95,6 +95,6 @@ class SalientPixels(Measurement):
         if len(images) == 0:
             return {"salient/image": images.half()}
         with frozen(classifier), gradient_scope(images.device.type), torch.no_grad():
-            predicted = classifier(images.clone()).argmax(dim=1)
+            predicted = ask(classifier, images).argmax(dim=1)
         result = self.saliency(classifier, images, predicted)
         return {"salient/image": (images * result.saliency).half()}

@@ -9,7 +9,14 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from verisal.functional import frozen, gradient_scope, settings_of, shift_one_pixel
+from verisal.functional import (
+    ask,
+    frozen,
+    gradient_scope,
+    require_softmax,
+    settings_of,
+    shift_one_pixel,
+)
 from verisal.types import Measurement, StagedClassifier, check_images
 
 __all__ = ["Logits", "ShiftedLogits", "logits_of"]
@@ -19,8 +26,9 @@ def logits_of(classifier: StagedClassifier, images: Tensor) -> Tensor:
     """Logits ``(B, K)`` in float32, the classifier in eval mode and left as it was."""
     check_images(images)
     quiet = frozen(classifier) if isinstance(classifier, nn.Module) else nullcontext()
+    require_softmax(classifier, "a detector of adversarial images")
     with quiet, gradient_scope(images.device.type), torch.no_grad():
-        return classifier(images.clone())
+        return ask(classifier, images)
 
 
 @final

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from verisal.errors import ConfigError
-from verisal.functional import frozen, gradient_scope, settings_of
+from verisal.functional import ask, frozen, gradient_scope, settings_of
 from verisal.types import Measurement, StagedClassifier, check_images
 
 from ._base import Detector
@@ -64,7 +64,7 @@ class StepsToFlip(Measurement):
         with frozen(classifier), gradient_scope(images.device.type):
             current = images.detach().clone()
             with torch.no_grad():
-                logits = classifier(current)
+                logits = ask(classifier, current)
             own = logits.argmax(dim=1)
             before = _margin(logits, own)
             steps = self.max_steps + before / (1 + before)
@@ -82,10 +82,10 @@ class StepsToFlip(Measurement):
 
     def _stepped(self, classifier: StagedClassifier, images: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
         leaf = images.requires_grad_()
-        (gradient,) = torch.autograd.grad(_margin(classifier(leaf), own).sum(), leaf)
+        (gradient,) = torch.autograd.grad(_margin(ask(classifier, leaf), own).sum(), leaf)
         with torch.no_grad():
             moved = (images - self.step * gradient.sign()).clamp(0, 1)
-            return moved, _margin(classifier(moved), own)
+            return moved, _margin(ask(classifier, moved), own)
 
 
 @final

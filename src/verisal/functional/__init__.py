@@ -51,6 +51,9 @@ from ._masks import gate_map as gate_map
 from ._masks import gate_penalty_weights as gate_penalty_weights
 from ._masks import resize_maps as resize_maps
 from ._masks import stack_layers as stack_layers
+from ._networks import check_hookable as check_hookable
+from ._networks import plain_network as plain_network
+from ._networks import uncompiled as uncompiled
 from ._neutrality import Neutrality as Neutrality
 from ._neutrality import is_neutral as is_neutral
 from ._neutrality import neutrality as neutrality
@@ -58,6 +61,17 @@ from ._neutrality import random_cell_masks as random_cell_masks
 from ._order import Order as Order
 from ._order import pixel_ranks as pixel_ranks
 from ._order import tied_share as tied_share
+from ._outputs import NO_GRADIENT as NO_GRADIENT
+from ._outputs import Answering as Answering
+from ._outputs import ask as ask
+from ._outputs import check_labels as check_labels
+from ._outputs import decides_for as decides_for
+from ._outputs import decision as decision
+from ._outputs import log_probabilities as log_probabilities
+from ._outputs import logits_of as logits_of
+from ._outputs import output_of as output_of
+from ._outputs import probabilities as probabilities
+from ._outputs import require_softmax as require_softmax
 from ._patch_lattice import PatchLattice as PatchLattice
 from ._patch_lattice import SomePatches as SomePatches
 from ._patch_lattice import patch_lattice as patch_lattice
@@ -196,9 +210,11 @@ from .smoothness import variation_at_equal_mass as variation_at_equal_mass
 
 __all__ = [
     "CHANNEL_STATISTICS",
+    "NO_GRADIENT",
     "NUM_LEVELS",
     "QUERIES",
     "Agreement",
+    "Answering",
     "Baseline",
     "Blur",
     "Comparison",
@@ -241,6 +257,7 @@ __all__ = [
     "aopc",
     "are_hits",
     "area_deviation",
+    "ask",
     "attribution_of",
     "auroc",
     "average_ranks",
@@ -258,6 +275,8 @@ __all__ = [
     "cell_size",
     "centre_of_mass",
     "channel_statistics",
+    "check_hookable",
+    "check_labels",
     "choose_threshold",
     "compare_agreement",
     "components",
@@ -266,6 +285,8 @@ __all__ = [
     "crop_to_boxes",
     "curve_area",
     "dabkowski_gal",
+    "decides_for",
+    "decision",
     "defined_maps",
     "derangement",
     "derive_seed",
@@ -297,6 +318,8 @@ __all__ = [
     "least_share",
     "linear_imputation",
     "log_odds",
+    "log_probabilities",
+    "logits_of",
     "map_agreement",
     "map_change",
     "map_levels",
@@ -314,6 +337,7 @@ __all__ = [
     "noise_norm",
     "normalised_curve_area",
     "object_area",
+    "output_of",
     "pair_by_image",
     "passes_randomisation",
     "patch_lattice",
@@ -324,10 +348,12 @@ __all__ = [
     "pixel_average_precision",
     "pixel_histograms",
     "pixel_ranks",
+    "plain_network",
     "pointing_hits",
     "pointing_tolerance",
     "postprocess",
     "present_queries",
+    "probabilities",
     "project_noise",
     "pyramid_blend",
     "random_cell_masks",
@@ -342,6 +368,7 @@ __all__ = [
     "receptive_field",
     "recommended_baselines",
     "removal_scores",
+    "require_softmax",
     "resampled_auroc",
     "resampled_rate",
     "resize_maps",
@@ -379,6 +406,7 @@ __all__ = [
     "top_k_intersection",
     "total_variation",
     "tuned_threshold",
+    "uncompiled",
     "uniform_noises",
     "upsample_cells",
     "variation_at_equal_mass",

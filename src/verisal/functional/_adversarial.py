@@ -10,7 +10,8 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from verisal.errors import ConfigError, DataError, NumericError
+from verisal.errors import ConfigError, DataError
+from verisal.functional._outputs import ask, check_labels, decision, output_of
 from verisal.functional._scopes import frozen, rng_preserved
 from verisal.functional._seeding import per_sample
 from verisal.types import Norm
@@ -132,7 +133,9 @@ class Verdict:
 
     Attributes:
         images: ``(B, 3, H, W)`` uint8, the attacked images as stored.
-        clean_prediction: ``(B,)`` int64, of the clean images as stored.
+        clean_prediction: ``(B,)`` int64, of the clean images as stored. For a classifier with
+            ``output: sigmoid`` predictions are decisions: 1 where the label (of one logit: the class) is
+            more probable than not, else 0; they are correct as :func:`decision` says.
         prediction: ``(B,)`` int64, of the attacked images as stored.
         clean_correct: ``(B,)`` bool, clean prediction equals the label.
         success: ``(B,)`` bool, clean correct and the attacked prediction differs from the label.
@@ -181,6 +184,7 @@ def judge_8bit(
     Raises:
         DataError: shapes that differ, or attacked images that are not finite.
         NumericError: logits that are not numbers.
+        ConfigError: labels beyond the classes.
     """
     if clean.shape != attacked.shape or len(labels) != len(clean):
         raise DataError(
@@ -196,37 +200,38 @@ def judge_8bit(
         scopes.enter_context(torch.autocast(device_type=clean.device.type, enabled=False))
         if isinstance(model, nn.Module):
             scopes.enter_context(frozen(model))
-        clean_prediction, prediction, unrounded = (
-            _predictions(model, images, chunk_size) for images in (clean_8bit, attacked_8bit, attacked)
+        clean_prediction, wanted = _predictions(model, clean_8bit, labels, chunk_size)
+        prediction, unrounded = (
+            _predictions(model, images, labels, chunk_size)[0] for images in (attacked_8bit, attacked)
         )
-    correct = clean_prediction == labels
+    correct = clean_prediction == wanted
     change = attacked_8bit.float() / 255 - clean_8bit.float() / 255
     return Verdict(
         images=attacked_8bit,
         clean_prediction=clean_prediction,
         prediction=prediction,
         clean_correct=correct,
-        success=correct & (prediction != labels),
-        success_unrounded=correct & (unrounded != labels),
+        success=correct & (prediction != wanted),
+        success_unrounded=correct & (unrounded != wanted),
         l2=noise_norm(change, "l2"),
         linf=noise_norm(change, "linf"),
     )
 
 
-def _predictions(model: Callable[[Tensor], Tensor], images: Tensor, chunk_size: int) -> Tensor:
-    parts = [torch.zeros(0, dtype=torch.int64, device=images.device)]
+def _predictions(
+    model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, chunk_size: int
+) -> tuple[Tensor, Tensor]:
+    """What the classifier decides, and what it should: the label, or 0 or 1 about it for a sigmoid."""
+    output, nothing = output_of(model), torch.zeros(0, dtype=torch.int64, device=images.device)
+    parts = [(nothing, nothing)]
     for start in range(0, len(images), chunk_size):
-        part = images[start : start + chunk_size]
-        as_seen = part.float() / 255 if part.dtype == torch.uint8 else part
-        logits = model(as_seen)
-        if bool(logits.isnan().any()):
-            raise NumericError(
-                f"the classifier's logits are not numbers for {int(logits.isnan().any(dim=1).sum())} of"
-                f" {len(part)} images, so there is no prediction to judge; check its weights and its"
-                " normalisation"
-            )
-        parts.append(logits.argmax(dim=1))
-    return torch.cat(parts)
+        part, asked = images[start : start + chunk_size], labels[start : start + chunk_size]
+        logits = ask(model, part.float() / 255 if part.dtype == torch.uint8 else part)
+        check_labels(asked, logits.shape[1])
+        decided, wanted = decision(logits, asked, output)
+        parts.append((decided.argmax(dim=1), wanted))
+    predictions, labels_of_them = zip(*parts, strict=True)
+    return torch.cat(predictions), torch.cat(labels_of_them)
 
 
 def _rate(hits: Tensor, among: Tensor) -> float:

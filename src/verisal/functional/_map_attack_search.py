@@ -15,6 +15,7 @@ from verisal.types import SaliencyResult
 
 from ._adversarial import noise_norm
 from ._map_attack_objectives import MapObjective
+from ._outputs import ask
 from .postprocess import attribution_of
 
 __all__ = ["Explain", "MapAttackResult", "Problem", "best_on_path", "stored_within"]
@@ -182,7 +183,7 @@ def _stretches(
 
 @torch.no_grad()
 def _odds(classifier: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    return classifier(images).softmax(dim=1)
+    return ask(classifier, images, allow_nan=True).softmax(dim=1)
 
 
 def _maps_of(result: SaliencyResult, *, like: Tensor) -> Tensor:

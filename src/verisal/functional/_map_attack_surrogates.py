@@ -14,6 +14,7 @@ from verisal.errors import ConfigError
 from verisal.types import check_query_class
 
 from ._map_attack_objectives import MapObjective
+from ._outputs import ask
 from ._seeding import content_ids, per_sample
 
 __all__ = [
@@ -211,10 +212,8 @@ def _mean_gradient(network: Network, points: Tensor, query_class: Tensor) -> Ten
 
 
 def _gradients(network: Network, images: Tensor, query_class: Tensor) -> Tensor:
-    logits = network(images)
+    logits = ask(network, images)
     check_query_class(query_class, len(images), logits.shape[1])
-    if not logits.requires_grad:
-        return torch.zeros_like(images)
     score = logits.gather(1, query_class[:, None]).sum()
     (found,) = torch.autograd.grad(score, images, create_graph=True, materialize_grads=True)
     return found

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from verisal.errors import ConfigError
+from verisal.functional._outputs import ask, require_softmax
 from verisal.functional._perturb import compose
 from verisal.functional._scopes import frozen, rng_preserved
 from verisal.functional._seeding import content_ids, per_sample
@@ -86,9 +87,10 @@ def neutrality(
 
     Raises:
         DataError: images that are none.
-        ConfigError: a query class, an area or a chunk size that does not fit.
+        ConfigError: a query class, an area, a chunk size or a classifier that does not fit.
     """
     check_images(images)
+    require_softmax(classifier, "neutrality of a baseline")
     if chunk_size < 1:
         raise ConfigError(f"chunk_size must be at least 1, found {chunk_size}")
     masks = random_cell_masks(images, area=area, seed=seed)
@@ -115,7 +117,8 @@ def neutrality(
 
 
 def _probabilities(classifier: Callable[[Tensor], Tensor], images: Tensor, chunk_size: int) -> Tensor:
-    return torch.cat([classifier(chunk).float().softmax(dim=1) for chunk in torch.split(images, chunk_size)])
+    chunks = torch.split(images, chunk_size)
+    return torch.cat([ask(classifier, chunk, allow_nan=True).float().softmax(dim=1) for chunk in chunks])
 
 
 def random_cell_masks(images: Tensor, *, area: float = 0.5, seed: int = 0) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from verisal.errors import ConfigError, DataError
+from verisal.functional._outputs import ask, decides_for, output_of, probabilities
 from verisal.functional._scoring import check_chunk_size, scoring
 from verisal.functional.baselines import Baseline, bound
 from verisal.types import check_query_class
@@ -59,17 +60,18 @@ def removal_results(
     rows = scored.nonzero()[:, 0]
     queries = removals.query_class[rows].repeat_interleave(points)
     found = removals.images.new_empty(len(queries), 2)
+    output = output_of(classifier)
     with scoring(classifier, removals.images.device):
         done = 0
         for batch in _batches(classifier, removals, rows.tolist(), chunk_size):
-            logits = classifier(batch).float()
+            logits = ask(classifier, batch, allow_nan=True).float()
             if done == 0:
                 check_query_class(removals.query_class, len(removals.images), logits.shape[1])
             part = slice(done, done + len(batch))
-            values = logits if score == "logit" else logits.softmax(dim=1)
+            values = logits if score == "logit" else probabilities(logits, output)
             found[part, 0] = values.gather(1, queries[part, None])[:, 0]
             # The largest of logits that are not numbers is no prediction.
-            predicted = (logits.argmax(dim=1) == queries[part]).to(found.dtype)
+            predicted = decides_for(logits, queries[part], output).to(found.dtype)
             found[part, 1] = predicted.where(~logits.isnan().any(dim=1), torch.nan)
             done += len(batch)
     results = removals.images.new_full((len(removals.images), points, 2), torch.nan)

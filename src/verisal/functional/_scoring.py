@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from verisal.errors import ConfigError, DataError
 from verisal.types import check_query_class
 
+from ._outputs import ask, log_probabilities, output_of
 from ._scopes import frozen, rng_preserved
 
 __all__ = ["check_chunk_size", "in_chunks", "query_log_probabilities", "query_logits", "scoring"]
@@ -50,8 +51,9 @@ def query_logits(classifier: Callable[[Tensor], Tensor], chunks: Iterable[tuple[
 def query_log_probabilities(
     classifier: Callable[[Tensor], Tensor], chunks: Iterable[tuple[Tensor, Tensor]]
 ) -> Tensor:
-    """``(N,)`` float64: log softmax of the query class; otherwise as :func:`query_logits`."""
-    return _asked(classifier, chunks, lambda logits: logits.log_softmax(dim=1))
+    """``(N,)`` float64: log probability of the query class; otherwise as :func:`query_logits`."""
+    output = output_of(classifier)
+    return _asked(classifier, chunks, lambda logits: log_probabilities(logits, output))
 
 
 def _asked(
@@ -61,7 +63,7 @@ def _asked(
 ) -> Tensor:
     found = []
     for images, query in chunks:
-        logits = classifier(images)
+        logits = ask(classifier, images, allow_nan=True)
         check_query_class(query, len(images), logits.shape[1])
         found.append(score(logits.double()).gather(1, query[:, None])[:, 0])
     if not found:

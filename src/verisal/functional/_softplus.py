@@ -12,6 +12,7 @@ from torch.nn.functional import relu, softplus
 from torch.overrides import TorchFunctionMode
 
 from verisal.errors import ConfigError
+from verisal.functional._networks import uncompiled
 
 __all__ = ["softplus_relu"]
 
@@ -29,7 +30,8 @@ def softplus_relu(beta: float = 10.0) -> Iterator[None]:
 
     Applies to what this thread computes inside, whatever network it belongs to: ``nn.ReLU`` modules,
     ``relu`` as function or method, and clamping at a lower limit of the number 0 alone, in place too. No
-    network is changed or copied. Backward passes may run outside. Scripted and compiled networks escape.
+    network is changed or copied. Backward passes may run outside. What ``torch.compile`` made runs
+    as it was written; what TorchScript made escapes.
 
     Args:
         beta: sharpness; the largest difference from ReLU is :math:`\log(2) / \beta`, at 0.
@@ -42,7 +44,7 @@ def softplus_relu(beta: float = 10.0) -> Iterator[None]:
     """
     if not beta > 0:
         raise ConfigError(f"beta must be positive, found {beta}; 10 is usual")
-    with _Softplus(beta):
+    with uncompiled(), _Softplus(beta):
         yield
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
 from typing import final
 
@@ -18,6 +18,8 @@ from ._chunks import images_at_once
 from ._map_attack_objectives import MapAttackKind, MapObjective, map_objective
 from ._map_attack_search import Explain, MapAttackResult, Problem, best_on_path
 from ._map_attack_surrogates import GradientSurrogate, Part, Surrogate, ascent_gradient
+from ._networks import check_hookable
+from ._outputs import require_softmax
 from ._scopes import frozen, gradient_scope, rng_preserved
 from ._scoring import check_chunk_size
 from ._seeding import content_ids, per_sample
@@ -132,7 +134,7 @@ class MapAttack:
 
         Raises:
             DataError: images that are none, or an attribution that does not fit them.
-            ConfigError: a query class that does not fit.
+            ConfigError: a query class or a classifier that does not fit.
         """
         size = max(1, images_at_once(self.chunk_size, images) // self._direction.points)
         with _asking(classifier, images, query_class, attribution) as inputs:
@@ -224,7 +226,11 @@ def _asking(
             f"there must be at least one image, and an attribution (B, C, H, W) of each;"
             f" found {tuple(images.shape)} and {tuple(attribution.shape)}"
         )
-    quiet = frozen(classifier) if isinstance(classifier, nn.Module) else nullcontext()
+    require_softmax(classifier, "an attack on maps")
+    quiet: AbstractContextManager[None] = nullcontext()
+    if isinstance(classifier, nn.Module):
+        check_hookable(classifier, "an attack on maps, which changes ReLU and")
+        quiet = frozen(classifier)
     with rng_preserved(images.device), quiet, gradient_scope(images.device.type):
         yield images.detach().clone(), query_class.clone(), attribution.detach().clone()
 

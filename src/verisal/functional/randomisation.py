@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from verisal.errors import ConfigError
 from verisal.types import Score
 
+from ._networks import check_hookable, plain_network, uncompiled
 from ._scoring import scoring
 from ._seeding import derive_seed
 
@@ -67,8 +68,9 @@ def randomised_steps(
         ConfigError: a layer that cannot re-initialise itself, or fewer layers than steps.
     """
     units: list[list[str]] = []
-    known = dict(classifier.named_modules())
-    for name in _running_order(classifier, images[:1]):
+    network = plain_network(classifier)
+    known = dict(network.named_modules())
+    for name in _running_order(network, images[:1]):
         # A norm without scale and shift still has running statistics.
         if not list(known[name].parameters(recurse=False)) and not isinstance(known[name], _NormBase):
             continue
@@ -193,7 +195,7 @@ def _randomised(
 ) -> nn.Module:
     # Copies made under inference mode could never enter a graph.
     with torch.inference_mode(mode=False), torch.no_grad():
-        copied = copy.deepcopy(classifier).eval().requires_grad_(False)
+        copied = copy.deepcopy(plain_network(classifier)).eval().requires_grad_(False)
         known = dict(copied.named_modules())
         layers = [known[name] for name in names]
         with scoring(copied, images.device):
@@ -224,13 +226,14 @@ def _estimate(classifier: nn.Module, norms: list[_NormBase], images: Tensor) -> 
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.training, norm.momentum = True, 1.0
-    classifier(images)
+    classifier(images.clone())
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.training, norm.momentum = False, momentum
 
 
 def _running_order(classifier: nn.Module, images: Tensor) -> list[str]:
     """Names of the modules that run, in the order in which they first do."""
+    check_hookable(classifier, "the randomisation check")
     copied = copy.deepcopy(classifier)
     found: dict[str, None] = {}
 
@@ -239,6 +242,6 @@ def _running_order(classifier: nn.Module, images: Tensor) -> list[str]:
 
     for name, module in copied.named_modules():
         module.register_forward_pre_hook(note(name))
-    with scoring(copied, images.device):
-        copied(images)
+    with uncompiled(), scoring(copied, images.device):
+        copied(images.clone())
     return list(found)

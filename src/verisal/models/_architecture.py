@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from verisal.errors import ConfigError
+from verisal.functional import logits_of
 
 __all__ = ["Architecture", "LogitsOnly", "known_name", "optional"]
 
@@ -34,8 +35,7 @@ class LogitsOnly(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of normalised images."""
-        logits: Tensor = self.model(pixel_values=images).logits
-        return logits
+        return logits_of(self.model(pixel_values=images), source=type(self.model).__name__)
 
 
 @dataclass(frozen=True)

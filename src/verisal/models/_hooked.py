@@ -10,13 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from verisal.errors import ConfigError
+from verisal.functional import logits_of, uncompiled
 
-from ._layout import Probe, apply_gate, evaluating, from_map, image_like, probe_image, to_map, to_maps
-from ._split import SplitNetwork
+from ._layout import Probe, apply_gate, from_map, image_like, to_map, to_maps
+from ._split import SplitNetwork, gives_same_logits
 
 __all__ = ["hooked_network"]
-
-_TOLERANCE = 1e-4
 
 
 class _FirstStageReached(Exception):  # noqa: N818 - no error: it ends a pass whose rest is not needed
@@ -34,18 +33,13 @@ def hooked_network(network: nn.Module, stages: Sequence[str], probe: Probe) -> S
         ConfigError: the part after the first stage also reads something computed before it.
     """
     views = _Hooked(network, tuple(stages), probe)
-    generator = torch.Generator().manual_seed(0)
-    blank = probe_image(network, probe.image_size)
-    image = torch.rand(blank.shape, generator=generator).to(blank)
-    with torch.no_grad(), evaluating(network):
-        expected = network(image)
-        found, _ = views.observed(views.prefix(image))
-    if not torch.allclose(found, expected, rtol=_TOLERANCE, atol=_TOLERANCE):
+    split = SplitNetwork(prefix=views.prefix, gated=views.gated, observed=views.observed)
+    if not gives_same_logits(network, split, probe):
         raise ConfigError(
             f"the network after stage {stages[0]!r} also reads values computed before it;"
             " name an earlier stage first"
         )
-    return SplitNetwork(prefix=views.prefix, gated=views.gated, observed=views.observed)
+    return split
 
 
 @final
@@ -104,8 +98,7 @@ class _Hooked:
         blank = torch.zeros_like(
             image_like(first, self.probe.image_size, self.probe.grid), device=first.device
         )
-        logits: Tensor = self.network(blank)
-        return logits
+        return logits_of(self.network(blank), classes=self.probe.num_classes)
 
     @contextmanager
     def _exchanged(self, changes: dict[int, Callable[[Tensor], Tensor]]) -> Iterator[None]:
@@ -116,7 +109,8 @@ class _Hooked:
             for index, change in changes.items()
         ]
         try:
-            yield
+            with uncompiled():
+                yield
         finally:
             for handle in handles:
                 handle.remove()

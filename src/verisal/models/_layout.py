@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from verisal.errors import ConfigError
-from verisal.functional import rng_preserved
+from verisal.functional import check_hookable, logits_of, rng_preserved, uncompiled
 
 __all__ = [
     "Probe",
@@ -153,7 +153,9 @@ def evaluating(network: nn.Module) -> Iterator[None]:
     """Eval mode inside, every module's own mode and the global random state again outside."""
     modes = [(module, module.training) for module in network.modules()]
     device = next((parameter.device for parameter in network.parameters()), None)
-    network.eval()
+    # Not network.eval(), which exported networks refuse.
+    for module, _ in modes:
+        module.training = False
     try:
         with rng_preserved(device):
             yield
@@ -162,13 +164,23 @@ def evaluating(network: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def probe_stages(network: nn.Module, stages: Sequence[str], image_size: int) -> Probe:
+def probe_stages(
+    network: nn.Module, stages: Sequence[str], image_size: int, *, classes: int | None = None
+) -> Probe:
     """Run the network once on a blank image and see what its stages give out.
+
+    Args:
+        network: maps normalised images to logits.
+        stages: names of its modules.
+        image_size: height and width in pixels that it takes.
+        classes: number of logits where it is known.
 
     Raises:
         ConfigError: a stage that does not exist, does not run exactly once and in the given order, or gives
-            out something that is neither maps nor tokens; a network that does not take such an image.
+            out something that is neither maps nor tokens, or lies where hooks never run; a network that does
+            not take such an image or gives no logits.
     """
+    check_hookable(network, "a classifier with stages", stages)
     check_stage_names(network, stages)
     calls: list[tuple[str, object]] = []
     versions: list[int] = []
@@ -184,8 +196,8 @@ def probe_stages(network: nn.Module, stages: Sequence[str], image_size: int) -> 
         for name in stages
     ]
     try:
-        with torch.no_grad(), evaluating(network):
-            logits = network(probe_image(network, image_size))
+        with torch.no_grad(), evaluating(network), uncompiled():
+            answer = network(probe_image(network, image_size))
     except (RuntimeError, ValueError, AssertionError, TypeError) as error:
         raise ConfigError(
             f"{type(network).__name__} fails on an image of {image_size} x {image_size} px ({error});"
@@ -194,12 +206,7 @@ def probe_stages(network: nn.Module, stages: Sequence[str], image_size: int) -> 
     finally:
         for hook in hooks:
             hook.remove()
-    if not isinstance(logits, Tensor) or logits.ndim != 2:
-        raise ConfigError(
-            f"{type(network).__name__} must give logits (B, K), found"
-            f" {tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__};"
-            " wrap it in a module that returns them"
-        )
+    logits = logits_of(answer, 1, classes=classes, source=type(network).__name__)
     order = [name for name, _ in calls]
     if order != list(stages):
         raise ConfigError(

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from verisal.errors import CheckpointError, ConfigError
+from verisal.types import OutputKind
 
 from ._architecture import Architecture, LogitsOnly, known_name, optional
 from ._stages import usable_stages
@@ -33,6 +34,7 @@ class Built:
         std: per channel, in units of [0, 1].
         class_names: in the order of the logits.
         stages: in running order; empty to look for them.
+        output: how logits become probabilities.
     """
 
     network: nn.Module
@@ -42,6 +44,7 @@ class Built:
     std: Sequence[float] | None = None
     class_names: Sequence[str] | None = None
     stages: Sequence[str] = ()
+    output: OutputKind = "softmax"
 
 
 def imagenet_names() -> list[str]:
@@ -137,7 +140,14 @@ def from_transformers(
         ) from error
     names = [config.id2label[index] for index in range(config.num_labels)]
     size = getattr(config, "image_size", None)
-    built = Built(network, made, size if isinstance(size, int) else None, class_names=names)
+    several = config.problem_type == "multi_label_classification"
+    built = Built(
+        network,
+        made,
+        size if isinstance(size, int) else None,
+        class_names=names,
+        output="sigmoid" if several else "softmax",
+    )
     return _with_preprocessor(built, folder / "preprocessor_config.json")
 
 

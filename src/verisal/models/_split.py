@@ -10,10 +10,23 @@ import torch
 from torch import Tensor, fx, nn
 
 from verisal.errors import ConfigError
+from verisal.functional import logits_of, uncompiled
 
-from ._layout import Probe, StageLayout, apply_gate, check_stage_names, from_map, image_like, to_map
+from ._layout import (
+    Probe,
+    StageLayout,
+    apply_gate,
+    check_stage_names,
+    evaluating,
+    from_map,
+    image_like,
+    probe_image,
+    to_map,
+)
 
-__all__ = ["SplitNetwork", "split_network"]
+__all__ = ["SplitNetwork", "gives_same_logits", "split_network"]
+
+_TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -31,15 +44,27 @@ class SplitNetwork:
     observed: Callable[[Tensor], tuple[Tensor, tuple[Tensor, ...]]]
 
 
+class _Logits(nn.Module):
+    """What a network returns to logits; a module, which a tracer takes whole."""
+
+    def __init__(self, classes: int | None) -> None:
+        super().__init__()
+        self.classes = classes
+
+    def forward(self, answer: object) -> Tensor:
+        return logits_of(answer, classes=self.classes)
+
+
 class _OneInput(nn.Module):
     """Hides the optional arguments of a network, which a tracer would take for further inputs."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, classes: int | None) -> None:
         super().__init__()
         self.network = network
+        self.logits = _Logits(classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.network(images)
+        logits: Tensor = self.logits(self.network(images))
         return logits
 
 
@@ -76,10 +101,11 @@ def split_network(
             be traced, or the part after the first stage also reads something computed before it.
     """
     check_stage_names(network, stages)
-    whole = _OneInput(network)
+    whole = _OneInput(network, probe.num_classes if probe else None)
     inner = tuple(f"network.{stage}" for stage in stages)
     try:
-        graph = _StageTracer(inner).trace(whole)
+        with uncompiled():
+            graph = _StageTracer(inner).trace(whole)
     # Whatever a network does with a stand-in for its image, it is not for this way of cutting.
     except Exception as error:
         raise ConfigError(
@@ -101,6 +127,20 @@ def split_network(
     return SplitNetwork(
         prefix=_prefix(whole, graph, inner[0], layouts[0]), gated=tails.gated(), observed=tails.observed()
     )
+
+
+def gives_same_logits(network: nn.Module, split: SplitNetwork, probe: Probe) -> bool:
+    """Whether the views, one after the other, give the logits of the network itself on a random image."""
+    generator = torch.Generator().manual_seed(0)
+    blank = probe_image(network, probe.image_size)
+    image = torch.rand(blank.shape, generator=generator).to(blank)
+    with torch.no_grad(), evaluating(network), uncompiled():
+        # Copies, as a network may work in place; seeded, as it may draw.
+        torch.manual_seed(0)
+        expected = logits_of(network(image.clone()), 1, classes=probe.num_classes)
+        torch.manual_seed(0)
+        found, _ = split.observed(split.prefix(image.clone()))
+    return torch.allclose(found, expected, rtol=_TOLERANCE, atol=_TOLERANCE, equal_nan=True)
 
 
 def _copy(graph: fx.Graph) -> fx.Graph:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from verisal.errors import ConfigError
+from verisal.functional import check_hookable, logits_of, uncompiled
 
 from ._layout import evaluating, probe_image, probe_stages
 
@@ -95,6 +96,7 @@ def usable_stages(network: nn.Module, stages: Sequence[str], image_size: int) ->
 
 
 def _calls(network: nn.Module, image_size: int) -> list[_Call]:
+    check_hookable(network, "the search for stages", [""])
     calls: dict[str, _Call] = {}
     repeated: set[str] = set()
 
@@ -107,10 +109,10 @@ def _calls(network: nn.Module, image_size: int) -> list[_Call]:
     hooks = [
         module.register_forward_hook(lambda _module, _inputs, output, name=name: note(name, output))
         for name, module in network.named_modules()
-        if name
+        if name and not isinstance(module, torch.jit.ScriptModule)
     ]
     try:
-        with torch.no_grad(), evaluating(network):
+        with torch.no_grad(), evaluating(network), uncompiled():
             network(probe_image(network, image_size))
     except (RuntimeError, ValueError, AssertionError, TypeError) as error:
         raise ConfigError(
@@ -202,8 +204,8 @@ def _sensitivity(network: nn.Module, image_size: int, name: str) -> tuple[bool, 
     image = torch.rand(blank.shape, generator=generator).to(blank).requires_grad_()
     hook = network.get_submodule(name).register_forward_hook(lambda _module, _inputs, output: hold(output))
     try:
-        with torch.inference_mode(False), torch.enable_grad(), evaluating(network):
-            logits = network(image)[0]
+        with torch.inference_mode(False), torch.enable_grad(), evaluating(network), uncompiled():
+            logits = logits_of(network(image.clone()), 1)[0]
             # Of any fixed sum of logits but their plain one, which a softmax-like head may hold constant.
             score = (logits * torch.arange(1, len(logits) + 1).to(logits)).sum()
     finally:

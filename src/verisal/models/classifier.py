@@ -9,36 +9,43 @@ import torch
 from torch import Tensor, nn
 
 from verisal.errors import ConfigError
-from verisal.types import StageOutputs
+from verisal.functional import logits_of, plain_network
+from verisal.types import OutputKind, StageOutputs
 
 from ._architecture import Architecture
 from ._hooked import hooked_network
 from ._layout import probe_stages
-from ._split import SplitNetwork, split_network
+from ._split import SplitNetwork, gives_same_logits, split_network
 
 __all__ = ["Classifier"]
 
 
 @final
 class Classifier(nn.Module):
-    """Any network, its normalisation, and the names of the stages that methods read or gate.
+    r"""Any network, its normalisation, and the names of the stages that methods read or gate.
 
     Stages give maps, maps with channels last, or the tokens of a vision transformer, of which the patches
     are gated and class and register tokens are not; methods see maps ``(B, C, h, w)`` in each case. The
     network is cut by tracing; one that cannot be traced runs whole, with hooks, on each call.
 
     Args:
-        network: maps normalised images ``(B, 3, H, W)`` to logits ``(B, K)``.
+        network: maps normalised images ``(B, 3, H, W)`` to logits ``(B, K)``, alone or inside of what
+            :func:`verisal.functional.logits_of` reads. Wrappers of ``torch.compile``, DataParallel and
+            DistributedDataParallel are taken off.
         stages: sub-modules whose outputs are the activations ``a_1 .. a_L``, in running order, at least two.
         class_names: the K names, in the order of the logits.
         image_size: height and width in pixels that the network was trained at.
         mean: per-channel mean that is subtracted from images in [0, 1].
         std: per-channel deviation that they are divided by.
+        output: ``softmax``: the classes exclude each other. ``sigmoid``: each logit is decided by itself, as
+            of networks for several labels or with one logit; the probability of class k is
+            :math:`\sigma(z_k)`, and it is predicted from 0.5 on.
         architecture: what builds the network again, for exports; None where nobody knows.
 
     Raises:
         ConfigError: stages that cannot be gated (see :func:`split_network`), a normalisation that is not
-            three numbers with positive deviations, or another number of names than of logits.
+            three numbers with positive deviations, another number of names than of logits, or one logit with
+            ``softmax``, which would be 1 for every image.
     """
 
     def __init__(
@@ -50,6 +57,7 @@ class Classifier(nn.Module):
         image_size: int,
         mean: Sequence[float] = (0.5, 0.5, 0.5),
         std: Sequence[float] = (0.25, 0.25, 0.25),
+        output: OutputKind = "softmax",
         architecture: Architecture | None = None,
     ) -> None:
         super().__init__()
@@ -57,7 +65,10 @@ class Classifier(nn.Module):
             raise ConfigError(f"mean and std must be three numbers, std positive; found {mean} and {std}")
         if len(stages) < 2:
             raise ConfigError(f"a classifier needs at least two stages, found {list(stages)}")
+        check_output(output, len(class_names))
+        network = plain_network(network)
         self.network = network
+        self.output: OutputKind = output
         self.stages = tuple(stages)
         self.class_names = tuple(class_names)
         self.image_size = image_size
@@ -78,8 +89,8 @@ class Classifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``(B, K)`` of images ``(B, 3, H, W)`` in [0, 1]."""
-        logits: Tensor = self.network(self._normalise(images))
-        return logits
+        answer = self.network(self._normalise(images))
+        return logits_of(answer, len(images), classes=self.num_classes, source=type(self.network).__name__)
 
     def prefix(self, images: Tensor) -> Tensor:
         """Activation of the first stage ``(B, C_1, H_1, W_1)``."""
@@ -110,17 +121,36 @@ class Classifier(nn.Module):
         return (images - self.mean) / self.std
 
 
+def check_output(output: str, num_classes: int) -> None:
+    """Raise unless the logits can be what they are said to be.
+
+    Raises:
+        ConfigError: another word, or one logit with ``softmax``.
+    """
+    if output not in ("softmax", "sigmoid"):
+        raise ConfigError(f"output must be 'softmax' or 'sigmoid', found {output!r}")
+    if output == "softmax" and num_classes == 1:
+        raise ConfigError(
+            "output: softmax needs at least two classes, as the softmax over one is 1 whatever the image; say"
+            " output: sigmoid (verisal explain: --classifier_output=sigmoid) for a network with one logit"
+        )
+
+
 def _split(
     network: nn.Module, stages: tuple[str, ...], class_names: tuple[str, ...], image_size: int
 ) -> SplitNetwork:
-    probe = probe_stages(network, stages, image_size)
+    probe = probe_stages(network, stages, image_size, classes=len(class_names))
     if probe.num_classes != len(class_names):
         raise ConfigError(
             f"{type(network).__name__} gives {probe.num_classes} logits, but there are {len(class_names)}"
             f" class names ({', '.join(class_names[:5])} ...); give one name per logit"
         )
     try:
-        return split_network(network, stages, probe=probe)
+        split = split_network(network, stages, probe=probe)
     except ConfigError:
-        # Hooks do with less; what they cannot do either, they say themselves.
-        return hooked_network(network, stages, probe)
+        split = None
+    # A tracer loses what a network does in place, such as normalising its input.
+    if split is not None and gives_same_logits(network, split, probe):
+        return split
+    # Hooks do with less; what they cannot do either, they say themselves.
+    return hooked_network(network, stages, probe)

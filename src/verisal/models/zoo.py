@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from verisal.checkpoint import load_export, save_export
 from verisal.errors import CheckpointError, ConfigError
+from verisal.functional import logits_of, plain_network
+from verisal.types import OutputKind
 
 from ._architecture import Architecture
 from ._layout import evaluating, probe_image
@@ -55,6 +57,8 @@ class ClassifierSource:
         image_size: height and width in pixels.
         mean: per channel, subtracted from images in [0, 1].
         std: per channel, by which they are divided.
+        output: ``softmax``, or ``sigmoid`` for networks for several labels or with one logit, see
+            :class:`Classifier`; what the source says, else ``softmax``, where nothing is given.
     """
 
     name: str
@@ -66,6 +70,7 @@ class ClassifierSource:
     image_size: int | None = None
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
+    output: OutputKind | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.class_names, str):
@@ -121,7 +126,7 @@ class ClassifierSource:
         size = self.image_size or built.image_size
         if size is None:
             raise ConfigError(f"nobody tells the image size of {self.name}; give image_size, in pixels")
-        network = built.network.eval().requires_grad_(False)
+        network = plain_network(built.network).requires_grad_(False)
         mean, std = self.mean or built.mean, self.std or built.std
         if mean is None or std is None:
             raise ConfigError(
@@ -138,6 +143,7 @@ class ClassifierSource:
             image_size=size,
             mean=mean,
             std=std,
+            output=self.output or built.output,
             architecture=built.architecture,
         )
         return classifier.eval().requires_grad_(False)
@@ -209,6 +215,7 @@ def export_classifier(path: Path | str, classifier: Classifier, *, origin: Mappi
         "image_size": classifier.image_size,
         "mean": classifier.mean.flatten().tolist(),
         "std": classifier.std.flatten().tolist(),
+        "output": classifier.output,
         "origin": dict(origin),
     }
     save_export(path, _copies(network), card)
@@ -235,9 +242,10 @@ def _check_rebuilds(classifier: Classifier, architecture: Architecture) -> None:
         ) from error
     blank = probe_image(network, classifier.image_size)
     image = torch.rand(blank.shape, generator=torch.Generator().manual_seed(0)).to(blank)
-    twin = twin.to(blank).eval()
+    twin, count = twin.to(blank).eval(), classifier.num_classes
     with torch.no_grad(), evaluating(network):
-        same = torch.allclose(twin(image), network(image), rtol=1e-3, atol=1e-3)
+        ours, theirs = (logits_of(one(image.clone()), 1, classes=count) for one in (twin, network))
+        same = torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3)
     if not same:
         raise ConfigError(
             f"{architecture.name} with {dict(architecture.arguments)} gives other logits than this classifier"
@@ -247,7 +255,7 @@ def _check_rebuilds(classifier: Classifier, architecture: Architecture) -> None:
 
 def _numbers(network: nn.Module, image_size: int) -> list[str]:
     with torch.no_grad(), evaluating(network):
-        logits = network(probe_image(network, image_size))
+        logits = logits_of(network(probe_image(network, image_size)), 1, source=type(network).__name__)
     return [str(index) for index in range(logits.shape[1])]
 
 
@@ -268,7 +276,7 @@ def _from_export(path: Path, factory: str | None) -> Built:
     except _NoClassifierError as error:
         raise CheckpointError(f"{path} is no classifier export: {error}") from None
     fit_weights(network, tensors, source=path, class_names=names)
-    return Built(network, architecture, size, class_names=names, **told)
+    return Built(network, architecture, size, class_names=names, output=card.get("output", "softmax"), **told)
 
 
 class _NoClassifierError(Exception):

@@ -11,10 +11,17 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor, nn
 
 from verisal.errors import ConfigError, DataError
-from verisal.functional import frozen, gradient_scope, rng_preserved
-from verisal.types import SaliencyResult, StagedClassifier, check_images, check_query_class
+from verisal.functional import (
+    frozen,
+    gradient_scope,
+    plain_network,
+    probabilities,
+    rng_preserved,
+)
+from verisal.types import OutputKind, SaliencyResult, StagedClassifier, check_images, check_query_class
 
 __all__ = [
+    "ONE_SCORE",
     "GateMethod",
     "GateResult",
     "Saliency",
@@ -26,6 +33,9 @@ __all__ = [
 ]
 
 ScoreKind = Literal["logit", "probability"]
+
+ONE_SCORE = "choose a method that asks for the score of one class: Gradient, GradCAM, Occlusion or RISE"
+"""Advice for classifiers whose labels are decided one by one."""
 
 
 class Saliency(ABC):
@@ -108,13 +118,15 @@ def check_some_images(images: Tensor) -> None:
 
 
 def staged(classifier: object, images: Tensor, method: str) -> StagedClassifier:
-    """The classifier as one with stages, or a clear refusal.
+    """The classifier as one with stages, outside of the wrappers of torch, or a clear refusal.
 
     Raises:
         ConfigError: it is not an ``nn.Module`` with stages.
         DataError: no image, or images that are not ``(B, 3, H, W)`` float32 in [0, 1].
     """
     check_some_images(images)
+    if isinstance(classifier, nn.Module):
+        classifier = plain_network(classifier)
     if not isinstance(classifier, nn.Module) or not isinstance(classifier, StagedClassifier):
         raise ConfigError(
             f"{method} reads or gates stages and needs verisal.models.Classifier,"
@@ -149,12 +161,20 @@ def explaining(
         yield images.detach().clone(), query_class.clone()
 
 
-def query_score(logits: Tensor, query_class: Tensor, kind: ScoreKind) -> Tensor:
-    """``(B,)``: logit or softmax probability of each image's query class, from ``logits (B, K)``.
+def query_score(
+    logits: Tensor, query_class: Tensor, kind: ScoreKind, *, output: OutputKind = "softmax"
+) -> Tensor:
+    """``(B,)``: logit or probability of each image's query class, from ``logits (B, K)``.
+
+    Args:
+        logits: of the images.
+        query_class: ``(B,)`` int64.
+        kind: which of the two.
+        output: how logits become probabilities.
 
     Raises:
         ConfigError: a query class that does not fit the logits.
     """
     check_query_class(query_class, len(logits), logits.shape[1])
-    values = logits if kind == "logit" else logits.softmax(dim=1)
+    values = logits if kind == "logit" else probabilities(logits, output)
     return values.gather(1, query_class[:, None])[:, 0]

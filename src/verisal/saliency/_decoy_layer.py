@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from verisal.errors import ConfigError
-from verisal.functional import derive_seed
+from verisal.functional import ask, derive_seed, uncompiled
 from verisal.types import StagedClassifier
 
 __all__ = ["check_not_linear", "find_layer", "stopped_at"]
@@ -39,14 +39,15 @@ def stopped_at(network: nn.Module, layer: nn.Module) -> Iterator[Callable[[Tenso
 
     def features(images: Tensor) -> Tensor:
         try:
-            network(images)
+            network(images.clone())
         except _ReachedError as reached:
             return reached.output
         raise ConfigError(f"the decoys' layer {type(layer).__name__} does not run for every image")
 
     handle = layer.register_forward_hook(stop)
     try:
-        yield features
+        with uncompiled():
+            yield features
     finally:
         handle.remove()
 
@@ -73,11 +74,11 @@ def find_layer(network: nn.Module, name: str | None, image: Tensor) -> nn.Module
             f"{type(network).__name__} has no layer {name!r}; known: {known[:30]}"
             if name is not None
             else "there is no max-pooling layer that runs once and no stage to choose the decoys' layer by"
-            f" default; name one of {known[:30]}"
+            f" default; name one as layer: {known[:30]}"
         )
     found = calls.get(full, [])
     if found != [True]:
-        why = "its output has no places: it is above the head"
+        why = "its output is no map (B, C, h, w) of several places"
         if len(found) != 1:
             why = f"it runs {len(found)} times, and a decoy keeps the output of one run"
         raise ConfigError(f"layer {name or full!r} does not suit decoys: {why}; known: {known[:30]}")
@@ -98,8 +99,8 @@ def _calls(network: nn.Module, image: Tensor) -> dict[str, list[bool]]:
 
     handles = [module.register_forward_hook(note(name)) for name, module in network.named_modules() if name]
     try:
-        with torch.no_grad():
-            network(image)
+        with torch.no_grad(), uncompiled():
+            network(image.clone())
     finally:
         for handle in handles:
             handle.remove()
@@ -127,7 +128,7 @@ def check_not_linear(network: nn.Module, size: tuple[int, int], device: torch.de
     generator = torch.Generator().manual_seed(derive_seed("linear or not"))
     ends = torch.rand(2, _PAIRS, 3, *size, generator=generator).to(device)
     with torch.no_grad():
-        first, second, middle = network(torch.cat([*ends, ends.mean(dim=0)])).chunk(3)
+        first, second, middle = ask(network, torch.cat([*ends, ends.mean(dim=0)])).chunk(3)
     bend = (first + second - 2 * middle).abs().max()
     if bool(bend <= 1e-4 * (first - second).abs().max() + 1e-6 * middle.abs().max()):
         raise ConfigError(

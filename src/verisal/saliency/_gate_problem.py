@@ -8,10 +8,10 @@ from typing import Literal, final
 import torch
 from torch import Tensor
 
-from verisal.functional import GatePenalty, gate_penalty_weights
+from verisal.functional import GatePenalty, gate_penalty_weights, require_softmax
 from verisal.types import StagedClassifier, StageOutputs
 
-from ._base import GateResult
+from ._base import ONE_SCORE, GateResult
 
 __all__ = ["GateProblem", "Objective"]
 
@@ -42,6 +42,7 @@ class GateProblem:
         outputs: StageOutputs,
         query: Tensor,
     ) -> None:
+        require_softmax(network, "a method that learns gates", instead=ONE_SCORE)
         self.objective, self.network, self.query = objective, network, query
         self.activations = outputs.activations
         self.weights = gate_penalty_weights([part.shape for part in outputs.activations], penalty)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from verisal.errors import ConfigError
-from verisal.functional import Baseline, bound
+from verisal.functional import Baseline, ask, bound, check_hookable, plain_network
 from verisal.types import SaliencyResult, StagedClassifier, check_query_class
 
 from ._base import Saliency, explaining
@@ -81,36 +81,35 @@ class GradientMethod(Saliency):
 
 
 def scores_of(classifier: Callable[[Tensor], Tensor], query_class: Tensor) -> Callable[[Tensor], Tensor]:
-    """The classifier, made to refuse a query class that its logits do not have.
+    """The classifier's logits ``(B, K)``, and a refusal of a query class that they do not have.
 
     A classifier with stages says how many classes it has, and the query was checked before; any other is
     checked when it is called.
     """
-    if isinstance(classifier, StagedClassifier):
-        return classifier
+    known = isinstance(classifier, StagedClassifier)
 
     def checked(images: Tensor) -> Tensor:
-        logits = classifier(images)
-        if logits.ndim != 2:
-            raise ConfigError(f"the classifier must return logits (B, K), found {tuple(logits.shape)}")
-        check_query_class(query_class, len(query_class), logits.shape[1])
+        logits = ask(classifier, images)
+        if not known:
+            check_query_class(query_class, len(query_class), logits.shape[1])
         return logits
 
     return checked
 
 
 def network_of(classifier: object, method: str) -> nn.Module:
-    """The classifier as a module whose layers can be hooked.
+    """The classifier as a module whose layers can be hooked, inside :func:`uncompiled`.
 
     Raises:
-        ConfigError: it is a function.
+        ConfigError: it is a function, or TorchScript has compiled it or a part of it.
     """
     if not isinstance(classifier, nn.Module):
         raise ConfigError(
             f"{method} hooks the layers of a torch.nn.Module, found {type(classifier).__name__};"
             " wrap the network: Classifier(network, stages=[...], ...)"
         )
-    return classifier
+    check_hookable(classifier, method)
+    return plain_network(classifier)
 
 
 def check_baseline(baseline: Baseline, method: str) -> None:

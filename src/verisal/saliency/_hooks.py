@@ -12,8 +12,11 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 
 from verisal.errors import ConfigError
+from verisal.functional import ask
 
-__all__ = ["check_rectifiers", "check_sum", "no_leftovers"]
+__all__ = ["check_pools", "check_rectifiers", "check_sum", "no_leftovers"]
+
+_MAX_POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
 
 # What autograd calls max(x, 0) in its several spellings; ReLU6 is a hardtanh.
 _RECTIFIERS = ("ReluBackward", "ThresholdBackward", "HardtanhBackward", "ClampBackward", "ClampMinBackward")
@@ -28,7 +31,7 @@ def check_rectifiers(
     calls them with.
 
     Args:
-        network: frozen, in eval mode.
+        network: frozen, in eval mode, inside ``uncompiled``.
         image: ``(1, 3, H, W)``.
         method: named in the errors.
         hooked: module types that the method hooks.
@@ -42,7 +45,7 @@ def check_rectifiers(
             read too, so that a hook there would change their gradient as well.
     """
     with _recorded(network, hooked) as calls:
-        logits: Tensor = network(image.detach().clone().requires_grad_())
+        logits = ask(network, image.detach().clone().requires_grad_())
     names = {module: name for name, module in network.named_modules()}
     readers = _readers(logits)
     nodes = {node for node, _ in readers}
@@ -50,7 +53,7 @@ def check_rectifiers(
     outside = Counter(node.name() for node in nodes if node.name().startswith(_RECTIFIERS)) - Counter(
         node.name() for node in nodes & known
     )
-    advice = "give every rectifier a torch.nn.ReLU module of its own, or choose another method"
+    advice = "give every rectifier a torch.nn.ReLU module of its own, or choose IntegratedGradients"
     if outside:
         raise ConfigError(
             f"{method} hooks torch.nn.ReLU modules, and {type(network).__name__} rectifies outside of them"
@@ -68,7 +71,8 @@ def check_rectifiers(
     if shared:
         raise ConfigError(
             f"{method} hooks the inputs of modules, and other layers of {type(network).__name__} read the"
-            f" inputs of {shared} too, so that their gradients would be changed as well; {advice}"
+            f" inputs of {shared} too, so that their gradients would be changed as well; give these modules a"
+            " copy, module(x.clone()), or choose IntegratedGradients"
         )
     return logits.detach()
 
@@ -82,7 +86,7 @@ def check_sum(
 
     Raises:
         ConfigError: naming the image that is farthest off; something non-linear is no module of the types
-            ``rescaled``.
+            ``rescaled``, or the rule loses a part at a max pooling.
     """
     total = values.sum(dim=(1, 2, 3))
     rounding = 1e-4 * values.abs().sum(dim=(1, 2, 3))
@@ -90,11 +94,37 @@ def check_sum(
     if not bool(agrees.all()):
         worst = int((total - change).abs().nan_to_num(torch.inf).argmax())
         kinds = ", ".join(kind.__name__ for kind in rescaled)
+        outside = (
+            f"{type(network).__name__} is non-linear outside of modules that the rescale rule knows ({kinds})"
+        )
+        pools = [name for name, module in network.named_modules() if isinstance(module, _MAX_POOLS)]
+        why = f"{outside}; use such modules, or IntegratedGradients"
+        if pools:
+            why = (
+                f"either the rescale rule loses a part at max pooling (modules {pools}), as it may where"
+                " windows overlap or maxima lie elsewhere in the image than in the baseline, or"
+                f" {outside}; choose IntegratedGradients"
+            )
         raise ConfigError(
             f"DeepLift's attributions sum to {float(total[worst]):.4g} for image {worst}, and the query logit"
-            f" changes by {float(change[worst]):.4g}: {type(network).__name__} is non-linear outside of"
-            f" modules that the rescale rule knows ({kinds}); use such modules, or IntegratedGradients"
+            f" changes by {float(change[worst]):.4g}: {why}"
         )
+
+
+def check_pools(network: nn.Module) -> None:
+    """Raise where DeepLift has no rule for a max pooling.
+
+    Raises:
+        ConfigError: one with dilation.
+    """
+    for name, module in network.named_modules():
+        if isinstance(module, _MAX_POOLS):
+            dilation = module.dilation if isinstance(module.dilation, tuple) else (module.dilation,)
+            if max(dilation) > 1:
+                raise ConfigError(
+                    f"DeepLift's rescale rule knows no max pooling with dilation, and {name!r} has dilation"
+                    f" {module.dilation}; choose IntegratedGradients"
+                )
 
 
 @contextmanager

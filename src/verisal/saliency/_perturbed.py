@@ -7,7 +7,7 @@ from typing import final
 
 from torch import Tensor
 
-from verisal.functional import Baseline, bound, compose
+from verisal.functional import Baseline, ask, bound, compose, output_of
 
 from ._base import ScoreKind, query_score
 
@@ -43,6 +43,7 @@ class PerturbedScores:
         chunk_size: int,
     ) -> None:
         self._classifier = classifier
+        self._output = output_of(classifier)
         self._images = images
         self._query = query_class
         self._baseline = bound(baseline, classifier)
@@ -86,7 +87,7 @@ class PerturbedScores:
         ]
 
     def _score(self, images: Tensor, query_class: Tensor) -> Tensor:
-        return query_score(self._classifier(images), query_class, self._kind)
+        return query_score(ask(self._classifier, images), query_class, self._kind, output=self._output)
 
     def _perturbed(self, masks: Tensor, rows: slice) -> Tensor:
         """``(N * B, 3, H, W)``: the images of one group under each mask, mask by mask."""

@@ -14,14 +14,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Protocol, final, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from verisal.errors import ConfigError, NumericError
-from verisal.functional import resize_maps
-from verisal.types import SaliencyResult
+from verisal.functional import Answering, ask, resize_maps, uncompiled
+from verisal.types import SaliencyResult, StagedClassifier
 
 from ._base import Saliency, explaining
 from ._gradient import scores_of
@@ -146,7 +147,8 @@ class CallableAdapter(Saliency):
     """Any function ``(classifier, images, query_class)`` that returns a map or an attribution.
 
     Args:
-        function: called with the frozen classifier, images that ask for gradients, and the query class.
+        function: called with the frozen classifier, images that ask for gradients, and the query class. The
+            classifier gives logits ``(B, K)`` alone and leaves images as they are, whatever the network does.
 
     Raises:
         ConfigError: something that cannot be called, or a result of another shape.
@@ -165,7 +167,7 @@ class CallableAdapter(Saliency):
     ) -> SaliencyResult:
         """What the function returns for the images."""
         with _peer(classifier, images, query_class) as (inputs, query):
-            found = self.function(classifier, inputs, query)
+            found = self.function(_answering(classifier), inputs, query)
         return _result([found], images, "the function")
 
 
@@ -177,6 +179,12 @@ class _QueryLogit:
 
     def __call__(self, logits: Tensor) -> Tensor:
         return logits[..., self.index]
+
+
+def _answering(classifier: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    if isinstance(classifier, StagedClassifier):
+        return classifier
+    return Answering(classifier) if isinstance(classifier, nn.Module) else partial(ask, classifier)
 
 
 def _check_callable(name: str, value: object) -> None:
@@ -194,7 +202,8 @@ def _peer(
     """
     parameters = list(classifier.parameters()) if isinstance(classifier, nn.Module) else []
     kept = [parameter.grad for parameter in parameters]
-    with explaining(classifier, images, query_class) as (inputs, query):
+    # The peer's hooks may be on a network that is compiled.
+    with explaining(classifier, images, query_class) as (inputs, query), uncompiled():
         try:
             for parameter in parameters:
                 parameter.grad = None

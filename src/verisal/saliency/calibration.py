@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from verisal.errors import ConfigError
-from verisal.functional import images_at_once
+from verisal.functional import ask, images_at_once
 from verisal.types import StagedClassifier
 
 from .hierarchical import HierarchicalMasks
@@ -63,7 +63,7 @@ def calibrate_reg_weight(
         ConfigError: no value of the grid is accepted.
     """
     with torch.no_grad():
-        logits = classifier(images)
+        logits = ask(classifier, images)
     query = logits.argmax(dim=1)
     spread = logits.amax(dim=1) - logits.amin(dim=1)
     at_once = images_at_once(method.chunk_size, images)

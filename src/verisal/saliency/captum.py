@@ -17,7 +17,15 @@ import torch
 from torch import Tensor, nn
 
 from verisal.errors import ConfigError
-from verisal.functional import Baseline, Constant, images_at_once, resize_maps
+from verisal.functional import (
+    Answering,
+    Baseline,
+    Constant,
+    ask,
+    images_at_once,
+    resize_maps,
+    uncompiled,
+)
 from verisal.types import SaliencyResult, check_query_class
 
 from ._base import Saliency, explaining, staged
@@ -31,7 +39,7 @@ from ._gradient import (
     network_of,
     scores_of,
 )
-from ._hooks import check_rectifiers, check_sum, no_leftovers
+from ._hooks import check_pools, check_rectifiers, check_sum, no_leftovers
 
 __all__ = [
     "DeepLift",
@@ -167,15 +175,17 @@ class GuidedBackpropagation(GradientMethod):
     ) -> Attribution:
         """One forward and one backward pass."""
         network = network_of(classifier, type(self).__name__)
-        logits = check_rectifiers(network, images[:1], type(self).__name__, hooked=(nn.ReLU,), reuse=True)
+        with uncompiled():
+            logits = check_rectifiers(network, images[:1], type(self).__name__, hooked=(nn.ReLU,), reuse=True)
         check_query_class(query_class, len(images), logits.shape[1])
         if not any(isinstance(module, nn.ReLU) for module in network.modules()):
             raise ConfigError(
                 f"GuidedBackpropagation changes the gradient of torch.nn.ReLU modules, and"
                 f" {type(network).__name__} has none; choose Gradient, which is the same without them"
             )
-        with _quiet():
-            values = _captum().GuidedBackprop(network).attribute(_leaf(images), target=query_class)
+        with _quiet(), uncompiled():
+            method = _captum().GuidedBackprop(Answering(network))
+            values = method.attribute(_leaf(images), target=query_class)
         return Attribution(values, n_forward=1, n_backward=1)
 
 
@@ -199,7 +209,8 @@ class DeepLift(GradientMethod):
     """Differences from a baseline, propagated by the rescale rule.
 
     Attributions sum to the change of the query logit, which is checked: a network with a non-linearity that
-    the rule does not reach is refused, not explained wrongly.
+    the rule does not reach is refused, not explained wrongly, and so is one with max pooling at which the
+    rule loses a part.
 
     Args:
         baseline: image that the image is compared with.
@@ -227,15 +238,16 @@ class DeepLift(GradientMethod):
     ) -> Attribution:
         """Image and baseline forwards and backwards together, then both forwards again for the check."""
         network = network_of(classifier, type(self).__name__)
-        logits = check_rectifiers(network, images[:1], type(self).__name__, hooked=_RESCALED, reuse=False)
+        check_pools(network)
+        with uncompiled():
+            logits = check_rectifiers(network, images[:1], type(self).__name__, hooked=_RESCALED, reuse=False)
         check_query_class(query_class, len(images), logits.shape[1])
         baselines = baseline_images(self.baseline, classifier, images, query_class)
-        with _quiet(), no_leftovers(network):
-            values = (
-                _captum().DeepLift(network).attribute(_leaf(images), baselines, target=query_class).detach()
-            )
+        with _quiet(), no_leftovers(network), uncompiled():
+            method = _captum().DeepLift(Answering(network))
+            values = method.attribute(_leaf(images), baselines, target=query_class).detach()
         with torch.no_grad():
-            both = network(torch.cat([images, baselines])).gather(1, query_class.repeat(2)[:, None])
+            both = ask(network, torch.cat([images, baselines])).gather(1, query_class.repeat(2)[:, None])
         change = both[: len(images), 0] - both[len(images) :, 0]
         check_sum(values, change, network, rescaled=_RESCALED)
         return Attribution(values, n_forward=4, n_backward=2, baseline=self.baseline.name)
@@ -270,8 +282,8 @@ class GradCAM(Saliency):
     ) -> SaliencyResult:
         """One forward pass, and one backward pass of the part after the stage."""
         layer = self._layer(classifier, images)
-        with explaining(classifier, images, query_class) as (inputs, query):
-            method = _captum().LayerGradCam(classifier, layer)
+        with explaining(classifier, images, query_class) as (inputs, query), uncompiled():
+            method = _captum().LayerGradCam(Answering(network_of(classifier, type(self).__name__)), layer)
             values = method.attribute(inputs, target=query).detach()
         if values.ndim != 4:
             raise ConfigError(

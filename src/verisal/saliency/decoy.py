@@ -22,17 +22,19 @@ from verisal.errors import ConfigError
 from verisal.functional import (
     PatchLattice,
     ReceptiveField,
+    ask,
     attribution_of,
     images_at_once,
     least_period,
     patch_lattice,
     receptive_field,
+    require_softmax,
     shared,
     work_key,
 )
 from verisal.types import SaliencyResult
 
-from ._base import Saliency, explaining, query_score
+from ._base import ONE_SCORE, Saliency, explaining, query_score
 from ._decoy_changes import constant_change, noise_change, problem, small_start
 from ._decoy_descent import DecoyDescent, Rows
 from ._decoy_layer import check_not_linear, find_layer, stopped_at
@@ -250,9 +252,10 @@ class Decoy(Saliency):
         return torch.split(rows, max(1, images_at_once(self.chunk_size, images) // self._signs))
 
     def _plan(self, network: nn.Module, images: Tensor, query_class: Tensor) -> _Plan:
+        require_softmax(network, type(self).__name__, instead=ONE_SCORE)
         size, device = (images.shape[-2], images.shape[-1]), images.device
         with torch.no_grad():
-            logits = torch.cat([network(some) for some in torch.split(images, self.chunk_size)])
+            logits = torch.cat([ask(network, some) for some in torch.split(images, self.chunk_size)])
         query_score(logits, query_class, "logit")  # refuses a query that does not fit
 
         def measured_layer() -> tuple[nn.Module, ReceptiveField]:
@@ -340,7 +343,7 @@ class Decoy(Saliency):
         if missing is None:
             missing = ~rows.feasible(rows.moved(kept - rows.features))
         with torch.no_grad():
-            agrees = network(decoys).argmax(dim=1) == top.repeat(copies)
+            agrees = ask(network, decoys).argmax(dim=1) == top.repeat(copies)
         report = measured(rows, change, kept, missing=missing, agrees=agrees, passes=passes + 1, batch=batch)
         return Decoys(
             rows=torch.arange(batch, device=device),

@@ -9,8 +9,15 @@ from typing import ClassVar, final
 from torch import Tensor
 
 from verisal.errors import ConfigError
-from verisal.functional import blur_to_variation, gradient_scope, variation_at_equal_mass
-from verisal.types import SaliencyResult
+from verisal.functional import (
+    ask,
+    blur_to_variation,
+    gradient_scope,
+    output_of,
+    probabilities,
+    variation_at_equal_mass,
+)
+from verisal.types import OutputKind, SaliencyResult
 
 from ._base import Saliency, explaining
 
@@ -89,16 +96,16 @@ class BlurredLike(Saliency):
 @final
 @dataclass(frozen=True, kw_only=True)
 class OfProbability(Saliency):
-    r"""A method asked about the query's softmax probability where it would be asked about its logit.
+    r"""A method asked about the query's probability where it would be asked about its logit.
 
     The known case of attribution vanishing: :math:`\partial p_c / \partial z = p_c (e_c - p)` goes to 0 with
     the probability.
 
     Args:
-        base: a method for any callable, without stages.
+        base: a method for any callable.
 
     Raises:
-        ConfigError: a base that reads stages.
+        ConfigError: a base that reads or hooks layers.
     """
 
     base: Saliency
@@ -108,7 +115,8 @@ class OfProbability(Saliency):
     def __post_init__(self) -> None:
         if self.base.needs_module:
             raise ConfigError(
-                f"OfProbability needs a method for any callable, and {type(self.base).__name__} reads stages"
+                f"OfProbability needs a method for any callable, and {type(self.base).__name__} reads or"
+                " hooks layers; choose Gradient, IntegratedGradients or another one without"
             )
 
     def __call__(
@@ -116,4 +124,16 @@ class OfProbability(Saliency):
     ) -> SaliencyResult:
         """What the base finds for the probability."""
         with explaining(classifier, images, query_class) as (copies, query):
-            return self.base(lambda some: classifier(some).softmax(dim=1), copies, query)
+            return self.base(_Probabilities(classifier, output_of(classifier)), copies, query)
+
+
+@final
+@dataclass(frozen=True)
+class _Probabilities:
+    """Images to the probabilities of all classes, in the place of their logits."""
+
+    classifier: Callable[[Tensor], Tensor]
+    output: OutputKind
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return probabilities(ask(self.classifier, images), self.output)

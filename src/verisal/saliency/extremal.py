@@ -18,6 +18,7 @@ from verisal.errors import ConfigError
 from verisal.functional import (
     Baseline,
     area_deviation,
+    ask,
     blur_pyramid,
     bound,
     pyramid_blend,
@@ -229,4 +230,4 @@ class _Reward:
                 return kept - left
 
     def _logit(self, images: Tensor, query: Tensor, flipped: bool) -> Tensor:
-        return query_score(self.classifier(images.flip(3) if flipped else images), query, "logit")
+        return query_score(ask(self.classifier, images.flip(3) if flipped else images), query, "logit")

@@ -14,10 +14,17 @@ from torch import Tensor
 
 from verisal.checkpoint import CARD_KEY, load_checkpoint, load_export, save_export, state_hash
 from verisal.errors import CheckpointError, ConfigError
-from verisal.functional import Fusion, GatePenalty, gradient_scope, images_at_once, rng_preserved
+from verisal.functional import (
+    Fusion,
+    GatePenalty,
+    gradient_scope,
+    images_at_once,
+    require_softmax,
+    rng_preserved,
+)
 from verisal.types import SaliencyResult, StagedClassifier, StageOutputs, check_query_class
 
-from ._base import GateMethod, explaining, staged
+from ._base import ONE_SCORE, GateMethod, explaining, staged
 from ._gate_descent import GateDescent
 from ._gate_maps import Shown, fused_maps, raw_maps
 from ._gate_problem import GateProblem, Objective
@@ -162,6 +169,7 @@ class LearnedMask(GateMethod):
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Gates, and the ungated activations that they belong to."""
         network = staged(classifier, images, "LearnedMask")
+        require_softmax(network, type(self).__name__, instead=ONE_SCORE)
         masks, card = self._loaded
         masks.to(images.device)
         images = images.contiguous(memory_format=torch.channels_last)

@@ -19,10 +19,12 @@ from verisal.errors import ConfigError
 from verisal.functional import (
     Baseline,
     Blur,
+    ask,
     bound,
     compose,
     derive_seed,
     gaussian_matrix,
+    output_of,
     total_variation,
 )
 from verisal.types import SaliencyResult
@@ -147,11 +149,13 @@ class MeaningfulPerturbation(Saliency):
         down, across = lift
         mask = images.new_ones(len(images), 1, down.shape[1], across.shape[0], requires_grad=True)
         optimiser = torch.optim.Adam([mask], lr=self.learning_rate)
+        output = output_of(classifier)
         jitter = int(self.sizes(images.shape[-2], images.shape[-1])["jitter"])
         rng = torch.Generator().manual_seed(derive_seed(self.seed, "meaningful", "jitter"))
         for row, column in torch.randint(jitter + 1, (self.steps, 2), generator=rng).tolist():
             perturbed = _shifted(replace(down @ mask @ across), jitter, row, column)
-            score = query_score(classifier(perturbed), query, "probability")
+            logits = ask(classifier, perturbed)
+            score = query_score(logits, query, "probability", output=output)
             removed = (1 - mask).abs().flatten(1).sum(dim=1)
             objective = (
                 self.l1_weight * removed + self.tv_weight * total_variation(mask, self.tv_power) + score

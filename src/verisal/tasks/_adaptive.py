@@ -14,6 +14,7 @@ from verisal.data import DetectorFeatures
 from verisal.detectors import Detector
 from verisal.errors import ConfigError
 from verisal.functional import (
+    ask,
     derive_seed,
     end_to_end,
     nearest_of_other_class,
@@ -123,7 +124,7 @@ def attack_defence(
         with torch.no_grad():
             pool01 = pool.float() / 255
             known, imitated = embed(clean), embed(pool01)
-            answers = classifier(pool01).argmax(dim=1)
+            answers = ask(classifier, pool01).argmax(dim=1)
         guides = pool01[nearest_of_other_class(known, labels, imitated, answers)]
     found = attack(
         Defence(classifier=classifier, alarm=alarm, embed=embed),

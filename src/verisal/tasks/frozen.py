@@ -8,7 +8,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from verisal.functional import bootstrap_mean
+from verisal.functional import ask, bootstrap_mean, decides_for, output_of
 from verisal.metrics import ImageTable
 from verisal.models import ClassifierSource, load_classifier
 from verisal.types import Batch, Evaluation
@@ -56,8 +56,9 @@ class FrozenClassifierTask(L.LightningModule):
         self._finish("test")
 
     def _add(self, batch: Batch) -> None:
-        logits = self(batch.images)
-        right = (logits.argmax(dim=1) == batch.labels).double()
+        logits = ask(self.classifier, batch.images, allow_nan=True)
+        labels = batch.labels.clamp_min(0)
+        right = decides_for(logits, labels, output_of(self.classifier)).double()
         # An image without a label, or whose logits are not numbers, is neither right nor wrong.
         right = right.masked_fill((batch.labels < 0) | logits.isnan().any(dim=1), torch.nan)
         self._table.update(batch.image_ids, right[:, None])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from verisal.errors import ConfigError
-from verisal.functional import GatePenalty, derive_seed, frozen, gradient_scope
+from verisal.functional import GatePenalty, derive_seed, frozen, gradient_scope, require_softmax
 from verisal.metrics import ImageRows, ImageTable
 from verisal.models import Classifier, load_classifier
 from verisal.saliency import (
@@ -141,7 +141,9 @@ class MaskerTask(L.LightningModule):
     def classifier(self) -> Classifier:
         """The frozen classifier, on the device of the task."""
         if not self._frozen:
-            self._frozen = (load_classifier(self.source).to(memory_format=torch.channels_last),)
+            loaded = load_classifier(self.source).to(memory_format=torch.channels_last)
+            require_softmax(loaded, "a mask model")
+            self._frozen = (loaded,)
         return self._frozen[0].to(self.device)
 
     @property

@@ -1,0 +1,74 @@
+"""Networks inside wrappers, and compiled ones: what must be done before a hook is set."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import fx, nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+from verisal.errors import ConfigError
+
+__all__ = ["check_hookable", "plain_network", "uncompiled"]
+
+
+def plain_network(network: nn.Module) -> nn.Module:
+    """The network inside the wrappers of ``torch.compile``, DataParallel and DistributedDataParallel."""
+    # Imported by torch.compile itself; where nothing is compiled it would cost two seconds.
+    compiler = sys.modules.get("torch._dynamo")
+    while True:
+        if isinstance(network, (DataParallel, DistributedDataParallel)):
+            network = network.module
+        elif compiler is not None and isinstance(network, compiler.OptimizedModule):
+            network = network._orig_mod
+        else:
+            return network
+
+
+@contextmanager
+def uncompiled() -> Iterator[None]:
+    """What ``torch.compile`` made runs as it was written inside.
+
+    A compiled network that has run before does not look at hooks again, nor at a changed ReLU: without this
+    they would be left out in silence, wherever in the network the compiled part is.
+    """
+    if "torch._dynamo" not in sys.modules:
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
+def check_hookable(network: nn.Module, who: str, names: Sequence[str] | None = None) -> None:
+    """Raise where hooks would never run.
+
+    Args:
+        network: whose modules are to be hooked.
+        who: named in the error.
+        names: of the modules to be hooked; None for all of them.
+
+    Raises:
+        ConfigError: one of them is, or lies in, a part that TorchScript or torch.export has made.
+    """
+    for name, module in network.named_modules():
+        within = names is None or any(not name or f"{wanted}.".startswith(f"{name}.") for wanted in names)
+        maker = _maker(module) if within else ""
+        if maker:
+            raise ConfigError(
+                f"{who} hooks modules, and {f'module {name!r}' if name else 'the network'} was made by"
+                f" {maker}, inside which hooks never run; give the network that it was made from"
+            )
+
+
+def _maker(module: nn.Module) -> str:
+    """What made a module that runs none of the modules in it, or no name."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return "TorchScript (torch.jit.script or torch.jit.trace)"
+    # Operators themselves in the place of modules.
+    flat = isinstance(module, fx.GraphModule) and any(
+        isinstance(node.target, torch._ops.OpOverload) for node in module.graph.nodes
+    )
+    return "torch.export" if flat else ""
