@@ -74,11 +74,11 @@ class ToyNet(nn.Module):
         return self.head(self.pool(self.three(self.two(self.one(images)))).flatten(1))
 
 
-def toy_classifier() -> Classifier:
+def toy_classifier(kind: type[ToyNet] = ToyNet) -> Classifier:
     """Random weights with logits a few units apart, in eval mode."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
-        network = ToyNet()
+        network = kind()
         for stage in (network.one, network.two, network.three):
             nn.init.normal_(stage.norm.running_mean, std=0.2)
             nn.init.uniform_(stage.norm.running_var, 0.1, 0.4)

@@ -257,7 +257,7 @@ def test_refuses_what_cannot_work(case: AttackCase) -> None:
         call(sample_ids=["a"])
     with pytest.raises(ConfigError, match="chunk_size"):
         call(chunk_size=0)
-    with pytest.raises(ConfigError, match="K >= 2"):
+    with pytest.raises(ConfigError, match="output: sigmoid"):
         call(f=lambda batch: model(batch)[:, :1], y=labels * 0)
     with pytest.raises(NumericError, match="not finite"):
         call(f=lambda batch: model(batch) * float("nan"))

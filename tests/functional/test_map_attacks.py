@@ -334,10 +334,15 @@ def test_maps_of_a_linear_network_cannot_be_attacked(surrogate):
 
 
 def test_network_that_ignores_the_image_gives_no_direction():
-    found = attacked(
-        MapAttack(kind="top_k", steps=3), lambda images: torch.ones(len(images), 2), grey(LEVELS)
-    )
-    assert not bool(found.found)
+    def constant(images):
+        return torch.ones(len(images), 2) + 0 * images.mean()
+
+    assert not bool(attacked(MapAttack(kind="top_k", steps=3), constant, grey(LEVELS)).found)
+
+
+def test_network_without_gradients_is_no_robust_one():
+    with pytest.raises(ConfigError, match="no gradient to the image"):
+        attacked(MapAttack(kind="top_k", steps=3), lambda images: torch.ones(len(images), 2), grey(LEVELS))
 
 
 @EVERY_KIND

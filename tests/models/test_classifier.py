@@ -1,4 +1,5 @@
 import copy
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -155,3 +156,87 @@ def test_a_copy_is_independent_of_its_original():
     outputs = classifier.stage_outputs(images)
     assert torch.equal(outputs.logits, classifier(images))
     assert torch.equal(twin.stage_outputs(images).logits, twin(images))
+
+
+@dataclass
+class Answer:
+    features: torch.Tensor
+    scores: torch.Tensor
+
+
+class Answering(nn.Module):
+    """A network with two convolutions that says more than its logits, each way of saying it by name."""
+
+    def __init__(self, way, classes=4):
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 6, 3, stride=2), nn.Conv2d(6, 8, 3, stride=2)
+        self.head, self.way = nn.Linear(8, classes), way
+
+    def forward(self, images):
+        if self.way == "in place":
+            images.mul_(2).sub_(1)
+            nn.functional.relu(images, inplace=True)
+        hidden = self.two(self.one(images).relu())
+        logits = self.head(hidden.relu().mean(dim=(2, 3)))
+        features = hidden.flatten(1)
+        match self.way:
+            case "tuple":
+                return features, logits
+            case "dict":
+                return {"features": hidden, "logits": logits}
+            case "dataclass":
+                return Answer(hidden, logits)
+            case "column":
+                return logits[:, :, None, None]
+            case "vector":
+                return logits[:, 0]
+        return logits
+
+
+WAYS = ("plain", "in place", "tuple", "dict", "dataclass", "column")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_view_of_a_network_gives_logits_whatever_it_returns(way):
+    network = Answering(way)
+    classifier = Classifier(network, ("one", "two"), class_names=tuple("abcd"), image_size=16).eval()
+    images = torch.rand(2, 3, 16, 16)
+    seen = (images - 0.5) / 0.25
+    if way == "in place":
+        seen = (2 * seen - 1).relu()
+    one = network.one(seen)
+    expected = network.head(network.two(one.relu()).relu().mean(dim=(2, 3)))
+    torch.testing.assert_close(classifier(images), expected)
+    outputs = classifier.stage_outputs(images)
+    torch.testing.assert_close(outputs.logits, expected)
+    torch.testing.assert_close(outputs.activations[0], one)
+    half = network.two((one / 2).relu()).relu().mean(dim=(2, 3))
+    gated = classifier.gated(classifier.prefix(images), [torch.full((1,), 0.5), torch.ones(1)])
+    torch.testing.assert_close(gated, network.head(half))
+
+
+def test_one_logit_is_a_sigmoid_or_refused():
+    with pytest.raises(ConfigError, match="say output: sigmoid"):
+        Classifier(Answering("vector", 1), ("one", "two"), class_names=("a",), image_size=16)
+    classifier = Classifier(
+        Answering("vector", 1), ("one", "two"), class_names=("a",), image_size=16, output="sigmoid"
+    )
+    assert classifier.output == "sigmoid"
+    assert classifier(torch.rand(2, 3, 16, 16)).shape == (2, 1)
+    with pytest.raises(ConfigError, match="output must be 'softmax' or 'sigmoid', found 'logits'"):
+        Classifier(
+            Answering("plain"), ("one", "two"), class_names=tuple("abcd"), image_size=16, output="logits"
+        )
+
+
+def test_what_is_no_classification_is_named():
+    class Segments(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 4, 3)
+
+        def forward(self, images):
+            return {"out": self.two(self.one(images))}
+
+    with pytest.raises(ConfigError, match=r"Segments returns \(1, 4, 12, 12\) .* pool maps to one value"):
+        Classifier(Segments(), ("one", "two"), class_names=tuple("abcd"), image_size=16)

@@ -432,3 +432,17 @@ def test_a_folder_that_is_no_transformers_model(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(CheckpointError, match="holds no image classifier"):
         load_classifier(f"hf:{tmp_path}")
+
+
+def test_the_output_is_said_kept_by_an_export_and_told_by_transformers(tmp_path, transformers_folder):
+    one = load_classifier(FACTORY, arguments={"classes": 1}, image_size=32, output="sigmoid", **GREY)
+    assert (one.output, one.class_names) == ("sigmoid", ("0",))
+    export_classifier(tmp_path / "one.safetensors", one, origin={})
+    again = load_classifier(str(tmp_path / "one.safetensors"), factory=FACTORY)
+    assert again.output == "sigmoid"
+    with pytest.raises(ConfigError, match="say output: sigmoid"):
+        load_classifier(FACTORY, arguments={"classes": 1}, image_size=32, **GREY)
+    path = transformers_folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"problem_type": "multi_label_classification"}))
+    assert load_classifier(f"hf:{transformers_folder}").output == "sigmoid"
+    assert load_classifier(f"hf:{transformers_folder}", output="softmax").output == "softmax"

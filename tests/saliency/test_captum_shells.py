@@ -395,8 +395,8 @@ def test_query_class_beyond_the_logits_of_a_plain_network_is_named(method):
 
 
 def test_logits_of_another_shape_are_named():
-    with pytest.raises(ConfigError, match=r"logits \(B, K\), found \(3,\)"):
-        attribution(Gradient(), lambda images: images.sum(dim=(1, 2, 3)))
+    with pytest.raises(ConfigError, match=r"returns \(3, 3, 8, 8\) float32 for 3 images; expected logits"):
+        attribution(Gradient(), lambda images: 2 * images)
 
 
 def test_deeplift_leaves_nothing_on_modules_of_a_network_that_fails():

@@ -46,5 +46,5 @@ def test_the_gradient_of_a_probability_is_that_of_the_softmax():
 
 
 def test_a_base_that_reads_stages_is_refused():
-    with pytest.raises(ConfigError, match="HierarchicalMasks reads stages"):
+    with pytest.raises(ConfigError, match="HierarchicalMasks reads or hooks layers"):
         OfProbability(base=MASKS)
