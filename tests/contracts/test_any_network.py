@@ -1,8 +1,10 @@
 """Every attack and every saliency method on networks that edit their input, answer in their own way or have
 one logit: the same results as with a plain network."""
 
+import ast
 from collections import namedtuple
 from functools import cache
+from pathlib import Path
 
 import pytest
 import saliency_cases
@@ -14,6 +16,7 @@ from saliency_cases import SaliencyCase, toy_images
 from test_saliency_contracts import CASES as METHODS
 from torch import Tensor, nn
 
+import verisal
 from verisal.attacks import AALight, Attack
 from verisal.errors import ConfigError, NumericError
 from verisal.models import Classifier, find_stages
@@ -223,6 +226,29 @@ def test_stages_and_gates_of_a_network_that_edits_its_input():
     ):
         torch.testing.assert_close(found, expected)
     assert find_stages(rude.network, 16) == find_stages(polite.network, 16)
+
+
+# Passes of networks that are our own, or that stop half-way, and what is asked through :func:`ask` in turn.
+ELSEWHERE = {
+    "functional/_outputs.py",
+    "functional/map_attacks.py",
+    "functional/randomisation.py",
+    "saliency/_decoy_layer.py",
+    "saliency/differentiable.py",
+    "detectors/cnn.py",
+    "attacks/adapters.py",
+}
+
+
+def test_every_pass_of_a_classifier_goes_through_one_function():
+    package, found = Path(verisal.__file__).parent, set()
+    for room in ("functional", "saliency", "attacks", "metrics", "detectors", "callbacks"):
+        for path in (package / room).glob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+                if called.rpartition(".")[2].lstrip("_") in ("classifier", "network", "model"):
+                    found.add(str(path.relative_to(package)))
+    assert found == ELSEWHERE
 
 
 def decided(kind: type[OneLogit], output: str, names: str) -> Classifier:

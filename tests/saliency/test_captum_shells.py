@@ -395,7 +395,7 @@ def test_query_class_beyond_the_logits_of_a_plain_network_is_named(method):
 
 
 def test_logits_of_another_shape_are_named():
-    with pytest.raises(ConfigError, match=r"returns \(3, 3, 8, 8\) float32 for 3 images; expected logits"):
+    with pytest.raises(ConfigError, match=r"returns \(3, 3, 2, 2\) float32 for 3 images; expected logits"):
         attribution(Gradient(), lambda images: 2 * images)
 
 

@@ -182,7 +182,7 @@ def test_linear_model_is_refused_because_decoys_say_nothing_there():
             "head",
             r"'head' does not suit decoys: its output is no map .* of several places; known: .*one",
         ),
-        ("pool", r"'pool' does not suit decoys: its output has no places"),
+        ("pool", r"'pool' does not suit decoys: its output is no map"),
         ("four", r"has no layer 'four'; known: \['network.one.conv'"),
     ],
 )
