@@ -356,7 +356,7 @@ def test_outcomes_of_attacks_refuse_what_is_not_a_number():
 
 
 def test_an_image_without_logits_is_no_success_of_an_attack():
-    with pytest.raises(NumericError, match="not numbers for 5 of 5 images"):
+    with pytest.raises(NumericError, match=r"not finite .* for 5 of 5 images"):
         judge_8bit(broken, IMAGES, IMAGES.flip(0), QUERY)
 
 
