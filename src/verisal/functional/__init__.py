@@ -81,6 +81,7 @@ from ._rise_masks import upsample_cells as upsample_cells
 from ._scopes import frozen as frozen
 from ._scopes import gradient_scope as gradient_scope
 from ._scopes import rng_preserved as rng_preserved
+from ._scoring import scoring as scoring
 from ._seeding import content_ids as content_ids
 from ._seeding import derive_seed as derive_seed
 from ._seeding import per_sample as per_sample
@@ -378,6 +379,7 @@ __all__ = [
     "round_to_8bit",
     "saliency_fidelity",
     "scale_to_l2",
+    "scoring",
     "sensitivity_max",
     "settings_of",
     "share_difference",

@@ -13,9 +13,11 @@ from verisal.errors import ConfigError
 from verisal.functional import (
     MapAttack,
     MapAttackResult,
+    ask,
     attribution_of,
     defined_maps,
     map_change,
+    scoring,
     shared,
     work_key,
 )
@@ -87,9 +89,11 @@ class AttackedSensitivity(SaliencyMetric):
         self.attack, self.aim, self.percentile = attack, aim, percentile
 
     def rows_of(self, explained: Explained) -> Tensor:
-        """The attack and its control; images whose map is undefined are not attacked."""
+        """The attack and its control; images whose map or prediction is undefined are not attacked."""
         attribution = attribution_of(explained.result)
-        rows = defined_maps(attribution).nonzero()[:, 0]
+        with scoring(explained.classifier, attribution.device):
+            logits = ask(explained.classifier, explained.images, allow_nan=True)
+        rows = (defined_maps(attribution) & ~logits.isnan().any(dim=1)).nonzero()[:, 0]
         values = torch.full(
             (len(attribution), len(self.columns)), torch.nan, dtype=torch.float64, device=attribution.device
         )
