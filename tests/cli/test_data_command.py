@@ -1,5 +1,7 @@
 """``verisal data check`` on the command line."""
 
+import io
+import os
 import sys
 from pathlib import Path
 
@@ -28,6 +30,17 @@ def test_the_command_ends_with_1_when_there_are_problems(tmp_path, capsys):
     assert capsys.readouterr().out.splitlines()[-7] == "6 problems:"
     assert main(["check", make_folder(tmp_path / "sound")]) == 0
     assert "6 images, 6 of them usable, 0 objects" in capsys.readouterr().out
+
+
+def test_names_that_are_no_text_are_written_all_the_same(tmp_path, monkeypatch):
+    root = make_folder(tmp_path)
+    with open(os.fsencode(root) + b"/cat/\xff.png", "wb"):
+        pass
+    output = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="strict")
+    monkeypatch.setattr(sys, "stdout", output)
+    assert main(["check", root]) == 1
+    output.flush()
+    assert rb"cat/\udcff.png: the file is empty" in output.buffer.getvalue()
 
 
 def test_the_command_knows_data_sets_by_name(tmp_path, capsys):

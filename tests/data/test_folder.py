@@ -272,6 +272,11 @@ def test_odd_names_of_files_and_folders(tmp_path):
     (tmp_path / "boxes.csv").write_text(
         "image,class,xmin,ymin,xmax,ymax\ncat/nai\u0308ve cafe\u0301.png,cat,10,5,20,15\n", encoding="utf-8"
     )
+    # So for the file that describes an image of such a name.
+    xml = write_xml(tmp_path / "xml" / "cat" / "a.xml", [("cat", (11, 6, 20, 15))])
+    os.rename(xml, os.fsencode(xml.parent) + b"/\xff\xfe.xml")
+    found = samples(ImageFolder(root=str(odd), annotations=str(tmp_path / "xml"), format="voc"))
+    assert found[r"cat/\xff\xfe.png"].boxes.tolist() == [[5, 5, 15, 15]]
     found = samples(ImageFolder(root=str(odd), annotations=str(tmp_path / "boxes.csv"), format="csv"))
     assert set(found) == {f"cat/{name}", r"cat/\xff\xfe.png"}
     assert found[f"cat/{name}"].boxes.tolist() == [[5, 5, 15, 15]]

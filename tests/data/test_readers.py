@@ -203,6 +203,9 @@ def test_lists_of_known_data_sets_that_name_an_image_or_a_class_twice(tmp_path):
     assert told(labelled) == [("labels row 3", f"names image '{name}.JPEG' again, after row 1; keep one")]
     voc = PascalVOC(root=make_voc(tmp_path / "voc"))
     listed = tmp_path / "voc" / "VOCdevkit" / "VOC2012" / "ImageSets" / "Main" / "val.txt"
+    listed.write_text("2007_000027\n2007_00\x0032\n")
+    ((_, words),) = told(voc)
+    assert words == "cannot be read (embedded null byte); expected an XML file of Pascal VOC"
     listed.write_text("2007_000027\n2007_000032\n2007_000027\n")
     assert told(voc) == [("the list of part val", "names 2007_000027.jpg twice; keep one")]
     pets = OxfordPet(root=make_pets(tmp_path / "pets"))

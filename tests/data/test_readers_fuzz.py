@@ -10,9 +10,9 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from make_data_sets import HEIGHT, WIDTH, write_image
+from make_data_sets import HEIGHT, WIDTH, make_cub, make_imagenet, make_pets, make_voc, write_image
 
-from verisal.data import ImageFolder
+from verisal.data import CUB200, ImageFolder, ImageNetValidation, OxfordPet, PascalVOC
 from verisal.errors import DataError
 
 COUNT = 6
@@ -202,3 +202,72 @@ def test_voc(root):
         assert all(problem.image_id == "i2.png" for problem in problems)
         assert all(objects[f"i{index}.png"] == 1 for index in range(COUNT) if index != 2)
     assert told > 200
+
+
+def birds(folder):
+    root = Path(make_cub(folder))
+    return sorted(root.glob("*.txt")), CUB200(root=str(root))
+
+
+def pets(folder):
+    images = OxfordPet(root=make_pets(folder))
+    return [folder / "oxford-iiit-pet" / "annotations" / "test.txt"], images
+
+
+def voc(folder):
+    images = PascalVOC(root=make_voc(folder))
+    return [folder / "VOCdevkit" / "VOC2012" / "ImageSets" / "Main" / "val.txt"], images
+
+
+def imagenet(folder, rows="{0} 65\n{1} 0\n"):
+    images, _ = make_imagenet(folder, folders=False)
+    listed = folder / "labels"
+    listed.write_text(rows.format("ILSVRC2012_val_00000001", "ILSVRC2012_val_00000293"))
+    return [listed], ImageNetValidation(images=images, labels=str(listed))
+
+
+def kaggle(folder):
+    return imagenet(folder, "ImageId,PredictionString\n{0},n01751748 1 2 3 4 \n{1},n01440764 1 2 3 4 \n")
+
+
+@pytest.mark.parametrize("make", [birds, pets, voc, imagenet, kaggle])
+def test_lists_of_known_data_sets(tmp_path, make):
+    odd = (
+        "",
+        "x",
+        "-1",
+        "1 2 3 4 5 6",
+        "nan nan nan nan",
+        "\x00",
+        "9" * 5000,
+        "1",
+        "0",
+        '"a,b',
+        "1e999 1 1 1",
+    )
+    files, images = make(tmp_path)
+    sound = {file: file.read_text() for file in files}
+    rng, told = random.Random(3), 0  # noqa: S311 - no secret
+    for _ in range(120):
+        file = rng.choice(files)
+        lines = sound[file].splitlines()
+        number = rng.randrange(len(lines))
+        action = rng.choice(("replace", "delete", "repeat", "word"))
+        if action == "repeat":
+            lines.insert(number, lines[number])
+        else:
+            words = lines[number].split(" ")
+            words[rng.randrange(len(words))] = rng.choice(odd)
+            lines[number : number + 1] = {"replace": [rng.choice(odd)], "word": [" ".join(words)]}.get(
+                action, []
+            )
+        file.write_text("\n".join(lines))
+        try:
+            problems = [str(problem) for problem in images.listing().problems]
+        except DataError as error:
+            problems = [str(error)]
+        finally:
+            file.write_text(sound[file])
+        told += bool(problems)
+        assert not any("Error(" in problem for problem in problems)
+    assert told > 25

@@ -55,7 +55,8 @@ def main(args: Sequence[str]) -> int:
         progress=True,
         **({} if parsed.max_pixels is None else {"max_pixels": parsed.max_pixels}),
     )
-    sys.stdout.write(report.text() + "\n")
+    # A name may hold bytes that are no text, which not every terminal takes.
+    sys.stdout.write(report.text().encode("utf-8", "backslashreplace").decode("utf-8") + "\n")
     return 1 if report.problems else 0
 
 

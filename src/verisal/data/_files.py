@@ -56,8 +56,9 @@ def existing_folder(path: str | Path, what: str) -> Path:
         DataError: there is none.
     """
     folder = Path(path)
-    if not folder.is_dir():
-        found = "is a file, no folder" if folder.is_file() else "no such folder"
+    # The path's own methods raise for a name that is too long.
+    if not os.path.isdir(folder):
+        found = "is a file, no folder" if os.path.isfile(folder) else "no such folder"
         raise DataError(f"{folder}: {found}; expected {what}")
     return folder
 
@@ -81,6 +82,9 @@ def read_content(path: Path, what: str) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); expected {what}") from error
+    except ValueError as error:
+        # A name with a null character, which no file has.
+        raise DataError(f"{path}: cannot be read ({error}); expected {what}") from error
 
 
 def text_of(content: bytes, path: Path, what: str, *, encoding: str = "utf-8") -> str:
@@ -260,7 +264,9 @@ class NameIndex:
             name: a path below the folder, or a file name, with or without the suffix.
             path_only: whether a file name alone must not match an image in another folder.
         """
-        key = _plain(name.replace("\\", "/").strip())
+        written = _plain(name.strip())
+        # Windows writes paths with backslashes; those of a name with bytes that are no text are its own.
+        key = written if written in self._paths else written.replace("\\", "/")
         alone = key.rpartition("/")[2]
         found = self._paths.get(key) or self._small_paths.get(_small(key), [])
         if found or path_only:

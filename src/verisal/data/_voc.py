@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple, final
 from xml.etree import ElementTree
 
-from verisal.data._files import NameIndex, files_with_suffix, read_content, text_of
+from verisal.data._files import NameIndex, files_with_suffix, image_id_of, read_content, text_of
 from verisal.data._mask_sources import IndexMask
 from verisal.data._values import flag, numeral, shown
 from verisal.data.listing import Annotations, Box, ObjectRecord, Problem
@@ -47,7 +47,7 @@ def read_voc_folder(folder: Path, names: NameIndex) -> Annotations:
         found.problems.append(Problem(str(folder), "holds no .xml file"))
     files = VocFiles(found, first=1)
     for path in paths:
-        name = path.relative_to(folder).with_suffix("").as_posix()
+        name = str(PurePosixPath(image_id_of(path, folder)).with_suffix(""))
         if problem := names.problem(name):
             found.problems.append(Problem(str(path), problem, entry=True))
         else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -75,7 +77,7 @@ class PascalVOC(ImageSet):
         files = VocFiles(found, first=1)
         for path, target in zip(map(Path, data.images), map(Path, data.targets), strict=True):
             objects = path.parents[1] / "SegmentationObject" / f"{path.stem}.png"
-            files.add(path.name, target, numbers=objects if objects.exists() else None)
+            files.add(path.name, target, numbers=objects if os.path.isfile(objects) else None)
         found.close(self.root)
         return _listing(paths, {name: found.main_class(name) for name in paths}, found)
 
@@ -141,7 +143,7 @@ class OxfordPet(ImageSet):
         stems: list[str] = []
         for number, line in enumerate(read_text(listed, "lines 'name class species breed'").splitlines(), 1):
             words = line.split()
-            if len(words) == 4 and words[1].isdecimal():
+            if len(words) == 4 and re.fullmatch("[0-9]{1,9}", words[1]):
                 stems.append(words[0])
                 numbers[_pet_class(words[0])] = int(words[1])
             elif words:
