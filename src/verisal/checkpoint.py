@@ -102,6 +102,8 @@ def existing_file(path: Path | str, what: str = "an existing file") -> Path:
     Raises:
         CheckpointError: nothing there, a folder, or something that cannot be read.
     """
+    if not str(path):
+        raise CheckpointError(f"an empty path was given; expected {what}")
     target = Path(path)
     try:
         with target.open("rb"):

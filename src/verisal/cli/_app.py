@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shlex
 import sys
-from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
@@ -42,10 +41,10 @@ from verisal.types import Evaluates, Measurement
 
 from ._beginning import Beginning
 from ._console import EpochLines, write_predictions
-from ._explain import explain
 from ._precision import training_precision
 from ._progress import Progress
 from ._runs import Start, open_run, process_rank, say, weights_for
+from ._settings import check_paths, check_seed, parsed_settings, refused_by_classes, refused_settings
 from ._stages import check_stage
 
 __all__ = ["VerisalCLI"]
@@ -144,12 +143,10 @@ class VerisalCLI(LightningCLI):
             ConfigError: unknown key or class, wrong type, missing file.
         """
         words = args if isinstance(args, list) else []
-        try:
-            self.config = parser.parse_args(words)
-        except ArgumentError as error:
-            raise ConfigError(explain(str(error), self._known_keys(words))) from None
-        # True asks for any number, which Lightning draws in a moment.
+        self.config = parsed_settings(parser, words, self._known_keys(words))
         seed = self.config[self.config.subcommand].seed_everything
+        check_seed(seed)
+        # True asks for any number, which Lightning draws in a moment.
         self._seed = None if isinstance(seed, bool) else seed
 
     def _parse_ckpt_path(self) -> None:
@@ -165,6 +162,7 @@ class VerisalCLI(LightningCLI):
         """
         self._progress.stage = str(self.subcommand)
         settings = self._settings
+        check_paths(run_dir=settings.run_dir, resume=settings.resume, ckpt_path=settings.ckpt_path)
         check_stage(self._progress.stage, settings.model.class_path, settings.data.class_path)
         if settings.trainer.inference_mode:
             raise ConfigError(
@@ -180,6 +178,11 @@ class VerisalCLI(LightningCLI):
             if self._checkpoint is not None:
                 self._progress.weights = str(self._checkpoint)
                 load_weights(str(settings.ckpt_path or self._checkpoint))
+
+    def instantiate_classes(self) -> None:
+        """Task, data and trainer, as the config asks for them."""
+        with refused_by_classes(self._settings):
+            super().instantiate_classes()
 
     def instantiate_trainer(self, **kwargs: object) -> Trainer:
         """The trainer, with the run's own loggers, callbacks and checkpoint files."""
@@ -206,17 +209,23 @@ class VerisalCLI(LightningCLI):
         if wandb is not None:
             self._progress.loggers.append(wandb)
         configured = self.config_init[stage].trainer
-        return super().instantiate_trainer(
-            logger=list(self._progress.loggers),
-            callbacks=[
-                Beginning(self._progress),
-                *_listed(configured.callbacks),
-                *self._own_callbacks(run, config),
-            ],
-            plugins=[*_listed(configured.plugins), *precision, CheckpointFiles(self.model)],
-            precision=None,
-            **kwargs,
-        )
+        with refused_settings("trainer", self._given_to_trainer):
+            return super().instantiate_trainer(
+                logger=list(self._progress.loggers),
+                callbacks=[
+                    Beginning(self._progress),
+                    *_listed(configured.callbacks),
+                    *self._own_callbacks(run, config),
+                ],
+                plugins=[*_listed(configured.plugins), *precision, CheckpointFiles(self.model)],
+                precision=None,
+                **kwargs,
+            )
+
+    def _given_to_trainer(self) -> dict[str, object]:
+        """Settings of the trainer that are not the defaults."""
+        usual = self._parser(self.subcommand).get_defaults().trainer
+        return {name: value for name, value in self._settings.trainer.items() if value != usual.get(name)}
 
     def _begin(self, start: Start, config: Mapping[str, object]) -> None:
         """Make the run's folder with the files that it holds from the start, and open the run at W&B."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -21,6 +20,8 @@ from verisal.data import (
 )
 from verisal.errors import ConfigError
 from verisal.models import load_classifier
+
+from ._options import Options, count, path_word
 
 __all__ = ["main"]
 
@@ -60,12 +61,14 @@ def main(args: Sequence[str]) -> int:
     return 1 if report.problems else 0
 
 
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser("verisal data", allow_abbrev=False)
+def _parser() -> Options:
+    parser = Options("verisal data", allow_abbrev=False)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    check = commands.add_parser("check", help="read every image and annotation and list every problem")
-    check.add_argument("path", help="folder of the images, or of a known data set")
-    check.add_argument("--annotations", help="file or folder of boxes, masks or labels")
+    check = commands.add_parser(
+        "check", help="read every image and annotation and list every problem", allow_abbrev=False
+    )
+    check.add_argument("path", type=path_word, help="folder of the images, or of a known data set")
+    check.add_argument("--annotations", type=path_word, help="file or folder of boxes, masks or labels")
     check.add_argument(
         "--format",
         choices=(*_ANNOTATIONS, "imagenet", *_KNOWN),
@@ -80,11 +83,12 @@ def _parser() -> ArgumentParser:
     check.add_argument(
         "--against",
         nargs="+",
+        type=path_word,
         default=[],
         metavar="FOLDER",
         help="folders of images for other splits, with which the data set may share no picture",
     )
-    check.add_argument("--max-pixels", type=int, help="largest width times height that is decoded")
+    check.add_argument("--max-pixels", type=count, help="largest width times height that is decoded")
     return parser
 
 

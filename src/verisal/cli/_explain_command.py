@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from argparse import ArgumentError
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -23,9 +22,9 @@ from verisal.reporting import Explanation, draw_explanation
 from verisal.saliency import HierarchicalMasks, Saliency, calibrate_reg_weight
 from verisal.types import OutputKind, SaliencyResult
 
-from ._explain import explain as refusal
 from ._explain_files import ContactSheets, Images, named_files
 from ._query import other_classes, query_classes
+from ._settings import check_paths, parsed_settings, refused_by_classes
 from ._verdicts import Alarm
 
 __all__ = ["main"]
@@ -109,13 +108,15 @@ def _parsed(args: Sequence[str]) -> Namespace:
     # A default that is an instance of one of these keeps its class, although the class is final.
     set_parsing_settings(subclasses_enabled=[Baseline, Saliency])
     parser = _parser()
-    try:
-        given: Namespace = parser.instantiate_classes(parser.parse_args(list(args)))
-    except ArgumentError as error:
-        known = [action.dest for action in parser._actions if action.dest != "help"]
-        raise ConfigError(refusal(str(error), known)) from None
+    known = [action.dest for action in parser._actions if action.dest != "help"]
+    parsed = parsed_settings(parser, list(args), known)
+    with refused_by_classes(parsed):
+        given: Namespace = parser.instantiate_classes(parsed)
     if not given.images:
         raise ConfigError("explain needs images: verisal explain PATH... (files or folders)")
+    check_paths(images=given.images, output=given.output, detector=given.detector)
+    if Path(given.output).is_file():
+        raise ConfigError(f"output: {given.output} is a file; expected a folder for figures and maps")
     if given.batch_size < 1 or given.sheet_images < 1:
         raise ConfigError(
             "batch_size and sheet_images must be at least 1, found"

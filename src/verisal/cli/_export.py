@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +18,7 @@ from verisal.reporting import find_run_of
 from verisal.saliency import load_mask_network, save_mask_network
 
 from ._detector_file import EXPORT, read_detector, trained_file
+from ._options import Options, path_word
 
 __all__ = ["main", "with_export"]
 
@@ -38,15 +38,19 @@ def main(args: Sequence[str]) -> int:
         ConfigError: no run, or a task that has nothing to export.
         CheckpointError: weights that cannot be loaded.
     """
-    parser = ArgumentParser(
+    parser = Options(
         "verisal export",
         description="Write the best weights of a run as safetensors and a JSON card.",
         allow_abbrev=False,
     )
     parser.add_argument(
-        "run", help="folder of a classifier, masker or detector run, or one of its checkpoints"
+        "run",
+        type=path_word,
+        help="folder of a classifier, masker or detector run, or one of its checkpoints",
     )
-    parser.add_argument("--output", required=True, help="folder for model.safetensors and model.json")
+    parser.add_argument(
+        "--output", required=True, type=path_word, help="folder for model.safetensors and model.json"
+    )
     given = parser.parse_args(list(args))
     source, target = trained_file(Path(given.run)), Path(given.output) / EXPORT
     if source.suffix != ".ckpt":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import signal
 import sys
@@ -15,6 +16,7 @@ from ._output import lasting_output
 from ._process import Stopped, quiet, restored_settings, stops_as_exceptions
 from ._progress import Progress
 from ._repeated_keys import refuse_repeated_keys
+from ._settings import SHOWN_BY
 
 __all__ = ["main"]
 
@@ -89,8 +91,9 @@ def _told(error: BaseException, progress: Progress) -> int:
         _say(f"verisal: stopped by {error}{progress.resume_hint()}")
         return 128 + error.signum
     known = _known(error)
-    if known is None:
+    if known is None or os.environ.get("VERISAL_TRACEBACK"):
         traceback.print_exception(error)
+    if known is None:
         _say(f"verisal: failed{progress.where()}")
         return 1
     _say(f"verisal: error: {known}")
@@ -112,6 +115,8 @@ def _known(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.errno in _NO_SPACE:
         place = f" for {error.filename}" if error.filename else ""
         return f"no space left{place} ({error.strerror}); free some, or choose another folder with --run_dir"
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{os.fsdecode(error.filename)} cannot be used: {error.strerror} ({SHOWN_BY})"
     if re.search(r"DataLoader worker .*(killed|exited)", text):
         return f"{text.splitlines()[0]} Most often memory ran out: lower num_workers or the batch size"
     return None

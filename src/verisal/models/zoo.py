@@ -74,13 +74,12 @@ class ClassifierSource:
 
     def __post_init__(self) -> None:
         if isinstance(self.class_names, str):
-            path = Path(self.class_names)
-            if not path.is_file():
-                raise ConfigError(
-                    f"class_names: {path} does not exist; give names, or a file with one per line"
-                )
-            names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-            object.__setattr__(self, "class_names", names)
+            object.__setattr__(self, "class_names", _read_names(self.class_names))
+        for name in ("class_names", "stages"):
+            if (value := getattr(self, name)) is not None and not value:
+                raise ConfigError(f"{name} is empty; name them, or leave {name} out")
+        if self.image_size is not None and self.image_size < 1:
+            raise ConfigError(f"image_size must be at least 1 px, found {self.image_size}")
 
     def load(self) -> Classifier:
         """A frozen classifier in eval mode.
@@ -147,6 +146,19 @@ class ClassifierSource:
             architecture=built.architecture,
         )
         return classifier.eval().requires_grad_(False)
+
+
+def _read_names(path: str) -> list[str]:
+    """One name per line of a file."""
+    remedy = "give names, or a text file with one per line"
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise ConfigError(f"class_names: {path} does not exist; {remedy}") from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"class_names: {path} cannot be read ({reason}); {remedy}") from None
+    return [line.strip() for line in lines if line.strip()]
 
 
 def load_classifier(

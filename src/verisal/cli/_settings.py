@@ -1,0 +1,228 @@
+"""Settings that a library refuses when something is made of them, in one sentence that names the setting."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from argparse import ArgumentError
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+
+from verisal.errors import ConfigError, VerisalError
+
+from ._explain import explain
+
+__all__ = [
+    "SHOWN_BY",
+    "check_paths",
+    "check_seed",
+    "parsed_settings",
+    "refused_by_classes",
+    "refused_settings",
+]
+
+SHOWN_BY = "VERISAL_TRACEBACK=1 shows where"
+"""Words after a sentence that stands for a traceback."""
+
+_SEEDS = 2**32
+_LONGEST = 60
+
+
+def parsed_settings(parser: ArgumentParser, words: Sequence[str], known: Sequence[str]) -> Namespace:
+    """The settings in the words of a command.
+
+    Args:
+        parser: of the command.
+        words: as they were given.
+        known: dotted names of the settings, for a misspelt one.
+
+    Raises:
+        ConfigError: unknown key or class, wrong type, missing or damaged file.
+    """
+    _check_configs(words)
+    try:
+        found: Namespace = parser.parse_args(list(words))
+    except ArgumentError as error:
+        raise ConfigError(explain(str(error), known)) from None
+    # The parser lets some errors of files and of conversions through.
+    except Exception as error:
+        raise ConfigError(f"{_culprit(parser, words, error)}: {_in_one_line(error)}") from error
+    return found
+
+
+def _culprit(parser: ArgumentParser, words: Sequence[str], error: Exception) -> str:
+    """The option of the command that brings the same error when it stands alone."""
+    for place, word in enumerate(words):
+        if not word.startswith("--"):
+            continue
+        alone = [word] if "=" in word else list(words[place : place + 2])
+        try:
+            parser.parse_args([*words[:1], *alone])
+        except type(error):
+            return " ".join(alone)
+        # One that stands alone lacks the others.
+        except Exception:  # noqa: S112
+            continue
+    return " ".join(words)
+
+
+def _check_configs(words: Sequence[str]) -> None:
+    """Raise unless every config file among the words of a command holds settings.
+
+    Raises:
+        ConfigError: a file that is no text or no YAML, or that holds something other than settings.
+    """
+    for place, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        if name != "--config" or not (equals or place + 1 < len(words)):
+            continue
+        value = value if equals else words[place + 1]
+        if not value.strip():
+            raise ConfigError("--config is empty; expected the path of a YAML file")
+        path = Path(value)
+        try:
+            if not path.is_file():
+                continue
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        # A config may also stand in the command itself, and is then too long for the name of a file.
+        except OSError:
+            continue
+        except (ValueError, yaml.YAMLError) as error:
+            raise ConfigError(f"--config {path} is no YAML file: {_in_one_line(error)}") from None
+        if not isinstance(content, dict):
+            found = "nothing" if content is None else f"a {type(content).__name__}"
+            raise ConfigError(f"--config {path} holds {found}; expected names of settings and their values")
+
+
+def check_paths(**given: str | Sequence[str] | None) -> None:
+    """Raise unless every path is the name of something.
+
+    Args:
+        given: by option: a path, several, or None where the option was left out.
+
+    Raises:
+        ConfigError: nothing but blanks, or what no file can be called.
+    """
+    for name, value in given.items():
+        for path in [value] if isinstance(value, str) else value or ():
+            if not path.strip() or "\0" in path:
+                raise ConfigError(f"{name}: expected a path, found {path!r}")
+
+
+def check_seed(seed: object) -> None:
+    """Raise unless every library takes the seed.
+
+    Raises:
+        ConfigError: a number outside of [0, 2^32).
+    """
+    if isinstance(seed, int) and not isinstance(seed, bool) and not 0 <= seed < _SEEDS:
+        raise ConfigError(f"seed_everything must be from 0 to {_SEEDS - 1}, found {seed}")
+
+
+@contextmanager
+def refused_settings(place: str, given: Callable[[], Mapping[str, object]]) -> Iterator[None]:
+    """Turn what a library says of settings into one sentence; where it came from stays in the cause.
+
+    Args:
+        place: where the settings stand, e.g. ``trainer``.
+        given: the settings in question by name, asked for only if there is an error.
+
+    Raises:
+        ConfigError: instead of any other error.
+    """
+    try:
+        yield
+    except Exception as error:
+        first = _first(error)
+        if isinstance(first, VerisalError):
+            raise
+        raise ConfigError(_sentence(place, given(), first)) from error
+
+
+@contextmanager
+def refused_by_classes(config: Namespace) -> Iterator[None]:
+    """The same for classes that are made from a config: names the innermost one that did not come about.
+
+    Raises:
+        ConfigError: instead of any other error.
+    """
+    try:
+        yield
+    except Exception as error:
+        first = _first(error)
+        if isinstance(first, VerisalError):
+            raise
+        place, given = _failed(first.__traceback__, list(_classes("", config)))
+        raise ConfigError(_sentence(place, given, first)) from error
+
+
+def _first(error: BaseException) -> BaseException:
+    """The error that others were raised from: a parser tells its own story of it."""
+    while error.__cause__ is not None and not isinstance(error, VerisalError):
+        error = error.__cause__
+    return error
+
+
+def _in_one_line(error: BaseException) -> str:
+    """The error's own words, or its name where it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _sentence(place: str, given: Mapping[str, object], error: BaseException) -> str:
+    told = _in_one_line(error)
+    # Those of which the library speaks; all of them where it speaks of none.
+    named = {name: value for name, value in given.items() if re.search(rf"\b{re.escape(name)}\b", told)}
+    shown = ", ".join(f"{place}.{name} is {_short(value)}" for name, value in (named or given).items())
+    return f"{shown or place}: {told} ({SHOWN_BY})"
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+def _classes(key: str, value: object) -> Iterator[tuple[str, str, Mapping[str, object]]]:
+    """Every class in a config: its key, its name and its settings."""
+    if isinstance(value, Namespace):
+        value = {name: value[name] for name in vars(value)}
+    if isinstance(value, Mapping):
+        settings = value.get("init_args")
+        if isinstance(value.get("class_path"), str):
+            given = settings if isinstance(settings, Mapping | Namespace) else {}
+            plain = {
+                name: item
+                for name, item in dict(given.items()).items()
+                if isinstance(item, str | int | float)
+            }
+            yield f"{key}.init_args" if key else "init_args", value["class_path"].rpartition(".")[2], plain
+        for name, item in value.items():
+            yield from _classes(f"{key}.{name}" if key else str(name), item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _classes(key, item)
+
+
+def _failed(
+    trace: TracebackType | None, classes: list[tuple[str, str, Mapping[str, object]]]
+) -> tuple[str, Mapping[str, object]]:
+    """Key and chosen settings of the innermost class of the config that was being made."""
+    found: tuple[str, Mapping[str, object]] = ("the config", {})
+    while trace is not None:
+        frame: Any = trace.tb_frame
+        own = type(frame.f_locals.get("self"))
+        found = next(
+            ((key, _chosen(own, given)) for key, name, given in classes if name == own.__name__), found
+        )
+        trace = trace.tb_next
+    return found
+
+
+def _chosen(own: type, given: Mapping[str, object]) -> dict[str, object]:
+    usual = inspect.signature(own).parameters
+    return {name: value for name, value in given.items() if name in usual and value != usual[name].default}
