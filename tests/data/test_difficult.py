@@ -73,6 +73,22 @@ def test_they_are_present_but_not_asked_for(tmp_path, form):
     assert batch.boxes_of(torch.tensor([1]))[0].shape == (0, 4)
 
 
+def test_the_main_object_is_of_the_class_of_the_image_even_so(tmp_path):
+    images = set_of(tmp_path, "voc")
+    file = tmp_path / "xml" / "cat0.xml"
+    marks = file.read_text().replace("<difficult>0", "<difficult>?").replace("<difficult>1", "<difficult>0")
+    file.write_text(marks.replace("<difficult>?", "<difficult>1"))
+    splits = ImageSplits(images=replace(images, labels="folders"), ratios=(1, 0, 0))
+    data = AnnotatedImages(splits, "fit", classifier=classifier_of(CLASSES, HEIGHT))
+    (sample,) = [sample for sample in data if sample.image_id == "cat/cat0.png"]
+    assert (sample.label, sample.object_labels.tolist(), sample.difficult.tolist()) == (
+        0,
+        [0, 1],
+        [True, False],
+    )
+    assert [record.class_name for record in images.listing().records if record.objects] == ["dog"]
+
+
 def test_they_can_be_kept(tmp_path):
     batch = batch_of(set_of(tmp_path, "voc"), difficult="keep")
     assert batch.asked_labels()[0].tolist() == [0, 1]

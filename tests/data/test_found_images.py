@@ -163,7 +163,9 @@ def test_what_other_systems_leave_is_no_annotation(tmp_path):
     write_numbers(tmp_path / "masks" / "cat0.png", {1: (1, 1, 9, 9)})
     leave_behind(tmp_path / "masks")
     listing = ImageFolder(root=root, annotations=str(tmp_path / "masks"), format="masks").listing()
-    assert listing.problems == ()
+    (tmp_path / "masks" / "cat1.npy").write_bytes(b"numbers")
+    listing = ImageFolder(root=root, annotations=str(tmp_path / "masks"), format="masks").listing()
+    assert (listing.problems, listing.left_out) == ((), {".npy": 1})
     assert sum(record.index_mask is not None for record in listing.records) == 1
 
 

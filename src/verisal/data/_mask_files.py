@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
-from verisal.data._files import NameIndex, image_files, image_id_of
+from verisal.data._files import NameIndex, find_images, image_id_of
 from verisal.data._mask_sources import IndexMask
 from verisal.data.listing import Annotations, ObjectRecord, Problem
 
@@ -18,10 +18,11 @@ def find_mask_files(folder: Path, names: NameIndex) -> tuple[Annotations, dict[s
     not known. Pictures ``cat/a/*.png`` or ``cat/a_*.png`` are one object each, wherever they are not 0.
     """
     found, numbered = Annotations(), dict[str, IndexMask]()
-    files = image_files(folder)
-    if not files:
+    files = find_images(folder)
+    found.left_out = files.left_out
+    if not files.paths:
         found.problems.append(Problem(str(folder), "holds no mask picture"))
-    for path in files:
+    for path in files.paths:
         name = str(PurePosixPath(image_id_of(path, folder)).with_suffix(""))
         owner, whole = _owner(name, names)
         if owner is None:

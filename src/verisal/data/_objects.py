@@ -94,7 +94,7 @@ def objects_of(
         empty = torch.zeros(0, dtype=torch.bool)
         return torch.zeros(0, dtype=torch.int64), nothing, torch.zeros(0, 4), empty
     areas = [float((box[2] - box[0]) * (box[3] - box[1])) for box in boxes]
-    main = max(range(len(labels)), key=lambda row: (not marked[row], labels[row] == label, areas[row]))
+    main = max(range(len(labels)), key=lambda row: (labels[row] == label, not marked[row], areas[row]))
     order = [main, *(row for row in range(len(labels)) if row != main)]
     return (
         torch.tensor([labels[row] for row in order]),

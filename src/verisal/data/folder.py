@@ -124,8 +124,10 @@ class ImageFolder(ImageSet):
             )
             for name, path in ids.items()
         )
-        # XML files often lie beside their images.
-        left_out = {kind: n for kind, n in files.left_out.items() if (kind, self.format) != (".xml", "voc")}
+        left_out = Counter(files.left_out) + Counter(annotated.left_out)
+        if self.format == "voc":
+            # XML files often lie beside their images.
+            del left_out[".xml"]
         return Listing(records, tuple(dict.fromkeys(class_names)), tuple(annotated.problems), left_out)
 
     def _annotated(self, names: NameIndex) -> tuple[Annotations, Mapping[str, IndexMask]]:

@@ -109,6 +109,7 @@ class Annotations:
         sizes: image to the width and height that the file states.
         class_names: classes in the order of the file.
         problems: what is wrong with the file.
+        left_out: kind of file to the number of files in a folder of annotations that are none.
     """
 
     objects: dict[str, list[ObjectRecord]] = field(default_factory=dict)
@@ -116,6 +117,7 @@ class Annotations:
     sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
     class_names: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    left_out: Mapping[str, int] = field(default_factory=dict)
     _shares: list[Problem] = field(default_factory=list, init=False)
     _boxes: int = field(default=0, init=False)
 
