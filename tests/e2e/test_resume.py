@@ -198,9 +198,11 @@ def test_a_command_that_is_stopped_before_its_first_work_can_go_on(there, capsys
         import toy
 
         patch.setattr(toy.ToyData, "setup", stop)
-        assert fit("--run_dir=new", "--wandb.mode=disabled") == 130
+        assert fit("--run_dir=new") == 130
     assert "--run_dir new --resume auto" in capsys.readouterr().err
-    assert main(["fit", "--config=new/config.yaml", "--run_dir=new", "--resume=auto"]) == 0
+    assert not Path("new/wandb").exists()
+    more = ["--run_dir=new", "--resume=auto", "--wandb.mode=disabled"]
+    assert main(["fit", "--config=new/config.yaml", *more]) == 0
 
 
 @pytest.mark.parametrize(

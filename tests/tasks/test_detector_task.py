@@ -125,6 +125,19 @@ class Snapshots(L.Callback):
         )
 
 
+def test_a_resumed_detector_keeps_the_statistics_that_its_weights_were_trained_with(folder, tmp_path):
+    given = tables()
+    task, run = fitted(folder, given, epochs=1)
+    run.save_checkpoint(tmp_path / "one.ckpt")
+    brighter = given | {"det_fit": changed(given["det_fit"], groups=GROUPS, offset=2.0)}
+    longer = task_of()
+    trainer(2).fit(longer, datamodule=module_of(folder, brighter), ckpt_path=tmp_path / "one.ckpt")
+    assert longer.trainer.global_step == 2 * run.global_step
+    for name, value in task.state_dict().items():
+        if "input_" in name:
+            assert torch.equal(longer.state_dict()[name], value), name
+
+
 def test_each_row_keeps_its_own_best_epoch_with_that_epochs_thresholds(folder, monkeypatch):
     planted = {"masks": [0.5, 0.9, 0.9, 0.7], "activations": [0.6, 0.2, 0.55, 0.8]}
     asked = {row: iter(values) for row, values in planted.items()}

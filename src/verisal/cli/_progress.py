@@ -51,9 +51,11 @@ class Progress:
         """The command that goes on where this one stopped, with a connecting phrase; empty for predict."""
         if self.run is None or self.config is None or self.stage == "predict":
             return ""
+        if not self.begun:
+            self.loggers.clear()  # Nothing has been logged, and no run at W&B is opened for it.
         try:
             self.begin()
-        except VerisalError:
+        except (VerisalError, OSError):
             return ""
         return f"; go on with: {resume_command(self.stage, self.run, self.config, self.weights)}"
 

@@ -112,6 +112,7 @@ class DetectorTask(L.LightningModule):
         self.supported: Tensor
         self.negatives: Tensor
         self.evaluation: Evaluation | None = None
+        self._restored = False
         self._attached: tuple[DetectorFeatures, Classifier] | None = None
         self._scores = DetectionScores(self.report_rows, members)
 
@@ -228,8 +229,14 @@ class DetectorTask(L.LightningModule):
         blocks = F.pixel_unshuffle(torch.cat(list(images), dim=1), self._fold)
         return blocks.contiguous(memory_format=torch.channels_last)
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Input statistics come with the weights that were trained on them."""
+        self._restored = True
+
     def on_fit_start(self) -> None:
-        """Standardise every row's input by its statistics on clean fitting images."""
+        """Standardise every row's input by its statistics on clean fitting images, once for all epochs."""
+        if self._restored:
+            return
         clean = self._data.clean_fit_batch()
         for row in self.row_names:
             maps = self.stack(row, clean.features).to(self.device)
