@@ -47,6 +47,35 @@ def test_rounding_does_not_decide_who_is_in_the_area():
     assert gradient.abs().max() < 1e-6  # r = 1/2 each
 
 
+def test_gradients_of_area_and_pyramid_are_continuous():
+    """Rounding errors change them by rounding errors, at a level, at the threshold and near it."""
+    near = [0.3 + side * away for side in (-1, 1) for away in (1e-4, 0.01, 0.02)]
+    values = [0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0, 0.3, *near]
+    mask = torch.tensor(values).view(1, 1, 1, -1)
+    levels = torch.rand(1, 5, 3, 1, len(values))
+
+    def slopes(mask):
+        mask = mask.clone().requires_grad_()
+        (of_area,) = torch.autograd.grad(
+            area_deviation(mask, sum(value >= 0.3 for value in values)).sum(), mask
+        )
+        (of_pyramid,) = torch.autograd.grad(pyramid_blend(levels, mask).sum(), mask)
+        return of_area * len(values), of_pyramid
+
+    for noise in 1e-6 * torch.randn(8, *mask.shape):
+        for before, after in zip(slopes(mask), slopes(mask + noise), strict=True):
+            assert float((before - after).abs().max()) < 0.02
+
+
+def test_a_pyramid_of_two_levels_has_no_corner():
+    levels = torch.tensor([0.2, 0.8]).view(1, 2, 1, 1, 1).expand(1, 2, 3, 1, 4)
+    masks = torch.tensor([0.0, 0.01, 0.5, 1.0]).view(1, 1, 1, 4).requires_grad_()
+    shown = pyramid_blend(levels, masks)
+    torch.testing.assert_close(shown[0, 1, 0].detach(), torch.tensor([0.2, 0.206, 0.5, 0.8]))
+    (slopes,) = torch.autograd.grad(shown[:, 0].sum(), masks)
+    torch.testing.assert_close(slopes.flatten(), torch.full((4,), 0.6))
+
+
 def test_total_variation_by_hand():
     mask = masks_of([0.0, 1.0], [0.5, 1.0])
     assert total_variation(mask, 3).item() == pytest.approx(1 + 0.5**3 + 0.5**3 + 0)
@@ -72,8 +101,8 @@ def test_pyramid_blend_by_hand():
     shown = pyramid_blend(levels, masks)
     torch.testing.assert_close(shown[0, 1, 0].detach(), torch.tensor([0.2, 0.3, 0.4, 0.6, 0.8]))
     (slopes,) = torch.autograd.grad(shown[:, 0].sum(), masks)
-    # Two intervals of width 1/2, rising by .2 and by .4; a level itself belongs to the interval above it.
-    torch.testing.assert_close(slopes.flatten(), torch.tensor([0.4, 0.4, 0.8, 0.8, 0.8]))
+    # Two intervals of width 1/2, rising by .2 and by .4; a level itself has the mean of both slopes.
+    torch.testing.assert_close(slopes.flatten(), torch.tensor([0.4, 0.4, 0.6, 0.8, 0.8]))
 
 
 def test_smooth_max_of_one_cell_by_hand():

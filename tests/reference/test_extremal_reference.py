@@ -53,23 +53,38 @@ def test_smooth_max_and_its_gradient_equal_the_formula(step, sigma, kind, margin
 
 @replicates(area_deviation)
 def slow_area_deviation(mask, count):
-    """A full sort; values within 1e-4 of the threshold are in the area with equal probability."""
+    """A full sort. In the gradient alone, values within 0.01 of the threshold are in the area with equal
+    probability, which goes over into 0 or 1 until 0.02.
+    """
     values = mask.flatten().sort().values
-    target = torch.zeros_like(values)
-    target[len(values) - count :] = 1
-    tied = (values - values[len(values) - count]).abs() <= 1e-4
-    target[tied] = target[tied].mean()
-    return (target * (values - 1) ** 2 + (1 - target) * values**2).mean()
+    ordered = torch.zeros_like(values)
+    ordered[len(values) - count :] = 1
+    certain, equal = [], []
+    for away in (values - values[len(values) - count]).detach().div(0.01).tolist():
+        certain.append(min(max(away - 1, 0), 1))
+        equal.append(1 - min(max(abs(away) - 1, 0), 1))
+    left = (count - sum(certain)) / sum(equal)
+    target = values.new_tensor([one + left * other for one, other in zip(certain, equal, strict=True)])
+    value = (values - ordered).square().mean()
+    gradient = 2 * (values - target).detach() / len(values)
+    return value.detach() + (gradient * (values - values.detach())).sum()
 
 
 @pytest.mark.parametrize("count", [1, 13, 30, 60])
-@pytest.mark.parametrize("digits", [1, 7])  # many ties, or none
+@pytest.mark.parametrize("digits", [1, 2, 7])  # many ties, or none
 def test_area_deviation_equals_the_sort(count, digits):
     mask = torch.rand(1, 1, 6, 10).mul(10**digits).round().div(10**digits).requires_grad_()
     fast, slow = area_deviation(mask, count)[0], slow_area_deviation(mask, count)
-    ordered = torch.cat([torch.zeros(60 - count), torch.ones(count)])
-    torch.testing.assert_close(fast, (mask.flatten().sort().values - ordered).square().mean())
     torch.testing.assert_close(fast, slow)
+    torch.testing.assert_close(*(torch.autograd.grad(value, mask)[0] for value in (fast, slow)))
+
+
+@pytest.mark.parametrize("count", [1, 13, 30])
+def test_gradient_of_pixels_that_lie_apart_is_that_of_the_sort(count):
+    mask = torch.linspace(0, 1, 30)[torch.randperm(30)].view(1, 1, 5, 6).requires_grad_()
+    ordered = torch.cat([torch.zeros(30 - count), torch.ones(count)])
+    slow = (mask.flatten().sort().values - ordered).square().mean()
+    fast = area_deviation(mask, count)[0]
     torch.testing.assert_close(*(torch.autograd.grad(value, mask)[0] for value in (fast, slow)))
 
 
@@ -93,8 +108,7 @@ def slow_extremal(method, classifier, image, query, area):
         mask = plane[margin : margin + height, margin : margin + width]
 
         def logit(mask, flipped=index % 2 == 0):
-            place = mask * (levels - 1)
-            shown = sum((1 - (place - k).abs()).clamp(min=0) * pyramid[k] for k in range(levels))
+            shown = slow_blend(pyramid, mask * (levels - 1))
             shown = shown[None].float()
             return classifier(shown.flip(3) if flipped else shown)[0, query].double()
 
@@ -106,6 +120,18 @@ def slow_extremal(method, classifier, image, query, area):
         cells = (cells.detach() + method.learning_rate * velocity).clamp(0, 1)
         weight *= 1.0035
     return slow_smooth_max(cells, step, sigma, (height, width))
+
+
+def slow_blend(pyramid, place):
+    """Linear between levels; the slope is the mean of the linear slopes within 0.02 levels."""
+
+    def linear(place):
+        return sum((1 - (place - k).abs()).clamp(min=0) * pyramid[k] for k in range(len(pyramid)))
+
+    # Beyond the first and the last level the slope goes on.
+    inside = place.detach().clamp(0.02, len(pyramid) - 1.02)
+    slope = (linear(inside + 0.02) - linear(inside - 0.02)) / 0.04
+    return linear(place.detach()) + slope * (place - place.detach())
 
 
 def _blurred(image, sigma):

@@ -6,7 +6,7 @@ from saliency_cases import toy_classifier, toy_images
 
 from verisal.errors import ConfigError
 from verisal.functional import Baseline, Constant, DatasetMean, GaussianNoise
-from verisal.saliency import ExtremalPerturbation
+from verisal.saliency import ExtremalPerturbation, extremal
 
 QUERY = torch.tensor([0, 1])
 
@@ -71,6 +71,26 @@ def test_several_areas_are_the_mean_of_each_alone():
     result = together(classifier, images, QUERY)
     torch.testing.assert_close(result.saliency, masks.mean(dim=1, keepdim=True))
     assert result.n_forward == result.n_backward == 12
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"areas": (0.2, 0.5), "grid_step": 40, "sigma": 60.0}], ids=["fine", "two areas"]
+)
+def test_rounding_stays_rounding(monkeypatch, settings):
+    """Other processors and batch sizes round otherwise: errors of 2e-6 in the mask may not grow to jumps."""
+    method = ExtremalPerturbation(steps=6, learning_rate=0.5, area_weight=20.0, **settings)
+    classifier, images, query = toy_classifier(), toy_images(3), torch.tensor([0, 3, 1])
+    exact, pooled = method(classifier, images, query).saliency, extremal.smooth_max
+    generator = torch.Generator().manual_seed(6)
+
+    def rounded(*inputs, **given):
+        plane = pooled(*inputs, **given)
+        return plane * (1 + 2e-6 * torch.randn(plane.shape, generator=generator))
+
+    monkeypatch.setattr(extremal, "smooth_max", rounded)
+    for _ in range(6):
+        found = method(classifier, images, query).saliency
+        torch.testing.assert_close(found, exact, rtol=0, atol=2e-4)
 
 
 def test_whole_area_keeps_the_whole_image():

@@ -23,8 +23,10 @@ _COLDNESS = 20.0
 """Inverse temperature of the soft-max pooling."""
 _RANK = 8
 """Exponentials that stand for every weight of the pooling, see :func:`smooth_max_weights`."""
-_TIE = 1e-4
-"""Pixels this near the area's threshold share what is left of the area."""
+_TIE = 1e-2
+"""Pixels this near the area's threshold share what is left of the area; twice as far off none do."""
+_CORNER = 0.02
+"""Levels on both sides of one of a pyramid over which the slope below it goes over into the one above."""
 
 
 def smooth_max_weights(step: int, sigma: float) -> Tensor:
@@ -117,9 +119,9 @@ def area_deviation(masks: Tensor, count: int) -> Tensor:
 
     .. math:: \frac{1}{HW} \sum (\mathrm{vecsort}(m) - r)^2, \qquad r = 0, \dots, 0, 1, \dots, 1
 
-    Only the threshold between the two parts is looked for. Pixels within 1e-4 of it share what is left of
-    the area: the value is the same, up to as much, and their gradient is the mean over all orders of them,
-    so that neither rounding nor the order of equal pixels decides who is in.
+    The gradient is :math:`2 (m - r) / HW`, with one change that makes it continuous: pixels within 0.01 of
+    the threshold between the two parts share what is left of the area, and from there to 0.02 the share goes
+    over into 0 or 1. So neither rounding nor the order of equal pixels decides who is in.
 
     Args:
         masks: ``(N, 1, H, W)`` in [0, 1].
@@ -133,12 +135,14 @@ def area_deviation(masks: Tensor, count: int) -> Tensor:
     """
     pixels = masks.flatten(1)
     with torch.no_grad():
-        threshold = pixels.topk(count, dim=1, sorted=False).values.amin(dim=1, keepdim=True)
-        above = pixels > threshold + _TIE
-        tied = (pixels - threshold).abs() <= _TIE
+        area = pixels.topk(count, dim=1, sorted=False).values
+        value = pixels.square().sum(dim=1) - 2 * area.sum(dim=1) + count
+        distance = (pixels - area.amin(dim=1, keepdim=True)) / _TIE
+        above = (distance - 1).clamp(0, 1)
+        tied = 1 - above - (-distance - 1).clamp(0, 1)
         share = (count - above.sum(dim=1, keepdim=True)) / tied.sum(dim=1, keepdim=True)
-        target = above + tied * share
-    return (target * (pixels - 1).square() + (1 - target) * pixels.square()).mean(dim=1)
+        slope = 2 * (pixels - above - tied * share)
+    return (value + (slope * (pixels - pixels.detach())).sum(dim=1)) / pixels.shape[1]
 
 
 def total_variation(masks: Tensor, power: float) -> Tensor:
@@ -177,6 +181,8 @@ def blur_pyramid(images: Tensor, *, levels: int, max_sigma: float) -> Tensor:
 def pyramid_blend(pyramid: Tensor, masks: Tensor) -> Tensor:
     """Every pixel from the level that its mask names, linear between levels; 1 is the image, 0 the first.
 
+    The gradient is continuous: within 0.02 levels of a level the slope below goes over into the one above.
+
     Args:
         pyramid: ``(N, levels, 3, H, W)``.
         masks: ``(N, 1, H, W)`` in [0, 1].
@@ -186,7 +192,13 @@ def pyramid_blend(pyramid: Tensor, masks: Tensor) -> Tensor:
     """
     last = pyramid.shape[1] - 1
     place = masks * last
-    lower = place.detach().floor().clamp(0, last - 1)
-    index = lower.long().unsqueeze(1).expand(-1, -1, *pyramid.shape[2:])
-    low, high = pyramid.gather(1, index)[:, 0], pyramid.gather(1, index + 1)[:, 0]
-    return low + (place - lower) * (high - low)
+    # The first and the last level are no corners; of two levels, none is.
+    nearest = place.detach().round().clamp(min(1, last - 1), last - 1)
+    index = nearest.long().unsqueeze(1).expand(-1, -1, *pyramid.shape[2:])
+    middle = pyramid.gather(1, index)[:, 0]
+    up = pyramid.gather(1, index + 1)[:, 0] - middle
+    down = up if last == 1 else middle - pyramid.gather(1, index - 1)[:, 0]
+    offset = place.detach() - nearest
+    rising = (offset / (2 * _CORNER) + 0.5).clamp(0, 1)
+    value = middle + torch.where(offset > 0, up, down) * offset
+    return value + (down + (up - down) * rising) * (place - place.detach())

@@ -68,8 +68,9 @@ class ExtremalPerturbation(Saliency):
 
     Differs from:
         - The soft-max pooling of the mask is a convolution on the grid of cells, within 1e-4 of the formula.
-        - Of the sorted mask only the threshold is found; pixels within 1e-4 of it share the rest of the area,
-          where a sort orders equal pixels by chance.
+        - Of the sorted mask only the threshold is found; pixels near it, within 0.01 and fading out to 0.02,
+          share the rest of the area, where a sort orders equal pixels by chance. The slope between levels of
+          the pyramid changes over 0.04 levels. Both keep the gradient continuous, and rounding small.
         - The area is a share of the image. As published, it is counted on a plane that reaches sigma beyond,
           so that the border is no cheaper than the inside; masks of areas near 1 fade towards the border.
         - Cells are centred on the image, where the published grid starts at its first pixel.
