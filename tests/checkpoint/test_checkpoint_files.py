@@ -152,10 +152,8 @@ def test_killed_while_it_saves_leaves_a_loadable_checkpoint(tmp_path):
         "for n in range(10**6): save_checkpoint({'n': n, 'x': torch.full((20000,), n)}, sys.argv[1])"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(path)])  # noqa: S603
-    for _ in range(600):
-        if path.exists():
-            break
-        time.sleep(0.1)
+    while not path.exists() and process.poll() is None:
+        time.sleep(0.01)
     time.sleep(0.3)
     process.send_signal(signal.SIGKILL)
     process.wait()

@@ -106,4 +106,4 @@ def test_a_file_never_gets_the_number_of_a_closed_stream():
         "sys.exit(os.open('/dev/null', os.O_RDONLY) < 3)"
     )
     shell = f'exec "{sys.executable}" -c "{code}" <&- >&- 2>&-'
-    assert subprocess.run(["/bin/sh", "-c", shell], timeout=60, check=False).returncode == 0  # noqa: S603
+    assert subprocess.run(["/bin/sh", "-c", shell], timeout=280, check=False).returncode == 0  # noqa: S603

@@ -80,7 +80,7 @@ def test_all_get_the_text_of_the_first(environment):
         other.start()
     ProcessGroup(0, 3).hand_down("hello")
     for other in others:
-        other.join(20)
+        other.join(250)
     assert taken == ["hello", "hello"]
 
 
@@ -94,7 +94,7 @@ def test_a_refusal_of_the_first_process_ends_all(environment, tmp_path):
     environment.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="choose another with --run_dir"):
         open_run("fit", "toy", run_dir=tmp_path / "file", resume="never")
-    other.join(20)
+    other.join(250)
     assert "choose another with --run_dir" in json.loads(texts[0])["error"]
 
 

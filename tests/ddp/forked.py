@@ -34,7 +34,7 @@ def free_port():
         return str(probe.getsockname()[1])
 
 
-def together(count, args, folder, *, timeout=120):
+def together(count, args, folder, *, timeout=250):
     """Run one command on ``count`` processes, as torchrun would start them; their exit codes and outputs."""
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": str(count)}
     words = [*args, f"--trainer.devices={count}", "--trainer.strategy=ddp"]

@@ -27,7 +27,7 @@ def fill(root, log, *, rank, world_size, pause, die_at=None, together=None):
             file.write(f"{rank} {items[0]}\n")
         if first and together is not None:
             # Each has a shard of its own before one of them goes on, however slow the other starts.
-            together.wait(60)
+            together.wait(250)
         first = False
         time.sleep(pause)
         if die_at is not None and die_at in items:

@@ -80,7 +80,7 @@ def test_two_processes_share_the_work_and_give_the_store_of_one(url, tmp_path):
     settings = {"world_size": 2, "pause": 0.05, "together": CONTEXT.Barrier(2)}
     processes = [start(url, log, rank=rank, **settings) for rank in range(2)]
     for process in processes:
-        process.join(60)
+        process.join(250)
         assert process.exitcode == 0
     firsts = sorted(first for _, first in computed(log))
     # Where a file can be created twice, a race for a shard may cost double work, never a wrong file.
@@ -97,8 +97,8 @@ def test_the_share_of_a_killed_process_is_picked_up(url, tmp_path):
     while not log.exists() and dying.is_alive():  # it holds the lease on its first shard
         time.sleep(0.01)
     staying = start(url, log, rank=0, world_size=2, pause=0.0, lease=1.0)
-    dying.join(60)
-    staying.join(60)
+    dying.join(250)
+    staying.join(250)
     assert dying.exitcode == -signal.SIGKILL
     assert staying.exitcode == 0
     assert FeatureStore(url, key=KEY).verify() == ()
@@ -116,7 +116,7 @@ def test_a_kill_at_any_moment_leaves_a_store_that_can_be_completed(url, tmp_path
             time.sleep(0.001)
         time.sleep(0.004 * attempt)
         process.kill()
-        process.join(60)
+        process.join(250)
         prepare(0.2)
         FeatureStore(here, key=KEY, shard_size=2).fill(features, COUNT, progress=False)
         assert contents(shared(here)) == expected

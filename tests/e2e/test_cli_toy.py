@@ -285,7 +285,7 @@ def run_verisal(args: list[str], **environment: str) -> subprocess.CompletedProc
         env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=280,
         check=False,
     )
 
@@ -304,7 +304,7 @@ def test_full_disk_is_one_line_and_the_old_checkpoint_stays(config):
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=280,
         check=False,
     )
     assert done.returncode == 1, done.stderr

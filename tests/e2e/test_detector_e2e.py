@@ -276,7 +276,7 @@ def test_a_new_process_gives_the_same_metrics(inside):
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=280,
         check=False,
     )
     assert done.returncode == 0, done.stderr

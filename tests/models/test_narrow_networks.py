@@ -57,7 +57,7 @@ def laid(part, layout):
 def exit_code(target, *args):
     process = CONTEXT.Process(target=target, args=args)
     process.start()
-    process.join(120)
+    process.join(250)
     return process.exitcode
 
 

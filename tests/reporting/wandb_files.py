@@ -14,7 +14,7 @@ def records(run_dir: Path) -> list[wandb_internal_pb2.Record]:
     """All records of all finished runs; the last ones are written a moment after ``finish`` returns."""
     found = []
     for path in sorted(run_dir.glob("wandb/offline-run-*/run-*.wandb")):
-        last_moment = time.monotonic() + 20
+        last_moment = time.monotonic() + 250
         while not (of_run := _records(path.read_bytes())) or of_run[-1].WhichOneof("record_type") != "exit":
             assert time.monotonic() < last_moment, f"{path} does not end with the end of its run"
             time.sleep(0.02)
