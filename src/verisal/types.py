@@ -257,7 +257,7 @@ class StagedClassifier(Protocol):
         ...
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Logits ``(B, K)`` of images in [0, 1]."""
+        """Logits ``(B, K)`` of images in [0, 1], which stay as they are."""
         ...
 
     def stage_outputs(self, images: Tensor) -> StageOutputs:

@@ -85,11 +85,15 @@ WAYS = {
 
 
 def run_before(network: nn.Module) -> nn.Module:
-    """What is compiled looks at hooks at the first call only: with gradients and without."""
-    network.eval()
-    network(IMAGES.clone().requires_grad_())
-    with torch.no_grad():
-        network(IMAGES[:1])
+    """What is compiled looks at hooks once for each kind of input: all kinds that methods have are over."""
+    network.eval().requires_grad_(False)
+    many = IMAGES.repeat(2, 1, 1, 1)
+    for count in (1, 2, 4):
+        leaf = many[:count].clone().requires_grad_()
+        network(leaf)
+        network(leaf.clone())
+        with torch.no_grad():
+            network(many[:count])
     return network
 
 
