@@ -140,6 +140,19 @@ def test_any_method_with_nested_options(photos, tmp_path):
     )
 
 
+def test_a_classifier_of_several_labels(photos, tmp_path, capsys):
+    args = ["explain", str(photos / "a.png"), "--classifier=emoji_scenes_64", "--classifier_output=sigmoid"]
+    assert main([*args, "--output", str(tmp_path)]) == 2
+    assert "give --saliency=Occlusion" in capsys.readouterr().err
+    # The advice, followed.
+    assert main([*args, "--saliency=Occlusion", "--saliency.stride=16", "--output", str(tmp_path)]) == 0
+    maps = np.load(tmp_path / "a.png.npz")
+    torch.testing.assert_close(
+        torch.from_numpy(maps["probabilities"]), torch.from_numpy(maps["logits"]).sigmoid()
+    )
+    assert json.loads(str(maps["settings"]))["output"] == "sigmoid"
+
+
 def test_files_that_cannot_be_read_are_named_and_the_rest_is_explained(photos, tmp_path, capsys):
     (photos / "broken.png").write_bytes(b"not a picture")
     assert main(["explain", str(photos), *QUICK, "--output", str(tmp_path / "out")]) == 1
