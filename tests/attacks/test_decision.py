@@ -35,6 +35,19 @@ def test_comes_near_to_the_distance_of_the_plane() -> None:
     assert result.n_bwd.tolist() == [0, 0, 0]
 
 
+def test_keeps_the_nearest_border_of_all_steps() -> None:
+    """More steps of the same seed begin with the same ones, so that the noise can only get shorter."""
+    grey = GREY[:1].expand(8, -1, -1, -1)
+    ones = torch.ones(8, dtype=torch.int64)
+    found = [run(HopSkipJumpL2(steps=steps, directions=2), grey, ones) for steps in range(6)]
+    gains = torch.stack([result.norms for result in found]).diff(dim=0)
+    assert float(gains.max()) <= 0
+    # Two directions mislead: some steps come nearer, and some end farther away and are forgotten.
+    assert (gains < 0).any(dim=1).all()
+    assert int((gains == 0).sum()) >= 4
+    assert all(result.success.all() for result in found)
+
+
 def test_cost_is_what_the_settings_say() -> None:
     result = run(HopSkipJumpL2(steps=4, directions=10, bisections=9))
     # Clean image, first bisection, four steps with 10 * sqrt(t) directions and a bisection, verdict; besides

@@ -98,6 +98,26 @@ def test_pgd_restarts_stop_for_fooled_samples_and_keep_the_highest_loss() -> Non
     assert result.n_bwd.tolist() == [4, 12]
 
 
+def test_pgd_keeps_the_best_of_its_restarts() -> None:
+    """More restarts of the same seed begin with the same ones, so that the loss can only rise."""
+
+    def bumpy(images: Tensor) -> Tensor:
+        height = (60 * images.flatten(1)).sin().mean(dim=1) - 5
+        return torch.stack([-height, height], dim=1)
+
+    images = torch.rand(32, *SHAPE[1:], generator=seeded())
+    for targeted in (False, True):
+        attacks = [PGD(0.2, steps=2, restarts=count, targeted=targeted) for count in range(1, 6)]
+        aims = torch.full((32,), int(targeted))  # class 0 is the label, class 1 the goal
+        found = [which(bumpy, images, aims, generator=seeded()) for which in attacks]
+        assert [int(result.success.sum()) for result in found] == [0] * 5
+        gains = torch.stack([bumpy(result.x_adv)[:, 1] for result in found]).diff(dim=0)
+        assert float(gains.min()) >= 0
+        # Each restart is the best so far for some image, and for another it is not.
+        assert (gains > 0).any(dim=1).all()
+        assert (gains == 0).any(dim=1).all()
+
+
 def test_pgd_l2_start_is_uniform_in_the_ball() -> None:
     class Flat(torch.nn.Module):
         def forward(self, images: Tensor) -> Tensor:
