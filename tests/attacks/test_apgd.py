@@ -6,7 +6,7 @@ from torch import Tensor
 
 from verisal.attacks import APGD, BIM, PGD, AALight
 from verisal.attacks._losses import rising_loss
-from verisal.attacks.apgd import _looks
+from verisal.attacks.apgd import _looks, _Outcome, _State
 from verisal.errors import ConfigError
 
 SHAPE = (1, 3, 2, 2)
@@ -77,6 +77,102 @@ def test_looks_come_ever_closer() -> None:
     assert _looks(100) == {22: 22, 41: 19, 57: 16, 70: 13, 80: 10, 87: 7, 93: 6, 99: 6}
     assert _looks(1) == {1: 1}
     assert list(_looks(5)) == [1, 2, 3, 4, 5]
+
+
+def values(*numbers: float) -> Tensor:
+    """One image of one value per number."""
+    return torch.tensor(numbers, dtype=torch.float32).view(-1, 1, 1, 1)
+
+
+def state(**parts: Tensor) -> _State:
+    count = len(next(iter(parts.values())))
+    rows = {name: torch.arange(count) for name in ("place", "rows")}
+    wide = {name: torch.zeros(count, 1, 1, 1) for name in ("images", "at", "before", "gradient", "best")}
+    flat = {name: torch.zeros(count) for name in ("loss", "best_loss", "best_loss_at_look", "rises")}
+    usual = rows | wide | flat | {"best_gradient": torch.zeros(count, 1, 1, 1), "step": torch.ones(count)}
+    return _State(**usual | {"halved": torch.zeros(count, dtype=torch.bool)} | parts)
+
+
+def test_a_look_halves_the_step_of_samples_that_rise_too_rarely_or_stall() -> None:
+    looked = state(
+        at=values(1, 2, 3, 4),
+        gradient=values(1, 1, 1, 1),
+        best=values(5, 6, 7, 8),
+        best_gradient=values(-1, -1, -1, -1),
+        # Rose just too rarely; stalls; stalls, but was halved at the last look; found something better.
+        rises=torch.tensor([3, 4, 4, 4]),
+        best_loss=torch.tensor([2.0, 1.0, 1.0, 1.5]),
+        best_loss_at_look=torch.ones(4),
+        halved=torch.tensor([False, False, True, False]),
+    )
+    looked.look(at_most=3.0)
+    assert looked.halved.tolist() == [True, True, False, False]
+    assert looked.step.tolist() == [0.5, 0.5, 1.0, 1.0]
+    assert looked.at.flatten().tolist() == [5, 6, 3, 4]  # back to the best iterate, and to its slope
+    assert looked.gradient.flatten().tolist() == [-1, -1, 1, 1]
+    assert looked.best_loss_at_look.tolist() == [2.0, 1.0, 1.0, 1.5]
+    assert looked.rises.tolist() == [0, 0, 0, 0]
+
+
+def test_a_note_counts_rises_from_step_to_step_and_keeps_the_best_iterate() -> None:
+    noted = state(at=values(1, 2, 3), gradient=values(4, 5, 6), best_loss=torch.full((3,), 0.5))
+    noted.note(torch.tensor([1.0, 0.25, -1.0]))
+    assert noted.rises.tolist() == [1, 1, 0]
+    assert noted.best.flatten().tolist() == [1, 0, 0]
+    assert noted.best_gradient.flatten().tolist() == [4, 0, 0]
+    noted.note(torch.tensor([0.75, 0.5, -0.5]))
+    assert noted.rises.tolist() == [1, 2, 1]
+    assert noted.best_loss.tolist() == [1.0, 0.5, 0.5]
+
+
+def test_an_iterate_that_fools_is_kept_before_one_of_higher_loss() -> None:
+    known = _Outcome(values(0, 0, 0, 0, 0), torch.ones(5), torch.tensor([True, True, False, False, True]))
+    offered = torch.tensor([False, True, True, False, True])
+    known.offer(torch.arange(5), values(1, 2, 3, 4, 5), torch.tensor([9.0, 2.0, 0.5, 2.0, 0.5]), offered)
+    assert known.images.flatten().tolist() == [0, 2, 3, 4, 0]
+    assert known.fools.tolist() == [True, True, True, False, True]
+    assert known.loss.tolist() == [1.0, 2.0, 0.5, 2.0, 1.0]
+
+
+def test_momentum_mixes_the_step_with_the_one_before() -> None:
+    at = state(at=values(0.5), before=values(0.46), gradient=values(2.0), step=torch.tensor([0.02]))
+    at.images = values(0.4)
+    attack = APGD(0.3)
+    assert attack._moved(at, momentum=False).item() == pytest.approx(0.52)
+    assert attack._moved(at, momentum=True).item() == pytest.approx(0.5 + 0.75 * 0.02 + 0.25 * 0.04)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_starts_on_the_surface_and_crosses_the_ball_in_the_first_step(norm: str) -> None:
+    seen = []
+
+    def watched(images: Tensor) -> Tensor:
+        seen.append(images.detach() - above(1.3))
+        return plane(images)
+
+    APGD(0.05, norm, steps=1, restarts=2)(watched, above(1.3), torch.tensor([1]), generator=seeded())
+    size = {"linf": lambda noise: noise.abs().max().item(), "l2": lambda noise: noise.norm().item()}[norm]
+    assert size(seen[0]) == pytest.approx(0.05, abs=1e-6)
+    assert (seen[0] - seen[2]).abs().max() > 0.01  # the second restart starts elsewhere
+    if norm == "linf":
+        torch.testing.assert_close(seen[1].flatten()[[0, 1, 11]], torch.tensor([-0.05, 0.05, -0.05]))
+
+
+def test_restarts_keep_the_highest_loss() -> None:
+    """More restarts of the same seed begin with the same ones, so that the loss can only rise."""
+
+    def bumpy(images: Tensor) -> Tensor:
+        height = (60 * images.flatten(1)).sin().mean(dim=1) - 5
+        return torch.stack([-height, height], dim=1)
+
+    images = torch.rand(32, *SHAPE[1:], generator=seeded())
+    labels = torch.zeros(32, dtype=torch.int64)
+    attacks = [APGD(0.2, loss="margin", steps=2, restarts=count) for count in range(1, 6)]
+    found = [which(bumpy, images, labels, generator=seeded()) for which in attacks]
+    gains = torch.stack([bumpy(result.x_adv)[:, 1] for result in found]).diff(dim=0)
+    assert float(gains.min()) >= 0
+    assert (gains > 0).any(dim=1).all()
+    assert (gains == 0).any(dim=1).all()
 
 
 @pytest.mark.parametrize(("targeted", "classes"), [(False, 2), (True, 3)])

@@ -8,7 +8,7 @@ import torch
 from attack_cases import ToyNet
 from torch import Tensor
 
-from verisal.attacks import DDN, FGSM, PGD, CarliniWagnerL2, DeepFoolL2, SquareAttack
+from verisal.attacks import BIM, DDN, FGSM, PGD, CarliniWagnerL2, DeepFoolL2, SquareAttack
 from verisal.attacks.carlini_wagner import _next_c, _share
 from verisal.errors import ConfigError
 from verisal.functional import noise_norm
@@ -82,10 +82,37 @@ def test_pgd_linf_without_start_is_fgsm_on_a_plane() -> None:
     assert values[2:11].abs().min() > 0
 
 
-def test_pgd_default_step() -> None:
-    image = above(1.3)
-    one = attack(PGD(0.1, steps=25, step=0.01), image)
-    torch.testing.assert_close(one.x_adv, attack(PGD(0.1, steps=25), image).x_adv)
+@pytest.mark.parametrize(("which", "length"), [(PGD, 2.5), (BIM, 1.25)])
+def test_default_step_is_a_share_of_the_radius_per_step(which, length: float) -> None:
+    seen = []
+
+    def watched(images: Tensor) -> Tensor:
+        seen.append(images.detach().clone())
+        return plane(images)
+
+    attack_ = which(0.1, steps=10) if which is BIM else which(0.1, steps=10, random_start=False)
+    attack_(watched, above(1.3), torch.tensor([1]), generator=seeded())
+    first = (seen[1] - seen[0]).flatten()
+    torch.testing.assert_close(first[[0, 1, 11]], length * 0.01 * torch.tensor([-1.0, 1.0, -1.0]))
+
+
+def bumpy(images: Tensor) -> Tensor:
+    """Many maxima of class 1, which never wins where the first value is below 0.9, and always above it."""
+    values = images.flatten(1)
+    height = (60 * values).sin().mean(dim=1) - 5 + 20 * (values[:, 0] > 0.9)
+    return torch.stack([-height, height], dim=1)
+
+
+def test_pgd_restarts_begin_at_the_samples_own_starts_whoever_has_left() -> None:
+    images = 0.7 * torch.rand(4, *SHAPE[1:], generator=seeded())
+    images[0, 0, 0, 0] = 1.0
+    labels, names = torch.zeros(4, dtype=torch.int64), list("abcd")
+    which = PGD(0.05, steps=2, restarts=4)
+    all_four = which(bumpy, images, labels, generator=seeded(), sample_ids=names)
+    assert all_four.success.tolist() == [True, False, False, False]
+    assert all_four.n_bwd.tolist() == [2, 8, 8, 8]
+    others = which(bumpy, images[1:], labels[1:], generator=seeded(), sample_ids=names[1:])
+    torch.testing.assert_close(all_four.x_adv[1:], others.x_adv, rtol=0, atol=0)
 
 
 def test_pgd_restarts_stop_for_fooled_samples_and_keep_the_highest_loss() -> None:
@@ -101,11 +128,7 @@ def test_pgd_restarts_stop_for_fooled_samples_and_keep_the_highest_loss() -> Non
 def test_pgd_keeps_the_best_of_its_restarts() -> None:
     """More restarts of the same seed begin with the same ones, so that the loss can only rise."""
 
-    def bumpy(images: Tensor) -> Tensor:
-        height = (60 * images.flatten(1)).sin().mean(dim=1) - 5
-        return torch.stack([-height, height], dim=1)
-
-    images = torch.rand(32, *SHAPE[1:], generator=seeded())
+    images = 0.7 * torch.rand(32, *SHAPE[1:], generator=seeded())
     for targeted in (False, True):
         attacks = [PGD(0.2, steps=2, restarts=count, targeted=targeted) for count in range(1, 6)]
         aims = torch.full((32,), int(targeted))  # class 0 is the label, class 1 the goal
@@ -123,10 +146,10 @@ def test_pgd_l2_start_is_uniform_in_the_ball() -> None:
         def forward(self, images: Tensor) -> Tensor:
             return images.flatten(1)[:, :2] * 0
 
-    images = torch.full((400, 3, 1, 1), 0.5)
+    images = torch.full((400, 3, 1, 2), 0.5)
     result = PGD(0.2, "l2", steps=1)(Flat(), images, torch.zeros(400, dtype=torch.int64), generator=seeded())
-    # Three dimensions: half of the volume lies within radius 0.5^(1/3). No gradient, so no step.
-    share = (result.norms < 0.2 * 0.5 ** (1 / 3)).float().mean()
+    # Six dimensions: half of the volume lies within radius 0.5^(1/6). No gradient, so no step.
+    share = (result.norms < 0.2 * 0.5 ** (1 / 6)).float().mean()
     assert abs(float(share) - 0.5) < 4 * math.sqrt(0.25 / 400)
     assert float((result.x_adv - images).mean(dim=0).abs().max()) < 4 * 0.2 / math.sqrt(5 * 400)
 

@@ -1,12 +1,15 @@
 """The Square attack where its result is known."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor
 
 from verisal.attacks import SquareAttack
-from verisal.attacks.square import _bump, _moved_linf
+from verisal.attacks.square import _bump, _moved_l2, _moved_linf, _windows
 from verisal.errors import ConfigError
+from verisal.functional import per_sample
 
 
 def seeded() -> torch.Generator:
@@ -85,6 +88,83 @@ def test_a_query_always_changes_the_image() -> None:
     assert ((kept - clean).amin(dim=(2, 3)) < -0.05).equal(
         torch.tensor([[True, False, False]]).expand(700, 3)
     )
+
+
+def test_the_first_squares_cover_the_share_that_is_asked_for() -> None:
+    assert [SquareAttack(0.1, p_init=share)._side(0, 40, 40) for share in (1.0, 0.25, 0.01)] == [40, 20, 4]
+
+
+def test_windows_reach_every_corner_of_the_image() -> None:
+    image = torch.zeros(2, 3, 9, 7)
+    numbers = torch.tensor([[0.0] * 8, [0.9999] * 8])
+    first, second, signs = _windows(numbers, image, 3)
+    assert first.tolist() == second.tolist() == [[0, 0], [6, 4]]
+    assert signs.flatten(1).tolist() == [[-1] * 3, [1] * 3]
+    other = torch.tensor([[0.0, 0.0, 0.5, 0.9, 0, 0, 0, 0]])
+    assert _windows(other, image[:1], 3)[1].tolist() == [[3, 4]]
+
+
+@pytest.mark.parametrize("upright", [True, False])
+def test_l2_moves_the_budget_of_two_windows_into_one_by_hand(*, upright: bool) -> None:
+    clean = torch.full((1, 3, 9, 9), 0.5)
+    noise = torch.randn(1, 3, 9, 9, generator=seeded())
+    noise *= 0.3 / noise.norm()
+    # The first window at the top left, the second at the bottom right, signs plus, minus, plus.
+    numbers = torch.tensor([[0, 0, 0.9999, 0.9999, 0.7, 0.2, 0.7, 0.1 if upright else 0.9]])
+    moved = (_moved_l2(clean, clean + noise, numbers, 3, 0.5) - clean)[0]
+    assert float(moved.norm()) == pytest.approx(0.5, abs=1e-5)
+    assert moved[:, 6:, 6:].abs().max() == 0
+    old = noise[0]
+    factor = float(moved[0, 5, 0] / old[0, 5, 0])
+    torch.testing.assert_close(moved[:, 3:6], factor * old[:, 3:6], rtol=1e-3, atol=1e-5)
+    used = float(old[:, :3, :3].square().sum() + old[:, 6:, 6:].square().sum())
+    bump = _bump(3, clean) if upright else _bump(3, clean).T
+    for channel, sign in enumerate((1, -1, 1)):
+        window = old[channel, :3, :3]
+        shape = sign * bump + window / window.norm()
+        length = ((0.5**2 - 0.3**2) / 3 + used) ** 0.5
+        expected = factor * length * shape / shape.norm()
+        torch.testing.assert_close(moved[channel, :3, :3], expected, rtol=1e-3, atol=1e-5)
+
+
+DRAW = partial(per_sample, seed=0, sample_ids=["a", "b"], device=torch.device("cpu"))
+
+
+def test_l2_starts_from_bumps_a_fifth_of_the_image_high() -> None:
+    start = SquareAttack(0.7, "l2")._start(torch.full((2, 3, 64, 64), 0.5), DRAW)
+    torch.testing.assert_close(start.flatten(1).norm(dim=1), torch.full((2,), 0.7))
+    # 5 x 5 bumps of 12 px, and 2 px left over on every side.
+    assert start[:, :, 2:62, 2:62].ne(0).all()
+    assert int(start.ne(0).sum()) == 2 * 3 * 60 * 60
+    bumps = start[:, :, 2:62, 2:62].unfold(2, 12, 12).unfold(3, 12, 12)
+    lengths = bumps.square().sum(dim=(4, 5)).sqrt()
+    torch.testing.assert_close(lengths, torch.full_like(lengths, 0.7 / 75**0.5))
+    # Some have an upper and a lower half, some a left and a right one, the same in all channels.
+    upright = bumps[..., 0, 0].sign() == bumps[..., 0, 11].sign()
+    assert upright.any()
+    assert not upright.all()
+    assert (upright == upright[:, :1]).all()
+    assert (bumps[..., 0, 0].sign() != bumps[:, :1, ..., 0, 0].sign()).any()
+
+
+def test_numbers_differ_from_block_to_block() -> None:
+    numbers = torch.stack(list(SquareAttack(0.1, n_queries=300)._numbers(DRAW)))
+    assert numbers.shape == (299, 2, 8)
+    assert len(numbers.flatten().unique()) > 0.99 * numbers.numel()
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_returns_the_query_of_the_highest_margin(norm: str) -> None:
+    margins = []
+
+    def bumpy(images: Tensor) -> Tensor:
+        height = (60 * images.flatten(1)).sin().mean(dim=1) - 5
+        margins.append(height)
+        return torch.stack([-height, height], dim=1)
+
+    result = SquareAttack(0.2, norm, n_queries=50)(bumpy, GREY, ZEROS, generator=seeded())
+    assert not result.success.any()
+    assert margins[-1].equal(torch.stack(margins).amax(dim=0))  # the last is the verdict's
 
 
 def test_bump_has_two_halves_of_opposite_sign_and_length_one() -> None:
