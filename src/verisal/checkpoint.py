@@ -27,6 +27,7 @@ from verisal._whole_files import write_atomic
 from verisal.errors import CheckpointError
 
 __all__ = [
+    "BRANCH_KEY",
     "CARD_KEY",
     "Carded",
     "CardedByData",
@@ -45,6 +46,9 @@ __all__ = [
 
 CARD_KEY = "verisal_card"
 """Key of the card inside a checkpoint."""
+
+BRANCH_KEY = "verisal_branch"
+"""Key, inside a checkpoint, of how often its run had gone back to an earlier state before it was written."""
 
 MapLocation = str | torch.device | dict[str, str] | Callable[[Storage, str], Storage]
 

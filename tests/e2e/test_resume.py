@@ -119,6 +119,18 @@ def test_going_on_from_an_earlier_state_keeps_better_weights(there):
     assert load_checkpoint("run/checkpoints/last.ckpt")["epoch"] == 2
 
 
+def test_a_run_that_was_sent_back_goes_on_from_there(there, monkeypatch, capsys):
+    """Weights of the part that was left behind are further on, and no place to go on from."""
+    monkeypatch.setenv("TOY_STOP", "6:SIGINT")
+    assert fit("--resume=run/checkpoints/top-epoch=0.ckpt", "--model.values=[0.1,0.4]") == 130
+    monkeypatch.delenv("TOY_STOP")
+    assert load_checkpoint("run/checkpoints/last.ckpt")["global_step"] == 4
+    assert load_checkpoint("run/checkpoints/best.ckpt")["global_step"] == 8
+    assert fit("--run_dir=run", "--resume=auto", "--model.values=[0.1,0.4]") == 0
+    assert "from run/checkpoints/last.ckpt" in capsys.readouterr().out
+    assert load_checkpoint("run/checkpoints/last.ckpt")["global_step"] == 8
+
+
 def test_auto_takes_the_state_that_is_furthest_on_whatever_the_files_times(there, capsys):
     files = sorted(Path("run/checkpoints").glob("*.ckpt"))
     for age, file in enumerate(sorted(files, key=lambda file: file.name != "last.ckpt")):

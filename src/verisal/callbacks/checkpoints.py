@@ -18,6 +18,7 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.loops.loop import _Loop
 
 from verisal.checkpoint import (
+    BRANCH_KEY,
     CARD_KEY,
     Carded,
     check_card,
@@ -159,10 +160,11 @@ class CheckpointFiles(CheckpointIO):
 
     Args:
         task: the configured task.
+        branch: how often the run has gone back to an earlier state.
     """
 
-    def __init__(self, task: LightningModule) -> None:
-        self._task = task
+    def __init__(self, task: LightningModule, *, branch: int = 0) -> None:
+        self._task, self._branch = task, branch
 
     def save_checkpoint(
         self,
@@ -170,9 +172,9 @@ class CheckpointFiles(CheckpointIO):
         path: str | os.PathLike[str],
         storage_options: object | None = None,
     ) -> None:
-        """Write ``checkpoint`` with the task's card."""
+        """Write ``checkpoint`` with the task's card and the run's branch."""
         cards: Mapping[str, Any] = {CARD_KEY: self._task.card()} if isinstance(self._task, Carded) else {}
-        save_checkpoint({**checkpoint, **cards}, Path(path))
+        save_checkpoint({**checkpoint, **cards, BRANCH_KEY: self._branch}, Path(path))
 
     def load_checkpoint(
         self,

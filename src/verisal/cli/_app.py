@@ -217,7 +217,11 @@ class VerisalCLI(LightningCLI):
                     *_listed(configured.callbacks),
                     *self._own_callbacks(run, config),
                 ],
-                plugins=[*_listed(configured.plugins), *precision, CheckpointFiles(self.model)],
+                plugins=[
+                    *_listed(configured.plugins),
+                    *precision,
+                    CheckpointFiles(self.model, branch=start.branch),
+                ],
                 precision=None,
                 **kwargs,
             )

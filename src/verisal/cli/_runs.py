@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
-from verisal.checkpoint import load_checkpoint, save_checkpoint
+from verisal.checkpoint import BRANCH_KEY, load_checkpoint, save_checkpoint
 from verisal.errors import CheckpointError, ConfigError, VerisalError
 from verisal.reporting import RunFolder, create_run_folder, find_run_of, open_run_folder
 
@@ -35,6 +35,9 @@ def say(line: str) -> None:
         print(line, flush=True)
 
 
+_Progress = tuple[int, int, int]
+
+
 @final
 @dataclass(frozen=True)
 class Start:
@@ -43,10 +46,12 @@ class Start:
     Attributes:
         run: the run's folder.
         checkpoint: what a fit goes on from.
+        branch: how often the run has gone back to an earlier state, this time included.
     """
 
     run: RunFolder
     checkpoint: Path | None
+    branch: int = 0
 
     def begin(self) -> None:
         """Make the folder; the checkpoint is its newest state from now on.
@@ -59,7 +64,7 @@ class Start:
         last = self.run.checkpoints / "last.ckpt"
         # A later --resume auto must not go past the checkpoint that a person has chosen.
         if self.checkpoint is not None and self.checkpoint.resolve() != last.resolve():
-            save_checkpoint(load_checkpoint(self.checkpoint), last)
+            save_checkpoint({**load_checkpoint(self.checkpoint), BRANCH_KEY: self.branch}, last)
 
 
 def open_run(stage: str, task: str, *, run_dir: Path | None, resume: str) -> Start:
@@ -136,35 +141,43 @@ def weights_for(stage: str, given: str | None, configs: Sequence[Path]) -> Path 
 def newest_loadable(folder: Path) -> Path | None:
     """The checkpoint in a folder that is furthest on; every one that cannot be resumed is named in a line.
 
-    Files are ordered by what is in them. Their times, which a copy changes, decide between equal states only.
-
     Raises:
         CheckpointError: there are checkpoints, and none can be resumed.
     """
-    files = sorted(folder.glob("*.ckpt"), key=lambda file: (file.stat().st_mtime_ns, file.name))
-    found: list[tuple[tuple[int, int], Path]] = []
-    for file in files:
+    found, refused = _resumable(folder)
+    for reason in refused:
+        say(f"not used: {reason}")
+    if refused and not found:
+        raise CheckpointError(
+            f"none of the {len(refused)} checkpoints in {folder} can be loaded; start again with"
+            " --resume never"
+        )
+    return found[-1][1] if found else None
+
+
+def _resumable(folder: Path) -> tuple[list[tuple[_Progress, Path]], list[str]]:
+    """The checkpoints in a folder, the furthest on at the end; and why others cannot be resumed.
+
+    Files are ordered by what is in them. Their times, which a copy changes, decide between equal states only.
+    """
+    found, refused = [], []
+    for file in sorted(folder.glob("*.ckpt"), key=lambda file: (file.stat().st_mtime_ns, file.name)):
         try:
             found.append((_progress_of(load_checkpoint(file), file), file))
         except CheckpointError as error:
-            say(f"not used: {error}")
-    if files and not found:
-        raise CheckpointError(
-            f"none of the {len(files)} checkpoints in {folder} can be loaded; start again with --resume never"
-        )
-    # The last of equal ones.
-    return max(reversed(found), key=lambda item: item[0])[1] if found else None
+            refused.append(str(error))
+    return sorted(found, key=lambda item: item[0]), refused
 
 
-def _progress_of(checkpoint: Mapping[str, Any], path: Path) -> tuple[int, int]:
-    """Epoch and step of a checkpoint that holds all that a training needs to go on."""
+def _progress_of(checkpoint: Mapping[str, Any], path: Path) -> _Progress:
+    """Branch, epoch and step of a checkpoint that holds all that a training needs to go on."""
     missing = [name for name in _OF_A_TRAINING if name not in checkpoint]
     if missing:
         raise CheckpointError(
             f"{path} holds no state of a training ({', '.join(missing)} missing), only weights; resume from"
             " last.ckpt of a run"
         )
-    return int(checkpoint["epoch"]), int(checkpoint["global_step"])
+    return int(checkpoint.get(BRANCH_KEY, 0)), int(checkpoint["epoch"]), int(checkpoint["global_step"])
 
 
 def resume_command(stage: str, run: RunFolder, config: Path, weights: str) -> str:
@@ -181,13 +194,17 @@ def _resumed(task: str, run_dir: Path | None, resume: str) -> Start:
         checkpoint = newest_loadable(run.checkpoints)
         found = f"from {checkpoint}" if checkpoint else "from the start: it has no checkpoint yet"
         say(f"resuming run {run.run_id} {found}")
-        return Start(run, checkpoint)
+        branch = int(load_checkpoint(checkpoint).get(BRANCH_KEY, 0)) if checkpoint else 0
+        return Start(run, checkpoint, branch)
     given = Path(resume)
-    _progress_of(load_checkpoint(resume), given)
+    chosen = _progress_of(load_checkpoint(resume), given)
     owner = run_dir or find_run_of(given)
     run = create_run_folder(task, "fit") if owner is None else open_run_folder(owner, "fit", fresh=False)
     say(f"resuming run {run.run_id} from {given}")
-    return Start(run, given)
+    # What the run leaves behind must not be taken for its newest state later.
+    there, _ = _resumable(run.checkpoints)
+    behind = [progress for progress, _ in there if progress > chosen]
+    return Start(run, given, max((branch for branch, _, _ in behind), default=chosen[0] - 1) + 1)
 
 
 def _given_down() -> str:
