@@ -2,7 +2,7 @@ import hashlib
 
 import torch
 
-from verisal.functional import derive_seed, per_sample
+from verisal.functional import content_ids, derive_seed, named_after, per_sample
 
 
 def draw(generator):
@@ -49,3 +49,18 @@ def test_global_state_is_neither_read_nor_moved():
     assert torch.get_rng_state().equal(before)
     torch.manual_seed(99)
     assert drawn(["a"]).equal(first)
+
+
+def test_copies_are_named_after_their_images_as_long_as_it_lasts():
+    images = torch.rand(2, 3, 4, 5)
+    copies = (images + 0.1 * torch.rand(3, 2, 3, 4, 5)).clamp(0, 1)
+    names = content_ids(images)
+    with named_after(images, copies):
+        assert content_ids(copies.flatten(0, 1)) == names * 3
+        assert content_ids(copies[2, 1:].clone()) == names[1:]
+        assert content_ids(images) == names
+        other = copies[0, :1] + 0.2
+        assert content_ids(other) != names[:1]
+        with named_after(copies[0, :1], other[None]):
+            assert content_ids(torch.cat([other, copies[1, :1]])) == names[:1] * 2
+    assert content_ids(copies[0]) != names

@@ -338,3 +338,19 @@ def test_other_images_weights_or_settings_have_decoys_of_their_own(monkeypatch):
         assert len(solved) == 5
     method(classifier, images, QUERY)
     assert len(solved) == 6
+
+
+def test_rounding_does_not_change_the_random_numbers_of_the_base_method(monkeypatch):
+    """Other processors and batch sizes give decoys that differ in the last bits."""
+    method = Decoy(patch=3, stride=6, epsilon=0.1, steps=5, rounds=2, base=SmoothGrad(samples=3))
+    classifier, images, query = toy_classifier(), toy_images(3), torch.tensor([0, 3, 1])
+    exact, convolved = method(classifier, images, query).saliency, nn.Conv2d._conv_forward
+    generator = torch.Generator().manual_seed(0)
+
+    def rounded(self, *inputs):
+        found = convolved(self, *inputs)
+        return found * (1 + 3e-7 * torch.randn(found.shape, generator=generator))
+
+    monkeypatch.setattr(nn.Conv2d, "_conv_forward", rounded)
+    for _ in range(3):
+        torch.testing.assert_close(method(classifier, images, query).saliency, exact, rtol=0, atol=1e-4)

@@ -84,6 +84,7 @@ from ._scopes import rng_preserved as rng_preserved
 from ._scoring import scoring as scoring
 from ._seeding import content_ids as content_ids
 from ._seeding import derive_seed as derive_seed
+from ._seeding import named_after as named_after
 from ._seeding import per_sample as per_sample
 from ._settings import settings_of as settings_of
 from ._shared_work import SharedWork as SharedWork
@@ -331,6 +332,7 @@ __all__ = [
     "mosaic_groups",
     "mosaics",
     "multi_component_ious",
+    "named_after",
     "nearest_ious",
     "nearest_of_other_class",
     "negatives_needed",

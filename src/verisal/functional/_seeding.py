@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
-__all__ = ["content_ids", "derive_seed", "per_sample"]
+__all__ = ["content_ids", "derive_seed", "named_after", "per_sample"]
 
 
 def derive_seed(*parts: object) -> int:
@@ -25,10 +28,41 @@ def content_ids(images: Tensor) -> tuple[str, ...]:
     """One name per image ``(B, 3, H, W)`` in [0, 1], made from its content rounded to 8 bits.
 
     What is drawn at random for an image depends on this name, so that it is the same in any batch, in any
-    process and on any device.
+    process and on any device. Inside :func:`named_after` a copy has the name of its image.
     """
+    names = _NAMES.get()
+    known = [names.get(key) for key in _exact(images)] if names else [None] * len(images)
     rounded = images.detach().mul(255).round_().to(torch.uint8).cpu().contiguous().numpy()
-    return tuple(hashlib.blake2b(image.tobytes(), digest_size=16).hexdigest() for image in rounded)
+    return tuple(
+        hashlib.blake2b(image.tobytes(), digest_size=16).hexdigest() if name is None else name
+        for image, name in zip(rounded, known, strict=True)
+    )
+
+
+@contextmanager
+def named_after(images: Tensor, copies: Tensor) -> Iterator[None]:
+    """Names of ``images (B, 3, H, W)`` for altered copies of them ``(n, B, 3, H, W)``, as long as it lasts.
+
+    A copy that was computed differs by rounding from one batch or processor to the next, and that must not
+    change what is drawn for it; copies of one image are told apart by what they show, not by the draw.
+    """
+    names = dict(zip(_exact(copies.flatten(0, 1)), content_ids(images) * len(copies), strict=True))
+    token = _NAMES.set({**_NAMES.get(), **names})
+    try:
+        yield
+    finally:
+        _NAMES.reset(token)
+
+
+_NAMES: ContextVar[Mapping[bytes, str]] = ContextVar("names", default=MappingProxyType({}))
+"""Names of altered copies, by all of their bits."""
+
+
+def _exact(images: Tensor) -> list[bytes]:
+    return [
+        hashlib.blake2b(image.tobytes(), digest_size=16).digest()
+        for image in images.detach().cpu().contiguous().numpy()
+    ]
 
 
 def per_sample(

@@ -26,6 +26,7 @@ from verisal.functional import (
     attribution_of,
     images_at_once,
     least_period,
+    named_after,
     patch_lattice,
     receptive_field,
     require_softmax,
@@ -142,6 +143,7 @@ class Decoy(Saliency):
           it is better; the paper's extra bound by an attacked image's map is left out.
         - ``lattice`` is ours: many patches change at once before E is asked.
         - A patch without a feasible iterate stays as in the image, and is counted.
+        - All decoys of an image are explained with the same random numbers, where E draws any.
     """
 
     base: Saliency = field(default_factory=Gradient)
@@ -308,7 +310,9 @@ class Decoy(Saliency):
         ):
             group = self._group(plan, network, images, top, numbers)
             copies = len(group.images)
-            found = self.base(network, group.images.flatten(0, 1), query_class.repeat(copies))
+            # What a base method draws is the image's, so that it adds nothing to the range over decoys.
+            with named_after(images, group.images):
+                found = self.base(network, group.images.flatten(0, 1), query_class.repeat(copies))
             values = attribution_of(found)
             values = values.view(copies, len(images), *values.shape[1:])
             yield _Part(
