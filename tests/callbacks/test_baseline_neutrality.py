@@ -1,12 +1,14 @@
 """Neutrality of baselines over an epoch: the numbers of functional.neutrality on all images at once."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from explaining_toys import CLASSES, Samples, Task, loader, trainer
 
 from verisal.callbacks import BaselineNeutrality
+from verisal.callbacks.baseline_neutrality import _Neutralities
 from verisal.errors import ConfigError
 from verisal.functional import (
     Blur,
@@ -85,3 +87,41 @@ def test_the_limit_needs_one_in_k():
     found = run(BaselineNeutrality([Constant()], resamples=0))
     assert found.scores["val/black/neutrality/limit"].value == 1 / CLASSES
     assert torch.tensor(found.scores["val/black/neutrality/query_probability"].low).isnan()
+
+
+class Brightness(torch.nn.Module):
+    """Class 0 for what is bright: sure of white, and of black that it is another."""
+
+    def forward(self, images):
+        bright = 20 * (images.mean(dim=(1, 2, 3)) - 0.3)
+        return torch.stack([bright, *[torch.zeros_like(bright)] * (CLASSES - 1)], dim=1)
+
+
+def test_a_baseline_is_neutral_by_the_mean_of_its_own_probabilities():
+    task = Task()
+    task.classifier = Brightness()
+    callback = BaselineNeutrality([Constant(level=level) for level in (0.0, 0.3, 1.0)], resamples=0)
+    trainer(callback).validate(task, loader(6, batch_size=4), verbose=False)
+    found = {name.removeprefix("val/"): score for name, score in callback.evaluation.scores.items()}
+    names = [Constant(level=level).name for level in (0.0, 0.3, 1.0)]
+    # At .3 all classes are equally likely: 1 / K is the limit itself.
+    assert [found[f"{name}/neutrality/neutral"].value for name in names] == [1.0, 1.0, 0.0]
+    assert [found[f"{name}/neutrality/query_probability"].value for name in names] == [
+        pytest.approx(math.exp(-6) / (math.exp(-6) + 3), abs=1e-6),
+        pytest.approx(1 / CLASSES, abs=1e-6),
+        pytest.approx(math.exp(14) / (math.exp(14) + 3), abs=1e-6),
+    ]
+    assert all(found[f"{name}/neutrality/limit"].value == 1 / CLASSES for name in names)
+
+
+def test_a_verdict_leaves_out_images_without_a_probability():
+    rows = torch.zeros(3, 5, dtype=torch.float64)
+    rows[:, 0], rows[:, -1] = torch.tensor([0.1, math.nan, 0.3]), 0.25
+    part = SimpleNamespace(_context=SimpleNamespace(split="val"))
+    found = _Neutralities._verdict(part, "grey", rows)
+    neutral = found["val/grey/neutrality/neutral"]
+    assert (neutral.value, neutral.n, neutral.undefined) == (1.0, 2, 1)
+    rows[:, 0] = math.nan
+    unknown = _Neutralities._verdict(part, "grey", rows)["val/grey/neutrality/neutral"]
+    assert math.isnan(unknown.value)
+    assert (unknown.n, unknown.undefined) == (0, 3)

@@ -218,6 +218,13 @@ def test_state_hash_depends_on_names_values_shapes_and_dtypes_but_not_on_order()
     assert state_hash(network) == state_hash(network.state_dict())
 
 
+def test_state_hash_tells_types_apart_whose_bytes_are_the_same():
+    zeros = torch.zeros(4)
+    states = [zeros, zeros.int(), zeros.view(torch.uint8).view(torch.int32).float(), zeros.to(torch.int32)]
+    assert len({state_hash({"a": state}) for state in states}) == 2
+    assert state_hash({"a": zeros.half()}) != state_hash({"a": zeros.bfloat16()})
+
+
 def test_write_atomic_keeps_the_usual_permissions(tmp_path):
     write_atomic(tmp_path / "a", b"1")
     (tmp_path / "b").write_bytes(b"1")

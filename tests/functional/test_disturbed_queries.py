@@ -127,3 +127,18 @@ def test_pairs_lie_side_by_side():
     ).images.shape == (0, 3, 4, 10)
     with pytest.raises(ConfigError, match="2 images do not fill rows of 3 columns"):
         mosaics(images, [torch.zeros(0, 4)] * 2, torch.tensor([[1, 0]]), columns=3)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 4, 5])
+def test_no_class_lies_outside_the_top_five_of_five(classes):
+    """Also where the class that a draw among none would give, class 0, is absent."""
+    found = asked(falling(20, classes).flip(1), [classes - 1] * 20, [[classes - 1]] * 20)
+    assert not found.valid[2].any()
+    assert found.valid[[0, 1, 3]].all()
+    assert found.query_class[0].unique().tolist() == [classes - 1]
+
+
+def test_the_sixth_of_six_classes_is_the_only_one_to_draw():
+    found = asked(falling(20, 6).flip(1), [5] * 20, [[5]] * 20)
+    assert found.query_class[2].unique().tolist() == [0]
+    assert found.valid[2].all()

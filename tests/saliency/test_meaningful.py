@@ -5,8 +5,9 @@ import torch
 from saliency_cases import toy_classifier, toy_images
 
 from verisal.errors import ConfigError
-from verisal.functional import Baseline, Constant, DatasetMean
+from verisal.functional import Baseline, Constant, DatasetMean, derive_seed
 from verisal.saliency import MeaningfulPerturbation
+from verisal.saliency.meaningful import _shifted
 
 QUERY = torch.tensor([0, 1])
 
@@ -72,6 +73,27 @@ def test_jitter_shifts_by_whole_pixels_and_repeats_the_border():
                     break
     assert len(shifts) >= 5
     assert {down for down, _ in shifts} == {across for _, across in shifts} == {-1, 0, 1}
+
+
+@pytest.mark.parametrize("jitter", [1, 2, 3, 4])
+def test_shifts_are_centred_as_far_as_an_odd_width_allows(jitter):
+    images = torch.rand(2, 3, 9, 7)
+    for row in range(jitter + 1):
+        for column in range(jitter + 1):
+            down = (torch.arange(9) + row - jitter // 2).clamp(0, 8)
+            across = (torch.arange(7) + column - jitter // 2).clamp(0, 6)
+            assert _shifted(images, jitter, row, column).equal(images[:, :, down][..., across])
+    assert _shifted(images, 0, 0, 0) is images
+
+
+def test_every_step_has_the_shift_that_was_drawn_for_it():
+    images = torch.rand(1, 3, 28, 28)
+    shown = seen_by(MeaningfulPerturbation(steps=10, jitter=24, learning_rate=1e-9, seed=5), images)
+    generator = torch.Generator().manual_seed(derive_seed(5, "meaningful", "jitter"))
+    drawn = torch.randint(3 + 1, (10, 2), generator=generator).tolist()  # 24 px of 224 are 3 of 28
+    assert len(shown) == 10
+    for one, (row, column) in zip(shown, drawn, strict=True):
+        torch.testing.assert_close(one, _shifted(images, 3, row, column), rtol=0, atol=1e-4)
 
 
 def test_jitter_depends_on_the_seed_alone():
