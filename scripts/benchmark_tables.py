@@ -16,7 +16,7 @@ _D_WSOL = "D-WSOL (our protocol)"
 _README = {
     "pointing ↑": "pointing_game[15px@224]/accuracy",
     "energy inside ↑": "energy_inside/energy",
-    "MaxBoxAcc ↑": "max_box_acc[iou0.5]/accuracy",
+    "MaxBoxAcc ↑": "max_box_acc[iou0.5]/maximum",
     "ROAD MoRF ↓": "road_morf[linear]/probability",
     "insertion ↑": "insertion[recommended]_steps32/auc",
     "deletion ↓": "deletion[recommended]_steps32/auc",

@@ -121,6 +121,10 @@ def test_a_verdict_leaves_out_images_without_a_probability():
     found = _Neutralities._verdict(part, "grey", rows)
     neutral = found["val/grey/neutrality/neutral"]
     assert (neutral.value, neutral.n, neutral.undefined) == (1.0, 2, 1)
+    rows[:, 0] = torch.tensor([0.1, math.nan, 0.5])  # neither the least nor the greatest decides
+    assert _Neutralities._verdict(part, "grey", rows)["val/grey/neutrality/neutral"].value == 0.0
+    rows[:, 0] = torch.tensor([0.1, math.nan, 0.3])
+    assert _Neutralities._verdict(part, "grey", rows)["val/grey/neutrality/neutral"].value == 1.0
     rows[:, 0] = math.nan
     unknown = _Neutralities._verdict(part, "grey", rows)["val/grey/neutrality/neutral"]
     assert math.isnan(unknown.value)

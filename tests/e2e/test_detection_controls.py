@@ -157,7 +157,8 @@ def test_a_detector_of_fractions_is_exactly_at_chance_on_the_bench(bench):
     scores = bench.evaluation.scores
     for column in ("mean_seen", "mean_unseen", "worst_unseen"):
         score = scores[f"test/fractions/auroc/{column}"]
-        assert (score.value, score.low, score.high) == (0.5, 0.5, 0.5)
+        assert score.value == 0.5
+        assert score.low < 0.5 < score.high  # for so few images chance is not known exactly
     assert scores["test/fractions/fpr/clean"].value == 0.0
     assert scores["test/fractions/tpr_at_fpr5/mean_unseen"].value == 0.0
 

@@ -18,6 +18,7 @@ from verisal.functional import (
     percentile_score,
     rate_above,
     roc_curve,
+    share_of_resamples,
     threshold_at_fpr,
     weighted_auroc,
     weighted_fpr_at_tpr,
@@ -224,6 +225,14 @@ def test_interval_of_an_area_near_1_is_not_too_sure(area):
         covered += score.low <= area <= score.high
         assert score.low < 0.99
     assert covered >= 0.94 * 120
+
+
+def test_a_share_that_varies_by_more_than_any_rate_is_all_but_unknown():
+    """A few weak attacks: the resampled rate at 95 % of them is anything between 0 and 1."""
+    resampled = torch.tensor([0.0] * 80 + [1.0] * 20, dtype=torch.float64)
+    low, high = share_of_resamples(0.02, resampled, 50).limits()
+    assert low < 0.02
+    assert 0.9 < high <= 1.0
 
 
 def test_differences_of_nearly_perfect_detectors_stay_open():

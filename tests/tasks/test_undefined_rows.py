@@ -1,12 +1,13 @@
 """What tasks report of ratios, and of logits and scores that are not numbers."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from verisal.metrics import ImageRows
-from verisal.tasks import FrozenClassifierTask
+from verisal.tasks import DetectorTask, FrozenClassifierTask
 from verisal.tasks._masker_report import COLUMNS, build_evaluation
 from verisal.types import Batch
 
@@ -79,3 +80,23 @@ def test_a_classifier_without_logits_is_neither_right_nor_wrong():
     with torch.no_grad():
         task.test_step(batch, 0)
     assert task._table.compute().rows.isnan().all()
+
+
+def test_an_image_without_a_score_has_no_verdict():
+    stand_in = SimpleNamespace(
+        _features=lambda classifier, images: {
+            "prediction": torch.zeros(3, dtype=torch.int64),
+            "confidence": torch.zeros(3),
+        },
+        row_scores=lambda features, kept: torch.tensor([[[0.9]], [[NAN]], [[0.1]]]),
+        _kept_thresholds=lambda: {"masks": {0.05: 0.5}},
+        _classifier=SimpleNamespace(class_names=("cat",)),
+        kept={},
+        row_names=["masks"],
+        report_rows=["masks"],
+        head="masks",
+    )
+    nothing = tuple(torch.zeros(0) for _ in range(3))
+    batch = Batch(torch.rand(3, 3, 8, 8), torch.zeros(3).long(), ("a", "b", "c"), nothing, nothing, nothing)
+    found = DetectorTask.predict_step(stand_in, batch, 0)
+    assert found["alarm"] == [True, None, False]

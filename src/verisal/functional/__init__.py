@@ -94,9 +94,9 @@ from ._shares import Share as Share
 from ._shares import greatest_share as greatest_share
 from ._shares import hit_difference as hit_difference
 from ._shares import least_share as least_share
+from ._shares import plain_rate as plain_rate
 from ._shares import rate_limits as rate_limits
 from ._shares import share_difference as share_difference
-from ._shares import share_of_hits as share_of_hits
 from ._shares import share_of_resamples as share_of_resamples
 from ._smooth_masks import area_deviation as area_deviation
 from ._smooth_masks import blur_pyramid as blur_pyramid
@@ -352,6 +352,7 @@ __all__ = [
     "pixel_histograms",
     "pixel_ranks",
     "plain_network",
+    "plain_rate",
     "pointing_hits",
     "pointing_tolerance",
     "postprocess",
@@ -385,7 +386,6 @@ __all__ = [
     "sensitivity_max",
     "settings_of",
     "share_difference",
-    "share_of_hits",
     "share_of_resamples",
     "shared",
     "shift_one_pixel",

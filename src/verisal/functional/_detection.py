@@ -15,7 +15,7 @@ from torch import Tensor
 from verisal.errors import ConfigError, DataError, NumericError
 from verisal.types import Score
 
-from ._shares import Share, share_difference, share_of_resamples
+from ._shares import plain_rate, share_difference, share_of_resamples
 
 __all__ = [
     "auroc",
@@ -333,7 +333,7 @@ def bootstrap_rate(scores: Tensor, threshold: float, *, resamples: int = 2000) -
     value = rate_above(kept, threshold)
     n = 0 if math.isnan(threshold) else len(kept)
     undefined = len(scores) - n
-    return Share(value, float(n) if resamples else math.nan).score(n=n, undefined=undefined)
+    return plain_rate(value, n if resamples else 0).score(n=n, undefined=undefined)
 
 
 def bootstrap_difference(

@@ -10,7 +10,7 @@ from torch import Tensor
 from verisal.types import Score
 
 from ._detection import bootstrap_weights, percentile_score
-from ._shares import hit_difference, share_of_hits
+from ._shares import hit_difference, plain_rate
 
 __all__ = ["are_hits", "bootstrap_mean", "weighted_means"]
 
@@ -57,7 +57,7 @@ def bootstrap_mean(
         return Score(math.nan, math.nan, math.nan, n=0, undefined=undefined)
     if resamples and n > 1:
         if kind == "value" and are_hits(kept):
-            return share_of_hits(float(kept.sum()), n).score(n=n, undefined=undefined)
+            return plain_rate(float(kept.mean()), n).score(n=n, undefined=undefined)
         # Two methods that agree on all images may agree because they are one; two rates may not.
         told = kind == "hit difference" or bool(kept.any())
         if kind.endswith("difference") and told and are_hits(kept.abs()):

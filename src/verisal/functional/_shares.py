@@ -22,9 +22,9 @@ __all__ = [
     "greatest_share",
     "hit_difference",
     "least_share",
+    "plain_rate",
     "rate_limits",
     "share_difference",
-    "share_of_hits",
     "share_of_resamples",
 ]
 
@@ -40,7 +40,7 @@ class Share:
 
     Attributes:
         value: the number; NaN where it is undefined.
-        images: of how many images a rate would vary as much.
+        images: of how many images a rate would vary as much; NaN for no limits.
     """
 
     value: float
@@ -48,7 +48,7 @@ class Share:
 
     def limits(self, miss: float = _MISS) -> tuple[float, float]:
         """Lower and upper limit, each of which the truth passes with probability ``miss`` at most."""
-        if math.isnan(self.value) or not self.images > 1:
+        if math.isnan(self.value) or math.isnan(self.images):
             return math.nan, math.nan
         return rate_limits(self.value, self.images, miss=miss)
 
@@ -71,9 +71,9 @@ def rate_limits(rate: float, images: float, *, miss: float = _MISS) -> tuple[flo
     return min(low, rate), max(high, rate)
 
 
-def share_of_hits(hits: float, images: int) -> Share:
-    """The plain rate."""
-    return Share(hits / images if images else math.nan, float(images))
+def plain_rate(value: float, images: int) -> Share:
+    """A rate among so many images; one image alone gives no limits."""
+    return Share(value, float(images) if images > 1 else math.nan)
 
 
 def share_of_resamples(value: float, resampled: Tensor, images: float) -> Share:
@@ -155,7 +155,7 @@ def hit_difference(gained: int, lost: int, images: int, *, undefined: int = 0) -
     """
     if not images:
         return Score(math.nan, math.nan, math.nan, n=0, undefined=undefined)
-    parts = [share_of_hits(count, images) for count in (gained, lost)]
+    parts = [plain_rate(count / images, images) for count in (gained, lost)]
     one, two = (part.value for part in parts)
     # An image that is gained is not lost.
     odds = one * two / ((1 - one) * (1 - two)) if max(one, two) < 1 else 0.0

@@ -14,10 +14,10 @@ from torchmetrics import Metric
 
 from verisal.errors import DataError
 from verisal.functional import (
-    Share,
     are_hits,
     bootstrap_weights,
     percentile_score,
+    plain_rate,
     share_of_resamples,
     weighted_means,
 )
@@ -243,9 +243,9 @@ def _score(found: Reduced, resampled: Tensor) -> Score:
         case "share":
             return share_of_resamples(value, resampled, found.images or n).score(n=n, undefined=undefined)
         case "rate":
-            low, high = Share(value, n).limits()
+            low, high = plain_rate(value, n).limits()
             if found.ceiling is not None:
-                high = Share(float(found.ceiling[0]), n).limits()[1]
+                high = plain_rate(float(found.ceiling[0]), n).limits()[1]
             return Score(value, low, high, n=n, undefined=undefined)
         case "none":
             return Score(value, math.nan, math.nan, n=n, undefined=undefined)
