@@ -29,6 +29,7 @@ from verisal.errors import CheckpointError
 __all__ = [
     "BRANCH_KEY",
     "CARD_KEY",
+    "IMAGES_KEY",
     "Carded",
     "CardedByData",
     "check_card",
@@ -49,6 +50,10 @@ CARD_KEY = "verisal_card"
 
 BRANCH_KEY = "verisal_branch"
 """Key, inside a checkpoint, of how often its run had gone back to an earlier state before it was written."""
+
+IMAGES_KEY = "verisal_images"
+"""Key inside a checkpoint, and in the card of an export, of the images that the weights depend on: ``fit``,
+``val`` and ``classifier`` to ``(N,)`` int64, see :class:`verisal.data.guard.ImageDigests`."""
 
 MapLocation = str | torch.device | dict[str, str] | Callable[[Storage, str], Storage]
 
@@ -242,14 +247,18 @@ def save_export(path: Path | str, tensors: Mapping[str, Tensor], card: Mapping[s
     Args:
         path: file ending in ``.safetensors``.
         tensors: named tensors.
-        card: plain data; ``sha256`` is added.
+        card: plain data, and tensors under :data:`IMAGES_KEY`, which are kept with the others; ``sha256`` is
+            added.
 
     Raises:
         CheckpointError: the files cannot be written; the earlier ones are untouched.
     """
     target = Path(path)
-    content = tensors_to_bytes({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
-    record = {**_plain(card), "sha256": hashlib.sha256(content).hexdigest()}
+    plain = {key: value for key, value in card.items() if key != IMAGES_KEY}
+    seen = {f"{IMAGES_KEY}.{use}": values for use, values in card.get(IMAGES_KEY, {}).items()}
+    all_tensors = {**tensors, **seen}
+    content = tensors_to_bytes({name: part.detach().cpu().contiguous() for name, part in all_tensors.items()})
+    record = {**_plain(plain), "sha256": hashlib.sha256(content).hexdigest()}
     text = json.dumps(record, indent=2, sort_keys=True) + "\n"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -263,7 +272,7 @@ def load_export(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read a pair written by :func:`save_export`.
 
     Returns:
-        The tensors by name, and the card with its ``sha256``.
+        The tensors by name, and the card with its ``sha256`` and what :data:`IMAGES_KEY` says.
 
     Raises:
         CheckpointError: a file is missing or damaged, or the tensors are not those that the card describes.
@@ -286,9 +295,12 @@ def load_export(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
             " (checksum differs): it is damaged or was changed; install or export it again"
         )
     try:
-        return tensors_from_bytes(content), card
+        tensors = tensors_from_bytes(content)
     except SafetensorError as error:
         raise CheckpointError(f"{target} ({len(content)} bytes) is not a safetensors file: {error}") from None
+    prefix = f"{IMAGES_KEY}."
+    seen = {name.removeprefix(prefix): tensors.pop(name) for name in list(tensors) if name.startswith(prefix)}
+    return tensors, card | ({IMAGES_KEY: seen} if seen else {})
 
 
 def load_weights(path: Path | str) -> dict[str, Any]:
@@ -318,7 +330,8 @@ def load_weights(path: Path | str) -> dict[str, Any]:
             for name, tensor in state.items()
             if name.startswith(kept)
         }
-    return {"state_dict": state, CARD_KEY: told["card"]}
+    seen = {IMAGES_KEY: card[IMAGES_KEY]} if IMAGES_KEY in card else {}
+    return {"state_dict": state, CARD_KEY: told["card"], **seen}
 
 
 def _plain(card: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from verisal.checkpoint import state_hash
 from verisal.data import Processes
 from verisal.data._shares import ShareSampler
 from verisal.data.detector_data import TableDataset
+from verisal.data.guard import guard_classifier_data
 from verisal.errors import ConfigError, DataError
 
 # Some of these attacks fail, so that there are rows that must not be fitted.
@@ -127,7 +128,7 @@ def test_a_batch_is_the_rows_that_were_asked_for(ready):
     assert rows(dataset[3]) == [rows(table)[3]]
 
 
-@pytest.mark.parametrize(("count", "world"), [(7, 2), (6, 3), (1, 2), (5, 1)])
+@pytest.mark.parametrize(("count", "world"), [(7, 2), (6, 3), (5, 1)])
 def test_processes_share_rows_without_repeats(count, world):
     samplers = [ShareSampler(range(count), Processes(rank, world)) for rank in range(world)]
     shares = [list(sampler) for sampler in samplers]
@@ -136,27 +137,65 @@ def test_processes_share_rows_without_repeats(count, world):
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
+def test_a_process_beyond_the_rows_gets_a_copy_and_nobody_waits_for_it():
+    samplers = [ShareSampler(range(2), Processes(rank, 5)) for rank in range(5)]
+    assert [list(sampler) for sampler in samplers] == [[0], [1], [0], [1], [0]]
+    assert [len(sampler) for sampler in samplers] == [1] * 5
+
+
 def test_an_image_in_two_splits_is_an_error(ready, tmp_path):
     # The plant: validation shows the scenes of the fit split.
     module = data(tmp_path, fit_attacks=FIT)
     module._scenes["det_val"] = ready._scenes["det_fit"]
     module._scenes["det_fit"] = ready._scenes["det_fit"]
-    with pytest.raises(DataError, match="stands in det_fit and in det_val; splits must share no image"):
+    with pytest.raises(
+        DataError,
+        match="40 of the 40 images of det_val stand in det_fit too",
+    ):
         module.setup("fit")
 
 
-def test_one_shared_image_is_enough_and_a_test_after_a_fit_is_checked_too(ready, tmp_path):
+class Leaking:
+    """A split whose image 2 is the first of another one."""
+
+    def __init__(self, scenes, other):
+        self._scenes, self._other = scenes, other
+
+    def __getattr__(self, name):
+        return getattr(self._scenes, name)
+
+    def __len__(self):
+        return len(self._scenes)
+
+    def __getitem__(self, index):
+        return self._other[0] if index == 2 else self._scenes[index]
+
+
+@pytest.mark.parametrize("stage", ["fit", "validate", "test"])
+def test_one_shared_image_is_enough_whichever_stage_runs_first(tmp_path, stage):
     module = data(tmp_path, fit_attacks=FIT)
-    module._scenes |= ready._scenes
-    module.setup("fit")
-    module.setup("test")
-    table = module.table("det_fit")
-    wrong = table.group == table.groups.index("clean_misclassified")
-    test = module.table("det_test")
-    first = int((test.group == test.groups.index("clean")).nonzero()[0])
-    test.features["image"][first] = table.features["image"][wrong][0]
-    with pytest.raises(DataError, match="stands in det_fit and in det_test"):
-        module.setup("validate")
+    scenes = module._scenes
+    scenes["det_test"].source = Leaking(scenes["det_test"].source, scenes["det_fit"].source)
+    with pytest.raises(DataError, match=r"1 of the 33 images of det_test stand in det_fit too.*det_test-2;"):
+        module.setup(stage)
+    # Refused before any work.
+    assert not list(tmp_path.glob("store/*"))
+
+
+@pytest.mark.parametrize(("use", "split"), [("fit", "det_val"), ("val", "det_test")])
+def test_images_that_the_classifier_has_seen_are_refused(ready, tmp_path, use, split):
+    module = data(tmp_path, fit_attacks=FIT)
+    seen = module._scenes[split].digests().values[:3]
+    module.classifier.seen_images = {"fit": seen[:0], "val": seen[:0], use: seen}
+    with pytest.raises(DataError, match=rf"3 of the .* images of {split} stand in the images .* classifier"):
+        module.setup("test")
+
+
+def test_images_that_chose_the_classifier_may_be_fitted_on(tmp_path):
+    module = data(tmp_path, fit_attacks=FIT)
+    splits = {split: scenes.digests for split, scenes in module._scenes.items()}
+    module.classifier.seen_images = {"val": splits["det_fit"]().values}
+    guard_classifier_data(splits, module.classifier)
 
 
 def test_images_are_named_after_their_split(ready):

@@ -59,7 +59,7 @@ def test_an_image_of_the_fit_split_that_stands_in_another_is_refused(folder, mon
         return EmojiScenes("det_fit" if part == "det_val" else part, count, **settings)
 
     monkeypatch.setattr("verisal.data.sources.EmojiScenes", shared)
-    with pytest.raises(DataError, match="stands in det_fit and in det_val"):
+    with pytest.raises(DataError, match="images of det_val stand in det_fit too"):
         data(folder).measure([MEASUREMENT], Processes())
 
 

@@ -9,6 +9,7 @@ from .checkpoints import best_checkpoint as best_checkpoint
 from .class_ranks import ClassRanks as ClassRanks
 from .disturbed_localization import DisturbedLocalization as DisturbedLocalization
 from .gate_noise import GateNoise as GateNoise
+from .image_guard import ImageGuard as ImageGuard
 from .map_agreement import MapAgreement as MapAgreement
 from .numeric_guard import NumericGuard as NumericGuard
 from .perturbation_curves import PerturbationCurves as PerturbationCurves
@@ -25,6 +26,7 @@ __all__ = [
     "ClassRanks",
     "DisturbedLocalization",
     "GateNoise",
+    "ImageGuard",
     "LastCheckpoint",
     "MapAgreement",
     "Monitored",

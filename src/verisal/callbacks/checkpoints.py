@@ -183,8 +183,9 @@ class CheckpointFiles(CheckpointIO):
         weights_only: bool | None = None,
     ) -> dict[str, Any]:
         """Read a checkpoint or an export made for this task; ``weights_only`` cannot be switched off."""
-        # An export does not say which Lightning wrote it: none did.
-        checkpoint = {"pytorch-lightning_version": lightning_version, **load_weights(os.fspath(path))}
+        # An export does not say which Lightning wrote it: none did, and no callback has a state in it.
+        empty = {"pytorch-lightning_version": lightning_version, "callbacks": {}}
+        checkpoint = {**empty, **load_weights(os.fspath(path))}
         if isinstance(self._task, Carded):
             check_card(checkpoint, self._task.card(), path)
         _check_tensors(checkpoint.get("state_dict", {}), self._task, path)

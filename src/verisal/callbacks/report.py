@@ -81,7 +81,8 @@ class ReportRun(Callback):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Remember step and epoch of a checkpoint: a trainer that only tests counts from 0."""
-        self._loaded = (int(checkpoint["global_step"]), int(checkpoint["epoch"]))
+        if "epoch" in checkpoint:  # An export does not say.
+            self._loaded = (int(checkpoint["global_step"]), int(checkpoint["epoch"]))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""

@@ -16,6 +16,7 @@ from jsonargparse import Namespace, set_parsing_settings
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch.utils.data import DataLoader
 
 # Rooms whose classes a config may name by their short names: a class is found once its module is imported.
 import verisal.models
@@ -24,6 +25,7 @@ import verisal.tasks  # noqa: F401
 from verisal.attacks import Attack
 from verisal.callbacks import (
     CheckpointFiles,
+    ImageGuard,
     LastCheckpoint,
     NumericGuard,
     ReportRun,
@@ -287,8 +289,9 @@ class VerisalCLI(LightningCLI):
             model, datamodule=datamodule, ckpt_path=self._checkpoint, weights_only=True
         )
         self._progress.begin()
-        if predictions and process_rank() == 0:
-            write_predictions(self._run_path / "predictions.csv", predictions)
+        loader = self.trainer.predict_dataloaders
+        images = len(loader.dataset) if isinstance(loader, DataLoader) else None  # type: ignore[arg-type]  # sized
+        write_predictions(self._run_path / "predictions.csv", predictions or (), images=images)
         say(f"run: {self._run_path}")
 
     def _tested(self, model: LightningModule, datamodule: LightningDataModule) -> None:
@@ -325,12 +328,14 @@ class VerisalCLI(LightningCLI):
         return f"# Full config of `verisal {self.subcommand}`, {versions}\n"
 
     def _own_callbacks(self, run: RunFolder, config: Mapping[str, object]) -> list[Callback]:
-        report = ReportRun(run.path)
+        report, settings = ReportRun(run.path), self._settings
         if self._progress.stage != "fit":
-            return [report]
+            return [ImageGuard(), report]
+        tested = settings.test_after_fit and is_overridden("test_step", self.model, LightningModule)
+        guard = ImageGuard(tests=tested and not settings.trainer.fast_dev_run)
         lines = [] if self._settings.trainer.enable_progress_bar else [EpochLines()]
-        settings = ResumedSettings(config, seed=self._seed)
-        guarded = [settings, NumericGuard(run.path), *lines, report]
+        resumed = ResumedSettings(config, seed=self._seed)
+        guarded = [guard, resumed, NumericGuard(run.path), *lines, report]
         if self._settings.trainer.fast_dev_run:
             return guarded
         return [*guarded, best_checkpoint(run.checkpoints, self.model), LastCheckpoint(run.checkpoints)]

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from verisal.checkpoint import CARD_KEY, load_checkpoint, load_export, save_export
+from verisal.checkpoint import CARD_KEY, IMAGES_KEY, load_checkpoint, load_export, save_export
 from verisal.errors import CheckpointError, ConfigError
 from verisal.models import Classifier, SmallResNet, export_classifier
 from verisal.reporting import find_run_of
@@ -61,9 +61,9 @@ def main(args: Sequence[str]) -> int:
         case "classifier":
             _export_classifier(checkpoint, card, source, target)
         case "masker":
-            _export_masker(card, source, target)
+            _export_masker(checkpoint, card, source, target)
         case "detector":
-            _export_detector(source, target)
+            _export_detector(checkpoint, source, target)
         case other:
             raise ConfigError(
                 f"{source} is of the task {other!r}; weights of classifier, masker and detector runs can be"
@@ -129,17 +129,22 @@ def _export_classifier(
         )
     except RuntimeError as error:
         raise CheckpointError(f"{source}: weights do not fit its card: {error}") from error
+    classifier.seen_images = checkpoint.get(IMAGES_KEY, {})
     export_classifier(target, classifier.eval(), origin=_origin(source))
 
 
-def _export_masker(card: Mapping[str, Any], source: Path, target: Path) -> None:
+def _export_masker(
+    checkpoint: Mapping[str, Any], card: Mapping[str, Any], source: Path, target: Path
+) -> None:
     network, _ = load_mask_network(str(source))
     own = {name: value for name, value in card.items() if name != "task"}
     told = {"card": card, "prefix": "network."}
-    save_mask_network(target, network, {**own, "checkpoint": told, "origin": _origin(source, "masker")})
+    seen = checkpoint.get(IMAGES_KEY, {})
+    origin = _origin(source, "masker")
+    save_mask_network(target, network, {**own, "checkpoint": told, "origin": origin, IMAGES_KEY: seen})
 
 
-def _export_detector(source: Path, target: Path) -> None:
+def _export_detector(checkpoint: Mapping[str, Any], source: Path, target: Path) -> None:
     found = read_detector(source)
     found.made_features()
     kept = {name: tensor for name, tensor in found.state.items() if not name.startswith("networks.")}
@@ -157,6 +162,7 @@ def _export_detector(source: Path, target: Path) -> None:
         "features": found.features,
         "thresholds": thresholds,
         "origin": _origin(source, str(found.settings["head"])),
+        IMAGES_KEY: checkpoint.get(IMAGES_KEY, {}),
     }
     save_export(target, kept, card)
 

@@ -31,6 +31,8 @@ _IGNORED = (
     r".*callbacks used to create the checkpoint need to be provided.*",
     # The frozen classifier inside a detector is in eval mode on purpose.
     r".*Found \d+ module\(s\) in eval mode at the start of training.*",
+    # What is logged without it has been gathered, and is the same on every process.
+    r".*It is recommended to use `self.log\(.*sync_dist=True.*",
     # Lightning 2.6.6 with torch 2.15.
     r".*LeafSpec.*is deprecated.*",
 )

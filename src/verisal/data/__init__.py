@@ -20,6 +20,13 @@ from .decode import decode_image as decode_image
 from .decode import resize_image as resize_image
 from .features import DetectorFeatures as DetectorFeatures
 from .folder import ImageFolder as ImageFolder
+from .guard import OF_CLASSIFIER as OF_CLASSIFIER
+from .guard import ImageDigests as ImageDigests
+from .guard import KnowsImages as KnowsImages
+from .guard import different as different
+from .guard import guard_seen as guard_seen
+from .guard import guard_splits as guard_splits
+from .guard import shared_images as shared_images
 from .imagenet import ImageNetValidation as ImageNetValidation
 from .listing import ImageSet as ImageSet
 from .other_scene import OtherScene as OtherScene
@@ -39,6 +46,7 @@ if TYPE_CHECKING:
 __all__ = [
     "COCO",
     "CUB200",
+    "OF_CLASSIFIER",
     "AnnotatedImages",
     "AttackedImages",
     "CheckReport",
@@ -48,12 +56,14 @@ __all__ = [
     "FeatureStore",
     "GroupTable",
     "ImageData",
+    "ImageDigests",
     "ImageFolder",
     "ImageNetValidation",
     "ImageSet",
     "ImageSource",
     "ImageSplits",
     "Imagenette",
+    "KnowsImages",
     "OtherScene",
     "OxfordPet",
     "PascalVOC",
@@ -62,11 +72,15 @@ __all__ = [
     "TransferData",
     "check_data",
     "decode_image",
+    "different",
     "find_images",
+    "guard_seen",
+    "guard_splits",
     "image_files",
     "left_out_words",
     "no_image",
     "resize_image",
+    "shared_images",
 ]
 
 # Lightning and torchmetrics take seconds to import, which a command that only reads images need not wait for.

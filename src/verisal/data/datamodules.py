@@ -9,6 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from verisal.data._shares import ShareSampler, more_than_a_batch
+from verisal.data.detection import Processes
+from verisal.data.guard import ImageDigests
 from verisal.data.scenes import EmojiScenes
 from verisal.errors import ConfigError
 from verisal.types import Batch, Sample, Split
@@ -49,6 +52,10 @@ class RenderedScenes(Dataset[Sample]):
 
     def __len__(self) -> int:
         return len(self._labels)
+
+    def digests(self) -> ImageDigests:
+        """What the images are known by."""
+        return ImageDigests.of(self._images, self._ids)
 
     def __getitem__(self, index: int) -> Sample:
         """Image and label, with its objects where they are kept."""
@@ -115,29 +122,41 @@ class SceneData(L.LightningDataModule):
             "predict": ("det_test",),
         }
         for split in splits[stage]:
-            if split not in self._rendered:
-                scenes = EmojiScenes(split, self.counts[split], seed=self.seed, size=self.image_size)
-                self._rendered[split] = RenderedScenes(
-                    scenes, num_workers=self.num_workers, objects=split != "cls_train"
-                )
+            self._render(split)
+
+    def _render(self, split: Split) -> RenderedScenes:
+        if split not in self._rendered:
+            scenes = EmojiScenes(split, self.counts[split], seed=self.seed, size=self.image_size)
+            self._rendered[split] = RenderedScenes(
+                scenes, num_workers=self.num_workers, objects=split != "cls_train"
+            )
+        return self._rendered[split]
+
+    def digests(self, use: str) -> ImageDigests:
+        """The scenes that ``fit``, ``val`` or ``test`` reads."""
+        splits: dict[str, Split] = {"fit": "cls_train", "val": self.val_split, "test": "det_test"}
+        return self._render(splits[use]).digests()
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled training scenes."""
-        return self._loader("cls_train", shuffle=True)
+        scenes = self._rendered["cls_train"]
+        return DataLoader(
+            scenes,
+            batch_size=self.batch_size,
+            shuffle=True,
+            drop_last=more_than_a_batch(len(scenes), self.batch_size, Processes.of(self.trainer)),
+            collate_fn=Batch.collate,
+        )
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Validation scenes in order."""
-        return self._loader(self.val_split, shuffle=False)
+        return self._loader(self.val_split)
 
     def test_dataloader(self) -> DataLoader[Any]:
         """Test scenes in order."""
-        return self._loader("det_test", shuffle=False)
+        return self._loader("det_test")
 
-    def _loader(self, split: Split, *, shuffle: bool) -> DataLoader[Any]:
-        return DataLoader(
-            self._rendered[split],
-            batch_size=self.batch_size,
-            shuffle=shuffle,
-            drop_last=shuffle,
-            collate_fn=Batch.collate,
-        )
+    def _loader(self, split: Split) -> DataLoader[Any]:
+        scenes = self._rendered[split]
+        sampler = ShareSampler(scenes, Processes.of(self.trainer))
+        return DataLoader(scenes, batch_size=self.batch_size, sampler=sampler, collate_fn=Batch.collate)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, final, runtime_checkable
+from typing import Any, Protocol, Self, final, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from verisal.attacks import Attack
 from verisal.checkpoint import state_hash
+from verisal.data.guard import ImageDigests
 from verisal.data.store import FeatureStore
 from verisal.errors import ConfigError, DataError
 from verisal.functional import ask, derive_seed, gaussian_noise, judge_8bit, round_to_8bit
@@ -58,12 +59,27 @@ class ImageSource(Protocol):
         ...
 
 
+class _Ranked(Protocol):
+    """What is asked of a trainer."""
+
+    @property
+    def global_rank(self) -> int: ...
+
+    @property
+    def world_size(self) -> int: ...
+
+
 @dataclass(frozen=True)
 class Processes:
     """This process among those that share the work."""
 
     rank: int = 0
     world_size: int = 1
+
+    @classmethod
+    def of(cls, trainer: _Ranked | None) -> Self:
+        """This process among those of a trainer; alone without one."""
+        return cls() if trainer is None else cls(trainer.global_rank, trainer.world_size)
 
 
 @final
@@ -222,6 +238,20 @@ class AttackedImages:
     def image_id(self, index: int) -> str:
         """Name of a clean image."""
         return self.source.image_id(index)
+
+    def digests(self) -> ImageDigests:
+        """The clean images, from the store where they are in it already; nothing else is computed."""
+        store = self._image_store(_CLEAN)
+        count = len(self.source)
+        names = [self.image_id(index) for index in range(count)]
+        if store.complete:
+            return ImageDigests.of(store.load(["image"])["image"], names)
+        return ImageDigests.joined(
+            [
+                ImageDigests.of(round_to_8bit(self.source[index].image[None]), [name])
+                for index, name in enumerate(names)
+            ]
+        )
 
     def _count(self, variant: str) -> int:
         return len(self.source) if variant == _CLEAN else self._attacked_count

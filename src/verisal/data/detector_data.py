@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
@@ -15,15 +16,15 @@ from torch.utils.data import DataLoader, Dataset
 from verisal.attacks import Attack
 from verisal.checkpoint import state_hash
 from verisal.data._files import find_images, left_out_words, no_image
-from verisal.data._shares import ShareSampler
+from verisal.data._shares import ShareSampler, more_than_a_batch
 from verisal.data.annotated import ImageSplits
 from verisal.data.decode import decode_image, resize_image
 from verisal.data.detection import AttackedImages, GroupTable, Processes
 from verisal.data.features import DetectorFeatures
-from verisal.data.guard import guard_splits
+from verisal.data.guard import ImageDigests, guard_classifier_data
 from verisal.data.sources import image_source
 from verisal.errors import ConfigError, DataError
-from verisal.functional import require_softmax
+from verisal.functional import require_softmax, round_to_8bit
 from verisal.models import ClassifierSource, load_classifier
 from verisal.types import Batch, FeatureBatch, Sample, Split
 
@@ -162,6 +163,7 @@ class DetectorData(L.LightningDataModule):
             for split, (count, attacked) in counts.items()
         }
         self._tables: dict[Split, GroupTable] = {}
+        self._digests: dict[Split, ImageDigests] = {}
         self._photographs: PhotographDataset | None = None
 
     @property
@@ -190,13 +192,30 @@ class DetectorData(L.LightningDataModule):
         if stage == "predict":
             self._photographs = PhotographDataset(_image_files(self._images), self.classifier.image_size)
             return
+        # All three, whichever the stage reads: another process may have fitted on the others.
+        guard_classifier_data(
+            {split: partial(self._digests_of, split) for split in self._scenes}, self.classifier
+        )
         for split in _STAGE_SPLITS[stage]:
             if split not in self._tables:
                 self._scenes[split].fill(self._processes())
                 self._tables[split] = self._scenes[split].table(self._feature_names())
-        guard_splits(
-            {split: table.features["image"][table.originals()] for split, table in self._tables.items()}
-        )
+
+    def digests(self, use: str) -> ImageDigests:
+        """The clean images of a split, by the name of its use; those to predict are files."""
+        if use == "predict":
+            if self._photographs is None:
+                raise ConfigError("setup('predict') has not run")
+            loader = DataLoader(self._photographs, batch_size=16, collate_fn=Batch.collate)
+            return ImageDigests.joined(
+                [ImageDigests.of(round_to_8bit(batch.images), batch.image_ids) for batch in loader]
+            )
+        return self._digests_of({"fit": "det_fit", **_REPORTED}[use])
+
+    def _digests_of(self, split: Split) -> ImageDigests:
+        if split not in self._digests:
+            self._digests[split] = self._scenes[split].digests()
+        return self._digests[split]
 
     def table(self, split: Split) -> GroupTable:
         """All rows of a split that ``setup`` has loaded."""
@@ -217,7 +236,7 @@ class DetectorData(L.LightningDataModule):
         rows = self._fitted_rows().tolist()
         dataset = torch.utils.data.Subset(TableDataset(self.table("det_fit")), rows)
         # A short last batch would have poor batch statistics; below one batch it is all there is.
-        whole_batches = len(rows) > self._batch_size
+        whole_batches = more_than_a_batch(len(rows), self._batch_size, self._processes())
         return DataLoader(
             dataset, batch_size=self._batch_size, shuffle=True, drop_last=whole_batches, collate_fn=_whole
         )
@@ -234,7 +253,8 @@ class DetectorData(L.LightningDataModule):
         """The photographs."""
         if self._photographs is None:
             raise ConfigError("setup('predict') has not run")
-        return DataLoader(self._photographs, batch_size=16, collate_fn=Batch.collate)
+        sampler = ShareSampler(self._photographs, self._processes())
+        return DataLoader(self._photographs, batch_size=16, sampler=sampler, collate_fn=Batch.collate)
 
     def _fitted_rows(self) -> Tensor:
         """Rows of the fit split that are trained on: all but failed attacks, which are neither class."""
@@ -259,8 +279,7 @@ class DetectorData(L.LightningDataModule):
         ]
 
     def _processes(self) -> Processes:
-        trainer = self.trainer
-        return Processes() if trainer is None else Processes(trainer.global_rank, trainer.world_size)
+        return Processes.of(self.trainer)
 
 
 def _whole(batch: Any) -> FeatureBatch:  # noqa: ANN401 - Lightning's loaders promise a list of samples

@@ -1,28 +1,141 @@
-"""No image may stand in two splits."""
+"""No image may stand in two splits, whichever process reads them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, final, runtime_checkable
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from verisal.errors import DataError
+from verisal.models import Classifier
 
-__all__ = ["guard_splits"]
+__all__ = [
+    "OF_CLASSIFIER",
+    "ImageDigests",
+    "KnowsImages",
+    "different",
+    "guard_classifier_data",
+    "guard_seen",
+    "guard_splits",
+    "shared_images",
+]
+
+OF_CLASSIFIER = {
+    "fit": "the images that the classifier was trained on",
+    "val": "the images by which the classifier's weights were chosen",
+}
+_SHOWN = 2
 
 
-def guard_splits(images: Mapping[str, Tensor]) -> None:
-    """Raise if a clean image stands in two splits.
+@final
+@dataclass(frozen=True)
+class ImageDigests:
+    """What images of one split are known by: 8 bytes of a hash of their pixels, in order.
+
+    The pixels are those that a classifier gets: decoded, upright, at its input size, rounded to 8 bits. A
+    copy under another name, or in another lossless format, is the same image.
+
+    Attributes:
+        values: ``(N,)`` int64.
+        names: N names, for messages.
+    """
+
+    values: Tensor
+    names: Sequence[str]
+
+    @classmethod
+    def of(cls, images: Tensor, names: Sequence[str]) -> ImageDigests:
+        """Of ``images (N, 3, H, W)`` uint8."""
+        digests = [hashlib.blake2b(image.tobytes(), digest_size=8).digest() for image in images.numpy()]
+        values = np.frombuffer(b"".join(digests), dtype="<i8").astype(np.int64)
+        return cls(torch.from_numpy(values), tuple(names))
+
+    @classmethod
+    def joined(cls, parts: Sequence[ImageDigests]) -> ImageDigests:
+        """All parts as one."""
+        return cls(
+            torch.cat([torch.empty(0, dtype=torch.int64), *(part.values for part in parts)]),
+            tuple(name for part in parts for name in part.names),
+        )
+
+
+@runtime_checkable
+class KnowsImages(Protocol):
+    """A data module that can name its images before they are used."""
+
+    def digests(self, use: str) -> ImageDigests:
+        """The clean images that ``fit``, ``val`` or ``test`` reads; made on first use."""
+        ...
+
+
+def different(values: Tensor) -> Tensor:
+    """Each digest once, in rising order: what a checkpoint keeps."""
+    return torch.from_numpy(np.unique(values.numpy()))
+
+
+def guard_splits(splits: Mapping[str, Callable[[], ImageDigests] | ImageDigests]) -> None:
+    """Raise if an image stands in two splits.
 
     Args:
-        images: split to its clean images ``(N, 3, H, W)`` uint8.
+        splits: name of a split to its clean images.
 
     Raises:
-        DataError: naming both splits.
+        DataError: naming both splits, the number of images and two of them.
     """
-    seen: dict[bytes, str] = {}
-    for split, found in images.items():
-        for image in found:
-            owner = seen.setdefault(image.numpy().tobytes(), split)
-            if owner != split:
-                raise DataError(f"a clean image stands in {owner} and in {split}; splits must share no image")
+    known: dict[str, Tensor] = {}
+    for split, found in splits.items():
+        digests = found if isinstance(found, ImageDigests) else found()
+        guard_seen(digests, split, known)
+        known[split] = digests.values
+
+
+def guard_classifier_data(splits: Mapping[str, Callable[[], ImageDigests]], classifier: Classifier) -> None:
+    """Raise if an image stands in two splits of a detector, or trained the classifier that is attacked.
+
+    Args:
+        splits: name of a split to its clean images.
+        classifier: may know the images that it was trained on, and those that chose its weights.
+
+    Raises:
+        DataError: naming both, the number of images and two of them.
+    """
+    guard_splits(splits)
+    seen = classifier.seen_images
+    for split, found in splits.items() if seen else ():
+        uses = ("fit", "val") if split == "det_test" else ("fit",)
+        guard_seen(found(), split, {use: seen[use] for use in uses if use in seen}, told=OF_CLASSIFIER)
+
+
+def guard_seen(
+    found: ImageDigests, split: str, seen: Mapping[str, Tensor], *, told: Mapping[str, str] | None = None
+) -> None:
+    """Raise if an image of a split was used before.
+
+    Args:
+        found: clean images of the split.
+        split: its name.
+        seen: earlier use to digests.
+        told: earlier use in other words.
+
+    Raises:
+        DataError: naming split and use, the number of images and two of them.
+    """
+    for use, values in seen.items():
+        names = shared_images(found, values)
+        if names:
+            raise DataError(
+                f"{len(names)} of the {len(found.names)} images of {split} stand in"
+                f" {(told or {}).get(use, use)} too, by their pixels: {', '.join(names[:_SHOWN])}"
+                f"{', ...' if len(names) > _SHOWN else ''}; splits must share no image: take them out of one"
+            )
+
+
+def shared_images(found: ImageDigests, seen: Tensor) -> list[str]:
+    """Names of the images that are among ``seen``."""
+    places = torch.isin(found.values, seen.to(found.values.device)).nonzero()[:, 0].tolist()
+    return [found.names[place] for place in places]

@@ -7,7 +7,11 @@ from typing import Any, Literal, final
 import lightning as L
 from torch.utils.data import DataLoader
 
+from verisal.data._shares import ShareSampler, more_than_a_batch
 from verisal.data.annotated import AnnotatedImages, ImageSplits, Part
+from verisal.data.detection import Processes
+from verisal.data.guard import ImageDigests
+from verisal.functional import round_to_8bit
 from verisal.models import Classifier, ClassifierSource, load_classifier
 from verisal.types import Batch
 
@@ -49,20 +53,34 @@ class ImageData(L.LightningDataModule):
         self.batch_size, self.num_workers = batch_size, num_workers
         self.class_names, self.image_size = self._classifier.class_names, self._classifier.image_size
         self._images: dict[str, AnnotatedImages] = {}
+        self._digests: dict[str, ImageDigests] = {}
 
     def setup(self, stage: str) -> None:
         """List the parts that the stage reads; with ``on_error: skip``, look at their images too."""
         uses = {"fit": ("fit", "val"), "validate": ("val",), "test": ("test",), "predict": ("test",)}
         for use in uses[stage]:
-            if use not in self._images:
-                self._images[use] = AnnotatedImages(
-                    self._splits, self._parts[use], classifier=self._classifier, count=self._counts[use]
-                )
+            self._listed(use)
+
+    def _listed(self, use: str) -> AnnotatedImages:
+        if use not in self._images:
+            self._images[use] = AnnotatedImages(
+                self._splits, self._parts[use], classifier=self._classifier, count=self._counts[use]
+            )
+        return self._images[use]
+
+    def digests(self, use: str) -> ImageDigests:
+        """The images that ``fit``, ``val`` or ``test`` reads; the first time they are all decoded for it."""
+        if use not in self._digests:
+            loader = DataLoader(
+                self._listed(use), batch_size=64, num_workers=self.num_workers, collate_fn=Batch.collate
+            )
+            parts = [ImageDigests.of(round_to_8bit(batch.images), batch.image_ids) for batch in loader]
+            self._digests[use] = ImageDigests.joined(parts)
+        return self._digests[use]
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled images of ``fit``."""
-        images = self._images["fit"]
-        return self._loader("fit", shuffle=True, drop_last=len(images) > self.batch_size)
+        return self._loader("fit", shuffle=True)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Images to validate, in order."""
@@ -76,12 +94,14 @@ class ImageData(L.LightningDataModule):
         """Images of ``test``, in order."""
         return self._loader("test")
 
-    def _loader(self, use: str, *, shuffle: bool = False, drop_last: bool = False) -> DataLoader[Any]:
+    def _loader(self, use: str, *, shuffle: bool = False) -> DataLoader[Any]:
+        images, processes = self._images[use], Processes.of(self.trainer)
         return DataLoader(
-            self._images[use],
+            images,
             batch_size=self.batch_size,
             shuffle=shuffle,
-            drop_last=drop_last,
+            sampler=None if shuffle else ShareSampler(images, processes),
+            drop_last=shuffle and more_than_a_batch(len(images), self.batch_size, processes),
             num_workers=self.num_workers,
             collate_fn=Batch.collate,
         )

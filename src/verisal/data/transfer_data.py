@@ -15,7 +15,7 @@ from verisal.checkpoint import state_hash
 from verisal.data._shares import ShareSampler
 from verisal.data.annotated import ImageSplits
 from verisal.data.detection import AttackedImages, GroupTable, Processes
-from verisal.data.guard import guard_splits
+from verisal.data.guard import guard_classifier_data
 from verisal.data.sources import image_source
 from verisal.data.store import FeatureStore
 from verisal.errors import ConfigError
@@ -140,17 +140,17 @@ class TransferData(L.LightningDataModule):
         )
 
     def measure(self, measurements: Sequence[Measurement], processes: Processes) -> None:
-        """Compute what is missing of all splits, each process its share, and check the splits.
+        """Check the splits, then compute what is missing of all of them, each process its share.
 
         Raises:
-            DataError: a clean image stands in two splits.
+            DataError: a clean image stands in two splits, or trained the classifier.
         """
+        guard_classifier_data(
+            {part: self.images(part, measurements[0]).digests for part in _PARTS}, self.classifier
+        )
         for measurement in measurements:
             for part in _PARTS:
                 self.images(part, measurement).fill(processes)
-        guard_splits(
-            {str(part): self.images(part, measurements[0]).images("clean")["image"] for part in _PARTS}
-        )
 
     def plan(self, cells: int, processes: Processes) -> None:
         """Say how many cells there are for the test to go through, and who takes part."""

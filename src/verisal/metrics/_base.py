@@ -25,8 +25,6 @@ from verisal.types import Explained, Score
 
 __all__ = ["ImageRows", "ImageTable", "Reduced", "SaliencyMetric", "reduce_means"]
 
-_NAME_BYTES = 128
-
 
 class ImageRows:
     """Per-image rows, sorted by image id, without the copies that a padding sampler adds.
@@ -109,7 +107,7 @@ class ImageTable(Metric):
         """Add a batch: B names and ``(B, R)`` values.
 
         Raises:
-            DataError: rows of a wrong shape, or a name that is too long.
+            DataError: rows of a wrong shape.
         """
         expected = (len(image_ids), len(self.columns))
         if tuple(rows.shape) != expected:
@@ -135,7 +133,7 @@ class ImageTable(Metric):
 
     def _append_nothing(self) -> None:
         # A process that saw no image must still send tensors of the right shape and dtype to the others.
-        self.image_ids.append(torch.empty(0, _NAME_BYTES, dtype=torch.uint8, device=self.device))
+        self.image_ids.append(torch.empty(0, dtype=torch.uint8, device=self.device))
         self.rows.append(torch.empty(0, len(self.columns), dtype=torch.float64, device=self.device))
         # And it is no mistake: torchmetrics would warn about it.
         self._update_count = 1
@@ -252,15 +250,10 @@ def _score(found: Reduced, resampled: Tensor) -> Score:
 
 
 def _encoded(image_ids: Sequence[str]) -> Tensor:
-    """Names as ``(B, bytes)`` uint8: what processes can send each other."""
-    rows = []
-    for name in image_ids:
-        content = name.encode()
-        if len(content) > _NAME_BYTES:
-            raise DataError(f"image id {name!r} is longer than {_NAME_BYTES} bytes; shorten it")
-        rows.append(torch.tensor(list(content.ljust(_NAME_BYTES, b"\0")), dtype=torch.uint8))
-    return torch.stack(rows) if rows else torch.empty(0, _NAME_BYTES, dtype=torch.uint8)
+    """Names as bytes, each with a zero behind it: what processes can send each other."""
+    content = b"".join(name.encode("utf-8", "surrogateescape") + b"\0" for name in image_ids)
+    return torch.tensor(list(content), dtype=torch.uint8)
 
 
-def _decoded(rows: Tensor) -> list[str]:
-    return [bytes(row).rstrip(b"\0").decode() for row in rows.tolist()]
+def _decoded(content: Tensor) -> list[str]:
+    return bytes(content.tolist()).decode("utf-8", "surrogateescape").split("\0")[:-1]

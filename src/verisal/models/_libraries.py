@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from verisal.errors import CheckpointError, ConfigError
 from verisal.types import OutputKind
@@ -35,6 +35,7 @@ class Built:
         class_names: in the order of the logits.
         stages: in running order; empty to look for them.
         output: how logits become probabilities.
+        seen_images: of :class:`Classifier`.
     """
 
     network: nn.Module
@@ -45,6 +46,7 @@ class Built:
     class_names: Sequence[str] | None = None
     stages: Sequence[str] = ()
     output: OutputKind = "softmax"
+    seen_images: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def imagenet_names() -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import final
 
 import torch
@@ -27,6 +27,10 @@ class Classifier(nn.Module):
     Stages give maps, maps with channels last, or the tokens of a vision transformer, of which the patches
     are gated and class and register tokens are not; methods see maps ``(B, C, h, w)`` in each case. The
     network is cut by tracing; one that cannot be traced runs whole, with hooks, on each call.
+
+    Attributes:
+        seen_images: ``fit`` and ``val`` to digests ``(N,)`` int64 of the images that trained it and that
+            chose its weights, where its file tells.
 
     Args:
         network: maps normalised images ``(B, 3, H, W)`` to logits ``(B, K)``, alone or inside of what
@@ -73,6 +77,8 @@ class Classifier(nn.Module):
         self.class_names = tuple(class_names)
         self.image_size = image_size
         self.architecture = architecture
+        # No buffers: they are no part of its weights, nor of their hash.
+        self.seen_images: Mapping[str, Tensor] = {}
         self.register_buffer("mean", torch.tensor(list(mean)).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(list(std)).view(1, 3, 1, 1))
         self.mean: Tensor

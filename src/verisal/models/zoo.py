@@ -11,7 +11,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from verisal.checkpoint import load_export, save_export
+from verisal.checkpoint import IMAGES_KEY, load_export, save_export
 from verisal.errors import CheckpointError, ConfigError
 from verisal.functional import logits_of, plain_network
 from verisal.types import OutputKind
@@ -145,6 +145,7 @@ class ClassifierSource:
             output=self.output or built.output,
             architecture=built.architecture,
         )
+        classifier.seen_images = built.seen_images
         return classifier.eval().requires_grad_(False)
 
 
@@ -229,6 +230,7 @@ def export_classifier(path: Path | str, classifier: Classifier, *, origin: Mappi
         "std": classifier.std.flatten().tolist(),
         "output": classifier.output,
         "origin": dict(origin),
+        IMAGES_KEY: classifier.seen_images,
     }
     save_export(path, _copies(network), card)
 
@@ -288,7 +290,10 @@ def _from_export(path: Path, factory: str | None) -> Built:
     except _NoClassifierError as error:
         raise CheckpointError(f"{path} is no classifier export: {error}") from None
     fit_weights(network, tensors, source=path, class_names=names)
-    return Built(network, architecture, size, class_names=names, output=card.get("output", "softmax"), **told)
+    return Built(
+        network, architecture, size, class_names=names, output=card.get("output", "softmax"),
+        seen_images=card.get(IMAGES_KEY, {}), **told,
+    )  # fmt: skip
 
 
 class _NoClassifierError(Exception):

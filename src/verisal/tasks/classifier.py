@@ -8,11 +8,13 @@ import lightning as L
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics.classification import MulticlassAccuracy
 
+from verisal.errors import DataError
+from verisal.metrics import ImageTable
 from verisal.models import Classifier, SmallResNet
 from verisal.types import Batch
 
+from ._processes import agree_on_buffers
 from ._schedule import OneCycle
 
 __all__ = ["ClassifierTask"]
@@ -50,8 +52,7 @@ class ClassifierTask(L.LightningModule):
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.label_smoothing, self.max_shift = label_smoothing, max_shift
         self.classifier: Classifier | None = None
-        self.val_accuracy: MulticlassAccuracy | None = None
-        self.test_accuracy: MulticlassAccuracy | None = None
+        self._table = ImageTable(("loss", "accuracy"))
 
     def configure_model(self) -> None:
         """Build the network for the classes and the image size that the data module states."""
@@ -64,8 +65,6 @@ class ClassifierTask(L.LightningModule):
         )
         # channels_last makes CPU convolutions about 1.4 times as fast.
         self.classifier.to(memory_format=torch.channels_last)
-        self.val_accuracy = MulticlassAccuracy(network.num_classes, average="micro")
-        self.test_accuracy = MulticlassAccuracy(network.num_classes, average="micro")
 
     @property
     def _network(self) -> Classifier:
@@ -90,9 +89,15 @@ class ClassifierTask(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Cross-entropy with label smoothing on randomly shifted images."""
+        if bool((batch.labels < 0).any()):
+            nameless = batch.image_ids[int((batch.labels < 0).nonzero()[0])]
+            raise DataError(f"image {nameless} has no label; training needs one for every image")
         images = self._shifted(batch.images)
         loss = F.cross_entropy(self(images), batch.labels, label_smoothing=self.label_smoothing)
-        self.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch))
+        self.log(
+            "train/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch),
+            sync_dist=True,
+        )  # fmt: skip
         return loss
 
     def _shifted(self, images: Tensor) -> Tensor:
@@ -110,21 +115,40 @@ class ClassifierTask(L.LightningModule):
             ]
         ).contiguous(memory_format=torch.channels_last)
 
+    def on_validation_start(self) -> None:
+        """Judge one network, whatever the number of processes."""
+        agree_on_buffers(self)
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Collect accuracy and loss."""
-        self._evaluate("val", batch, self.val_accuracy)
+        """Collect loss and accuracy of every image."""
+        self._add(batch)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Collect accuracy and loss."""
-        self._evaluate("test", batch, self.test_accuracy)
+        """Collect loss and accuracy of every image."""
+        self._add(batch)
 
-    def _evaluate(self, split: str, batch: Batch, accuracy: MulticlassAccuracy | None) -> None:
+    def on_validation_epoch_end(self) -> None:
+        """Log the means over images."""
+        self._finish("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the means over images."""
+        self._finish("test")
+
+    def _add(self, batch: Batch) -> None:
         logits = self(batch.images)
-        if accuracy is None:
-            raise RuntimeError("configure_model has not run")
-        accuracy(logits, batch.labels)
-        self.log(f"{split}/loss", F.cross_entropy(logits, batch.labels), batch_size=len(batch))
-        self.log(f"{split}/accuracy", accuracy, prog_bar=True, batch_size=len(batch))
+        known = batch.labels >= 0
+        loss = F.cross_entropy(logits, batch.labels.clamp_min(0), reduction="none")
+        columns = torch.stack([loss, (logits.argmax(dim=1) == batch.labels).to(loss)], dim=1)
+        # An image without a label is neither right nor wrong.
+        self._table.update(batch.image_ids, columns.masked_fill(~known[:, None], torch.nan))
+
+    def _finish(self, split: str) -> None:
+        # The same on every process: gathered, and each image once.
+        found = self._table.compute()
+        self._table.reset()
+        for name, values in zip(self._table.columns, found.rows.T, strict=True):
+            self.log(f"{split}/{name}", values.nanmean(), prog_bar=name == "accuracy", batch_size=1)
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's union of eight shapes
         """AdamW without decay on one-dimensional parameters, one-cycle schedule per step."""

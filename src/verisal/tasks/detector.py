@@ -20,6 +20,7 @@ from verisal.models import Classifier
 from verisal.types import Batch, Evaluation, FeatureBatch
 
 from ._detector_report import build_evaluation, mean_auroc
+from ._processes import agree_on_buffers
 from ._schedule import OneCycle
 
 __all__ = ["DetectorTask", "Row", "Untrained"]
@@ -258,11 +259,17 @@ class DetectorTask(L.LightningModule):
             logits = torch.stack([network(maps) for network in self._members(self.networks, row)])
             target = batch.target.expand_as(logits)
             loss = F.binary_cross_entropy_with_logits(logits, target, weight=weights.expand_as(logits))
-            self.log(f"train/{row}/loss", loss, on_step=False, on_epoch=True, batch_size=len(batch))
+            self._log_loss(f"train/{row}/loss", loss, batch)
             losses.append(loss)
         total = torch.stack(losses).sum() * self.members
-        self.log("train/loss", total, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch))
+        self._log_loss("train/loss", total, batch)
         return total
+
+    def _log_loss(self, name: str, loss: Tensor, batch: FeatureBatch) -> None:
+        self.log(
+            name, loss, on_step=False, on_epoch=True, prog_bar=name == "train/loss", batch_size=len(batch),
+            sync_dist=True,
+        )  # fmt: skip
 
     def row_scores(self, features: Mapping[str, Tensor], networks: nn.ModuleDict) -> Tensor:
         """``(B, report rows, members)``: every member's logit, then the untrained scores, repeated."""
@@ -278,6 +285,10 @@ class DetectorTask(L.LightningModule):
             )
             scores.append(score[:, None].expand(-1, self.members))
         return torch.stack(scores, dim=1)
+
+    def on_validation_start(self) -> None:
+        """Judge and keep one set of networks, whatever the number of processes."""
+        agree_on_buffers(self)
 
     def validation_step(self, batch: FeatureBatch, batch_idx: int) -> None:
         """Collect scores: of the networks in training during a fit, of the kept ones otherwise."""

@@ -31,6 +31,7 @@ from ._masker_report import (
     milliseconds_per_image,
     shuffled_gates,
 )
+from ._processes import agree_on_buffers, positions, share_of
 from ._schedule import OneCycle
 
 __all__ = ["MaskerTask"]
@@ -134,6 +135,7 @@ class MaskerTask(L.LightningModule):
         self._frozen: tuple[Classifier, ...] = ()
         # Rows of the optimisation on validation images: the same in every epoch.
         self._known: dict[str, Tensor] = {}
+        self._seen = 0
         self._timings: dict[str, float] = {}
         self._targets: dict[str, tuple[int, list[Tensor]]] = {}
 
@@ -229,7 +231,7 @@ class MaskerTask(L.LightningModule):
         for name, value in logged.items():
             self.log(
                 f"train/{name}", value, on_step=False, on_epoch=True, prog_bar=name == "loss",
-                batch_size=len(batch),
+                batch_size=len(batch), sync_dist=True,
             )  # fmt: skip
         return loss
 
@@ -246,7 +248,7 @@ class MaskerTask(L.LightningModule):
 
         What is still missing is made now, for as many images as are asked for.
         """
-        room = self.distil_images - len(self._targets)
+        room = share_of(self, self.distil_images) - len(self._targets)
         new = [row for row, name in enumerate(batch.image_ids) if name not in self._targets][: max(0, room)]
         if new:
             part = batch.rows(new)
@@ -271,11 +273,18 @@ class MaskerTask(L.LightningModule):
         rank = torch.where(kind < 3, 0, torch.where(kind == 3, 1, torch.where(kind == 4, classes - 1, far)))
         return logits.argsort(dim=1, descending=True).gather(1, rank[:, None])[:, 0]
 
+    def on_validation_start(self) -> None:
+        """Judge one network, whatever the number of processes."""
+        agree_on_buffers(self)
+        self._seen = 0
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Judge the predicted gates of every image, and the optimised ones of the first few."""
         goal = self.row_names[-1]
         self._add("masker", batch, self._judged(batch, ["masker"])["masker"])
-        first = batch.rows(range(min(len(batch), max(0, self.compare_images - batch_idx * len(batch)))))
+        places = positions(self, self._seen, len(batch))
+        self._seen += len(batch)
+        first = batch.rows([row for row, place in enumerate(places) if place < self.compare_images])
         new = first.rows([index for index, name in enumerate(first.image_ids) if name not in self._known])
         if len(new):
             self._known |= zip(new.image_ids, self._judged(new, [goal])[goal], strict=True)

@@ -133,7 +133,7 @@ class TransferTask(L.LightningModule):
 
     @property
     def _processes(self) -> Processes:
-        return Processes(self.trainer.global_rank, self.trainer.world_size)
+        return Processes.of(self.trainer)
 
     @property
     def _cells(self) -> list[_Cell | _AdaptiveCell]:
