@@ -4,6 +4,7 @@ from .attacked_maps import AttackedMaps as AttackedMaps
 from .baseline_neutrality import BaselineNeutrality as BaselineNeutrality
 from .checkpoints import CheckpointFiles as CheckpointFiles
 from .checkpoints import LastCheckpoint as LastCheckpoint
+from .checkpoints import LastValidation as LastValidation
 from .checkpoints import Monitored as Monitored
 from .checkpoints import best_checkpoint as best_checkpoint
 from .class_ranks import ClassRanks as ClassRanks
@@ -28,6 +29,7 @@ __all__ = [
     "GateNoise",
     "ImageGuard",
     "LastCheckpoint",
+    "LastValidation",
     "MapAgreement",
     "Monitored",
     "NumericGuard",

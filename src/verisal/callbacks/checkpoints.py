@@ -14,7 +14,7 @@ import torch
 from lightning import __version__ as lightning_version
 from lightning.fabric.plugins.io import CheckpointIO
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint
 from lightning.pytorch.loops.loop import _Loop
 
 from verisal.checkpoint import (
@@ -28,7 +28,7 @@ from verisal.checkpoint import (
 )
 from verisal.errors import CheckpointError
 
-__all__ = ["CheckpointFiles", "LastCheckpoint", "Monitored", "best_checkpoint"]
+__all__ = ["CheckpointFiles", "LastCheckpoint", "LastValidation", "Monitored", "best_checkpoint"]
 
 
 @runtime_checkable
@@ -64,6 +64,22 @@ class _BestCheckpoint(ModelCheckpoint):
     @property
     def state_key(self) -> str:
         return "BestCheckpoint"
+
+
+@final
+class LastValidation(Callback):
+    """Validates what a training that ends inside an epoch, by its number of steps, has come to.
+
+    Lightning validates where an epoch ends or a callback stops the training, and would let this one end
+    without a checkpoint of its last part, or of any.
+    """
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        """Stop as a callback does."""
+        if 0 < trainer.max_steps <= trainer.global_step:
+            trainer.should_stop = True
 
 
 @final

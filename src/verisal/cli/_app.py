@@ -27,6 +27,7 @@ from verisal.callbacks import (
     CheckpointFiles,
     ImageGuard,
     LastCheckpoint,
+    LastValidation,
     NumericGuard,
     ReportRun,
     ResumedSettings,
@@ -47,7 +48,7 @@ from ._precision import training_precision
 from ._progress import Progress
 from ._runs import Start, open_run, process_rank, say, weights_for
 from ._settings import check_paths, check_seed, parsed_settings, refused_by_classes, refused_settings
-from ._stages import check_stage
+from ._stages import ChecksTrainer, check_stage, check_steps
 
 __all__ = ["VerisalCLI"]
 
@@ -174,7 +175,9 @@ class VerisalCLI(LightningCLI):
             raise ConfigError(
                 "trainer.logger cannot be set: a run always writes metrics.csv; wandb.mode decides the rest"
             )
-        if self._progress.stage != "fit":
+        if self._progress.stage == "fit":
+            check_steps(settings.trainer)
+        else:
             configs = [Path(str(file)) for file in settings.config or ()]
             self._checkpoint = weights_for(self._progress.stage, settings.ckpt_path, configs)
             if self._checkpoint is not None:
@@ -253,6 +256,8 @@ class VerisalCLI(LightningCLI):
     def fit(self, model: LightningModule, datamodule: LightningDataModule) -> None:
         """Train; then test the best checkpoint, and say what to do next."""
         self._check_card(model, datamodule)
+        if isinstance(model, ChecksTrainer):
+            model.check_trainer(self.trainer)
         self.trainer.fit(model, datamodule=datamodule, ckpt_path=self._checkpoint, weights_only=True)
         self._progress.begin()  # A run that was complete before it was resumed has had no work.
         run = self._progress.run
@@ -335,7 +340,7 @@ class VerisalCLI(LightningCLI):
         guard = ImageGuard(tests=tested and not settings.trainer.fast_dev_run)
         lines = [] if self._settings.trainer.enable_progress_bar else [EpochLines()]
         resumed = ResumedSettings(config, seed=self._seed)
-        guarded = [guard, resumed, NumericGuard(run.path), *lines, report]
+        guarded = [guard, resumed, LastValidation(), NumericGuard(run.path), *lines, report]
         if self._settings.trainer.fast_dev_run:
             return guarded
         return [*guarded, best_checkpoint(run.checkpoints, self.model), LastCheckpoint(run.checkpoints)]

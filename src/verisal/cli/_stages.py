@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from importlib import import_module
+from typing import Protocol, runtime_checkable
 
-from lightning.pytorch import LightningDataModule, LightningModule
+from jsonargparse import Namespace
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
 from verisal.errors import ConfigError
 
-__all__ = ["check_stage"]
+__all__ = ["ChecksTrainer", "check_stage", "check_steps"]
 
 # Command to the method of a task and that of a data module which it needs.
 _NEEDED = {
@@ -39,6 +41,29 @@ def check_stage(stage: str, task: str, data: str) -> None:
         if stage not in found:
             others = f"; use verisal {' or verisal '.join(both)}" if both else ""
             raise ConfigError(f"{name} has nothing to {stage} (no {_NEEDED[stage][position]}){others}")
+
+
+@runtime_checkable
+class ChecksTrainer(Protocol):
+    """A task that cannot be trained by every trainer."""
+
+    def check_trainer(self, trainer: Trainer) -> None:
+        """Raise unless the trainer will do; called before data are prepared."""
+        ...
+
+
+def check_steps(trainer: Namespace) -> None:
+    """Raise where settings of the trainer leave no step to train.
+
+    Raises:
+        ConfigError: naming the setting.
+    """
+    for name in ("max_epochs", "max_steps", "limit_train_batches"):
+        if trainer.get(name) == 0:
+            raise ConfigError(
+                f"trainer.{name} is {trainer.get(name):g}, so that nothing would be trained; leave it out, or"
+                " use verisal validate or verisal test for weights that are there"
+            )
 
 
 def _has(path: str, base: type, method: str) -> bool:

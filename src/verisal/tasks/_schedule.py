@@ -11,7 +11,33 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from verisal.errors import ConfigError
 
-__all__ = ["OneCycle"]
+_KNOWN = "a known number of steps: set trainer.max_epochs or trainer.max_steps"
+
+__all__ = ["OneCycle", "check_planned"]
+
+
+def check_planned(trainer: Trainer, *, keeps_by_validation: bool = False) -> None:
+    """Raise unless a trainer says how long it trains; called before anything is prepared.
+
+    Args:
+        trainer: as configured.
+        keeps_by_validation: whether a training without a validation keeps nothing.
+
+    Raises:
+        ConfigError: neither epochs nor steps end the training; or it keeps nothing.
+    """
+    every, epochs = trainer.check_val_every_n_epoch, trainer.max_epochs
+    if keeps_by_validation and (trainer.limit_val_batches == 0 or (every and epochs and 0 < epochs < every)):
+        raise ConfigError(
+            "the networks that a validation finds better are kept, and this training has none"
+            f" (limit_val_batches {trainer.limit_val_batches}, check_val_every_n_epoch {every}, max_epochs"
+            f" {epochs}); leave limit_val_batches and check_val_every_n_epoch out"
+        )
+    if trainer.max_epochs in (None, -1) and trainer.max_steps == -1:
+        raise ConfigError(
+            f"this training is endless (max_epochs {trainer.max_epochs}, max_steps -1), and its learning rate"
+            f" rises and falls over {_KNOWN}; trainer.max_time may end it earlier"
+        )
 
 
 @final
@@ -58,8 +84,8 @@ def _all_steps(trainer: Trainer) -> int:
     if not 0 < steps < math.inf:
         found = "endless" if steps else "without a single step"
         raise ConfigError(
-            f"this training is {found}, and its learning rate rises and falls over a known number of steps:"
-            " set trainer.max_epochs or trainer.max_steps, and give at least one batch of training images"
+            f"this training is {found}, and its learning rate rises and falls over {_KNOWN}, and give"
+            " at least one batch of training images"
         )
     return int(steps)
 

@@ -15,7 +15,7 @@ from verisal.models import Classifier, SmallResNet
 from verisal.types import Batch
 
 from ._processes import agree_on_buffers
-from ._schedule import OneCycle
+from ._schedule import OneCycle, check_planned
 
 __all__ = ["ClassifierTask"]
 
@@ -71,6 +71,10 @@ class ClassifierTask(L.LightningModule):
         if self.classifier is None:
             raise RuntimeError("configure_model has not run")
         return self.classifier
+
+    def check_trainer(self, trainer: L.Trainer) -> None:
+        """Raise where the trainer has no end, before anything is prepared."""
+        check_planned(trainer)
 
     def card(self) -> dict[str, object]:
         """What a checkpoint must agree with to be loaded into this task."""

@@ -21,7 +21,7 @@ from verisal.types import Batch, Evaluation, FeatureBatch
 
 from ._detector_report import build_evaluation, mean_auroc
 from ._processes import agree_on_buffers
-from ._schedule import OneCycle
+from ._schedule import OneCycle, check_planned
 
 __all__ = ["DetectorTask", "Row", "Untrained"]
 
@@ -167,6 +167,10 @@ class DetectorTask(L.LightningModule):
             # channels_last makes the CPU convolutions faster.
             self.networks[row] = nn.ModuleList(members).to(memory_format=torch.channels_last)
             self.kept[row] = copy.deepcopy(self.networks[row]).requires_grad_(False)
+
+    def check_trainer(self, trainer: L.Trainer) -> None:
+        """Raise where the trainer has no end or no validation, before anything is prepared."""
+        check_planned(trainer, keeps_by_validation=True)
 
     def card(self) -> dict[str, object]:
         """What a checkpoint must agree with to be loaded into this task."""
@@ -314,6 +318,15 @@ class DetectorTask(L.LightningModule):
             self._keep(self.evaluation, thresholds)
             self.log("val/kept/auroc", self.best.mean(), prog_bar=True, batch_size=1)
             self._log_scores(self.evaluation)
+
+    def on_test_start(self) -> None:
+        """Raise where a training ended before its first validation."""
+        rows = [row for row, best in zip(self.row_names, self.best.tolist(), strict=True) if best < 0]
+        if rows:
+            raise ConfigError(
+                f"no network of {rows} was kept: the training ended before a validation could rank attacked"
+                " and clean images; train longer"
+            )
 
     def test_step(self, batch: FeatureBatch, batch_idx: int) -> None:
         """Collect scores of the kept networks."""

@@ -32,7 +32,7 @@ from ._masker_report import (
     shuffled_gates,
 )
 from ._processes import agree_on_buffers, positions, share_of
-from ._schedule import OneCycle
+from ._schedule import OneCycle, check_planned
 
 __all__ = ["MaskerTask"]
 
@@ -178,6 +178,10 @@ class MaskerTask(L.LightningModule):
         if self.network is None:
             raise RuntimeError("configure_model has not run")
         return self.network
+
+    def check_trainer(self, trainer: L.Trainer) -> None:
+        """Raise where the trainer has no end, before anything is prepared."""
+        check_planned(trainer)
 
     def card(self) -> dict[str, object]:
         """What a checkpoint must agree with to be loaded into this task; what a mask network is made for."""
