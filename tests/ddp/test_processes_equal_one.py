@@ -26,6 +26,8 @@ from verisal.tasks.transfer import TransferTask
 
 SIZE = tiny_detector.SIZE
 PHOTOGRAPHS = 5
+# For a configuration of several processes.
+ALONE = ["--trainer.devices=1", "--trainer.strategy=auto"]
 SCENES = {"image_size": SIZE, "num_workers": 0, "batch_size": 4}
 LOCAL = {"accelerator": "cpu", "max_epochs": 3}
 
@@ -227,7 +229,7 @@ def test_what_a_fit_logs_and_chooses_is_what_one_process_finds_for_its_weights(h
     for epoch, logged in enumerate(epochs_of(home / run)):
         again = f"{run}-epoch-{epoch}"
         weights = f"--ckpt_path=every-{name}-{count}/epoch={epoch}.ckpt"
-        assert main(["validate", f"--config={run}/config.yaml", weights, "--run_dir", again]) == 0
+        assert main(["validate", f"--config={run}/config.yaml", weights, *ALONE, "--run_dir", again]) == 0
         alone = metrics_of(home / again)
         assert alone
         for key, value in alone.items():
@@ -248,7 +250,7 @@ def test_the_detector_keeps_networks_and_thresholds_of_one_and_the_same_epoch(ho
                 assert (home / "shared" / store.name / shard.name).read_bytes() == shard.read_bytes()
     best = load_checkpoint(home / "fit-detector-2" / "checkpoints" / "best.ckpt")["state_dict"]["best"]
     command = ["validate", "--config=fit-detector-2/config.yaml", "--run_dir=fit-detector-2-alone"]
-    assert main(command) == 0
+    assert main([*command, *ALONE]) == 0
     scores = report_of(home / "fit-detector-2-alone", "report.val")["metrics"]
     rows = ("masks_activations", "masks", "activations", "gradient", "raw_image")
     for row, kept in zip(rows, best.tolist(), strict=True):
