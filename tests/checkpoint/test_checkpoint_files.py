@@ -233,16 +233,17 @@ def test_write_atomic_keeps_the_usual_permissions(tmp_path):
 
 @pytest.mark.fault
 def test_write_atomic_removes_what_a_killed_process_left_and_nothing_that_is_written(tmp_path):
-    stale, live = tmp_path / ".a[1].ckpt.xyz.tmp", tmp_path / ".a[1].ckpt.uvw.tmp"
-    others = [tmp_path / ".b.xyz.tmp", tmp_path / ".a[1].ckpt", tmp_path / "a[1].ckpt.tmp"]
-    for path in (stale, live, *others):
-        path.write_bytes(b"piece")
+    live, stale = tmp_path / ".a.ckpt.0.tmp", tmp_path / ".a.ckpt.1.tmp"
+    others = [tmp_path / ".b.ckpt.0.tmp", tmp_path / ".a.ckpt", tmp_path / "a.ckpt.tmp"]
+    for path in (live, stale, *others):
+        path.write_bytes(b"a piece that is longer")
     with live.open("r+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        write_atomic(tmp_path / "a[1].ckpt", b"1")
-        assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "a[1].ckpt", live, *others])
-    write_atomic(tmp_path / "a[1].ckpt", b"2")
-    assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "a[1].ckpt", *others])
+        write_atomic(tmp_path / "a.ckpt", b"1")
+        assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "a.ckpt", live, *others])
+    write_atomic(tmp_path / "a.ckpt", b"2")
+    assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "a.ckpt", *others])
+    assert (tmp_path / "a.ckpt").read_bytes() == b"2"
 
 
 @pytest.mark.fault
@@ -254,7 +255,10 @@ def test_write_atomic_where_nothing_can_be_locked(tmp_path, monkeypatch):
     (tmp_path / ".a.xyz.tmp").write_bytes(b"piece")
     write_atomic(tmp_path / "a", b"1")
     assert (tmp_path / "a").read_bytes() == b"1"
-    assert (tmp_path / ".a.xyz.tmp").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"a", ".a.xyz.tmp"}
+    monkeypatch.undo()
+    write_atomic(tmp_path / "b", b"1")
+    assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
 
 
 @pytest.mark.fault
