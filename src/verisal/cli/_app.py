@@ -47,7 +47,14 @@ from ._console import EpochLines, write_predictions
 from ._precision import training_precision
 from ._progress import Progress
 from ._runs import Start, open_run, process_rank, say, weights_for
-from ._settings import check_paths, check_seed, parsed_settings, refused_by_classes, refused_settings
+from ._settings import (
+    check_paths,
+    check_seed,
+    check_trainer,
+    parsed_settings,
+    refused_by_classes,
+    refused_settings,
+)
 from ._stages import ChecksTrainer, check_stage, check_steps
 
 __all__ = ["VerisalCLI"]
@@ -166,6 +173,7 @@ class VerisalCLI(LightningCLI):
         self._progress.stage = str(self.subcommand)
         settings = self._settings
         check_paths(run_dir=settings.run_dir, resume=settings.resume, ckpt_path=settings.ckpt_path)
+        check_trainer(settings.trainer)
         check_stage(self._progress.stage, settings.model.class_path, settings.data.class_path)
         if settings.trainer.inference_mode:
             raise ConfigError(

@@ -38,20 +38,7 @@ def main(args: Sequence[str]) -> int:
         ConfigError: no run, or a task that has nothing to export.
         CheckpointError: weights that cannot be loaded.
     """
-    parser = Options(
-        "verisal export",
-        description="Write the best weights of a run as safetensors and a JSON card.",
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "run",
-        type=path_word,
-        help="folder of a classifier, masker or detector run, or one of its checkpoints",
-    )
-    parser.add_argument(
-        "--output", required=True, type=path_word, help="folder for model.safetensors and model.json"
-    )
-    given = parser.parse_args(list(args))
+    given = _parser().parse_args(list(args))
     source, target = trained_file(Path(given.run)), Path(given.output) / EXPORT
     if source.suffix != ".ckpt":
         raise ConfigError(f"{source} is an export already; copy it, with its .json")
@@ -73,6 +60,23 @@ def main(args: Sequence[str]) -> int:
     print(f"wrote {target} ({size:.2f} MB) and {target.with_suffix('.json').name}")
     print(f"  test it: verisal test --model {given.output} --config CONFIG")
     return 0
+
+
+def _parser() -> Options:
+    parser = Options(
+        "verisal export",
+        description="Write the best weights of a run as safetensors and a JSON card.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "run",
+        type=path_word,
+        help="folder of a classifier, masker or detector run, or one of its checkpoints",
+    )
+    parser.add_argument(
+        "--output", required=True, type=path_word, help="folder for model.safetensors and model.json"
+    )
+    return parser
 
 
 def with_export(arguments: Sequence[str]) -> list[str]:

@@ -31,6 +31,18 @@ SHOWN_BY = "VERISAL_TRACEBACK=1 shows where"
 """Words after a sentence that stands for a traceback."""
 
 _SEEDS = 2**32
+# Least values of what the trainer takes whatever they are, and then divides by or never reaches.
+_LEAST = {
+    "num_nodes": 1,
+    "min_epochs": 0,
+    "min_steps": 0,
+    "check_val_every_n_epoch": 1,
+    "log_every_n_steps": 0,
+    "accumulate_grad_batches": 1,
+    "reload_dataloaders_every_n_epochs": 0,
+    "gradient_clip_val": 0,
+}
+_MOST = 2**31 - 1
 _LONGEST = 60
 
 
@@ -123,6 +135,24 @@ def check_seed(seed: object) -> None:
     """
     if isinstance(seed, int) and not isinstance(seed, bool) and not 0 <= seed < _SEEDS:
         raise ConfigError(f"seed_everything must be from 0 to {_SEEDS - 1}, found {seed}")
+
+
+def check_trainer(settings: Namespace) -> None:
+    """Raise for numbers that the trainer takes, and that end a training later.
+
+    Raises:
+        ConfigError: naming the setting, what was found and the values that work.
+    """
+    for name, least in _LEAST.items():
+        value = settings.get(name)
+        if isinstance(value, int | float) and not least <= value <= _MOST:
+            raise ConfigError(f"trainer.{name} must be from {least} to {_MOST}, found {value}")
+    interval = settings.get("val_check_interval")
+    if isinstance(interval, int | float) and not 0 < interval <= _MOST:
+        raise ConfigError(
+            "trainer.val_check_interval must be a number of batches from 1, or a share of an epoch above 0,"
+            f" found {interval}"
+        )
 
 
 @contextmanager
