@@ -224,6 +224,24 @@ def test_photographs_come_from_files_and_folders_at_the_classifiers_size(tmp_pat
     torch.testing.assert_close(batch.images.mean(dim=(2, 3)), colours, rtol=0, atol=0.02)
 
 
+def test_damaged_photographs_stop_predict_or_are_left_out(tmp_path, caplog):
+    picture(tmp_path / "whole.png", (32, 32), (0, 255, 0))
+    content = (tmp_path / "whole.png").read_bytes()
+    (tmp_path / "broken.png").write_bytes(content[:-30])
+    module = data(tmp_path, images=[str(tmp_path)])
+    module.setup("predict")
+    with pytest.raises(DataError, match=r"broken\.png: damaged or truncated"):
+        list(module.predict_dataloader())
+    module = data(tmp_path, images=[str(tmp_path)], on_error="skip")
+    module.setup("predict")
+    (batch,) = module.predict_dataloader()
+    assert batch.image_ids == (str(tmp_path / "whole.png"),)
+    assert f"left out: {tmp_path / 'broken.png'}: damaged or truncated image" in caplog.text
+    (tmp_path / "whole.png").unlink()
+    with pytest.raises(DataError, match="none of the 1 images can be decoded"):
+        module.setup("predict")
+
+
 def test_photographs_that_are_not_there_are_clear_errors(tmp_path):
     (tmp_path / "empty").mkdir()
     for images, kind, words in (

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Literal, final
 
 import lightning as L
 import torch
@@ -108,6 +108,8 @@ class DetectorData(L.LightningDataModule):
         store: folder of the stores, a path or a URL.
         batch_size: rows per training step.
         images: files or folders that ``predict`` scores.
+        on_error: of a file among them that cannot be decoded: ``raise``, or ``skip`` it with a warning that
+            names it.
         source: images on disk to fit, validate and test with, labelled; EmojiScenes without it.
 
     Raises:
@@ -133,6 +135,7 @@ class DetectorData(L.LightningDataModule):
         store: str = "data/store",
         batch_size: int = 64,
         images: Sequence[str] = (),
+        on_error: Literal["raise", "skip"] = "raise",
         source: ImageSplits | None = None,
     ) -> None:
         super().__init__()
@@ -141,7 +144,7 @@ class DetectorData(L.LightningDataModule):
         # channels_last makes the CPU convolutions of masks and attacks about 1.4 times as fast.
         self.classifier.to(memory_format=torch.channels_last)
         self.features = features
-        self._batch_size, self._images = batch_size, tuple(images)
+        self._batch_size, self._images, self._on_error = batch_size, tuple(images), on_error
         counts: dict[Split, tuple[int, int]] = {
             "det_fit": (fit_count, fit_count),
             "det_val": (val_count, val_attacked_count),
@@ -190,7 +193,10 @@ class DetectorData(L.LightningDataModule):
     def setup(self, stage: str) -> None:
         """Make what is missing of the stage's splits, each process its share, and read them."""
         if stage == "predict":
-            self._photographs = PhotographDataset(_image_files(self._images), self.classifier.image_size)
+            files = _image_files(self._images)
+            if self._on_error == "skip":
+                files = _readable(files)
+            self._photographs = PhotographDataset(files, self.classifier.image_size)
             return
         # All three, whichever the stage reads: another process may have fitted on the others.
         guard_classifier_data(
@@ -304,3 +310,17 @@ def _image_files(sources: Sequence[str]) -> list[Path]:
         else:
             raise DataError(f"image {source} does not exist")
     return files
+
+
+def _readable(files: Sequence[Path]) -> list[Path]:
+    kept: list[Path] = []
+    for path in files:
+        try:
+            decode_image(path)
+        except DataError as error:
+            _logger.warning("left out: %s", error)
+        else:
+            kept.append(path)
+    if not kept:
+        raise DataError(f"none of the {len(files)} images can be decoded")
+    return kept
