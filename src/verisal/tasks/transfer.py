@@ -18,7 +18,7 @@ from verisal.attacks import AdaptivePGD
 from verisal.data import FeatureStore, GroupTable, Processes, TransferData
 from verisal.detectors import Detector
 from verisal.errors import ConfigError
-from verisal.functional import settings_of, threshold_at_fpr
+from verisal.functional import settings_of, threshold_at_fpr, uncompiled
 from verisal.metrics import DetectionTable, detection_thresholds
 from verisal.models import Classifier
 from verisal.types import Evaluation, Measurement
@@ -408,6 +408,7 @@ def _counted(classifier: Classifier) -> Iterator[Mapping[str, int]]:
     stage = classifier.network.get_submodule(classifier.stages[-1])
     handle = stage.register_forward_hook(went_through)
     try:
-        yield passes
+        with uncompiled():
+            yield passes
     finally:
         handle.remove()
