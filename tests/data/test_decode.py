@@ -286,7 +286,6 @@ def with_white(column: int, channels: int) -> np.ndarray:
             png(DEEP[..., :3], 2, png_chunk(b"tRNS", struct.pack(">3H", *(DEEP[0, 2, :3] ^ 1)))),
             OPAQUE[..., :3],
         ),
-        ("white is 0.tif", tiff(DEEP[..., :1], 0), 1 - np.repeat(OPAQUE[..., :1], 3, axis=2)),
         *(
             (f"{order} {name}.tif", tiff(*rest, order=order), expected)
             for order in "<>"
@@ -294,6 +293,7 @@ def with_white(column: int, channels: int) -> np.ndarray:
                 ("rgb", (DEEP[..., :3], 2), OPAQUE[..., :3]),
                 ("rgba", (DEEP, 2), ON_WHITE),
                 ("grey", (DEEP[..., :1], 1), np.repeat(OPAQUE[..., :1], 3, axis=2)),
+                ("white is 0", (DEEP[..., :1], 0), 1 - np.repeat(OPAQUE[..., :1], 3, axis=2)),
             )
         ),
     ],

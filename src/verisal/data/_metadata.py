@@ -18,7 +18,7 @@ __all__ = ["orientation_in", "png_without_metadata", "tiff_without_metadata", "t
 
 Value = TypeVar("Value", bound=np.generic)
 
-_ORIENTATION = 0x0112
+_BITS, _PHOTOMETRIC, _ORIENTATION = 258, 262, 274
 _WHOLE_NUMBERS = {3: "H", 4: "L"}
 _XMP = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
 
@@ -66,13 +66,18 @@ class _Tags(NamedTuple):
     @property
     def orientation(self) -> int | None:
         """1 to 8; 1 for an entry that says anything else, None without an entry."""
-        entry = self.entries.get(_ORIENTATION)
+        return _valid(self.number(_ORIENTATION)) if _ORIENTATION in self.entries else None
+
+    def number(self, tag: int) -> int:
+        """The whole number under a tag; 0 where there is none, or something else."""
+        entry = self.entries.get(tag)
         if entry is None:
-            return None
+            return 0
         kind, count = struct.unpack_from(f"{self.order}H{'L' if self.body == 8 else 'Q'}", entry, 2)
         if kind not in _WHOLE_NUMBERS or count != 1:
-            return 1
-        return _valid(*struct.unpack_from(self.order + _WHOLE_NUMBERS[kind], entry, self.body))
+            return 0
+        (value,) = struct.unpack_from(self.order + _WHOLE_NUMBERS[kind], entry, self.body)
+        return int(value)
 
 
 def orientation_in(info: Mapping[Any, Any]) -> int:
@@ -113,15 +118,21 @@ def turned(pixels: NDArray[Value], orientation: int) -> NDArray[Value]:
     return pixels
 
 
-def tiff_without_metadata(content: bytes) -> tuple[bytes, int] | None:
-    """A TIFF file of the first picture with the tags of its pixels alone, and its orientation.
+def tiff_without_metadata(content: bytes) -> tuple[bytes, int, bool] | None:
+    """A TIFF file of the first picture with the tags of its pixels alone, its orientation, and if 0 is white.
 
+    16-bit grey with 0 for white is told as grey with 0 for black: Pillow reads it so, or does not know it.
     None where ``content`` is no TIFF file. Pillow would turn the picture itself, and any tag can stop it.
     """
     if not content.startswith(_TIFF_STARTS):
         return None
     tags = _Tags.of(content)
-    kept = [tags.entries[tag] for tag in sorted(tags.entries) if tag in _TIFF_PIXELS]
+    pixels = {tag: tags.entries[tag] for tag in sorted(tags.entries) if tag in _TIFF_PIXELS}
+    white_is_0 = tags.number(_BITS) == 16 and _PHOTOMETRIC in pixels and tags.number(_PHOTOMETRIC) == 0
+    if white_is_0:
+        entry = pixels[_PHOTOMETRIC]
+        pixels[_PHOTOMETRIC] = entry[: tags.body] + struct.pack(f"{tags.order}H", 1) + entry[tags.body + 2 :]
+    kept = list(pixels.values())
     if tags.body == 8:
         start, count, end = content[:4] + struct.pack(f"{tags.order}L", len(content)), "H", bytes(4)
         rest = content[8:]
@@ -129,7 +140,7 @@ def tiff_without_metadata(content: bytes) -> tuple[bytes, int] | None:
         start, count, end = content[:8] + struct.pack(f"{tags.order}Q", len(content)), "Q", bytes(8)
         rest = content[16:]
     block = struct.pack(tags.order + count, len(kept)) + b"".join(kept) + end
-    return start + rest + block, tags.orientation or 1
+    return start + rest + block, tags.orientation or 1, white_is_0
 
 
 def png_without_metadata(content: bytes) -> tuple[bytes, int] | None:

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
-from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
 from verisal.data._metadata import orientation_in, png_without_metadata, tiff_without_metadata, turned
@@ -25,8 +24,6 @@ from verisal.errors import DataError
 __all__ = ["MAX_PIXELS", "decode_image", "decode_index_mask", "resize_image"]
 
 MAX_PIXELS = 64_000_000
-
-_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
 
 Value = TypeVar("Value", np.float32, np.int64)
 
@@ -92,11 +89,12 @@ def resize_image(image: Tensor, size: int) -> Tensor:
 
 @dataclass(frozen=True)
 class _File:
-    """Content of an image file, and how its pixels are to be turned, where that is known."""
+    """Content of an image file, how its pixels are to be turned, where that is known, and what 0 means."""
 
     path: str | PathLike[str]
     content: bytes
     orientation: int | None = None
+    white_is_0: bool = False
 
     def open(self) -> Image.Image:
         return Image.open(io.BytesIO(self.content))
@@ -180,8 +178,7 @@ def _rgb(image: Image.Image, file: _File) -> NDArray[np.float32]:
     if image.mode.startswith("I"):
         # 16-bit grey: Pillow's own conversion to 8 bits clips or wraps.
         grey = np.asarray(image)
-        if isinstance(image, TiffImageFile) and image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
-            # Pillow inverts them at 8 bits.
+        if file.white_is_0:
             grey = 65535 - grey
         if isinstance(clear, int) and grey.dtype.itemsize == 2:
             return _over_white(grey[:, :, None], (clear,))
