@@ -61,6 +61,9 @@ class Share:
 def rate_limits(rate: float, images: float, *, miss: float = _MISS) -> tuple[float, float]:
     """Clopper-Pearson limits of a rate among a number of images that need not be whole.
 
+    References:
+        clopper1934
+
     >>> [round(end, 4) for end in rate_limits(0.0, 50)]
     [0.0, 0.0711]
     """
@@ -228,7 +231,7 @@ def _continued(a: float, b: float, at: float) -> float:
     tiny = 1e-300
     c, d = 1.0, 1 / (1 - (a + b) * at / (a + 1) or tiny)
     found = d
-    for m in range(1, 1000):
+    for m in range(1, 100_000):
         for term in (
             m * (b - m) * at / ((a + 2 * m - 1) * (a + 2 * m)),
             -(a + m) * (a + b + m) * at / ((a + 2 * m) * (a + 2 * m + 1)),
