@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -65,6 +66,18 @@ def test_fit_fills_its_own_folder_and_says_what_to_do_next(config, capsys):
     assert f"verisal test --config {run}/config.yaml" in out
     assert out.count("epoch 3/3") == 1
     assert "torch==" in (run / "environment.txt").read_text()
+
+
+@pytest.mark.parametrize("data", ["ToyData", "NamedImages"])
+def test_every_command_that_a_fit_prints_works_when_it_is_pasted(config, capsys, data):
+    Path(config).write_text(Path(config).read_text().replace("toy.ToyData", f"toy.{data}"))
+    assert main(["fit", "--config", config, "--run_dir", "a run", "--trainer.max_epochs=1"]) == 0
+    out = capsys.readouterr().out
+    commands = [shlex.split(words) for words in re.findall(r": +(verisal .*)", out)]
+    assert [words[:2] for words in commands] == [["verisal", "test"], ["verisal", "predict"]]
+    assert ("--data.images=[IMAGE, ...]" in commands[1]) == (data == "NamedImages")
+    for words in commands:
+        assert main([word.replace("IMAGE, ...", "a.png") for word in words[1:]]) == 0
 
 
 def test_saved_config_serves_test_and_predict_in_folders_of_their_own(config, capsys):

@@ -171,6 +171,19 @@ class ToyData(LightningDataModule):
         return self.val_dataloader()
 
 
+class NamedImages(ToyData):
+    """Predicts for images that its user names."""
+
+    def __init__(self, images: Sequence[str] = ()) -> None:
+        super().__init__()
+        self.named = images
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        if not self.named:
+            raise ConfigError("predict needs images: add --data.images='[PATH, ...]'")
+        return super().predict_dataloader()
+
+
 class TestedData(LightningDataModule):
     """Has data for a test alone."""
 

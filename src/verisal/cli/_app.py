@@ -359,7 +359,10 @@ class VerisalCLI(LightningCLI):
         if is_overridden("test_step", self.model, LightningModule):
             lines.append(f"  test again: verisal test --config {config}")
         if is_overridden("predict_step", self.model, LightningModule):
-            lines.append(f"  predict:    verisal predict --config {config}")
+            # Data that reads images for a prediction alone has none of them in the config of a training.
+            given = self._settings.data.get("init_args.images")
+            images = " --data.images='[IMAGE, ...]'" if isinstance(given, list | tuple) and not given else ""
+            lines.append(f"  predict:    verisal predict --config {config}{images}")
         if any(run.path.glob(f"wandb/offline-run-*-{run.run_id}")):
             folder = shlex.quote(str(run.path))
             lines.append(f"  upload:     wandb sync {folder}/wandb/offline-run-*-{run.run_id}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -58,7 +59,7 @@ def main(args: Sequence[str]) -> int:
             )
     size = target.stat().st_size / 1e6
     print(f"wrote {target} ({size:.2f} MB) and {target.with_suffix('.json').name}")
-    print(f"  test it: verisal test --model {given.output} --config CONFIG")
+    print(f"  test it: verisal test --model {shlex.quote(given.output)} --config CONFIG")
     return 0
 
 
