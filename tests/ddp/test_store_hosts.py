@@ -82,10 +82,10 @@ def test_two_processes_share_the_work_and_give_the_store_of_one(url, tmp_path):
     for process in processes:
         process.join(250)
         assert process.exitcode == 0
-    firsts = sorted(first for _, first in computed(log))
-    # Where a file can be created twice, a race for a shard may cost double work, never a wrong file.
-    assert sorted(set(firsts)) == list(range(0, COUNT, 2))
-    assert url.startswith("bare") or len(firsts) == COUNT // 2
+    firsts = [first for _, first in computed(log)]
+    # Nothing here creates a file only once, so that a race may cost double work, never a wrong file.
+    assert set(firsts) == set(range(0, COUNT, 2))
+    assert len(firsts) < 2 * len(set(firsts))
     assert {rank for rank, _ in computed(log)} == {0, 1}
     assert contents(shared(url)) == alone(tmp_path / "one")
 
