@@ -43,6 +43,58 @@ def test_length_grows_until_the_plane_is_crossed_and_falls_after_it() -> None:
     assert float(failed.norms) == pytest.approx(0.084, abs=1e-6)  # its last iterate, not the clean image
 
 
+def test_keeps_the_shortest_noise_and_not_the_last() -> None:
+    # Lengths 0.084, 0.1008 (crossed), 0.0806, 0.0968, 0.1161 (crossed again, longer).
+    result = attack(DDN(steps=6, gamma=0.2, initial_norm=0.07), above(1.3))
+    assert float(result.norms) == pytest.approx(0.1008, abs=1e-6)
+
+
+def test_step_size_falls_along_half_a_cosine() -> None:
+    steps = [DDN(steps=100)._step_size(step) for step in (0, 50, 100)]
+    assert steps == pytest.approx([1.0, 0.505, 0.01])
+
+
+def test_length_stays_within_the_box_while_nothing_fools() -> None:
+    """40 steps that do not fool would make 0.07 grow to 100; 20 that do bring the length down again."""
+    asked = []
+
+    def late(images: Tensor) -> Tensor:
+        asked.append(len(images))
+        return 1e-3 * plane(images) + (4.0 if len(asked) > 40 else -4.0) * torch.tensor([1.0, -1.0])
+
+    result = attack(DDN(steps=60, gamma=0.2, initial_norm=0.07), above(1.3), model=late)
+    assert result.success.tolist() == [True]
+    assert float(result.norms) < math.sqrt(12) * 0.8**18
+
+
+def test_the_logits_scale_changes_nothing() -> None:
+    def curved(images: Tensor) -> Tensor:
+        values = images.flatten(1) - 0.5
+        height = values @ NORMAL + 20 * values[:, 2].square() - 6 * values[:, 3] * values[:, 4]
+        return torch.stack([-height / 2, height / 2], dim=1)
+
+    image = above(1.3) + 0.1 * torch.rand(SHAPE, generator=torch.Generator().manual_seed(1))
+    loud, faint = attack(DDN(), image, model=curved), attack(DDN(), image, model=lambda x: 1e-3 * curved(x))
+    assert loud.success.tolist() == [True]
+    torch.testing.assert_close(faint.x_adv, loud.x_adv, rtol=0, atol=1e-4)
+
+
+def test_limits_stay_with_their_samples_when_others_leave() -> None:
+    """Noise in a black image may be twice as long as in a grey one, which is wrong from the start."""
+    black = torch.zeros(SHAPE)
+    which = DDN(steps=5, initial_norm=10.0)
+    alone = attack(which, black, label=1, model=lambda images: plane(images) + torch.tensor([0.0, 90.0]))
+    assert alone.success.tolist() == [False]
+
+    def for_both(images: Tensor) -> Tensor:
+        wrong = (images - above(-1.3)).abs().amax(dim=(1, 2, 3)) < 1e-6
+        return plane(images) + torch.where(wrong[:, None], 0.0, torch.tensor([0.0, 90.0]))
+
+    both = attack(which, torch.cat([above(-1.3), black]), label=1, model=for_both)
+    assert both.n_bwd.tolist() == [1, 5]
+    torch.testing.assert_close(both.x_adv[1:], alone.x_adv, rtol=0, atol=1e-6)
+
+
 def test_image_wrong_from_the_start_is_returned_and_leaves() -> None:
     images = torch.cat([above(-1.3), above(1.3)])
     result = attack(DDN(steps=10), images)

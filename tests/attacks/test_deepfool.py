@@ -120,6 +120,17 @@ def test_targeted_goes_over_the_border_of_its_goal() -> None:
     assert result.success.tolist() == [True]
 
 
+def test_targeted_looks_at_every_step_for_the_class_that_is_ahead() -> None:
+    """At the border of class 0 and the goal, class 1 is ahead of both."""
+
+    def three(images: Tensor) -> Tensor:
+        values = images.flatten(1) - 0.5
+        return torch.stack([1 - 4 * values[:, 0], 0.8 + 0 * values[:, 0], 4 * values[:, 1]], dim=1)
+
+    result = attack(DeepFoolL2(targeted=True), grey(), label=2, model=three)
+    assert result.success.tolist() == [True]
+
+
 def test_without_a_slope_it_ends_and_says_so() -> None:
     result = attack(DeepFoolL2(steps=3), grey(), model=lambda images: fan(0 * images + 0.5))
     assert result.x_adv.equal(grey())

@@ -266,6 +266,23 @@ def test_carlini_wagner_first_steps_by_hand() -> None:
     torch.testing.assert_close(attack(longer, above(1.3)).x_adv, above(1.3 * 0.4 * 0.54))
 
 
+def test_carlini_wagner_goes_on_from_the_smallest_noise_in_its_last_round() -> None:
+    seen = []
+
+    def watched(images: Tensor) -> Tensor:
+        seen.append(images.detach() - above(1.3))
+        return plane(images)
+
+    CarliniWagnerL2(rounds=3, steps=6)(watched, above(1.3), torch.tensor([1]), generator=seeded())
+    assert len(seen) == 1 + 3 * 6 + 1
+    # The guess and the first two rounds begin at the image; the last at the best of them, which has crossed.
+    assert [float(seen[at].norm()) for at in (0, 1, 7)] == [0.0] * 3
+    lengths = [float(noise.norm()) for noise in seen]
+    assert lengths[13] == min(length for length in lengths[:13] if length > 0.1)
+    # It met the margin, so that its first step only shortens it, by half of 0.6.
+    torch.testing.assert_close(seen[14], 0.7 * seen[13])
+
+
 def test_carlini_wagner_finds_the_nearer_border_of_a_class_that_is_not_the_next() -> None:
     """Class 1 is ahead of class 2 at grey, but its border is three times as far away."""
 
