@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from commands import run_module
 from forked import together
 from PIL import Image
 
@@ -191,7 +192,8 @@ def weights(name):
 def test_shares_give_the_numbers_of_the_whole(home, name, stage, count):
     suffix = ".val" if stage == "validate" else ""
     alone, shared = f"{name}-{stage}-1", f"{name}-{stage}-{count}"
-    assert main([stage, *weights(name), "--run_dir", alone]) == 0
+    if not (home / alone).exists():
+        assert main([stage, *weights(name), "--run_dir", alone]) == 0
     many(count, [stage, *weights(name), "--run_dir", shared], home)
     assert metrics_of(home / alone) or report_of(home / alone, f"report{suffix}")["metrics"]
     assert_equal_runs(home / shared, home / alone, suffix)
@@ -243,11 +245,18 @@ def test_what_a_fit_logs_and_chooses_is_what_one_process_finds_for_its_weights(h
 def test_the_detector_keeps_networks_and_thresholds_of_one_and_the_same_epoch(home):
     # From an empty store: attacks and masks are made together.
     config = tiny_detector.config(home, store="shared")
-    many(2, ["fit", "--config", config, "--run_dir", "fit-detector-2", "--test_after_fit=false"], home)
+    many(2, ["fit", "--config", config, "--run_dir", "fit-detector-2"], home)
     for store in (home / "store").iterdir():
         for shard in store.glob("*.json"):
-            if "det_test" not in store.name:
-                assert (home / "shared" / store.name / shard.name).read_bytes() == shard.read_bytes()
+            assert (home / "shared" / store.name / shard.name).read_bytes() == shard.read_bytes()
+    runs = [home / "fit-detector-2", home / "one-detector"]
+    found, expected = (report_of(run, "report")["metrics"] for run in runs)
+    assert found.keys() == expected.keys()
+    tested, alone = (
+        [(row["image_id"], row["group"]) for row in rows_of(run / "samples.csv")] for run in runs
+    )
+    assert tested == alone
+    assert len(tested) % 2 == 1
     best = load_checkpoint(home / "fit-detector-2" / "checkpoints" / "best.ckpt")["state_dict"]["best"]
     command = ["validate", "--config=fit-detector-2/config.yaml", "--run_dir=fit-detector-2-alone"]
     assert main([*command, *ALONE]) == 0
@@ -260,12 +269,28 @@ def test_the_detector_keeps_networks_and_thresholds_of_one_and_the_same_epoch(ho
         assert scores[f"val/{row}/fpr/clean"]["value"] <= 0.05
 
 
-def test_processes_that_were_started_by_hand_share_a_new_run(home):
+@pytest.fixture
+def tested(home):
+    """The test of the detector on one process."""
+    run = home / "detector-test-1"
+    if not run.exists():
+        assert main(["test", *weights("detector"), "--run_dir", run.name]) == 0
+    return run
+
+
+def test_processes_that_were_started_by_hand_share_a_new_run(home, tested):
     many(2, ["test", "--config=one-detector/config.yaml"], home)
+    # The first process made a folder, and the other one works in it.
     (run,) = (home / "runs" / "detector").iterdir()
-    if not (home / "detector-test-1").exists():
-        assert main(["test", *weights("detector"), "--run_dir", "detector-test-1"]) == 0
-    assert_equal_runs(run, home / "detector-test-1")
+    assert_equal_runs(run, tested)
+
+
+def test_a_single_command_starts_the_other_process_itself(home, tested):
+    command = ["test", "--config=one-detector/config.yaml", "--run_dir=launched"]
+    ddp = ["--trainer.devices=2", "--trainer.strategy=ddp"]
+    done = run_module(["verisal", *command, *ddp], home)
+    assert done.returncode == 0, done.stderr
+    assert_equal_runs(home / "launched", tested)
 
 
 @pytest.mark.parametrize("count", [2, 3])

@@ -1,14 +1,11 @@
 """A study under torchrun, on uneven shares and with a store behind a URL, reports what one process does."""
 
 import csv
-import json
-import os
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
-import pytest
+from commands import assert_same_report, report_of, run_module
+from forked import free_port
 
 sys.path.append(str(Path(__file__).parents[1] / "tasks"))
 from tiny_transfer import config
@@ -18,23 +15,8 @@ from verisal.cli import main
 
 def torchrun(args, folder):
     """``torchrun --nproc-per-node=2``, by the interpreter that runs the tests."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    place = ["--nproc-per-node=2", "--master-addr=127.0.0.1", f"--master-port={port}"]
-    return subprocess.run(  # noqa: S603
-        [sys.executable, "-m", "torch.distributed.run", *place, "-m", "verisal", *args],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-    )
-
-
-def report_of(run):
-    return json.loads((run / "report.json").read_text())["metrics"]
+    place = ["--nproc-per-node=2", "--master-addr=127.0.0.1", f"--master-port={free_port()}"]
+    return run_module(["torch.distributed.run", *place, "-m", "verisal", *args], folder)
 
 
 def rows_of(run):
@@ -58,11 +40,7 @@ def test_torchrun_reports_what_one_process_does(tmp_path, monkeypatch):
     done = torchrun([*common, shared, *ddp, "--run_dir", "both"], tmp_path)
     assert done.returncode == 0, done.stderr
     one, both = report_of(tmp_path / "single"), report_of(tmp_path / "both")
-    assert both.keys() == one.keys()
-    for name, score in one.items():
-        assert (both[name]["n"], both[name]["undefined"]) == (score["n"], score["undefined"]), name
-        for end in ("value", "low", "high"):
-            assert both[name][end] == pytest.approx(score[end], abs=1e-6), name
+    assert_same_report(one, both)
     assert rows_of(tmp_path / "both") == rows_of(tmp_path / "single")
     # The very bytes, made by two processes without locks.
     names = {store.name for store in (tmp_path / "store").iterdir()}
