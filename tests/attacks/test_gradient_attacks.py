@@ -266,6 +266,13 @@ def test_carlini_wagner_first_steps_by_hand() -> None:
     torch.testing.assert_close(attack(longer, above(1.3)).x_adv, above(1.3 * 0.4 * 0.54))
 
 
+def test_carlini_wagner_weighs_all_other_classes_by_hand() -> None:
+    logits, labels = torch.tensor([[2.0, 1.0, 0.0]]), torch.tensor([1])
+    smooth = math.log(math.exp(2) + 1)
+    assert CarliniWagnerL2()._all_others(logits, labels).item() == pytest.approx(smooth - 1)
+    assert CarliniWagnerL2(targeted=True)._all_others(logits, labels).item() == pytest.approx(1 - smooth)
+
+
 def test_carlini_wagner_goes_on_from_the_smallest_noise_in_its_last_round() -> None:
     seen = []
 
