@@ -170,6 +170,24 @@ def test_a_checkpoint_that_is_none(stages, capsys, value):
     assert refused(capsys, command, "ckpt_path", value, codes=(1, 2)) == (1 if value else 2)
 
 
+@pytest.mark.parametrize(
+    "setting",
+    [
+        *("model.init_args.learning_rate=-1", "model.init_args.weight_decay=-0.1"),
+        *(
+            "model.init_args.label_smoothing=2",
+            "data.init_args.batch_size=0",
+            "data.init_args.num_workers=-1",
+        ),
+        *("data.init_args.seed=-1", f"data.init_args.seed={2**32}"),
+    ],
+)
+def test_numbers_that_torch_would_refuse_once_work_has_begun(stages, capsys, setting):
+    config = str(Path(__file__).parents[2] / "configs/classifier.yaml")
+    command = ["fit", "--config", config, "--wandb.mode=disabled", f"--{setting}"]
+    assert refused(capsys, command, setting.partition("=")[0]) == 2
+
+
 def arguments_of(parser):
     """Options and places of a parser, of the innermost command."""
     inner = [action.choices for action in parser._actions if isinstance(action.choices, dict)]

@@ -48,6 +48,7 @@ from ._precision import training_precision
 from ._progress import Progress
 from ._runs import Start, open_run, process_rank, say, weights_for
 from ._settings import (
+    check_numbers,
     check_paths,
     check_seed,
     check_trainer,
@@ -174,6 +175,7 @@ class VerisalCLI(LightningCLI):
         settings = self._settings
         check_paths(run_dir=settings.run_dir, resume=settings.resume, ckpt_path=settings.ckpt_path)
         check_trainer(settings.trainer)
+        check_numbers(settings)
         check_stage(self._progress.stage, settings.model.class_path, settings.data.class_path)
         if settings.trainer.inference_mode:
             raise ConfigError(

@@ -43,6 +43,16 @@ _LEAST = {
     "gradient_clip_val": 0,
 }
 _MOST = 2**31 - 1
+# Ranges that a name means in every class of this package; torch refuses others once work has begun.
+_RANGES = {
+    "batch_size": (1, _MOST),
+    "num_workers": (0, _MOST),
+    "learning_rate": (0, _MOST),
+    "weight_decay": (0, _MOST),
+    "dropout": (0, 1),
+    "label_smoothing": (0, 1),
+    "seed": (0, _SEEDS - 1),
+}
 _LONGEST = 60
 
 
@@ -137,6 +147,19 @@ def check_seed(seed: object) -> None:
         raise ConfigError(f"seed_everything must be from 0 to {_SEEDS - 1}, found {seed}")
 
 
+def check_numbers(config: Namespace) -> None:
+    """Raise for numbers of classes of this package that no training can use.
+
+    Raises:
+        ConfigError: naming the setting, what was found and the values that work.
+    """
+    for key, path, given in _classes("", config):
+        for name, (least, most) in _RANGES.items() if path.startswith("verisal.") else ():
+            value = given.get(name)
+            if isinstance(value, int | float) and not least <= value <= most:
+                raise ConfigError(f"{key}.{name} must be from {least} to {most}, found {value}")
+
+
 def check_trainer(settings: Namespace) -> None:
     """Raise for numbers that the trainer takes, and that end a training later.
 
@@ -218,7 +241,7 @@ def _short(value: object) -> str:
 
 
 def _classes(key: str, value: object) -> Iterator[tuple[str, str, Mapping[str, object]]]:
-    """Every class in a config: its key, its name and its settings."""
+    """Every class in a config: its key, its dotted path and its settings."""
     if isinstance(value, Namespace):
         value = {name: value[name] for name in vars(value)}
     if isinstance(value, Mapping):
@@ -230,7 +253,7 @@ def _classes(key: str, value: object) -> Iterator[tuple[str, str, Mapping[str, o
                 for name, item in dict(given.items()).items()
                 if isinstance(item, str | int | float)
             }
-            yield f"{key}.init_args" if key else "init_args", value["class_path"].rpartition(".")[2], plain
+            yield f"{key}.init_args" if key else "init_args", value["class_path"], plain
         for name, item in value.items():
             yield from _classes(f"{key}.{name}" if key else str(name), item)
     elif isinstance(value, list | tuple):
@@ -247,7 +270,12 @@ def _failed(
         frame: Any = trace.tb_frame
         own = type(frame.f_locals.get("self"))
         found = next(
-            ((key, _chosen(own, given)) for key, name, given in classes if name == own.__name__), found
+            (
+                (key, _chosen(own, given))
+                for key, path, given in classes
+                if path.split(".")[-1] == own.__name__
+            ),
+            found,
         )
         trace = trace.tb_next
     return found
