@@ -129,6 +129,8 @@ def test_targeted_looks_at_every_step_for_the_class_that_is_ahead() -> None:
 
     result = attack(DeepFoolL2(targeted=True), grey(), label=2, model=three)
     assert result.success.tolist() == [True]
+    # One step to the border of each; going on from the first alone takes many.
+    assert result.n_bwd.tolist() == [2]
 
 
 def test_without_a_slope_it_ends_and_says_so() -> None:
