@@ -218,4 +218,4 @@ def test_aa_light_passes_survivors_on_and_spends_nothing_on_the_fooled() -> None
     assert result.n_fwd.tolist() == [7 + 1, 7 + 7 + 9 + 1]
     assert result.n_bwd.tolist() == [6, 12]
     with pytest.raises(ConfigError, match="use loss: margin"):
-        AALight(0.01, steps=2)(lambda x: plane(x)[:, :2], images, labels, generator=seeded())
+        APGD(0.01, loss="dlr", steps=2)(lambda x: plane(x)[:, :2], images, labels, generator=seeded())

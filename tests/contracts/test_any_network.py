@@ -147,6 +147,28 @@ def test_attacked_images_outside_of_range_or_budget_are_no_result():
     assert fine.norms.tolist() == pytest.approx([0.01, 0.01], rel=1e-5)
 
 
+class Masked(Polite):
+    """One more class, which is impossible."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = super().forward(images)
+        return torch.cat([logits, logits.new_full((len(logits), 1), -torch.inf)], dim=1)
+
+
+@EVERY_ATTACK
+def test_an_impossible_class_does_not_count(case):
+    model, images, labels = toy_problem(2)
+    found = attacked(case, Masked(model), images, labels)
+    if "dlr" not in type(case.make(case.budgets[1])).__name__:
+        assert found.success.equal(Polite(model)(found.x_adv).argmax(dim=1) != labels) or case.targeted
+
+
+def test_a_gradient_that_is_not_finite_is_named():
+    model, images, labels = toy_problem(2)
+    with pytest.raises(NumericError, match="gradient of the loss is not finite for 2 of 2 images"):
+        attacked(ATTACKS["PGD"], lambda given: model(given) + (given * 0).sqrt().mean(), images, labels)
+
+
 def test_labels_of_one_logit_are_0_and_1():
     model, images, labels = toy_problem(2)
     with pytest.raises(ConfigError, match="decides between 0 and 1, found 2"):

@@ -10,6 +10,7 @@ import torch
 from metric_cases import toy_explained
 from test_metric_contracts import CASES, computed
 
+from verisal.cli._alarm import DetectorAlarm
 from verisal.errors import DataError, NumericError
 from verisal.functional import (
     DatasetMean,
@@ -366,3 +367,15 @@ def test_a_count_of_nothing_is_not_0():
     metric.table.update(["a", "b"], torch.full((2, len(columns)), NAN, dtype=torch.float64))
     found = metric.compute()
     assert all(math.isnan(score.value) and score.n == 0 and score.undefined == 2 for score in found.values())
+
+
+def test_an_image_without_a_score_has_no_verdict():
+    found = {"score/masks": [2.0, math.nan, 0.5], "alarm": [True, None, False], "threshold/masks": [1.0] * 3}
+    task = SimpleNamespace(head="masks", predict_step=lambda batch, index: found)
+    judged = DetectorAlarm(task)(torch.rand(3, 3, 2, 2), "abc")
+    assert judged.alarms == (True, False, False)
+    assert judged.words == (
+        "ALARM: adversarial, score 2.00 (alarm above 1.00)",
+        "NO VERDICT: the detector has no score for this image",
+        "no alarm, score 0.50 (alarm above 1.00)",
+    )

@@ -147,6 +147,27 @@ def test_logits_without_a_graph_are_refused_where_a_gradient_is_wanted():
         ask(lambda images: images.detach().flatten(1), leaf)
 
 
+def test_logits_whose_graph_is_that_of_weights_alone_are_refused():
+    """Detached before layers that train: the logits carry a gradient, and none of it is the image's."""
+    weights = nn.Parameter(torch.ones(3, 2))
+    pixels = MAPS[:, :, 0, 0]
+    leaf, further = pixels.clone().requires_grad_(), pixels.clone().requires_grad_() * 2
+    for images in (leaf, further):
+        assert ask(lambda images: images @ weights, images).requires_grad
+        with pytest.raises(ConfigError, match="no gradient to the image"):
+            ask(lambda images: images.detach() @ weights, images)
+    assert not ask(lambda images: images.detach() @ weights, pixels.clone()).isnan().any()
+    packed = torch.ops.quantized.linear_prepack_fp16(torch.ones(2, 3))
+    with pytest.raises(ConfigError, match="quantised layers"):
+        ask(lambda images: torch.ops.quantized.linear_dynamic_fp16(images, packed) + weights.sum(), leaf)
+
+
+def test_logits_that_lie_otherwise():
+    assert ask(lambda images: LOGITS.to_sparse(), MAPS).equal(LOGITS)
+    with pytest.raises(ConfigError, match="on the meta device, which have a shape and no values"):
+        ask(lambda images: LOGITS.to("meta"), MAPS)
+
+
 def one_logit(images):
     return 4 * (images.mean(dim=(1, 2, 3)) - 0.5)
 

@@ -9,8 +9,16 @@ from saliency_cases import toy_classifier, toy_images
 from torch import nn
 from torch.nn import functional as F
 
-from verisal.errors import ConfigError
-from verisal.functional import Baseline, Constant, DatasetMean, content_ids, per_sample, settings_of
+from verisal.errors import ConfigError, NumericError
+from verisal.functional import (
+    Baseline,
+    Constant,
+    DatasetMean,
+    channels_last,
+    content_ids,
+    per_sample,
+    settings_of,
+)
 from verisal.models import Classifier, SmallResNet
 from verisal.saliency import (
     DeepLift,
@@ -232,6 +240,67 @@ def test_gradcam_resizes_the_positive_part_and_keeps_magnitudes():
     with torch.no_grad():
         classifier.network.head.weight.mul_(3)
     torch.testing.assert_close(GradCAM()(classifier, images, QUERY).saliency, 3 * result.saliency)
+
+
+class Turned(nn.Module):
+    """Turns ``(B, C, h, w)`` into ``(B, h, w, C)``, or back, where it is told to."""
+
+    def __init__(self, *order: int) -> None:
+        super().__init__()
+        self.order = order
+
+    def forward(self, maps):
+        return maps.permute(self.order)
+
+
+def test_gradcam_of_a_stage_with_channels_last():
+    """As Swin transformers have them: the map is that of the same stage with its channels first."""
+
+    def maps(order, back, size):
+        torch.manual_seed(3)
+        layers = nn.Conv2d(3, 5, 3, 2, 1), Turned(*order), Turned(*back), nn.ReLU(), nn.Conv2d(5, 4, 1)
+        network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        classifier = Classifier(network, ("1", "4"), class_names="abcd", image_size=8)
+        images = torch.rand(3, 3, *size, generator=torch.Generator().manual_seed(2))
+        first = classifier.prefix(images)
+        gates = [torch.linspace(0, 1, first[0].numel()).view(first[:1].shape), torch.ones(1)]
+        return GradCAM(stage="1")(classifier, images, QUERY), classifier.gated(first, gates)
+
+    for size in ((8, 8), (8, 12), (7, 11)):
+        found, gated = maps((0, 2, 3, 1), (0, 3, 1, 2), size)
+        expected, first = maps((0, 1, 2, 3), (0, 1, 2, 3), size)
+        torch.testing.assert_close(gated, first)
+        torch.testing.assert_close(found.attribution, expected.attribution)
+        torch.testing.assert_close(found.saliency, expected.saliency)
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "expected"),
+    [
+        ((1, 4, 4, 8), (32, 32), True),
+        ((1, 8, 4, 4), (32, 32), False),
+        ((1, 4, 4, 4), (32, 32), False),
+        ((1, 4, 6, 8), (32, 48), True),
+        ((1, 8, 4, 6), (32, 48), False),
+        ((1, 5, 4, 8), (32, 32), False),
+        ((1, 16, 8), (32, 32), False),
+    ],
+)
+def test_channels_are_last_where_the_axes_before_them_are_the_image(shape, size, expected):
+    assert channels_last(shape, size) is expected
+
+
+def test_deeplift_of_a_class_that_is_impossible_says_so():
+    network = nn.Sequential(Linear(), Impossible())
+    with pytest.raises(NumericError, match="not finite for 1 of 3 images; ask about a class whose logit"):
+        DeepLift()(network, small_images(), torch.tensor([0, 2, 1]))
+
+
+class Impossible(nn.Module):
+    """The last class is impossible."""
+
+    def forward(self, logits):
+        return logits.masked_fill(torch.arange(logits.shape[1]) == logits.shape[1] - 1, -torch.inf)
 
 
 class TwoRelus(nn.Module):

@@ -215,6 +215,16 @@ def test_default_layer_is_the_first_pooling_that_runs_or_the_first_stage():
     assert find_layer(staged, "two.relu", images) is staged.network.two.relu
 
 
+def test_a_layer_with_channels_last_is_refused():
+    class Last(torch.nn.Module):
+        def forward(self, maps):
+            return maps.permute(0, 2, 3, 1)
+
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 5, 3, 2, 1), Last(), torch.nn.Flatten())
+    with pytest.raises(ConfigError, match=r"layer '1' does not suit decoys: its output is no map .* \['0'\]"):
+        find_layer(network, "1", torch.rand(1, 3, 8, 8))
+
+
 def test_network_stops_at_the_layer_and_leaves_no_hook():
     classifier, images = toy_classifier(), toy_images(2)
     layer, before = classifier.network.one, classifier.network.two.calls

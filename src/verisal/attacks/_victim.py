@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from verisal.attacks._scale import warn_of_probabilities
-from verisal.errors import ConfigError
+from verisal.errors import ConfigError, NumericError
 from verisal.functional import NO_GRADIENT, ask, check_labels, decision, output_of
 
 __all__ = ["ImageToLogits", "Victim", "cross_entropy"]
@@ -158,6 +158,13 @@ def _slope(losses: Tensor, leaf: Tensor, *, again: bool = False) -> Tensor:
     if gradient is None:
         raise ConfigError(NO_GRADIENT)
     found: Tensor = gradient
+    broken = ~found.flatten(1).isfinite().all(dim=1)
+    if bool(broken.any()):
+        raise NumericError(
+            f"the gradient of the loss is not finite for {int(broken.sum())} of {len(leaf)} images; look for"
+            " square roots, logarithms or divisions at 0 in the classifier, or for a class whose logit is"
+            " infinite, and take another loss or label"
+        )
     return found
 
 

@@ -44,11 +44,14 @@ class DetectorAlarm:
         return Verdicts(
             scores=tuple(scores),
             alarms=tuple(alarms),
-            words=tuple(
-                f"{'ALARM: adversarial' if alarm else 'no alarm'}, score {score:.2f} (alarm above {at:.2f})"
-                for score, alarm in zip(scores, alarms, strict=True)
-            ),
+            words=tuple(_words(score, at, alarm=alarm) for score, alarm in zip(scores, alarms, strict=True)),
         )
+
+
+def _words(score: float, threshold: float, *, alarm: bool) -> str:
+    if score != score:
+        return "NO VERDICT: the detector has no score for this image"
+    return f"{'ALARM: adversarial' if alarm else 'no alarm'}, score {score:.2f} (alarm above {threshold:.2f})"
 
 
 def detector_alarm(path: Path, classifier: Classifier) -> DetectorAlarm:

@@ -51,6 +51,7 @@ from ._masks import gate_map as gate_map
 from ._masks import gate_penalty_weights as gate_penalty_weights
 from ._masks import resize_maps as resize_maps
 from ._masks import stack_layers as stack_layers
+from ._networks import channels_last as channels_last
 from ._networks import check_hookable as check_hookable
 from ._networks import plain_network as plain_network
 from ._networks import uncompiled as uncompiled
@@ -277,6 +278,7 @@ __all__ = [
     "cell_size",
     "centre_of_mass",
     "channel_statistics",
+    "channels_last",
     "check_hookable",
     "check_labels",
     "choose_threshold",

@@ -12,7 +12,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from verisal.errors import ConfigError
 
-__all__ = ["check_hookable", "plain_network", "uncompiled"]
+__all__ = ["channels_last", "check_hookable", "plain_network", "uncompiled"]
 
 
 def plain_network(network: nn.Module) -> nn.Module:
@@ -26,6 +26,26 @@ def plain_network(network: nn.Module) -> nn.Module:
             network = network._orig_mod
         else:
             return network
+
+
+def channels_last(shape: Sequence[int], size: tuple[int, int]) -> bool:
+    """Whether a layer's output of this shape is ``(B, h, w, C)``, as Swin transformers have it.
+
+    It is where its second and third axis have the proportions of the image, up to the rounding of a place,
+    and its last two have them less well.
+
+    Args:
+        shape: of four axes, else no.
+        size: height and width of the image.
+    """
+    if len(shape) != 4:
+        return False
+    rows, columns = size
+    first, second, third = shape[1:]
+    # By how many places the second of two axes is off, if the first is a height.
+    as_map, as_last = abs(third - second * columns / rows), abs(second - first * columns / rows)
+    within = 0 if rows == columns else 1 + columns / rows
+    return as_last < as_map and as_last <= within
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 from torch.nn import functional as F
 
 from verisal.errors import ConfigError, NumericError
@@ -30,7 +31,7 @@ __all__ = [
 
 NO_GRADIENT = (
     "the classifier's logits carry no gradient to the image, which is needed here; remove no_grad,"
-    " inference_mode, detach and conversions to numpy from the classifier's forward"
+    " inference_mode, detach, quantised layers and conversions to numpy from the classifier's forward"
 )
 
 _SAY_SIGMOID = (
@@ -65,13 +66,22 @@ def ask(classifier: Callable[[Tensor], Any], images: Tensor, *, allow_nan: bool 
     wants_gradient = torch.is_grad_enabled() and images.requires_grad
     # One with stages leaves its images as they are, so that no copy is needed, which would cost some percent.
     given = images if isinstance(classifier, StagedClassifier) else images.clone()
+    # Before the call, in which a network may change what it was given.
+    source = _node(given) if wants_gradient else None
     logits = logits_of(classifier(given), len(images), source=_name(classifier))
     if logits.shape[1] == 1 and output_of(classifier) == "softmax":
         raise ConfigError(
             f"{_name(classifier)} gives one logit per image, and the softmax over one class is 1 whatever the"
             f" image; {_SAY_SIGMOID}, or return two logits"
         )
-    if wants_gradient and not logits.requires_grad:
+    if logits.is_meta and not images.is_meta:
+        raise ConfigError(
+            f"{_name(classifier)} returns logits on the meta device, which have a shape and no values; load"
+            " its weights onto the device of the images"
+        )
+    # Some networks hand their answer to the processor.
+    logits = logits.to(images.device)
+    if wants_gradient and not _depends_on(logits, source):
         raise ConfigError(NO_GRADIENT)
     # One class may be impossible, at minus infinity; the largest logit is a number.
     broken = ~logits.amax(dim=1).isfinite()
@@ -131,7 +141,7 @@ def logits_of(
             f"{source} returns {_described(found)}, and logits are floating-point scores of all classes;"
             " return them before argmax, rounding or comparison"
         )
-    rows = _rows(found)
+    rows = _rows(found.to_dense() if found.layout != torch.strided else found)
     if rows is None or (batch is not None and len(rows) != batch):
         raise ConfigError(
             f"{source} returns {_described(found)} for {'some' if batch is None else batch} images; expected"
@@ -217,6 +227,31 @@ def check_labels(labels: Tensor, num_classes: int) -> None:
         raise ConfigError(
             f"labels must lie in 0..{most}, as the classifier {what}, found {int(labels.max())}"
         )
+
+
+def _node(given: Tensor) -> Node | None:
+    """Where the gradient of what a network was given arrives; of a leaf, the node that takes it up."""
+    return given.grad_fn or given.view_as(given).grad_fn.next_functions[0][0]  # type: ignore[union-attr]
+
+
+def _depends_on(logits: Tensor, source: Node | None) -> bool:
+    """Whether autograd leads from the logits back to what the network was given.
+
+    That they carry a gradient at all does not say so: it may be that of parameters alone.
+    """
+    seen, waiting = {logits.grad_fn}, [logits.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is source:
+            return True
+        # What an operator without a derivative leaves in the graph: it passes nothing on.
+        if node is None or node.name().endswith("NotImplemented"):
+            continue
+        inputs = [before for before, _ in node.next_functions if before not in seen]
+        seen.update(inputs)
+        # The first input is the data as a rule, and is followed first.
+        waiting += reversed(inputs)
+    return False
 
 
 def _name(classifier: object) -> str:

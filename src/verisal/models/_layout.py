@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from verisal.errors import ConfigError
-from verisal.functional import check_hookable, logits_of, rng_preserved, uncompiled
+from verisal.functional import channels_last, check_hookable, logits_of, rng_preserved, uncompiled
 
 __all__ = [
     "Probe",
@@ -213,7 +213,7 @@ def probe_stages(
             f"stages must each run exactly once and in the given order; given {list(stages)},"
             f" the network runs {order}"
         )
-    layouts = _layouts(calls)
+    layouts = _layouts(calls, image_size)
     for (name, output), version in zip(calls, versions, strict=True):
         if isinstance(output, Tensor) and output._version != version:
             raise ConfigError(
@@ -224,14 +224,13 @@ def probe_stages(
     return Probe(layouts, tuple(tuple(part.shape) for part in maps), logits.shape[1], image_size)
 
 
-def _layouts(outputs: Sequence[tuple[str, object]]) -> tuple[StageLayout, ...]:
+def _layouts(outputs: Sequence[tuple[str, object]], image_size: int) -> tuple[StageLayout, ...]:
     layouts: list[StageLayout] = []
     grid, grid_of = (0, 0), 0
     for index, (name, output) in enumerate(outputs):
         if isinstance(output, Tensor) and output.ndim == 4:
-            # The image is square, so two equal axes beside another one are height and width.
             first, second, third = output.shape[1:]
-            last = first == second != third
+            last = channels_last(output.shape, (image_size, image_size))
             layouts.append(StageLayout("channels_last" if last else "map"))
             grid, grid_of = (first, second) if last else (second, third), index
         elif isinstance(output, Tensor) and output.ndim == 3 and 0 < grid[0] * grid[1] <= output.shape[1]:

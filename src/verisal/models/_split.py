@@ -181,7 +181,7 @@ class _Tails:
             gates = copied.placeholder("gates")
         for index, (node, layout) in enumerate(zip(nodes, self.layouts, strict=True)):
             # Read and multiply right after the stage; the product takes over all of its uses.
-            with copied.inserting_after(gates if node is first else node):
+            with copied.inserting_after(gates if node is first else grids[index]):
                 gate = copied.call_function(operator.getitem, (gates, index))
             with copied.inserting_after(gate):
                 product = (
@@ -189,9 +189,10 @@ class _Tails:
                     if layout.kind == "map"
                     else copied.call_function(apply_gate, (node, gate, layout.kind, grids[layout.grid_of]))
                 )
-            # Only the product itself still reads the stage.
+            # Only the product itself still reads the stage, and what reads its height and width.
             node.replace_all_uses_with(product)
-            product.replace_input_with(product, node)
+            for reader in {product, grids[index]} - {node}:
+                reader.replace_input_with(product, node)
         return self._finish(copied)
 
     def observed(self) -> fx.GraphModule:

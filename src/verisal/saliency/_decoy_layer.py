@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from verisal.errors import ConfigError
-from verisal.functional import ask, derive_seed, uncompiled
+from verisal.functional import ask, channels_last, derive_seed, uncompiled
 from verisal.types import StagedClassifier
 
 __all__ = ["check_not_linear", "find_layer", "stopped_at"]
@@ -92,7 +92,12 @@ def _calls(network: nn.Module, image: Tensor) -> dict[str, list[bool]]:
 
     def note(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def noted(_: nn.Module, __: Any, output: Any) -> None:  # noqa: ANN401 - whatever a layer gives
-            is_map = isinstance(output, Tensor) and output.ndim == 4 and output.shape[-2:].numel() > 1
+            is_map = (
+                isinstance(output, Tensor)
+                and output.ndim == 4
+                and output.shape[-2:].numel() > 1
+                and not channels_last(output.shape, (image.shape[-2], image.shape[-1]))
+            )
             calls.setdefault(name, []).append(is_map)
 
         return noted

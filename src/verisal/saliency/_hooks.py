@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
-from verisal.errors import ConfigError
+from verisal.errors import ConfigError, NumericError
 from verisal.functional import ask
 
 __all__ = ["check_pools", "check_rectifiers", "check_sum", "no_leftovers"]
@@ -85,9 +85,16 @@ def check_sum(
     The tolerance is 1 % of the change, and float rounding of the sum.
 
     Raises:
+        NumericError: a change that is not finite.
         ConfigError: naming the image that is farthest off; something non-linear is no module of the types
             ``rescaled``, or the rule loses a part at a max pooling.
     """
+    if not bool(change.isfinite().all()):
+        raise NumericError(
+            "DeepLift shares the change of the query logit out, which is not finite for"
+            f" {int((~change.isfinite()).sum())} of {len(change)} images; ask about a class whose logit is a"
+            " number"
+        )
     total = values.sum(dim=(1, 2, 3))
     rounding = 1e-4 * values.abs().sum(dim=(1, 2, 3))
     agrees = (total - change).abs() <= 1e-2 * change.abs() + rounding
@@ -162,10 +169,9 @@ def _recorded(
 
 def _readers(logits: Tensor) -> Counter[tuple[Any, int]]:
     """For every value in the graph, as (node, number of its output), how many nodes read it."""
-    if logits.grad_fn is None:
-        raise ConfigError("the classifier's logits do not depend on the image through differentiable layers")
     readers: Counter[tuple[Any, int]] = Counter({(logits.grad_fn, 0): 1})
-    seen, waiting = {logits.grad_fn}, [logits.grad_fn]
+    waiting: list[Any] = [logits.grad_fn]
+    seen = set(waiting)
     while waiting:
         for node, number in waiting.pop().next_functions:
             if node is None:

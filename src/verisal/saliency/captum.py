@@ -22,6 +22,7 @@ from verisal.functional import (
     Baseline,
     Constant,
     ask,
+    channels_last,
     images_at_once,
     resize_maps,
     uncompiled,
@@ -282,15 +283,25 @@ class GradCAM(Saliency):
     ) -> SaliencyResult:
         """One forward pass, and one backward pass of the part after the stage."""
         layer = self._layer(classifier, images)
-        with explaining(classifier, images, query_class) as (inputs, query), uncompiled():
-            method = _captum().LayerGradCam(Answering(network_of(classifier, type(self).__name__)), layer)
-            values = method.attribute(inputs, target=query).detach()
-        if values.ndim != 4:
-            raise ConfigError(
-                f"GradCAM needs a stage with output (B, C, H, W), and {self.stage or 'the last stage'} leads"
-                f" to {tuple(values.shape)}; name another stage"
-            )
         size = (images.shape[-2], images.shape[-1])
+        with explaining(classifier, images, query_class) as (inputs, query), uncompiled():
+            with _output_of(layer) as given:
+                logits = ask(network_of(classifier, type(self).__name__), inputs.requires_grad_())
+            asked = logits.gather(1, query[:, None]).sum()
+            (gradient,) = torch.autograd.grad(asked, given, allow_unused=True)
+        if gradient is None:
+            raise ConfigError(
+                f"the logits do not depend on {self.stage or 'the last stage'}; name another stage"
+            )
+        activation = given[0].detach()
+        if activation.ndim != 4:
+            raise ConfigError(
+                f"GradCAM needs a stage with output (B, C, H, W), and {self.stage or 'the last stage'} gives"
+                f" {tuple(activation.shape)}; name another stage"
+            )
+        if channels_last(activation.shape, size):
+            activation, gradient = activation.permute(0, 3, 1, 2), gradient.permute(0, 3, 1, 2)
+        values = (activation * gradient.mean(dim=(2, 3), keepdim=True)).sum(dim=1, keepdim=True)
         saliency = resize_maps(values.clamp_min(0), size)
         return SaliencyResult(
             saliency=saliency,
@@ -309,6 +320,17 @@ class GradCAM(Saliency):
         # The classifier keeps the network, in which the stage has its name, under a name of its own.
         names = [name for name, _ in network.named_modules() if f".{name}".endswith(f".{stage}")]
         return network.get_submodule(min(names, key=len))
+
+
+@contextmanager
+def _output_of(layer: nn.Module) -> Iterator[list[Tensor]]:
+    """What a layer gives out inside; the hook is gone afterwards."""
+    given: list[Tensor] = []
+    handle = layer.register_forward_hook(lambda _module, _inputs, output: given.append(output))
+    try:
+        yield given
+    finally:
+        handle.remove()
 
 
 def _captum() -> Any:  # noqa: ANN401 - it says nothing of its types
