@@ -5,6 +5,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from damaged_images import damaged_files, outcome, png, png_chunk, tiff
 from PIL import Image
@@ -478,3 +479,30 @@ def test_a_picture_in_colour_is_no_mask(tmp_path):
         decode_index_mask(tmp_path / "a.png")
     with pytest.raises(DataError, match=r"a\.png: 3 x 2 pixels, but at most 5"):
         decode_index_mask(tmp_path / "a.png", max_pixels=5)
+
+
+def test_a_mask_in_jpeg_is_refused(tmp_path):
+    Image.fromarray(np.eye(9, dtype=np.uint8)).save(tmp_path / "a.jpg")
+    with pytest.raises(DataError, match=r"a.jpg: a mask in JPEG, which changes numbers at edges"):
+        decode_index_mask(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("extra", [(), ("unassalpha",)])
+@pytest.mark.parametrize("tile", [None, (16, 16)])
+def test_16_bits_with_one_channel_after_another(tmp_path, order, extra, tile):
+    values = np.random.default_rng(0).integers(0, 65536, (3 + len(extra), 20, 30), dtype=np.uint16)
+    settings = {"photometric": "rgb", "planarconfig": "separate", "extrasamples": extra, "tile": tile}
+    tifffile.imwrite(tmp_path / "a.tif", values, byteorder=order, **settings)
+    expected = torch.from_numpy(values / 65535).float()
+    if extra:
+        expected = expected * expected[3] + 1 - expected[3]
+    torch.testing.assert_close(decode_image(tmp_path / "a.tif"), expected[:3], atol=1e-6, rtol=0)
+
+
+def test_no_other_program_is_started_whatever_the_suffix(tmp_path, monkeypatch):
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.eps")
+    (tmp_path / "a.eps").rename(tmp_path / "a.jpg")
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_, **__: pytest.fail("started"))
+    with pytest.raises(DataError, match=r"a.jpg: not an image that Pillow knows"):
+        decode_image(tmp_path / "a.jpg")

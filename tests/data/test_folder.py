@@ -8,7 +8,7 @@ import torch
 from make_data_sets import HEIGHT, WIDTH, classifier_of, make_folder, write_image, write_numbers, write_xml
 from PIL import Image
 
-from verisal.data import AnnotatedImages, ImageFolder, ImageSplits
+from verisal.data import AnnotatedImages, ImageFolder, ImageSplits, check_data
 from verisal.errors import ConfigError, DataError
 
 CLASSES = ("cat", "dog")
@@ -339,3 +339,17 @@ def test_folders_and_files_that_are_not_there_are_named(tmp_path):
     for kind in ("csv", "coco", "voc", "masks"):
         with pytest.raises(DataError, match=r"nothing: (cannot be read|no such folder)"):
             ImageFolder(root=root, annotations=str(tmp_path / "nothing"), format=kind).listing()
+
+
+def test_a_black_and_white_mask_that_numbers_nothing_is_not_passed_over(tmp_path):
+    root = make_folder(tmp_path / "images", classes=("cat",), count=2)
+    write_numbers(tmp_path / "masks" / "cat0.png", {255: (10, 10, 30, 20)})
+    write_numbers(tmp_path / "masks" / "cat1.png", {})
+    settings = {"root": root, "annotations": str(tmp_path / "masks"), "format": "masks"}
+    (problem,) = check_data(ImageFolder(**settings)).problems
+    assert (problem.image_id, problem.place) == ("cat/cat0.png", str(tmp_path / "masks" / "cat0.png"))
+    assert "holds no numbers but 0 and 255 (not known); number the objects from 1" in problem.words
+    # A class may have this number, if that is said.
+    found = samples(ImageFolder(**settings, mask_classes={255: "cat"}))
+    assert found["cat/cat0.png"].boxes.tolist() == [[5, 10, 25, 20]]
+    assert found["cat/cat1.png"].boxes.shape == (0, 4)

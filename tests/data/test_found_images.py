@@ -243,3 +243,45 @@ def test_a_picture_in_two_splits_is_a_problem(tmp_path, capsys):
         f"{train}/dog/dog2.png: is the same picture as {val}/cat/renamed.png of another split; keep it in one"
     )
     assert capsys.readouterr().out.splitlines()[-2:] == ["1 problems:", f"  {words}"]
+
+
+def test_files_of_a_few_bytes_and_links_to_themselves_end_nothing(tmp_path):
+    images = Path(make_folder(tmp_path / "images", count=1))
+    for size in range(5):
+        (images / "cat" / f"note{'x' * size}").write_bytes(b"\n" * size)
+    for name in ("loop", "loop.png"):
+        (images / "cat" / name).symlink_to(name)
+    (images / "loop").symlink_to("loop")
+    report = check_data(ImageFolder(root=str(images)))
+    assert report.left_out["without suffix"] == 5
+    assert sum(report.left_out.values()) == 7
+    (problem,) = report.problems
+    assert str(problem).startswith(f"{images / 'cat' / 'loop.png'}: cannot be read (Too many levels")
+
+
+def test_paths_of_another_machine_mean_the_image_at_their_end():
+    names = NameIndex(["cat/1.png", "dog/1.png", "1.png", "b.png"])
+    assert names.find("C:\\data\\dog\\1.png") == ["dog/1.png"]
+    assert names.find("/home/me/data/cat/1") == ["cat/1.png"]
+    assert names.find("./dog/1.PNG") == ["dog/1.png"]
+    assert names.find("/home/me/b.png") == names.find("./b.png") == ["b.png"]
+    assert len(names.find("/home/me/1.png")) == 3
+
+
+def test_an_image_that_its_folder_lacks_is_not_that_of_another_folder():
+    names = NameIndex(["cat/1.png", "dog/2.png"])
+    assert names.find("cat/2.png") == names.find("/data/cat/2.png") == names.find("dog/1") == []
+    assert names.find("photos/2.png") == ["dog/2.png"]
+
+
+def test_accents_are_one_class_however_they_are_written(tmp_path):
+    apart, together = "cafe\u0301", "caf\u00e9"
+    root = make_folder(tmp_path / "images", classes=(apart,), count=1)
+    (tmp_path / "a.csv").write_text(
+        f"image,class,xmin,ymin,xmax,ymax\n{together}/{together}0.png,{together},1,1,9,9\n", encoding="utf-8"
+    )
+    images = ImageFolder(root=root, annotations=str(tmp_path / "a.csv"), format="csv")
+    assert images.listing().class_names == (together,)
+    for given, name in (({apart: "tea"}, "tea"), ({}, apart), ({}, together)):
+        splits = ImageSplits(images=images, ratios=(1, 0, 0), class_map=given)
+        assert AnnotatedImages(splits, "fit", classifier=classifier_of(("dog", name))).labels == (1,)

@@ -28,6 +28,7 @@ from verisal.data import (
     ImageSplits,
     OxfordPet,
     PascalVOC,
+    check_data,
 )
 from verisal.errors import DataError
 
@@ -497,3 +498,45 @@ def test_rows_of_csv_that_lost_their_columns(tmp_path):
     (problem,) = with_csv(tmp_path / "2", f'{HEAD}\n"cat0,cat,1,1,5,5\ncat1,cat,1,1,5,5\n').listing().problems
     assert not problem.entry
     assert "is no CSV (unexpected end of data)" in problem.words
+
+
+# Files about other images
+
+
+def test_rows_of_images_that_are_not_there_never_go_to_one_of_the_same_name(tmp_path):
+    rows = "\n".join((HEAD, "a/cat0.png,cat,1,1,9,9", "b/cat0.png,dog,2,2,9,9", "cat0.png,cat,3,3,9,9"))
+    images = with_csv(tmp_path, rows)
+    ((place, words),) = told(images)
+    assert place == "boxes.csv row 3"
+    assert "names cat/cat0.png in the folder 'b', row 2 in 'a'" in words
+    assert boxes(images)["cat/cat0.png"] == [(1, 1, 9, 9), (3, 3, 9, 9)]
+
+
+def test_annotations_that_say_nothing_of_any_image_are_a_problem(tmp_path):
+    nothing = "marks no object and names no class in any of the images"
+    ((_, words),) = told(with_csv(tmp_path / "csv", HEAD))
+    assert nothing in words
+    ((_, words),) = told(with_xml(tmp_path / "voc", "<annotation/>"))
+    assert nothing in words
+    images = coco_with(tmp_path / "coco", lambda content: content.update(annotations=[]))
+    ((_, words),) = told(images)
+    assert nothing in words
+    assert len(check_data(images).problems) == 1
+    make_voc(tmp_path / "devkit")
+    listed = tmp_path / "devkit" / "VOCdevkit" / "VOC2012" / "ImageSets" / "Main" / "val.txt"
+    usual = listed.read_text()
+    listed.write_text("\n")
+    assert nothing in told(PascalVOC(root=str(tmp_path / "devkit")))[0][1]
+    listed.write_text(usual + "\n\n")
+    images = PascalVOC(root=str(tmp_path / "devkit"))
+    assert not told(images)
+    assert len(images.listing().records) == 2
+
+
+def test_an_empty_polygon_is_no_mask(tmp_path):
+    def change(content):
+        content["annotations"][0]["segmentation"] = [[]]
+
+    images = coco_with(tmp_path, change)
+    assert not told(images)
+    assert images.listing().records[0].objects[0].mask is None

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from verisal.data._synsets import SYNSETS
+from verisal.data._values import composed
 from verisal.errors import ConfigError, DataError
 
 __all__ = ["class_indices"]
@@ -31,6 +32,7 @@ def class_indices(
         DataError: names without a class; lists them and the classifier's.
         ConfigError: ``given`` speaks of classes that one of the two does not have.
     """
+    given = {composed(name): wanted for name, wanted in given.items()}
     unknown = sorted(set(given) - set(found))
     if unknown:
         raise ConfigError(f"class_map names {_shown(unknown)}; the images have {_shown(found)}")
@@ -89,7 +91,7 @@ def _is_imagenet(class_names: Sequence[str]) -> bool:
 
 
 def _plain(name: str) -> str:
-    return re.sub(r"[\s_-]+", " ", name).strip().casefold()
+    return re.sub(r"[\s_-]+", " ", composed(name)).strip().casefold()
 
 
 def _shown(names: Iterable[str]) -> str:

@@ -261,7 +261,10 @@ def _mask(segmentation: object, place: str) -> MaskSource | None:
         return RunLengthMask(_runs(given(fields, "counts")), height, width, place)
     if not isinstance(segmentation, list):
         raise DataError(f"segmentation is {shown(segmentation)}, expected polygons or run lengths")
-    polygons = tuple(numbers(each, "polygon", "a list of numbers") for each in segmentation)
+    # Some tools write an empty polygon where there is none.
+    polygons = tuple(numbers(each, "polygon", "a list of numbers") for each in segmentation if each != [])
+    if not polygons:
+        return None
     if any(len(polygon) < 6 or len(polygon) % 2 for polygon in polygons):
         raise DataError("a polygon needs three corners or more, two numbers each")
     return PolygonMask(polygons)

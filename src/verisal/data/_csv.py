@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import final
 
 from verisal.data._files import NameIndex, read_text
-from verisal.data._values import flag, numeral, twice
+from verisal.data._values import composed, flag, numeral, twice
 from verisal.data.listing import Annotations, Box, ObjectRecord, Problem
 from verisal.errors import DataError
 
@@ -77,6 +77,8 @@ class _Table:
         self._found, self._names, self._decimal = found, names, decimal
         # What a row says to the row that said it first; what gives an image its class has no box.
         self._seen: dict[tuple[str, str | None, Box | None], str] = {}
+        # Image to the folder that the first row with one names it in, and that row.
+        self._folders: dict[str, tuple[str, str]] = {}
 
     def add(self, place: str, columns: Sequence[str], row: Sequence[str]) -> None:
         """Take one row, or say why not."""
@@ -87,6 +89,7 @@ class _Table:
             if problem := self._names.problem(image):
                 raise DataError(problem)
             image_id = self._names.find(image)[0]
+            self._same_folder(place, image_id, image)
             if len(row) > len(columns):
                 raise DataError(f"has {len(row)} values, the first row {len(columns)}; put a text in quotes")
             self._add(place, image_id, cells)
@@ -94,7 +97,7 @@ class _Table:
             self._found.problems.append(Problem(place, str(error), image_id, entry=image_id is None))
 
     def _add(self, place: str, image_id: str, cells: Mapping[str, str]) -> None:
-        class_name = cells.get("class") or None
+        class_name = composed(cells.get("class", "")) or None
         corners = [cells.get(name, "") for name in _CORNERS]
         if not any(corners):
             self._add_class(place, image_id, class_name)
@@ -116,6 +119,18 @@ class _Table:
             raise DataError(f"calls the image {class_name}, an earlier row {known}")
         self._only_once(place, image_id, class_name, None)
         self._found.add_class(class_name)
+
+    def _same_folder(self, place: str, image_id: str, image: str) -> None:
+        """Images of one name in two folders, of which one is not on disk, must not become one."""
+        folder = image.replace("\\", "/").rpartition("/")[0]
+        if not folder:
+            return
+        first, row = self._folders.setdefault(image_id, (folder, place))
+        if not f"/{first}".endswith(f"/{folder}") and not f"/{folder}".endswith(f"/{first}"):
+            raise DataError(
+                f"names {image_id} in the folder {folder!r}, row {row.rpartition(' ')[2]} in {first!r};"
+                " write its path below the folder of the images"
+            )
 
     def _only_once(self, place: str, image_id: str, class_name: str | None, box: Box | None) -> None:
         first = self._seen.setdefault((image_id, class_name, box), place)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import os
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import final
 
 from verisal.data._formats import holds_picture, image_suffixes
+from verisal.data._values import composed
 from verisal.errors import DataError
 
 __all__ = [
@@ -201,15 +201,23 @@ def _walk(folder: Path, above: tuple[str, ...], without: str | None) -> Iterator
         path = folder / entry.name
         if _left_behind(entry.name):
             continue
-        if entry.is_dir():
+        if _is_folder(entry):
             real = os.path.realpath(path)
             if real in above:
                 raise DataError(f"{path}: symbolic link back to {real}, a folder it lies in; remove the link")
             if real != without:
                 yield from _walk(path, (*above, real), without)
-        # No pipes and the like, from which nothing may ever come; a dead link is an unreadable image.
-        elif (entry.is_file() or not path.exists()) and not _is(path, without):
+        # No pipes and the like, from which nothing may ever come; a link to nothing is an unreadable image.
+        elif (os.path.isfile(path) or not os.path.exists(path)) and not _is(path, without):
             yield path
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    # A link that leads nowhere but to itself.
+    except OSError:
+        return False
 
 
 def _is(path: Path, real: str | None) -> bool:
@@ -248,29 +256,40 @@ class NameIndex:
         self._names: dict[str, list[str]] = {}
         self._small_paths: dict[str, list[str]] = {}
         self._small_names: dict[str, list[str]] = {}
+        self._folders = set[str]()
         for image_id in image_ids:
-            path = PurePosixPath(_plain(image_id))
+            path = PurePosixPath(composed(image_id))
             for key in {str(path), str(path.with_suffix(""))}:
                 self._paths.setdefault(key, []).append(image_id)
             for key in {path.name, path.stem}:
                 self._names.setdefault(key, []).append(image_id)
             self._small_paths.setdefault(_small(str(path)), []).append(image_id)
             self._small_names.setdefault(_small(path.name), []).append(image_id)
+            self._folders.add(str(path.parent))
+        self._folders.discard(".")
 
     def find(self, name: str, *, path_only: bool = False) -> list[str]:
         """Images that ``name`` may mean: one if all is well, none, or several of one name.
+
+        Of a path that begins elsewhere, as on another machine, the longest end counts that is the path of an
+        image. Its file name alone counts only if no end of its folders is a folder of images: that folder
+        then lacks the image, and one of the same name in another folder is another image.
 
         Args:
             name: a path below the folder, or a file name, with or without the suffix.
             path_only: whether a file name alone must not match an image in another folder.
         """
-        written = _plain(name.strip())
+        written = composed(name.strip())
         # Windows writes paths with backslashes; those of a name with bytes that are no text are its own.
         key = written if written in self._paths else written.replace("\\", "/")
-        alone = key.rpartition("/")[2]
-        found = self._paths.get(key) or self._small_paths.get(_small(key), [])
-        if found or path_only:
-            return found
+        parts = key.split("/")
+        for start in range(1 if path_only else max(len(parts) - 1, 1)):
+            end = "/".join(parts[start:])
+            if found := self._paths.get(end) or self._small_paths.get(_small(end)):
+                return found
+        alone, folders = parts[-1], ("/".join(parts[start:-1]) for start in range(len(parts) - 1))
+        if path_only or any(folder in self._folders for folder in folders):
+            return []
         return self._names.get(alone) or self._small_names.get(_small(alone), [])
 
     def problem(self, name: str) -> str:
@@ -281,11 +300,6 @@ class NameIndex:
         if len(found) > 1:
             return f"image {name!r} may be any of {', '.join(found)}; write its path below the folder"
         return ""
-
-
-def _plain(name: str) -> str:
-    # Some systems store accents apart from their letters.
-    return unicodedata.normalize("NFC", name)
 
 
 def _small(name: str) -> str:

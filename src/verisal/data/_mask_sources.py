@@ -65,13 +65,14 @@ class PolygonMask:
             left, top = np.clip(np.floor(corners.min(axis=0)), 0, (width, height)).astype(int)
             right, bottom = np.clip(np.ceil(corners.max(axis=0)), 0, (width, height)).astype(int)
             x = np.arange(left, right) + 0.5
-            y = (np.arange(top, bottom) + 0.5)[:, None]
+            y = np.arange(top, bottom) + 0.5
             odd = np.zeros((bottom - top, right - left), dtype=bool)
             for (x1, y1), (x2, y2) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
-                if y1 == y2:
-                    continue
-                crossing = x1 + (y - y1) * (x2 - x1) / (y2 - y1)
-                odd ^= ((y1 <= y) != (y2 <= y)) & (x < crossing)
+                # Rows with y1 <= y < y2 or y2 <= y < y1.
+                first, last = np.searchsorted(y, sorted((y1, y2)))
+                if first < last:
+                    crossing = x1 + (y[first:last, None] - y1) * (x2 - x1) / (y2 - y1)
+                    odd[first:last] ^= x < crossing
             inside[top:bottom, left:right] |= odd
         return inside
 

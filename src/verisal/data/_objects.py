@@ -40,7 +40,8 @@ def check_record(record: ImageRecord, height: int, width: int) -> tuple[int, lis
     count, problems = 0, list[str]()
     for part in parts:
         try:
-            count += len(list(_objects(part, height, width)))
+            # One mask at a time: those of a large picture with many objects would fill the memory.
+            count += sum(1 for _ in _objects(part, height, width))
         except DataError as error:
             problems.append(str(error))
             if part is alone:
@@ -127,7 +128,14 @@ def _objects(record: ImageRecord, height: int, width: int) -> Iterator[_Object]:
 
 def _numbered(record: ImageRecord, mask: IndexMask, height: int, width: int) -> Iterator[_Object]:
     numbers = mask.numbers(height, width)
-    present = [int(number) for number in np.unique(numbers) if number not in (0, _NOT_KNOWN)]
+    classes = record.index_classes or {}
+    everything = np.unique(numbers).tolist()
+    present = [number for number in everything if number != 0 and (number != _NOT_KNOWN or number in classes)]
+    if not present and _NOT_KNOWN in everything:
+        raise DataError(
+            f"{mask.path}: holds no numbers but 0 and {_NOT_KNOWN} (not known); number the objects from"
+            " 1, or name a picture of one object after its image with _1 or the like"
+        )
     for number in present:
         name = None
         if record.index_classes is not None:

@@ -8,9 +8,11 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
 __all__ = ["raw_mode", "sixteen_bits"]
 
+_BITS, _PLANAR = 258, 284
 _OTHER_BYTE = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 
 
@@ -37,12 +39,36 @@ def sixteen_bits(image: Image.Image, again: Callable[[], Image.Image]) -> NDArra
         # 4 bytes a pixel, as 8-bit colours with opacity have.
         four = _bytes_of(image, "RGBA")
         return _joined(four[..., ::2], four[..., 1::2])
+    if order := _planes(image):
+        high = _bytes_of_planes(image, order)
+        with again() as second:
+            return _joined(high, _bytes_of_planes(second, _OTHER_BYTE[order]))
     colours, _, order = mode.partition(";16")
     if colours not in ("RGB", "RGBX", "RGBA") or order not in _OTHER_BYTE:
         return None
     high = _bytes_of(image, mode)
     with again() as second:
         return _joined(high, _bytes_of(second, f"{colours};16{_OTHER_BYTE[order]}"))
+
+
+def _planes(image: Image.Image) -> str:
+    """Byte order of a TIFF file with 16 bits in separate channels, which Pillow takes for 8 bits; else ""."""
+    if not isinstance(image, TiffImageFile) or image.tag_v2.get(_PLANAR) != 2 or ";16" in raw_mode(image):
+        return ""
+    if set(image.tag_v2.get(_BITS, ())) != {16}:
+        return ""
+    return "L" if image.tag_v2.prefix == b"II" else "B"
+
+
+def _bytes_of_planes(image: Image.Image, order: str) -> NDArray[np.uint8]:
+    if isinstance(image, ImageFile.ImageFile):
+        image.tile = [
+            tile._replace(args=(f"{tile.args[0]};16{order}", *tile.args[1:]))
+            for tile in image.tile
+            if isinstance(tile.args, tuple)
+        ]
+    image.load()
+    return np.asarray(image)
 
 
 def _bytes_of(image: Image.Image, mode: str) -> NDArray[np.uint8]:

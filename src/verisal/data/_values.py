@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, final
 
@@ -12,6 +13,7 @@ from verisal.errors import DataError
 __all__ = [
     "LARGEST",
     "Repeated",
+    "composed",
     "entry_of",
     "flag",
     "given",
@@ -41,6 +43,11 @@ class Repeated(dict[str, Any]):
     def __init__(self, pairs: Sequence[tuple[str, Any]]) -> None:
         super().__init__(pairs)
         self.keys_twice = twice(key for key, _ in pairs)
+
+
+def composed(text: str) -> str:
+    """A name as one sequence of characters: some systems store accents apart from their letters."""
+    return unicodedata.normalize("NFC", text)
 
 
 def twice(values: Iterable[str]) -> list[str]:
@@ -139,7 +146,7 @@ def name_of(entry: Mapping[str, Any], key: str) -> str:
         value = str(value)
     if not isinstance(value, str) or not value.strip():
         raise DataError(f"{key} is {shown(value)}, expected a name")
-    return value.strip()
+    return composed(value.strip())
 
 
 def number(value: object, name: str) -> float:

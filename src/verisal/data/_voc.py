@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 from verisal.data._files import NameIndex, files_with_suffix, image_id_of, read_content, text_of
 from verisal.data._mask_sources import IndexMask
-from verisal.data._values import flag, numeral, shown
+from verisal.data._values import composed, flag, numeral, shown
 from verisal.data.listing import Annotations, Box, ObjectRecord, Problem
 from verisal.errors import DataError
 
@@ -150,7 +150,7 @@ def _object(number: int, element: ElementTree.Element) -> VocObject:
         left, top, right, bottom = map(numeral, corners)
     except ValueError:
         raise DataError(f"has the box ({', '.join(corners)}); expected four numbers") from None
-    name = _text(element, "name")
+    name = composed(_text(element, "name"))
     if not name:
         raise DataError("has no <name>")
     return VocObject(

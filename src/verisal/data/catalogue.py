@@ -72,10 +72,13 @@ class PascalVOC(ImageSet):
             ),
         )
         found = Annotations(class_names=list(_VOC_CLASSES))
-        paths = {Path(path).name: Path(path) for path in data.images}
-        _add_repeated(found, f"the list of part {self.part}", [Path(path).name for path in data.images])
+        pairs = list(zip(map(Path, data.images), map(Path, data.targets), strict=True))
+        # An empty line of the list is no image.
+        pairs = [(path, target) for path, target in pairs if path.name != ".jpg"]
+        paths = {path.name: path for path, _ in pairs}
+        _add_repeated(found, f"the list of part {self.part}", [path.name for path, _ in pairs])
         files = VocFiles(found, first=1)
-        for path, target in zip(map(Path, data.images), map(Path, data.targets), strict=True):
+        for path, target in pairs:
             objects = path.parents[1] / "SegmentationObject" / f"{path.stem}.png"
             files.add(path.name, target, numbers=objects if os.path.isfile(objects) else None)
         found.close(self.root)

@@ -92,6 +92,8 @@ def check_data(
     except DataError as error:
         return CheckReport(0, 0, {}, 0, 0, None, (Problem(type(images).__name__, str(error)),))
     problems = list(listing.problems)
+    if not listing.records and not problems:
+        problems.append(Problem(type(images).__name__, "holds no image"))
     pictures: dict[bytes, ImageRecord] = {}
     if classifier is not None:
         try:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from verisal.data._formats import picture_formats
 from verisal.data._metadata import orientation_in, png_without_metadata, tiff_without_metadata, turned
 from verisal.data._sixteen_bits import raw_mode, sixteen_bits
 from verisal.data.framing import Frame
@@ -24,6 +25,8 @@ from verisal.errors import DataError
 __all__ = ["MAX_PIXELS", "decode_image", "decode_index_mask", "resize_image"]
 
 MAX_PIXELS = 64_000_000
+# Formats in which grey values come back changed.
+_BLURRED = frozenset({"JPEG", "MPO"})
 
 Value = TypeVar("Value", np.float32, np.int64)
 
@@ -64,7 +67,7 @@ def decode_index_mask(path: str | PathLike[str], *, max_pixels: int = MAX_PIXELS
         ``(H, W)`` int64.
 
     Raises:
-        DataError: as of :func:`decode_image`; or the picture is in colour.
+        DataError: as of :func:`decode_image`; or the picture is in colour, or a JPEG file.
     """
     return _decoded(path, max_pixels, _numbers)
 
@@ -97,7 +100,8 @@ class _File:
     white_is_0: bool = False
 
     def open(self) -> Image.Image:
-        return Image.open(io.BytesIO(self.content))
+        # Of any kind, whatever the suffix, but for those that would start another program.
+        return Image.open(io.BytesIO(self.content), formats=picture_formats())
 
 
 def _decoded(
@@ -222,6 +226,11 @@ def _grey(values: NDArray[np.float32], path: str | PathLike[str]) -> NDArray[np.
 
 def _numbers(image: Image.Image, file: _File) -> NDArray[np.int64]:
     mode = raw_mode(image)
+    if image.format in _BLURRED:
+        raise DataError(
+            f"{file.path}: a mask in {image.format}, which changes numbers at edges; save it as PNG, from"
+            " the numbers themselves"
+        )
     image.load()
     values = np.asarray(image)
     if values.ndim != 2 or values.dtype.kind not in "biu":

@@ -21,6 +21,7 @@ from verisal.data._files import (
 )
 from verisal.data._mask_files import find_mask_files
 from verisal.data._mask_sources import IndexMask
+from verisal.data._values import composed
 from verisal.data._voc import read_voc_folder
 from verisal.data.listing import Annotations, ImageRecord, ImageSet, Listing, Problem
 from verisal.errors import ConfigError, DataError
@@ -94,7 +95,7 @@ class ImageFolder(ImageSet):
         annotated, numbered = self._annotated(names)
         if self.labels == "folders":
             folders = _class_folders(root, beside, ids, self.format)
-            classes: dict[str, str] = {name: name.partition("/")[0] for name in ids if "/" in name}
+            classes: dict[str, str] = {name: composed(name.partition("/")[0]) for name in ids if "/" in name}
             loose = [name for name in ids if name not in classes]
             annotated.problems += [
                 Problem(str(ids[name]), "lies in no class folder; move it into one, or set labels", name)
@@ -158,4 +159,4 @@ def _class_folders(root: Path, beside: Path | None, image_ids: Iterable[str], fo
             f"{root}: {len(empty)} class folders hold no image: {', '.join(path.name for path in empty)}"
             + (f"; {words}" if words else "")
         )
-    return [image_id_of(path, root) for path in folders]
+    return [composed(image_id_of(path, root)) for path in folders]

@@ -144,7 +144,10 @@ class Annotations:
             self.add_class(found.class_name)
 
     def close(self, place: str) -> None:
-        """Judge the boxes of a file or folder together, once all of it is read."""
+        """Judge what a file or folder says together, once all of it is read."""
+        if not (self._shares or self.objects or self.classes or self.problems):
+            words = "marks no object and names no class in any of the images; is it that of these images?"
+            self.problems.append(Problem(place, words))
         if len(self._shares) > 1 and not self._boxes:
             words = f"the coordinates of all {len(self._shares)} boxes lie between 0 and 1"
             self.problems.append(Problem(place, words + _SHARES))
