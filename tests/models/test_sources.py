@@ -144,6 +144,10 @@ LYING_AROUND = {
         lambda state: {"n_averaged": torch.tensor(3), **renamed(state, "module.{}".format)},
         "names without module.",
     ),
+    "beside a loss in a script's class": (
+        lambda state: {"criterion.weight": torch.ones(3), **renamed(state, "model.net.{}".format)},
+        "without criterion.weight, which lies beside the weights; names without model. and net.",
+    ),
 }
 NESTED = {
     **{
@@ -193,6 +197,10 @@ def test_a_state_dict_as_it_lies_around(tmp_path, capsys, form, suffix):
         (lambda s: renamed(s, lambda key: key.replace("features", "module", 1)), r"file lacks"),
         (lambda s: {"optimizer": OPTIMIZER}, "does not fit"),
         (lambda s: {"model": seven_classes(s)}, "made for 7 classes"),
+        (lambda s: {**renamed(s, "model.{}".format), **renamed(s, "shell.{}".format)}, r"lacks \(16\)"),
+        (lambda s: {k: v.to(torch.int8) for k, v in s.items()}, "holds int8 where .* quantised"),
+        (lambda s: {**s, "model.bias": s["model.bias"] / 0 * 0}, r"NaN in 1 of 8 tensors \(model.bias\)"),
+        (lambda s: {k: v.to("meta") for k, v in s.items()}, "tensors without values: features.0.weight"),
     ],
 )
 def test_no_other_state_dict_is_taken(tmp_path, change, message):
@@ -276,6 +284,30 @@ def test_a_pickle_never_runs_code(tmp_path, content, message):
 def test_weights_that_cannot_be_read(name, message):
     with pytest.raises(CheckpointError, match=message):
         load_classifier(FACTORY, weights=name, **TINY)
+
+
+@pytest.mark.parametrize(
+    ("start", "words"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
+        (b"\n<!DOCTYPE html>", "a web page, as a failed download leaves it"),
+        (b'{"metadata": {}, "weight_map": {}}', "of weights in several files, put them together"),
+        (b"\x1f\x8b\x08\0", "it is compressed"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_files_that_are_taken_for_weights_are_called_what_they_are(tmp_path, start, words, suffix):
+    path = tmp_path / f"weights{suffix}"
+    path.write_bytes(start + bytes(99))
+    with pytest.raises(CheckpointError, match=words):
+        load_classifier(NORMED, weights=str(path), **TINY)
+
+
+def test_safetensors_are_known_by_their_content(tmp_path):
+    network, path = trained(), tmp_path / "weights.bin"
+    save_file(network.state_dict(), path)
+    classifier = load_classifier(NORMED, weights=str(path), **TINY, stages=("features.0", "features.2"))
+    assert state_hash(classifier.network) == state_hash(network)
 
 
 def test_truncated_weights(tmp_path):

@@ -59,11 +59,18 @@ def read_states(path: Path | str) -> list[SavedState]:
             f"{path}: weights are not loaded from URLs; download the file and give its path"
         )
     target = existing_file(path, "a .safetensors or .pth file")
-    if target.suffix == ".safetensors":
+    start = _start(target)
+    # Of a safetensors file a length of 8 bytes, then JSON, whatever its suffix.
+    if target.suffix == ".safetensors" or start[8:9] == b"{":
         try:
             return [SavedState("", load_file(target))]
         except SafetensorError as error:
-            raise CheckpointError(f"{target} is not a safetensors file: {error}") from None
+            why = _strange(start) or error
+            raise CheckpointError(
+                f"{target} ({target.stat().st_size} bytes) is not a safetensors file: {why}"
+            ) from None
+    if strange := _strange(start):
+        raise CheckpointError(f"{target} ({target.stat().st_size} bytes) holds no weights: {strange}")
     try:
         content = torch.load(target, map_location="cpu", weights_only=True)
     # A damaged archive fails with any error, and torch's own words advise to switch the protection off.
@@ -102,7 +109,9 @@ def fit_states(
     read = [_read_as(own, state) for state in states]
     fitting = [found for found in read if found.fits]
     best = max(fitting or read, key=lambda found: found.common)
-    others = [found.place for found in fitting if not _same(found.tensors, best.tensors)]
+    others = [
+        found.place for found in fitting if found is not best and not _same(found.tensors, best.tensors)
+    ]
     if others:
         raise CheckpointError(
             f"{source} holds {1 + len(others)} state dicts that fit {type(network).__name__}:"
@@ -142,12 +151,13 @@ class _Found:
 def _read_as(own: Mapping[str, Tensor], state: SavedState) -> _Found:
     """Names with as little left out of them as makes them the network's, else as makes most of them alike."""
     found = []
-    for removed, tensors in _readings(state.tensors):
+    for removed, tensors, outside in _readings(own, state.tensors):
+        beside = (*state.beside, *outside)
         counters = [name for name in own if name.rpartition(".")[2] == _COUNTER and name not in tensors]
         whole = {**tensors, **{name: own[name] for name in counters}}
         words = (
             *([f"state dict under {state.place}"] if state.place else []),
-            *([f"without {', '.join(state.beside)}, which lies beside the weights"] if state.beside else []),
+            *([f"without {', '.join(beside)}, which lies beside the weights"] if beside else []),
             *([f"names without {' and '.join(removed)}"] if removed else []),
             *([f"{len(counters)} {_COUNTER} are missing and stay at 0"] if counters else []),
         )
@@ -156,25 +166,37 @@ def _read_as(own: Mapping[str, Tensor], state: SavedState) -> _Found:
     return max(found, key=lambda one: (one.fits, one.common))
 
 
-def _readings(state: Mapping[str, Tensor]) -> Iterator[tuple[tuple[str, ...], Mapping[str, Tensor]]]:
-    """What is left out of the names, and the state dict with the names that are left; the plainest first."""
-    yield (), state
+def _readings(
+    own: Mapping[str, Tensor], state: Mapping[str, Tensor]
+) -> Iterator[tuple[tuple[str, ...], Mapping[str, Tensor], tuple[str, ...]]]:
+    """What is left out of the names, the state dict with the names that are left, and what lies beside it.
+
+    The plainest comes first. Beside a network that a script's class holds may lie what else it holds, such as
+    the weights of a loss, but nothing that may be a second copy of the network.
+    """
+    yield (), state, ()
     parts = {name: name.split(".") for name in state if name != _AVERAGED}
     removed = sorted({part for words in parts.values() for part in words[:-1] if part in _WRAPPERS})
     bare = {
         name: [*(p for p in words[:-1] if p not in _WRAPPERS), words[-1]] for name, words in parts.items()
     }
+    outside: list[str] = []
     while True:
         names = {".".join(words): name for name, words in bare.items()}
         if len(names) < len(bare):
             return
         if removed:
-            yield tuple(f"{part}." for part in removed), {new: state[old] for new, old in names.items()}
-        first = {words[0] if len(words) > 1 else "" for words in bare.values()}
-        if len(first) != 1 or not first <= _OWNERS:
+            tensors = {new: state[old] for new, old in names.items()}
+            yield tuple(f"{part}." for part in removed), tensors, tuple(outside)
+        owners = {words[0] for words in bare.values() if len(words) > 1} & _OWNERS
+        if len(owners) != 1:
             return
-        removed = [*removed, *first]
-        bare = {name: words[1:] for name, words in bare.items()}
+        removed = [*removed, *owners]
+        others = [name for name, words in bare.items() if len(words) == 1 or words[0] not in owners]
+        if any(f".{name}".endswith(f".{known}") for name in others for known in own):
+            return
+        outside += others
+        bare = {name: words[1:] for name, words in bare.items() if name not in others}
 
 
 def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size | None]:
@@ -200,6 +222,26 @@ def _mappings(place: str, content: object) -> Iterator[SavedState]:
         yield SavedState(place, tensors, tuple(str(key) for key in content if key not in tensors))
     for key, value in content.items():
         yield from _mappings(f"{place}.{key}" if place else str(key), value)
+
+
+def _start(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(16)
+
+
+def _strange(start: bytes) -> str:
+    """What a file is that begins like this, if it is one that is often taken for weights."""
+    if start.startswith(b"version https://"):
+        return "it is a pointer of Git LFS; fetch the file itself (git lfs pull)"
+    if start.lstrip()[:1] == b"<":
+        return "it is a web page, as a failed download leaves it; fetch the file again"
+    if start[:1] in (b"{", b"["):
+        return (
+            "it is a text in JSON; of weights in several files, put them together into one safetensors file"
+        )
+    if start.startswith(b"\x1f\x8b"):
+        return "it is compressed; unpack it"
+    return ""
 
 
 def _reason(error: Exception) -> str:
@@ -237,6 +279,7 @@ def fit_weights(
         if name in weights and weights[name].shape != tensor.shape
     }
     if not missing and not unknown and not shapes:
+        _check_values(own, weights, source)
         load_named(network, weights)
         return
     number = len(class_names)
@@ -263,6 +306,29 @@ def fit_weights(
         + "\n".join(lines)
         + "\nCheck the architecture and its arguments"
     )
+
+
+def _check_values(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], source: object) -> None:
+    """Raise for tensors that would load, but not as the numbers that were meant.
+
+    Raises:
+        CheckpointError: whole numbers for weights (a quantised network), NaN, tensors without values.
+    """
+    pairs = {name: (weights[name], tensor) for name, tensor in own.items() if isinstance(tensor, Tensor)}
+    if empty := [name for name, (found, _) in pairs.items() if found.is_meta]:
+        raise CheckpointError(f"{source} holds tensors without values: {', '.join(empty[:_NAMED])}")
+    floats = {name: found for name, (found, tensor) in pairs.items() if tensor.is_floating_point()}
+    if other := [name for name, found in floats.items() if not found.is_floating_point()]:
+        kinds = ", ".join(sorted({str(floats[name].dtype).removeprefix("torch.") for name in other}))
+        raise CheckpointError(
+            f"{source} holds {kinds} where the network has floating-point numbers"
+            f" ({', '.join(other[:_NAMED])}), as a quantised network has; save weights from before that"
+        )
+    if broken := [name for name, found in floats.items() if found.isnan().any()]:
+        raise CheckpointError(
+            f"{source} holds NaN in {len(broken)} of {len(pairs)} tensors ({', '.join(broken[:_NAMED])}):"
+            " its training diverged; take an earlier checkpoint"
+        )
 
 
 def _listed(title: str, names: Sequence[str]) -> list[str]:
