@@ -383,6 +383,8 @@ class Score:
         high: upper end of the interval; NaN where there is none.
         n: images (or image pairs) that counted.
         undefined: images that could not be scored and were left out.
+        few: whether there are too few images for the interval to hold as often as it says, by its kind and
+            ``n`` alone; reports say so in its place.
     """
 
     value: float
@@ -390,6 +392,19 @@ class Score:
     high: float
     n: int
     undefined: int = 0
+    few: bool = field(default=False, compare=False)
+
+    @property
+    def ends(self) -> tuple[float, float] | None:
+        """The interval as reports show it: None where there is none, or too few images for one."""
+        none = self.few or self.low != self.low or self.high != self.high
+        return None if none else (self.low, self.high)
+
+    def bracketed(self, digits: int = 3) -> str:
+        """The interval in words, after a space: ``[0.900, 0.950]``, ``[too few]``, or nothing for none."""
+        if self.ends is None:
+            return " [too few]" if self.few else ""
+        return f" [{self.low:.{digits}f}, {self.high:.{digits}f}]"
 
 
 @dataclass(frozen=True)

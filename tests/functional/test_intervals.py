@@ -3,7 +3,24 @@ import math
 import pytest
 import torch
 
-from verisal.functional import bootstrap_mean, weighted_means
+from verisal.functional import bootstrap_auroc, bootstrap_fpr_at_tpr, bootstrap_mean, weighted_means
+
+
+def test_too_few_images_have_no_interval_to_show():
+    """Counted by scripts/interval_coverage.py: percentiles hold from 30 images on, rates from 5."""
+    values = torch.linspace(0.1, 0.9, 30)
+    few, enough = bootstrap_mean(values[:29], resamples=50), bootstrap_mean(values, resamples=50)
+    assert (few.few, few.ends, few.bracketed()) == (True, None, " [too few]")
+    assert few.low < few.value < few.high
+    assert enough.ends == (enough.low, enough.high)
+    assert enough.bracketed() == f" [{enough.low:.3f}, {enough.high:.3f}]"
+    assert bootstrap_mean(values[:1], resamples=50).bracketed() == " [too few]"
+    assert bootstrap_mean(values[:9], resamples=0).bracketed() == ""
+    assert bootstrap_mean((values[:5] > 0.15).double(), resamples=50).ends is not None
+    for count, few in ((19, True), (20, False)):
+        positive, negative = values[:count] + 0.1, values[:count]
+        assert bootstrap_fpr_at_tpr(positive, negative, resamples=50).few is few
+        assert not bootstrap_auroc(positive, negative, resamples=50).few
 
 
 def test_mean_leaves_out_and_counts_the_undefined():

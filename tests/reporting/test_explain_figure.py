@@ -8,7 +8,7 @@ from PIL import Image
 
 from verisal.errors import DataError
 from verisal.reporting import Explanation, draw_contact_sheet, draw_explanation
-from verisal.reporting._explain_figure import _percent
+from verisal.reporting._explain_figure import _note, _percent
 
 
 def explanation(**changes):
@@ -64,13 +64,15 @@ def test_an_alarm_is_written_in_red(tmp_path):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.0])
-def test_empty_and_infinite_maps_are_drawn_dark(tmp_path, value):
+def test_empty_maps_are_drawn_dark_and_those_without_a_number_white(tmp_path, value):
     empty = torch.full((16, 16), value)
-    draw_explanation(
-        explanation(saliency=empty, disturbed_saliency=empty, layers={"a": empty}), tmp_path / "a"
-    )
-    dark = colormaps["viridis"](0.0)
-    assert share_of(pixels_of(tmp_path / "a").astype(float), dark) > 2.9 * 224**2
+    shown = explanation(saliency=empty, disturbed_saliency=empty, layers={"a": empty})
+    draw_explanation(shown, tmp_path / "a")
+    dark = share_of(pixels_of(tmp_path / "a").astype(float), colormaps["viridis"](0.0))
+    assert (dark > 2.9 * 224**2) == (value == 0)
+    assert (dark < 0.1 * 224**2) == (value != 0)
+    assert ("White: no number." in _note(shown)) == (value != 0)
+    draw_contact_sheet([shown], tmp_path / "sheet.png")
 
 
 def test_equal_figures_are_equal_files(tmp_path):

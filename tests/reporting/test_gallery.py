@@ -78,8 +78,12 @@ def test_wide_images_and_maps_that_are_not_finite(tmp_path):
     maps[..., :4] = torch.nan
     draw_gallery(torch.ones(1, 3, 2, 8), {"half": maps}, tmp_path / "a.png", captions=["wide"])
     shown = panel(tmp_path / "a.png", column=1, row=0, rows=1)
-    assert close(shown[:, :2], DARKEST)
+    assert close(shown[:, :2], (255, 255, 255))
     assert close(shown[:, 2:], BRIGHTEST)
+    maps = torch.ones(1, 1, 2, 8)
+    draw_gallery(torch.ones(1, 3, 2, 8), {"half": maps}, tmp_path / "b.png", captions=["wide"])
+    # The note says what white is.
+    assert pixels_of(tmp_path / "a.png").shape[0] > pixels_of(tmp_path / "b.png").shape[0]
 
 
 def test_the_note_takes_as_many_lines_as_the_figure_is_narrow(tmp_path):

@@ -1,6 +1,7 @@
 import dataclasses
 import io
 import json
+import math
 
 import pytest
 from evaluations import evaluation
@@ -48,6 +49,33 @@ def test_json_holds_every_score_and_null_for_what_is_not_a_number(tmp_path):
     assert content["config"] == {"a": {"b": 1}}
     assert content["wall_times"] == {"fit": 12.346}
     assert content["counts"] == {"clean": 64, "cw_l2": 40}
+
+
+def test_too_few_images_are_said_in_the_place_of_an_interval(tmp_path):
+    scores = {
+        "val/a/area": Score(0.5, 0.25, 0.75, 9, 1, few=True),
+        "val/b/area": Score(0.5, 0.25, 0.75, 90),
+    }
+    found = Evaluation("val", scores)
+    write_report(tmp_path, found, facts=FACTS)
+    lines = (tmp_path / "report.md").read_text().splitlines()
+    assert "| a | 0.500 [too few] (n = 9 + 1) |" in lines
+    assert "| b | 0.500 [0.250, 0.750] (n = 90) |" in lines
+    assert "[too few]: so few images have no interval that holds as often as it says." in lines
+    metrics = json.loads((tmp_path / "report.json").read_text())["metrics"]
+    assert metrics["val/a/area"] == {
+        "value": 0.5,
+        "low": 0.25,
+        "high": 0.75,
+        "n": 9,
+        "undefined": 1,
+        "too_few": True,
+    }
+    assert "too_few" not in metrics["val/b/area"]
+    low, high = result_table(found).rows[0][4:6]
+    assert math.isnan(low)
+    assert math.isnan(high)
+    assert "too few" in printed(found)
 
 
 def test_equal_scores_give_equal_bytes_whatever_their_order(tmp_path):

@@ -224,9 +224,7 @@ def _auroc_legend(evaluation: Evaluation, attack: str) -> dict[str, str]:
 
 
 def _interval(score: Score) -> str:
-    if score.low == score.low and score.high == score.high:
-        return f"{score.value:.3f} [{score.low:.3f}, {score.high:.3f}]"
-    return f"{score.value:.3f}"
+    return f"{score.value:.3f}{score.bracketed()}"
 
 
 def _by_figure(evaluation: Evaluation) -> dict[str, tuple[Curve, ...]]:

@@ -91,6 +91,8 @@ from ._settings import settings_of as settings_of
 from ._shared_work import SharedWork as SharedWork
 from ._shared_work import shared as shared
 from ._shared_work import work_key as work_key
+from ._shares import FEWEST_FOR_PERCENTILES as FEWEST_FOR_PERCENTILES
+from ._shares import FEWEST_FOR_TPR95 as FEWEST_FOR_TPR95
 from ._shares import Share as Share
 from ._shares import greatest_share as greatest_share
 from ._shares import hit_difference as hit_difference
@@ -213,6 +215,8 @@ from .smoothness import variation_at_equal_mass as variation_at_equal_mass
 
 __all__ = [
     "CHANNEL_STATISTICS",
+    "FEWEST_FOR_PERCENTILES",
+    "FEWEST_FOR_TPR95",
     "NO_GRADIENT",
     "NUM_LEVELS",
     "QUERIES",

@@ -18,6 +18,8 @@ from torch import Tensor
 from verisal.types import Score
 
 __all__ = [
+    "FEWEST_FOR_PERCENTILES",
+    "FEWEST_FOR_TPR95",
     "Share",
     "greatest_share",
     "hit_difference",
@@ -27,6 +29,10 @@ __all__ = [
     "share_difference",
     "share_of_resamples",
 ]
+
+#: Images from which on intervals hold in at least 92 of 100 sets (scripts/interval_coverage.py):
+#: those of the bootstrap's percentiles, and that of the FPR at 95 % TPR. All others hold from 5 on.
+FEWEST_FOR_PERCENTILES, FEWEST_FOR_TPR95 = 30, 20
 
 _MISS = 0.025
 _PSEUDO = 0.5
@@ -52,10 +58,10 @@ class Share:
             return math.nan, math.nan
         return rate_limits(self.value, self.images, miss=miss)
 
-    def score(self, *, n: int, undefined: int) -> Score:
-        """With the limits of 95 %."""
+    def score(self, *, n: int, undefined: int, fewest: int = 0) -> Score:
+        """With the limits of 95 %, which are of too few images below ``fewest``."""
         low, high = self.limits()
-        return Score(self.value, low, high, n=n, undefined=undefined)
+        return Score(self.value, low, high, n=n, undefined=undefined, few=n < fewest)
 
 
 def rate_limits(rate: float, images: float, *, miss: float = _MISS) -> tuple[float, float]:

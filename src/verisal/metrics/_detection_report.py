@@ -11,6 +11,7 @@ from torch import Tensor
 
 from verisal.errors import ConfigError, NumericError
 from verisal.functional import (
+    FEWEST_FOR_TPR95,
     auroc,
     bootstrap_rate,
     bootstrap_weights,
@@ -222,7 +223,11 @@ def _paired(
             share_of_resamples(auroc(*own), weighted_auroc(*own, weights), n),
             share_of_resamples(fpr_at_tpr95(*own), weighted_fpr_at_tpr(*own, weights), n),
         ]
-        scores = [share.score(n=n, undefined=undefined) for share in found]
+        fewest = (0, FEWEST_FOR_TPR95)
+        scores = [
+            share.score(n=n, undefined=undefined, fewest=least)
+            for share, least in zip(found, fewest, strict=True)
+        ]
         if several:
             members = list(zip(positive.unbind(1), negative.unbind(1), strict=True))
             areas = [auroc(*sides) for sides in members]

@@ -59,7 +59,7 @@ def dots_pixels(
                 continue
             height = place + (number - (len(columns) - 1) / 2) * step
             colour = _COLOURS[number % len(_COLOURS)]
-            if score.low == score.low:
+            if score.ends is not None:
                 ends = [min(score.low, high), min(score.high, high)]
                 axes.plot(ends, [height, height], color=colour, linewidth=1.5)
             axes.plot(
@@ -148,7 +148,7 @@ def tradeoff_pixels(
     for number, (name, (x, y)) in enumerate(points.items()):
         colour, marker = _COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)]
         for score, across in ((x, True), (y, False)):
-            if score.low == score.low:
+            if score.ends is not None:
                 ends, fixed = [score.low, score.high], [(y if across else x).value] * 2
                 axes.plot(*((ends, fixed) if across else (fixed, ends)), color=colour, linewidth=1.2)
         hollow = "white" if number >= len(_COLOURS) else colour

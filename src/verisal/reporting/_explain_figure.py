@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, final
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from verisal.errors import DataError
 
+from ._gallery import UNDEFINED_NOTE
 from .figures import write_png
 
 if TYPE_CHECKING:
@@ -85,8 +87,8 @@ def draw_explanation(shown: Explanation, path: Path) -> None:
         return _picture(figure, (left, top - _CELL, _CELL, _CELL), (width, height))
 
     _show_image(place(0, 0), shown.image, "image")
-    maps = [_finite(shown.saliency), _finite(shown.disturbed_saliency)]
-    most = max(float(values.max()) for values in maps) or 1.0
+    maps = [_shown(shown.saliency), _shown(shown.disturbed_saliency)]
+    most = max(_top(values) for values in maps) or 1.0
     titles = (f"map for\n{_short(shown.query)}", f"disturbed: map for\n{_short(shown.disturbed)}")
     for column, (values, title, colour) in enumerate(zip(maps, titles, (_QUERY, _OTHER), strict=True), 1):
         _show_map(place(column, 0), values, title, most, colour=colour)
@@ -95,8 +97,8 @@ def draw_explanation(shown: Explanation, path: Path) -> None:
     _draw_scale(figure, (right, base, 0.14, _CELL), (width, height), most)
     _draw_classes(figure, (bars, base, _BARS, _CELL), (width, height), shown)
     for column, (name, map_) in enumerate(shown.layers.items()):
-        values = _finite(map_)
-        top = float(values.max())
+        values = _shown(map_)
+        top = _top(values)
         _show_map(place(column, 1), values, f"{name}\nup to {top:.2g}", top or 1.0)
     figure.text(_MARGIN / width, 1 - 0.1 / height, _clipped(shown.name, 90), va="top", fontsize=13)
     for line, text in enumerate(reversed(words)):
@@ -129,15 +131,15 @@ def draw_contact_sheet(shown: Sequence[Explanation], path: Path, *, columns: int
         bottom = height - _MARGIN - number // columns * down - _SHEET_CELL
         cells = [(left + step * (_SHEET_CELL + 0.05), bottom, _SHEET_CELL, _SHEET_CELL) for step in (0, 1)]
         _show_image(_picture(figure, cells[0], (width, height)), one.image, "")
-        values = _finite(one.saliency)
-        _show_map(_picture(figure, cells[1], (width, height)), values, "", float(values.max()) or 1.0)
+        values = _shown(one.saliency)
+        _show_map(_picture(figure, cells[1], (width, height)), values, "", _top(values) or 1.0)
         probability = dict(one.classes).get(one.query, float("nan"))
         lines = (_clipped(one.name, 38), _clipped(f"{one.query} {probability:.2f}", 38), one.verdict)
         for line, (text, style) in enumerate(zip(lines, ("black", "0.3", "0.3"), strict=True)):
             colour = _ALARM if line == 2 and one.alarm else style
             place_y = (bottom - 0.04 - 0.17 * line) / height
             figure.text(left / width, place_y, _clipped(text, 40), va="top", fontsize=9, color=colour)
-    note = "Each map runs from 0 to its own maximum."
+    note = "Each map runs from 0 to its own maximum." + _undefined_note([one.saliency for one in shown])
     figure.text(_MARGIN / width, 0.08 / height, note, va="bottom", fontsize=9, color="0.3")
     write_png(_pixels(figure), path)
 
@@ -147,7 +149,12 @@ def _note(shown: Explanation) -> str:
         "The two maps in the upper row share one scale: evidence for a class that is not there is invented."
     )
     layers = " Each layer's map runs from 0 to its own maximum." if shown.layers else ""
-    return f"{shown.method}. {shared}{layers}"
+    undefined = _undefined_note([shown.saliency, shown.disturbed_saliency, *shown.layers.values()])
+    return f"{shown.method}. {shared}{layers}{undefined}"
+
+
+def _undefined_note(maps: Sequence[Tensor]) -> str:
+    return "" if all(bool(one.isfinite().all()) for one in maps) else f" {UNDEFINED_NOTE}"
 
 
 def _show_image(axes: Axes, image: Tensor, title: str) -> None:
@@ -220,9 +227,15 @@ def _clipped(text: str, most: int) -> str:
     return text if len(text) <= most else text[: most - 3] + "..."
 
 
-def _finite(map_: Tensor) -> NDArray[np.float64]:
-    values = map_.detach().cpu().double().nan_to_num(0.0, 0.0, 0.0).clamp_min(0.0)
-    return np.asarray(values.numpy(), dtype=np.float64)
+def _shown(map_: Tensor) -> NDArray[np.float64]:
+    """Not negative; NaN where there is no number."""
+    values = map_.detach().cpu().double().clamp_min(0.0)
+    return np.asarray(values.where(values.isfinite(), torch.nan).numpy(), dtype=np.float64)
+
+
+def _top(values: NDArray[np.float64]) -> float:
+    """The largest number, 0 where there is none."""
+    return float(np.nan_to_num(values).max())
 
 
 def _figure(width: float, height: float) -> Figure:

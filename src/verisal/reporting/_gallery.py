@@ -15,13 +15,14 @@ from verisal.errors import DataError
 
 from .figures import write_png
 
-__all__ = ["draw_gallery"]
+__all__ = ["UNDEFINED_NOTE", "draw_gallery"]
 
 # Pixels: side of a panel (64 px images at twice their size), space between panels, around all of them, above
 # a line of methods for their names, and under a panel for its caption.
 _PANEL, _GAP, _EDGE, _NAMES, _CAPTION = 128, 6, 10, 46, 26
 _NOTE = "Each map runs from 0 to its own maximum: brightness does not compare between panels."
 _NAME_LETTERS = 15
+UNDEFINED_NOTE = "White: no number."
 # Of a map, and of the whole file. Noisy maps in all shades would be most of it, and at this size the eye does
 # not tell them apart.
 _SHADES, _COLOURS = 24, 96
@@ -53,7 +54,8 @@ def draw_gallery(
     across, down = _PANEL + _GAP, _PANEL + _CAPTION
     block = _NAMES + len(images) * down
     width = 2 * _EDGE + (1 + len(lines[0])) * across - _GAP
-    note = textwrap.wrap(_NOTE, width // 8)
+    whole = all(bool(values.isfinite().all()) for values in maps.values())
+    note = textwrap.wrap(_NOTE if whole else f"{_NOTE} {UNDEFINED_NOTE}", width // 8)
     height = len(lines) * block + 10 + 18 * len(note)
     canvas = np.full((height, width, 3), 255, np.uint8)
     figure = Figure(figsize=(width / 100, height / 100), dpi=100)
@@ -112,11 +114,13 @@ def _pictures(images: Tensor) -> list[NDArray[np.uint8]]:
 def _shades(maps: Tensor) -> list[NDArray[np.uint8]]:
     from matplotlib import colormaps
 
-    values = maps.detach()[:, 0].cpu().double().nan_to_num(0.0, 0.0, 0.0).clamp_min(0).numpy()
+    # White where there is no number.
+    palette = colormaps["viridis"].resampled(_SHADES).with_extremes(bad="white")
     shown = []
-    for one in values:
-        top = one.max()
-        colours = colormaps["viridis"].resampled(_SHADES)(one / top if top > 0 else one, bytes=True)
+    for one in maps.detach()[:, 0].cpu().double().clamp_min(0).numpy():
+        values = np.ma.masked_invalid(one)
+        top = float(values.max()) if values.count() else 0.0
+        colours = palette(values / top if top > 0 else values, bytes=True)
         shown.append(_enlarged(np.asarray(colours)[..., :3]))
     return shown
 

@@ -89,6 +89,6 @@ def interval_pixels(
 
 
 def _reach(score: Score) -> tuple[float, float]:
-    if score.low != score.low:
+    if score.ends is None:
         return 0.0, 0.0
     return max(0.0, score.value - score.low), max(0.0, score.high - score.value)

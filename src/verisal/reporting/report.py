@@ -137,11 +137,15 @@ def write_samples(path: Path, samples: Mapping[str, Sequence[object]]) -> None:
 
 
 def result_table(evaluation: Evaluation) -> Table:
-    """All scores as one table: ``row, metric, group, value, low, high, n, undefined``."""
+    """All scores as one table: ``row, metric, group, value, low, high, n, undefined``.
+
+    An interval of too few images is left out.
+    """
     rows = []
     for name, score in evaluation.scores.items():
         row, metric, group = _parts(name)
-        rows.append((row, metric, group, score.value, score.low, score.high, score.n, score.undefined))
+        low, high = score.ends or (math.nan, math.nan)
+        rows.append((row, metric, group, score.value, low, high, score.n, score.undefined))
     return Table(("row", "metric", "group", "value", "low", "high", "n", "undefined"), tuple(rows))
 
 
@@ -221,8 +225,8 @@ def _best(block: _Block, column: str) -> float | None:
 def _two_lines(score: Score) -> str:
     if math.isnan(score.value):
         return "n/a"
-    if math.isnan(score.low) or math.isnan(score.high):
-        return f"{score.value:.3f}"
+    if score.ends is None:
+        return f"{score.value:.3f}" + ("\ntoo few" if score.few else "")
     return f"{score.value:.3f}\n{score.low:.3f}-{score.high:.3f}"
 
 
@@ -251,8 +255,10 @@ def _markdown(evaluation: Evaluation, facts: RunFacts) -> str:
 
 
 def _markdown_block(block: _Block) -> list[str]:
+    few = any(score.few for score in block.cells.values() if score.value == score.value)
     lines = [
         "Value [95 % interval over images], n = images that counted (+ those that could not be scored).",
+        *(["[too few]: so few images have no interval that holds as often as it says."] if few else []),
         "",
         f"| | {' | '.join(block.columns)} |",
         f"|---|{'---:|' * len(block.columns)}",
@@ -269,9 +275,7 @@ def _one_line(score: Score | None) -> str:
     counted = f"n = {score.n}" + (f" + {score.undefined}" if score.undefined else "")
     if math.isnan(score.value):
         return f"n/a ({counted})"
-    if math.isnan(score.low) or math.isnan(score.high):
-        return f"{score.value:.3f} ({counted})"
-    return f"{score.value:.3f} [{score.low:.3f}, {score.high:.3f}] ({counted})"
+    return f"{score.value:.3f}{score.bracketed()} ({counted})"
 
 
 def _blocks(scores: Mapping[str, Score]) -> list[_Block]:
@@ -319,6 +323,8 @@ def _plain(score: Score) -> dict[str, float | int | None]:
         "high": _finite(score.high),
         "n": score.n,
         "undefined": score.undefined,
+        # Said only where it is so.
+        **({"too_few": True} if score.few else {}),
     }
 
 

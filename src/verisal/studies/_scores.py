@@ -110,8 +110,7 @@ def cell(score: Score) -> str:
     if score.value != score.value:
         return "n/a"
     digits = 3 if abs(score.value) < 1 else 2
-    ends = f" [{score.low:.{digits}f}, {score.high:.{digits}f}]" if score.low == score.low else ""
-    return f"{score.value:.{digits}f}{ends}"
+    return f"{score.value:.{digits}f}{score.bracketed(digits)}"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]] | Mapping[str, Sequence[str]]) -> str:
