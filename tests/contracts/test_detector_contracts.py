@@ -10,7 +10,7 @@ from detector_cases import CASES, DetectorCase, toy_classifier, toy_images
 
 import verisal.detectors
 from verisal.detectors import Detector
-from verisal.errors import ConfigError
+from verisal.errors import ConfigError, NumericError
 from verisal.models import Classifier
 
 EVERY = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
@@ -62,6 +62,16 @@ def test_what_is_measured_of_an_image_does_not_depend_on_its_batch_mates(case):
     part = measurement(toy_classifier(), images[[4, 1]])
     for name, tensor in whole.items():
         torch.testing.assert_close(part[name].float(), tensor[[4, 1]].float(), rtol=1e-3, atol=1e-3)
+
+
+@EVERY
+def test_an_image_without_logits_is_not_measured(case):
+    """What would be read is for the class that argmax names, and there is none."""
+    classifier = toy_classifier()
+    with torch.no_grad():
+        classifier.network.head.bias[1] = torch.nan
+    with pytest.raises(NumericError, match=r"not finite .* for 2 of 2 images"):
+        case.make().measurement(classifier, toy_images(2))
 
 
 @EVERY

@@ -66,6 +66,7 @@ from ._outputs import NO_GRADIENT as NO_GRADIENT
 from ._outputs import Answering as Answering
 from ._outputs import ask as ask
 from ._outputs import check_labels as check_labels
+from ._outputs import check_logits as check_logits
 from ._outputs import decides_for as decides_for
 from ._outputs import decision as decision
 from ._outputs import log_probabilities as log_probabilities
@@ -285,6 +286,7 @@ __all__ = [
     "channels_last",
     "check_hookable",
     "check_labels",
+    "check_logits",
     "choose_threshold",
     "compare_agreement",
     "components",

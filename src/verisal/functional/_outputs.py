@@ -20,6 +20,7 @@ __all__ = [
     "Answering",
     "ask",
     "check_labels",
+    "check_logits",
     "decides_for",
     "decision",
     "log_probabilities",
@@ -83,14 +84,29 @@ def ask(classifier: Callable[[Tensor], Any], images: Tensor, *, allow_nan: bool 
     logits = logits.to(images.device)
     if wants_gradient and not _depends_on(logits, source):
         raise ConfigError(NO_GRADIENT)
-    # One class may be impossible, at minus infinity; the largest logit is a number.
-    broken = ~logits.amax(dim=1).isfinite()
-    if not allow_nan and bool(broken.any()):
-        raise NumericError(
-            f"{_name(classifier)} gives logits that are not finite (NaN or infinite) for {int(broken.sum())}"
-            f" of {len(images)} images; check its weights and its normalisation"
-        )
+    if not allow_nan:
+        check_logits(logits, _name(classifier))
     return logits if torch.is_grad_enabled() else logits.detach()
+
+
+def check_logits(logits: Tensor, source: str) -> None:
+    """Raise unless every image has a largest logit, which is a number; others may be minus infinity.
+
+    Of logits that are NaN the largest is no prediction, though ``argmax`` names one.
+
+    Args:
+        logits: ``(B, K)``.
+        source: named in the error.
+
+    Raises:
+        NumericError: saying for how many images.
+    """
+    broken = ~logits.amax(dim=1).isfinite()
+    if bool(broken.any()):
+        raise NumericError(
+            f"{source} gives logits that are not finite (NaN or infinite) for {int(broken.sum())}"
+            f" of {len(logits)} images; check its weights and its normalisation"
+        )
 
 
 class Answering(nn.Module):

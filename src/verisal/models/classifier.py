@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from verisal.errors import ConfigError
-from verisal.functional import logits_of, plain_network
+from verisal.functional import check_logits, logits_of, plain_network
 from verisal.types import OutputKind, StageOutputs
 
 from ._architecture import Architecture
@@ -118,9 +118,14 @@ class Classifier(nn.Module):
         return logits
 
     def stage_outputs(self, images: Tensor) -> StageOutputs:
-        """Logits and the ungated activation of every stage, in one pass."""
+        """Logits and the ungated activation of every stage, in one pass.
+
+        Raises:
+            NumericError: logits that are no numbers, of which the largest is no prediction.
+        """
         first = self.prefix(images)
         logits, later = self._split.observed(first)
+        check_logits(logits, f"the network {type(self.network).__name__}")
         return StageOutputs(logits, (first, *later))
 
     def _normalise(self, images: Tensor) -> Tensor:
