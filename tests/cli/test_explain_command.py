@@ -1,6 +1,8 @@
 """``verisal explain`` on the shipped classifier and a few pictures."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 
@@ -160,6 +162,16 @@ def test_files_that_cannot_be_read_are_named_and_the_rest_is_explained(photos, t
     assert "verisal: not read:" in error
     assert "broken.png" in error
     assert (tmp_path / "out/below/b.png.explained.png").is_file()
+
+
+def test_any_name_that_a_file_system_allows(photos, tmp_path, capsys):
+    for name in (b"b\xff.png", b"$\\frac$.png"):
+        shutil.copy(photos / "a.png", photos / os.fsdecode(name))
+    assert main(["explain", str(photos), *QUICK, "--output", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    for name in (r"b\xff.png", r"$\frac$.png", "a.png"):
+        assert (tmp_path / "out" / f"{name}.explained.png").is_file()
+        assert f"{name}: " in said
 
 
 def test_equal_names_from_several_places_stay_apart(photos, tmp_path):

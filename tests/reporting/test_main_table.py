@@ -1,11 +1,13 @@
 import io
 import math
+from dataclasses import replace
 
 import pytest
 import torch
-from evaluations import evaluation
+from evaluations import evaluation, panel
 
 from verisal.reporting import main_table, merge_evaluations, print_results, saliency_panel_pixels
+from verisal.reporting.figures import panel_pixels
 from verisal.types import Evaluation, SaliencyPanel, Score
 
 
@@ -75,3 +77,11 @@ def test_panel_of_any_map_is_drawn_and_seven_share_a_line(values):
     assert few.shape[2] == 3
     assert many.shape[0] > few.shape[0] + 150  # a second line
     assert many.shape[1] > 5 * (few.shape[1] - 30) / 2
+
+
+def test_names_of_images_are_no_formulas():
+    name = r"$\frac$.png"
+    assert saliency_panel_pixels(
+        SaliencyPanel(name, torch.rand(3, 8, 6), {"one": torch.rand(8, 6)}, "a")
+    ).size
+    assert panel_pixels(replace(panel(), image_id=name)).size

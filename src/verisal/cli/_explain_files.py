@@ -10,7 +10,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from verisal.data import decode_image, find_images, left_out_words, no_image, resize_image
+from verisal.data import decode_image, find_images, image_id_of, left_out_words, no_image, resize_image
 from verisal.errors import DataError
 from verisal.reporting import Explanation, draw_contact_sheet
 
@@ -18,7 +18,7 @@ __all__ = ["ContactSheets", "Images", "named_files"]
 
 
 def named_files(given: Sequence[Path]) -> dict[str, Path]:
-    """Name, unique among all, to file; folders are searched.
+    """Name, unique among all and text whatever its bytes, to file; folders are searched.
 
     Raises:
         DataError: a folder without images.
@@ -31,9 +31,9 @@ def named_files(given: Sequence[Path]) -> dict[str, Path]:
                 raise no_image(path, inside.left_out)
             if words := left_out_words(inside.left_out):
                 print(f"verisal: {path}: {words}", file=sys.stderr, flush=True)
-            pairs = [(file.relative_to(path).as_posix(), file) for file in inside.paths]
+            pairs = [(image_id_of(file, path), file) for file in inside.paths]
         else:
-            pairs = [(path.name, path)]
+            pairs = [(image_id_of(path, path.parent), path)]
         for name, file in pairs:
             unique, number = name, 1
             while unique in found:

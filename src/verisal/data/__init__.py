@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from ._files import find_images as find_images
 from ._files import image_files as image_files
+from ._files import image_id_of as image_id_of
 from ._files import left_out_words as left_out_words
 from ._files import no_image as no_image
 from .annotated import AnnotatedImages as AnnotatedImages
@@ -77,6 +78,7 @@ __all__ = [
     "guard_seen",
     "guard_splits",
     "image_files",
+    "image_id_of",
     "left_out_words",
     "no_image",
     "resize_image",

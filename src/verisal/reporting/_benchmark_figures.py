@@ -55,7 +55,9 @@ def saliency_panel_pixels(panel: SaliencyPanel) -> NDArray[np.uint8]:
         most = float(finite.max()) if finite.size else 0.0
         axes.imshow(values, vmin=0.0, vmax=most or 1.0, cmap="viridis", interpolation="nearest")
         axes.set_title("\n".join([*names[name], f"{most:.2g}"]), fontsize=8, pad=3)
-    figure.text(0.5, 0.07 / height, "\n".join(caption), ha="center", va="bottom", fontsize=9)
+    figure.text(
+        0.5, 0.07 / height, "\n".join(caption), ha="center", va="bottom", fontsize=9, parse_math=False
+    )
     canvas = FigureCanvasAgg(figure)
     canvas.draw()  # type: ignore[no-untyped-call]  # matplotlib has not typed its canvas
     pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]

@@ -196,7 +196,13 @@ def _panel_figure(panel: MaskPanel) -> Figure:
         bars = [place(column, row, bar=True) for row in (1, 2)]
         _draw_maps(cells, bars, name, (_array(clean), _array(attacked)))
     figure.text(
-        0.5, 1 - 0.12 / height, f"{panel.attack}, image {panel.image_id}", ha="center", va="top", fontsize=12
+        0.5,
+        1 - 0.12 / height,
+        f"{panel.attack}, image {panel.image_id}",
+        ha="center",
+        va="top",
+        fontsize=12,
+        parse_math=False,
     )
     figure.text(0.5, 0.1 / height, "\n".join(caption), ha="center", va="bottom", fontsize=10)
     return figure
