@@ -1,3 +1,4 @@
+import os
 import sys
 from collections import Counter
 from dataclasses import replace
@@ -12,6 +13,7 @@ from tiny_detector import COUNTS, SIZE, data, exported, features, masks, memoris
 
 from verisal.attacks import FGSM, PGD
 from verisal.checkpoint import state_hash
+from verisal.cli._console import write_predictions
 from verisal.data import Processes
 from verisal.data._shares import ShareSampler
 from verisal.data.detector_data import TableDataset
@@ -240,6 +242,19 @@ def test_damaged_photographs_stop_predict_or_are_left_out(tmp_path, caplog):
     (tmp_path / "whole.png").unlink()
     with pytest.raises(DataError, match="none of the 1 images can be decoded"):
         module.setup("predict")
+
+
+def test_a_photograph_of_any_name_gets_into_the_table(tmp_path):
+    path = tmp_path / os.fsdecode(b"b\xff.png")
+    picture(path, (32, 32), (0, 255, 0))
+    module = data(tmp_path, images=[str(path)])
+    module.setup("predict")
+    (batch,) = module.predict_dataloader()
+    write_predictions(tmp_path / "a.csv", [{"image_id": batch.image_ids}], images=1)
+    assert (tmp_path / "a.csv").read_text(encoding="utf-8").splitlines() == [
+        "image_id",
+        rf"{tmp_path}/b\xff.png",
+    ]
 
 
 def test_photographs_that_are_not_there_are_clear_errors(tmp_path):

@@ -24,6 +24,7 @@ __all__ = [
     "image_id_of",
     "left_out_words",
     "no_image",
+    "path_text",
     "read_content",
     "read_text",
     "subfolders",
@@ -239,8 +240,13 @@ def _no_image(path: Path) -> str:
 
 
 def image_id_of(path: Path, root: Path) -> str:
-    """Path below ``root`` with forward slashes; bytes that are no UTF-8 are written as escapes."""
-    return os.fsencode(path.relative_to(root).as_posix()).decode("utf-8", "backslashreplace")
+    """Path below ``root`` with forward slashes, as text."""
+    return path_text(path.relative_to(root).as_posix())
+
+
+def path_text(path: str | Path) -> str:
+    """A path as text that any file takes; bytes that are no UTF-8 are written as escapes."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 @final

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from verisal.attacks import Attack
 from verisal.checkpoint import state_hash
-from verisal.data._files import find_images, left_out_words, no_image
+from verisal.data._files import find_images, left_out_words, no_image, path_text
 from verisal.data._shares import ShareSampler, more_than_a_batch
 from verisal.data.annotated import ImageSplits
 from verisal.data.decode import decode_image, resize_image
@@ -80,7 +80,12 @@ class PhotographDataset(Dataset[Sample]):
         image = resize_image(decode_image(self._paths[index]), self._size)
         nothing = torch.zeros(0, self._size, self._size, dtype=torch.bool)
         return Sample(
-            image, -1, str(self._paths[index]), torch.zeros(0, dtype=torch.int64), nothing, torch.zeros(0, 4)
+            image,
+            -1,
+            path_text(self._paths[index]),
+            torch.zeros(0, dtype=torch.int64),
+            nothing,
+            torch.zeros(0, 4),
         )
 
 
