@@ -1,6 +1,7 @@
 """FGSM, PGD and CW-L2 on linear classifiers, where the right answer is known exactly."""
 
 import math
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ from attack_cases import ToyNet
 from torch import Tensor
 
 from verisal.attacks import BIM, DDN, FGSM, PGD, CarliniWagnerL2, DeepFoolL2, SquareAttack
+from verisal.attacks._scale import _warn_once
 from verisal.attacks.carlini_wagner import _next_c, _share
 from verisal.errors import ConfigError
 from verisal.functional import noise_norm
@@ -364,5 +366,16 @@ def test_a_network_that_ends_in_a_softmax_is_named_once_and_only_where_gradients
         with pytest.warns(UserWarning, match="sum to 1.*remove the softmax") as told:
             which(sure, one, label, generator=seeded())
         assert len(told) == 1
+    # Without a filter of the caller's, once, whatever other code does to filters meanwhile.
+    shown = []
+    _warn_once.cache_clear()
+    with warnings.catch_warnings():
+        warnings.resetwarnings()
+        warnings.showwarning = lambda message, *_: shown.append(str(message))
+        for _ in range(3):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+            FGSM(0.25)(sure, one, label, generator=seeded())
+    assert len(shown) == 1
     SquareAttack(0.25, n_queries=2)(sure, one, label, generator=seeded())  # reads no gradient
     FGSM(0.25)(lambda images: sure(images).log(), one, label, generator=seeded())
