@@ -23,6 +23,7 @@ from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor, nn
 from torch.types import Storage
 
+from verisal._left_behind import left_behind
 from verisal._whole_files import write_atomic
 from verisal.errors import CheckpointError
 
@@ -118,7 +119,8 @@ def existing_file(path: Path | str, what: str = "an existing file") -> Path:
         with target.open("rb"):
             return target
     except IsADirectoryError:
-        inside = [file.relative_to(target) for file in sorted(target.glob("**/*.ckpt"))]
+        found = (file.relative_to(target) for file in sorted(target.glob("**/*.ckpt")))
+        inside = [file for file in found if not any(map(left_behind, file.parts))]
         named = f", for example {inside[0]} in it" if inside else ""
         raise CheckpointError(f"{target} is a folder; give the path of {what}{named}") from None
     except (FileNotFoundError, NotADirectoryError):
@@ -367,5 +369,5 @@ def _others(path: Path) -> str:
     if not path.parent.is_dir():
         return ""
     files = [file for file in path.parent.glob(f"*{path.suffix or '.ckpt'}") if file != path]
-    names = sorted(file.name for file in files)
+    names = sorted(file.name for file in files if not left_behind(file.name))
     return f" Also in that folder: {', '.join(names[:5])}." if names else ""

@@ -316,5 +316,5 @@ def test_feature_matching_without_features_or_guides_is_refused():
 def test_settings_out_of_range_are_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         attack(Selective(), **settings)
-    with pytest.raises(ConfigError, match="mu must not be negative, found -1"):
+    with pytest.raises(ConfigError, match="mu must be at least 0, found -1"):
         Weighted(mu=-1)

@@ -3,7 +3,9 @@ import re
 
 import pytest
 
-from verisal.errors import ConfigError
+from verisal.checkpoint import load_checkpoint
+from verisal.cli._runs import newest_loadable
+from verisal.errors import CheckpointError, ConfigError
 from verisal.reporting import create_run_folder, find_run_of, open_run_folder
 
 
@@ -32,6 +34,19 @@ def test_existing_run_is_continued_or_set_aside(tmp_path):
     assert fresh.run_id != first.run_id
     assert (tmp_path / "run/earlier" / first.run_id / "metrics.csv").read_text() == "epoch\n0\n"
     assert sorted(path.name for path in fresh.path.iterdir()) == ["earlier", "run.json", "wandb"]
+
+
+def test_what_systems_leave_behind_is_no_run_and_no_checkpoint(tmp_path):
+    run = tmp_path / "run"
+    (run / "@eaDir").mkdir(parents=True)
+    (run / ".DS_Store").write_bytes(b"x")
+    made = begun(open_run_folder(run, "fit", fresh=True))
+    made.checkpoints.mkdir()
+    (made.checkpoints / "._last.ckpt").write_bytes(b"x")
+    assert newest_loadable(made.checkpoints) is None
+    with pytest.raises(CheckpointError) as refused:
+        load_checkpoint(made.checkpoints / "none.ckpt")
+    assert "._last" not in str(refused.value)
 
 
 def test_config_of_another_stage_has_its_own_file(tmp_path):

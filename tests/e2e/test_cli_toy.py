@@ -131,6 +131,38 @@ def test_stopped_run_goes_on_with_the_printed_command_as_if_never_stopped(
     assert end["lr_schedulers"] == load_checkpoint("whole/checkpoints/last.ckpt")["lr_schedulers"]
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["fit", "--trainer.val_check_interval=9"], "`val_check_interval` (9) must be less than or equal"),
+        (["fit", "--trainer.max_time=00:00:00:00"], "nothing was trained: trainer.max_time or a callback"),
+        (["test", "--ckpt_path=none", "--trainer.limit_test_batches=0"], "trainer.limit_test_batches is 0"),
+        (["validate", "--ckpt_path=none", "--trainer.limit_val_batches=0"], "trainer.limit_val_batches is 0"),
+        (["predict", "--ckpt_path=none", "--trainer.limit_predict_batches=0"], "limit_predict_batches is 0"),
+    ],
+)
+def test_commands_that_would_look_at_nothing_are_refused_and_leave_nothing(config, capsys, words, message):
+    assert main([words[0], "--config", config, *words[1:]]) == 2
+    told = capsys.readouterr().err
+    assert message in told
+    assert "Traceback" not in told
+    assert sorted(os.listdir()) == ["toy.yaml"]
+
+
+def test_a_run_without_validation_is_tested_with_its_last_weights(config, capsys, recwarn):
+    words = ["fit", "--config", config, "--run_dir", "run", "--trainer.limit_val_batches=0"]
+    assert main(words) == 0
+    assert not [one for one in recwarn if "monitor" in str(one.message)]
+    assert not Path("run/checkpoints/best.ckpt").exists()
+    assert main(["test", "--config", "run/config.yaml", "--run_dir", "again"]) == 0
+    assert metrics_of(Path("again")) == metrics_of(Path("run"))
+    before = sorted((path, path.read_bytes()) for path in Path("run").rglob("*") if path.is_file())
+    fewer = ["--resume=auto", "--trainer.max_epochs=-1", "--trainer.max_steps=3"]
+    assert main(["fit", "--config", config, "--run_dir", "run", *fewer]) == 2
+    assert "the run has made 12 steps, and trainer.max_steps is 3" in capsys.readouterr().err
+    assert before == sorted((path, path.read_bytes()) for path in Path("run").rglob("*") if path.is_file())
+
+
 def test_finished_run_can_be_extended(config):
     assert main(["fit", "--config", config, "--run_dir", "whole", "--trainer.max_epochs=5"]) == 0
     assert main(["fit", "--config", config, "--run_dir", "grown", "--test_after_fit=false"]) == 0

@@ -64,7 +64,7 @@ def test_pointing_skips_a_class_that_is_undefined():
 def test_pointing_names_its_tolerance():
     assert PointingGame().name == "pointing_game[15px@224]"
     assert PointingGame(tolerance=8).name == "pointing_game[8px@224]"
-    with pytest.raises(ConfigError, match="tolerance must be at least 0 pixels, found -1"):
+    with pytest.raises(ConfigError, match="tolerance must be at least 0, found -1"):
         PointingGame(tolerance=-1)
 
 

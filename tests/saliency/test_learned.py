@@ -83,5 +83,5 @@ def test_another_classifier_is_refused():
 @pytest.mark.parametrize("settings", [{"steps": -1}, {"learning_rate": 0.0}, {"chunk_size": 0}])
 def test_settings_out_of_range_name_what_was_found(settings):
     name, value = next(iter(settings.items()))
-    with pytest.raises(ConfigError, match=f"found .*{name}={value}"):
+    with pytest.raises(ConfigError, match=f"{name} must be .*, found {value}"):
         LearnedMask(checkpoint="x", **settings)

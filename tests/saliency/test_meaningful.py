@@ -152,15 +152,15 @@ def test_lengths_scale_with_the_shorter_side():
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ({"steps": 0}, "steps=0"),
-        ({"chunk_size": 0}, "chunk_size=0"),
-        ({"mask_scale": 0}, "mask_scale=0"),
-        ({"learning_rate": 0.0}, r"learning_rate=0\.0"),
-        ({"l1_weight": -1.0}, "l1_weight=-1.0"),
-        ({"tv_weight": -1.0}, "tv_weight=-1.0"),
-        ({"tv_power": 0.5}, "tv_power=0.5"),
-        ({"mask_sigma": -1.0}, "mask_sigma=-1.0"),
-        ({"jitter": -1}, "jitter=-1"),
+        ({"steps": 0}, r"steps must be .*, found 0$"),
+        ({"chunk_size": 0}, r"chunk_size must be .*, found 0$"),
+        ({"mask_scale": 0}, r"mask_scale must be .*, found 0$"),
+        ({"learning_rate": 0.0}, r"learning_rate must be .*, found 0.0$"),
+        ({"l1_weight": -1.0}, r"l1_weight must be .*, found -1.0$"),
+        ({"tv_weight": -1.0}, r"tv_weight must be .*, found -1.0$"),
+        ({"tv_power": 0.5}, r"tv_power must be .*, found 0.5$"),
+        ({"mask_sigma": -1.0}, r"mask_sigma must be .*, found -1.0$"),
+        ({"jitter": -1}, r"jitter must be .*, found -1$"),
     ],
 )
 def test_settings_out_of_range_are_refused(setting, words):

@@ -418,7 +418,7 @@ def test_alarms_need_a_threshold(folder, tmp_path):
 
 BAD = {
     "head": ({"head": "gradient"}, r"found head='gradient', rows=\['masks', 'activations'\]"),
-    "members": ({"members": 0}, "members=0"),
+    "members": ({"members": 0}, "members must be at least 1, found 0"),
     "rows twice": ({"rows": ("masks", "masks")}, "rows must differ"),
     "no statistics": ({"statistics": ()}, r"statistics=\[\]"),
     "statistic": ({"statistics": ("mean", "median")}, "median"),

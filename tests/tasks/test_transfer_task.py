@@ -230,7 +230,7 @@ def test_heat_maps_hold_the_reported_numbers(whole):
     ("wrong", "words"),
     [
         ({"head": "mask"}, "head must be one of the detectors"),
-        ({"seeds": 0}, "seeds at least 1"),
+        ({"seeds": 0}, "seeds must be at least 1"),
         ({"detectors": {"two words": MaxSoftmax()}, "head": "two words"}, "'two words'"),
     ],
 )

@@ -9,10 +9,10 @@ from typing import final
 import torch
 from torch import Tensor
 
+from verisal._numbers import check_range
 from verisal.attacks._adaptive_target import Judged, Target
 from verisal.attacks._vectors import wide
 from verisal.attacks._victim import cross_entropy
-from verisal.errors import ConfigError
 
 __all__ = ["Aim", "FeatureMatching", "Orthogonal", "Selective", "Weighted"]
 
@@ -45,8 +45,7 @@ class Weighted(Aim):
     mu: float
 
     def __post_init__(self) -> None:
-        if self.mu < 0:
-            raise ConfigError(f"mu must not be negative, found {self.mu}")
+        check_range(0, mu=self.mu)
 
     @property
     def name(self) -> str:

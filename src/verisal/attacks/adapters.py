@@ -62,7 +62,7 @@ class AdaptedAttack(Attack):
     def __post_init__(self) -> None:
         require(bool(self.name), "AdaptedAttack.name", self.name, "the attack's name with its settings")
         require(self.norm in ("linf", "l2"), "AdaptedAttack.norm", self.norm, "'linf' or 'l2'")
-        require(self.eps is None or self.eps >= 0, "AdaptedAttack.eps", self.eps, ">= 0, or null")
+        require(self.eps is None or 0 <= self.eps < torch.inf, "AdaptedAttack.eps", self.eps, ">= 0, or null")
         require(
             self.calls in ("per_image", "per_chunk"),
             "AdaptedAttack.calls",
@@ -122,6 +122,9 @@ class FoolboxCall:
 
     attack: Callable[..., Any]
     eps: float | None = None
+
+    def __post_init__(self) -> None:
+        require(self.eps is None or 0 <= self.eps < torch.inf, "FoolboxCall.eps", self.eps, ">= 0, or null")
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         """Attacked images, clipped to the budget by the library."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Literal, final
 import torch
 from torch import Tensor, nn
 
+from verisal._numbers import check_range
 from verisal.attacks._adaptive_aims import Aim, Orthogonal, Selective, Weighted
 from verisal.attacks._adaptive_target import Defence, Judged, Target
 from verisal.attacks._base import Draw, _check_call, require
@@ -105,12 +107,14 @@ class AdaptivePGD:
         require(self.steps >= 1, "AdaptivePGD.steps", self.steps, "at least 1")
         require(self.restarts >= 1, "AdaptivePGD.restarts", self.restarts, "at least 1")
         require(
-            self.step is None or self.step > 0,
+            self.step is None or 0 < self.step < torch.inf,
             "AdaptivePGD.step",
             self.step,
             "> 0, or null for 2.5 * eps / steps",
         )
         require(self.shape in ("sign", "l2"), "AdaptivePGD.shape", self.shape, "'sign' or 'l2'")
+        # A score may be any number.
+        check_range(-sys.float_info.max, stop_below=self.stop_below)
 
     @classmethod
     def suite(

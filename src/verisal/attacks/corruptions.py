@@ -81,7 +81,7 @@ class GaussianBlur(Attack):
     sigma: float = 1.0
 
     def __post_init__(self) -> None:
-        require(self.sigma >= 0, "GaussianBlur.sigma", self.sigma, ">= 0 px")
+        require(0 <= self.sigma < torch.inf, "GaussianBlur.sigma", self.sigma, ">= 0 px")
 
     def _perturb(self, victim: Victim, images: Tensor, *, draw: Draw) -> Tensor:
         down, across = (gaussian_matrix(length, self.sigma).to(images) for length in images.shape[2:])

@@ -35,7 +35,7 @@ class GaussianNoise(Attack):
     l2: float
 
     def __post_init__(self) -> None:
-        require(self.l2 >= 0, "GaussianNoise.l2", self.l2, ">= 0")
+        require(0 <= self.l2 < torch.inf, "GaussianNoise.l2", self.l2, ">= 0")
 
     def _perturb(self, victim: Victim, images: Tensor, *, draw: Draw) -> Tensor:
         shape = images.shape[1:]

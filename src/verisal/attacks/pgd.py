@@ -67,7 +67,10 @@ class PGD(Attack):
         )
         require(self.steps >= 1, "PGD.steps", self.steps, "at least 1")
         require(
-            self.step is None or self.step >= 0, "PGD.step", self.step, ">= 0, or null for 2.5 * eps / steps"
+            self.step is None or 0 <= self.step < torch.inf,
+            "PGD.step",
+            self.step,
+            ">= 0, or null for 2.5 * eps / steps",
         )
         require(self.restarts >= 1, "PGD.restarts", self.restarts, "at least 1")
         require(

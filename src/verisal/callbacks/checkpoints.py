@@ -65,6 +65,11 @@ class _BestCheckpoint(ModelCheckpoint):
     def state_key(self) -> str:
         return "BestCheckpoint"
 
+    def _save_topk_checkpoint(self, trainer: Trainer, monitor_candidates: dict[str, torch.Tensor]) -> None:
+        # Where nothing is validated nothing is best: Lightning would warn, and keep weights without a value.
+        if self.monitor is None or self.monitor in monitor_candidates or trainer.enable_validation:
+            super()._save_topk_checkpoint(trainer, monitor_candidates)
+
 
 @final
 class LastValidation(Callback):

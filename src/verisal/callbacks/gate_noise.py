@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import final
@@ -71,7 +72,7 @@ class GateNoise(ExplainingCallback):
         resamples: int = 2000,
     ) -> None:
         wrong = [name for name, method in methods.items() if not isinstance(method, GateMethod)]
-        if wrong or not methods or sigma <= 0 or any(rank < 2 for rank in ranks):
+        if wrong or not methods or not 0 < sigma < math.inf or any(rank < 2 for rank in ranks):
             raise ConfigError(
                 "methods must be at least one and have gates, sigma be positive and ranks from 2; found"
                 f" {list(methods)}, without gates {wrong}, sigma {sigma} and ranks {list(ranks)}"

@@ -14,6 +14,7 @@ import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
+from verisal._numbers import check_range
 from verisal.reporting import (
     Picture,
     Publication,
@@ -62,6 +63,7 @@ class ReportRun(Callback):
 
     def __init__(self, run_dir: Path, *, max_panels: int = 8) -> None:
         super().__init__()
+        check_range(0, max_panels=max_panels)
         self._run_dir = Path(run_dir)
         self._max_panels = max_panels
         self._panels_sent = False

@@ -71,7 +71,16 @@ class ResumedSettings(Callback):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Let callbacks find their checkpoints where they are now."""
+        """Let callbacks find their checkpoints where they are now.
+
+        Raises:
+            ConfigError: the run has made more steps than the config asks for.
+        """
+        if -1 < trainer.max_steps < checkpoint["global_step"]:
+            raise ConfigError(
+                f"the run has made {checkpoint['global_step']} steps, and trainer.max_steps is"
+                f" {trainer.max_steps}; give a greater number"
+            )
         states = checkpoint.get("callbacks", {})
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             key = callback.state_key

@@ -185,9 +185,8 @@ class VerisalCLI(LightningCLI):
             raise ConfigError(
                 "trainer.logger cannot be set: a run always writes metrics.csv; wandb.mode decides the rest"
             )
-        if self._progress.stage == "fit":
-            check_steps(settings.trainer)
-        else:
+        check_steps(self._progress.stage, settings.trainer)
+        if self._progress.stage != "fit":
             configs = [Path(str(file)) for file in settings.config or ()]
             self._checkpoint = weights_for(self._progress.stage, settings.ckpt_path, configs)
             if self._checkpoint is not None:
@@ -269,6 +268,10 @@ class VerisalCLI(LightningCLI):
         if isinstance(model, ChecksTrainer):
             model.check_trainer(self.trainer)
         self.trainer.fit(model, datamodule=datamodule, ckpt_path=self._checkpoint, weights_only=True)
+        if self._checkpoint is None and not self.trainer.fit_loop.epoch_loop.batch_progress.total.ready:
+            raise ConfigError(
+                "nothing was trained: trainer.max_time or a callback ended the training before its first step"
+            )
         self._progress.begin()  # A run that was complete before it was resumed has had no work.
         run = self._progress.run
         if run is None or self._settings.trainer.fast_dev_run:

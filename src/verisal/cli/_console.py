@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import time
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
@@ -12,6 +13,7 @@ from typing import Any, final
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, distributed
 
+from verisal._whole_files import write_atomic
 from verisal.callbacks import Monitored
 
 from ._runs import process_rank
@@ -69,10 +71,11 @@ def write_predictions(path: Path, predictions: Sequence[Any], *, images: int | N
     in_order = zip_longest(*(rows for _, rows in parts))
     # Behind the last image stand copies, which keep processes without an image of their own busy.
     rows = [row for turn in in_order for row in turn if row is not None][:images]
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(names)
-        writer.writerows(rows)
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows(rows)
+    write_atomic(path, table.getvalue().encode())
     print(f"predictions: {path}", flush=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ import torch
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 from torch import Tensor
 
+from verisal._whole_files import write_atomic
 from verisal.errors import ConfigError
 from verisal.functional import Baseline, ask, probabilities, require_softmax, settings_of
 from verisal.models import Classifier, ClassifierSource
@@ -333,5 +335,6 @@ def _save_maps(
         if tensor is not None:
             arrays[name] = tensor[[row, row + count]].detach().cpu().numpy()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # its stub takes no mapping of arrays
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)  # type: ignore[arg-type]  # its stub takes no mapping of arrays
+    write_atomic(path, content.getvalue())

@@ -117,6 +117,9 @@ def _known(error: BaseException) -> str | None:
         return f"no space left{place} ({error.strerror}); free some, or choose another folder with --run_dir"
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{os.fsdecode(error.filename)} cannot be used: {error.strerror} ({SHOWN_BY})"
+    if isinstance(error, MemoryError) or re.search(r"can't allocate memory|out of memory", text):
+        asked = f" ({text.splitlines()[0]})" if text else ""
+        return f"memory ran out{asked}; lower the batch size, the image size or the width ({SHOWN_BY})"
     if re.search(r"DataLoader worker .*(killed|exited)", text):
         return f"{text.splitlines()[0]} Most often memory ran out: lower num_workers or the batch size"
     return None
@@ -125,7 +128,12 @@ def _known(error: BaseException) -> str | None:
 def _misconfigured(error: BaseException) -> bool:
     """Whether Lightning refuses a setting; its class exists only where Lightning is imported."""
     module = sys.modules.get("lightning.fabric.utilities.exceptions")
-    return module is not None and isinstance(error, module.MisconfigurationException)
+    if module is None or isinstance(error, module.MisconfigurationException):
+        return module is not None
+    # Some settings it refuses by a plain ValueError from its own code.
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    raised_in = str(frames[-1].f_globals.get("__name__")) if frames else ""
+    return isinstance(error, ValueError) and raised_in.startswith("lightning.")
 
 
 def _say(line: str) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
+from verisal._left_behind import left_behind
 from verisal.checkpoint import BRANCH_KEY, load_checkpoint, save_checkpoint
 from verisal.errors import CheckpointError, ConfigError, VerisalError
 from verisal.reporting import RunFolder, create_run_folder, find_run_of, open_run_folder
@@ -117,7 +118,8 @@ def weights_for(stage: str, given: str | None, configs: Sequence[Path]) -> Path 
     Args:
         stage: the command.
         given: value of ``--ckpt_path``.
-        configs: config files of the command; the one inside a run's folder brings that run's best checkpoint.
+        configs: config files of the command; the one inside a run's folder brings that run's best checkpoint,
+            or its last one where nothing was validated.
 
     Raises:
         ConfigError: no checkpoint was named and none belongs to a config.
@@ -127,11 +129,13 @@ def weights_for(stage: str, given: str | None, configs: Sequence[Path]) -> Path 
     if given is not None:
         return Path(given)
     for config in configs:
-        run = find_run_of(config)
-        best = None if run is None else run / "checkpoints" / "best.ckpt"
-        if best is not None and best.is_file():
-            say(f"checkpoint: {best}")
-            return best
+        if (run := find_run_of(config)) is None:
+            continue
+        # A run that was never validated has no best weights.
+        for name in ("best.ckpt", "last.ckpt"):
+            if (file := run / "checkpoints" / name).is_file():
+                say(f"checkpoint: {file}")
+                return file
     raise ConfigError(
         f"{stage} needs weights: give --ckpt_path RUN/checkpoints/best.ckpt,"
         " or --ckpt_path none for the weights that the config builds"
@@ -161,7 +165,8 @@ def _resumable(folder: Path) -> tuple[list[tuple[_Progress, Path]], list[str]]:
     Files are ordered by what is in them. Their times, which a copy changes, decide between equal states only.
     """
     found, refused = [], []
-    for file in sorted(folder.glob("*.ckpt"), key=lambda file: (file.stat().st_mtime_ns, file.name)):
+    files = [file for file in folder.glob("*.ckpt") if file.is_file() and not left_behind(file.name)]
+    for file in sorted(files, key=lambda file: (file.stat().st_mtime_ns, file.name)):
         try:
             found.append((_progress_of(load_checkpoint(file), file), file))
         except CheckpointError as error:

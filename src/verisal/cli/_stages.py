@@ -52,12 +52,17 @@ class ChecksTrainer(Protocol):
         ...
 
 
-def check_steps(trainer: Namespace) -> None:
-    """Raise where settings of the trainer leave no step to train.
+def check_steps(stage: str, trainer: Namespace) -> None:
+    """Raise where settings of the trainer leave nothing to do.
 
     Raises:
         ConfigError: naming the setting.
     """
+    if stage != "fit":
+        name = {"validate": "limit_val_batches"}.get(stage, f"limit_{stage}_batches")
+        if trainer.get(name) == 0:
+            raise ConfigError(f"trainer.{name} is 0, so that {stage} would look at nothing; leave it out")
+        return
     for name in ("max_epochs", "max_steps", "limit_train_batches"):
         if trainer.get(name) == 0:
             raise ConfigError(

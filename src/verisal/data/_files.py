@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import final
 
+from verisal._left_behind import left_behind
 from verisal.data._formats import holds_picture, image_suffixes
 from verisal.data._values import composed
 from verisal.errors import DataError
@@ -31,15 +32,6 @@ __all__ = [
     "text_of",
 ]
 
-# What desktops, servers and editors leave behind, besides hidden files, in small letters.
-_LEFT_BEHIND = frozenset(
-    {
-        *("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "icon\r", "picasa.ini"),
-        *("__macosx", "network trash folder", "temporary items", "__pycache__"),
-        *("@eadir", "@tmp", "@recycle", "@recently-snapshot", "#recycle", "#snapshot"),
-        *("lost+found", "$recycle.bin", "system volume information"),
-    }
-)
 # The longer marks first: that of UTF-32 starts with that of UTF-16.
 _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -184,13 +176,7 @@ def files_with_suffix(root: Path, suffix: str) -> list[Path]:
 
 def subfolders(root: Path) -> list[Path]:
     """Folders in ``root`` in the order of their names, but for those that other systems leave behind."""
-    return sorted(path for path in root.iterdir() if path.is_dir() and not _left_behind(path.name))
-
-
-def _left_behind(name: str) -> bool:
-    small = name.casefold()
-    # Windows keeps where a file came from in a stream behind a colon, which becomes a file elsewhere.
-    return small.startswith((".", "~$")) or small in _LEFT_BEHIND or small.endswith(":zone.identifier")
+    return sorted(path for path in root.iterdir() if path.is_dir() and not left_behind(path.name))
 
 
 def _walk(folder: Path, above: tuple[str, ...], without: str | None) -> Iterator[Path]:
@@ -200,7 +186,7 @@ def _walk(folder: Path, above: tuple[str, ...], without: str | None) -> Iterator
         raise DataError(f"{folder}: cannot be read ({error.strerror})") from error
     for entry in entries:
         path = folder / entry.name
-        if _left_behind(entry.name):
+        if left_behind(entry.name):
             continue
         if _is_folder(entry):
             real = os.path.realpath(path)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, final
 
 from torch.utils.data import Dataset
 
+from verisal._numbers import check_range
 from verisal.data._class_map import class_indices
 from verisal.data._files import left_out_words
 from verisal.data._objects import objects_of
@@ -75,7 +77,7 @@ class ImageSplits:
     max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
-        if len(self.ratios) != 3 or min(self.ratios) < 0 or not sum(self._shares()) > 0:
+        if len(self.ratios) != 3 or min(self.ratios) < 0 or not 0 < sum(self._shares()) < math.inf:
             raise ConfigError(
                 f"ImageSplits: ratios must be three proportions of fit, val and test, found {self.ratios}"
             )
@@ -136,6 +138,7 @@ class AnnotatedImages(Dataset[Sample]):
         classifier: str | ClassifierSource | Classifier,
         count: int | None = None,
     ) -> None:
+        check_range(1, count=count)
         known = classifier if isinstance(classifier, Classifier) else load_classifier(classifier)
         self.part, self.size, self.class_names = part, known.image_size, known.class_names
         self._splits = splits

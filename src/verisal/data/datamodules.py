@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from verisal._numbers import check_range
 from verisal.data._shares import ShareSampler, more_than_a_batch
 from verisal.data.detection import Processes
 from verisal.data.guard import ImageDigests
-from verisal.data.scenes import EmojiScenes
+from verisal.data.scenes import LARGEST_SCENE, SMALLEST_SCENE, EmojiScenes
 from verisal.errors import ConfigError
 from verisal.types import Batch, Sample, Split
 
@@ -95,6 +96,10 @@ class SceneData(L.LightningDataModule):
         num_workers: int = 2,
     ) -> None:
         super().__init__()
+        check_range(1, train_count=train_count, val_count=val_count, test_count=test_count)
+        check_range(1, batch_size=batch_size)
+        check_range(0, seed=seed, num_workers=num_workers)
+        check_range(SMALLEST_SCENE, LARGEST_SCENE, image_size=image_size)
         if test_count is None:
             test_count = val_count if val_split == "det_test" else _TEST_COUNT
         if val_split == "det_test" and val_count != test_count:

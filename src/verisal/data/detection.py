@@ -10,6 +10,7 @@ from typing import Any, Protocol, Self, final, runtime_checkable
 import torch
 from torch import Tensor
 
+from verisal._numbers import check_range
 from verisal.attacks import Attack
 from verisal.checkpoint import state_hash
 from verisal.data.guard import ImageDigests
@@ -75,6 +76,10 @@ class Processes:
 
     rank: int = 0
     world_size: int = 1
+
+    def __post_init__(self) -> None:
+        check_range(1, world_size=self.world_size)
+        check_range(0, self.world_size - 1, rank=self.rank)
 
     @classmethod
     def of(cls, trainer: _Ranked | None) -> Self:
@@ -157,6 +162,7 @@ class AttackedImages:
         root: Path | str,
         shard_size: int = 64,
     ) -> None:
+        check_range(1, attacked_count=attacked_count, shard_size=shard_size)
         split, count = source.split, len(source)
         if not 1 <= attacked_count <= count:
             raise ConfigError(f"{split}: attacked images must be 1..{count}, found {attacked_count}")

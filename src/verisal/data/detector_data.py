@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from verisal._numbers import check_range
 from verisal.attacks import Attack
 from verisal.checkpoint import state_hash
 from verisal.data._files import find_images, left_out_words, no_image, path_text
@@ -144,6 +145,15 @@ class DetectorData(L.LightningDataModule):
         source: ImageSplits | None = None,
     ) -> None:
         super().__init__()
+        check_range(
+            1,
+            fit_count=fit_count,
+            val_count=val_count,
+            val_attacked_count=val_attacked_count,
+            test_count=test_count,
+            batch_size=batch_size,
+        )
+        check_range(0, seed=seed)
         self.classifier = load_classifier(classifier)
         require_softmax(self.classifier, "detection of attacked images")
         # channels_last makes the CPU convolutions of masks and attacks about 1.4 times as fast.

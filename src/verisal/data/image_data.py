@@ -7,6 +7,7 @@ from typing import Any, Literal, final
 import lightning as L
 from torch.utils.data import DataLoader
 
+from verisal._numbers import check_range
 from verisal.data._shares import ShareSampler, more_than_a_batch
 from verisal.data.annotated import AnnotatedImages, ImageSplits, Part
 from verisal.data.detection import Processes
@@ -46,6 +47,9 @@ class ImageData(L.LightningDataModule):
         num_workers: int = 2,
     ) -> None:
         super().__init__()
+        check_range(1, fit_count=fit_count, val_count=val_count, test_count=test_count)
+        check_range(1, batch_size=batch_size)
+        check_range(0, num_workers=num_workers)
         self._splits = splits
         self._classifier = classifier if isinstance(classifier, Classifier) else load_classifier(classifier)
         self._counts = {"fit": fit_count, "val": val_count, "test": test_count}

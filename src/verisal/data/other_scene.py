@@ -8,11 +8,12 @@ from typing import ClassVar, final
 
 from torch import Tensor
 
+from verisal._numbers import check_range
 from verisal.errors import ConfigError
 from verisal.functional import Baseline, OtherImage
 from verisal.types import Batch, Split
 
-from .scenes import EmojiScenes
+from .scenes import LARGEST_SCENE, SMALLEST_SCENE, EmojiScenes
 
 __all__ = ["OtherScene"]
 
@@ -42,6 +43,7 @@ class OtherScene(Baseline):
     def __post_init__(self) -> None:
         if self.count < 2:
             raise ConfigError(f"a pool of other scenes must hold at least 2, found count={self.count}")
+        check_range(SMALLEST_SCENE, LARGEST_SCENE, size=self.size)
 
     @property
     def name(self) -> str:

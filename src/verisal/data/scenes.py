@@ -18,7 +18,10 @@ from verisal.errors import ConfigError
 from verisal.functional import derive_seed
 from verisal.types import Batch, Sample, Split
 
-__all__ = ["EmojiScenes"]
+__all__ = ["LARGEST_SCENE", "SMALLEST_SCENE", "EmojiScenes"]
+
+# Sides in pixels: of drawings that show anything, and of the largest that are useful.
+SMALLEST_SCENE, LARGEST_SCENE = 16, 4096
 
 Pixels = NDArray[np.uint8]
 
@@ -78,7 +81,8 @@ class EmojiScenes(Dataset[Sample]):
         blur: float = 1.2,
     ) -> None:
         _check("count", count, count >= 0, "at least 0")
-        _check("size", size, size >= 16, "at least 16 pixels")
+        fits = SMALLEST_SCENE <= size <= LARGEST_SCENE
+        _check("size", size, fits, f"from {SMALLEST_SCENE} to {LARGEST_SCENE} pixels")
         _check("objects", objects, objects in ("one", "several", "mixed"), "one, several or mixed")
         _check("area", area, 0.01 <= area[0] <= area[1] <= 0.3, "two rising shares in [0.01, 0.3]")
         _check("distractors", distractors, 0 <= distractors[0] <= distractors[1], "two rising numbers from 0")

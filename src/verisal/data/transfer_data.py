@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from verisal._numbers import check_range
 from verisal.attacks import Attack
 from verisal.checkpoint import state_hash
 from verisal.data._shares import ShareSampler
@@ -79,6 +80,8 @@ class TransferData(L.LightningDataModule):
         source: ImageSplits | None = None,
     ) -> None:
         super().__init__()
+        check_range(1, fit_count=fit_count, val_count=val_count, test_count=test_count)
+        check_range(0, seed=seed)
         self.families = Families(families, fits, tuple(merged))
         grouped = {name for names in families.values() for name in names}
         if grouped != set(attacks):

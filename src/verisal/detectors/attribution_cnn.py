@@ -7,6 +7,8 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from verisal._numbers import check_range
+
 __all__ = ["AttributionCNN"]
 
 
@@ -22,12 +24,18 @@ class AttributionCNN(nn.Module):
         in_scalars: values per image that join the pooled features; the caller standardises them.
         width: channels of the first block; later blocks have 2, 4 and 4 times as many.
         dropout: share of pooled features dropped in training; scalars are not dropped.
+
+    Raises:
+        ConfigError: values out of range.
     """
 
     def __init__(
         self, in_channels: int, *, in_scalars: int = 0, width: int = 16, dropout: float = 0.2
     ) -> None:
         super().__init__()
+        check_range(1, in_channels=in_channels, width=width)
+        check_range(0, in_scalars=in_scalars)
+        check_range(0, 1, dropout=dropout)
         self.register_buffer("input_mean", torch.zeros(1, in_channels, 1, 1))
         self.register_buffer("input_std", torch.ones(1, in_channels, 1, 1))
         self.input_mean: Tensor

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from verisal._numbers import check_range
 from verisal.errors import ConfigError
 from verisal.functional import derive_seed, gradient_scope, rng_preserved
 from verisal.types import Measurement
@@ -72,6 +73,7 @@ class CNNDetector(Detector):
     )
 
     def __post_init__(self) -> None:
+        check_range(0, learning_rate=self.learning_rate, weight_decay=self.weight_decay)
         counts = (self.grid, self.members, self.epochs, self.width, self.batch_size - 1)
         if not self.reads or min(counts) < 1 or self.learning_rate <= 0 or not 0 <= self.dropout < 1:
             raise ConfigError(

@@ -9,6 +9,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from verisal._numbers import check_range
 from verisal.errors import ConfigError
 from verisal.functional import settings_of, softmax_distance
 from verisal.types import Measurement, StagedClassifier
@@ -45,6 +46,8 @@ class SqueezedLogits(Measurement):
     strength: float = 2 / 255
 
     def __post_init__(self) -> None:
+        check_range(1, patch=self.patch)
+        check_range(0, above=True, strength=self.strength)
         odd = self.search == 0 or (self.search % 2 == 1 and self.patch % 2 == 1)
         if not 1 <= self.bits <= 7 or self.median < 2 or self.search < 0 or not odd or self.strength <= 0:
             raise ConfigError(

@@ -57,7 +57,7 @@ class KernelDensity(Detector):
     _sigma: float = field(init=False, default=0.0, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.bandwidth is not None and self.bandwidth <= 0:
+        if self.bandwidth is not None and not 0 < self.bandwidth < math.inf:
             raise ConfigError(
                 f"KernelDensity.bandwidth must be above 0, or null to choose it; found {self.bandwidth}"
             )

@@ -95,7 +95,7 @@ class SmoothGradSurrogate(Surrogate):
     noise: float = 0.15
 
     def __post_init__(self) -> None:
-        if self.samples < 1 or not self.noise > 0:
+        if self.samples < 1 or not 0 < self.noise < torch.inf:
             raise ConfigError(
                 f"samples must be at least 1 and noise positive, found {self.samples} and {self.noise};"
                 " without noise it is GradientSurrogate"

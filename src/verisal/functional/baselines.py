@@ -13,6 +13,7 @@ from typing import ClassVar, TypeVar, final
 import torch
 from torch import Tensor
 
+from verisal._numbers import check_range
 from verisal.errors import ConfigError
 from verisal.functional._gaussian import gaussian_matrix
 from verisal.types import Normalised
@@ -177,8 +178,7 @@ class Blur(Baseline):
     needs_mask: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if self.sigma <= 0:
-            raise ConfigError(f"sigma must be positive, found {self.sigma}")
+        check_range(0, above=True, sigma=self.sigma)
         if self.kernel is not None and (self.kernel < 3 or self.kernel % 2 == 0):
             raise ConfigError(f"kernel must be odd and at least 3, found {self.kernel}")
 

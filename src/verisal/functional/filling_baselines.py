@@ -7,7 +7,7 @@ from typing import ClassVar, final
 
 from torch import Tensor
 
-from verisal.errors import ConfigError
+from verisal._numbers import check_range
 from verisal.functional._impute import linear_imputation, removed_pixels
 from verisal.functional._inpaint import telea_inpainting
 from verisal.functional.baselines import Baseline, seeded_name
@@ -35,8 +35,7 @@ class Inpaint(Baseline):
     needs_mask: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.radius < 1:
-            raise ConfigError(f"radius must be at least 1 pixel, found {self.radius}")
+        check_range(1, radius=self.radius)
 
     @property
     def name(self) -> str:
@@ -72,8 +71,7 @@ class LinearImputation(Baseline):
     needs_mask: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.noise < 0:
-            raise ConfigError(f"noise must be at least 0, found {self.noise}")
+        check_range(0, noise=self.noise)
 
     @property
     def name(self) -> str:

@@ -85,7 +85,7 @@ class MapAttack:
     def __post_init__(self) -> None:
         if self.kind not in ("top_k", "mass_centre", "target"):
             raise ConfigError(f"kind must be top_k, mass_centre or target, found {self.kind!r}")
-        if not 0 <= self.eps <= 1 or not self.step > 0 or not self.beta > 0:
+        if not 0 <= self.eps <= 1 or not 0 < self.step < math.inf or not 0 < self.beta < math.inf:
             raise ConfigError(
                 "eps must lie in [0, 1], step and beta must be positive;"
                 f" found eps {self.eps}, step {self.step}, beta {self.beta}; pixels are in [0, 1]: 8/255"

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from verisal._numbers import check_range
 from verisal.errors import DataError
 from verisal.functional import (
     are_hits,
@@ -157,6 +158,7 @@ class SaliencyMetric(Metric, ABC):
 
     def __init__(self, name: str, columns: Sequence[str], *, resamples: int = 2000, seed: int = 0) -> None:
         super().__init__()
+        check_range(0, resamples=resamples, seed=seed)
         self.name, self.columns = name, tuple(columns)
         self.resamples, self.seed = resamples, seed
         self._kept = ImageTable(columns)

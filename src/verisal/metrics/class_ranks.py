@@ -9,8 +9,9 @@ from typing import final
 import torch
 from torch import Tensor
 
+from verisal._numbers import check_range
 from verisal.errors import DataError
-from verisal.functional import bootstrap_mean, frozen_boxes, nearest_ious, spearman, ssim
+from verisal.functional import bootstrap_mean, frozen_boxes, nearest_ious, spearman, ssim, threshold_level
 from verisal.types import SaliencyResult, Score
 
 from ._base import ImageTable
@@ -46,6 +47,9 @@ class ClassRankScores:
     def __init__(
         self, queries: Sequence[str], *, threshold: float = math.nan, resamples: int = 2000, seed: int = 0
     ) -> None:
+        check_range(0, resamples=resamples, seed=seed)
+        if not math.isnan(threshold):
+            threshold_level(threshold)
         self.queries, self.threshold = tuple(queries), threshold
         self.resamples, self.seed = resamples, seed
         columns = ["right[c0]", *(f"{name}[{query}]" for query in self.queries for name in _OF_RANK)]

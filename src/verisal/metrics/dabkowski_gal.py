@@ -7,6 +7,7 @@ from typing import final
 
 from torch import Tensor
 
+from verisal._numbers import check_range
 from verisal.functional import dabkowski_gal
 from verisal.types import Explained
 
@@ -47,6 +48,9 @@ class DabkowskiGal(SaliencyMetric):
         resamples: int = 2000,
         seed: int = 0,
     ) -> None:
+        check_range(0, 1, above=True, threshold=threshold)
+        check_range(0, 1, above=True, empty_probability=empty_probability)
+        check_range(1, chunk_size=chunk_size)
         setting = "" if empty_probability is None else f",empty={empty_probability:g}"
         super().__init__(f"dabkowski_gal[{threshold:g}{setting}]", ("value",), resamples=resamples, seed=seed)
         self.threshold, self.empty_probability = threshold, empty_probability

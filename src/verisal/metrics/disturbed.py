@@ -9,6 +9,7 @@ from typing import Literal, final
 import torch
 from torch import Tensor
 
+from verisal._numbers import check_range
 from verisal.errors import DataError
 from verisal.functional import (
     QUERIES,
@@ -70,6 +71,7 @@ class DisturbedScores:
 
     def __init__(self, *, threshold: float, resamples: int = 2000, seed: int = 0) -> None:
         threshold_level(threshold)
+        check_range(0, resamples=resamples, seed=seed)
         self.name = f"{_NAME}[tau{threshold:g}]"
         self.threshold, self.resamples, self.seed = threshold, resamples, seed
         self.table = ImageTable(_COLUMNS)

@@ -8,6 +8,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from verisal._numbers import check_range
 from verisal.functional import attribution_of, postprocess, saliency_fidelity
 from verisal.types import Explained
 
@@ -40,6 +41,8 @@ class SaliencyFidelity(SaliencyMetric):
     def __init__(
         self, *, percentile: float = 95.0, chunk_size: int = 64, resamples: int = 2000, seed: int = 0
     ) -> None:
+        check_range(0, 100, above=True, percentile=percentile)
+        check_range(1, chunk_size=chunk_size)
         setting = "" if percentile == 95.0 else f",p{percentile:g}"
         super().__init__(
             f"saliency_fidelity[black{setting}]", ("value", "floored"), resamples=resamples, seed=seed

@@ -8,6 +8,7 @@ from typing import Literal, final
 import torch
 from torch import Tensor
 
+from verisal._numbers import check_range
 from verisal.errors import ConfigError
 from verisal.functional import (
     Responses,
@@ -62,6 +63,8 @@ class Infidelity(SaliencyMetric):
         resamples: int = 2000,
         seed: int = 0,
     ) -> None:
+        check_range(1, samples=samples, chunk_size=chunk_size)
+        check_range(0, above=True, deviation=deviation)
         if perturbation not in ("squares", "gaussian"):
             raise ConfigError(f"perturbation must be squares or gaussian, found {perturbation!r}")
         if perturbation == "gaussian" and samples is None:

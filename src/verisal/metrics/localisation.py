@@ -8,6 +8,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from verisal._numbers import check_range
 from verisal.errors import ConfigError, DataError
 from verisal.functional import (
     NUM_LEVELS,
@@ -83,8 +84,7 @@ class PointingGame(SaliencyMetric):
     better = "high"
 
     def __init__(self, *, tolerance: float = 15.0, resamples: int = 2000, seed: int = 0) -> None:
-        if tolerance < 0:
-            raise ConfigError(f"tolerance must be at least 0 pixels, found {tolerance}")
+        check_range(0, tolerance=tolerance)
         super().__init__(
             f"pointing_game[{tolerance:g}px@224]", ("hit", "class"), resamples=resamples, seed=seed
         )
@@ -170,6 +170,7 @@ class MaxBoxAcc(SaliencyMetric):
     ) -> None:
         if not 0 < iou <= 1:
             raise ConfigError(f"iou must lie in (0, 1], found {iou}")
+        check_range(1, chunk_size=chunk_size)
         columns = tuple(f"level_{level}" for level in range(NUM_LEVELS))
         super().__init__(f"max_box_acc[iou{iou:g}]", columns, resamples=resamples, seed=seed)
         self.iou, self.chunk_size = iou, chunk_size
@@ -214,6 +215,7 @@ class MaxBoxAccV2(SaliencyMetric):
     better = "high"
 
     def __init__(self, *, chunk_size: int = 4, resamples: int = 2000, seed: int = 0) -> None:
+        check_range(1, chunk_size=chunk_size)
         columns = tuple(f"iou{iou:g}_level_{level}" for iou in _V2_IOUS for level in range(NUM_LEVELS))
         super().__init__("max_box_acc_v2", columns, resamples=resamples, seed=seed)
         self.chunk_size = chunk_size

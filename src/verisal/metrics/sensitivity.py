@@ -7,6 +7,7 @@ from typing import final
 
 from torch import Tensor
 
+from verisal._numbers import check_range
 from verisal.functional import attribution_of, sensitivity_max, uniform_noises
 from verisal.types import Explained
 
@@ -46,6 +47,8 @@ class SensitivityMax(SaliencyMetric):
         resamples: int = 2000,
         seed: int = 0,
     ) -> None:
+        check_range(0, above=True, radius=radius)
+        check_range(1, samples=samples, chunk_size=chunk_size)
         super().__init__(f"sensitivity_max[{radius:g},{samples}]", ("value",), resamples=resamples, seed=seed)
         self.radius, self.samples, self.chunk_size = radius, samples, chunk_size
 

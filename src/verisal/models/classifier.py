@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import final
 
 import torch
 from torch import Tensor, nn
 
+from verisal._numbers import check_range
 from verisal.errors import ConfigError
 from verisal.functional import check_logits, logits_of, plain_network
 from verisal.types import OutputKind, StageOutputs
@@ -65,8 +67,8 @@ class Classifier(nn.Module):
         architecture: Architecture | None = None,
     ) -> None:
         super().__init__()
-        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-            raise ConfigError(f"mean and std must be three numbers, std positive; found {mean} and {std}")
+        check_statistics(mean, std)
+        check_range(1, image_size=image_size)
         if len(stages) < 2:
             raise ConfigError(f"a classifier needs at least two stages, found {list(stages)}")
         check_output(output, len(class_names))
@@ -145,6 +147,16 @@ def check_output(output: str, num_classes: int) -> None:
             "output: softmax needs at least two classes, as the softmax over one is 1 whatever the image; say"
             " output: sigmoid (verisal explain: --classifier_output=sigmoid) for a network with one logit"
         )
+
+
+def check_statistics(mean: Sequence[float], std: Sequence[float]) -> None:
+    """Raise unless images can be normalised by them.
+
+    Raises:
+        ConfigError: not three finite numbers each, or a deviation that is not positive.
+    """
+    if len(mean) != 3 or len(std) != 3 or not all(map(math.isfinite, [*mean, *std])) or min(std) <= 0:
+        raise ConfigError(f"mean and std must be three finite numbers, std positive; found {mean} and {std}")
 
 
 def _split(

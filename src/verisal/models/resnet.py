@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from verisal._numbers import check_range
+from verisal.errors import ConfigError
+
 __all__ = ["SmallResNet"]
 
 
@@ -72,6 +75,9 @@ class SmallResNet(nn.Module):
         widths: channels of the four stages.
         blocks: residual blocks per stage.
         folded: build without batch normalisation, for weights in which it is folded into the convolutions.
+
+    Raises:
+        ConfigError: values out of range.
     """
 
     stage_names = ("stage1", "stage2", "stage3", "stage4")
@@ -86,7 +92,8 @@ class SmallResNet(nn.Module):
     ) -> None:
         super().__init__()
         if len(widths) != len(self.stage_names):
-            raise ValueError(f"widths must name {len(self.stage_names)} stages, found {len(widths)}")
+            raise ConfigError(f"widths must name {len(self.stage_names)} stages, found {len(widths)}")
+        check_range(1, num_classes=num_classes, widths=widths, blocks=blocks)
         self.stem = nn.Sequential(*_conv(3, widths[0], 3, stride=2, folded=folded), nn.ReLU())
         self.num_classes, self.widths, self.blocks, self.folded = num_classes, tuple(widths), blocks, folded
         inputs = widths[0]

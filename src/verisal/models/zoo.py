@@ -11,6 +11,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
+from verisal._numbers import check_range
 from verisal.checkpoint import IMAGES_KEY, load_export, save_export
 from verisal.errors import CheckpointError, ConfigError
 from verisal.functional import logits_of, plain_network
@@ -21,7 +22,7 @@ from ._layout import evaluating, probe_image
 from ._libraries import Built, from_factory, from_timm, from_torchvision, from_transformers
 from ._stages import find_stages
 from ._weights import fit_weights, load_named
-from .classifier import Classifier
+from .classifier import Classifier, check_statistics
 from .imagenet import IMAGENET_CLASSIFIER, imagenet_classifier
 from .resnet import SmallResNet
 
@@ -78,8 +79,8 @@ class ClassifierSource:
         for name in ("class_names", "stages"):
             if (value := getattr(self, name)) is not None and not value:
                 raise ConfigError(f"{name} is empty; name them, or leave {name} out")
-        if self.image_size is not None and self.image_size < 1:
-            raise ConfigError(f"image_size must be at least 1 px, found {self.image_size}")
+        check_range(1, image_size=self.image_size)
+        check_statistics(self.mean or (0.5,) * 3, self.std or (0.25,) * 3)
 
     def load(self) -> Classifier:
         """A frozen classifier in eval mode.

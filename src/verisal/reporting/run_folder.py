@@ -15,6 +15,7 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import final
 
+from verisal._left_behind import left_behind
 from verisal.checkpoint import write_atomic
 from verisal.errors import ConfigError
 
@@ -126,7 +127,8 @@ def open_run_folder(path: Path, stage: str, *, fresh: bool) -> RunFolder:
     if record is not None and not fresh:
         return RunFolder(path, *record, continued=True)
     if record is None and path.is_dir():
-        strangers = sorted(item.name for item in path.iterdir() if item.name not in _KEPT)
+        names = [item.name for item in path.iterdir()]
+        strangers = sorted(name for name in names if name not in _KEPT and not left_behind(name))
         if strangers:
             raise ConfigError(
                 f"run folder {path} holds files of something else ({', '.join(strangers[:5])});"

@@ -10,6 +10,8 @@ from typing import Literal, final
 import torch
 from torch import Tensor
 
+from verisal._numbers import check_range
+
 from ._base import GateResult
 from ._gate_problem import GateProblem
 
@@ -29,6 +31,9 @@ class GateDescent:
         learning_rate: Adam's rate.
         keep: which iterate is returned; see :class:`HierarchicalMasks`.
         gate_max: upper bound of gates, or None.
+
+    Raises:
+        ConfigError: values out of range.
     """
 
     reg_weight: float
@@ -36,6 +41,10 @@ class GateDescent:
     learning_rate: float
     keep: Keep = "best"
     gate_max: float | None = None
+
+    def __post_init__(self) -> None:
+        check_range(0, reg_weight=self.reg_weight, steps=self.steps)
+        check_range(0, above=True, learning_rate=self.learning_rate, gate_max=self.gate_max)
 
     def run(self, problem: GateProblem, start: Sequence[Tensor] | None = None) -> GateResult:
         """The kept iterate of every image.

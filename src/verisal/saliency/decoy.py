@@ -18,6 +18,7 @@ from typing import ClassVar, Literal, final
 import torch
 from torch import Tensor, nn
 
+from verisal._numbers import check_range
 from verisal.errors import ConfigError
 from verisal.functional import (
     PatchLattice,
@@ -174,16 +175,14 @@ class Decoy(Saliency):
             rounds=self.rounds,
             chunk_size=self.chunk_size,
         )
-        positive = {
-            "epsilon": self.epsilon,
-            "learning_rate": self.learning_rate,
-            "multiplier": self.multiplier,
-        }
-        for name, value in positive.items():
-            if not value > 0:
-                raise ConfigError(f"{name} must be positive, found {value}")
-        if not self.factor >= 1:
-            raise ConfigError(f"factor must be at least 1, found {self.factor}")
+        check_range(
+            0,
+            above=True,
+            epsilon=self.epsilon,
+            learning_rate=self.learning_rate,
+            multiplier=self.multiplier,
+        )
+        check_range(1, factor=self.factor)
         if self.max_deviation is not None and not 0 < self.max_deviation <= 1:
             raise ConfigError(
                 f"max_deviation is in [0, 1] pixel units and must lie in (0, 1], found {self.max_deviation};"

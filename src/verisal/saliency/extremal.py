@@ -14,6 +14,7 @@ from typing import ClassVar, Literal, final, get_args
 import torch
 from torch import Tensor
 
+from verisal._numbers import check_range
 from verisal.errors import ConfigError
 from verisal.functional import (
     Baseline,
@@ -101,22 +102,16 @@ class ExtremalPerturbation(Saliency):
             )
         if self.variant not in get_args(Variant):
             raise ConfigError(f"variant must be one of {get_args(Variant)}, found {self.variant!r}")
-        if min(self.steps, self.chunk_size, self.grid_step) < 1 or self.pyramid_levels < 2:
-            raise ConfigError(
-                "steps, chunk_size and grid_step must be at least 1, pyramid_levels at least 2; found"
-                f" steps={self.steps}, chunk_size={self.chunk_size}, grid_step={self.grid_step},"
-                f" pyramid_levels={self.pyramid_levels}"
-            )
-        if min(self.learning_rate, self.area_growth, self.sigma) <= 0:
-            raise ConfigError(
-                "learning_rate, area_growth and sigma must be positive; found"
-                f" learning_rate={self.learning_rate}, area_growth={self.area_growth}, sigma={self.sigma}"
-            )
-        if min(self.area_weight, self.pyramid_sigma) < 0:
-            raise ConfigError(
-                "area_weight and pyramid_sigma must not be negative; found"
-                f" area_weight={self.area_weight}, pyramid_sigma={self.pyramid_sigma}"
-            )
+        check_range(1, steps=self.steps, chunk_size=self.chunk_size, grid_step=self.grid_step)
+        check_range(2, pyramid_levels=self.pyramid_levels)
+        check_range(
+            0,
+            above=True,
+            learning_rate=self.learning_rate,
+            area_growth=self.area_growth,
+            sigma=self.sigma,
+        )
+        check_range(0, area_weight=self.area_weight, pyramid_sigma=self.pyramid_sigma)
 
     def __call__(
         self, classifier: Callable[[Tensor], Tensor], images: Tensor, query_class: Tensor

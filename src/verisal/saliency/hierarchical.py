@@ -17,6 +17,7 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor
 
+from verisal._numbers import check_range
 from verisal.errors import ConfigError
 from verisal.functional import Fusion, GatePenalty, gradient_scope, images_at_once
 from verisal.types import SaliencyResult, StagedClassifier, check_query_class
@@ -89,14 +90,9 @@ class HierarchicalMasks(GateMethod):
     needs_module: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.learning_rate <= 0 or self.reg_weight < 0 or self.chunk_size < 1:
-            raise ConfigError(
-                "steps and chunk_size must be at least 1, learning_rate positive, reg_weight not negative;"
-                f" found steps={self.steps}, chunk_size={self.chunk_size},"
-                f" learning_rate={self.learning_rate}, reg_weight={self.reg_weight}"
-            )
-        if self.smoothing < 0:
-            raise ConfigError(f"smoothing must not be negative, found {self.smoothing}")
+        check_range(1, steps=self.steps, chunk_size=self.chunk_size)
+        check_range(0, above=True, learning_rate=self.learning_rate, gate_max=self.gate_max)
+        check_range(0, reg_weight=self.reg_weight, smoothing=self.smoothing)
         if self.steps * self.learning_rate < 1 - 1e-9:
             raise ConfigError(
                 f"steps * learning_rate is {self.steps * self.learning_rate:.3g}; a gate falls by at most the"

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor
 
+from verisal._numbers import check_range
 from verisal.checkpoint import CARD_KEY, load_checkpoint, load_export, save_export, state_hash
 from verisal.errors import CheckpointError, ConfigError
 from verisal.functional import (
@@ -110,11 +111,9 @@ class LearnedMask(GateMethod):
     needs_module: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.steps < 0 or self.learning_rate <= 0 or self.chunk_size < 1:
-            raise ConfigError(
-                "steps must not be negative, learning_rate positive and chunk_size at least 1; found"
-                f" steps={self.steps}, learning_rate={self.learning_rate}, chunk_size={self.chunk_size}"
-            )
+        check_range(0, steps=self.steps, smoothing=self.smoothing)
+        check_range(0, above=True, learning_rate=self.learning_rate)
+        check_range(1, chunk_size=self.chunk_size)
 
     @cached_property
     def _loaded(self) -> tuple[MaskNetwork, MaskCard]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from verisal._numbers import check_range
 from verisal.errors import ConfigError
 
 __all__ = ["MaskNetwork"]
@@ -46,11 +47,10 @@ class MaskNetwork(nn.Module):
 
     def __init__(self, channels: Sequence[int], num_classes: int, *, width_ratio: float = 1.0) -> None:
         super().__init__()
-        if not channels or width_ratio <= 0:
-            raise ConfigError(
-                f"a mask network needs at least one stage and a positive width_ratio, found channels"
-                f" {list(channels)} and width_ratio {width_ratio}"
-            )
+        if not channels:
+            raise ConfigError("a mask network needs at least one stage, found no channels")
+        check_range(1, channels=channels, num_classes=num_classes)
+        check_range(0, above=True, width_ratio=width_ratio)
         self.channels, self.num_classes, self.width_ratio = tuple(channels), num_classes, width_ratio
         shares = [width_ratio / 2, *[width_ratio] * (len(channels) - 1)]
         widths = [max(4, round(count * share)) for count, share in zip(channels, shares, strict=True)]

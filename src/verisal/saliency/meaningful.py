@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from verisal._numbers import check_range
 from verisal.errors import ConfigError
 from verisal.functional import (
     Baseline,
@@ -82,18 +83,16 @@ class MeaningfulPerturbation(Saliency):
     needs_module: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.chunk_size < 1 or self.mask_scale < 1 or self.learning_rate <= 0:
-            raise ConfigError(
-                "steps, chunk_size and mask_scale must be at least 1 and learning_rate positive; found"
-                f" steps={self.steps}, chunk_size={self.chunk_size}, mask_scale={self.mask_scale},"
-                f" learning_rate={self.learning_rate}"
-            )
-        if min(self.l1_weight, self.tv_weight, self.mask_sigma, self.jitter) < 0 or self.tv_power < 1:
-            raise ConfigError(
-                "l1_weight, tv_weight, mask_sigma and jitter must not be negative, tv_power at least 1; found"
-                f" l1_weight={self.l1_weight}, tv_weight={self.tv_weight}, mask_sigma={self.mask_sigma},"
-                f" jitter={self.jitter}, tv_power={self.tv_power}"
-            )
+        check_range(1, steps=self.steps, chunk_size=self.chunk_size, mask_scale=self.mask_scale)
+        check_range(0, above=True, learning_rate=self.learning_rate)
+        check_range(
+            0,
+            l1_weight=self.l1_weight,
+            tv_weight=self.tv_weight,
+            mask_sigma=self.mask_sigma,
+            jitter=self.jitter,
+        )
+        check_range(1, tv_power=self.tv_power)
 
     def __call__(
         self, classifier: Callable[[Tensor], Tensor], images: Tensor, query_class: Tensor

@@ -63,6 +63,8 @@ class Occlusion(Saliency):
     needs_module: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        if not isinstance(self.window, int) and len(self.window) != 2:
+            raise ConfigError(f"window must be a side or (height, width) in pixels, found {self.window}")
         height, width = self._window
         if height < 1 or width < 1:
             raise ConfigError(

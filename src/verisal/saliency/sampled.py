@@ -114,7 +114,7 @@ class VarGrad(GradientMethod):
 
 def _check_noise(method: SmoothGrad | VarGrad) -> None:
     check_counts(samples=method.samples, chunk_size=method.chunk_size)
-    if not method.noise >= 0:
+    if not 0 <= method.noise < torch.inf:
         raise ConfigError(
             f"noise is a share of the image's range and must not be negative, found {method.noise}"
         )

@@ -10,6 +10,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from verisal._numbers import check_range
 from verisal.errors import ConfigError
 from verisal.functional import bootstrap_mean, kendall_tau_b, ranking_agreement
 from verisal.types import Evaluation, Score
@@ -115,8 +116,8 @@ class BaselineChoice(Study):
         setting: Mapping[str, str] | None = None,
         commands: Sequence[str] = ("verisal validate --config configs/study/baseline_choice.yaml",),
     ) -> None:
-        if gain <= 0 or largest < 1:
-            raise ConfigError(f"gain must be positive and largest at least 1, found {gain} and {largest}")
+        check_range(0, above=True, gain=gain)
+        check_range(1, largest=largest)
         self.gain, self.largest = gain, largest
         self.setting, self.commands = dict(setting or {}), tuple(commands)
 

@@ -9,6 +9,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from verisal._numbers import check_range
 from verisal.attacks import AdaptivePGD, Defence, FeatureMatching
 from verisal.data import DetectorFeatures
 from verisal.detectors import Detector
@@ -56,8 +57,11 @@ class AdaptiveSuite:
     matching: bool = True
 
     def __post_init__(self) -> None:
-        if not self.eps or min(self.eps) <= 0:
-            raise ConfigError(f"an adaptive suite needs radii above 0, found {list(self.eps)}")
+        if not self.eps:
+            raise ConfigError("an adaptive suite needs radii above 0, found no eps")
+        check_range(0, above=True, eps=self.eps)
+        check_range(1, steps=self.steps, restarts=self.restarts)
+        check_range(0, weights=self.weights)
 
     def attacks(self, eps: float) -> dict[str, AdaptivePGD]:
         """Name to attack, of one radius."""

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from verisal.errors import DataError
+from verisal._numbers import check_range
+from verisal.errors import ConfigError, DataError
 from verisal.metrics import ImageTable
 from verisal.models import Classifier, SmallResNet
 from verisal.types import Batch
@@ -31,6 +32,9 @@ class ClassifierTask(L.LightningModule):
         weight_decay: of AdamW.
         label_smoothing: share of the target spread over all classes.
         max_shift: training images are moved by up to this many pixels, with reflected borders.
+
+    Raises:
+        ConfigError: values out of range.
     """
 
     task_name = "classifier"
@@ -47,6 +51,9 @@ class ClassifierTask(L.LightningModule):
         max_shift: int = 4,
     ) -> None:
         super().__init__()
+        check_range(1, widths=widths, blocks=blocks)
+        check_range(0, learning_rate=learning_rate, weight_decay=weight_decay, max_shift=max_shift)
+        check_range(0, 1, label_smoothing=label_smoothing)
         self.save_hyperparameters(logger=False)
         self.widths, self.blocks = widths, blocks
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
@@ -59,6 +66,10 @@ class ClassifierTask(L.LightningModule):
         if self.classifier is not None:
             return
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if self.max_shift >= data.image_size:
+            raise ConfigError(
+                f"max_shift must be less than the images' {data.image_size} px, found {self.max_shift}"
+            )
         network = SmallResNet(len(data.class_names), widths=self.widths, blocks=self.blocks)
         self.classifier = Classifier(
             network, network.stage_names, class_names=data.class_names, image_size=data.image_size

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from verisal._numbers import check_range
 from verisal.data import DetectorData, DetectorFeatures, GroupTable
 from verisal.detectors import AttributionCNN, MaxSoftmax
 from verisal.errors import ConfigError
@@ -62,7 +63,7 @@ class DetectorTask(L.LightningModule):
         seed: of the networks' first weights and of the bootstrap.
 
     Raises:
-        ConfigError: a head that is not among the rows, no member, or an unknown statistic.
+        ConfigError: a head that is not among the rows, an unknown statistic, or values out of range.
     """
 
     task_name = "detector"
@@ -85,11 +86,14 @@ class DetectorTask(L.LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        check_range(1, members=members, grid=grid, width=width)
+        check_range(0, learning_rate=learning_rate, weight_decay=weight_decay, resamples=resamples, seed=seed)
+        check_range(0, 1, dropout=dropout)
         known = bool(statistics) and set(statistics) <= set(CHANNEL_STATISTICS)
-        if head not in rows or members < 1 or not known or len(set(rows)) != len(rows):
+        if head not in rows or not known or len(set(rows)) != len(rows):
             raise ConfigError(
-                f"head must be one of the rows, rows must differ, members be at least 1 and statistics some"
-                f" of {list(CHANNEL_STATISTICS)}; found head={head!r}, rows={list(rows)}, members={members},"
+                f"head must be one of the rows, rows must differ and statistics be some of"
+                f" {list(CHANNEL_STATISTICS)}; found head={head!r}, rows={list(rows)},"
                 f" statistics={list(statistics)}"
             )
         self.save_hyperparameters(logger=False)

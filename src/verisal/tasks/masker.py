@@ -10,6 +10,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from verisal._numbers import check_range
 from verisal.errors import ConfigError
 from verisal.functional import GatePenalty, derive_seed, frozen, gradient_scope, require_softmax
 from verisal.metrics import ImageRows, ImageTable
@@ -103,17 +104,15 @@ class MaskerTask(L.LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if reg_weight <= 0 or not 0 < reg_start <= 1 or not 0 <= reg_ramp <= 1 or distil_weight < 0:
-            raise ConfigError(
-                "reg_weight must be positive, reg_start in (0, 1], reg_ramp in [0, 1] and distil_weight not"
-                f" negative; found reg_weight={reg_weight}, reg_start={reg_start}, reg_ramp={reg_ramp},"
-                f" distil_weight={distil_weight}"
-            )
-        if compare_images < 1 or min(refine_steps, default=1) < 1 or not optimised_steps:
-            raise ConfigError(
-                "compare_images and every one of refine_steps must be at least 1, optimised_steps not empty;"
-                f" found {compare_images}, {list(refine_steps)} and {list(optimised_steps)}"
-            )
+        check_range(0, above=True, reg_weight=reg_weight, width_ratio=width_ratio)
+        check_range(0, 1, above=True, reg_start=reg_start)
+        check_range(0, 1, reg_ramp=reg_ramp)
+        check_range(0, distil_weight=distil_weight, optimised_reg_weight=optimised_reg_weight)
+        check_range(0, learning_rate=learning_rate, weight_decay=weight_decay, resamples=resamples, seed=seed)
+        check_range(1, compare_images=compare_images, distil_images=distil_images)
+        check_range(1, refine_steps=refine_steps, optimised_steps=optimised_steps)
+        if not optimised_steps:
+            raise ConfigError("optimised_steps must not be empty: the predicted masks are compared with them")
         self.save_hyperparameters(logger=False)
         self.source, self.objective, self.reg_weight, self.penalty = (
             classifier,

@@ -14,6 +14,7 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
+from verisal._numbers import check_range
 from verisal.attacks import AdaptivePGD
 from verisal.data import FeatureStore, GroupTable, Processes, TransferData
 from verisal.detectors import Detector
@@ -102,11 +103,10 @@ class TransferTask(L.LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if head not in detectors or seeds < 1:
-            raise ConfigError(
-                f"head must be one of the detectors {sorted(detectors)} and seeds at least 1; found"
-                f" head={head!r}, seeds={seeds}"
-            )
+        check_range(1, seeds=seeds, adaptive_images=adaptive_images, hardened_images=hardened_images)
+        check_range(0, resamples=resamples, seed=seed)
+        if head not in detectors:
+            raise ConfigError(f"head must be one of the detectors {sorted(detectors)}, found {head!r}")
         if wrong := [row for row in detectors if not re.fullmatch(r"[\w.-]+", row)]:
             raise ConfigError(
                 f"rows are parts of file and metric names: letters, digits, '.', '_' or '-'; found {wrong}"
