@@ -64,7 +64,10 @@ def test_width_follows_the_stages_and_the_first_is_half():
 
 @pytest.mark.parametrize(
     ("settings", "words"),
-    [({"channels": ()}, "at least one stage"), ({"width_ratio": 0.0}, "width_ratio must be positive, found 0.0")],
+    [
+        ({"channels": ()}, "at least one stage"),
+        ({"width_ratio": 0.0}, "width_ratio must be positive, found 0.0"),
+    ],
 )
 def test_settings_out_of_range_are_refused(settings, words):
     with pytest.raises(ConfigError, match=words):

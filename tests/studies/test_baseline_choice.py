@@ -87,5 +87,7 @@ def test_a_single_baseline_is_no_set_of_several():
 
 @pytest.mark.parametrize("settings", [{"gain": 0.0}, {"largest": 0}])
 def test_settings_out_of_range_are_refused(settings):
-    with pytest.raises(ConfigError, match=r"gain must be positive, found 0.0|largest must be at least 1, found 0"):
+    with pytest.raises(
+        ConfigError, match=r"gain must be positive, found 0.0|largest must be at least 1, found 0"
+    ):
         BaselineChoice(**settings)
