@@ -540,3 +540,22 @@ def test_an_empty_polygon_is_no_mask(tmp_path):
     images = coco_with(tmp_path, change)
     assert not told(images)
     assert images.listing().records[0].objects[0].mask is None
+
+
+def test_boxes_that_are_corners_are_not_read_as_width_and_height(tmp_path):
+    def boxes_of(*values):
+        def change(content):
+            entry = content["annotations"][0]
+            content["annotations"] = [
+                {**entry, "id": n, "bbox": box, "segmentation": []} for n, box in values
+            ]
+
+        return change
+
+    corners = coco_with(tmp_path / "a", boxes_of((1, [2, 3, 20, 20]), (2, [30, 5, 39, 28])))
+    ((place, words),) = told(corners)
+    assert place == Path(corners.annotations).name
+    assert "boxes seem to be left, top, right and bottom, as that of annotation 1 reaches outside" in words
+    # One that cannot be corners says that the others are none, and what reaches outside is cut off.
+    assert not told(coco_with(tmp_path / "b", boxes_of((1, [30, 5, 39, 28]), (2, [20, 3, 9, 9]))))
+    assert not told(coco_with(tmp_path / "c", boxes_of((1, [2, 3, 20, 20]), (2, [3, 5, 39, 27]))))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
@@ -135,7 +135,7 @@ class _Reader:
     """Reads the lists of one file."""
 
     def __init__(self, path: Path, names: NameIndex, found: Annotations) -> None:
-        self._names, self._found = names, found
+        self._path, self._names, self._found = path, names, found
         self._image_ids = _Ids(path, "image", found)
         self._category_ids = _Ids(path, "category", found)
         self._annotation_ids = _Ids(path, "annotation", found)
@@ -143,6 +143,8 @@ class _Reader:
         self._categories: dict[int | str, _Category] = {}
         # Name of a class to the categories of that name that occur.
         self._used: dict[str, set[int | str]] = {}
+        # Whether every box could as well be two corners, and the first that then fits its image only so.
+        self._corners, self._fits_as_corners = True, ""
 
     def read(self, images: list[Any], annotations: list[Any], categories: list[Any]) -> None:
         owners: dict[str, tuple[int, int | str]] = {}
@@ -156,6 +158,12 @@ class _Reader:
         for number, entry in enumerate(annotations):
             self._read_annotation(number, entry)
         self._compare_names()
+        if self._corners and self._fits_as_corners:
+            words = (
+                f"boxes seem to be left, top, right and bottom, as that of {self._fits_as_corners} reaches outside"
+                " its image otherwise; expected left, top, width and height"
+            )
+            self._found.problems.append(Problem(str(self._path), words))
 
     def _read_image(self, number: int, entry: object, owners: dict[str, tuple[int, int | str]]) -> None:
         key: int | str | None = None
@@ -236,9 +244,19 @@ class _Reader:
         except DataError as error:
             raise DataError(f"cannot be read: {error}") from None
         left, top, wide, high = box
+        self._look_for_corners(number, box, image.size)
         record = ObjectRecord(place, category, (left, top, left + wide, top + high), mask, difficult)
         self._found.add(image.image_id, record, written=(left, top, wide, high))
         self._used.setdefault(category, set()).add(of_category)
+
+    def _look_for_corners(self, number: int, box: Sequence[float], size: tuple[int, int]) -> None:
+        """Boxes of other formats reach outside now and then, which alone would be cut off."""
+        left, top, right, bottom = box
+        # Rounding may put a box a pixel over each side.
+        width, height = size[0] + 2, size[1] + 2
+        self._corners &= left < right <= width and top < bottom <= height
+        if self._corners and (left + right > width or top + bottom > height):
+            self._fits_as_corners = self._fits_as_corners or f"annotation {number}"
 
     def _compare_names(self) -> None:
         """Two categories of one name that both occur may be two classes, and no one can tell."""
