@@ -257,3 +257,13 @@ def test_annotations_that_leave_out_the_rotation_are_refused(tmp_path):
         DataError, match="is 30 x 40 pixels as displayed, its annotations say 40 x 30; they seem"
     ):
         samples(PascalVOC(root=root))
+
+
+def test_an_image_beside_the_classes_of_imagenette_is_a_problem_not_a_class(tmp_path):
+    root = make_imagenette(tmp_path)
+    write_image(tmp_path / "imagenette2-320" / "val" / "loose.JPEG")
+    (problem,) = Imagenette(root=root).listing().problems
+    assert (problem.image_id, problem.words) == ("loose.JPEG", "lies in no class folder")
+    splits = ImageSplits(images=Imagenette(root=root), ratios=(1, 0, 0))
+    with pytest.raises(DataError, match=r"loose\.JPEG: lies in no class folder"):
+        AnnotatedImages(splits, "fit", classifier=classifier_of(("n01440764", "n03888257")))

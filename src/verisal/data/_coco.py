@@ -160,8 +160,8 @@ class _Reader:
         self._compare_names()
         if self._corners and self._fits_as_corners:
             words = (
-                f"boxes seem to be left, top, right and bottom, as that of {self._fits_as_corners} reaches outside"
-                " its image otherwise; expected left, top, width and height"
+                "boxes seem to be left, top, right and bottom, as that of "
+                f"{self._fits_as_corners} reaches outside its image if not; expected left, top, width, height"
             )
             self._found.problems.append(Problem(str(self._path), words))
 

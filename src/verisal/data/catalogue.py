@@ -199,8 +199,15 @@ class Imagenette(ImageSet):
             )
         files = find_images(root)
         paths = {image_id_of(path, root): path for path in files.paths}
-        labels: dict[str, str | None] = {name: name.partition("/")[0] for name in paths}
+        labels: dict[str, str | None] = {
+            name: name.rpartition("/")[0].partition("/")[0] or None for name in paths
+        }
         found = Annotations(class_names=[path.name for path in subfolders(root)])
+        found.problems += [
+            Problem(str(paths[name]), "lies in no class folder", name)
+            for name, label in labels.items()
+            if label is None
+        ]
         return _listing(paths, labels, found, files.left_out)
 
 
