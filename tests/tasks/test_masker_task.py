@@ -3,12 +3,14 @@
 import copy
 import csv
 import json
+import shutil
 
 import pytest
 import torch
 import yaml
 from lightning import Trainer, seed_everything
 
+from verisal.callbacks import LastCheckpoint
 from verisal.checkpoint import load_checkpoint
 from verisal.cli import main
 from verisal.data import SceneData
@@ -168,3 +170,32 @@ def test_command_trains_tests_and_gives_a_usable_method(tmp_path, monkeypatch, c
     saliency = method(load_classifier("emoji_scenes_64"), batch.images, query).saliency
     assert saliency.shape == (12, 1, 64, 64)
     capsys.readouterr()
+
+
+def test_a_resumed_run_is_taught_with_the_same_gates(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = {"train_count": 8, "val_count": 4, "test_count": 4, "batch_size": 4, "num_workers": 0}
+    task = {"optimised_steps": [20], "refine_steps": [], "compare_images": 1, "distil_weight": 3.0}
+    config = {
+        "model": {"class_path": "MaskerTask", "init_args": task | {"distil_images": 6}},
+        "data": {"class_path": "SceneData", "init_args": data},
+        "trainer": {"max_epochs": 2, "accelerator": "cpu"},
+        "wandb": {"mode": "disabled"},
+        "test_after_fit": False,
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    save, states = LastCheckpoint._save, []
+
+    def kept(callback, trainer):
+        save(callback, trainer)
+        states.append(tmp_path / f"{len(states)}.ckpt")
+        shutil.copy(callback.path, states[-1])
+
+    monkeypatch.setattr(LastCheckpoint, "_save", kept)
+    assert main(["fit", "--config=config.yaml", "--run_dir=whole"]) == 0
+    # States: the start, the second epoch's start, the end.
+    assert main(["fit", "--config=config.yaml", "--run_dir=half", f"--resume={states[1]}"]) == 0
+    one, two = (load_checkpoint(tmp_path / name / "checkpoints/last.ckpt") for name in ("whole", "half"))
+    assert sum(len(names) for part in one["lessons"] for names, _ in part) == 6
+    assert one["lessons"] == two["lessons"]
+    assert all(value.equal(two["state_dict"][name]) for name, value in one["state_dict"].items())

@@ -12,7 +12,14 @@ from torch import Tensor
 
 from verisal._numbers import check_range
 from verisal.errors import ConfigError
-from verisal.functional import GatePenalty, derive_seed, frozen, gradient_scope, require_softmax
+from verisal.functional import (
+    GatePenalty,
+    derive_seed,
+    frozen,
+    gradient_scope,
+    require_softmax,
+    rng_preserved,
+)
 from verisal.metrics import ImageRows, ImageTable
 from verisal.models import Classifier, load_classifier
 from verisal.saliency import (
@@ -25,6 +32,7 @@ from verisal.saliency import (
 )
 from verisal.types import Batch, Evaluation, StageOutputs
 
+from ._lessons import Group, Lessons, batches_of
 from ._masker_report import (
     COLUMNS,
     build_evaluation,
@@ -136,7 +144,7 @@ class MaskerTask(L.LightningModule):
         self._known: dict[str, Tensor] = {}
         self._seen = 0
         self._timings: dict[str, float] = {}
-        self._targets: dict[str, tuple[int, list[Tensor]]] = {}
+        self._targets, self._made = Lessons(), list[list[Group]]()
 
     @property
     def classifier(self) -> Classifier:
@@ -254,12 +262,7 @@ class MaskerTask(L.LightningModule):
         room = share_of(self, self.distil_images) - len(self._targets)
         new = [row for row, name in enumerate(batch.image_ids) if name not in self._targets][: max(0, room)]
         if new:
-            part = batch.rows(new)
-            asked = query[torch.tensor(new, device=query.device)]
-            method = self._optimised(self.optimised_steps[0])
-            found = method.gates(self.classifier, part.images, asked)
-            for row, name in enumerate(part.image_ids):
-                self._targets[name] = (int(asked[row]), [gate[row].half() for gate in found])
+            self._learn(batch.rows(new), query[torch.tensor(new, device=query.device)])
         taught = []
         for row, name in enumerate(batch.image_ids):
             if name in self._targets:
@@ -267,6 +270,29 @@ class MaskerTask(L.LightningModule):
                 query[row] = known
                 taught.append((row, gates))
         return taught
+
+    def _learn(self, part: Batch, asked: Tensor) -> None:
+        method = self._optimised(self.optimised_steps[0])
+        found = method.gates(self.classifier, part.images, asked)
+        self._targets.add(part.image_ids, asked.tolist(), found)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Say which images have optimised gates, so that a resumed run has the same ones."""
+        if self.distil_weight:
+            checkpoint["lessons"] = self._targets.groups()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Note what is to be made again when training starts."""
+        self._made = checkpoint.get("lessons", [])
+
+    def on_train_start(self) -> None:
+        """Make the optimised gates of a resumed run again."""
+        made, self._made = self._made, []
+        own = [group for part in made[self.trainer.global_rank :: self.trainer.world_size] for group in part]
+        if own and self.distil_weight:
+            with rng_preserved(self.device), frozen(self.classifier):
+                for part, classes in batches_of(own, self.trainer.train_dataloader):
+                    self._learn(part.to(self.device), classes.to(self.device))
 
     def _drawn_queries(self, logits: Tensor) -> Tensor:
         """``(B,)``: a class per image, by its rank."""
