@@ -26,7 +26,7 @@ from verisal.detectors import (
     SoftmaxEntropy,
     Vote,
 )
-from verisal.functional import gate_map
+from verisal.functional import gate_map, staged_network
 from verisal.models import Classifier
 from verisal.types import Measurement, StagedClassifier
 
@@ -65,7 +65,7 @@ class ToyGates:
     def gates(self, classifier: StagedClassifier, images: Tensor, query_class: Tensor) -> tuple[Tensor, ...]:
         assert len(query_class) == len(images)
         with torch.no_grad():
-            activations = classifier.stage_outputs(images.clone()).activations
+            activations = staged_network(classifier, "a toy").stage_outputs(images.clone()).activations
         return tuple((a / (a.mean(dim=(1, 2, 3), keepdim=True) + 1e-3)) ** self.power for a in activations)
 
 

@@ -75,6 +75,20 @@ def test_an_image_without_logits_is_not_measured(case):
 
 
 @EVERY
+def test_a_function_is_measured_or_refused_and_a_wrapped_classifier_is_seen_through(case):
+    classifier, images = toy_classifier(), toy_images(2)
+    measurement = case.make().measurement
+    expected = measurement(classifier, images)
+    wrapped = measurement(torch.nn.DataParallel(classifier), images)
+    assert all(wrapped[name].equal(tensor) for name, tensor in expected.items())
+    if any(kind in name for name in expected for kind in ("pooled/", "gates/", "masks/")):
+        with pytest.raises(ConfigError, match=r"reads or gates stages and needs verisal\.models\.Classifier"):
+            measurement(classifier.forward, images)
+    else:
+        torch.testing.assert_close(measurement(classifier.forward, images), expected)
+
+
+@EVERY
 def test_one_that_learns_says_so_when_it_was_not_fitted(case):
     if case.learns:
         with pytest.raises(ConfigError, match="fit"):

@@ -19,6 +19,7 @@ from verisal.functional import (
     log_odds,
     shift_one_pixel,
     softmax_distance,
+    staged_network,
 )
 from verisal.saliency import GateFunction, GateMethod
 from verisal.types import Measurement, StagedClassifier, StageOutputs, check_images
@@ -131,6 +132,7 @@ class DetectorFeatures(Measurement):
         """Features of one batch of images ``(B, 3, H, W)`` in [0, 1]."""
         check_images(images)
         parts = []
+        classifier = staged_network(classifier, type(self).__name__)
         with frozen(classifier), gradient_scope(images.device.type):
             for some in torch.split(images, images_at_once(_CHUNK, images)):
                 leaf = some.detach().clone(memory_format=torch.channels_last).requires_grad_()
@@ -163,6 +165,7 @@ class DetectorFeatures(Measurement):
         """
         check_images(images.detach())
         graph = images.requires_grad
+        classifier = staged_network(classifier, type(self).__name__)
         with frozen(classifier), gradient_scope(images.device.type):
             # A copy, so that gradients by the image are taken in the layout that the classifier is fast in.
             seen = images.clone(memory_format=torch.channels_last).requires_grad_()

@@ -8,7 +8,7 @@ from typing import Any, Protocol, final, runtime_checkable
 import torch
 from torch import Tensor
 
-from verisal.functional import ask, frozen, gradient_scope, settings_of
+from verisal.functional import ask, frozen, gradient_scope, settings_of, staged_network
 from verisal.types import Measurement, SaliencyResult, StagedClassifier, check_images
 
 __all__ = ["ChannelGates", "Explains", "FindsGates", "SalientPixels"]
@@ -61,13 +61,14 @@ class ChannelGates(Measurement):
     def __call__(self, classifier: StagedClassifier, images: Tensor) -> dict[str, Tensor]:
         """Gates of images ``(B, 3, H, W)`` in [0, 1] for the class that is predicted on each."""
         check_images(images)
-        with frozen(classifier), gradient_scope(images.device.type), torch.no_grad():
-            outputs = classifier.stage_outputs(images.clone())
+        network = staged_network(classifier, f"the measurement {type(self).__name__}")
+        with frozen(network), gradient_scope(images.device.type), torch.no_grad():
+            outputs = network.stage_outputs(images.clone())
         if len(images) == 0:
             # Nothing to explain; the activations have the shapes of the gates.
             gates = outputs.activations
         else:
-            gates = self.saliency.gates(classifier, images, outputs.logits.argmax(dim=1))
+            gates = self.saliency.gates(network, images, outputs.logits.argmax(dim=1))
         return {f"gates/{number}": gate.mean(dim=(2, 3)) for number, gate in enumerate(gates, start=1)}
 
 

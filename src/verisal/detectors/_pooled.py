@@ -9,7 +9,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from verisal.functional import frozen, gradient_scope, settings_of
+from verisal.functional import frozen, gradient_scope, settings_of, staged_network
 from verisal.types import Measurement, StagedClassifier, check_images
 
 __all__ = ["PooledActivations", "pooled_stages"]
@@ -31,8 +31,9 @@ class PooledActivations(Measurement):
     def __call__(self, classifier: StagedClassifier, images: Tensor) -> dict[str, Tensor]:
         """Logits and vectors of images ``(B, 3, H, W)`` in [0, 1]."""
         check_images(images)
-        with frozen(classifier), gradient_scope(images.device.type), torch.no_grad():
-            outputs = classifier.stage_outputs(images.clone())
+        network = staged_network(classifier, f"the measurement {type(self).__name__}")
+        with frozen(network), gradient_scope(images.device.type), torch.no_grad():
+            outputs = network.stage_outputs(images.clone())
         pooled = {
             f"pooled/{number}": activation.mean(dim=(2, 3))
             for number, activation in enumerate(outputs.activations, start=1)

@@ -54,6 +54,7 @@ from ._masks import stack_layers as stack_layers
 from ._networks import channels_last as channels_last
 from ._networks import check_hookable as check_hookable
 from ._networks import plain_network as plain_network
+from ._networks import staged_network as staged_network
 from ._networks import uncompiled as uncompiled
 from ._neutrality import Neutrality as Neutrality
 from ._neutrality import is_neutral as is_neutral
@@ -408,6 +409,7 @@ __all__ = [
     "squares_of",
     "ssim",
     "stack_layers",
+    "staged_network",
     "strongest",
     "swap_shares",
     "target_side",

@@ -11,8 +11,9 @@ from torch import fx, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from verisal.errors import ConfigError
+from verisal.types import StagedClassifier
 
-__all__ = ["channels_last", "check_hookable", "plain_network", "uncompiled"]
+__all__ = ["channels_last", "check_hookable", "plain_network", "staged_network", "uncompiled"]
 
 
 def plain_network(network: nn.Module) -> nn.Module:
@@ -26,6 +27,22 @@ def plain_network(network: nn.Module) -> nn.Module:
             network = network._orig_mod
         else:
             return network
+
+
+def staged_network(classifier: object, who: str) -> StagedClassifier:
+    """The classifier as one with stages, outside of the wrappers of torch, or a clear refusal.
+
+    Raises:
+        ConfigError: it is not an ``nn.Module`` with stages.
+    """
+    if isinstance(classifier, nn.Module):
+        classifier = plain_network(classifier)
+    if not isinstance(classifier, nn.Module) or not isinstance(classifier, StagedClassifier):
+        raise ConfigError(
+            f"{who} reads or gates stages and needs verisal.models.Classifier,"
+            f" found {type(classifier).__name__}; wrap the network: Classifier(network, stages=[...], ...)"
+        )
+    return classifier
 
 
 def channels_last(shape: Sequence[int], size: tuple[int, int]) -> bool:

@@ -30,11 +30,16 @@ def gradient_scope(device_type: str = "cpu") -> Iterator[None]:
 
 
 @contextmanager
-def frozen(module: nn.Module | StagedClassifier) -> Iterator[None]:
+def frozen(module: object) -> Iterator[None]:
     """Eval mode and no parameter gradients inside; every module's mode and flag as before afterwards.
+
+    A function has neither, and stays as it is.
 
     Modes are kept per sub-module, not only for the root, and are restored on exceptions too.
     """
+    if not isinstance(module, (nn.Module, StagedClassifier)):
+        yield
+        return
     modes = [(child, child.training) for child in module.modules()]
     flags = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
     try:

@@ -10,13 +10,13 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
-from verisal.errors import ConfigError, DataError
+from verisal.errors import DataError
 from verisal.functional import (
     frozen,
     gradient_scope,
-    plain_network,
     probabilities,
     rng_preserved,
+    staged_network,
 )
 from verisal.types import OutputKind, SaliencyResult, StagedClassifier, check_images, check_query_class
 
@@ -125,14 +125,7 @@ def staged(classifier: object, images: Tensor, method: str) -> StagedClassifier:
         DataError: no image, or images that are not ``(B, 3, H, W)`` float32 in [0, 1].
     """
     check_some_images(images)
-    if isinstance(classifier, nn.Module):
-        classifier = plain_network(classifier)
-    if not isinstance(classifier, nn.Module) or not isinstance(classifier, StagedClassifier):
-        raise ConfigError(
-            f"{method} reads or gates stages and needs verisal.models.Classifier,"
-            f" found {type(classifier).__name__}; wrap the network: Classifier(network, stages=[...], ...)"
-        )
-    return classifier
+    return staged_network(classifier, method)
 
 
 @contextmanager
