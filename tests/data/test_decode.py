@@ -506,3 +506,18 @@ def test_no_other_program_is_started_whatever_the_suffix(tmp_path, monkeypatch):
     monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_, **__: pytest.fail("started"))
     with pytest.raises(DataError, match=r"a.jpg: not an image that Pillow knows"):
         decode_image(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS: fetch the file itself"),
+        (b"\n<!DOCTYPE html><html>", "a web page, as a failed download leaves it"),
+        (b"\0\0\0\x18ftypheic" + bytes(50), "a HEIC picture of a phone: convert it"),
+        (b"<svg></svg>", "remove it or convert it to PNG"),
+    ],
+)
+def test_what_is_often_taken_for_an_image_is_called_what_it_is(tmp_path, content, words):
+    (tmp_path / "a.jpg").write_bytes(content)
+    with pytest.raises(DataError, match=rf"a.jpg: not an image that Pillow knows .*{words}"):
+        decode_image(tmp_path / "a.jpg")

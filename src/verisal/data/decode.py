@@ -27,6 +27,8 @@ __all__ = ["MAX_PIXELS", "decode_image", "decode_index_mask", "resize_image"]
 MAX_PIXELS = 64_000_000
 # Formats in which grey values come back changed.
 _BLURRED = frozenset({"JPEG", "MPO"})
+# Brands in the first box of HEIC files.
+_HEIF = frozenset({b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"})
 
 Value = TypeVar("Value", np.float32, np.int64)
 
@@ -128,13 +130,24 @@ def _decoded(
         raise DataError(f"{path}: decoding needs more memory than there is; shrink the image") from error
     except UnidentifiedImageError as error:
         raise DataError(
-            f"{path}: not an image that Pillow knows ({len(content)} bytes); remove it or convert it to PNG"
+            f"{path}: not an image that Pillow knows ({len(content)} bytes); {_advice(content)}"
         ) from error
     # Any error may come of a damaged file, depending on the format and on the place of the damage.
     except Exception as error:
         raise DataError(
             f"{path}: damaged or truncated image ({type(error).__name__}: {error}); fetch the file again"
         ) from error
+
+
+def _advice(content: bytes) -> str:
+    """What to do about a file that is no image, by what such files often are."""
+    if content.startswith(b"version https://"):
+        return "it is a pointer of Git LFS: fetch the file itself (git lfs pull)"
+    if content[:64].lstrip().startswith(b"<") and b"<svg" not in content[:1024]:
+        return "it is a web page, as a failed download leaves it: fetch the file again"
+    if content[4:8] == b"ftyp" and content[8:12] in _HEIF:
+        return "it is a HEIC picture of a phone: convert it to PNG or JPEG"
+    return "remove it or convert it to PNG"
 
 
 def _pixels_of(
