@@ -355,7 +355,7 @@ def test_images_are_named_as_the_scenes_name_them(scenes):
 
 
 BAD = {
-    "none attacked": ({"attacked_count": 0}, r"det_test: attacked images must be 1\.\.25, found 0"),
+    "none attacked": ({"attacked_count": 0}, r"attacked_count must be at least 1, found 0"),
     "more attacked": ({"attacked_count": 26}, r"must be 1\.\.25, found 26"),
     "reserved name": ({"attacks": {"clean": FGSM(0.1)}, "noise_like": "clean"}, r"use \['clean'\]"),
     "shared name": ({"noise": {"pgd": GaussianNoise(1.0)}}, "share a name"),
