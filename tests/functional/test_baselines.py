@@ -141,7 +141,7 @@ def test_blur_of_one_bright_pixel_by_hand():
         (lambda: Blur(sigma=0), "sigma must be positive, found 0"),
         (lambda: Blur(kernel=4), "odd and at least 3, found 4"),
         (lambda: Blur(kernel=1), "odd and at least 3, found 1"),
-        (lambda: Inpaint(radius=0.5), "at least 1 pixel, found 0.5"),
+        (lambda: Inpaint(radius=0.5), "radius must be at least 1, found 0.5"),
         (lambda: LinearImputation(noise=-1), "at least 0, found -1"),
         (
             lambda: OtherImage(images=IMAGES, labels=torch.zeros(3)),
