@@ -1,6 +1,7 @@
 """Plant single faults in the package and say which ones no test finds.
 
     python scripts/mutate.py map                        # the suite once: which test runs which line, how long
+    python scripts/mutate.py map --tests tests/attacks tests/contracts
     python scripts/mutate.py plant --count 60 --seed 1  # plant faults at random places, print what survived
     python scripts/mutate.py plant --only attacks/square.py --count 20
 
@@ -225,8 +226,8 @@ class _Durations:
             self.failed.add(name)
 
 
-def make_map(jobs: int) -> int:
-    """Run the suite once under coverage, and keep which test runs which line."""
+def make_map(tests: Sequence[str], jobs: int) -> int:
+    """Run the suite, or some of it, once under coverage, and keep which test runs which line."""
     import pytest
 
     KEPT.mkdir(exist_ok=True)
@@ -242,7 +243,7 @@ def make_map(jobs: int) -> int:
         "no:cacheprovider",
     ]
     durations = _Durations()
-    status = int(pytest.main(words, plugins=[durations]))
+    status = int(pytest.main([*words, *tests], plugins=[durations]))
     (KEPT / "seconds.json").write_text(json.dumps(durations.seconds), encoding="utf-8")
     return status
 
@@ -410,11 +411,12 @@ def main() -> int:
     parser.add_argument(
         "--budget", type=float, default=30.0, help="seconds of tests a fault, as the map measured them"
     )
+    parser.add_argument("--tests", nargs="+", default=[], metavar="PATH", help="map: only these tests")
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     given = parser.parse_args()
     os.chdir(ROOT)
     if given.command == "map":
-        return make_map(given.jobs)
+        return make_map(given.tests, given.jobs)
     return plant(given.only, given.count, given.seed, given.budget, given.jobs)
 
 
