@@ -41,12 +41,6 @@ def _wandb_apart(tmp_path_factory):
         yield
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers(config):
-    """One process more than cores: a seventh of the suite's time is spent waiting."""
-    return len(os.sched_getaffinity(0)) + 1
-
-
 def pytest_collection_modifyitems(items):
     """Whole commands first, so that several processes end with short tests at about the same time."""
     slow = ("e2e", "ddp", "studies", "tasks", "cli")
