@@ -309,7 +309,9 @@ def _in_child(tests: Sequence[str], planted: Planted | None, first_only: bool, a
         sys.meta_path.insert(0, _Faulty(planted))
     os.chdir(ROOT)
     durations = _Durations()
-    words = ["-q", "-n", "0", "-p", "no:cacheprovider", "-p", "no:randomly", *(["-x"] if first_only else [])]
+    # Plugins of pytest are among the libraries that are imported already.
+    quiet = ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
+    words = ["-q", "-n", "0", "-p", "no:cacheprovider", *quiet, *(["-x"] if first_only else [])]
     status = int(pytest.main([*words, *tests], plugins=[durations]))
     answer.send(durations.failed if status in (0, 1) else None)
     answer.close()

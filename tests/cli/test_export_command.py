@@ -21,6 +21,9 @@ from verisal.errors import CheckpointError, ConfigError
 from verisal.models import Classifier, SmallResNet, load_classifier
 from verisal.saliency import MaskNetwork, load_mask_network
 
+# Commands are run for their numbers here.
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 CLASSIFIER = """
 model: {{class_path: ClassifierTask, init_args: {{blocks: 2}}}}
 data: {{class_path: SceneData, init_args: {{image_size: {size}, test_count: 20, num_workers: 0}}}}

@@ -16,6 +16,9 @@ from verisal.data import AnnotatedImages, ImageFolder, ImageSplits, check_data
 from verisal.models import load_classifier
 from verisal.types import Batch
 
+# Commands are run for their numbers here.
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 ROOT = Path(__file__).parents[2]
 SIZE = 32
 NAMES = ["Egyptian cat", "space shuttle", "tripod", "espresso", "missile", "military uniform", "moped"]

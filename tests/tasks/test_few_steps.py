@@ -9,6 +9,9 @@ import yaml
 from verisal.checkpoint import load_checkpoint
 from verisal.cli import main
 
+# Commands are run for their numbers here.
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 
 def made(name, **settings):
     return {"class_path": name, "init_args": settings}
