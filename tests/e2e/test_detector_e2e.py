@@ -252,11 +252,15 @@ def test_misspelt_settings_die_at_once_with_the_known_ones(inside, capsys, bad):
     assert not Path("never").exists()
 
 
-def test_a_fit_that_was_stopped_goes_on_to_the_same_result(inside, monkeypatch, capsys):
-    fit, step = ["fit", "--config", config(inside), "--run_dir", "resumed"], DetectorTask.training_step
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_a_fit_that_was_stopped_goes_on_to_the_same_result(inside, monkeypatch, capsys, epoch):
+    fit, step = (
+        ["fit", "--config", config(inside), "--run_dir", f"resumed {epoch}"],
+        DetectorTask.training_step,
+    )
 
     def stops(self, batch, batch_idx):
-        if self.current_epoch == 1 and batch_idx == 1:
+        if self.current_epoch == epoch and batch_idx == 1:
             raise KeyboardInterrupt
         return step(self, batch, batch_idx)
 
@@ -264,9 +268,9 @@ def test_a_fit_that_was_stopped_goes_on_to_the_same_result(inside, monkeypatch, 
         patch.setattr(DetectorTask, "training_step", stops)
         assert main(fit) == 130
     assert "--resume auto" in capsys.readouterr().err
-    assert load_checkpoint("resumed/checkpoints/last.ckpt")["epoch"] == 1
+    assert load_checkpoint(f"resumed {epoch}/checkpoints/last.ckpt")["epoch"] == epoch
     assert main([*fit, "--resume", "auto"]) == 0
-    assert metrics_of("resumed") == metrics_of("fitted")
+    assert metrics_of(f"resumed {epoch}") == metrics_of("fitted")
 
 
 @pytest.mark.fault

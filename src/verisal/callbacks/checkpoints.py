@@ -117,16 +117,19 @@ class LastCheckpoint(Checkpoint):
         self._restored = state_dict
         _set_generators(state_dict)
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Restore or note the generators before the first loader draws from them.
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Note the generators before the first loader draws from them, which may be for the optimizers.
 
         The loader of the first epoch is made before that epoch starts, those of later epochs after.
         """
-        if self._restored is None:
+        if stage == "fit":
             self._at_start = _generators()
-            return
-        state, self._restored, self._resumed = self._restored, None, True
-        self._at_boundary = bool(state["boundary"])
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note whether a resumed run begins where an epoch does; its generators are back already."""
+        if self._restored is not None:
+            state, self._restored, self._resumed = self._restored, None, True
+            self._at_boundary, self._at_start = bool(state["boundary"]), None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin the epoch of a boundary checkpoint as any other.
