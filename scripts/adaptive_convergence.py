@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 
 from verisal.attacks import AdaptivePGD, AdaptiveResult, Defence, Selective, Weighted
-from verisal.data import DetectorFeatures, EmojiScenes
-from verisal.functional import end_to_end, strongest, threshold_at_fpr
+from verisal.data import EmojiScenes
+from verisal.detection.end_to_end import end_to_end, strongest
+from verisal.detectors import DetectorFeatures
+from verisal.functional.statistics.detection import threshold_at_fpr
 from verisal.models import Classifier, load_classifier
 from verisal.saliency import (
     DifferentiableGates,

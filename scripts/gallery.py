@@ -17,7 +17,7 @@ import torch
 from jsonargparse import auto_cli, set_parsing_settings
 
 from verisal.data import EmojiScenes
-from verisal.functional import Baseline
+from verisal.functional.baselines import Baseline
 from verisal.models import load_classifier
 from verisal.reporting import draw_gallery
 from verisal.saliency import Saliency

@@ -19,20 +19,18 @@ from typing import final
 import torch
 from torch import Tensor
 
-from verisal.functional import (
+from verisal.functional.statistics.detection import (
     auroc,
     bootstrap_auroc,
     bootstrap_difference,
     bootstrap_fpr_at_tpr,
-    bootstrap_mean,
     bootstrap_weights,
-    least_share,
     percentile_score,
-    share_of_resamples,
     weighted_auroc,
     weighted_fpr_at_tpr,
-    weighted_means,
 )
+from verisal.functional.statistics.intervals import bootstrap_mean, weighted_means
+from verisal.functional.statistics.shares import least_share, share_of_resamples
 from verisal.metrics import ImageRows, MaxBoxAcc, MaxBoxAccV2, PointingGame
 from verisal.types import Score
 

@@ -20,7 +20,7 @@ from jsonargparse import auto_cli
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 
 from verisal.data import AnnotatedImages, ImageFolder, ImageSplits
-from verisal.functional import derive_seed
+from verisal.functional.seeding import derive_seed
 from verisal.models import load_classifier
 from verisal.types import Batch
 

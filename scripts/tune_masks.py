@@ -13,9 +13,10 @@ import itertools
 import torch
 
 from verisal.data import EmojiScenes
-from verisal.functional import Fusion, energy_inside, largest_component_ious
+from verisal.functional.regions.localisation import energy_inside, largest_component_ious
 from verisal.models import load_classifier
 from verisal.saliency import HierarchicalMasks, Objective, Shown, fused_maps, raw_maps
+from verisal.saliency.gates.masks import Fusion
 
 _SHOWN: tuple[Shown, ...] = ("gate", "gated_activation")
 _FUSIONS: tuple[Fusion, ...] = ("mean", "geometric")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from verisal.attacks import FGSM, PGD, Attack, CarliniWagnerL2
-from verisal.functional import judge_8bit
+from verisal.functional.adversarial import judge_8bit
 
 NUM_CLASSES = 8
 SIZE = 64

@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models import resnet18  # type: ignore[import-untyped]
 
-from verisal.functional import area_deviation, blur_pyramid, frozen, pyramid_blend
+from verisal.functional.scopes import frozen
 from verisal.saliency import ExtremalPerturbation
+from verisal.saliency.perturbation.smooth_masks import area_deviation, blur_pyramid, pyramid_blend
 
 AREAS = ((0.1,), (0.025, 0.05, 0.1, 0.2))
 STEP, SIGMA, COLDNESS = 7, 21.0, 20.0

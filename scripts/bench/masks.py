@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 import torch
 
-from verisal.functional import frozen
+from verisal.functional.scopes import frozen
 from verisal.models import Classifier, load_classifier
 from verisal.saliency import HierarchicalMasks
 

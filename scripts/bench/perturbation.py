@@ -26,9 +26,11 @@ from scipy.ndimage import zoom
 from torch import Tensor
 from torch.nn import functional as F
 
-from verisal.functional import Constant, cell_size, compose, upsample_cells
+from verisal.functional.baselines import Constant
+from verisal.functional.removal.compose import compose
 from verisal.models import load_classifier
 from verisal.saliency import RISE, Occlusion
+from verisal.saliency.perturbation.rise_masks import cell_size, upsample_cells
 
 GREY = Constant(level=0.5)
 Classify = Callable[[Tensor], Tensor]

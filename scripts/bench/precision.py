@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from verisal.data import EmojiScenes
-from verisal.functional import frozen
+from verisal.functional.scopes import frozen
 from verisal.models import Classifier, load_classifier
 from verisal.saliency import HierarchicalMasks
 from verisal.types import StageOutputs

@@ -22,7 +22,7 @@ from captum import attr  # type: ignore[import-untyped]  # it says nothing of it
 from torch import Tensor
 from torchvision.models import resnet18  # type: ignore[import-untyped]  # nor does it
 
-from verisal.functional import frozen
+from verisal.functional.scopes import frozen
 from verisal.models import Classifier, load_classifier
 from verisal.saliency import IntegratedGradients
 

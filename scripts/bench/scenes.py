@@ -10,7 +10,7 @@ import time
 
 import torch
 
-from verisal.data.scenes import EmojiScenes
+from verisal.data.scenes.emoji import EmojiScenes
 
 
 def main() -> None:

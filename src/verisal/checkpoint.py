@@ -54,7 +54,7 @@ BRANCH_KEY = "verisal_branch"
 
 IMAGES_KEY = "verisal_images"
 """Key inside a checkpoint, and in the card of an export, of the images that the weights depend on: ``fit``,
-``val`` and ``classifier`` to ``(N,)`` int64, see :class:`verisal.data.guard.ImageDigests`."""
+``val`` and ``classifier`` to ``(N,)`` int64, see :class:`.ImageDigests`."""
 
 MapLocation = str | torch.device | dict[str, str] | Callable[[Storage, str], Storage]
 

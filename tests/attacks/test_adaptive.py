@@ -3,9 +3,9 @@ import torch
 from torch import nn
 
 from verisal.attacks import PGD, AdaptivePGD, Defence, FeatureMatching, Orthogonal, Selective, Weighted
-from verisal.attacks._adaptive_target import Target
+from verisal.attacks.adaptive.target import Target
+from verisal.detection.end_to_end import nearest_of_other_class
 from verisal.errors import ConfigError, DataError, NumericError
-from verisal.functional import nearest_of_other_class
 
 SIZE = 4
 EPS = 8 / 255

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from verisal.attacks import APGD, BIM, PGD, AALight
 from verisal.attacks._losses import rising_loss
-from verisal.attacks.apgd import _looks, _Outcome, _State
+from verisal.attacks.gradient.apgd import _looks, _Outcome, _State
 from verisal.errors import ConfigError
 
 SHAPE = (1, 3, 2, 2)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from verisal.attacks import APGD, BIM, FGSM, PGD, AALight, Attack, SquareAttack
-from verisal.functional import judge_8bit
+from verisal.functional.adversarial import judge_8bit
 
 
 def bars(count: int, *, seed: int) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from verisal.attacks import HopSkipJumpL2
 from verisal.attacks._victim import Victim
 from verisal.errors import ConfigError
-from verisal.functional import per_sample
+from verisal.functional.seeding import per_sample
 
 NORMAL = torch.randn(3 * 8 * 8, generator=torch.Generator().manual_seed(2))
 NORMAL /= NORMAL.norm()

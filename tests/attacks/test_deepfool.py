@@ -8,7 +8,7 @@ from torch import Tensor
 
 from verisal.attacks import DeepFoolL2
 from verisal.errors import ConfigError
-from verisal.functional import judge_8bit
+from verisal.functional.adversarial import judge_8bit
 
 SHAPE = (1, 3, 2, 2)
 #: One direction per class; class 0 wins at mid grey with logit 1, and class ``k``'s border is ``1 / length``.

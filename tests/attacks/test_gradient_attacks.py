@@ -11,9 +11,9 @@ from torch import Tensor
 
 from verisal.attacks import BIM, DDN, FGSM, PGD, CarliniWagnerL2, DeepFoolL2, SquareAttack
 from verisal.attacks._scale import _warn_once
-from verisal.attacks.carlini_wagner import _next_c, _share
+from verisal.attacks.minimal.carlini_wagner import _next_c, _share
 from verisal.errors import ConfigError
-from verisal.functional import noise_norm
+from verisal.functional.adversarial import noise_norm
 
 SHAPE = (1, 3, 2, 2)
 #: Logits are minus and plus half of w . x - b: class 1 above the plane, class 0 below, margin w . x - b.

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from verisal.attacks import CarliniWagnerL2, GaussianNoise, SignNoise
 from verisal.errors import ConfigError, DataError
-from verisal.functional import gaussian_noise, judge_8bit, noise_norm, round_to_8bit, scale_to_l2
+from verisal.functional.adversarial import gaussian_noise, judge_8bit, noise_norm, round_to_8bit, scale_to_l2
 
 
 def brightness(images: Tensor) -> Tensor:

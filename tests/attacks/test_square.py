@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from verisal.attacks import SquareAttack
-from verisal.attacks.square import _bump, _moved_l2, _moved_linf, _windows
+from verisal.attacks.black_box.square import _bump, _moved_l2, _moved_linf, _windows
 from verisal.errors import ConfigError
-from verisal.functional import per_sample
+from verisal.functional.seeding import per_sample
 
 
 def seeded() -> torch.Generator:

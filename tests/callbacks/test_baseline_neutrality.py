@@ -10,16 +10,10 @@ from explaining_toys import CLASSES, Samples, Task, loader, trainer
 from verisal.callbacks import BaselineNeutrality
 from verisal.callbacks.baseline_neutrality import _Neutralities
 from verisal.errors import ConfigError
-from verisal.functional import (
-    Blur,
-    Constant,
-    DatasetMean,
-    LinearImputation,
-    OtherImage,
-    bootstrap_mean,
-    bound,
-    neutrality,
-)
+from verisal.functional.baselines import Blur, Constant, DatasetMean, LinearImputation, OtherImage
+from verisal.functional.baselines.plain import bound
+from verisal.functional.statistics.intervals import bootstrap_mean
+from verisal.metrics.neutrality import neutrality
 from verisal.reporting import csv_logger
 from verisal.types import Batch
 

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from verisal.callbacks import DisturbedLocalization, PerturbationCurves, SaliencyMetrics, SaliencyPanels
 from verisal.errors import ConfigError, DataError
-from verisal.functional import DatasetMean
+from verisal.functional.baselines import DatasetMean
 from verisal.metrics import EnergyInside, PerturbationCurve, PointingGame
 from verisal.reporting import csv_logger
 from verisal.saliency import CentrePrior, Gradient, RandomMap

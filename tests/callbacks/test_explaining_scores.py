@@ -10,16 +10,12 @@ from torch.utils.data import DataLoader
 
 from verisal.callbacks import DisturbedLocalization, PerturbationCurves, SaliencyMetrics, SaliencyPanels
 from verisal.callbacks._rows import RowStore
-from verisal.functional import (
-    Blur,
-    Constant,
-    DatasetMean,
-    bootstrap_mean,
-    choose_threshold,
-    disturbed_queries,
-    ranking_agreement,
-    recommended_baselines,
-)
+from verisal.functional.baselines import Blur, Constant, DatasetMean
+from verisal.functional.baselines.recommended import recommended_baselines
+from verisal.functional.regions.disturbed import disturbed_queries
+from verisal.functional.regions.localisation import choose_threshold
+from verisal.functional.statistics.intervals import bootstrap_mean
+from verisal.functional.statistics.ranking import ranking_agreement
 from verisal.metrics import (
     CascadingRandomisation,
     DisturbedScores,

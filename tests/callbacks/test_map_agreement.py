@@ -8,7 +8,8 @@ from explaining_toys import Brightness, Samples, Task, loader, trainer
 
 from verisal.callbacks import MapAgreement
 from verisal.errors import ConfigError
-from verisal.functional import similarity_with_floor, spearman
+from verisal.functional.comparison.maps import similarity_with_floor
+from verisal.functional.comparison.similarity import spearman
 from verisal.reporting import csv_logger, main_table
 from verisal.saliency import RISE, Occlusion
 from verisal.types import Batch

@@ -6,7 +6,7 @@ import torch
 from explaining_toys import Brightness, Samples, Task
 
 from verisal.callbacks._session import Session
-from verisal.functional import shared
+from verisal.saliency.shared_work import shared
 from verisal.types import Batch
 
 

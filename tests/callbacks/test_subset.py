@@ -5,7 +5,7 @@ import torch
 from explaining_toys import loader
 
 from verisal.callbacks._subset import Subset
-from verisal.functional import derive_seed
+from verisal.functional.seeding import derive_seed
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])

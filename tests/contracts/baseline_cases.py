@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from verisal.functional import (
+from verisal.functional.baselines import (
     Baseline,
     Blur,
     Constant,

@@ -26,8 +26,9 @@ from verisal.detectors import (
     SoftmaxEntropy,
     Vote,
 )
-from verisal.functional import gate_map, staged_network
+from verisal.functional.networks import staged_network
 from verisal.models import Classifier
+from verisal.saliency.gates.masks import gate_map
 from verisal.types import Measurement, StagedClassifier
 
 NUM_CLASSES = 5

@@ -2,7 +2,8 @@
 
 from metric_cases import MetricCase
 
-from verisal.functional import IntegratedGradientsSurrogate, MapAttack, SmoothGradSurrogate
+from verisal.attacks.on_maps.attack import MapAttack
+from verisal.attacks.on_maps.surrogates import IntegratedGradientsSurrogate, SmoothGradSurrogate
 from verisal.metrics import AttackedSensitivity
 from verisal.saliency import Gradient
 

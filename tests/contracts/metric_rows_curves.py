@@ -2,7 +2,7 @@
 
 from metric_cases import MetricCase
 
-from verisal.functional import Constant, Inpaint, LinearImputation
+from verisal.functional.baselines import Constant, Inpaint, LinearImputation
 from verisal.metrics import ROAD, PerturbationCurve, RelevanceGap
 
 COMMON = ("clean_score", "ties")

@@ -4,7 +4,7 @@ import torch
 from metric_cases import MetricCase
 from saliency_cases import toy_images
 
-from verisal.functional import frozen, rng_preserved
+from verisal.functional.scopes import frozen, rng_preserved
 from verisal.metrics import (
     CascadingRandomisation,
     DabkowskiGal,

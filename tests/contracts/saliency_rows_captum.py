@@ -6,7 +6,7 @@ import torch
 from saliency_cases import SaliencyCase, toy_classifier
 from torch import Tensor
 
-from verisal.functional import Constant, DatasetMean
+from verisal.functional.baselines import Constant, DatasetMean
 from verisal.saliency import (
     CallableAdapter,
     CaptumAdapter,

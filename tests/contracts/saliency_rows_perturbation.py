@@ -2,7 +2,7 @@
 
 from saliency_cases import SaliencyCase
 
-from verisal.functional import Constant
+from verisal.functional.baselines import Constant
 from verisal.saliency import RISE, CentrePrior, EdgeDetector, Occlusion, RandomMap
 
 CASES = {

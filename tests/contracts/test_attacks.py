@@ -12,7 +12,7 @@ from torch import Tensor
 import verisal.attacks
 from verisal.attacks import FGSM, PGD, Attack
 from verisal.errors import ConfigError, DataError, NumericError
-from verisal.functional import judge_8bit, noise_norm
+from verisal.functional.adversarial import judge_8bit, noise_norm
 from verisal.types import AttackResult
 
 EVERY = pytest.mark.parametrize("case", CASES.values(), ids=CASES)

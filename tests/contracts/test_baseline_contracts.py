@@ -9,9 +9,10 @@ import torch
 from baseline_cases import CASES, SIZES, toy_images, toy_masks
 from torch import nn
 
-import verisal.functional
 from verisal.errors import ConfigError, DataError
-from verisal.functional import Baseline, bound
+from verisal.functional import baselines
+from verisal.functional.baselines import Baseline
+from verisal.functional.baselines.plain import bound
 
 EVERY = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 SEEDED = {name: case for name, case in CASES.items() if case.seeded}
@@ -41,7 +42,7 @@ def filled(case, count=5, size=SIZES[0]):
 
 
 def test_every_exported_baseline_has_a_row():
-    exported = {getattr(verisal.functional, name) for name in verisal.functional.__all__}
+    exported = {getattr(baselines, name) for name in baselines.__all__}
     kinds = {kind for kind in exported if isinstance(kind, type) and issubclass(kind, Baseline)}
     concrete = {kind for kind in kinds if not inspect.isabstract(kind)}
     assert concrete == {type(case.make(SIZES[0])) for case in CASES.values()}

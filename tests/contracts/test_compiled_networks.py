@@ -10,8 +10,12 @@ from saliency_cases import toy_images
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from verisal.attacks.on_maps.attack import MapAttack
+from verisal.attacks.on_maps.softplus import softplus_relu
 from verisal.errors import ConfigError
-from verisal.functional import Constant, MapAttack, plain_network, randomised_steps, softplus_relu
+from verisal.functional.baselines import Constant
+from verisal.functional.comparison.randomisation import randomised_steps
+from verisal.functional.networks import plain_network
 from verisal.models import Classifier, find_stages
 from verisal.saliency import (
     Decoy,

@@ -11,52 +11,47 @@ from metric_cases import toy_explained
 from test_metric_contracts import CASES, computed
 
 from verisal.cli._alarm import DetectorAlarm
+from verisal.detection.end_to_end import end_to_end, nearest_of_other_class, strongest
+from verisal.detection.metric import DetectionScores
+from verisal.detection.table import detection_report
 from verisal.errors import DataError, NumericError
-from verisal.functional import (
-    DatasetMean,
-    Neutrality,
-    aopc,
+from verisal.functional.adversarial import judge_8bit
+from verisal.functional.baselines import DatasetMean
+from verisal.functional.comparison.maps import compare_agreement
+from verisal.functional.comparison.similarity import pearson, spearman, ssim, top_k_intersection
+from verisal.functional.regions.localisation import (
+    choose_threshold,
+    energy_inside,
+    frozen_boxes,
+    largest_component_ious,
+    multi_component_ious,
+    pixel_histograms,
+    pointing_hits,
+)
+from verisal.functional.removal.curves import aopc, curve_area, normalised_curve_area, removal_scores
+from verisal.functional.removal.faithfulness import saliency_fidelity, tuned_threshold
+from verisal.functional.statistics.detection import (
     auroc,
     bootstrap_auroc,
     bootstrap_difference,
     bootstrap_fpr_at_tpr,
-    bootstrap_mean,
     bootstrap_rate,
-    choose_threshold,
-    compare_agreement,
-    curve_area,
-    diagonal_effect,
-    end_to_end,
-    energy_inside,
     fpr_at_tpr95,
-    frozen_boxes,
-    judge_8bit,
+    rate_above,
+    roc_curve,
+    threshold_at_fpr,
+)
+from verisal.functional.statistics.intervals import bootstrap_mean, weighted_means
+from verisal.functional.statistics.ranking import (
+    diagonal_effect,
     kendall_tau_b,
-    largest_component_ious,
-    least_share,
-    multi_component_ious,
-    nearest_of_other_class,
-    normalised_curve_area,
-    pearson,
-    pixel_histograms,
-    pointing_hits,
     rank_correlation,
     ranking_agreement,
-    rate_above,
-    removal_scores,
-    roc_curve,
-    saliency_fidelity,
-    share_of_resamples,
-    spearman,
-    ssim,
-    strongest,
     swap_shares,
-    threshold_at_fpr,
-    top_k_intersection,
-    tuned_threshold,
-    weighted_means,
 )
-from verisal.metrics import DetectionScores, DisturbedScores, detection_report
+from verisal.functional.statistics.shares import least_share, share_of_resamples
+from verisal.metrics import DisturbedScores
+from verisal.metrics.neutrality import Neutrality
 from verisal.tasks._detector_report import mean_auroc
 from verisal.tasks._transfer_report import _worst_benign
 from verisal.types import Evaluation, Score

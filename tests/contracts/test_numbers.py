@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import pkgutil
 import types
 import typing
 from collections.abc import Iterator, Sequence
@@ -14,16 +15,29 @@ import pytest
 import torch
 
 from verisal.attacks import FGSM
+from verisal.attacks.on_maps.attack import MapAttack
 from verisal.errors import ConfigError
-from verisal.functional import Constant, MapAttack
+from verisal.functional.baselines import Constant
 from verisal.saliency import HierarchicalMasks
 
-_ROOMS = ("attacks", "callbacks", "data", "detectors", "functional", "metrics", "models", "saliency")
-_ROOMS += ("studies", "tasks")
+_ROOMS = (
+    "attacks",
+    "callbacks",
+    "data",
+    "detection",
+    "detectors",
+    "metrics",
+    "models",
+    "saliency",
+    "store",
+    "tasks",
+)
+# Rooms and folders whose modules are imported one by one.
+_SHELVES = ("attacks.on_maps", "functional")
 # What is computed, never set: fields of results and tables.
 _RESULTS = {
     "Attribution", "Calibration", "CheckReport", "Components", "DecoyReport", "MaskCard", "MeanCurve",
-    "Neutrality", "Reduced", "Share",
+    "Neutrality", "Reduced", "Removals", "Share",
 }  # fmt: skip
 # Any seed names random numbers. Elsewhere -1 and what is no number mean: darker; no threshold; the last
 # layer; a score; a mean; nothing, as the commands alone set it.
@@ -70,12 +84,25 @@ def _numbers(annotation: object) -> set[tuple[type, bool]]:
     return set()
 
 
+def _modules() -> Iterator[str]:
+    yield from (f"verisal.{room}" for room in _ROOMS)
+    yield "verisal_studies"
+    for shelf in _SHELVES:
+        package = import_module(f"verisal.{shelf}")
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            yield module.name
+
+
 def _classes() -> Iterator[tuple[str, type]]:
-    for room in _ROOMS:
-        module = import_module(f"verisal.{room}")
-        for name in module.__all__:
+    seen: set[type] = set()
+    for room in _modules():
+        module = import_module(room)
+        for name in getattr(module, "__all__", ()):
             found = getattr(module, name)
-            if inspect.isclass(found) and not inspect.isabstract(found) and name not in _RESULTS:
+            if not isinstance(found, type) or found in seen:
+                continue
+            seen.add(found)
+            if not inspect.isabstract(found) and name not in _RESULTS:
                 yield room, found
 
 

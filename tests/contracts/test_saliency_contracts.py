@@ -21,7 +21,7 @@ from saliency_cases import NUM_CLASSES, SIZE, SaliencyCase, toy_classifier, toy_
 
 import verisal.saliency
 from verisal.errors import ConfigError, DataError
-from verisal.functional import settings_of
+from verisal.fingerprint import settings_of
 from verisal.saliency import GateMethod, Saliency
 from verisal.types import SaliencyResult
 

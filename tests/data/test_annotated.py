@@ -8,9 +8,10 @@ import torch
 from make_data_sets import HEIGHT, classifier_of, make_folder, write_image
 from torch.utils.data import DataLoader
 
-from verisal.data import AnnotatedImages, ImageFolder, ImageSource, ImageSplits
-from verisal.data._class_map import class_indices
-from verisal.data._synsets import SYNSETS
+from verisal.data import AnnotatedImages, ImageFolder, ImageSplits
+from verisal.data.readers.class_map import class_indices
+from verisal.data.readers.synsets import SYNSETS
+from verisal.detection.attacked_images import ImageSource
 from verisal.errors import ConfigError, DataError
 from verisal.types import Batch
 

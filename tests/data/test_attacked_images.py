@@ -12,10 +12,12 @@ from tiny_detector import SIZE, attacks, features, masks, memorised
 
 from verisal.attacks import FGSM, PGD, GaussianNoise, SignNoise
 from verisal.checkpoint import state_hash
-from verisal.data import AttackedImages, EmojiScenes, ImageSource, Processes
-from verisal.data._store_key import canonical
+from verisal.data import EmojiScenes
+from verisal.data.shares import Processes
+from verisal.detection.attacked_images import AttackedImages, ImageSource
 from verisal.errors import ConfigError, DataError
 from verisal.models import Classifier
+from verisal.store.key import canonical
 from verisal.types import Sample
 
 COUNT = 25

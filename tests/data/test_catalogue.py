@@ -29,8 +29,8 @@ from verisal.data import (
     OxfordPet,
     PascalVOC,
 )
-from verisal.data._mask_sources import counts_of_text
-from verisal.data._synsets import SYNSETS
+from verisal.data.readers.mask_sources import counts_of_text
+from verisal.data.readers.synsets import SYNSETS
 from verisal.errors import ConfigError, DataError
 
 IMAGENET = tuple(

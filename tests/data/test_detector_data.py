@@ -14,10 +14,9 @@ from tiny_detector import COUNTS, SIZE, data, exported, features, masks, memoris
 from verisal.attacks import FGSM, PGD
 from verisal.checkpoint import state_hash
 from verisal.cli._console import write_predictions
-from verisal.data import Processes
-from verisal.data._shares import ShareSampler
-from verisal.data.detector_data import TableDataset
 from verisal.data.guard import guard_classifier_data
+from verisal.data.shares import Processes, ShareSampler
+from verisal.detection.detector_data import TableDataset
 from verisal.errors import ConfigError, DataError
 
 # Some of these attacks fail, so that there are rows that must not be fitted.

@@ -5,11 +5,12 @@ import pytest
 import torch
 from torch import nn
 
-from verisal.data import DetectorFeatures
+from verisal.detectors import DetectorFeatures
 from verisal.errors import ConfigError, DataError
-from verisal.functional import channel_statistics, shift_one_pixel
+from verisal.functional.views import shift_one_pixel
 from verisal.models import Classifier, SmallResNet
 from verisal.saliency import HierarchicalMasks
+from verisal.saliency.gates.masks import channel_statistics
 
 NAMES = tuple("abcde")
 SIDES = (16, 8, 4, 2)

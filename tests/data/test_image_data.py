@@ -14,8 +14,9 @@ from tiny_detector import SIZE, attacks, exported, features, memorised
 
 from verisal.attacks import SignNoise
 from verisal.cli import main
-from verisal.data import DetectorData, EmojiScenes, ImageData, ImageFolder, ImageSplits
-from verisal.data.sources import image_source
+from verisal.data import EmojiScenes, ImageData, ImageFolder, ImageSplits
+from verisal.detection import DetectorData
+from verisal.detection.sources import image_source
 from verisal.errors import DataError
 
 CONFIGS = Path(__file__).parents[2] / "configs"

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from verisal.data._mask_sources import PolygonMask, RunLengthMask
+from verisal.data.readers.mask_sources import PolygonMask, RunLengthMask
 from verisal.errors import DataError
 
 

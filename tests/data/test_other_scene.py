@@ -5,7 +5,8 @@ import torch
 
 from verisal.data import EmojiScenes, OtherScene
 from verisal.errors import ConfigError
-from verisal.functional import OtherImage, settings_of
+from verisal.fingerprint import settings_of
+from verisal.functional.baselines import OtherImage
 from verisal.types import Batch
 
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from verisal.data import _scene_assets, scenes
-from verisal.data._scene_assets import CLASSES, DISTRACTORS, PHOTOS, scene_assets
-from verisal.data.scenes import EmojiScenes
+from verisal.data.scenes import assets as _scene_assets
+from verisal.data.scenes import emoji as scenes
+from verisal.data.scenes.assets import CLASSES, DISTRACTORS, PHOTOS, scene_assets
+from verisal.data.scenes.emoji import EmojiScenes
 from verisal.errors import ConfigError, DataError
 from verisal.types import Batch, Sample
 

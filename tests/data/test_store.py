@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from verisal.data import _store_progress
-from verisal.data._store_key import canonical, mismatch
-from verisal.data._store_progress import progress_bar, progress_line
-from verisal.data.store import FeatureStore
 from verisal.errors import ConfigError, DataError
+from verisal.store import FeatureStore
+from verisal.store import progress as _store_progress
+from verisal.store.key import canonical, mismatch
+from verisal.store.progress import progress_bar, progress_line
 
 KEY = {"classifier": {"sha256": "ab12"}, "data": {"seed": 0, "size": 32}, "attack": {"eps": 8 / 255}}
 

@@ -10,10 +10,10 @@ import fsspec
 import pytest
 import torch
 
-from verisal.data import _store_remote
-from verisal.data._store_remote import RemoteFiles
-from verisal.data.store import FeatureStore
 from verisal.errors import ConfigError, DataError
+from verisal.store import FeatureStore
+from verisal.store import remote as _store_remote
+from verisal.store.remote import RemoteFiles
 
 KEY = {"classifier": "ab12", "data": {"seed": 0}}
 

@@ -12,7 +12,8 @@ from tiny_detector import COUNTS
 from tiny_transfer import FAMILIES, FITS, ROWS, attacks, data, study
 
 from verisal.attacks import FGSM, SignNoise
-from verisal.data import EmojiScenes, ImageFolder, ImageSplits, Processes
+from verisal.data import EmojiScenes, ImageFolder, ImageSplits
+from verisal.data.shares import Processes
 from verisal.detectors import MaxSoftmax
 from verisal.errors import ConfigError, DataError
 
@@ -58,7 +59,7 @@ def test_an_image_of_the_fit_split_that_stands_in_another_is_refused(folder, mon
     def shared(part, count, **settings):
         return EmojiScenes("det_fit" if part == "det_val" else part, count, **settings)
 
-    monkeypatch.setattr("verisal.data.sources.EmojiScenes", shared)
+    monkeypatch.setattr("verisal.detection.sources.EmojiScenes", shared)
     with pytest.raises(DataError, match="images of det_val stand in det_fit too"):
         data(folder).measure([MEASUREMENT], Processes())
 

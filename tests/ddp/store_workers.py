@@ -6,7 +6,7 @@ import time
 
 import torch
 
-from verisal.data.store import FeatureStore
+from verisal.store import FeatureStore
 
 KEY = {"classifier": "ab12"}
 COUNT = 22

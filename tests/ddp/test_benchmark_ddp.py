@@ -18,7 +18,7 @@ from verisal.callbacks import (
     SaliencyMetrics,
     SaliencyPanels,
 )
-from verisal.functional import DatasetMean
+from verisal.functional.baselines import DatasetMean
 from verisal.metrics import EnergyInside, PointingGame
 
 COUNT = 7

@@ -10,9 +10,9 @@ import fsspec
 import pytest
 from store_workers import COUNT, KEY, alone, computed, contents, features, fill
 
-from verisal.data import _store_remote
-from verisal.data._store_remote import RemoteFiles
-from verisal.data.store import FeatureStore
+from verisal.store import FeatureStore
+from verisal.store import remote as _store_remote
+from verisal.store.remote import RemoteFiles
 
 CONTEXT = multiprocessing.get_context("forkserver")
 

@@ -7,7 +7,7 @@ import time
 import pytest
 from store_workers import COUNT, KEY, alone, computed, contents, features, fill
 
-from verisal.data.store import FeatureStore
+from verisal.store import FeatureStore
 
 CONTEXT = multiprocessing.get_context("forkserver")
 

@@ -5,7 +5,7 @@ from detector_cases import ToyMasks
 from verisal.detectors import AttributionCNN, CNNDetector
 from verisal.detectors._stacks import map_stack, scalar_stack
 from verisal.errors import ConfigError, DataError
-from verisal.functional import auroc
+from verisal.functional.statistics.detection import auroc
 
 
 def planted(count=160, *, seed=0):

@@ -7,7 +7,7 @@ from detector_cases import toy_classifier, toy_images
 from verisal.detectors import LearnedConsistency
 from verisal.detectors.learned_consistency import _numbers
 from verisal.errors import DataError
-from verisal.functional import auroc
+from verisal.functional.statistics.detection import auroc
 
 
 def measured(logits, shifted):

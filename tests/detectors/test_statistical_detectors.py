@@ -9,7 +9,7 @@ from detector_cases import toy_classifier, toy_images
 from verisal.detectors import KernelDensity, LocalIntrinsicDimension, Mahalanobis, PooledActivations
 from verisal.detectors.intrinsic_dimension import local_intrinsic_dimension
 from verisal.errors import ConfigError, DataError
-from verisal.functional import auroc
+from verisal.functional.statistics.detection import auroc
 
 
 def clouds(count=120, *, seed=0):

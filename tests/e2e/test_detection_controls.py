@@ -18,7 +18,8 @@ from verisal.attacks import PGD
 from verisal.data import EmojiScenes
 from verisal.detectors import CNNDetector, Detector, LearnedConsistency, MaxSoftmax, Pixels
 from verisal.errors import DataError
-from verisal.functional import auroc, gaussian_noise, round_to_8bit
+from verisal.functional.adversarial import gaussian_noise, round_to_8bit
+from verisal.functional.statistics.detection import auroc
 from verisal.types import Measurement, StagedClassifier
 
 # Half of the images to fit on, half to test on.

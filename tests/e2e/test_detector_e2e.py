@@ -120,7 +120,7 @@ def test_a_second_run_finds_the_store(inside, monkeypatch):
     def never(self, classifier, images):
         raise AssertionError("features are computed again")
 
-    monkeypatch.setattr("verisal.data.features.DetectorFeatures.__call__", never)
+    monkeypatch.setattr("verisal.detectors.features.DetectorFeatures.__call__", never)
     monkeypatch.setattr("verisal.attacks.PGD._perturb", never)
     assert main(["fit", "--config", config(inside), "--run_dir", "quick", "--trainer.max_epochs=1"]) == 0
     assert set(metrics_of("quick")) == set(metrics_of("fitted"))

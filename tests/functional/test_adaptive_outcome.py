@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
+from verisal.detection.end_to_end import end_to_end, nearest_of_other_class, strongest
 from verisal.errors import DataError
-from verisal.functional import end_to_end, nearest_of_other_class, strongest
 
 NAN = math.nan
 FOOLED = torch.tensor([[True, True, False, False], [True, False, False, True]])

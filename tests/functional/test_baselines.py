@@ -4,7 +4,7 @@ import torch
 from scipy.ndimage import correlate1d
 
 from verisal.errors import ConfigError, DataError
-from verisal.functional import (
+from verisal.functional.baselines import (
     Blur,
     Constant,
     DatasetMean,
@@ -15,11 +15,11 @@ from verisal.functional import (
     OtherImage,
     Shuffle,
     UniformNoise,
-    bound,
-    compose,
-    content_ids,
-    linear_imputation,
 )
+from verisal.functional.baselines.impute import linear_imputation
+from verisal.functional.baselines.plain import bound
+from verisal.functional.removal.compose import compose
+from verisal.functional.seeding import content_ids
 from verisal.models import load_classifier
 
 IMAGES = torch.rand(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from verisal.errors import DataError
-from verisal.functional import (
+from verisal.functional.regions.boxes import (
     best_ious,
     box_iou,
     components,

@@ -7,21 +7,15 @@ import torch
 from torch import nn
 
 from verisal.errors import ConfigError, DataError
-from verisal.functional import (
-    Baseline,
-    Blur,
-    Constant,
-    DatasetMean,
-    LinearImputation,
+from verisal.functional.baselines import Baseline, Blur, Constant, DatasetMean, LinearImputation
+from verisal.functional.removal.curves import (
     aopc,
     curve_area,
     normalised_curve_area,
     perturbation_curve,
-    pixel_ranks,
     removal_scores,
-    tied_share,
 )
-from verisal.functional._order import removal_counts
+from verisal.functional.removal.order import pixel_ranks, removal_counts, tied_share
 
 BLACK, WHITE = Constant(), Constant(level=1.0)
 

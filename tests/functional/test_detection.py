@@ -5,7 +5,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from verisal.errors import ConfigError, DataError, NumericError
-from verisal.functional import (
+from verisal.functional.statistics.detection import (
     auroc,
     bootstrap_auroc,
     bootstrap_difference,
@@ -18,12 +18,12 @@ from verisal.functional import (
     percentile_score,
     rate_above,
     roc_curve,
-    share_of_resamples,
     threshold_at_fpr,
     weighted_auroc,
     weighted_fpr_at_tpr,
     weighted_rate,
 )
+from verisal.functional.statistics.shares import share_of_resamples
 
 NAN = math.nan
 

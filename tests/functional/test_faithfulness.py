@@ -6,20 +6,21 @@ import torch.nn.functional as F
 from torch import nn
 
 from verisal.errors import ConfigError, DataError
-from verisal.functional import (
-    Responses,
+from verisal.functional.comparison.sensitivity import sensitivity_max, uniform_noises
+from verisal.functional.removal.faithfulness import (
     crop_to_boxes,
     dabkowski_gal,
+    saliency_fidelity,
+    threshold_boxes,
+    tuned_threshold,
+)
+from verisal.functional.removal.infidelity import (
+    Responses,
     gaussian_noises,
     infidelity,
     responses,
-    saliency_fidelity,
-    sensitivity_max,
     square_responses,
     squares_of,
-    threshold_boxes,
-    tuned_threshold,
-    uniform_noises,
 )
 from verisal.types import SaliencyResult
 

@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from verisal.functional import bootstrap_auroc, bootstrap_fpr_at_tpr, bootstrap_mean, weighted_means
+from verisal.functional.statistics.detection import bootstrap_auroc, bootstrap_fpr_at_tpr
+from verisal.functional.statistics.intervals import bootstrap_mean, weighted_means
 
 
 def test_too_few_images_have_no_interval_to_show():

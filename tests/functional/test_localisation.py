@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from verisal.errors import ConfigError, DataError
-from verisal.functional import (
+from verisal.functional.regions.localisation import (
     choose_threshold,
     energy_inside,
     frozen_boxes,

@@ -8,21 +8,22 @@ import torch.nn.functional as F
 from saliency_cases import toy_classifier, toy_images
 from torch import nn
 
-from verisal.errors import ConfigError, DataError
-from verisal.functional import (
+from verisal.attacks.on_maps.attack import MapAttack
+from verisal.attacks.on_maps.objectives import map_objective, target_side
+from verisal.attacks.on_maps.search import stored_within
+from verisal.attacks.on_maps.softplus import softplus_relu
+from verisal.attacks.on_maps.surrogates import (
     GradientSurrogate,
     IntegratedGradientsSurrogate,
-    MapAttack,
     SmoothGradSurrogate,
-    attribution_of,
+)
+from verisal.errors import ConfigError, DataError
+from verisal.functional.comparison.attacked_sensitivity import (
     centre_of_mass,
     map_change,
-    map_objective,
-    softplus_relu,
-    target_side,
-    top_k_intersection,
 )
-from verisal.functional._map_attack_search import stored_within
+from verisal.functional.comparison.postprocess import attribution_of
+from verisal.functional.comparison.similarity import top_k_intersection
 from verisal.saliency import Gradient
 from verisal.types import SaliencyResult
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from verisal.errors import DataError
-from verisal.functional import map_similarities, random_maps, similarity_with_floor, spearman
+from verisal.functional.comparison.maps import map_similarities, random_maps, similarity_with_floor
+from verisal.functional.comparison.similarity import spearman
 
 IDS = tuple("abcdefgh")
 

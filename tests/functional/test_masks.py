@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from verisal.functional import (
+from verisal.saliency.gates.masks import (
     channel_statistics,
     fuse_layers,
     gate_map,

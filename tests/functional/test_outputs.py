@@ -8,20 +8,20 @@ import torch
 from torch import Tensor, nn
 
 from verisal.errors import ConfigError, NumericError
-from verisal.functional import (
+from verisal.functional.adversarial import judge_8bit
+from verisal.functional.outputs import (
     Answering,
     ask,
     decides_for,
     decision,
-    judge_8bit,
     log_probabilities,
     logits_of,
     output_of,
-    perturbation_curve,
     probabilities,
     require_softmax,
 )
-from verisal.functional._scoring import query_log_probabilities
+from verisal.functional.removal.curves import perturbation_curve
+from verisal.functional.scoring import query_log_probabilities
 
 LOGITS = torch.tensor([[1.0, -2.0, 0.5], [0.0, 3.0, -1.0]])
 FEATURES = torch.ones(2, 7)

@@ -6,7 +6,7 @@ from saliency_cases import toy_classifier, toy_images
 from torch import nn
 
 from verisal.errors import ConfigError
-from verisal.functional import (
+from verisal.functional.comparison.randomisation import (
     derangement,
     passes_randomisation,
     randomised_copies,

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from verisal.errors import DataError
-from verisal.functional import (
-    bootstrap_weights,
+from verisal.functional.statistics.detection import bootstrap_weights
+from verisal.functional.statistics.ranking import (
     diagonal_effect,
     kendall_tau_b,
     morf_lerf_agreement,

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from verisal.functional import frozen, gradient_scope, rng_preserved
+from verisal.functional.scopes import frozen, gradient_scope, rng_preserved
 
 
 def network():

@@ -2,7 +2,7 @@ import hashlib
 
 import torch
 
-from verisal.functional import content_ids, derive_seed, named_after, per_sample
+from verisal.functional.seeding import content_ids, derive_seed, named_after, per_sample
 
 
 def draw(generator):

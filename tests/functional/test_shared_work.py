@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from verisal.attacks.on_maps.attack import MapAttack
 from verisal.errors import ConfigError
-from verisal.functional import MapAttack, SharedWork, shared, work_key
+from verisal.saliency.shared_work import SharedWork, shared, work_key
 
 
 class Counted:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from verisal.errors import ConfigError, DataError
-from verisal.functional import (
+from verisal.functional.comparison.similarity import (
     average_ranks,
     defined_maps,
     pearson,

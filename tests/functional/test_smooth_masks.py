@@ -2,13 +2,13 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from verisal.functional import (
+from verisal.functional.comparison.smoothness import total_variation
+from verisal.saliency.perturbation.smooth_masks import (
     area_deviation,
     blur_pyramid,
     pyramid_blend,
     smooth_max,
     smooth_max_weights,
-    total_variation,
 )
 
 

@@ -7,7 +7,11 @@ import pytest
 import torch
 
 from verisal.errors import DataError
-from verisal.functional import blur_to_variation, high_frequency_share, variation_at_equal_mass
+from verisal.functional.comparison.smoothness import (
+    blur_to_variation,
+    high_frequency_share,
+    variation_at_equal_mass,
+)
 
 
 def slow_variation(one):

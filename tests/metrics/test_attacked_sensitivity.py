@@ -7,10 +7,13 @@ from jsonargparse import ArgumentParser
 from metric_cases import part_of, toy_explained, with_saliency
 from saliency_cases import toy_classifier, toy_images
 
+from verisal.attacks.on_maps.attack import MapAttack
 from verisal.errors import ConfigError, DataError
-from verisal.functional import MapAttack, SharedWork, map_change, postprocess
+from verisal.functional.comparison.attacked_sensitivity import map_change
+from verisal.functional.comparison.postprocess import postprocess
 from verisal.metrics import AttackedSensitivity, SaliencyMetric
 from verisal.saliency import Decoy, Gradient, IntegratedGradients, SmoothGrad
+from verisal.saliency.shared_work import SharedWork
 
 ATTACK = MapAttack(kind="top_k", steps=4, judge_every=2)
 CHANGES = ("sensitivity", "top_k", "spearman", "shift", "shift_share", "confidence", "not_found")

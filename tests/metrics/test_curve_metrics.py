@@ -5,12 +5,8 @@ import torch
 from metric_cases import part_of, toy_explained, with_saliency
 
 from verisal.errors import ConfigError, DataError
-from verisal.functional import (
-    Blur,
-    Constant,
-    DatasetMean,
-    GaussianNoise,
-    LinearImputation,
+from verisal.functional.baselines import Blur, Constant, DatasetMean, GaussianNoise, LinearImputation
+from verisal.functional.removal.curves import (
     aopc,
     curve_area,
     normalised_curve_area,

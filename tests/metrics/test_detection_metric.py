@@ -6,16 +6,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from verisal.errors import ConfigError, DataError, NumericError
-from verisal.functional import auroc, bootstrap_auroc, bootstrap_rate, fpr_at_tpr95, rate_above
-from verisal.metrics import (
-    DetectionScores,
-    DetectionTable,
+from verisal.detection.metric import DetectionScores, DetectionTable
+from verisal.detection.table import (
     detection_curves,
     detection_histogram,
     detection_report,
     detection_thresholds,
     threshold_notes,
+)
+from verisal.errors import ConfigError, DataError, NumericError
+from verisal.functional.statistics.detection import (
+    auroc,
+    bootstrap_auroc,
+    bootstrap_rate,
+    fpr_at_tpr95,
+    rate_above,
 )
 
 GROUPS = {0: "clean", 1: "cw_l2", 2: "noise_linf", 3: "cw_l2_failed"}

@@ -8,14 +8,10 @@ from metric_rows_faithfulness import brightness
 from saliency_cases import toy_classifier, toy_images
 
 from verisal.errors import ConfigError, DataError
-from verisal.functional import (
-    derangement,
-    passes_randomisation,
-    postprocess,
-    randomised_copies,
-    saliency_fidelity,
-    spearman,
-)
+from verisal.functional.comparison.postprocess import postprocess
+from verisal.functional.comparison.randomisation import derangement, passes_randomisation, randomised_copies
+from verisal.functional.comparison.similarity import spearman
+from verisal.functional.removal.faithfulness import saliency_fidelity
 from verisal.metrics import (
     CascadingRandomisation,
     DabkowskiGal,

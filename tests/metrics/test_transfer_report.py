@@ -3,8 +3,9 @@ import math
 import pytest
 import torch
 
+from verisal.detection.families import Families, transfer_report
+from verisal.detection.metric import DetectionTable
 from verisal.errors import ConfigError, DataError
-from verisal.metrics import DetectionTable, Families, transfer_report
 
 NAMES = {0: "clean", 1: "fgsm", 2: "pgd", 3: "apgd", 4: "square", 5: "never"}
 ATTACKS = {"step": ["fgsm"], "iterated": ["pgd", "apgd"], "search": ["square"], "idle": ["never"]}

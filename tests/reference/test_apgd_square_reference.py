@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from verisal.attacks import APGD, SquareAttack
-from verisal.functional import per_sample
+from verisal.functional.seeding import per_sample
 
 CLASSES, SHAPE = 4, (3, 7, 6)
 NAMES = list("abcdef")

@@ -20,7 +20,7 @@ from verisal.attacks import (
 )
 from verisal.attacks._losses import rising_loss
 from verisal.errors import ConfigError
-from verisal.functional import per_sample
+from verisal.functional.seeding import per_sample
 from verisal.types import AttackResult
 
 SIZE, CLASSES = 16, 4

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from verisal.attacks import FGSM, PGD, CarliniWagnerL2
-from verisal.functional import per_sample
+from verisal.functional.seeding import per_sample
 
 CLASSES = 4
 

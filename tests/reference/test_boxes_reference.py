@@ -12,11 +12,9 @@ from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 from torch.nn import functional as F
 
-from verisal.functional import (
-    components,
-    largest_boxes,
+from verisal.functional.regions.boxes import components, largest_boxes, map_levels
+from verisal.functional.regions.localisation import (
     largest_component_ious,
-    map_levels,
     multi_component_ious,
     pixel_average_precision,
     pixel_histograms,

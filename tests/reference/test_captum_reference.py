@@ -9,7 +9,8 @@ from captum import attr
 from captum.attr._core.gradient_shap import InputBaselineXGradient
 from torch import nn
 
-from verisal.functional import Constant, content_ids, per_sample
+from verisal.functional.baselines import Constant
+from verisal.functional.seeding import content_ids, per_sample
 from verisal.models import Classifier, SmallResNet
 from verisal.saliency import (
     CaptumAdapter,

@@ -5,15 +5,8 @@ import torch
 from _replicates import replicates
 from torch import nn
 
-from verisal.functional import (
-    Blur,
-    Constant,
-    Inpaint,
-    LinearImputation,
-    curve_area,
-    perturbation_curve,
-    removal_scores,
-)
+from verisal.functional.baselines import Blur, Constant, Inpaint, LinearImputation
+from verisal.functional.removal.curves import curve_area, perturbation_curve, removal_scores
 
 
 def slow_order(saliency, order, block_size):

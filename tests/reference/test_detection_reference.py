@@ -5,20 +5,20 @@ import scipy.stats
 import torch
 from _replicates import replicates
 
-from verisal.functional import (
+from verisal.functional.statistics.detection import (
     auroc,
     bootstrap_auroc,
     bootstrap_fpr_at_tpr,
     bootstrap_rate,
     bootstrap_weights,
     fpr_at_tpr95,
-    rate_limits,
     roc_curve,
     threshold_at_fpr,
     weighted_auroc,
     weighted_fpr_at_tpr,
     weighted_rate,
 )
+from verisal.functional.statistics.shares import rate_limits
 
 
 def slow_auroc(positive, negative):

@@ -8,8 +8,8 @@ from _replicates import replicates
 from saliency_cases import toy_classifier
 from torch.nn import functional as F
 
-from verisal.functional import area_deviation, smooth_max, smooth_max_weights
 from verisal.saliency import ExtremalPerturbation
+from verisal.saliency.perturbation.smooth_masks import area_deviation, smooth_max, smooth_max_weights
 
 
 @replicates(smooth_max)

@@ -12,27 +12,19 @@ from captum.metrics import infidelity as captum_infidelity
 from captum.metrics import sensitivity_max as captum_sensitivity
 from saliency_cases import toy_classifier, toy_images
 
-from verisal.functional import (
-    crop_to_boxes,
-    dabkowski_gal,
-    frozen,
+from verisal.functional.comparison.postprocess import postprocess
+from verisal.functional.comparison.sensitivity import sensitivity_max, uniform_noises
+from verisal.functional.comparison.similarity import pearson, spearman, ssim, top_k_intersection
+from verisal.functional.removal.faithfulness import crop_to_boxes, dabkowski_gal, saliency_fidelity
+from verisal.functional.removal.infidelity import (
     gaussian_noises,
     infidelity,
-    kendall_tau_b,
-    pearson,
-    postprocess,
-    rank_correlation,
     responses,
-    rng_preserved,
-    saliency_fidelity,
-    sensitivity_max,
-    spearman,
     square_responses,
     squares_of,
-    ssim,
-    top_k_intersection,
-    uniform_noises,
 )
+from verisal.functional.scopes import frozen, rng_preserved
+from verisal.functional.statistics.ranking import kendall_tau_b, rank_correlation
 from verisal.types import SaliencyResult
 
 QUERY = torch.tensor([0, 3, 1])

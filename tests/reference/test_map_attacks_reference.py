@@ -8,15 +8,14 @@ import torch
 from _replicates import replicates
 from torch import nn
 
-from verisal.functional import (
+from verisal.attacks.on_maps.attack import MapAttack
+from verisal.attacks.on_maps.surrogates import (
     GradientSurrogate,
     IntegratedGradientsSurrogate,
-    MapAttack,
     SmoothGradSurrogate,
-    content_ids,
-    derive_seed,
-    map_change,
 )
+from verisal.functional.comparison.attacked_sensitivity import map_change
+from verisal.functional.seeding import content_ids, derive_seed
 from verisal.types import SaliencyResult
 
 SIZE = (6, 5)

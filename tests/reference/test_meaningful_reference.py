@@ -8,7 +8,8 @@ from _replicates import replicates
 from saliency_cases import toy_classifier
 from torch.nn import functional as F
 
-from verisal.functional import Constant, total_variation
+from verisal.functional.baselines import Constant
+from verisal.functional.comparison.smoothness import total_variation
 from verisal.saliency import MeaningfulPerturbation
 
 

@@ -5,9 +5,10 @@ import torch
 from _replicates import replicates
 from torch.nn import functional as F
 
-from verisal.functional import Constant, ImageMean, upsample_cells
+from verisal.functional.baselines import Constant, ImageMean
 from verisal.models import Classifier, SmallResNet
 from verisal.saliency import RISE, Occlusion
+from verisal.saliency.perturbation.rise_masks import upsample_cells
 
 
 def toy():

@@ -5,40 +5,33 @@ import pytest
 from _replicates import REFERENCES, replicates
 from test_detection_reference import slow_auroc, slow_fpr_at_tpr95, slow_threshold
 
+from verisal.attacks.on_maps.attack import MapAttack
+from verisal.detection.families import transfer_report
 from verisal.detectors.intrinsic_dimension import local_intrinsic_dimension
 from verisal.detectors.squeezing import median_filter, non_local_means
-from verisal.functional import (
-    MapAttack,
-    area_deviation,
-    auroc,
-    components,
-    crop_to_boxes,
-    dabkowski_gal,
-    fpr_at_tpr95,
-    largest_boxes,
+from verisal.functional.baselines.impute import linear_imputation
+from verisal.functional.comparison.attacked_sensitivity import map_change
+from verisal.functional.comparison.similarity import spearman, ssim
+from verisal.functional.comparison.smoothness import total_variation
+from verisal.functional.regions.boxes import components, largest_boxes, map_levels
+from verisal.functional.regions.localisation import (
     largest_component_ious,
-    linear_imputation,
-    map_change,
-    map_levels,
     multi_component_ious,
-    perturbation_curve,
     pixel_average_precision,
     pixel_histograms,
     pointing_hits,
-    rate_limits,
-    removal_scores,
+)
+from verisal.functional.removal.curves import perturbation_curve, removal_scores
+from verisal.functional.removal.faithfulness import crop_to_boxes, dabkowski_gal, saliency_fidelity
+from verisal.functional.removal.infidelity import square_responses
+from verisal.functional.statistics.detection import (
+    auroc,
+    fpr_at_tpr95,
     resampled_auroc,
     resampled_rate,
-    saliency_fidelity,
-    smooth_max,
-    spearman,
-    square_responses,
-    ssim,
     threshold_at_fpr,
-    total_variation,
-    upsample_cells,
 )
-from verisal.metrics import transfer_report
+from verisal.functional.statistics.shares import rate_limits
 from verisal.saliency import (
     RISE,
     Decoy,
@@ -51,6 +44,8 @@ from verisal.saliency import (
     SmoothGrad,
     VarGrad,
 )
+from verisal.saliency.perturbation.rise_masks import upsample_cells
+from verisal.saliency.perturbation.smooth_masks import area_deviation, smooth_max
 
 # Functions whose speed hides what they compute; each needs a reference. A new one is added here.
 FAST = (

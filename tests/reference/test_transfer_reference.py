@@ -8,8 +8,9 @@ import torch
 from _replicates import replicates
 from test_detection_reference import slow_auroc, slow_share
 
-from verisal.functional import bootstrap_weights, resampled_auroc, resampled_rate
-from verisal.metrics import DetectionTable, Families, transfer_report
+from verisal.detection.families import Families, transfer_report
+from verisal.detection.metric import DetectionTable
+from verisal.functional.statistics.detection import bootstrap_weights, resampled_auroc, resampled_rate
 
 ATTACKS = {"a": ["a1", "a2"], "b": ["b1"], "c": ["c1", "c2"]}
 FITS = {"first": ["a1"], "last": ["c1", "c2"]}

@@ -10,15 +10,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from verisal.errors import ConfigError, NumericError
-from verisal.functional import (
-    Baseline,
-    Constant,
-    DatasetMean,
-    channels_last,
-    content_ids,
-    per_sample,
-    settings_of,
-)
+from verisal.fingerprint import settings_of
+from verisal.functional.baselines import Baseline, Constant, DatasetMean
+from verisal.functional.networks import channels_last
+from verisal.functional.seeding import content_ids, per_sample
 from verisal.models import Classifier, SmallResNet
 from verisal.saliency import (
     DeepLift,

@@ -7,11 +7,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from verisal.errors import ConfigError
-from verisal.functional import SharedWork, attribution_of, spearman
+from verisal.functional.comparison.postprocess import attribution_of
+from verisal.functional.comparison.similarity import spearman
 from verisal.models import Classifier
 from verisal.saliency import Decoy, Gradient, Occlusion, SmoothGrad
-from verisal.saliency._decoy_descent import DecoyDescent
-from verisal.saliency._decoy_layer import find_layer, stopped_at
+from verisal.saliency.decoy.descent import DecoyDescent
+from verisal.saliency.decoy.layer import find_layer, stopped_at
+from verisal.saliency.shared_work import SharedWork
 
 QUERY = torch.tensor([0, 2, 1])
 FEW = {"steps": 8, "rounds": 2, "epsilon": 0.1}

@@ -5,7 +5,7 @@ import torch
 from saliency_cases import toy_classifier, toy_images
 
 from verisal.errors import ConfigError
-from verisal.functional import variation_at_equal_mass
+from verisal.functional.comparison.smoothness import variation_at_equal_mass
 from verisal.saliency import BlurredLike, CentrePrior, Gradient, HierarchicalMasks, OfProbability, OneLayer
 
 MASKS = HierarchicalMasks(reg_weight=0.02, steps=5, learning_rate=0.2)

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from verisal.data import DetectorFeatures
+from verisal.detectors import DetectorFeatures
 from verisal.errors import ConfigError
 from verisal.models import Classifier, SmallResNet
 from verisal.saliency import (

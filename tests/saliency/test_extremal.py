@@ -5,8 +5,9 @@ import torch
 from saliency_cases import toy_classifier, toy_images
 
 from verisal.errors import ConfigError
-from verisal.functional import Baseline, Constant, DatasetMean, GaussianNoise
-from verisal.saliency import ExtremalPerturbation, extremal
+from verisal.functional.baselines import Baseline, Constant, DatasetMean, GaussianNoise
+from verisal.saliency import ExtremalPerturbation
+from verisal.saliency.perturbation import extremal
 
 QUERY = torch.tensor([0, 1])
 

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from verisal.errors import ConfigError, DataError
-from verisal.functional import fuse_layers, gate_penalty_weights
 from verisal.models import Classifier, SmallResNet
 from verisal.saliency import HierarchicalMasks
+from verisal.saliency.gates.masks import fuse_layers, gate_penalty_weights
 
 
 class _Planted(nn.Module):

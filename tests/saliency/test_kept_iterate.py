@@ -8,7 +8,7 @@ import torch
 
 from verisal.models import Classifier
 from verisal.saliency import GateProblem
-from verisal.saliency._gate_descent import Kept
+from verisal.saliency.gates.descent import Kept
 
 
 def kept_of(rule, values, admissible=None):

@@ -5,9 +5,10 @@ import torch
 from saliency_cases import toy_classifier, toy_images
 
 from verisal.errors import ConfigError
-from verisal.functional import Baseline, Constant, DatasetMean, derive_seed
+from verisal.functional.baselines import Baseline, Constant, DatasetMean
+from verisal.functional.seeding import derive_seed
 from verisal.saliency import MeaningfulPerturbation
-from verisal.saliency.meaningful import _shifted
+from verisal.saliency.perturbation.meaningful import _shifted
 
 QUERY = torch.tensor([0, 1])
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from verisal.errors import ConfigError
-from verisal.functional import Baseline, Constant, ImageMean, Inpaint, UniformNoise
+from verisal.functional.baselines import Baseline, Constant, ImageMean, Inpaint, UniformNoise
 from verisal.saliency import Occlusion
 
 QUERY = torch.tensor([0])

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from verisal.errors import ConfigError
-from verisal.functional import Constant, Inpaint
+from verisal.functional.baselines import Constant, Inpaint
 from verisal.saliency import RISE
 
 WHITE = torch.ones(1, 3, 12, 16)

@@ -7,10 +7,15 @@ import pytest
 import torch
 
 from verisal.errors import ConfigError
-from verisal.functional import recommended_baselines
-from verisal.studies import BaselineChoice, page_text
-from verisal.studies.baseline_choice import Step, chosen_step, image_agreement, steps_of_choice
+from verisal.functional.baselines.recommended import recommended_baselines
 from verisal.types import Evaluation, Score
+from verisal_studies import BaselineChoice, page_text
+from verisal_studies.input_perturbations.baseline_choice import (
+    Step,
+    chosen_step,
+    image_agreement,
+    steps_of_choice,
+)
 
 PAGE = Path(__file__).parents[2] / "docs" / "studies" / "baseline_choice.md"
 # samples.val.csv of the run that the page shows, in thousandths; grey is the data set's mean there.

@@ -7,8 +7,8 @@ import yaml
 
 from verisal.cli import main
 from verisal.errors import ConfigError
-from verisal.studies import DecoyGrid, DecoyStudy, MapRobustness, page_text
 from verisal.types import Evaluation, Score
+from verisal_studies import DecoyGrid, DecoyStudy, MapRobustness, page_text
 
 ROOT = Path(__file__).parents[2]
 BASES = ("gradient", "smooth_grad", "integrated_gradients")

@@ -9,16 +9,16 @@ from perturbation_toys import BASELINES, GENERATORS, RANKED, evaluation
 from verisal.cli import main
 from verisal.errors import ConfigError
 from verisal.saliency import RISE
-from verisal.studies import InputPerturbations, page_text
-from verisal.studies._perturbation_claims import (
+from verisal_studies import InputPerturbations, page_text
+from verisal_studies.input_perturbations.claims import (
     axes,
     hyperparameters,
     maps_by_baseline,
     maps_of_neutral,
     metric_values,
 )
-from verisal.studies._ranking_claims import Rankings, diagonals, own_baseline
-from verisal.studies._removal_scores import RemovalScores
+from verisal_studies.input_perturbations.ranking import Rankings, diagonals, own_baseline
+from verisal_studies.removal_scores import RemovalScores
 
 SHIPPED = Path(__file__).parents[2] / "configs" / "study" / "input_perturbations.yaml"
 MAPS, VALUES, SETTINGS, RANKINGS, ORDERS, OWN = range(6)

@@ -3,8 +3,8 @@
 import pytest
 
 from verisal.errors import ConfigError
-from verisal.studies import ReliableDetection, page_text
 from verisal.types import Evaluation, Score
+from verisal_studies import ReliableDetection, page_text
 
 CONTROLS = ("activations", "raw_image")
 RIVALS = ("mahalanobis", "shift_consistency")

@@ -10,11 +10,11 @@ import yaml
 
 from verisal.cli import main
 from verisal.errors import ConfigError
-from verisal.functional import bootstrap_mean
-from verisal.studies import ReliableSaliency, page_text
-from verisal.studies._reliable_saliency_evidence import Evidence
-from verisal.studies._reliable_saliency_findings import findings
+from verisal.functional.statistics.intervals import bootstrap_mean
 from verisal.types import Evaluation, SaliencyPanel, Score
+from verisal_studies import ReliableSaliency, page_text
+from verisal_studies.reliable_saliency.evidence import Evidence
+from verisal_studies.reliable_saliency.findings import findings
 
 SHIPPED = Path(__file__).parents[2] / "configs" / "study" / "reliable_saliency.yaml"
 EARLIER = ("gradient", "grad_cam")

@@ -3,10 +3,12 @@ import pytest
 import torch
 from tiny_detector import SIZE, data, memorised
 
-from verisal.data import GroupTable, SceneData
+from verisal.data import SceneData
+from verisal.detection.attacked_images import GroupTable
 from verisal.detectors import MaxSoftmax
 from verisal.errors import ConfigError
-from verisal.functional import resize_maps, threshold_at_fpr
+from verisal.functional.statistics.detection import threshold_at_fpr
+from verisal.saliency.gates.masks import resize_maps
 from verisal.tasks import DetectorTask
 
 GROUPS = ("clean", "clean_misclassified", "pgd", "pgd_failed", "noise_linf", "noise_l2")

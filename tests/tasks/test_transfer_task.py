@@ -8,10 +8,10 @@ import torch
 from tiny_detector import COUNTS
 from tiny_transfer import CELLS, FAMILIES, FITS, ROWS, SEEDS, data, rows, study, task, trainer
 
-from verisal.data import TransferData
+from verisal.detection import TransferData
 from verisal.detectors import CNNDetector, LearnedConsistency, MaxSoftmax
 from verisal.errors import ConfigError
-from verisal.functional import auroc, pair_by_image
+from verisal.functional.statistics.detection import auroc, pair_by_image
 from verisal.tasks.transfer import build_transfer_evaluation
 
 

@@ -7,7 +7,9 @@ import torch
 from torch.nn import functional as F
 
 from verisal.attacks import FGSM, PGD, SignNoise
-from verisal.data import DetectorData, DetectorFeatures, EmojiScenes
+from verisal.data import EmojiScenes
+from verisal.detection import DetectorData
+from verisal.detectors import DetectorFeatures
 from verisal.models import Classifier, SmallResNet, export_classifier
 from verisal.saliency import HierarchicalMasks
 

@@ -7,7 +7,7 @@ import yaml
 from tiny_detector import COUNTS, exported
 
 from verisal.attacks import FGSM, PGD, SignNoise
-from verisal.data import TransferData
+from verisal.detection import TransferData
 from verisal.detectors import CNNDetector, LearnedConsistency, MaxSoftmax, Pixels
 from verisal.tasks import TransferTask
 

@@ -1,34 +1,22 @@
 """Attacks: pure, per sample, seeded; one call signature for all."""
 
-from ._adaptive_aims import Aim as Aim
-from ._adaptive_aims import FeatureMatching as FeatureMatching
-from ._adaptive_aims import Orthogonal as Orthogonal
-from ._adaptive_aims import Selective as Selective
-from ._adaptive_aims import Weighted as Weighted
-from ._adaptive_target import Defence as Defence
-from ._base import Attack as Attack
-from .aa_light import AALight as AALight
-from .adapters import AdaptedAttack as AdaptedAttack
-from .adapters import ARTCall as ARTCall
-from .adapters import FoolboxCall as FoolboxCall
-from .adapters import TorchattacksCall as TorchattacksCall
-from .adaptive import AdaptivePGD as AdaptivePGD
-from .adaptive import AdaptiveResult as AdaptiveResult
-from .apgd import APGD as APGD
-from .bim import BIM as BIM
-from .carlini_wagner import CarliniWagnerL2 as CarliniWagnerL2
-from .corruptions import JPEG as JPEG
-from .corruptions import Brightness as Brightness
-from .corruptions import GaussianBlur as GaussianBlur
-from .corruptions import Shift as Shift
-from .ddn import DDN as DDN
-from .deepfool import DeepFoolL2 as DeepFoolL2
-from .fgsm import FGSM as FGSM
-from .hop_skip_jump import HopSkipJumpL2 as HopSkipJumpL2
-from .noise import GaussianNoise as GaussianNoise
-from .noise import SignNoise as SignNoise
-from .pgd import PGD as PGD
-from .square import SquareAttack as SquareAttack
+from verisal.attacks._base import Attack
+from verisal.attacks.aa_light import AALight
+from verisal.attacks.adapters import AdaptedAttack, ARTCall, FoolboxCall, TorchattacksCall
+from verisal.attacks.adaptive.aims import Aim, FeatureMatching, Orthogonal, Selective, Weighted
+from verisal.attacks.adaptive.attack import AdaptivePGD, AdaptiveResult
+from verisal.attacks.adaptive.target import Defence
+from verisal.attacks.black_box.hop_skip_jump import HopSkipJumpL2
+from verisal.attacks.black_box.square import SquareAttack
+from verisal.attacks.corruptions import JPEG, Brightness, GaussianBlur, Shift
+from verisal.attacks.gradient.apgd import APGD
+from verisal.attacks.gradient.bim import BIM
+from verisal.attacks.gradient.fgsm import FGSM
+from verisal.attacks.gradient.pgd import PGD
+from verisal.attacks.minimal.carlini_wagner import CarliniWagnerL2
+from verisal.attacks.minimal.ddn import DDN
+from verisal.attacks.minimal.deepfool import DeepFoolL2
+from verisal.attacks.noise import GaussianNoise, SignNoise
 
 __all__ = [
     "APGD",

@@ -13,7 +13,10 @@ from torch import Tensor, nn
 
 from verisal.attacks._victim import ImageToLogits, Victim
 from verisal.errors import ConfigError, NumericError
-from verisal.functional import frozen, gradient_scope, images_at_once, noise_norm, per_sample, rng_preserved
+from verisal.functional.adversarial import noise_norm
+from verisal.functional.chunks import images_at_once
+from verisal.functional.scopes import frozen, gradient_scope, rng_preserved
+from verisal.functional.seeding import per_sample
 from verisal.types import AttackResult, Norm, check_images
 
 __all__ = ["SLACK", "Attack", "Draw", "require"]
@@ -87,7 +90,7 @@ class Attack(ABC):
             x01: ``(B, 3, H, W)`` float32 in [0, 1].
             y: ``(B,)`` int64, the true label; the class to reach where ``targeted``. Images that the
                 classifier already gets wrong are attacked like any other and count as successes here;
-                :func:`verisal.functional.judge_8bit` leaves them out. For a classifier that says ``output:
+                :func:`.judge_8bit` leaves them out. For a classifier that says ``output:
                 sigmoid`` the attack is on the decision about the label alone, at a probability of 0.5: with
                 several logits the label is the class that is present (``targeted``: to be made present);
                 with one logit it is 0 or 1.

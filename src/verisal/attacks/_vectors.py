@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from verisal.functional import noise_norm
+from verisal.functional.adversarial import noise_norm
 
 __all__ = ["unit", "wide"]
 

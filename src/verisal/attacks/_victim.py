@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from verisal.attacks._scale import warn_of_probabilities
 from verisal.errors import ConfigError, NumericError
-from verisal.functional import NO_GRADIENT, ask, check_labels, decision, output_of
+from verisal.functional.outputs import NO_GRADIENT, ask, check_labels, decision, output_of
 
 __all__ = ["ImageToLogits", "Victim", "cross_entropy"]
 
@@ -34,7 +34,7 @@ class Victim:
 
     Attributes:
         labels: as given; for a classifier with ``output: sigmoid`` what should become of, or stay, the
-            decision about each label (see :func:`verisal.functional.decision`), which is all that the attack
+            decision about each label (see :func:`.decision`), which is all that the attack
             sees: two logits, and labels 0 and 1.
     """
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from verisal.attacks._base import Attack, Draw
 from verisal.attacks._losses import LossName, dlr_classes
 from verisal.attacks._victim import Victim
-from verisal.attacks.apgd import APGD
-from verisal.attacks.square import SquareAttack
+from verisal.attacks.black_box.square import SquareAttack
+from verisal.attacks.gradient.apgd import APGD
 from verisal.types import Norm
 
 __all__ = ["AALight"]

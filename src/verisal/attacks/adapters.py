@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from verisal.attacks._base import SLACK, Attack, Draw, require
 from verisal.attacks._victim import Victim
 from verisal.errors import ConfigError, NumericError
-from verisal.functional import derive_seed, noise_norm
+from verisal.functional.adversarial import noise_norm
+from verisal.functional.seeding import derive_seed
 from verisal.types import Norm
 
 __all__ = ["ARTCall", "AdaptedAttack", "FoolboxCall", "TorchattacksCall"]

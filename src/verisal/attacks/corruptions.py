@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from verisal.attacks._base import Attack, Draw, require
 from verisal.attacks._jpeg import jpeg
 from verisal.attacks._victim import Victim
-from verisal.functional import gaussian_matrix
+from verisal.functional.gaussian import gaussian_matrix
 from verisal.types import Norm
 
 __all__ = ["JPEG", "Brightness", "GaussianBlur", "Shift"]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from verisal.attacks._base import Attack, Draw, require
 from verisal.attacks._victim import Victim
-from verisal.functional import scale_to_l2
+from verisal.functional.adversarial import scale_to_l2
 from verisal.types import Norm
 
 __all__ = ["GaussianNoise", "SignNoise"]
@@ -21,7 +21,7 @@ __all__ = ["GaussianNoise", "SignNoise"]
 class GaussianNoise(Attack):
     """Gaussian noise of a given L2 norm, in whole 8-bit steps; asks the classifier for its verdict only.
 
-    To copy the norm of each attacked image use :func:`verisal.functional.gaussian_noise`, which this class
+    To copy the norm of each attacked image use :func:`.gaussian_noise`, which this class
     calls with one norm for all.
 
     Args:

@@ -13,15 +13,15 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
+from verisal.callbacks._rows import RowStore
+from verisal.callbacks._session import Session
+from verisal.callbacks._subset import Subset, loaders_of
 from verisal.errors import ConfigError
-from verisal.functional import ask, frozen, rng_preserved
+from verisal.functional.outputs import ask
+from verisal.functional.scopes import frozen, rng_preserved
 from verisal.reporting import CsvSink
 from verisal.saliency import CentrePrior, RandomMap, Saliency
 from verisal.types import Batch, Evaluation, Explained, HasClassifier, SaliencyResult
-
-from ._rows import RowStore
-from ._session import Session
-from ._subset import Subset, loaders_of
 
 __all__ = ["Context", "ExplainingCallback", "Part", "Seen", "check_methods"]
 

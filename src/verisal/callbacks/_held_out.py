@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from verisal.callbacks._explaining import Context
 from verisal.errors import DataError
-from verisal.functional import ask, choose_threshold
+from verisal.functional.outputs import ask
+from verisal.functional.regions.localisation import choose_threshold
 from verisal.saliency import Saliency
 from verisal.types import Batch, Sample
-
-from ._explaining import Context
 
 __all__ = ["check_apart", "first_samples", "own_threshold"]
 

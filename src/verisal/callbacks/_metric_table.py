@@ -9,12 +9,11 @@ from typing import final
 import torch
 from torch import Tensor
 
-from verisal.functional import content_ids, derive_seed
+from verisal.callbacks._explaining import Context, Part, Seen
+from verisal.callbacks._samples import add_samples, no_samples
+from verisal.functional.seeding import content_ids, derive_seed
 from verisal.metrics import CascadingRandomisation, CurveMetric, ImageRows, ImageTable, SaliencyMetric
 from verisal.types import Curve, Evaluation, Explained, Score
-
-from ._explaining import Context, Part, Seen
-from ._samples import add_samples, no_samples
 
 __all__ = ["MetricTable"]
 

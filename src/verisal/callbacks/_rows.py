@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from verisal.checkpoint import load_export, save_export, state_hash
 from verisal.errors import CheckpointError
-from verisal.functional import content_ids, output_of, settings_of
+from verisal.fingerprint import settings_of
+from verisal.functional.outputs import output_of
+from verisal.functional.seeding import content_ids
 from verisal.saliency import GateMethod, Saliency
 from verisal.types import Batch
 

@@ -9,11 +9,10 @@ from typing import final
 import torch
 from torch import Tensor
 
-from verisal.functional import SharedWork
+from verisal.callbacks._rows import method_key
 from verisal.saliency import Saliency
+from verisal.saliency.shared_work import SharedWork
 from verisal.types import Batch, SaliencyResult
-
-from ._rows import method_key
 
 __all__ = ["Session"]
 

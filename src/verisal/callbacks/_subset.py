@@ -10,7 +10,8 @@ from lightning.pytorch import Trainer
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 
 from verisal.errors import ConfigError
-from verisal.functional import derive_seed, rng_preserved
+from verisal.functional.scopes import rng_preserved
+from verisal.functional.seeding import derive_seed
 
 __all__ = ["Subset", "loaders_of"]
 

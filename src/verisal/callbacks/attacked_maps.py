@@ -8,12 +8,13 @@ from typing import final
 import torch
 from torch import Tensor
 
-from verisal.functional import MapAttack, attribution_of, defined_maps, postprocess
+from verisal.attacks.on_maps.attack import MapAttack
+from verisal.callbacks._explaining import Context, ExplainingCallback, Part, Seen
+from verisal.callbacks._gathered import gathered_panels
+from verisal.functional.comparison.postprocess import attribution_of, postprocess
+from verisal.functional.comparison.similarity import defined_maps
 from verisal.saliency import Saliency
 from verisal.types import Evaluation, SaliencyPanel
-
-from ._explaining import Context, ExplainingCallback, Part, Seen
-from ._gathered import gathered_panels
 
 __all__ = ["AttackedMaps"]
 

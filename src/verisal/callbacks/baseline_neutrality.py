@@ -10,13 +10,16 @@ from typing import final
 import torch
 from torch import Tensor
 
+from verisal.callbacks._explaining import Context, ExplainingCallback, Part, Seen
+from verisal.callbacks._samples import add_samples, no_samples
 from verisal.errors import ConfigError
-from verisal.functional import Baseline, bootstrap_mean, bound, is_neutral, neutrality, settings_of
+from verisal.fingerprint import settings_of
+from verisal.functional.baselines import Baseline
+from verisal.functional.baselines.plain import bound
+from verisal.functional.statistics.intervals import bootstrap_mean
 from verisal.metrics import ImageTable
+from verisal.metrics.neutrality import is_neutral, neutrality
 from verisal.types import Evaluation, Score
-
-from ._explaining import Context, ExplainingCallback, Part, Seen
-from ._samples import add_samples, no_samples
 
 __all__ = ["BaselineNeutrality"]
 

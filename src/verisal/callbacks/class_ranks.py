@@ -11,15 +11,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from verisal.callbacks._explaining import Context, ExplainingCallback, Part, Seen
+from verisal.callbacks._held_out import check_apart, first_samples, own_threshold
+from verisal.callbacks._samples import add_samples, no_samples
 from verisal.data import AnnotatedImages, EmojiScenes
 from verisal.errors import ConfigError
 from verisal.metrics import ClassRankScores
 from verisal.saliency import Saliency
 from verisal.types import Batch, Evaluation, SaliencyPanel, SaliencyResult, Sample, Score
-
-from ._explaining import Context, ExplainingCallback, Part, Seen
-from ._held_out import check_apart, first_samples, own_threshold
-from ._samples import add_samples, no_samples
 
 __all__ = ["ClassRanks"]
 
@@ -34,7 +33,7 @@ class ClassRanks(ExplainingCallback):
     The first query is the predicted class; images where it is not the label do not count. The others are the
     classes of the given ranks and the least likely one, ``last``; a class that is annotated in the image does
     not count as a query. Values per image are kept, so that methods can be compared image by image.
-    :class:`~verisal.metrics.ClassRankScores` says what is measured, :class:`ExplainingCallback` what holds
+    :class:`.ClassRankScores` says what is measured, :class:`ExplainingCallback` what holds
     for all.
 
     Args:

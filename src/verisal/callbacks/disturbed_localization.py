@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from verisal.callbacks._explaining import Context, ExplainingCallback, Part, Seen
+from verisal.callbacks._held_out import check_apart, first_samples, own_threshold
 from verisal.data import AnnotatedImages, EmojiScenes
 from verisal.errors import ConfigError
-from verisal.functional import QUERIES, DisturbedQueries, ask, disturbed_queries, present_queries
+from verisal.functional.outputs import ask
+from verisal.functional.regions.disturbed import QUERIES, DisturbedQueries, disturbed_queries, present_queries
 from verisal.metrics import DisturbedScores, PresentQueries
 from verisal.saliency import Saliency
 from verisal.types import Batch, Evaluation, Explained, Sample, Score
-
-from ._explaining import Context, ExplainingCallback, Part, Seen
-from ._held_out import check_apart, first_samples, own_threshold
 
 __all__ = ["DisturbedLocalization"]
 

@@ -10,14 +10,14 @@ from typing import final
 import torch
 from torch import Tensor
 
+from verisal.callbacks._explaining import Context, ExplainingCallback, Part, Seen
+from verisal.callbacks._samples import add_samples, no_samples
 from verisal.errors import ConfigError
-from verisal.functional import bootstrap_mean, gaussian_matrix
+from verisal.functional.gaussian import gaussian_matrix
+from verisal.functional.statistics.intervals import bootstrap_mean
 from verisal.metrics import ImageTable
 from verisal.saliency import GateMethod, Saliency
 from verisal.types import Evaluation, Score, StagedClassifier
-
-from ._explaining import Context, ExplainingCallback, Part, Seen
-from ._samples import add_samples, no_samples
 
 __all__ = ["GateNoise"]
 

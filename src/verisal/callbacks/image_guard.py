@@ -29,13 +29,13 @@ _TOLD = {
 class ImageGuard(Callback):
     """Compares the images of a command with each other and with those that its weights depend on.
 
-    Images are compared by their pixels, see :class:`~verisal.data.ImageDigests`. A fit writes those that it
+    Images are compared by their pixels, see :class:`.ImageDigests`. A fit writes those that it
     fits and validates on into its checkpoints, from where they get into exports, and beside them those that
     trained its classifier, where that one knows. Refused before any work are, in a fit, an image of two
     splits; in a validation, one that was fitted on; in a test, one that was fitted or validated on, or
     trained the classifier. Predictions claim nothing: there the shared images are named in a line.
 
-    Data modules that are no :class:`~verisal.data.KnowsImages` are left alone, and so are checkpoints from
+    Data modules that are no :class:`.KnowsImages` are left alone, and so are checkpoints from
     before there were records, of which a line tells.
 
     Args:

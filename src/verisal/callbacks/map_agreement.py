@@ -11,14 +11,14 @@ from typing import final
 import torch
 from torch import Tensor
 
+from verisal.callbacks._explaining import Context, ExplainingCallback, Part, Seen
+from verisal.callbacks._samples import add_samples, no_samples
 from verisal.errors import ConfigError
-from verisal.functional import Comparison, bootstrap_mean, compare_agreement, map_agreement
+from verisal.functional.comparison.maps import Comparison, compare_agreement, map_agreement
+from verisal.functional.statistics.intervals import bootstrap_mean
 from verisal.metrics import ImageTable
 from verisal.saliency import Saliency
 from verisal.types import Evaluation, Heatmap, Score
-
-from ._explaining import Context, ExplainingCallback, Part, Seen
-from ._samples import add_samples, no_samples
 
 __all__ = ["MapAgreement"]
 

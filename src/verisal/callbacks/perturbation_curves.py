@@ -10,15 +10,17 @@ from typing import Literal, final
 
 import torch
 
+from verisal.callbacks._explaining import Context, ExplainingCallback, Part, Seen
+from verisal.callbacks._metric_table import MetricTable
+from verisal.callbacks._samples import add_samples
 from verisal.errors import ConfigError
-from verisal.functional import Baseline, bootstrap_mean, ranking_agreement, recommended_baselines
+from verisal.functional.baselines import Baseline
+from verisal.functional.baselines.recommended import recommended_baselines
+from verisal.functional.statistics.intervals import bootstrap_mean
+from verisal.functional.statistics.ranking import ranking_agreement
 from verisal.metrics import PerturbationCurve
 from verisal.saliency import CentrePrior, RandomMap, Saliency
 from verisal.types import Evaluation, Score
-
-from ._explaining import Context, ExplainingCallback, Part, Seen
-from ._metric_table import MetricTable
-from ._samples import add_samples
 
 __all__ = ["PerturbationCurves"]
 
@@ -42,7 +44,7 @@ class PerturbationCurves(ExplainingCallback):
     Args:
         methods: name to method.
         baselines: what stands for removed pixels; all kinds are run with all of them. None for
-            :func:`~verisal.functional.recommended_baselines`.
+            :func:`.recommended_baselines`.
         kinds: of curves; ``morf`` is ``deletion`` under its other name.
         steps: of every curve.
         chunk_size: images per pass of the classifier; changes memory and speed only.

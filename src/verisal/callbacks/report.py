@@ -15,6 +15,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from verisal._numbers import check_range
+from verisal.callbacks._evaluation import evaluation_of
 from verisal.reporting import (
     Picture,
     Publication,
@@ -36,8 +37,6 @@ from verisal.reporting import (
 )
 from verisal.types import Curve, Evaluation, SaliencyPanel, Score
 
-from ._evaluation import evaluation_of
-
 __all__ = ["ReportRun"]
 
 _MAX_POINTS = 200
@@ -45,7 +44,7 @@ _MAX_POINTS = 200
 
 @final
 class ReportRun(Callback):
-    """Hands the :class:`~verisal.types.Evaluation` of a task and of its callbacks to files and loggers.
+    """Hands the :class:`.Evaluation` of a task and of its callbacks to files and loggers.
 
     Rank zero alone does.
 
@@ -54,7 +53,7 @@ class ReportRun(Callback):
     main table on the terminal, and tables, curves and panels to the sinks. A ``validate`` run writes the same
     as ``report.val.json`` and so on, so that it never replaces the result of a test. Files come before sinks.
 
-    Tasks and callbacks that are no :class:`~verisal.types.Evaluates`, or found nothing, are left alone.
+    Tasks and callbacks that are no :class:`.Evaluates`, or found nothing, are left alone.
 
     Args:
         run_dir: folder of the run.

@@ -10,10 +10,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from torch import Tensor
 
+from verisal.callbacks._kept_checkpoints import found_again
+from verisal.callbacks.checkpoints import Monitored
 from verisal.errors import ConfigError
-
-from ._kept_checkpoints import found_again
-from .checkpoints import Monitored
 
 __all__ = ["ResumedSettings"]
 

@@ -6,12 +6,11 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import final
 
+from verisal.callbacks._explaining import Context, ExplainingCallback
+from verisal.callbacks._metric_table import MetricTable
 from verisal.errors import ConfigError
 from verisal.metrics import CascadingRandomisation, SaliencyMetric
 from verisal.saliency import Saliency
-
-from ._explaining import Context, ExplainingCallback
-from ._metric_table import MetricTable
 
 __all__ = ["SaliencyMetrics"]
 
@@ -24,7 +23,7 @@ class SaliencyMetrics(ExplainingCallback):
         methods: name to method.
         metrics: what is measured; their names and settings name the scores.
         randomisation_steps: re-initialise the network's layers in so many steps for
-            :class:`~verisal.metrics.CascadingRandomisation` of every method; 0 leaves it out.
+            :class:`.CascadingRandomisation` of every method; 0 leaves it out.
         every_n_epochs: in a fit, explain in every so manieth validation.
         max_images: at most so many images, a fixed subset drawn by seed; None for all.
         seed: of the subset, the controls, the re-initialised layers and the intervals.

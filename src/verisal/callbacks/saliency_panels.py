@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import final
 
+from verisal.callbacks._explaining import Context, ExplainingCallback, Part, Seen
+from verisal.callbacks._gathered import gathered_panels
 from verisal.saliency import Saliency
 from verisal.types import Evaluation, SaliencyPanel
-
-from ._explaining import Context, ExplainingCallback, Part, Seen
-from ._gathered import gathered_panels
 
 __all__ = ["SaliencyPanels"]
 

@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 
 from verisal.checkpoint import state_hash
+from verisal.cli._detector_file import DetectorFile, read_detector
+from verisal.cli._verdicts import Verdicts
 from verisal.errors import CheckpointError
 from verisal.models import Classifier
 from verisal.tasks import DetectorTask
 from verisal.types import Batch
-
-from ._detector_file import DetectorFile, read_detector
-from ._verdicts import Verdicts
 
 __all__ = ["DetectorAlarm", "detector_alarm"]
 

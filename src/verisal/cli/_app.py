@@ -19,9 +19,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.utils.data import DataLoader
 
 # Rooms whose classes a config may name by their short names: a class is found once its module is imported.
-import verisal.models
-import verisal.studies
-import verisal.tasks  # noqa: F401
+import verisal_studies  # noqa: F401
 from verisal.attacks import Attack
 from verisal.callbacks import (
     CheckpointFiles,
@@ -34,20 +32,12 @@ from verisal.callbacks import (
     best_checkpoint,
 )
 from verisal.checkpoint import CardedByData, check_card, load_weights
-from verisal.data import DetectorData, ImageData, SceneData, TransferData  # noqa: F401
-from verisal.detectors import Detector
-from verisal.errors import ConfigError
-from verisal.functional import Baseline
-from verisal.reporting import RunFolder, WandbSettings, WandbSink, csv_logger, wandb_logger
-from verisal.saliency import Saliency
-from verisal.types import Evaluates, Measurement
-
-from ._beginning import Beginning
-from ._console import EpochLines, write_predictions
-from ._precision import training_precision
-from ._progress import Progress
-from ._runs import Start, open_run, process_rank, say, weights_for
-from ._settings import (
+from verisal.cli._beginning import Beginning
+from verisal.cli._console import EpochLines, write_predictions
+from verisal.cli._precision import training_precision
+from verisal.cli._progress import Progress
+from verisal.cli._runs import Start, open_run, process_rank, say, weights_for
+from verisal.cli._settings import (
     check_numbers,
     check_paths,
     check_seed,
@@ -56,7 +46,15 @@ from ._settings import (
     refused_by_classes,
     refused_settings,
 )
-from ._stages import ChecksTrainer, check_stage, check_steps
+from verisal.cli._stages import ChecksTrainer, check_stage, check_steps
+from verisal.data import ImageData, SceneData  # noqa: F401
+from verisal.detection import DetectorData, TransferData  # noqa: F401
+from verisal.detectors import Detector
+from verisal.errors import ConfigError
+from verisal.functional.baselines import Baseline
+from verisal.reporting import RunFolder, WandbSettings, WandbSink, csv_logger, wandb_logger
+from verisal.saliency import Saliency
+from verisal.types import Evaluates, Measurement
 
 __all__ = ["VerisalCLI"]
 

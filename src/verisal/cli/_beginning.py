@@ -6,7 +6,7 @@ from typing import Any, final
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from ._progress import Progress
+from verisal.cli._progress import Progress
 
 __all__ = ["Beginning"]
 

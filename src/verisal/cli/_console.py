@@ -15,8 +15,7 @@ from torch import Tensor, distributed
 
 from verisal._whole_files import write_atomic
 from verisal.callbacks import Monitored
-
-from ._runs import process_rank
+from verisal.cli._runs import process_rank
 
 __all__ = ["EpochLines", "write_predictions"]
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from verisal.cli._options import Options, count, path_word
 from verisal.data import (
     COCO,
     CUB200,
@@ -20,8 +21,6 @@ from verisal.data import (
 )
 from verisal.errors import ConfigError
 from verisal.models import load_classifier
-
-from ._options import Options, count, path_word
 
 __all__ = ["main"]
 

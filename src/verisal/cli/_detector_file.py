@@ -12,7 +12,7 @@ import yaml
 from torch import Tensor
 
 from verisal.checkpoint import CARD_KEY, load_checkpoint, load_export
-from verisal.data import DetectorFeatures
+from verisal.detectors import DetectorFeatures
 from verisal.errors import CheckpointError, ConfigError
 from verisal.reporting import find_run_of
 from verisal.saliency import GateMethod, HierarchicalMasks, LearnedMask

@@ -17,17 +17,18 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 from torch import Tensor
 
 from verisal._whole_files import write_atomic
+from verisal.cli._explain_files import ContactSheets, Images, named_files
+from verisal.cli._query import other_classes, query_classes
+from verisal.cli._settings import check_paths, parsed_settings, refused_by_classes
+from verisal.cli._verdicts import Alarm
 from verisal.errors import ConfigError
-from verisal.functional import Baseline, ask, probabilities, require_softmax, settings_of
+from verisal.fingerprint import settings_of
+from verisal.functional.baselines import Baseline
+from verisal.functional.outputs import ask, probabilities, require_softmax
 from verisal.models import Classifier, ClassifierSource
 from verisal.reporting import Explanation, draw_explanation
 from verisal.saliency import HierarchicalMasks, Saliency, calibrate_reg_weight
 from verisal.types import OutputKind, SaliencyResult
-
-from ._explain_files import ContactSheets, Images, named_files
-from ._query import other_classes, query_classes
-from ._settings import check_paths, parsed_settings, refused_by_classes
-from ._verdicts import Alarm
 
 __all__ = ["main"]
 
@@ -236,7 +237,7 @@ def _default_method(name: str, given: Namespace, classifier: Classifier, images:
 
 def _alarm(path: Path, classifier: Classifier) -> Alarm:
     # Lightning takes seconds to import, and only a detector needs it.
-    from ._alarm import detector_alarm
+    from verisal.cli._alarm import detector_alarm
 
     return detector_alarm(path, classifier)
 

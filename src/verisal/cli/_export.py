@@ -13,13 +13,12 @@ from typing import Any
 import yaml
 
 from verisal.checkpoint import CARD_KEY, IMAGES_KEY, load_checkpoint, load_export, save_export
+from verisal.cli._detector_file import EXPORT, read_detector, trained_file
+from verisal.cli._options import Options, path_word
 from verisal.errors import CheckpointError, ConfigError
 from verisal.models import Classifier, SmallResNet, export_classifier
 from verisal.reporting import find_run_of
 from verisal.saliency import load_mask_network, save_mask_network
-
-from ._detector_file import EXPORT, read_detector, trained_file
-from ._options import Options, path_word
 
 __all__ = ["main", "with_export"]
 

@@ -10,13 +10,12 @@ import sys
 import traceback
 from collections.abc import Sequence
 
+from verisal.cli._output import lasting_output
+from verisal.cli._process import Stopped, quiet, restored_settings, stops_as_exceptions
+from verisal.cli._progress import Progress
+from verisal.cli._repeated_keys import refuse_repeated_keys
+from verisal.cli._settings import SHOWN_BY
 from verisal.errors import ConfigError, VerisalError
-
-from ._output import lasting_output
-from ._process import Stopped, quiet, restored_settings, stops_as_exceptions
-from ._progress import Progress
-from ._repeated_keys import refuse_repeated_keys
-from ._settings import SHOWN_BY
 
 __all__ = ["main"]
 
@@ -50,20 +49,20 @@ def _run(arguments: Sequence[str], progress: Progress) -> int:
     command, rest = (arguments[0], arguments[1:]) if arguments else ("", ())
     match command:
         case "data":
-            from ._data import main as data_command
+            from verisal.cli._data import main as data_command
 
             return data_command(rest)
         case "explain":
-            from ._explain_command import main as explain_command
+            from verisal.cli._explain_command import main as explain_command
 
             return explain_command(rest)
         case "export":
-            from ._export import main as export_command
+            from verisal.cli._export import main as export_command
 
             return export_command(rest)
         case _:
-            from ._app import VerisalCLI
-            from ._export import with_export
+            from verisal.cli._app import VerisalCLI
+            from verisal.cli._export import with_export
 
             # Once more: Lightning raises the levels of its loggers when it is imported.
             with quiet():

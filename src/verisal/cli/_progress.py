@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
+from verisal.cli._runs import resume_command
 from verisal.errors import VerisalError
 from verisal.reporting import RunFolder
-
-from ._runs import resume_command
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger

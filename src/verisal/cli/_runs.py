@@ -12,10 +12,9 @@ from typing import Any, final
 
 from verisal._left_behind import left_behind
 from verisal.checkpoint import BRANCH_KEY, load_checkpoint, save_checkpoint
+from verisal.cli._rendezvous import started_group
 from verisal.errors import CheckpointError, ConfigError, VerisalError
 from verisal.reporting import RunFolder, create_run_folder, find_run_of, open_run_folder
-
-from ._rendezvous import started_group
 
 __all__ = ["Start", "newest_loadable", "open_run", "process_rank", "resume_command", "say", "weights_for"]
 

@@ -14,9 +14,8 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
+from verisal.cli._explain import explain
 from verisal.errors import ConfigError, VerisalError
-
-from ._explain import explain
 
 __all__ = [
     "SHOWN_BY",

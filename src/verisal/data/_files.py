@@ -12,7 +12,7 @@ from typing import final
 
 from verisal._left_behind import left_behind
 from verisal.data._formats import holds_picture, image_suffixes
-from verisal.data._values import composed
+from verisal.data.readers.values import composed
 from verisal.errors import DataError
 
 __all__ = [

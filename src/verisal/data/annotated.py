@@ -12,14 +12,14 @@ from typing import Any, Literal, final
 from torch.utils.data import Dataset
 
 from verisal._numbers import check_range
-from verisal.data._class_map import class_indices
 from verisal.data._files import left_out_words
 from verisal.data._objects import objects_of
 from verisal.data.decode import MAX_PIXELS, decode_image
 from verisal.data.framing import Frame
-from verisal.data.listing import ImageRecord, ImageSet, Listing, Problem
+from verisal.data.readers.class_map import class_indices
+from verisal.data.readers.listing import ImageRecord, ImageSet, Listing, Problem
 from verisal.errors import ConfigError, DataError
-from verisal.functional import derive_seed
+from verisal.functional.seeding import derive_seed
 from verisal.models import Classifier, ClassifierSource, load_classifier
 from verisal.types import Sample
 

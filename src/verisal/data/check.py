@@ -10,14 +10,14 @@ from typing import final
 
 from torch import Tensor
 
-from verisal.data._class_map import class_indices
 from verisal.data._files import left_out_words
 from verisal.data._objects import check_record
-from verisal.data._store_progress import progress_bar
 from verisal.data.decode import MAX_PIXELS, decode_image
-from verisal.data.listing import ImageRecord, ImageSet, Problem
+from verisal.data.readers.class_map import class_indices
+from verisal.data.readers.listing import ImageRecord, ImageSet, Problem
 from verisal.errors import ConfigError, DataError
 from verisal.models import Classifier
+from verisal.store.progress import progress_bar
 
 __all__ = ["CheckReport", "check_data"]
 

@@ -8,11 +8,10 @@ import lightning as L
 from torch.utils.data import DataLoader
 
 from verisal._numbers import check_range
-from verisal.data._shares import ShareSampler, more_than_a_batch
 from verisal.data.annotated import AnnotatedImages, ImageSplits, Part
-from verisal.data.detection import Processes
 from verisal.data.guard import ImageDigests
-from verisal.functional import round_to_8bit
+from verisal.data.shares import Processes, ShareSampler, more_than_a_batch
+from verisal.functional.adversarial import round_to_8bit
 from verisal.models import Classifier, ClassifierSource, load_classifier
 from verisal.types import Batch
 

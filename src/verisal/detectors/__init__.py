@@ -1,31 +1,24 @@
 """Detectors of adversarial images: what they measure, how they learn, how they judge."""
 
-from ._base import Detector as Detector
-from ._masks import ChannelGates as ChannelGates
-from ._masks import Explains as Explains
-from ._masks import FindsGates as FindsGates
-from ._masks import SalientPixels as SalientPixels
-from ._outputs import Logits as Logits
-from ._outputs import ShiftedLogits as ShiftedLogits
-from ._pixels import Pixels as Pixels
-from ._pooled import PooledActivations as PooledActivations
-from .attack_cost import AttackCost as AttackCost
-from .attack_cost import StepsToFlip as StepsToFlip
-from .attribution_cnn import AttributionCNN as AttributionCNN
-from .cnn import CNNDetector as CNNDetector
-from .feature_squeezing import FeatureSqueezing as FeatureSqueezing
-from .feature_squeezing import SqueezedLogits as SqueezedLogits
-from .intrinsic_dimension import LocalIntrinsicDimension as LocalIntrinsicDimension
-from .kernel_density import KernelDensity as KernelDensity
-from .learned_consistency import LearnedConsistency as LearnedConsistency
-from .logit_scores import LogitMargin as LogitMargin
-from .logit_scores import SoftmaxEntropy as SoftmaxEntropy
-from .mahalanobis import Mahalanobis as Mahalanobis
-from .mask_statistics import MaskForest as MaskForest
-from .mask_statistics import MaskStatistics as MaskStatistics
-from .max_softmax import MaxSoftmax as MaxSoftmax
-from .shift_consistency import ShiftConsistency as ShiftConsistency
-from .vote import Vote as Vote
+from verisal.detectors._base import Detector
+from verisal.detectors._masks import ChannelGates, Explains, FindsGates, SalientPixels
+from verisal.detectors._outputs import Logits, ShiftedLogits
+from verisal.detectors._pixels import Pixels
+from verisal.detectors._pooled import PooledActivations
+from verisal.detectors.attack_cost import AttackCost, StepsToFlip
+from verisal.detectors.attribution_cnn import AttributionCNN
+from verisal.detectors.cnn import CNNDetector
+from verisal.detectors.feature_squeezing import FeatureSqueezing, SqueezedLogits
+from verisal.detectors.features import DetectorFeatures
+from verisal.detectors.intrinsic_dimension import LocalIntrinsicDimension
+from verisal.detectors.kernel_density import KernelDensity
+from verisal.detectors.learned_consistency import LearnedConsistency
+from verisal.detectors.logit_scores import LogitMargin, SoftmaxEntropy
+from verisal.detectors.mahalanobis import Mahalanobis
+from verisal.detectors.mask_statistics import MaskForest, MaskStatistics
+from verisal.detectors.max_softmax import MaxSoftmax
+from verisal.detectors.shift_consistency import ShiftConsistency
+from verisal.detectors.vote import Vote
 
 __all__ = [
     "AttackCost",
@@ -33,6 +26,7 @@ __all__ = [
     "CNNDetector",
     "ChannelGates",
     "Detector",
+    "DetectorFeatures",
     "Explains",
     "FeatureSqueezing",
     "FindsGates",

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from verisal.errors import NumericError
-from verisal.functional import require_softmax, settings_of
+from verisal.fingerprint import settings_of
+from verisal.functional.outputs import require_softmax
 from verisal.types import Measurement, StagedClassifier
 
 __all__ = ["Detector"]

@@ -8,10 +8,9 @@ from typing import final
 
 from torch import Tensor
 
+from verisal.detectors._base import Detector
+from verisal.detectors._outputs import Logits
 from verisal.types import Measurement
-
-from ._base import Detector
-from ._outputs import Logits
 
 __all__ = ["LogitScore"]
 

@@ -8,7 +8,10 @@ from typing import Any, Protocol, final, runtime_checkable
 import torch
 from torch import Tensor
 
-from verisal.functional import ask, frozen, gradient_scope, settings_of, staged_network
+from verisal.fingerprint import settings_of
+from verisal.functional.networks import staged_network
+from verisal.functional.outputs import ask
+from verisal.functional.scopes import frozen, gradient_scope
 from verisal.types import Measurement, SaliencyResult, StagedClassifier, check_images
 
 __all__ = ["ChannelGates", "Explains", "FindsGates", "SalientPixels"]

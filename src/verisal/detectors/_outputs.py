@@ -9,14 +9,10 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from verisal.functional import (
-    ask,
-    frozen,
-    gradient_scope,
-    require_softmax,
-    settings_of,
-    shift_one_pixel,
-)
+from verisal.fingerprint import settings_of
+from verisal.functional.outputs import ask, require_softmax
+from verisal.functional.scopes import frozen, gradient_scope
+from verisal.functional.views import shift_one_pixel
 from verisal.types import Measurement, StagedClassifier, check_images
 
 __all__ = ["Logits", "ShiftedLogits", "logits_of"]

@@ -7,10 +7,10 @@ from typing import Any, final
 
 from torch import Tensor
 
-from verisal.functional import round_to_8bit, settings_of
+from verisal.detectors._outputs import logits_of
+from verisal.fingerprint import settings_of
+from verisal.functional.adversarial import round_to_8bit
 from verisal.types import Measurement, StagedClassifier
-
-from ._outputs import logits_of
 
 __all__ = ["Pixels"]
 

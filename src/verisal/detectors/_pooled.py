@@ -9,7 +9,9 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from verisal.functional import frozen, gradient_scope, settings_of, staged_network
+from verisal.fingerprint import settings_of
+from verisal.functional.networks import staged_network
+from verisal.functional.scopes import frozen, gradient_scope
 from verisal.types import Measurement, StagedClassifier, check_images
 
 __all__ = ["PooledActivations", "pooled_stages"]

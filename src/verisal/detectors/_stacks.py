@@ -8,10 +8,9 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor
 
+from verisal.detectors._fitting import matching
 from verisal.errors import ConfigError
-from verisal.functional import stack_layers
-
-from ._fitting import matching
+from verisal.saliency.gates.masks import stack_layers
 
 __all__ = ["map_stack", "scalar_stack"]
 

@@ -9,11 +9,12 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from verisal.detectors._base import Detector
 from verisal.errors import ConfigError
-from verisal.functional import ask, frozen, gradient_scope, settings_of
+from verisal.fingerprint import settings_of
+from verisal.functional.outputs import ask
+from verisal.functional.scopes import frozen, gradient_scope
 from verisal.types import Measurement, StagedClassifier, check_images
-
-from ._base import Detector
 
 __all__ = ["AttackCost", "StepsToFlip"]
 

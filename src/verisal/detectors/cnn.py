@@ -11,14 +11,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from verisal._numbers import check_range
+from verisal.detectors._base import Detector
+from verisal.detectors._fitting import require_rows, unfitted
+from verisal.detectors._stacks import map_stack, scalar_stack
+from verisal.detectors.attribution_cnn import AttributionCNN
 from verisal.errors import ConfigError
-from verisal.functional import derive_seed, gradient_scope, rng_preserved
+from verisal.functional.scopes import gradient_scope, rng_preserved
+from verisal.functional.seeding import derive_seed
 from verisal.types import Measurement
-
-from ._base import Detector
-from ._fitting import require_rows, unfitted
-from ._stacks import map_stack, scalar_stack
-from .attribution_cnn import AttributionCNN
 
 __all__ = ["CNNDetector"]
 

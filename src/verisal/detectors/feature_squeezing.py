@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from verisal._numbers import check_range
+from verisal.detectors._base import Detector
+from verisal.detectors._outputs import logits_of
+from verisal.detectors.squeezing import median_filter, non_local_means, reduce_bit_depth
 from verisal.errors import ConfigError
-from verisal.functional import settings_of, softmax_distance
+from verisal.fingerprint import settings_of
+from verisal.functional.views import softmax_distance
 from verisal.types import Measurement, StagedClassifier
-
-from ._base import Detector
-from ._outputs import logits_of
-from .squeezing import median_filter, non_local_means, reduce_bit_depth
 
 __all__ = ["FeatureSqueezing", "SqueezedLogits"]
 

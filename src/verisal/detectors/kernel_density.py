@@ -10,12 +10,11 @@ from typing import final
 import torch
 from torch import Tensor
 
+from verisal.detectors._base import Detector
+from verisal.detectors._fitting import distances, require_rows, unfitted
+from verisal.detectors._pooled import PooledActivations, pooled_stages
 from verisal.errors import ConfigError
 from verisal.types import Measurement
-
-from ._base import Detector
-from ._fitting import distances, require_rows, unfitted
-from ._pooled import PooledActivations, pooled_stages
 
 __all__ = ["KernelDensity"]
 

@@ -9,12 +9,12 @@ from typing import final
 import torch
 from torch import Tensor
 
-from verisal.functional import log_odds, softmax_distance
+from verisal.detectors._base import Detector
+from verisal.detectors._fitting import LogisticScore, require_rows, unfitted
+from verisal.detectors._outputs import ShiftedLogits
+from verisal.functional.confidence import log_odds
+from verisal.functional.views import softmax_distance
 from verisal.types import Measurement
-
-from ._base import Detector
-from ._fitting import LogisticScore, require_rows, unfitted
-from ._outputs import ShiftedLogits
 
 __all__ = ["LearnedConsistency"]
 

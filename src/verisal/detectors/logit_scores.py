@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from verisal.functional import log_odds
-
-from ._logit_score import LogitScore
+from verisal.detectors._logit_score import LogitScore
+from verisal.functional.confidence import log_odds
 
 __all__ = ["LogitMargin", "SoftmaxEntropy"]
 

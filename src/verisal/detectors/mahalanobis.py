@@ -9,11 +9,10 @@ from typing import final
 import torch
 from torch import Tensor
 
+from verisal.detectors._base import Detector
+from verisal.detectors._fitting import LogisticScore, require_rows, unfitted
+from verisal.detectors._pooled import PooledActivations, pooled_stages
 from verisal.types import Measurement
-
-from ._base import Detector
-from ._fitting import LogisticScore, require_rows, unfitted
-from ._pooled import PooledActivations, pooled_stages
 
 __all__ = ["Mahalanobis"]
 

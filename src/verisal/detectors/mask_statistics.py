@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, final
 import torch
 from torch import Tensor
 
+from verisal.detectors._base import Detector
+from verisal.detectors._fitting import LogisticScore, matching, require_rows, unfitted
 from verisal.errors import ConfigError
-from verisal.functional import derive_seed
+from verisal.functional.seeding import derive_seed
 from verisal.types import Measurement
-
-from ._base import Detector
-from ._fitting import LogisticScore, matching, require_rows, unfitted
 
 if TYPE_CHECKING:
     from sklearn.ensemble import RandomForestClassifier

@@ -8,9 +8,8 @@ from typing import final
 
 from torch import Tensor
 
-from verisal.functional import log_odds
-
-from ._logit_score import LogitScore
+from verisal.detectors._logit_score import LogitScore
+from verisal.functional.confidence import log_odds
 
 __all__ = ["MaxSoftmax"]
 

@@ -8,11 +8,10 @@ from typing import final
 
 from torch import Tensor
 
-from verisal.functional import softmax_distance
+from verisal.detectors._base import Detector
+from verisal.detectors._outputs import ShiftedLogits
+from verisal.functional.views import softmax_distance
 from verisal.types import Measurement
-
-from ._base import Detector
-from ._outputs import ShiftedLogits
 
 __all__ = ["ShiftConsistency"]
 

@@ -9,11 +9,10 @@ from typing import final
 import torch
 from torch import Tensor
 
+from verisal.detectors._base import Detector
 from verisal.errors import ConfigError
-from verisal.functional import derive_seed
+from verisal.functional.seeding import derive_seed
 from verisal.types import Measurement
-
-from ._base import Detector
 
 __all__ = ["Vote"]
 

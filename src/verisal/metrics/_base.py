@@ -14,14 +14,9 @@ from torchmetrics import Metric
 
 from verisal._numbers import check_range
 from verisal.errors import DataError
-from verisal.functional import (
-    are_hits,
-    bootstrap_weights,
-    percentile_score,
-    plain_rate,
-    share_of_resamples,
-    weighted_means,
-)
+from verisal.functional.statistics.detection import bootstrap_weights, percentile_score
+from verisal.functional.statistics.intervals import are_hits, weighted_means
+from verisal.functional.statistics.shares import plain_rate, share_of_resamples
 from verisal.types import Explained, Score
 
 __all__ = ["ImageRows", "ImageTable", "Reduced", "SaliencyMetric", "reduce_means"]

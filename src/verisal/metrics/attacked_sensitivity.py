@@ -9,21 +9,17 @@ from typing import final
 import torch
 from torch import Tensor
 
+from verisal.attacks.on_maps.attack import MapAttack
+from verisal.attacks.on_maps.search import MapAttackResult
 from verisal.errors import ConfigError
-from verisal.functional import (
-    MapAttack,
-    MapAttackResult,
-    ask,
-    attribution_of,
-    defined_maps,
-    map_change,
-    scoring,
-    shared,
-    work_key,
-)
+from verisal.functional.comparison.attacked_sensitivity import map_change
+from verisal.functional.comparison.postprocess import attribution_of
+from verisal.functional.comparison.similarity import defined_maps
+from verisal.functional.outputs import ask
+from verisal.functional.scoring import scoring
+from verisal.metrics._base import Reduced, SaliencyMetric, reduce_means
+from verisal.saliency.shared_work import shared, work_key
 from verisal.types import Explained, SaliencyResult
-
-from ._base import Reduced, SaliencyMetric, reduce_means
 
 __all__ = ["AttackedSensitivity"]
 
@@ -65,7 +61,7 @@ class AttackedSensitivity(SaliencyMetric):
         lu2021decoys, ghorbani2019fragile
 
     Differs from:
-        - See :class:`~verisal.functional.MapAttack`.
+        - See :class:`.MapAttack`.
         - Whose maps the attack aims at is not known to us; ``aim`` is one reading, the default the other.
     """
 

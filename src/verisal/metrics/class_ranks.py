@@ -11,11 +11,13 @@ from torch import Tensor
 
 from verisal._numbers import check_range
 from verisal.errors import DataError
-from verisal.functional import bootstrap_mean, frozen_boxes, nearest_ious, spearman, ssim, threshold_level
+from verisal.functional.comparison.similarity import spearman, ssim
+from verisal.functional.regions.boxes import nearest_ious
+from verisal.functional.regions.localisation import frozen_boxes, threshold_level
+from verisal.functional.statistics.intervals import bootstrap_mean
+from verisal.metrics._base import ImageTable
+from verisal.metrics.disturbed import kind_of
 from verisal.types import SaliencyResult, Score
-
-from ._base import ImageTable
-from .disturbed import kind_of
 
 __all__ = ["ClassRankScores"]
 

@@ -11,20 +11,11 @@ import torch
 from torch import Tensor
 
 from verisal.errors import ConfigError, DataError
-from verisal.functional import (
-    Baseline,
-    Blur,
-    DatasetMean,
-    Order,
-    aopc,
-    curve_area,
-    normalised_curve_area,
-    perturbation_curve,
-    tied_share,
-)
+from verisal.functional.baselines import Baseline, Blur, DatasetMean
+from verisal.functional.removal.curves import aopc, curve_area, normalised_curve_area, perturbation_curve
+from verisal.functional.removal.order import Order, tied_share
+from verisal.metrics._base import Reduced, SaliencyMetric, reduce_means
 from verisal.types import Explained
-
-from ._base import Reduced, SaliencyMetric, reduce_means
 
 __all__ = ["CurveMetric", "MeanCurve", "PerturbationCurve", "RelevanceGap"]
 

@@ -8,10 +8,9 @@ from typing import final
 from torch import Tensor
 
 from verisal._numbers import check_range
-from verisal.functional import dabkowski_gal
+from verisal.functional.removal.faithfulness import dabkowski_gal
+from verisal.metrics._base import Reduced, SaliencyMetric, reduce_means
 from verisal.types import Explained
-
-from ._base import Reduced, SaliencyMetric, reduce_means
 
 __all__ = ["DabkowskiGal"]
 
@@ -24,7 +23,7 @@ class DabkowskiGal(SaliencyMetric):
 
     Args:
         threshold: share of the map's maximum that belongs to the crop; choose it with
-            :func:`~verisal.functional.tuned_threshold` on images that are not scored.
+            :func:`.tuned_threshold` on images that are not scored.
         empty_probability: probability of the empty crop of an all-zero map; None leaves it undefined.
         chunk_size: images in one network pass.
         resamples: bootstrap resamples of the intervals.
@@ -34,7 +33,7 @@ class DabkowskiGal(SaliencyMetric):
         dabkowski2017
 
     Differs from:
-        - See :func:`~verisal.functional.dabkowski_gal`.
+        - See :func:`.dabkowski_gal`.
     """
 
     better = "low"

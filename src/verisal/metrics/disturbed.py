@@ -11,21 +11,14 @@ from torch import Tensor
 
 from verisal._numbers import check_range
 from verisal.errors import DataError
-from verisal.functional import (
-    QUERIES,
-    bootstrap_mean,
-    defined_maps,
-    energy_inside,
-    frozen_boxes,
-    nearest_ious,
-    spearman,
-    ssim,
-    threshold_level,
-)
+from verisal.functional.comparison.similarity import defined_maps, spearman, ssim
+from verisal.functional.regions.boxes import nearest_ious
+from verisal.functional.regions.disturbed import QUERIES
+from verisal.functional.regions.localisation import energy_inside, frozen_boxes, threshold_level
+from verisal.functional.statistics.intervals import bootstrap_mean
+from verisal.metrics._base import ImageTable, Reduced, SaliencyMetric, reduce_means
+from verisal.metrics.localisation import boxes_of, object_masks_of
 from verisal.types import Explained, SaliencyResult, Score
-
-from ._base import ImageTable, Reduced, SaliencyMetric, reduce_means
-from .localisation import boxes_of, object_masks_of
 
 __all__ = ["DisturbedScores", "PresentQueries"]
 
@@ -55,7 +48,7 @@ class DisturbedScores:
     - ``n_empty``: constant maps.
 
     Maps that are not finite are undefined everywhere. The threshold is chosen on other images, under c0
-    alone: :func:`~verisal.functional.choose_threshold`.
+    alone: :func:`.choose_threshold`.
 
     Args:
         threshold: tau in [0, 1), frozen.
@@ -90,7 +83,7 @@ class DisturbedScores:
             results: of the four queries c0..c3, from one method on the same images.
             boxes: per image ``(N_i, 4)`` boxes of the objects of its true class.
             image_ids: B stable names.
-            valid: ``(4, B)`` bool, from :func:`~verisal.functional.disturbed_queries`. Images that do not
+            valid: ``(4, B)`` bool, from :func:`.disturbed_queries`. Images that do not
                 count for c0 count for nothing; their maps are not looked at.
 
         Raises:
@@ -233,7 +226,7 @@ def _where(columns: Tensor, defined: Tensor) -> Tensor:
 
 
 def kind_of(name: str) -> Literal["value", "measure", "hit difference"]:
-    """What the mean of a column of this name is of, for :func:`~verisal.functional.bootstrap_mean`."""
+    """What the mean of a column of this name is of, for :func:`.bootstrap_mean`."""
     if name.startswith("margin"):
         return "hit difference"
     return "measure" if name.startswith(("response", "norm", "spearman", "ssim")) else "value"

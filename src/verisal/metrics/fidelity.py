@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from verisal._numbers import check_range
-from verisal.functional import attribution_of, postprocess, saliency_fidelity
+from verisal.functional.comparison.postprocess import attribution_of, postprocess
+from verisal.functional.removal.faithfulness import saliency_fidelity
+from verisal.metrics._base import Reduced, SaliencyMetric, reduce_means
 from verisal.types import Explained
-
-from ._base import Reduced, SaliencyMetric, reduce_means
 
 __all__ = ["SaliencyFidelity"]
 
@@ -24,7 +24,7 @@ class SaliencyFidelity(SaliencyMetric):
     Scores: ``value``, and ``floored``, the share of images with a probability below its floor.
 
     Args:
-        percentile: at which attributions are winsorised; see :func:`~verisal.functional.postprocess`.
+        percentile: at which attributions are winsorised; see :func:`.postprocess`.
         chunk_size: images in one network pass.
         resamples: bootstrap resamples of the intervals.
         seed: of the resampling.
@@ -33,7 +33,7 @@ class SaliencyFidelity(SaliencyMetric):
         lu2021decoys
 
     Differs from:
-        - See :func:`~verisal.functional.saliency_fidelity`.
+        - See :func:`.saliency_fidelity`.
     """
 
     better = "low"

@@ -10,18 +10,17 @@ from torch import Tensor
 
 from verisal._numbers import check_range
 from verisal.errors import ConfigError
-from verisal.functional import (
+from verisal.functional.comparison.postprocess import attribution_of
+from verisal.functional.comparison.similarity import defined_maps
+from verisal.functional.removal.infidelity import (
     Responses,
-    attribution_of,
-    defined_maps,
     gaussian_noises,
     infidelity,
     responses,
     square_responses,
 )
+from verisal.metrics._base import Reduced, SaliencyMetric, reduce_means
 from verisal.types import Explained
-
-from ._base import Reduced, SaliencyMetric, reduce_means
 
 __all__ = ["Infidelity"]
 

@@ -10,9 +10,8 @@ from torch import Tensor
 
 from verisal._numbers import check_range
 from verisal.errors import ConfigError, DataError
-from verisal.functional import (
-    NUM_LEVELS,
-    derive_seed,
+from verisal.functional.regions.boxes import NUM_LEVELS
+from verisal.functional.regions.localisation import (
     energy_inside,
     largest_component_ious,
     masks_from_boxes,
@@ -23,9 +22,9 @@ from verisal.functional import (
     pointing_hits,
     pointing_tolerance,
 )
+from verisal.functional.seeding import derive_seed
+from verisal.metrics._base import Reduced, SaliencyMetric, reduce_means
 from verisal.types import Explained
-
-from ._base import Reduced, SaliencyMetric, reduce_means
 
 __all__ = ["EnergyInside", "MaxBoxAcc", "MaxBoxAccV2", "PointingGame", "PxAP"]
 
@@ -70,7 +69,7 @@ class PointingGame(SaliencyMetric):
 
     Args:
         tolerance: in pixels at a shorter side of 224 px or more; scaled below, see
-            :func:`~verisal.functional.pointing_tolerance`.
+            :func:`.pointing_tolerance`.
         resamples: bootstrap resamples of the intervals; 0 for none.
         seed: of the resampling.
 
@@ -160,7 +159,7 @@ class MaxBoxAcc(SaliencyMetric):
         choe2020wsol
 
     Differs from:
-        - Components take the place of contours; see :func:`~verisal.functional.largest_component_ious`.
+        - Components take the place of contours; see :func:`.largest_component_ious`.
     """
 
     better = "high"
@@ -209,7 +208,7 @@ class MaxBoxAccV2(SaliencyMetric):
 
     Differs from:
         - That the best box counts is our reading.
-        - Components take the place of contours; see :func:`~verisal.functional.multi_component_ious`.
+        - Components take the place of contours; see :func:`.multi_component_ious`.
     """
 
     better = "high"

@@ -8,10 +8,10 @@ from typing import final
 import torch
 from torch import Tensor
 
-from verisal.functional import map_similarities, random_maps, spearman
+from verisal.functional.comparison.maps import map_similarities, random_maps
+from verisal.functional.comparison.similarity import spearman
+from verisal.metrics._base import Reduced, SaliencyMetric, reduce_means
 from verisal.types import Explained, SaliencyResult
-
-from ._base import Reduced, SaliencyMetric, reduce_means
 
 __all__ = ["MapSimilarity"]
 

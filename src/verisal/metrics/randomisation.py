@@ -10,19 +10,16 @@ from torch import Tensor, nn
 
 from verisal.checkpoint import state_hash
 from verisal.errors import ConfigError, DataError
-from verisal.functional import (
+from verisal.functional.comparison.postprocess import attribution_of
+from verisal.functional.comparison.randomisation import (
     RandomisedCopy,
-    attribution_of,
-    defined_maps,
     derangement,
     randomised_copies,
-    spearman,
-    ssim,
     weighted_percentile,
 )
+from verisal.functional.comparison.similarity import defined_maps, spearman, ssim
+from verisal.metrics._base import Reduced, SaliencyMetric, reduce_means
 from verisal.types import Explained, SaliencyResult, check_images
-
-from ._base import Reduced, SaliencyMetric, reduce_means
 
 __all__ = ["CascadingRandomisation"]
 
@@ -37,7 +34,7 @@ class CascadingRandomisation(SaliencyMetric):
     Scores, for each step k from the logits downwards: ``spearman_k`` and ``ssim_k`` of saliency maps, and
     ``attribution_k``, Spearman of attributions; low is good. ``reference_spearman`` and ``reference_ssim``
     are the 95th percentiles of the similarity of the method's maps of unrelated images, each image against
-    another one by a random derangement. :func:`~verisal.functional.passes_randomisation` judges the last
+    another one by a random derangement. :func:`.passes_randomisation` judges the last
     step by them.
 
     Args:

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from verisal.errors import ConfigError
-from verisal.functional import Baseline, LinearImputation, removal_scores, tied_share
+from verisal.functional.baselines import Baseline, LinearImputation
+from verisal.functional.removal.curves import removal_scores
+from verisal.functional.removal.order import tied_share
+from verisal.metrics.curves import CurveMetric
 from verisal.types import Explained
-
-from .curves import CurveMetric
 
 __all__ = ["ROAD"]
 

@@ -8,10 +8,10 @@ from typing import final
 from torch import Tensor
 
 from verisal._numbers import check_range
-from verisal.functional import attribution_of, sensitivity_max, uniform_noises
+from verisal.functional.comparison.postprocess import attribution_of
+from verisal.functional.comparison.sensitivity import sensitivity_max, uniform_noises
+from verisal.metrics._base import Reduced, SaliencyMetric, reduce_means
 from verisal.types import Explained
-
-from ._base import Reduced, SaliencyMetric, reduce_means
 
 __all__ = ["SensitivityMax"]
 
@@ -33,7 +33,7 @@ class SensitivityMax(SaliencyMetric):
         yeh2019
 
     Differs from:
-        - See :func:`~verisal.functional.sensitivity_max`.
+        - See :func:`.sensitivity_max`.
     """
 
     better = "low"

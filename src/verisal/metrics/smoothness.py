@@ -8,10 +8,9 @@ from typing import final
 import torch
 from torch import Tensor
 
-from verisal.functional import high_frequency_share, variation_at_equal_mass
+from verisal.functional.comparison.smoothness import high_frequency_share, variation_at_equal_mass
+from verisal.metrics._base import Reduced, SaliencyMetric, reduce_means
 from verisal.types import Explained
-
-from ._base import Reduced, SaliencyMetric, reduce_means
 
 __all__ = ["Smoothness"]
 
@@ -21,7 +20,7 @@ class Smoothness(SaliencyMetric):
     """Total variation at equal mass, and the share of energy at high frequencies; neither end is good.
 
     Any blur makes a map smoother, so read it beside scores of what the map says; and beside
-    :class:`~verisal.saliency.BlurredLike`, the plain blur of another method's map to the same variation.
+    :class:`.BlurredLike`, the plain blur of another method's map to the same variation.
 
     Args:
         resamples: bootstrap resamples of the intervals.

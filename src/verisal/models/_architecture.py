@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from verisal.errors import ConfigError
-from verisal.functional import logits_of
+from verisal.functional.outputs import logits_of
 
 __all__ = ["Architecture", "LogitsOnly", "known_name", "optional"]
 

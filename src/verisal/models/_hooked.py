@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from verisal.errors import ConfigError
-from verisal.functional import logits_of, uncompiled
-
-from ._layout import Probe, apply_gate, from_map, image_like, to_map, to_maps
-from ._split import SplitNetwork, gives_same_logits
+from verisal.functional.networks import uncompiled
+from verisal.functional.outputs import logits_of
+from verisal.models._layout import Probe, apply_gate, from_map, image_like, to_map, to_maps
+from verisal.models._split import SplitNetwork, gives_same_logits
 
 __all__ = ["hooked_network"]
 

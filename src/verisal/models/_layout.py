@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from verisal.errors import ConfigError
-from verisal.functional import channels_last, check_hookable, logits_of, rng_preserved, uncompiled
+from verisal.functional.networks import channels_last, check_hookable, uncompiled
+from verisal.functional.outputs import logits_of
+from verisal.functional.scopes import rng_preserved
 
 __all__ = [
     "Probe",

@@ -11,11 +11,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from verisal.errors import CheckpointError, ConfigError
+from verisal.models._architecture import Architecture, LogitsOnly, known_name, optional
+from verisal.models._stages import usable_stages
+from verisal.models._weights import fit_states, read_states
 from verisal.types import OutputKind
-
-from ._architecture import Architecture, LogitsOnly, known_name, optional
-from ._stages import usable_stages
-from ._weights import fit_states, read_states
 
 __all__ = ["Built", "from_factory", "from_timm", "from_torchvision", "from_transformers", "imagenet_names"]
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from verisal.errors import ConfigError
-from verisal.functional import logits_of, uncompiled
-
-from ._layout import (
+from verisal.functional.networks import uncompiled
+from verisal.functional.outputs import logits_of
+from verisal.models._layout import (
     Probe,
     StageLayout,
     apply_gate,

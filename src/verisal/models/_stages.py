@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from verisal.errors import ConfigError
-from verisal.functional import check_hookable, logits_of, uncompiled
-
-from ._layout import evaluating, probe_image, probe_stages
+from verisal.functional.networks import check_hookable, uncompiled
+from verisal.functional.outputs import logits_of
+from verisal.models._layout import evaluating, probe_image, probe_stages
 
 __all__ = ["find_stages", "usable_stages"]
 

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from verisal._numbers import check_range
 from verisal.errors import ConfigError
-from verisal.functional import check_logits, logits_of, plain_network
+from verisal.functional.networks import plain_network
+from verisal.functional.outputs import check_logits, logits_of
+from verisal.models._architecture import Architecture
+from verisal.models._hooked import hooked_network
+from verisal.models._layout import probe_stages
+from verisal.models._split import SplitNetwork, gives_same_logits, split_network
 from verisal.types import OutputKind, StageOutputs
-
-from ._architecture import Architecture
-from ._hooked import hooked_network
-from ._layout import probe_stages
-from ._split import SplitNetwork, gives_same_logits, split_network
 
 __all__ = ["Classifier"]
 
@@ -36,7 +36,7 @@ class Classifier(nn.Module):
 
     Args:
         network: maps normalised images ``(B, 3, H, W)`` to logits ``(B, K)``, alone or inside of what
-            :func:`verisal.functional.logits_of` reads. Wrappers of ``torch.compile``, DataParallel and
+            :func:`.logits_of` reads. Wrappers of ``torch.compile``, DataParallel and
             DistributedDataParallel are taken off.
         stages: sub-modules whose outputs are the activations ``a_1 .. a_L``, in running order, at least two.
         class_names: the K names, in the order of the logits.

@@ -11,10 +11,9 @@ from torch import Tensor
 
 from verisal.checkpoint import file_sha256
 from verisal.errors import CheckpointError, ConfigError
-
-from ._architecture import Architecture, optional
-from ._libraries import Built, imagenet_names
-from ._weights import fit_weights
+from verisal.models._architecture import Architecture, optional
+from verisal.models._libraries import Built, imagenet_names
+from verisal.models._weights import fit_weights
 
 __all__ = ["IMAGENET_CLASSIFIER", "imagenet_classifier", "timm_names"]
 

@@ -14,17 +14,17 @@ from torch import Tensor, nn
 from verisal._numbers import check_range
 from verisal.checkpoint import IMAGES_KEY, load_export, save_export
 from verisal.errors import CheckpointError, ConfigError
-from verisal.functional import logits_of, plain_network
+from verisal.functional.networks import plain_network
+from verisal.functional.outputs import logits_of
+from verisal.models._architecture import Architecture
+from verisal.models._layout import evaluating, probe_image
+from verisal.models._libraries import Built, from_factory, from_timm, from_torchvision, from_transformers
+from verisal.models._stages import find_stages
+from verisal.models._weights import fit_weights, load_named
+from verisal.models.classifier import Classifier, check_statistics
+from verisal.models.imagenet import IMAGENET_CLASSIFIER, imagenet_classifier
+from verisal.models.resnet import SmallResNet
 from verisal.types import OutputKind
-
-from ._architecture import Architecture
-from ._layout import evaluating, probe_image
-from ._libraries import Built, from_factory, from_timm, from_torchvision, from_transformers
-from ._stages import find_stages
-from ._weights import fit_weights, load_named
-from .classifier import Classifier, check_statistics
-from .imagenet import IMAGENET_CLASSIFIER, imagenet_classifier
-from .resnet import SmallResNet
 
 __all__ = ["ClassifierSource", "export_classifier", "load_classifier", "shipped_classifiers"]
 

@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from verisal.errors import DataError
-
-from ._gallery import UNDEFINED_NOTE
-from .figures import write_png
+from verisal.reporting._gallery import UNDEFINED_NOTE
+from verisal.reporting.figures import write_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

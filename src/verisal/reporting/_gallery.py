@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from verisal.errors import DataError
-
-from .figures import write_png
+from verisal.reporting.figures import write_png
 
 __all__ = ["UNDEFINED_NOTE", "draw_gallery"]
 

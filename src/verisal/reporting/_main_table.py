@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import TypeVar
 
+from verisal.reporting._base import Table
 from verisal.types import Evaluation, Score
-
-from ._base import Table
 
 __all__ = ["main_table", "merge_evaluations"]
 

@@ -16,8 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from verisal.checkpoint import write_atomic
-
-from ._base import Publication, Sink
+from verisal.reporting._base import Publication, Sink
 
 __all__ = ["CsvSink", "csv_logger"]
 

@@ -20,10 +20,9 @@ from rich.text import Text
 
 from verisal.checkpoint import write_atomic
 from verisal.errors import DataError
+from verisal.reporting._base import Table
+from verisal.reporting._main_table import main_table
 from verisal.types import Evaluation, Score
-
-from ._base import Table
-from ._main_table import main_table
 
 __all__ = ["RunFacts", "installed_versions", "print_results", "result_table", "write_report", "write_samples"]
 

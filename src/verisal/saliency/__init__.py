@@ -1,57 +1,45 @@
 """Saliency methods: one family a file."""
 
-from ._base import GateMethod as GateMethod
-from ._base import GateResult as GateResult
-from ._base import Saliency as Saliency
-from ._decoy_report import DecoyReport as DecoyReport
-from ._gate_descent import GateDescent as GateDescent
-from ._gate_maps import Shown as Shown
-from ._gate_maps import fused_maps as fused_maps
-from ._gate_maps import maps_of_gates as maps_of_gates
-from ._gate_maps import raw_maps as raw_maps
-from ._gate_problem import GateProblem as GateProblem
-from ._gate_problem import Objective as Objective
-from ._gradient import Attribution as Attribution
-from ._gradient import GradientMethod as GradientMethod
-from .adapters import CallableAdapter as CallableAdapter
-from .adapters import CaptumAdapter as CaptumAdapter
-from .adapters import GradCamAdapter as GradCamAdapter
-from .adapters import TorchCamAdapter as TorchCamAdapter
-from .calibration import Calibration as Calibration
-from .calibration import calibrate_reg_weight as calibrate_reg_weight
-from .captum import DeepLift as DeepLift
-from .captum import GradCAM as GradCAM
-from .captum import Gradient as Gradient
-from .captum import GuidedBackpropagation as GuidedBackpropagation
-from .captum import InputXGradient as InputXGradient
-from .captum import IntegratedGradients as IntegratedGradients
-from .controls import CentrePrior as CentrePrior
-from .controls import EdgeDetector as EdgeDetector
-from .controls import RandomMap as RandomMap
-from .decoy import Decoy as Decoy
-from .decoy import Decoys as Decoys
-from .derived import BlurredLike as BlurredLike
-from .derived import OfProbability as OfProbability
-from .derived import OneLayer as OneLayer
-from .differentiable import DifferentiableGates as DifferentiableGates
-from .differentiable import FrozenGates as FrozenGates
-from .differentiable import GateFunction as GateFunction
-from .differentiable import PredictedGates as PredictedGates
-from .differentiable import UnrolledGates as UnrolledGates
-from .extremal import ExtremalPerturbation as ExtremalPerturbation
-from .hierarchical import HierarchicalMasks as HierarchicalMasks
-from .learned import LearnedMask as LearnedMask
-from .learned import MaskCard as MaskCard
-from .learned import classifier_fingerprint as classifier_fingerprint
-from .learned import load_mask_network as load_mask_network
-from .learned import save_mask_network as save_mask_network
-from .mask_network import MaskNetwork as MaskNetwork
-from .meaningful import MeaningfulPerturbation as MeaningfulPerturbation
-from .occlusion import Occlusion as Occlusion
-from .rise import RISE as RISE
-from .sampled import GradientSHAP as GradientSHAP
-from .sampled import SmoothGrad as SmoothGrad
-from .sampled import VarGrad as VarGrad
+from verisal.saliency._base import GateMethod, GateResult, Saliency
+from verisal.saliency.adapters import CallableAdapter, CaptumAdapter, GradCamAdapter, TorchCamAdapter
+from verisal.saliency.controls import CentrePrior, EdgeDetector, RandomMap
+from verisal.saliency.decoy.decoy import Decoy, Decoys
+from verisal.saliency.decoy.report import DecoyReport
+from verisal.saliency.derived import BlurredLike, OfProbability, OneLayer
+from verisal.saliency.gates.calibration import Calibration, calibrate_reg_weight
+from verisal.saliency.gates.descent import GateDescent
+from verisal.saliency.gates.differentiable import (
+    DifferentiableGates,
+    FrozenGates,
+    GateFunction,
+    PredictedGates,
+    UnrolledGates,
+)
+from verisal.saliency.gates.hierarchical import HierarchicalMasks
+from verisal.saliency.gates.learned import (
+    LearnedMask,
+    MaskCard,
+    classifier_fingerprint,
+    load_mask_network,
+    save_mask_network,
+)
+from verisal.saliency.gates.maps import Shown, fused_maps, maps_of_gates, raw_maps
+from verisal.saliency.gates.network import MaskNetwork
+from verisal.saliency.gates.problem import GateProblem, Objective
+from verisal.saliency.gradients.captum import (
+    DeepLift,
+    GradCAM,
+    Gradient,
+    GuidedBackpropagation,
+    InputXGradient,
+    IntegratedGradients,
+)
+from verisal.saliency.gradients.gradient import Attribution, GradientMethod
+from verisal.saliency.gradients.sampled import GradientSHAP, SmoothGrad, VarGrad
+from verisal.saliency.perturbation.extremal import ExtremalPerturbation
+from verisal.saliency.perturbation.meaningful import MeaningfulPerturbation
+from verisal.saliency.perturbation.occlusion import Occlusion
+from verisal.saliency.perturbation.rise import RISE
 
 __all__ = [
     "RISE",

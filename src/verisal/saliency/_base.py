@@ -11,13 +11,9 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor, nn
 
 from verisal.errors import DataError
-from verisal.functional import (
-    frozen,
-    gradient_scope,
-    probabilities,
-    rng_preserved,
-    staged_network,
-)
+from verisal.functional.networks import staged_network
+from verisal.functional.outputs import probabilities
+from verisal.functional.scopes import frozen, gradient_scope, rng_preserved
 from verisal.types import OutputKind, SaliencyResult, StagedClassifier, check_images, check_query_class
 
 __all__ = [

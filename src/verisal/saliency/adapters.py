@@ -21,11 +21,12 @@ import torch
 from torch import Tensor, nn
 
 from verisal.errors import ConfigError, NumericError
-from verisal.functional import Answering, ask, resize_maps, uncompiled
+from verisal.functional.networks import uncompiled
+from verisal.functional.outputs import Answering, ask
+from verisal.saliency._base import Saliency, explaining
+from verisal.saliency.gates.masks import resize_maps
+from verisal.saliency.gradients.gradient import scores_of
 from verisal.types import SaliencyResult, StagedClassifier
-
-from ._base import Saliency, explaining
-from ._gradient import scores_of
 
 __all__ = ["CallableAdapter", "CaptumAdapter", "GradCamAdapter", "TorchCamAdapter"]
 

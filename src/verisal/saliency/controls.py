@@ -11,10 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from verisal.errors import ConfigError
-from verisal.functional import content_ids, per_sample
+from verisal.functional.seeding import content_ids, per_sample
+from verisal.saliency._base import Saliency, check_some_images
 from verisal.types import SaliencyResult, StagedClassifier, check_query_class
-
-from ._base import Saliency, check_some_images
 
 __all__ = ["CentrePrior", "EdgeDetector", "RandomMap"]
 

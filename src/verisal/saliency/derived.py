@@ -9,17 +9,11 @@ from typing import ClassVar, final
 from torch import Tensor
 
 from verisal.errors import ConfigError
-from verisal.functional import (
-    ask,
-    blur_to_variation,
-    gradient_scope,
-    output_of,
-    probabilities,
-    variation_at_equal_mass,
-)
+from verisal.functional.comparison.smoothness import blur_to_variation, variation_at_equal_mass
+from verisal.functional.outputs import ask, output_of, probabilities
+from verisal.functional.scopes import gradient_scope
+from verisal.saliency._base import Saliency, explaining
 from verisal.types import OutputKind, SaliencyResult
-
-from ._base import Saliency, explaining
 
 __all__ = ["BlurredLike", "OfProbability", "OneLayer"]
 

@@ -1,9 +1,15 @@
 """Lightning modules: what is trained, and how it is judged."""
 
-from .classifier import ClassifierTask as ClassifierTask
-from .detector import DetectorTask as DetectorTask
-from .frozen import FrozenClassifierTask as FrozenClassifierTask
-from .masker import MaskerTask as MaskerTask
-from .transfer import TransferTask as TransferTask
+from verisal.tasks.classifier import ClassifierTask
+from verisal.tasks.detector import DetectorTask
+from verisal.tasks.frozen import FrozenClassifierTask
+from verisal.tasks.masker import MaskerTask
+from verisal.tasks.transfer import TransferTask
 
-__all__ = ["ClassifierTask", "DetectorTask", "FrozenClassifierTask", "MaskerTask", "TransferTask"]
+__all__ = [
+    "ClassifierTask",
+    "DetectorTask",
+    "FrozenClassifierTask",
+    "MaskerTask",
+    "TransferTask",
+]

@@ -8,15 +8,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from verisal.data import DetectorData, GroupTable
-from verisal.functional import fuse_layers, resize_maps
-from verisal.metrics import (
-    DetectionTable,
-    detection_curves,
-    detection_histogram,
-    detection_report,
-    threshold_notes,
-)
+from verisal.detection import DetectorData
+from verisal.detection.attacked_images import GroupTable
+from verisal.detection.metric import DetectionTable
+from verisal.detection.table import detection_curves, detection_histogram, detection_report, threshold_notes
+from verisal.saliency.gates.masks import fuse_layers, resize_maps
 from verisal.types import Evaluation, MaskPanel
 
 __all__ = ["build_evaluation", "mean_auroc"]

@@ -10,16 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from verisal.functional import (
-    DatasetMean,
-    bootstrap_mean,
-    bootstrap_weights,
-    curve_area,
-    derive_seed,
-    energy_inside,
-    percentile_score,
-    perturbation_curve,
-)
+from verisal.functional.baselines import DatasetMean
+from verisal.functional.regions.localisation import energy_inside
+from verisal.functional.removal.curves import curve_area, perturbation_curve
+from verisal.functional.seeding import derive_seed
+from verisal.functional.statistics.detection import bootstrap_weights, percentile_score
+from verisal.functional.statistics.intervals import bootstrap_mean
 from verisal.metrics import ImageRows
 from verisal.saliency import GateProblem, maps_of_gates
 from verisal.types import Batch, Evaluation, Score

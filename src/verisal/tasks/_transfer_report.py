@@ -8,16 +8,13 @@ from dataclasses import dataclass
 
 import torch
 
-from verisal.data import GroupTable, TransferData
-from verisal.functional import Share, end_to_end, greatest_share, strongest
-from verisal.metrics import (
-    DetectionTable,
-    Families,
-    detection_curves,
-    detection_report,
-    threshold_notes,
-    transfer_report,
-)
+from verisal.detection import TransferData
+from verisal.detection.attacked_images import GroupTable
+from verisal.detection.end_to_end import end_to_end, strongest
+from verisal.detection.families import Families, transfer_report
+from verisal.detection.metric import DetectionTable
+from verisal.detection.table import detection_curves, detection_report, threshold_notes
+from verisal.functional.statistics.shares import Share, greatest_share
 from verisal.types import Evaluation, Heatmap, Score
 
 __all__ = ["TransferResult", "build_transfer_evaluation"]

@@ -13,10 +13,9 @@ from verisal._numbers import check_range
 from verisal.errors import ConfigError, DataError
 from verisal.metrics import ImageTable
 from verisal.models import Classifier, SmallResNet
+from verisal.tasks._processes import agree_on_buffers
+from verisal.tasks._schedule import OneCycle, check_planned
 from verisal.types import Batch
-
-from ._processes import agree_on_buffers
-from ._schedule import OneCycle, check_planned
 
 __all__ = ["ClassifierTask"]
 

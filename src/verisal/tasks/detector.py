@@ -12,17 +12,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from verisal._numbers import check_range
-from verisal.data import DetectorData, DetectorFeatures, GroupTable
-from verisal.detectors import AttributionCNN, MaxSoftmax
+from verisal.detection import DetectorData
+from verisal.detection.attacked_images import GroupTable
+from verisal.detection.metric import DetectionScores, DetectionTable
+from verisal.detection.table import detection_thresholds
+from verisal.detectors import AttributionCNN, DetectorFeatures, MaxSoftmax
 from verisal.errors import ConfigError
-from verisal.functional import CHANNEL_STATISTICS, derive_seed, round_to_8bit, stack_layers
-from verisal.metrics import DetectionScores, DetectionTable, detection_thresholds
+from verisal.functional.adversarial import round_to_8bit
+from verisal.functional.seeding import derive_seed
 from verisal.models import Classifier
+from verisal.saliency.gates.masks import CHANNEL_STATISTICS, stack_layers
+from verisal.tasks._detector_report import build_evaluation, mean_auroc
+from verisal.tasks._processes import agree_on_buffers
+from verisal.tasks._schedule import OneCycle, check_planned
 from verisal.types import Batch, Evaluation, FeatureBatch
-
-from ._detector_report import build_evaluation, mean_auroc
-from ._processes import agree_on_buffers
-from ._schedule import OneCycle, check_planned
 
 __all__ = ["DetectorTask", "Row", "Untrained"]
 

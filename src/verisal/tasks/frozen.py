@@ -8,7 +8,8 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from verisal.functional import ask, bootstrap_mean, decides_for, output_of
+from verisal.functional.outputs import ask, decides_for, output_of
+from verisal.functional.statistics.intervals import bootstrap_mean
 from verisal.metrics import ImageTable
 from verisal.models import ClassifierSource, load_classifier
 from verisal.types import Batch, Evaluation
@@ -21,7 +22,7 @@ class FrozenClassifierTask(L.LightningModule):
     """Holds a frozen classifier for callbacks to explain, and logs its accuracy. Nothing is trained.
 
     Args:
-        classifier: name or path of a classifier, see :func:`verisal.models.load_classifier`.
+        classifier: name or path of a classifier, see :func:`.load_classifier`.
     """
 
     task_name = "frozen_classifier"

@@ -12,14 +12,9 @@ from torch import Tensor
 
 from verisal._numbers import check_range
 from verisal.errors import ConfigError
-from verisal.functional import (
-    GatePenalty,
-    derive_seed,
-    frozen,
-    gradient_scope,
-    require_softmax,
-    rng_preserved,
-)
+from verisal.functional.outputs import require_softmax
+from verisal.functional.scopes import frozen, gradient_scope, rng_preserved
+from verisal.functional.seeding import derive_seed
 from verisal.metrics import ImageRows, ImageTable
 from verisal.models import Classifier, load_classifier
 from verisal.saliency import (
@@ -30,18 +25,18 @@ from verisal.saliency import (
     Objective,
     classifier_fingerprint,
 )
-from verisal.types import Batch, Evaluation, StageOutputs
-
-from ._lessons import Group, Lessons, batches_of
-from ._masker_report import (
+from verisal.saliency.gates.masks import GatePenalty
+from verisal.tasks._lessons import Group, Lessons, batches_of
+from verisal.tasks._masker_report import (
     COLUMNS,
     build_evaluation,
     judged_rows,
     milliseconds_per_image,
     shuffled_gates,
 )
-from ._processes import agree_on_buffers, positions, share_of
-from ._schedule import OneCycle, check_planned
+from verisal.tasks._processes import agree_on_buffers, positions, share_of
+from verisal.tasks._schedule import OneCycle, check_planned
+from verisal.types import Batch, Evaluation, StageOutputs
 
 __all__ = ["MaskerTask"]
 

@@ -16,16 +16,21 @@ from torch import Tensor, nn
 
 from verisal._numbers import check_range
 from verisal.attacks import AdaptivePGD
-from verisal.data import FeatureStore, GroupTable, Processes, TransferData
+from verisal.data.shares import Processes
+from verisal.detection import TransferData
+from verisal.detection.adaptive import AdaptiveSuite, adaptive_scores, attack_defence
+from verisal.detection.attacked_images import GroupTable
+from verisal.detection.metric import DetectionTable
+from verisal.detection.table import detection_thresholds
 from verisal.detectors import Detector
 from verisal.errors import ConfigError
-from verisal.functional import settings_of, threshold_at_fpr, uncompiled
-from verisal.metrics import DetectionTable, detection_thresholds
+from verisal.fingerprint import settings_of
+from verisal.functional.networks import uncompiled
+from verisal.functional.statistics.detection import threshold_at_fpr
 from verisal.models import Classifier
+from verisal.store import FeatureStore
+from verisal.tasks._transfer_report import TransferResult, build_transfer_evaluation
 from verisal.types import Evaluation, Measurement
-
-from ._adaptive import AdaptiveSuite, adaptive_scores, attack_defence
-from ._transfer_report import TransferResult, build_transfer_evaluation
 
 __all__ = ["TransferTask"]
 

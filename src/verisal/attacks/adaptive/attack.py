@@ -1,0 +1,301 @@
+"""Adaptive white-box attacks: fool a classifier and stay below the alarm of a detector beside it."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, final
+
+import torch
+from torch import Tensor, nn
+
+from verisal._numbers import check_range
+from verisal.attacks._base import Draw, _check_call, require
+from verisal.attacks._vectors import unit
+from verisal.attacks.adaptive.aims import Aim, Orthogonal, Selective, Weighted
+from verisal.attacks.adaptive.target import Defence, Judged, Target
+from verisal.errors import DataError
+from verisal.fingerprint import settings_of
+from verisal.functional.adversarial import round_to_8bit
+from verisal.functional.chunks import images_at_once
+from verisal.functional.outputs import require_softmax
+from verisal.functional.scopes import frozen, gradient_scope, rng_preserved
+from verisal.functional.seeding import per_sample
+from verisal.types import check_images
+
+__all__ = ["AdaptivePGD", "AdaptiveResult"]
+
+_LEVELS = 255
+
+
+@final
+@dataclass(frozen=True)
+class AdaptiveResult:
+    """What an adaptive attack found, per image.
+
+    Attributes:
+        x_adv: ``(B, 3, H, W)`` in whole 8-bit levels of [0, 1]: of all iterates that fool the classifier the
+            one with the lowest score; where there is none, the one of highest cross-entropy.
+        fooled: ``(B,)`` bool, the classifier errs on ``x_adv``.
+        score: ``(B,)`` of the alarm for ``x_adv``; NaN where not fooled.
+        n_fwd: ``(B,)`` int64 forward passes of the classifier, and of ``embed``.
+        n_bwd: ``(B,)`` int64 backward passes of them.
+        n_alarm_fwd: ``(B,)`` int64 times the alarm was asked.
+        n_alarm_bwd: ``(B,)`` int64 times its gradient was taken.
+    """
+
+    x_adv: Tensor
+    fooled: Tensor
+    score: Tensor
+    n_fwd: Tensor
+    n_bwd: Tensor
+    n_alarm_fwd: Tensor
+    n_alarm_bwd: Tensor
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class AdaptivePGD:
+    r"""Projected steps in an Linf ball towards images that are misclassified and not noticed.
+
+    Every iterate is rounded to 8 bits before it is judged, and the gradients are those at the rounded image:
+    what is kept is what a file can hold. Steps add up unrounded, so that they may be shorter than a level.
+    The first restart begins at the image, the others uniformly inside the ball.
+
+    Costs, per restart and image, at most ``steps + 1`` times what ``aim`` asks for.
+
+    Args:
+        aim: where to step.
+        eps: radius of the Linf ball in [0, 1]; rounded down to whole 8-bit levels.
+        steps: gradient steps per restart.
+        restarts: starts.
+        step: length of a step; ``2.5 * eps / steps`` if None.
+        shape: ``sign``: every value moves by a step. ``l2``: the gradient scaled to the length that the
+            sign's would have, which keeps its direction.
+        stop_below: a sample is finished once it fools the classifier with a score of at most this; None for
+            no such goal.
+
+    Raises:
+        ConfigError: settings out of range.
+
+    References:
+        madry2018, bryniarski2021, carlini2017bypass
+
+    Differs from:
+        bryniarski2021: iterates are judged and differentiated as rounded to 8 bits, and the least noticed of
+        all fooling iterates is returned.
+    """
+
+    aim: Aim
+    eps: float
+    steps: int = 100
+    restarts: int = 5
+    step: float | None = None
+    shape: Literal["sign", "l2"] = "sign"
+    stop_below: float | None = None
+
+    def __post_init__(self) -> None:
+        require(0 <= self.eps <= 1, "AdaptivePGD.eps", self.eps, "in [0, 1] pixel units, such as 4/255")
+        require(self.steps >= 1, "AdaptivePGD.steps", self.steps, "at least 1")
+        require(self.restarts >= 1, "AdaptivePGD.restarts", self.restarts, "at least 1")
+        require(
+            self.step is None or 0 < self.step < torch.inf,
+            "AdaptivePGD.step",
+            self.step,
+            "> 0, or null for 2.5 * eps / steps",
+        )
+        require(self.shape in ("sign", "l2"), "AdaptivePGD.shape", self.shape, "'sign' or 'l2'")
+        # A score may be any number.
+        check_range(-sys.float_info.max, stop_below=self.stop_below)
+
+    @classmethod
+    def suite(
+        cls,
+        *,
+        eps: float,
+        steps: int = 100,
+        restarts: int = 5,
+        weights: Sequence[float] = (0.1, 0.3, 1.0, 3.0, 10.0),
+        stop_below: float | None = None,
+    ) -> tuple[AdaptivePGD, ...]:
+        """One attack per weight of the alarm, the selective and the orthogonal one, for an alarm in logits.
+
+        Args:
+            eps: of every attack, as are the next two and ``stop_below``.
+            steps: see the class.
+            restarts: see the class.
+            weights: mu of :class:`Weighted`.
+            stop_below: see the class.
+        """
+        aims: list[Aim] = [*(Weighted(mu=mu) for mu in weights), Selective(), Orthogonal()]
+        return tuple(
+            cls(
+                aim=aim,
+                eps=eps,
+                steps=steps,
+                restarts=restarts,
+                shape="l2" if isinstance(aim, Orthogonal) else "sign",
+                stop_below=stop_below,
+            )
+            for aim in aims
+        )
+
+    def settings(self) -> dict[str, object]:
+        """Class name and every setting as plain data; equal settings mean equal results."""
+        settings: dict[str, object] = settings_of(self)
+        return settings
+
+    def __call__(
+        self,
+        defence: Defence,
+        x01: Tensor,
+        y: Tensor,
+        *,
+        generator: torch.Generator,
+        guides: Tensor | None = None,
+        sample_ids: Sequence[object] | None = None,
+        chunk_size: int = 32,
+    ) -> AdaptiveResult:
+        """Attack every image of a batch.
+
+        A sample's result depends on its image, label, guide and id and the generator's initial seed only.
+        The classifier, and an alarm that is an ``nn.Module``, are frozen and in eval mode meanwhile. Works
+        inside ``no_grad``, ``inference_mode`` and autocast; computes in float32.
+
+        Args:
+            defence: classifier and alarm.
+            x01: ``(B, 3, H, W)`` float32 in whole 8-bit levels of [0, 1].
+            y: ``(B,)`` int64, the true labels. An image that is wrong from the start counts as fooled.
+            generator: its initial seed seeds all draws.
+            guides: ``(B, 3, H, W)``, an image of a wrong class for each; for :class:`FeatureMatching`.
+            sample_ids: one stable name per image; positions 0..B-1 by default.
+            chunk_size: images per pass, fewer above 128 x 128 pixels; changes memory and speed, never the
+                result (up to float order).
+
+        Raises:
+            DataError: images of another shape, dtype or range, or not in 8-bit levels.
+            ConfigError: labels, ids, guides or functions that do not fit the images.
+            NumericError: scores or gradients that are not finite.
+        """
+        check_images(x01)
+        require_softmax(defence.classifier, type(self).__name__)
+        ids: Sequence[object] = range(len(x01)) if sample_ids is None else sample_ids
+        _check_call(x01, y, ids, chunk_size)
+        _check_levels(x01)
+        if guides is not None:
+            check_images(guides)
+            require(
+                guides.shape == x01.shape, "guides", tuple(guides.shape), f"{tuple(x01.shape)}, one per image"
+            )
+        seed = generator.initial_seed()
+        results = [_nothing(x01)]
+        with ExitStack() as scopes:
+            scopes.enter_context(rng_preserved(x01.device))
+            for part in (defence.classifier, defence.alarm):
+                if isinstance(part, nn.Module):
+                    scopes.enter_context(frozen(part))
+            scopes.enter_context(gradient_scope(x01.device.type))
+            at_once = images_at_once(chunk_size, x01)
+            for start in range(0, len(x01), at_once):
+                rows = slice(start, start + at_once)
+                draw = partial(per_sample, seed=seed, sample_ids=ids[rows], device=x01.device)
+                # Clones, since tensors made under inference mode cannot enter a graph.
+                images, labels = x01[rows].detach().clone(), y[rows].detach().clone().to(x01.device)
+                guide = None if guides is None else guides[rows].detach().clone().to(x01.device)
+                results.append(self._attack_chunk(Target(defence, labels, guide), images, draw))
+        return AdaptiveResult(
+            *(torch.cat(parts) for parts in zip(*(vars(result).values() for result in results), strict=True))
+        )
+
+    def _attack_chunk(self, target: Target, images: Tensor, draw: Draw) -> AdaptiveResult:
+        best = _Best(images)
+        budget = math.floor(self.eps * _LEVELS + 1e-4) / _LEVELS
+        for restart in range(self.restarts):
+            rows = torch.nonzero(~best.finished(self.stop_below)).squeeze(1)
+            if len(rows) == 0:
+                break
+            noise = torch.zeros_like(images)
+            if restart:
+                noise = draw(
+                    lambda rng: torch.rand(images.shape[1:], generator=rng),
+                    stream=f"adaptive start {restart}",
+                )
+                noise = budget * (2 * noise - 1)
+            self._climb(target, images, noise, rows, best, budget)
+        return AdaptiveResult(
+            x_adv=best.images,
+            fooled=best.fooled,
+            score=torch.where(best.fooled, best.score, torch.nan),
+            n_fwd=target.victim.n_fwd,
+            n_bwd=target.victim.n_bwd,
+            n_alarm_fwd=target.n_alarm_fwd,
+            n_alarm_bwd=target.n_alarm_bwd,
+        )
+
+    def _climb(
+        self, target: Target, clean: Tensor, noise: Tensor, rows: Tensor, best: _Best, budget: float
+    ) -> None:
+        """One restart of the samples ``rows``; ``clean`` and ``noise`` are those of the whole chunk."""
+        length = 2.5 * budget / self.steps if self.step is None else self.step
+        current = (clean + noise).clamp(0, 1)[rows]
+        for _ in range(self.steps):
+            seen = round_to_8bit(current).float() / _LEVELS
+            judged, ascent = self.aim.ascent(target, seen, rows)
+            best.offer(seen, rows, judged)
+            left = ~best.finished(self.stop_below)[rows]
+            current, ascent, rows = current[left], ascent[left], rows[left]
+            if len(rows) == 0:
+                return
+            moved = current + length * self._shaped(ascent) - clean[rows]
+            current = (clean[rows] + moved.clamp(-budget, budget)).clamp(0, 1)
+        seen = round_to_8bit(current).float() / _LEVELS
+        best.offer(seen, rows, target.judge(seen, rows))
+
+    def _shaped(self, ascent: Tensor) -> Tensor:
+        if self.shape == "sign":
+            return ascent.sign()
+        return unit(ascent) * math.sqrt(ascent[0].numel())
+
+
+class _Best:
+    """The iterate to return, per image of a chunk."""
+
+    def __init__(self, images: Tensor) -> None:
+        self.images = images.clone()
+        self.fooled = torch.zeros(len(images), dtype=torch.bool, device=images.device)
+        self.score = images.new_full((len(images),), torch.inf)
+        self._loss = images.new_full((len(images),), -torch.inf)
+
+    def offer(self, images: Tensor, rows: Tensor, judged: Judged) -> None:
+        unnoticed = judged.fooled & (~self.fooled[rows] | (judged.score < self.score[rows]))
+        nearer = ~judged.fooled & ~self.fooled[rows] & (judged.loss > self._loss[rows])
+        better = unnoticed | nearer
+        taken = rows[better]
+        self.images[taken] = images[better]
+        self._loss[taken] = judged.loss[better]
+        self.score[rows[unnoticed]] = judged.score[unnoticed]
+        self.fooled[rows[unnoticed]] = True
+
+    def finished(self, goal: float | None) -> Tensor:
+        """``(B,)`` bool: fooled with a score that needs no improvement."""
+        if goal is None:
+            return torch.zeros_like(self.fooled)
+        return self.fooled & (self.score <= goal)
+
+
+def _check_levels(images: Tensor) -> None:
+    off = (images - round_to_8bit(images).float() / _LEVELS).abs()
+    if len(images) and float(off.max()) > 1e-5:
+        raise DataError(
+            f"adaptive attacks judge 8-bit images, and these are up to {float(off.max()):.2g} off whole"
+            " levels; pass round_to_8bit(images).float() / 255"
+        )
+
+
+def _nothing(images: Tensor) -> AdaptiveResult:
+    counts = torch.zeros(0, dtype=torch.int64, device=images.device)
+    return AdaptiveResult(images[:0].detach().clone(), counts.bool(), images.new_zeros(0), *[counts] * 4)

@@ -1,0 +1,1 @@
+"""Attacks of a given size along the gradient."""

@@ -1,0 +1,257 @@
+"""Auto-PGD: gradient steps with momentum whose size adapts per sample."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import final
+
+import torch
+from torch import Tensor
+
+from verisal.attacks._base import Attack, Draw, require
+from verisal.attacks._losses import LossName, rising_loss
+from verisal.attacks._vectors import unit, wide
+from verisal.attacks._victim import Victim
+from verisal.functional.adversarial import noise_norm, project_noise
+from verisal.types import Norm
+
+__all__ = ["APGD"]
+
+_MOMENTUM = 0.75
+# Lengths of the periods between two looks at the step size, as shares of all steps: the first, by how much
+# each is shorter than the one before, and the shortest.
+_FIRST, _SHRINK, _SHORTEST = 0.22, 0.03, 0.06
+
+
+@final
+@dataclass(frozen=True)
+class APGD(Attack):
+    r"""Projected gradient ascent with momentum that halves its step, per sample, when it no longer pays.
+
+    .. math:: z_t = \Pi(x_t + \eta_t\,d(g_t)), \qquad
+        x_{t+1} = \Pi(x_t + 0.75\,(z_t - x_t) + 0.25\,(x_t - x_{t-1}))
+
+    with ``d`` as in :class:`PGD` and :math:`\Pi` the projection to the eps ball and [0, 1]; the first step
+    has no momentum. The step starts at ``2 * eps``. At fixed steps, ever closer to each other, a sample
+    halves its step and goes back to its best iterate if the loss rose in at most ``rho`` of the steps since
+    the last look, or if the last look changed nothing and no better iterate was found since. Returns, per
+    sample, the fooling iterate of highest loss, else the iterate of highest loss. Fooled samples take no
+    part in later restarts.
+
+    Costs ``steps + 1`` forward and ``steps`` backward passes per restart and image, and one forward pass for
+    the verdict; less with ``stop_when_fooled``.
+
+    Args:
+        eps: radius of the ball; in [0, 1] for Linf, any length >= 0 for L2.
+        norm: ``linf`` or ``l2``.
+        loss: ``ce`` (cross-entropy), ``dlr`` (difference of logits ratio; at least 3 classes, 4 if targeted)
+            or ``margin`` (difference of logits; any number of classes).
+        steps: steps per restart.
+        restarts: independent random starts.
+        rho: share of rising steps that keeps the step as it is; in [0, 1].
+        stop_when_fooled: a sample leaves at its first fooling iterate. Success stays the same and the
+            attack is much cheaper, but the images lie near to the border and more of them return to the
+            label when they are rounded to 8 bits.
+        targeted: ``y`` is the class to reach.
+
+    Raises:
+        ConfigError: settings out of range, or a classifier with too few classes for ``dlr``.
+
+    References:
+        croce2020
+
+    Differs from:
+        the authors' code: it returns the last fooling iterate, and the clean image where there is none;
+        the paper: a targeted attack does not know the label to leave, so the best other class stands in
+        for it in the targeted dlr loss.
+    """
+
+    eps: float
+    norm: Norm = "linf"
+    loss: LossName = "ce"
+    steps: int = 100
+    restarts: int = 1
+    rho: float = 0.75
+    stop_when_fooled: bool = False
+    targeted: bool = False
+
+    def __post_init__(self) -> None:
+        require(self.norm in ("linf", "l2"), "APGD.norm", self.norm, "'linf' or 'l2'")
+        require(self.eps >= 0, "APGD.eps", self.eps, ">= 0")
+        require(
+            self.norm == "l2" or self.eps <= 1,
+            "APGD.eps",
+            self.eps,
+            "in [0, 1] pixel units for linf, such as 0.0157 for 4/255",
+        )
+        require(self.loss in ("ce", "dlr", "margin"), "APGD.loss", self.loss, "'ce', 'dlr' or 'margin'")
+        require(self.steps >= 1, "APGD.steps", self.steps, "at least 1")
+        require(self.restarts >= 1, "APGD.restarts", self.restarts, "at least 1")
+        require(0 <= self.rho <= 1, "APGD.rho", self.rho, "in [0, 1]")
+
+    def _perturb(self, victim: Victim, images: Tensor, *, draw: Draw) -> Tensor:
+        return self.attack_rows(victim, images, torch.arange(len(images), device=images.device), draw=draw)[0]
+
+    def attack_rows(
+        self, victim: Victim, images: Tensor, rows: Tensor, *, draw: Draw
+    ) -> tuple[Tensor, Tensor]:
+        """Attack only samples ``rows (n,)`` of the chunk ``images (B, 3, H, W)``.
+
+        Returns:
+            Their images ``(n, 3, H, W)`` and whether these fool the classifier ``(n,)``.
+        """
+        best = images[rows]
+        best_loss = best.new_full((len(rows),), -torch.inf)
+        fooled = torch.zeros_like(rows, dtype=torch.bool)
+        left = torch.arange(len(rows), device=rows.device)
+        for restart in range(self.restarts):
+            start = self._start(images, restart, draw)[rows[left]]
+            found, loss, hit = self._climb(victim, images[rows[left]], start, rows[left])
+            better = hit | (loss > best_loss[left])
+            best[left[better]] = found[better]
+            best_loss[left[better]] = loss[better]
+            fooled[left] = hit
+            left = left[~hit]
+            if len(left) == 0:
+                break
+        return best, fooled
+
+    def _start(self, images: Tensor, restart: int, draw: Draw) -> Tensor:
+        """Noise on the surface of the ball."""
+        shape = images.shape[1:]
+        stream = f"apgd start {restart}"
+        if self.norm == "l2":
+            return self.eps * unit(draw(lambda rng: torch.randn(shape, generator=rng), stream=stream))
+        noise: Tensor = draw(lambda rng: 2 * torch.rand(shape, generator=rng) - 1, stream=stream)
+        return self.eps * noise / wide(noise_norm(noise, "linf"))
+
+    def _climb(
+        self, victim: Victim, images: Tensor, noise: Tensor, rows: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One run from ``images + noise``: best iterate, its loss and whether it fools, per sample."""
+        rise = rising_loss(self.loss, targeted=self.targeted)
+        at = (images + noise).clamp(0, 1)
+        loss, gradient, logits = victim.gradient(at, rows, rise)
+        outcome = _Outcome(at.clone(), loss.clone(), victim.reached(logits, rows))
+        state = _State(
+            place=torch.arange(len(rows), device=rows.device),
+            rows=rows,
+            images=images,
+            at=at,
+            before=at,
+            gradient=gradient,
+            loss=loss,
+            step=torch.full_like(loss, 2 * self.eps),
+            best=at.clone(),
+            best_gradient=gradient.clone(),
+            best_loss=loss.clone(),
+            best_loss_at_look=loss.clone(),
+            rises=torch.zeros_like(rows),
+            halved=torch.ones_like(rows, dtype=torch.bool),
+        )
+        looks = _looks(self.steps)
+        for number in range(1, self.steps + 1):
+            if self.stop_when_fooled:
+                state = state.of(~outcome.fools[state.place])
+                if len(state.rows) == 0:
+                    break
+            state.before, state.at = state.at, self._moved(state, momentum=number > 1)
+            if number < self.steps:
+                loss, gradient, logits = victim.gradient(state.at, state.rows, rise)
+                state.gradient = gradient
+            else:
+                # Nothing steps from the last iterate, so its gradient is not needed.
+                with torch.no_grad():
+                    logits = victim.logits(state.at, state.rows)
+                    loss = rise(logits, victim.labels[state.rows])
+            outcome.offer(state.place, state.at, loss, victim.reached(logits, state.rows))
+            state.note(loss)
+            if number in looks:
+                state.look(at_most=self.rho * looks[number])
+        return outcome.images, outcome.loss, outcome.fools
+
+    def _moved(self, state: _State, *, momentum: bool) -> Tensor:
+        slope = state.gradient.sign() if self.norm == "linf" else unit(state.gradient)
+        at = state.at
+        step = self._projected(at + wide(state.step) * slope, state.images)
+        if not momentum:
+            return step
+        mixed = at + _MOMENTUM * (step - at) + (1 - _MOMENTUM) * (at - state.before)
+        return self._projected(mixed, state.images)
+
+    def _projected(self, current: Tensor, images: Tensor) -> Tensor:
+        return (images + project_noise(current - images, self.eps, self.norm)).clamp(0, 1)
+
+
+@dataclass
+class _Outcome:
+    """Best iterate of every sample of a run, also of those that have left it."""
+
+    images: Tensor
+    loss: Tensor
+    fools: Tensor
+
+    def offer(self, place: Tensor, images: Tensor, loss: Tensor, fools: Tensor) -> None:
+        """Keep those iterates that fool where none did, or have a higher loss and fool as much."""
+        known = self.fools[place]
+        better = (fools & ~known) | ((fools == known) & (loss > self.loss[place]))
+        self.images[place[better]] = images[better]
+        self.loss[place[better]] = loss[better]
+        self.fools[place[better]] = fools[better]
+
+
+@dataclass
+class _State:
+    """What a run knows of the samples that are still in it; one row each, so that all can be compacted."""
+
+    place: Tensor
+    rows: Tensor
+    images: Tensor
+    at: Tensor
+    before: Tensor
+    gradient: Tensor
+    loss: Tensor
+    step: Tensor
+    best: Tensor
+    best_gradient: Tensor
+    best_loss: Tensor
+    best_loss_at_look: Tensor
+    rises: Tensor
+    halved: Tensor
+
+    def of(self, kept: Tensor) -> _State:
+        """The state of the samples where ``kept``."""
+        if bool(kept.all()):
+            return self
+        return replace(self, **{item.name: getattr(self, item.name)[kept] for item in fields(self)})
+
+    def note(self, loss: Tensor) -> None:
+        """Count rises of the loss and keep the best iterate with its gradient."""
+        self.rises += loss > self.loss
+        self.loss = loss
+        better = loss > self.best_loss
+        self.best[better] = self.at[better]
+        self.best_gradient[better] = self.gradient[better]
+        self.best_loss[better] = loss[better]
+
+    def look(self, *, at_most: float) -> None:
+        """Halve the step, and return to the best iterate, where the loss rose too rarely or stalls."""
+        stalls = ~self.halved & (self.best_loss <= self.best_loss_at_look)
+        self.halved = (self.rises <= at_most) | stalls
+        self.step = torch.where(self.halved, self.step / 2, self.step)
+        halved = wide(self.halved)
+        self.at = torch.where(halved, self.best, self.at)
+        self.gradient = torch.where(halved, self.best_gradient, self.gradient)
+        self.best_loss_at_look = self.best_loss.clone()
+        self.rises = torch.zeros_like(self.rises)
+
+
+def _looks(steps: int) -> dict[int, int]:
+    """Step numbers after which the step size is looked at, with the number of steps since the last look."""
+    looks: dict[int, int] = {}
+    period, number = max(int(_FIRST * steps), 1), 0
+    while number + period <= steps:
+        number += period
+        looks[number] = period
+        period = max(period - max(int(_SHRINK * steps), 1), max(int(_SHORTEST * steps), 1))
+    return looks

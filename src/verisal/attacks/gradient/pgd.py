@@ -1,0 +1,129 @@
+"""Projected gradient descent in an Linf or L2 ball."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from verisal.attacks._base import Attack, Draw, require
+from verisal.attacks._vectors import unit
+from verisal.attacks._victim import Victim, cross_entropy
+from verisal.functional.adversarial import project_noise
+from verisal.types import Norm
+
+__all__ = ["PGD"]
+
+
+@final
+@dataclass(frozen=True)
+class PGD(Attack):
+    r"""Repeated gradient steps on the cross-entropy, each projected to the eps ball and then to [0, 1].
+
+    .. math:: x_{t+1} = \mathrm{clip}_{[0,1]}(x + \Pi_\epsilon(x_t + \alpha\,d(g_t) - x))
+
+    with ``d`` the sign of the gradient (Linf) or the gradient at unit length per sample (L2; a gradient of
+    exactly zero gives no step). The last iterate is returned; with restarts, per sample, the first last
+    iterate that fools the classifier, else the one of highest loss (targeted: lowest). Fooled samples take
+    no part in later restarts. Costs ``steps`` forward and backward passes per restart, and one forward
+    pass for the verdict of each restart and of the whole.
+
+    The basic iterative method (BIM) is ``random_start=False`` with ``step=1.25 * eps / steps``.
+
+    Args:
+        eps: radius of the ball; in [0, 1] for Linf, any length >= 0 for L2.
+        norm: ``linf`` or ``l2``.
+        steps: gradient steps per restart.
+        step: length of a step; ``2.5 * eps / steps`` if None.
+        random_start: start uniformly inside the ball rather than at the image.
+        restarts: independent random starts.
+        targeted: ``y`` is the class to reach.
+
+    Raises:
+        ConfigError: settings out of range, or several restarts without a random start.
+
+    References:
+        madry2018, kurakin2017
+    """
+
+    eps: float
+    norm: Norm = "linf"
+    steps: int = 10
+    step: float | None = None
+    random_start: bool = True
+    restarts: int = 1
+    targeted: bool = False
+
+    def __post_init__(self) -> None:
+        require(self.norm in ("linf", "l2"), "PGD.norm", self.norm, "'linf' or 'l2'")
+        require(self.eps >= 0, "PGD.eps", self.eps, ">= 0")
+        require(
+            self.norm == "l2" or self.eps <= 1,
+            "PGD.eps",
+            self.eps,
+            "in [0, 1] pixel units for linf, such as 0.0157 for 4/255",
+        )
+        require(self.steps >= 1, "PGD.steps", self.steps, "at least 1")
+        require(
+            self.step is None or 0 <= self.step < torch.inf,
+            "PGD.step",
+            self.step,
+            ">= 0, or null for 2.5 * eps / steps",
+        )
+        require(self.restarts >= 1, "PGD.restarts", self.restarts, "at least 1")
+        require(
+            self.random_start or self.restarts == 1,
+            "PGD.restarts",
+            self.restarts,
+            "1 without a random start, as all restarts would be equal",
+        )
+
+    def _perturb(self, victim: Victim, images: Tensor, *, draw: Draw) -> Tensor:
+        rows = torch.arange(len(images), device=images.device)
+        best = images.clone()
+        best_loss = images.new_full((len(images),), -torch.inf)
+        for restart in range(self.restarts):
+            start = self._start(images, restart, draw)[rows]
+            last = self._climb(victim, images[rows], start, rows)
+            if self.restarts == 1:
+                return last
+            with torch.no_grad():
+                logits = victim.logits(last, rows)
+            fooled = victim.reached(logits, rows)
+            loss = self._sign() * cross_entropy(logits, victim.labels[rows])
+            better = fooled | (loss > best_loss[rows])
+            best[rows[better]] = last[better]
+            best_loss[rows] = torch.maximum(best_loss[rows], loss)
+            rows = rows[~fooled]
+            if len(rows) == 0:
+                break
+        return best
+
+    def _climb(self, victim: Victim, images: Tensor, noise: Tensor, rows: Tensor) -> Tensor:
+        step = self._sign() * (2.5 * self.eps / self.steps if self.step is None else self.step)
+        current = (images + noise).clamp(0, 1)
+        for _ in range(self.steps):
+            _, gradient, _ = victim.gradient(current, rows, cross_entropy)
+            direction = gradient.sign() if self.norm == "linf" else unit(gradient)
+            noise = project_noise(current + step * direction - images, self.eps, self.norm)
+            current = (images + noise).clamp(0, 1)
+        return current
+
+    def _start(self, images: Tensor, restart: int, draw: Draw) -> Tensor:
+        if not self.random_start:
+            return torch.zeros_like(images)
+        shape = images.shape[1:]
+        stream = f"pgd start {restart}"
+        if self.norm == "linf":
+            uniform: Tensor = draw(lambda rng: torch.rand(shape, generator=rng), stream=stream)
+            return self.eps * (2 * uniform - 1)
+        direction = unit(draw(lambda rng: torch.randn(shape, generator=rng), stream=stream))
+        # Radius of a point uniform in the ball: the share of the volume within r grows as r^n.
+        share: Tensor = draw(lambda rng: torch.rand(1, generator=rng), stream=stream + " radius")
+        radius = share.double().pow(1 / shape.numel()).float().view(-1, 1, 1, 1)
+        return self.eps * radius * direction
+
+    def _sign(self) -> float:
+        return -1.0 if self.targeted else 1.0

@@ -1,0 +1,1 @@
+"""Attacks with the smallest noise that changes the class."""

@@ -1,0 +1,1 @@
+"""Attacks on saliency maps that leave the prediction as it was."""

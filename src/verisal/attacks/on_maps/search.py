@@ -1,0 +1,195 @@
+"""Which of many changed images is kept: the one of largest dissimilarity among those that keep the label."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, fields
+from itertools import islice
+from typing import Self, final
+
+import torch
+from torch import Tensor
+
+from verisal.attacks.on_maps.objectives import MapObjective
+from verisal.errors import DataError
+from verisal.functional.adversarial import noise_norm
+from verisal.functional.comparison.postprocess import attribution_of
+from verisal.functional.outputs import ask
+from verisal.types import SaliencyResult
+
+__all__ = ["Explain", "MapAttackResult", "Problem", "best_on_path", "stored_within"]
+
+Explain = Callable[[Tensor, Tensor], SaliencyResult]
+
+# Float error of a level of 1 / 255, in levels.
+_SLACK = 1e-4
+
+
+@final
+@dataclass(frozen=True)
+class MapAttackResult:
+    """What an attack on maps found, per image.
+
+    Attributes:
+        x_adv: ``(B, 3, H, W)`` in [0, 1], rounded to 8 bits; the image itself where nothing was found.
+        found: ``(B,)`` bool, whether a changed image kept the predicted label.
+        maps: ``(B, 1, H, W)``, largest absolute attribution over the channels, of the method itself on
+            ``x_adv``; on the image where nothing was found.
+        clean_objective: ``(B,)`` D of the method's map of the image.
+        objective: ``(B,)`` D of the method's map of ``x_adv``.
+        step: ``(B,)`` int64, the step or draw that was kept, from 1; 0 where nothing was found.
+        l2: ``(B,)`` L2 norm of the change, in [0, 1] pixel units.
+        linf: ``(B,)`` Linf norm of the change.
+        clean_confidence: ``(B,)`` softmax probability of the predicted label on the image.
+        confidence: ``(B,)`` softmax probability of the same label on ``x_adv``.
+        n_fwd: ``(B,)`` forward passes spent, those of the method included.
+        n_bwd: ``(B,)`` backward passes spent, those of the method included; a second derivative is one more.
+    """
+
+    x_adv: Tensor
+    found: Tensor
+    maps: Tensor
+    clean_objective: Tensor
+    objective: Tensor
+    step: Tensor
+    l2: Tensor
+    linf: Tensor
+    clean_confidence: Tensor
+    confidence: Tensor
+    n_fwd: Tensor
+    n_bwd: Tensor
+
+    @classmethod
+    def joined(cls, parts: Iterable[Self]) -> Self:
+        """Results of several batches as one."""
+        columns = zip(*([getattr(part, item.name) for item in fields(cls)] for part in parts), strict=True)
+        return cls(*(torch.cat(column) for column in columns))
+
+
+def stored_within(changed: Tensor, images: Tensor, eps: float) -> Tensor:
+    """Changed images rounded to 8 bits, towards the image where rounding would leave the Linf ball.
+
+    A pixel of an image that is not in 8 bits itself stays as it is where no level lies within the ball.
+
+    Args:
+        changed: ``(B, 3, H, W)``.
+        images: ``(B, 3, H, W)`` in [0, 1], the middle of the ball.
+        eps: radius of the ball.
+    """
+    low = ((images - eps).clamp_min(0) * 255 - _SLACK).ceil()
+    high = ((images + eps).clamp_max(1) * 255 + _SLACK).floor()
+    levels = (changed * 255).round().maximum(low).minimum(high)
+    moved = (low <= high) & ((levels - images * 255).abs() > _SLACK)
+    return torch.where(moved, levels / 255, images)
+
+
+@final
+@dataclass(frozen=True)
+class Problem:
+    """Whose maps are attacked, and what is wanted of them.
+
+    Attributes:
+        classifier: maps images to logits; may be differentiated.
+        explain: the method: images and query class to maps.
+        images: ``(B, 3, H, W)`` in [0, 1].
+        query_class: ``(B,)`` int64.
+        maps: ``(B, 1, H, W)`` of the images.
+        objective: D.
+    """
+
+    classifier: Callable[[Tensor], Tensor]
+    explain: Explain
+    images: Tensor
+    query_class: Tensor
+    maps: Tensor
+    objective: MapObjective
+
+
+def best_on_path(problem: Problem, path: Iterable[Tensor], *, eps: float, every: int) -> MapAttackResult:
+    """Explain the last valid image of every stretch of a path, and keep the one of largest D.
+
+    An image is valid if, rounded to 8 bits, it differs from the clean one and keeps its predicted label. One
+    without a D, because its map is not finite, is kept only if there is no other.
+
+    Args:
+        problem: whose maps.
+        path: changed images ``(B, 3, H, W)``, one after the other.
+        eps: radius of the ball that they lie in.
+        every: images in a stretch.
+
+    Returns:
+        The result; its passes are those spent here and by ``explain``.
+    """
+    images, clean_odds = problem.images, _odds(problem.classifier, problem.images)
+    clean_value, label = problem.objective(problem.maps), clean_odds.argmax(dim=1)
+    best, maps, value = images.clone(), problem.maps.clone(), torch.full_like(clean_value, -torch.inf)
+    kept = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+    passes = torch.zeros(2, len(images), device=images.device)
+    for last, step, asked in _stretches(_valid(problem, label, path, eps), every):
+        passes[0] += asked
+        rows = step.nonzero()[:, 0]
+        if not len(rows):
+            continue
+        result = problem.explain(last[rows], problem.query_class[rows])
+        found = _maps_of(result, like=maps)
+        reached = problem.objective.rows(rows)(found).nan_to_num(nan=-torch.inf)
+        better = (reached > value[rows]) | (kept[rows] == 0)
+        chosen = rows[better]
+        best[chosen], maps[chosen], value[chosen] = last[chosen], found[better], reached[better]
+        kept[chosen] = step[chosen]
+        passes[:, rows] += torch.tensor([[result.n_forward], [result.n_backward]], device=images.device)
+    odds = _odds(problem.classifier, best)
+    return MapAttackResult(
+        x_adv=best,
+        found=kept > 0,
+        maps=maps,
+        clean_objective=clean_value,
+        objective=torch.where(kept > 0, value.where(value.isfinite(), torch.nan), clean_value),
+        step=kept,
+        l2=noise_norm(best - images, "l2"),
+        linf=noise_norm(best - images, "linf"),
+        clean_confidence=clean_odds.gather(1, label[:, None])[:, 0],
+        confidence=odds.gather(1, label[:, None])[:, 0],
+        n_fwd=passes[0] + 2,
+        n_bwd=passes[1],
+    )
+
+
+def _valid(
+    problem: Problem, label: Tensor, path: Iterable[Tensor], eps: float
+) -> Iterator[tuple[Tensor, Tensor]]:
+    for changed in path:
+        stored = stored_within(changed, problem.images, eps)
+        odds = _odds(problem.classifier, stored)
+        # The largest of odds that are not numbers is no label that was kept.
+        same = (odds.argmax(dim=1) == label) & ~odds.isnan().any(dim=1)
+        yield stored, same & (stored != problem.images).flatten(1).any(dim=1)
+
+
+def _stretches(
+    candidates: Iterable[tuple[Tensor, Tensor]], every: int
+) -> Iterator[tuple[Tensor, Tensor, int]]:
+    """Of every stretch: each image's last valid candidate, its number from 1 (0 for none), the length."""
+    numbered = enumerate(candidates, start=1)
+    while stretch := list(islice(numbered, every)):
+        last = stretch[0][1][0]
+        step = torch.zeros(len(last), dtype=torch.int64, device=last.device)
+        for number, (changed, valid) in stretch:
+            last = torch.where(valid.view(-1, 1, 1, 1), changed, last)
+            step = torch.where(valid, number, step)
+        yield last, step, len(stretch)
+
+
+@torch.no_grad()
+def _odds(classifier: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    return ask(classifier, images, allow_nan=True).softmax(dim=1)
+
+
+def _maps_of(result: SaliencyResult, *, like: Tensor) -> Tensor:
+    found = attribution_of(result).detach().abs().amax(dim=1, keepdim=True)
+    if found.shape[1:] != like.shape[1:]:
+        raise DataError(
+            f"explain() gave maps {tuple(found.shape[2:])} for attacked images, but those of the images are"
+            f" {tuple(like.shape[2:])}; both must come from one method"
+        )
+    return found

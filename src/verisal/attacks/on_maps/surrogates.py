@@ -1,0 +1,218 @@
+"""Attributions that can be differentiated: what an attack on saliency maps takes its direction from."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from verisal.attacks.on_maps.objectives import MapObjective
+from verisal.errors import ConfigError
+from verisal.functional.outputs import ask
+from verisal.functional.seeding import content_ids, per_sample
+from verisal.types import check_query_class
+
+__all__ = [
+    "GradientSurrogate",
+    "IntegratedGradientsSurrogate",
+    "Part",
+    "SmoothGradSurrogate",
+    "Surrogate",
+    "ascent_gradient",
+]
+
+Network = Callable[[Tensor], Tensor]
+Part = Callable[[Tensor], Tensor]
+
+
+class Surrogate(ABC):
+    """An attribution that is differentiable in the image, if the network is twice differentiable.
+
+    Sub-classes are frozen dataclasses, so that their settings are plain data and can key a cache.
+    """
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Short name with the settings that change the direction: ``smooth_grad10``."""
+
+    @abstractmethod
+    def parts(
+        self, network: Network, images: Tensor, query_class: Tensor, *, seed: int, chunk_size: int
+    ) -> Sequence[Part]:
+        """Functions of changed images ``(B, 3, H, W)`` whose sum is their attribution ``(B, C, H, W)``.
+
+        Several are called one after the other, so that only one graph is in memory.
+
+        Args:
+            network: maps images to logits; twice differentiable.
+            images: the clean images, ``(B, 3, H, W)`` in [0, 1]; what is random is drawn by their content.
+            query_class: ``(B,)`` int64.
+            seed: of what is random.
+            chunk_size: network inputs of one part, where several inputs make an attribution.
+        """
+
+    @property
+    @abstractmethod
+    def points(self) -> int:
+        """Network inputs per image."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class GradientSurrogate(Surrogate):
+    r"""The gradient of the query logit, :math:`\partial f_c / \partial x`."""
+
+    name = "gradient"
+    points = 1
+
+    def parts(
+        self, network: Network, images: Tensor, query_class: Tensor, *, seed: int, chunk_size: int
+    ) -> Sequence[Part]:
+        """One."""
+        return [lambda changed: _gradients(network, changed, query_class)]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class SmoothGradSurrogate(Surrogate):
+    r"""Mean gradient of noisy copies, whose noise is drawn once for each clean image.
+
+    Args:
+        samples: noisy copies per image.
+        noise: standard deviation as a share of each clean image's range.
+
+    Raises:
+        ConfigError: ``samples`` below 1 or noise that is not positive.
+    """
+
+    samples: int = 10
+    noise: float = 0.15
+
+    def __post_init__(self) -> None:
+        if self.samples < 1 or not 0 < self.noise < torch.inf:
+            raise ConfigError(
+                f"samples must be at least 1 and noise positive, found {self.samples} and {self.noise};"
+                " without noise it is GradientSurrogate"
+            )
+
+    @property
+    def name(self) -> str:
+        """With the number of copies."""
+        return f"smooth_grad{self.samples}" + ("" if self.noise == 0.15 else f"x{self.noise:g}")
+
+    @property
+    def points(self) -> int:
+        """One per copy."""
+        return self.samples
+
+    def parts(
+        self, network: Network, images: Tensor, query_class: Tensor, *, seed: int, chunk_size: int
+    ) -> Sequence[Part]:
+        """Groups of noisy copies."""
+        sigma = self.noise * (images.amax(dim=(1, 2, 3)) - images.amin(dim=(1, 2, 3)))
+        noise = per_sample(
+            lambda generator: torch.randn(self.samples, *images.shape[1:], generator=generator),
+            seed=seed,
+            sample_ids=content_ids(images),
+            stream="noisy copies of the twin",
+            device=images.device,
+        )
+        shifts = (sigma.view(-1, 1, 1, 1, 1) * noise).transpose(0, 1)
+
+        def part(some: Tensor) -> Part:
+            return lambda changed: _mean_gradient(network, changed + some, query_class) * share(some)
+
+        def share(some: Tensor) -> float:
+            return len(some) / self.samples
+
+        return [part(some) for some in torch.split(shifts, _group(len(images), chunk_size))]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class IntegratedGradientsSurrogate(Surrogate):
+    r"""Gradients at midpoints of the line from black, times the image.
+
+    Args:
+        steps: points on the line.
+
+    Raises:
+        ConfigError: ``steps`` below 1.
+    """
+
+    steps: int = 10
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ConfigError(f"steps must be at least 1, found {self.steps}")
+
+    @property
+    def name(self) -> str:
+        """With the number of points."""
+        return f"integrated_gradients{self.steps}"
+
+    @property
+    def points(self) -> int:
+        """One per point on the line."""
+        return self.steps
+
+    def parts(
+        self, network: Network, images: Tensor, query_class: Tensor, *, seed: int, chunk_size: int
+    ) -> Sequence[Part]:
+        """Groups of points."""
+        scales = (torch.arange(self.steps, device=images.device, dtype=images.dtype) + 0.5) / self.steps
+
+        def part(some: Tensor) -> Part:
+            ways = some.view(-1, 1, 1, 1, 1)
+            share = len(some) / self.steps
+            return lambda changed: changed * share * _mean_gradient(network, changed * ways, query_class)
+
+        return [part(some) for some in torch.split(scales, _group(len(images), chunk_size))]
+
+
+def ascent_gradient(parts: Sequence[Part], images: Tensor, objective: MapObjective) -> Tensor:
+    r"""Gradient of D in the images, :math:`J^\top \partial D / \partial A` summed over the parts.
+
+    Zero where the attribution does not depend on the image, as of a linear network.
+
+    Args:
+        parts: functions whose sum is the attribution.
+        images: ``(B, 3, H, W)``.
+        objective: D.
+    """
+    changed = images.detach().requires_grad_()
+    whole = parts[0](changed) if len(parts) == 1 else None
+    # Of several parts only values are kept: the graph of each is built again when it is differentiated.
+    values = [part(changed).detach() for part in parts] if whole is None else [whole.detach()]
+    total = torch.stack(values).sum(dim=0).requires_grad_()
+    (weights,) = torch.autograd.grad(objective(total).sum(), total)
+    gradient = torch.zeros_like(images)
+    for part in parts:
+        attribution = part(changed) if whole is None else whole
+        if attribution.requires_grad:
+            (found,) = torch.autograd.grad(attribution, changed, weights, materialize_grads=True)
+            gradient += found
+    return gradient
+
+
+def _group(batch: int, chunk_size: int) -> int:
+    return max(1, chunk_size // max(1, batch))
+
+
+def _mean_gradient(network: Network, points: Tensor, query_class: Tensor) -> Tensor:
+    """``(B, 3, H, W)``: mean over ``points (N, B, 3, H, W)``."""
+    found = _gradients(network, points.flatten(0, 1), query_class.repeat(len(points)))
+    return found.view(points.shape).mean(dim=0)
+
+
+def _gradients(network: Network, images: Tensor, query_class: Tensor) -> Tensor:
+    logits = ask(network, images, allow_nan=True)
+    check_query_class(query_class, len(images), logits.shape[1])
+    score = logits.gather(1, query_class[:, None]).sum()
+    (found,) = torch.autograd.grad(score, images, create_graph=True, materialize_grads=True)
+    return found

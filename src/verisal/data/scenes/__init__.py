@@ -1,0 +1,1 @@
+"""EmojiScenes: rendered images with exact object masks."""

@@ -1,0 +1,254 @@
+"""How detectors carry over to families of attacks that they were not fitted on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from verisal.detection.metric import DetectionTable
+from verisal.errors import ConfigError, DataError
+from verisal.functional.statistics.detection import (
+    auroc,
+    bootstrap_weights,
+    pair_by_image,
+    rate_above,
+    resampled_auroc,
+    resampled_rate,
+)
+from verisal.functional.statistics.shares import Share, least_share, share_difference, share_of_resamples
+from verisal.types import Score
+
+__all__ = ["Families", "transfer_report"]
+
+_RATE = 0.05
+
+
+@final
+@dataclass(frozen=True)
+class Families:
+    """Which attacks are of one kind, and which of them each fit has seen.
+
+    Attributes:
+        attacks: family to the names of its attacks.
+        fits: name of a fit to the names of the attacks that are fitted.
+        merged: families that are so close that a fit on one says much about the others, e.g. one-step and
+            iterated gradient attacks of one norm. The stricter columns count all of them as seen where one
+            is.
+    """
+
+    attacks: Mapping[str, Sequence[str]]
+    fits: Mapping[str, Sequence[str]]
+    merged: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        known = [name for names in self.attacks.values() for name in names]
+        if twice := sorted({name for name in known if known.count(name) > 1}):
+            raise ConfigError(f"attacks {twice} stand in two families")
+        for fit, names in self.fits.items():
+            if not names or (unknown := sorted(set(names) - set(known))):
+                raise ConfigError(
+                    f"fit {fit!r} must name attacks of some family, found {list(names)};"
+                    f" unknown: {unknown if names else '(none given)'}"
+                )
+        if unknown := sorted(set(self.merged) - set(self.attacks)):
+            raise ConfigError(f"merged names families {unknown}; known: {list(self.attacks)}")
+
+    def seen(self, fit: str, *, strict: bool = False) -> tuple[str, ...]:
+        """Families with at least one fitted attack, in order."""
+        fitted = set(self.fits[fit])
+        seen = {family for family, names in self.attacks.items() if fitted & set(names)}
+        if strict and seen & set(self.merged):
+            seen |= set(self.merged)
+        return tuple(family for family in self.attacks if family in seen)
+
+    def unseen(self, fit: str, *, strict: bool = False) -> tuple[str, ...]:
+        """Families without a fitted attack, in order."""
+        seen = self.seen(fit, strict=strict)
+        return tuple(family for family in self.attacks if family not in seen)
+
+
+@final
+@dataclass(frozen=True)
+class _Resampled:
+    """A share or the least of some, the same in every bootstrap resample, and its limits.
+
+    Attributes:
+        worth: how many images it is worth where the resamples do not say.
+    """
+
+    value: float
+    resampled: Tensor
+    n: int
+    undefined: int
+    worth: float
+    limits: tuple[float, float]
+
+    @property
+    def share(self) -> Share:
+        return share_of_resamples(self.value, self.resampled, self.worth)
+
+    def score(self) -> Score:
+        return Score(self.value, *self.limits, n=self.n, undefined=self.undefined)
+
+    def minus(self, other: _Resampled) -> Score:
+        return share_difference(
+            (self.value, *self.limits),
+            (other.value, *other.limits),
+            (self.resampled, other.resampled),
+            n=min(self.n, other.n),
+            undefined=max(self.undefined, other.undefined),
+        )
+
+
+_UNDEFINED = Score(math.nan, math.nan, math.nan, n=0)
+
+
+def transfer_report(
+    tables: Mapping[str, DetectionTable],
+    families: Families,
+    *,
+    split: str,
+    rows: Sequence[str],
+    groups: Mapping[int, str],
+    clean: int,
+    thresholds: Mapping[str, Mapping[str, Mapping[float, float | None]]],
+    default: str,
+    head: str,
+    seed: int = 0,
+    resamples: int = 2000,
+) -> dict[str, Score]:
+    """The leave-one-family-out matrix, its seen and unseen columns, and differences to the head row.
+
+    A family's score is the mean over its attacks. ``mean_unseen`` and ``worst_unseen`` are mean and least
+    over the families that the fit has not seen. One bootstrap over images serves every number: an image
+    takes its clean and all its attacked versions along, and the mean is taken within a resample. The least
+    has the limits of :func:`.least_share`, since the least of a resample is too low.
+    A pair with a NaN score is left out and counted.
+
+    Names, per row: ``<split>/<row>/auroc/mean_unseen`` and so on for the fit ``default``, also
+    ``worst_unseen``, ``mean_seen``, ``mean_unseen_strict``, and the same of ``tpr_at_fpr5``;
+    ``<split>/<row>/auroc_fitted_on_<fit>/<family>``, ``.../mean_unseen``, ``.../worst_unseen`` for every fit;
+    ``<split>/<head>_minus_<row>/difference/mean_unseen`` and ``worst_unseen``, with the paired interval.
+
+    Args:
+        tables: name of a fit to the test scores of all rows that were fitted so.
+        families: of the attacks.
+        split: first part of every name.
+        rows: names in the order of the tables.
+        groups: group number to name.
+        clean: number of the clean group.
+        thresholds: fit to row to rate to threshold, from validation images.
+        default: the fit of the main columns.
+        head: the row that the others are compared with.
+        seed: of the bootstrap.
+        resamples: bootstrap resamples.
+
+    Raises:
+        ConfigError: a fit without a table, a head that is no row.
+        DataError: no family with a successful attack.
+    """
+    if set(tables) != set(families.fits) or default not in tables or head not in rows:
+        raise ConfigError(
+            f"every fit needs its table, and default and head must be among them; found tables"
+            f" {sorted(tables)}, fits {sorted(families.fits)}, default {default!r}, head {head!r}"
+        )
+    images = 1 + max(int(table.image_index.max()) for table in tables.values())
+    weights = bootstrap_weights(images, resamples=resamples, seed=seed)
+    numbers = {name: number for number, name in groups.items()}
+    report: dict[str, Score] = {}
+    compared: dict[tuple[str, str], _Resampled] = {}
+    for fit, table in tables.items():
+        for index, row in enumerate(rows):
+            cells = _by_family(table, index, families, numbers, clean, weights)
+            for family in families.attacks:
+                name = f"{split}/{row}/auroc_fitted_on_{fit}/{family}"
+                report[name] = cells[family].score() if family in cells else _UNDEFINED
+            for column, found in _columns(cells, families, fit).items():
+                report[f"{split}/{row}/auroc_fitted_on_{fit}/{column}"] = found.score()
+                if fit == default:
+                    report[f"{split}/{row}/auroc/{column}"] = found.score()
+                    compared[row, column] = found
+            at = thresholds[fit].get(row, {}).get(_RATE)
+            if fit == default and at is not None:
+                rates = _by_family(table, index, families, numbers, clean, weights, threshold=at)
+                for column, found in _columns(rates, families, fit).items():
+                    report[f"{split}/{row}/tpr_at_fpr5/{column}"] = found.score()
+    for (row, column), other in compared.items():
+        if row != head and column in ("mean_unseen", "worst_unseen"):
+            report[f"{split}/{head}_minus_{row}/difference/{column}"] = compared[head, column].minus(other)
+    return report
+
+
+def _by_family(
+    table: DetectionTable,
+    row: int,
+    families: Families,
+    numbers: Mapping[str, int],
+    clean: int,
+    weights: Tensor,
+    *,
+    threshold: float | None = None,
+) -> dict[str, _Resampled]:
+    """Mean over attacks of AUROC, or of the share above a threshold, of every family that has successes."""
+    negatives = table.of_group(clean)
+    found: dict[str, _Resampled] = {}
+    for family, attacks in families.attacks.items():
+        parts = []
+        for attack in attacks:
+            part = table.of_group(numbers[attack])
+            first, second = pair_by_image(part.image_index, negatives.image_index)
+            positive, negative = part.row_scores(row)[first], negatives.row_scores(row)[second]
+            defined = ~(positive.isnan() | negative.isnan())
+            n, undefined = int(defined.sum()), int((~defined).sum())
+            if not n:
+                continue
+            positive, negative = positive[defined], negative[defined]
+            own = weights[:, part.image_index[first][defined]]
+            if threshold is None:
+                value, resampled = auroc(positive, negative), resampled_auroc(positive, negative, own)
+            else:
+                value, resampled = rate_above(positive, threshold), resampled_rate(positive > threshold, own)
+            parts.append(_share(value, resampled, n, undefined, worth=n))
+        if parts:
+            found[family] = _mean(parts)
+    if not found:
+        raise DataError("no attack of any family succeeded; raise its eps or steps, or check the classifier")
+    return found
+
+
+def _columns(cells: Mapping[str, _Resampled], families: Families, fit: str) -> dict[str, _Resampled]:
+    seen = [cells[family] for family in families.seen(fit) if family in cells]
+    unseen = [cells[family] for family in families.unseen(fit) if family in cells]
+    strict = [cells[family] for family in families.unseen(fit, strict=True) if family in cells]
+    columns = {"mean_seen": _mean(seen)} if seen else {}
+    if unseen:
+        columns |= {"mean_unseen": _mean(unseen), "worst_unseen": _least(unseen)}
+    if strict and len(strict) < len(unseen):
+        columns["mean_unseen_strict"] = _mean(strict)
+    return columns
+
+
+def _share(value: float, resampled: Tensor, n: int, undefined: int, *, worth: float) -> _Resampled:
+    limits = share_of_resamples(value, resampled, worth).limits()
+    return _Resampled(value, resampled, n, undefined, worth, limits)
+
+
+def _mean(parts: Sequence[_Resampled]) -> _Resampled:
+    value = sum(part.value for part in parts) / len(parts)
+    resampled = torch.stack([part.resampled for part in parts]).mean(dim=0)
+    n, undefined = max(part.n for part in parts), max(part.undefined for part in parts)
+    # Attacks on the same images err together: their standard errors add up.
+    worth = (len(parts) / sum(part.worth**-0.5 for part in parts)) ** 2
+    return _share(value, resampled, n, undefined, worth=worth)
+
+
+def _least(parts: Sequence[_Resampled]) -> _Resampled:
+    resampled = torch.stack([part.resampled for part in parts]).amin(dim=0)
+    value, low, high = least_share([part.share for part in parts])
+    n, undefined = min(part.n for part in parts), max(part.undefined for part in parts)
+    return _Resampled(value, resampled, n, undefined, min(part.worth for part in parts), (low, high))

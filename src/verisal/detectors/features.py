@@ -1,0 +1,235 @@
+"""What a detector sees of an image: masks of several queries and views, activations, gradient, confidence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, final
+
+import torch
+from torch import Tensor
+
+from verisal.errors import ConfigError
+from verisal.functional.chunks import images_at_once
+from verisal.functional.confidence import log_odds
+from verisal.functional.networks import staged_network
+from verisal.functional.scopes import frozen, gradient_scope
+from verisal.functional.views import shift_one_pixel, softmax_distance
+from verisal.saliency import GateFunction, GateMethod
+from verisal.saliency.gates.masks import channel_statistics, gate_map
+from verisal.types import Measurement, StagedClassifier, StageOutputs, check_images
+
+__all__ = ["DetectorFeatures", "Query", "View"]
+
+Query = Literal["prediction", "runner_up"]
+View = Literal["original", "shifted"]
+# Images at once: a store asks for the features of as many as a shard holds.
+_CHUNK = 64
+_RANK: dict[Query, int] = {"prediction": 0, "runner_up": 1}
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class DetectorFeatures(Measurement):
+    """Turns images into the named tensors that every detector row reads.
+
+    The class that is explained is always the one predicted **on that very input** (or its runner-up), never
+    the label. Per stage l (numbered from 1) the statistics over channels are mean, deviation and maximum:
+
+    ===================== ================== =============================================================
+    name                  shape              what
+    ===================== ================== =============================================================
+    ``masks/<query>/<l>`` ``(B, 3, h, w)``   statistics of the learned gates
+    ``gated/<query>/<l>`` ``(B, 1, h, w)``   channel mean of gate times activation, if ``gated_activation``
+    ``activations/<l>``   ``(B, 3, h, w)``   statistics of the ungated activations, the control
+    ``gradient``          ``(B, 3, H, W)``   gradient of the predicted logit by the image
+    ``logits``            ``(B, K)``         the classifier's output, float32
+    ``confidence``        ``(B,)``           log odds of the predicted class, float32
+    ``prediction``        ``(B,)``           predicted class, int64
+    ``shift_distance``    ``(B,)``           L1 distance of the softmax outputs of both views, float32
+    ===================== ================== =============================================================
+
+    The view ``shifted`` is the image moved by one pixel to the right and down. It repeats masks, gated,
+    activations, gradient and logits, **for the same classes**, under names that begin with ``shifted/``,
+    and adds ``shift_distance``. Adversarial noise hardly survives the move while evidence does, so a mask
+    that was learned for the predicted class then has nothing left to keep.
+
+    Maps are half precision: a detector standardises them, and a store is half as large.
+
+    Args:
+        saliency: how the gates are learned.
+        queries: which classes are explained; one entry is enough for the ``output`` objective.
+        views: ``original``, or ``original`` and ``shifted``.
+        gated_activation: whether ``gated/...`` is made.
+
+    Raises:
+        ConfigError: no query, a second query that the saliency does not read, or views that do not begin
+            with the original.
+    """
+
+    saliency: GateMethod
+    queries: tuple[Query, ...] = ("prediction", "runner_up")
+    views: tuple[View, ...] = ("original",)
+    gated_activation: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.queries or len(set(self.queries)) != len(self.queries):
+            raise ConfigError(f"queries must name prediction, runner_up or both, found {list(self.queries)}")
+        if self.views not in (("original",), ("original", "shifted")):
+            raise ConfigError(f"views must be [original] or [original, shifted], found {list(self.views)}")
+        if not self.saliency.uses_query and len(self.queries) > 1:
+            raise ConfigError(
+                "this saliency does not read the query, so a second one repeats the same masks;"
+                " set queries: [prediction]"
+            )
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that the values depend on besides classifier and images, as plain data."""
+        return {
+            "saliency": self.saliency.settings(),
+            "queries": list(self.queries),
+            "views": list(self.views),
+            "gated_activation": self.gated_activation,
+            # Raised whenever equal settings give other tensors, so that a store does not mix them.
+            "rules": 2,
+        }
+
+    def mask_names(self, stages: int) -> tuple[str, ...]:
+        """Names of the gate statistics, in the order in which a detector stacks them."""
+        return self._names(stages, "masks")
+
+    def gated_names(self, stages: int) -> tuple[str, ...]:
+        """Names of the gated activations, in the same order; none unless they are made."""
+        return self._names(stages, "gated") if self.gated_activation else ()
+
+    def activation_names(self, stages: int) -> tuple[str, ...]:
+        """Names of the activation statistics, in the same order."""
+        numbers = range(1, stages + 1)
+        return tuple(f"{_prefix(view)}activations/{number}" for view in self.views for number in numbers)
+
+    def gradient_names(self) -> tuple[str, ...]:
+        """Names of the gradients."""
+        return tuple(f"{_prefix(view)}gradient" for view in self.views)
+
+    def scalar_names(self) -> tuple[str, ...]:
+        """Names of what is one value per image."""
+        return ("confidence", "prediction", *(["shift_distance"] if "shifted" in self.views else []))
+
+    def _names(self, stages: int, kind: str) -> tuple[str, ...]:
+        return tuple(
+            f"{_prefix(view)}{kind}/{query}/{number}"
+            for view in self.views
+            for query in self.queries
+            for number in range(1, stages + 1)
+        )
+
+    def __call__(self, classifier: StagedClassifier, images: Tensor) -> dict[str, Tensor]:
+        """Features of one batch of images ``(B, 3, H, W)`` in [0, 1]."""
+        check_images(images)
+        parts = []
+        classifier = staged_network(classifier, type(self).__name__)
+        with frozen(classifier), gradient_scope(images.device.type):
+            for some in torch.split(images, images_at_once(_CHUNK, images)):
+                leaf = some.detach().clone(memory_format=torch.channels_last).requires_grad_()
+                found = self._of_images(classifier, leaf, self._learned, gradient=True, graph=False)
+                parts.append(
+                    {name: value.half() if value.ndim == 4 else value for name, value in found.items()}
+                )
+            return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def differentiable(
+        self,
+        classifier: StagedClassifier,
+        images: Tensor,
+        *,
+        gates: GateFunction,
+        gradient: bool = True,
+    ) -> dict[str, Tensor]:
+        """The same features with a graph to the images, for attacks on a detector.
+
+        Maps are float32 tensors that hold the values rounded to half precision, and let gradients pass
+        through the rounding. ``prediction`` and the choice of the classes that are explained have no
+        gradient.
+
+        Args:
+            classifier: with stages.
+            images: ``(B, 3, H, W)`` in [0, 1]; where they carry no gradient no graph is made, which is
+                cheaper and gives the same values.
+            gates: takes the place of ``saliency``, and says how gradients pass through the gates.
+            gradient: whether ``gradient`` is made, which costs a backward pass and one through it.
+        """
+        check_images(images.detach())
+        graph = images.requires_grad
+        classifier = staged_network(classifier, type(self).__name__)
+        with frozen(classifier), gradient_scope(images.device.type):
+            # A copy, so that gradients by the image are taken in the layout that the classifier is fast in.
+            seen = images.clone(memory_format=torch.channels_last).requires_grad_()
+            found = self._of_images(classifier, seen, gates, gradient=gradient, graph=graph)
+        return {name: _rounded_through(value) if value.ndim == 4 else value for name, value in found.items()}
+
+    def _of_images(
+        self,
+        classifier: StagedClassifier,
+        images: Tensor,
+        gates: GateFunction,
+        *,
+        gradient: bool,
+        graph: bool,
+    ) -> dict[str, Tensor]:
+        """Features in single precision of images that carry a gradient, with a graph to them or without."""
+        features: dict[str, Tensor] = {}
+        logits = ranked = None
+        for view in self.views:
+            seen = images if view == "original" else shift_one_pixel(images)
+            outputs = classifier.stage_outputs(seen)
+            if logits is None or ranked is None:
+                ranked = outputs.logits.topk(2, dim=1).indices
+            of_view: dict[str, Tensor] = {"logits": outputs.logits}
+            if gradient:
+                predicted = outputs.logits.gather(1, ranked[:, :1]).sum()
+                (of_view["gradient"],) = torch.autograd.grad(predicted, seen, create_graph=graph)
+            if not graph:
+                seen, outputs = seen.detach(), _detached(outputs)
+                of_view["logits"] = outputs.logits
+            for number, activation in enumerate(outputs.activations, start=1):
+                of_view[f"activations/{number}"] = channel_statistics(activation)
+            for query in self.queries:
+                explained = ranked[:, _RANK[query]].contiguous()
+                learned = gates(classifier, seen, outputs, explained)
+                of_view |= self._of_gates(query, learned, outputs.activations)
+            features |= {f"{_prefix(view)}{name}": tensor for name, tensor in of_view.items()}
+            if logits is None:
+                logits = outputs.logits
+                features |= {"confidence": log_odds(logits), "prediction": ranked[:, 0].clone()}
+            else:
+                features["shift_distance"] = softmax_distance(logits, outputs.logits)
+        return features
+
+    def _learned(
+        self, classifier: StagedClassifier, images: Tensor, outputs: StageOutputs, query: Tensor
+    ) -> tuple[Tensor, ...]:
+        return self.saliency.gates(classifier, images, query)
+
+    def _of_gates(
+        self, query: Query, gates: Sequence[Tensor], activations: Sequence[Tensor]
+    ) -> dict[str, Tensor]:
+        named = {
+            f"masks/{query}/{number}": channel_statistics(gate) for number, gate in enumerate(gates, start=1)
+        }
+        if self.gated_activation:
+            for number, (gate, activation) in enumerate(zip(gates, activations, strict=True), start=1):
+                named[f"gated/{query}/{number}"] = gate_map(gate * activation)
+        return named
+
+
+def _detached(outputs: StageOutputs) -> StageOutputs:
+    return StageOutputs(outputs.logits.detach(), tuple(part.detach() for part in outputs.activations))
+
+
+def _rounded_through(values: Tensor) -> Tensor:
+    """Float32 values as half precision has them, with the gradient of the unrounded ones."""
+    return values + (values.half().float() - values).detach()
+
+
+def _prefix(view: View) -> str:
+    return "" if view == "original" else f"{view}/"

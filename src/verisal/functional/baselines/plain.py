@@ -1,0 +1,257 @@
+"""One family of baseline images, shared by saliency methods and metrics.
+
+A baseline is what replaces removed pixels. It is made in pixel space, before the classifier normalises, and
+its name is part of every score that it enters. A new one is one frozen dataclass, here or beside.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields, replace
+from typing import ClassVar, TypeVar, final
+
+import torch
+from torch import Tensor
+
+from verisal._numbers import check_range
+from verisal.errors import ConfigError
+from verisal.functional.gaussian import gaussian_matrix
+from verisal.types import Normalised
+
+__all__ = [
+    "RGB",
+    "Baseline",
+    "Blur",
+    "Constant",
+    "DatasetMean",
+    "ImageMean",
+    "bound",
+    "check_statistic",
+    "per_channel",
+    "seeded_name",
+]
+
+RGB = tuple[float, float, float]
+_NAMED_LEVELS = {0.0: "black", 0.5: "grey", 1.0: "white"}
+_KERNELS = {5.0: 11, 10.0: 61}
+_KERNEL_IMAGE = 224
+
+
+class Baseline(ABC):
+    """Makes the image that replaces removed pixels.
+
+    Sub-classes are frozen dataclasses. What they draw at random depends on their seed and the content of the
+    image, never on its place in a batch or on global random state. A ``mean`` or ``std`` that is None stands
+    for that of the data set and is filled in by :func:`bound`.
+    """
+
+    needs_mask: ClassVar[bool]
+    """Whether the baseline depends on which pixels are removed; if not, it is made once per image."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Short, file-name-safe, different for different settings; printed in every score: ``blur5``."""
+
+    @abstractmethod
+    def __call__(
+        self, images: Tensor, masks: Tensor | None = None, *, query_class: Tensor | None = None
+    ) -> Tensor:
+        """Baseline images ``(B, 3, H, W)`` float32 in [0, 1], on the device of the images.
+
+        Args:
+            images: ``(B, 3, H, W)`` in [0, 1].
+            masks: ``(B, 1, H, W)`` in [0, 1], 1 keeps; pixels below 0.5 count as removed. Read only by
+                baselines with ``needs_mask``, which leave kept pixels as they are.
+            query_class: ``(B,)`` int64, read only by baselines that choose an image of another class.
+
+        Raises:
+            ConfigError: something that this baseline needs was not given.
+        """
+
+
+BaselineType = TypeVar("BaselineType", bound=Baseline)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Constant(Baseline):
+    """One grey level everywhere: 0 is ``black``, 0.5 ``grey``, 1 ``white``.
+
+    Raises:
+        ConfigError: a level outside [0, 1].
+    """
+
+    level: float = 0.0
+
+    needs_mask: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.level <= 1:
+            raise ConfigError(f"level must lie in [0, 1], found {self.level}")
+
+    @property
+    def name(self) -> str:
+        """``black``, ``grey``, ``white``, or ``level<value>``."""
+        return _NAMED_LEVELS.get(self.level, f"level{self.level:g}")
+
+    def __call__(
+        self, images: Tensor, masks: Tensor | None = None, *, query_class: Tensor | None = None
+    ) -> Tensor:
+        """The level in every channel of every pixel."""
+        return torch.full_like(images, self.level)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class DatasetMean(Baseline):
+    """The training data's mean per channel: 0 once the classifier has normalised, and not black.
+
+    Args:
+        mean: per channel in [0, 1]; None stands for the mean that the classifier normalises with.
+
+    Raises:
+        ConfigError: not three values in [0, 1], or none when called.
+    """
+
+    mean: RGB | None = None
+
+    needs_mask: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_statistic(self, "mean")
+
+    @property
+    def name(self) -> str:
+        """``dataset_mean``."""
+        return "dataset_mean"
+
+    def __call__(
+        self, images: Tensor, masks: Tensor | None = None, *, query_class: Tensor | None = None
+    ) -> Tensor:
+        """The mean in every pixel."""
+        return per_channel(self, images, "mean").expand_as(images).clone()
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class ImageMean(Baseline):
+    """Each image's own mean per channel."""
+
+    needs_mask: ClassVar[bool] = False
+
+    @property
+    def name(self) -> str:
+        """``image_mean``."""
+        return "image_mean"
+
+    def __call__(
+        self, images: Tensor, masks: Tensor | None = None, *, query_class: Tensor | None = None
+    ) -> Tensor:
+        """The mean in every pixel."""
+        return images.mean(dim=(2, 3), keepdim=True).clamp(0, 1).expand_as(images).clone()
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Blur(Baseline):
+    """The image under a Gaussian, reflected at the border.
+
+    Args:
+        sigma: in pixels of a 224 px image; scales with min(H, W) / 224.
+        kernel: taps in pixels of a 224 px image, odd; scales likewise. None stands for 11 at sigma 5, 61 at
+            sigma 10, and three sigmas on either side elsewhere.
+
+    Raises:
+        ConfigError: a sigma that is not positive, an even kernel, or one below 3.
+
+    References:
+        petsiuk2018rise
+
+    Differs from:
+        petsiuk2018rise: made before normalisation, reflected at the border, scaled with the image.
+    """
+
+    sigma: float = 5.0
+    kernel: int | None = None
+
+    needs_mask: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_range(0, above=True, sigma=self.sigma)
+        if self.kernel is not None and (self.kernel < 3 or self.kernel % 2 == 0):
+            raise ConfigError(f"kernel must be odd and at least 3, found {self.kernel}")
+
+    @property
+    def name(self) -> str:
+        """``blur<sigma>``, followed by ``_kernel<taps>`` where those are not the usual ones."""
+        usual = self.kernel in (None, self._usual_kernel())
+        return f"blur{self.sigma:g}" if usual else f"blur{self.sigma:g}_kernel{self.kernel}"
+
+    def _usual_kernel(self) -> int:
+        return _KERNELS.get(self.sigma, 2 * max(1, round(3 * self.sigma)) + 1)
+
+    def resolved(self, height: int, width: int) -> tuple[float, int]:
+        """Sigma and kernel in pixels of an image of this size; the kernel is odd and at least 3."""
+        scale = min(height, width) / _KERNEL_IMAGE
+        taps = self.kernel or self._usual_kernel()
+        return self.sigma * scale, 2 * max(1, round((taps * scale - 1) / 2)) + 1
+
+    def __call__(
+        self, images: Tensor, masks: Tensor | None = None, *, query_class: Tensor | None = None
+    ) -> Tensor:
+        """The blurred images."""
+        height, width = images.shape[2:]
+        sigma, kernel = self.resolved(height, width)
+        rows, columns = (gaussian_matrix(size, sigma, taps=kernel).to(images) for size in (height, width))
+        with torch.autocast(device_type=images.device.type, enabled=False):
+            blurred: Tensor = rows @ images @ columns.T
+        return blurred.clamp(0, 1)
+
+
+def check_statistic(baseline: Baseline, name: str) -> None:
+    """Raise unless the statistic ``name`` is open or three values in [0, 1].
+
+    Raises:
+        ConfigError: naming the values found.
+    """
+    values = getattr(baseline, name)
+    if values is not None and not (len(values) == 3 and all(0 <= value <= 1 for value in values)):
+        raise ConfigError(f"{name} must be three values in [0, 1], one per channel, found {values}")
+
+
+def per_channel(baseline: Baseline, images: Tensor, name: str) -> Tensor:
+    """``(1, 3, 1, 1)``: the statistic ``name`` of a baseline that :func:`bound` has filled in.
+
+    Raises:
+        ConfigError: it is still open.
+    """
+    values = getattr(baseline, name)
+    if values is None:
+        kind = type(baseline).__name__
+        raise ConfigError(f"{kind} without a {name}: give {name}=(r, g, b), or bind it to a classifier")
+    return images.new_tensor(values).view(1, 3, 1, 1)
+
+
+def seeded_name(name: str, seed: int) -> str:
+    """The name, followed by ``_seed<n>`` for a seed other than 0."""
+    return f"{name}_seed{seed}" if seed else name
+
+
+def bound(baseline: BaselineType, classifier: object) -> BaselineType:
+    """The baseline with the data set's statistics filled in from the classifier's normalisation.
+
+    Raises:
+        ConfigError: the baseline leaves statistics open and the classifier has none.
+    """
+    names = {item.name for item in fields(baseline)} & {"mean", "std"}  # type: ignore[arg-type]
+    missing = sorted(name for name in names if getattr(baseline, name) is None)
+    if not missing:
+        return baseline
+    if not isinstance(classifier, Normalised):
+        raise ConfigError(
+            f"{type(baseline).__name__} takes its {' and '.join(missing)} from the classifier's"
+            f" normalisation, and {type(classifier).__name__} has none; give {missing[0]}=(r, g, b)"
+        )
+    found = {name: tuple(getattr(classifier, name).flatten().tolist()) for name in missing}
+    return replace(baseline, **found)  # type: ignore[type-var]

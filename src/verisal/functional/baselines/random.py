@@ -1,0 +1,181 @@
+"""Baseline images that are drawn at random, from noise, from the image's own pixels or from other images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor
+
+from verisal.errors import ConfigError
+from verisal.functional.baselines.plain import RGB, Baseline, check_statistic, per_channel, seeded_name
+from verisal.functional.seeding import content_ids, derive_seed, per_sample
+from verisal.types import check_images
+
+__all__ = ["GaussianNoise", "OtherImage", "Shuffle", "UniformNoise"]
+
+
+def _draws(draw: Callable[[torch.Generator], Tensor], images: Tensor, stream: str, seed: int) -> Tensor:
+    """One draw per image, by its content."""
+    ids = content_ids(images)
+    return per_sample(draw, seed=seed, sample_ids=ids, stream=stream, device=images.device)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class GaussianNoise(Baseline):
+    """The data set's mean plus independent Gaussian noise of its standard deviation, clamped to [0, 1].
+
+    Args:
+        mean: per channel in [0, 1]; None stands for the mean that the classifier normalises with.
+        std: per channel, likewise.
+        seed: of the draw.
+
+    Raises:
+        ConfigError: not three values in [0, 1], or none when called.
+    """
+
+    mean: RGB | None = None
+    std: RGB | None = None
+    seed: int = 0
+
+    needs_mask: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_statistic(self, "mean")
+        check_statistic(self, "std")
+
+    @property
+    def name(self) -> str:
+        """``gauss``, followed by ``_seed<n>`` for a seed other than 0."""
+        return seeded_name("gauss", self.seed)
+
+    def __call__(
+        self, images: Tensor, masks: Tensor | None = None, *, query_class: Tensor | None = None
+    ) -> Tensor:
+        """One draw per image."""
+        mean, std = (per_channel(self, images, name) for name in ("mean", "std"))
+        shape = tuple(images.shape[1:])
+        noise = _draws(lambda generator: torch.randn(shape, generator=generator), images, "gauss", self.seed)
+        return (mean + std * noise).clamp(0, 1)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class UniformNoise(Baseline):
+    """Independent uniform noise in [0, 1] per pixel and channel.
+
+    Args:
+        seed: of the draw.
+    """
+
+    seed: int = 0
+
+    needs_mask: ClassVar[bool] = False
+
+    @property
+    def name(self) -> str:
+        """``uniform``, followed by ``_seed<n>`` for a seed other than 0."""
+        return seeded_name("uniform", self.seed)
+
+    def __call__(
+        self, images: Tensor, masks: Tensor | None = None, *, query_class: Tensor | None = None
+    ) -> Tensor:
+        """One draw per image."""
+        shape = tuple(images.shape[1:])
+        return _draws(lambda generator: torch.rand(shape, generator=generator), images, "uniform", self.seed)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Shuffle(Baseline):
+    """The image's own pixels in random order, the channels of a pixel kept together.
+
+    Args:
+        seed: of the draw.
+    """
+
+    seed: int = 0
+
+    needs_mask: ClassVar[bool] = False
+
+    @property
+    def name(self) -> str:
+        """``shuffle``, followed by ``_seed<n>`` for a seed other than 0."""
+        return seeded_name("shuffle", self.seed)
+
+    def __call__(
+        self, images: Tensor, masks: Tensor | None = None, *, query_class: Tensor | None = None
+    ) -> Tensor:
+        """One order per image."""
+        pixels = images.flatten(2)
+        count = pixels.shape[2]
+        order = _draws(
+            lambda generator: torch.randperm(count, generator=generator), images, "shuffle", self.seed
+        )
+        return pixels.gather(2, order[:, None].expand_as(pixels)).view_as(images)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class OtherImage(Baseline):
+    """Another image of a pool, of another class than the query, drawn by seed and content.
+
+    Args:
+        images: ``(N, 3, H, W)`` float32 in [0, 1], the pool, of the size of the images to be explained.
+        labels: ``(N,)`` int64, the class of every image of the pool.
+        seed: of the draw.
+
+    Raises:
+        ConfigError: a pool whose labels or size do not fit, no query class, or no image of another class.
+        DataError: a pool of something else than images.
+    """
+
+    images: Tensor = field(repr=False, compare=False)
+    labels: Tensor = field(repr=False, compare=False)
+    seed: int = 0
+    contents: tuple[tuple[str, int], ...] = field(init=False, repr=False)
+
+    needs_mask: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_images(self.images)
+        if tuple(self.labels.shape) != (len(self.images),):
+            raise ConfigError(
+                "OtherImage needs a pool of images (N, 3, H, W) with labels (N,),"
+                f" found {tuple(self.images.shape)} and {tuple(self.labels.shape)}"
+            )
+        contents = zip(content_ids(self.images), self.labels.tolist(), strict=True)
+        object.__setattr__(self, "contents", tuple(contents))
+
+    @property
+    def name(self) -> str:
+        """``other``, followed by ``_seed<n>`` for a seed other than 0."""
+        return seeded_name("other", self.seed)
+
+    def __call__(
+        self, images: Tensor, masks: Tensor | None = None, *, query_class: Tensor | None = None
+    ) -> Tensor:
+        """One image of the pool per image, never the image itself."""
+        if query_class is None:
+            raise ConfigError("OtherImage chooses an image of another class: give query_class (B,) int64")
+        if images.shape[1:] != self.images.shape[1:]:
+            raise ConfigError(
+                f"the pool of OtherImage holds images of {tuple(self.images.shape[1:])}, and the images are"
+                f" {tuple(images.shape[1:])}; resize the pool"
+            )
+        names = content_ids(images)
+        chosen = [self._choice(name, query) for name, query in zip(names, query_class.tolist(), strict=True)]
+        return self.images[chosen].to(images)
+
+    def _choice(self, name: str, query: int) -> int:
+        others = [row for row, (own, label) in enumerate(self.contents) if label != query and own != name]
+        if not others:
+            raise ConfigError(
+                f"the pool of OtherImage has no other image than of class {query}, found labels"
+                f" {sorted({label for _, label in self.contents})}; give a pool of several classes"
+            )
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, name, "other"))
+        return others[int(torch.randint(len(others), (1,), generator=generator))]

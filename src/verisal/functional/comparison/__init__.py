@@ -1,0 +1,1 @@
+"""Similarity of maps, and how maps change with image, noise and weights."""

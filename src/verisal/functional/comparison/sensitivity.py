@@ -1,0 +1,117 @@
+"""How much a map changes when the image changes too little for the eye."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from verisal.errors import ConfigError, DataError
+from verisal.functional.comparison.postprocess import attribution_of
+from verisal.functional.comparison.similarity import defined_maps
+from verisal.functional.scoring import check_chunk_size
+from verisal.functional.seeding import content_ids, per_sample
+from verisal.types import SaliencyResult
+
+__all__ = ["sensitivity_max", "uniform_noises"]
+
+Explain = Callable[[Tensor, Tensor], SaliencyResult]
+
+
+def uniform_noises(images: Tensor, *, radius: float, samples: int, seed: int = 0) -> Iterator[Tensor]:
+    """Uniform noise in [-radius, radius], drawn one ``(B, 3, H, W)`` sample after the other.
+
+    Drawn by (seed, content of the image, number of the sample), so it is the same in any batch.
+
+    Raises:
+        ConfigError: a radius that is not positive, or ``samples`` below 1.
+    """
+    if not radius > 0 or samples < 1:
+        raise ConfigError(
+            f"the radius must be positive and samples at least 1, found radius {radius}, samples {samples}"
+        )
+    ids, shape = content_ids(images), tuple(images.shape[1:])
+    return (
+        per_sample(
+            lambda generator: (2 * torch.rand(shape, generator=generator) - 1) * radius,
+            seed=seed,
+            sample_ids=ids,
+            stream=("noise in a ball", index),
+            device=images.device,
+        )
+        for index in range(samples)
+    )
+
+
+def sensitivity_max(
+    explain: Explain,
+    images: Tensor,
+    *,
+    query_class: Tensor,
+    attribution: Tensor,
+    noises: Iterable[Tensor],
+    chunk_size: int = 64,
+) -> Tensor:
+    r"""Largest relative change of a map under small noise; low is good.
+
+    .. math:: \max_d \lVert \Phi(x + d) - \Phi(x) \rVert_2 \; / \; \lVert \Phi(x) \rVert_2
+
+    Divided once, after the maximum. Noisy images are clamped to [0, 1]; the class stays.
+
+    Args:
+        explain: images and query class to maps; its attribution is compared, or its map where it has none.
+        images: ``(B, 3, H, W)`` in [0, 1].
+        query_class: ``(B,)`` int64.
+        attribution: Phi(x), ``(B, C, H, W)``, what ``explain`` gave for the images themselves; one channel
+            holds for all.
+        noises: the samples d, each ``(B, 3, H, W)``; :func:`uniform_noises` draws them.
+        chunk_size: images explained at once, at least a batch.
+
+    Returns:
+        ``(B,)`` float64; NaN where a map is not finite or the map of the image itself is constant.
+
+    Raises:
+        ConfigError: ``chunk_size`` below 1.
+        DataError: no noise, or maps of another shape than the attribution.
+
+    References:
+        yeh2019
+
+    Differs from:
+        - The authors' code divides inside the running maximum.
+    """
+    check_chunk_size(chunk_size)
+    largest: Tensor | None = None
+    for group in _groups(noises, max(1, chunk_size // max(1, len(images)))):
+        noisy = [(images + noise).clamp(0, 1) for noise in group]
+        change = _changes(explain, noisy, query_class, attribution)
+        largest = change if largest is None else torch.maximum(largest, change)
+    if largest is None:
+        raise DataError("sensitivity needs at least one noise sample, found none")
+    values = largest / _size(attribution.detach().flatten(1))
+    return values.where(defined_maps(attribution) & values.isfinite(), torch.nan)
+
+
+def _groups(noises: Iterable[Tensor], size: int) -> Iterator[list[Tensor]]:
+    remaining = iter(noises)
+    while group := list(islice(remaining, size)):
+        yield group
+
+
+def _changes(explain: Explain, noisy: list[Tensor], query: Tensor, attribution: Tensor) -> Tensor:
+    """``(B,)``: the largest norm of the change over several noisy copies of a batch."""
+    found = attribution_of(explain(torch.cat(noisy), query.repeat(len(noisy))))
+    if found.shape[2:] != attribution.shape[2:] or attribution.shape[1] not in {1, found.shape[1]}:
+        raise DataError(
+            f"explain() gave maps {tuple(found.shape[1:])} for noisy images, but those of the images are"
+            f" {tuple(attribution.shape[1:])}; both must come from one method"
+        )
+    change = found.detach().view(len(noisy), -1, *found.shape[1:]) - attribution.detach()
+    return _size(change.flatten(2)).amax(dim=0)
+
+
+def _size(rows: Tensor) -> Tensor:
+    # The ratio of two norms is that of two root mean squares, also where one channel stands for all.
+    return rows.double().square().mean(dim=-1).sqrt()

@@ -1,0 +1,1 @@
+"""Boxes, components, and how well maps find objects."""

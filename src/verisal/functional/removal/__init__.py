@@ -1,0 +1,1 @@
+"""Scores from removing or keeping pixels."""

@@ -1,0 +1,1 @@
+"""Intervals over images, rates, detection scores and rankings."""

@@ -1,0 +1,155 @@
+"""How little a baseline image itself says to a classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from math import isnan, log
+
+import torch
+from torch import Tensor, nn
+
+from verisal.errors import ConfigError
+from verisal.functional.baselines import Baseline
+from verisal.functional.outputs import ask, require_softmax
+from verisal.functional.removal.compose import compose
+from verisal.functional.scopes import frozen, rng_preserved
+from verisal.functional.seeding import content_ids, per_sample
+from verisal.types import check_images, check_query_class
+
+__all__ = ["Neutrality", "is_neutral", "neutrality", "random_cell_masks"]
+
+_ROWS = 7
+
+
+@dataclass(frozen=True)
+class Neutrality:
+    """What a classifier makes of one kind of baseline image, per image.
+
+    Attributes:
+        baseline: name of the baseline.
+        num_classes: K.
+        query_probability: ``(B,)`` probability of the query class on the baseline image, ideally at most 1/K.
+            None, like the next two, for a baseline that depends on a mask and so is no image by itself.
+        max_probability: ``(B,)`` largest probability on the baseline image, ideally 1/K.
+        entropy: ``(B,)`` entropy of the probabilities on the baseline image over log K, ideally 1.
+        change: ``(B,)`` absolute change of the query probability when random cells are replaced; context.
+    """
+
+    baseline: str
+    num_classes: int
+    query_probability: Tensor | None
+    max_probability: Tensor | None
+    entropy: Tensor | None
+    change: Tensor
+
+    @property
+    def limit(self) -> float:
+        """Mean query probability up to which a baseline is called neutral."""
+        return max(0.01, 1 / self.num_classes)
+
+    @property
+    def neutral(self) -> bool | None:
+        """Whether the mean query probability is within the limit; None where there is none or it is NaN."""
+        if self.query_probability is None:
+            return None
+        mean = float(self.query_probability.double().mean())
+        return None if isnan(mean) else is_neutral(mean, self.limit)
+
+
+def is_neutral(mean: float, limit: float) -> bool:
+    """Whether a mean query probability is within the limit."""
+    # Probabilities are float32: exactly 1/K must not fail by its rounding.
+    return mean <= limit + 1e-6
+
+
+def neutrality(
+    classifier: Callable[[Tensor], Tensor],
+    images: Tensor,
+    baseline: Baseline,
+    query_class: Tensor,
+    *,
+    area: float = 0.5,
+    seed: int = 0,
+    chunk_size: int = 64,
+) -> Neutrality:
+    """Probabilities on baseline images, and what replacing random cells by them changes.
+
+    Args:
+        classifier: gives logits ``(B, K)`` of images in [0, 1]; a module is put into eval mode meanwhile.
+        images: ``(B, 3, H, W)`` float32 in [0, 1].
+        baseline: with its statistics filled in.
+        query_class: ``(B,)`` int64, the class predicted on the clean image.
+        area: share of the cells that are replaced for :attr:`Neutrality.change`.
+        seed: of the choice of cells.
+        chunk_size: images per pass of the classifier; changes memory only.
+
+    Raises:
+        DataError: images that are none.
+        ConfigError: a query class, an area, a chunk size or a classifier that does not fit.
+    """
+    check_images(images)
+    require_softmax(classifier, "neutrality of a baseline")
+    if chunk_size < 1:
+        raise ConfigError(f"chunk_size must be at least 1, found {chunk_size}")
+    masks = random_cell_masks(images, area=area, seed=seed)
+    with ExitStack() as scopes:
+        scopes.enter_context(rng_preserved(images.device))
+        scopes.enter_context(torch.no_grad())
+        scopes.enter_context(torch.autocast(device_type=images.device.type, enabled=False))
+        if isinstance(classifier, nn.Module):
+            scopes.enter_context(frozen(classifier))
+        clean = _probabilities(classifier, images, chunk_size)
+        check_query_class(query_class, len(images), clean.shape[1])
+        fills = baseline(images, masks, query_class=query_class)
+        mixed = _probabilities(classifier, compose(images, fills, masks), chunk_size)
+        plain = None if baseline.needs_mask else _probabilities(classifier, fills, chunk_size)
+    query = query_class[:, None]
+    return Neutrality(
+        baseline=baseline.name,
+        num_classes=clean.shape[1],
+        query_probability=None if plain is None else plain.gather(1, query)[:, 0],
+        max_probability=None if plain is None else plain.amax(dim=1),
+        entropy=None if plain is None else torch.special.entr(plain).sum(dim=1) / log(plain.shape[1]),
+        change=(mixed.gather(1, query) - clean.gather(1, query))[:, 0].abs(),
+    )
+
+
+def _probabilities(classifier: Callable[[Tensor], Tensor], images: Tensor, chunk_size: int) -> Tensor:
+    chunks = torch.split(images, chunk_size)
+    return torch.cat([ask(classifier, chunk, allow_nan=True).float().softmax(dim=1) for chunk in chunks])
+
+
+def random_cell_masks(images: Tensor, *, area: float = 0.5, seed: int = 0) -> Tensor:
+    """Masks that remove a fixed share of cells, chosen by seed and content.
+
+    Seven rows of cells, and as many columns as make the cells nearly square.
+
+    Args:
+        images: ``(B, 3, H, W)`` in [0, 1].
+        area: share of the cells to remove, rounded to a whole number of cells.
+        seed: of the choice.
+
+    Returns:
+        ``(B, 1, H, W)``, 1 keeps and 0 removes.
+
+    Raises:
+        ConfigError: an area outside [0, 1].
+    """
+    if not 0 <= area <= 1:
+        raise ConfigError(f"area must lie in [0, 1], found {area}")
+    height, width = images.shape[2:]
+    columns = max(1, round(_ROWS * width / height))
+    cells = _ROWS * columns
+    order = per_sample(
+        lambda generator: torch.randperm(cells, generator=generator),
+        seed=seed,
+        sample_ids=content_ids(images),
+        stream="random cells",
+        device=images.device,
+    )
+    kept = (order >= round(area * cells)).to(images.dtype).view(-1, 1, _ROWS, columns)
+    row = torch.arange(height, device=images.device) * _ROWS // height
+    column = torch.arange(width, device=images.device) * columns // width
+    return kept[:, :, row][..., column]

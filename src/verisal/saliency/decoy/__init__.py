@@ -1,0 +1,1 @@
+"""Decoy-enhanced saliency (Lu et al., 2021)."""

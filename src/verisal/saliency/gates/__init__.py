@@ -1,0 +1,1 @@
+"""Learned hierarchical masks (Wang et al., 2020)."""

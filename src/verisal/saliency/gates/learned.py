@@ -1,0 +1,265 @@
+"""Masks from a trained network: all gates in one pass, with a few steps of descent where wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import Any, ClassVar, final
+
+import torch
+from torch import Tensor
+
+from verisal._numbers import check_range
+from verisal.checkpoint import CARD_KEY, load_checkpoint, load_export, save_export, state_hash
+from verisal.errors import CheckpointError, ConfigError
+from verisal.functional.chunks import images_at_once
+from verisal.functional.outputs import require_softmax
+from verisal.functional.scopes import gradient_scope, rng_preserved
+from verisal.saliency._base import ONE_SCORE, GateMethod, explaining, staged
+from verisal.saliency.gates.descent import GateDescent
+from verisal.saliency.gates.maps import Shown, fused_maps, raw_maps
+from verisal.saliency.gates.masks import Fusion, GatePenalty
+from verisal.saliency.gates.network import MaskNetwork
+from verisal.saliency.gates.problem import GateProblem, Objective
+from verisal.types import SaliencyResult, StagedClassifier, StageOutputs, check_query_class
+
+__all__ = ["LearnedMask", "MaskCard", "classifier_fingerprint", "load_mask_network", "save_mask_network"]
+
+_PREFIX = "network."
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class MaskCard:
+    """What a mask network was trained for.
+
+    Attributes:
+        channels: ``C_l`` of every stage.
+        num_classes: K.
+        width_ratio: of :class:`MaskNetwork`.
+        classifier: fingerprint of the classifier whose activations it reads.
+        objective: what its gates keep.
+        penalty: form of the penalty.
+        reg_weight: lambda.
+    """
+
+    channels: tuple[int, ...]
+    num_classes: int
+    width_ratio: float
+    classifier: str
+    objective: Objective
+    penalty: GatePenalty
+    reg_weight: float
+
+    @classmethod
+    def of(cls, card: Mapping[str, Any]) -> MaskCard:
+        """The card inside a file's card, which may hold more."""
+        return cls(
+            channels=tuple(card["channels"]),
+            num_classes=card["num_classes"],
+            width_ratio=card["width_ratio"],
+            classifier=card["classifier"],
+            objective=card["objective"],
+            penalty=card["penalty"],
+            reg_weight=card["reg_weight"],
+        )
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class LearnedMask(GateMethod):
+    """Hierarchical masks predicted by a :class:`MaskNetwork`, after a pass of the classifier.
+
+    Args:
+        checkpoint: name of shipped weights, path of an export, or ``best.ckpt`` of a masker run.
+        same_weights: whether a classifier with other weights than those of training is refused. Off, any with
+            the same stages is taken, as randomisation checks need it.
+        steps: steps of descent on the objective of training that follow the prediction; per image the better
+            of all iterates is kept.
+        learning_rate: Adam's rate in these steps.
+        shown: see :class:`HierarchicalMasks`, as are the next two.
+        fusion: how per-layer maps become one.
+        smoothing: of the fused map.
+        chunk_size: images at once, fewer above 128 x 128 pixels; bounds memory, never changes the result
+            beyond float rounding.
+
+    Raises:
+        ConfigError: values out of range, no such weights, or a classifier that they were not trained for.
+        CheckpointError: a damaged file, or one that holds no mask network.
+
+    References:
+        wang2020haf
+    """
+
+    checkpoint: str
+    same_weights: bool = True
+    steps: int = 0
+    learning_rate: float = 0.05
+    shown: Shown = "gated_activation"
+    fusion: Fusion = "geometric"
+    smoothing: float = 5.0
+    chunk_size: int = 64
+
+    needs_module: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_range(0, steps=self.steps, smoothing=self.smoothing)
+        check_range(0, above=True, learning_rate=self.learning_rate)
+        check_range(1, chunk_size=self.chunk_size)
+
+    @cached_property
+    def _loaded(self) -> tuple[MaskNetwork, MaskCard]:
+        return load_mask_network(self.checkpoint)
+
+    def __call__(self, classifier: object, images: Tensor, query_class: Tensor) -> SaliencyResult:
+        """Fused map in ``saliency``, mean of raw maps in ``raw``, upsampled raw maps in ``raw_layers``."""
+        network = staged(classifier, images, "LearnedMask")
+        check_query_class(query_class, len(images), network.num_classes)
+        size = (images.shape[-2], images.shape[-1])
+        at_once = images_at_once(self.chunk_size, images)
+        with gradient_scope(images.device.type):
+            parts = []
+            for start in range(0, len(images), at_once):
+                chunk = slice(start, start + at_once)
+                gates, activations = self._predicted(network, images[chunk], query_class[chunk])
+                parts.append(raw_maps(gates, activations, size, self.shown))
+            layers = tuple(torch.cat(layer) for layer in zip(*parts, strict=True))
+            return SaliencyResult(
+                saliency=fused_maps(layers, self.fusion, self.smoothing),
+                raw=torch.stack(layers).mean(dim=0),
+                raw_layers=layers,
+                n_forward=1 + (self.steps + 1 if self.steps else 0),
+                n_backward=self.steps,
+            )
+
+    @property
+    def uses_query(self) -> bool:
+        """False for a network trained on ``output``, which keeps all logits."""
+        return self._loaded[1].objective != "output"
+
+    def settings(self) -> dict[str, Any]:
+        """Class name, the weights by their hash, and the settings that can change a gate."""
+        network, _ = self._loaded
+        return {
+            "saliency": type(self).__name__,
+            "weights": state_hash(network),
+            "steps": self.steps,
+            "learning_rate": self.learning_rate,
+        }
+
+    def gates(self, classifier: StagedClassifier, images: Tensor, query_class: Tensor) -> tuple[Tensor, ...]:
+        """Gates per stage ``(B, C_l, H_l, W_l)``, all images at once.
+
+        Raises:
+            ConfigError: a query class out of range, or a classifier that the weights were not made for.
+        """
+        return self._predicted(classifier, images, query_class)[0]
+
+    def _predicted(
+        self, classifier: StagedClassifier, images: Tensor, query_class: Tensor
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Gates, and the ungated activations that they belong to."""
+        network = staged(classifier, images, "LearnedMask")
+        require_softmax(network, type(self).__name__, instead=ONE_SCORE)
+        masks, card = self._loaded
+        masks.to(images.device)
+        images = images.contiguous(memory_format=torch.channels_last)
+        with explaining(network, images, query_class) as (images, query):
+            with torch.no_grad():
+                outputs = network.stage_outputs(images)
+                _check_stages(card, network, outputs, self.checkpoint)
+                if self.same_weights:
+                    _check_weights(card, network, self.checkpoint)
+                asked = query if self.uses_query else torch.full_like(query, network.num_classes)
+                predicted = masks(outputs.activations, asked)
+            if not self.steps:
+                return tuple(predicted), outputs.activations
+            problem = GateProblem(card.objective, card.penalty, network, outputs, query)
+            descent = GateDescent(
+                reg_weight=card.reg_weight, steps=self.steps, learning_rate=self.learning_rate
+            )
+            return descent.run(problem, start=predicted).gates, outputs.activations
+
+
+def save_mask_network(path: Path | str, network: MaskNetwork, card: Mapping[str, Any]) -> None:
+    """Write a mask network as a pair of ``.safetensors`` and its card.
+
+    Args:
+        path: ends in ``.safetensors``.
+        network: trained.
+        card: the entries of :class:`MaskCard`, and ``origin``: where the weights come from.
+    """
+    save_export(path, network.state_dict(), {**card, "network": "MaskNetwork"})
+
+
+def load_mask_network(source: str) -> tuple[MaskNetwork, MaskCard]:
+    """A frozen mask network in eval mode, and what it was trained for.
+
+    Args:
+        source: name of shipped weights, path of an export, or of a checkpoint of a masker run.
+
+    Raises:
+        ConfigError: no such name or file.
+        CheckpointError: a damaged file, or one that holds no mask network.
+    """
+    path = Path(source)
+    if path.suffix == ".ckpt":
+        checkpoint = load_checkpoint(path)
+        card = dict(checkpoint.get(CARD_KEY, {}))
+        tensors = {
+            name.removeprefix(_PREFIX): value
+            for name, value in checkpoint.get("state_dict", {}).items()
+            if name.startswith(_PREFIX)
+        }
+    else:
+        tensors, card = load_export(path if path.suffix == ".safetensors" else _shipped(source))
+    if card.get("network") != "MaskNetwork":
+        raise CheckpointError(f"{path} holds no mask network: its card names {card.get('network')!r}")
+    made_for = MaskCard.of(card)
+    with rng_preserved():
+        network = MaskNetwork(made_for.channels, made_for.num_classes, width_ratio=made_for.width_ratio)
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise CheckpointError(f"{path}: weights do not fit its card: {error}") from error
+    network.to(memory_format=torch.channels_last)
+    return network.eval().requires_grad_(False), made_for
+
+
+def _shipped(name: str) -> Path:
+    folder = resources.files("verisal") / "weights"
+    found = {Path(str(item)).stem: Path(str(item)) for item in folder.iterdir()}
+    known = sorted(stem for stem in found if stem.endswith("_masks"))
+    if name not in known:
+        raise ConfigError(
+            f"unknown mask network {name!r}; known: {', '.join(known)}, the path of an exported .safetensors"
+            " file, or checkpoints/best.ckpt of a masker run"
+        )
+    return found[name].with_suffix(".safetensors")
+
+
+def classifier_fingerprint(classifier: StagedClassifier) -> str:
+    """State hash of a classifier's last two parameters, its head as a rule: cheap enough for every call."""
+    last = list(classifier.parameters())[-2:]
+    return state_hash({str(index): parameter for index, parameter in enumerate(last)})
+
+
+def _check_stages(card: MaskCard, classifier: StagedClassifier, outputs: StageOutputs, source: str) -> None:
+    channels = tuple(activation.shape[1] for activation in outputs.activations)
+    if (channels, classifier.num_classes) != (card.channels, card.num_classes):
+        raise ConfigError(
+            f"mask network {source} was trained for stages of {card.channels} channels and"
+            f" {card.num_classes} classes, the classifier has {channels} and {classifier.num_classes};"
+            " train one for it with configs/masker.yaml"
+        )
+
+
+def _check_weights(card: MaskCard, classifier: StagedClassifier, source: str) -> None:
+    if classifier_fingerprint(classifier) != card.classifier:
+        raise ConfigError(
+            f"mask network {source} was trained for a classifier with other weights; train one for this"
+            " classifier with configs/masker.yaml"
+        )

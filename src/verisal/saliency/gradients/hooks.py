@@ -1,0 +1,183 @@
+"""What hooks on modules can miss or leave behind, and the checks without which results would be wrong."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import Node
+
+from verisal.errors import ConfigError, NumericError
+from verisal.functional.outputs import ask
+
+__all__ = ["check_pools", "check_rectifiers", "check_sum", "no_leftovers"]
+
+_MAX_POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
+
+# What autograd calls max(x, 0) in its several spellings; ReLU6 is a hardtanh.
+_RECTIFIERS = ("ReluBackward", "ThresholdBackward", "HardtanhBackward", "ClampBackward", "ClampMinBackward")
+
+
+def check_rectifiers(
+    network: nn.Module, image: Tensor, method: str, *, hooked: tuple[type[nn.Module], ...], reuse: bool
+) -> Tensor:
+    """Raise unless hooks on modules of types ``hooked`` replace the gradient of every rectifier, and no more.
+
+    One forward pass; the graph that autograd records says which rectifiers there are, whatever the network
+    calls them with.
+
+    Args:
+        network: frozen, in eval mode, inside ``uncompiled``.
+        image: ``(1, 3, H, W)``.
+        method: named in the errors.
+        hooked: module types that the method hooks.
+        reuse: whether one module may be called more than once.
+
+    Returns:
+        Logits ``(1, K)``.
+
+    Raises:
+        ConfigError: a rectifier that is no module, a module called twice, or one whose input other layers
+            read too, so that a hook there would change their gradient as well.
+    """
+    with _recorded(network, hooked) as calls:
+        logits = ask(network, image.detach().clone().requires_grad_())
+    names = {module: name for name, module in network.named_modules()}
+    readers = _readers(logits)
+    nodes = {node for node, _ in readers}
+    known = {output for _, output in calls}
+    outside = Counter(node.name() for node in nodes if node.name().startswith(_RECTIFIERS)) - Counter(
+        node.name() for node in nodes & known
+    )
+    advice = "give every rectifier a torch.nn.ReLU module of its own, or choose IntegratedGradients"
+    if outside:
+        raise ConfigError(
+            f"{method} hooks torch.nn.ReLU modules, and {type(network).__name__} rectifies outside of them"
+            f" {outside.total()} times (functional relu, clamp or ReLU6: {', '.join(outside)}); {advice}"
+        )
+    twice = [names[module] for module, count in Counter(module for module, _ in calls).items() if count > 1]
+    if twice and not reuse:
+        raise ConfigError(
+            f"{method} keeps one input and output per module, and {type(network).__name__} calls"
+            f" {twice} more than once; {advice}"
+        )
+    shared = [
+        names[module] for module, output in calls if any(readers[edge] > 1 for edge in output.next_functions)
+    ]
+    if shared:
+        raise ConfigError(
+            f"{method} hooks the inputs of modules, and other layers of {type(network).__name__} read the"
+            f" inputs of {shared} too, so that their gradients would be changed as well; give these modules a"
+            " copy, module(x.clone()), or choose IntegratedGradients"
+        )
+    return logits.detach()
+
+
+def check_sum(
+    values: Tensor, change: Tensor, network: nn.Module, *, rescaled: tuple[type[nn.Module], ...]
+) -> None:
+    """Raise unless DeepLift's attributions ``(B, 3, H, W)`` sum to the change of the query logit ``(B,)``.
+
+    The tolerance is 1 % of the change, and float rounding of the sum.
+
+    Raises:
+        NumericError: a change that is not finite.
+        ConfigError: naming the image that is farthest off; something non-linear is no module of the types
+            ``rescaled``, or the rule loses a part at a max pooling.
+    """
+    if not bool(change.isfinite().all()):
+        raise NumericError(
+            "DeepLift shares the change of the query logit out, which is not finite for"
+            f" {int((~change.isfinite()).sum())} of {len(change)} images; ask about a class whose logit is a"
+            " number"
+        )
+    total = values.sum(dim=(1, 2, 3))
+    rounding = 1e-4 * values.abs().sum(dim=(1, 2, 3))
+    agrees = (total - change).abs() <= 1e-2 * change.abs() + rounding
+    if not bool(agrees.all()):
+        worst = int((total - change).abs().nan_to_num(torch.inf).argmax())
+        kinds = ", ".join(kind.__name__ for kind in rescaled)
+        outside = (
+            f"{type(network).__name__} is non-linear outside of modules that the rescale rule knows ({kinds})"
+        )
+        pools = [name for name, module in network.named_modules() if isinstance(module, _MAX_POOLS)]
+        why = f"{outside}; use such modules, or IntegratedGradients"
+        if pools:
+            why = (
+                f"either the rescale rule loses a part at max pooling (modules {pools}), as it may where"
+                " windows overlap or maxima lie elsewhere in the image than in the baseline, or"
+                f" {outside}; choose IntegratedGradients"
+            )
+        raise ConfigError(
+            f"DeepLift's attributions sum to {float(total[worst]):.4g} for image {worst}, and the query logit"
+            f" changes by {float(change[worst]):.4g}: {why}"
+        )
+
+
+def check_pools(network: nn.Module) -> None:
+    """Raise where DeepLift has no rule for a max pooling.
+
+    Raises:
+        ConfigError: one with dilation.
+    """
+    for name, module in network.named_modules():
+        if isinstance(module, _MAX_POOLS):
+            dilation = module.dilation if isinstance(module.dilation, tuple) else (module.dilation,)
+            if max(dilation) > 1:
+                raise ConfigError(
+                    f"DeepLift's rescale rule knows no max pooling with dilation, and {name!r} has dilation"
+                    f" {module.dilation}; choose IntegratedGradients"
+                )
+
+
+@contextmanager
+def no_leftovers(network: nn.Module) -> Iterator[None]:
+    """What is stored on modules inside is gone afterwards, on exceptions too."""
+    before = [(module, set(vars(module))) for module in network.modules()]
+    try:
+        yield
+    finally:
+        for module, names in before:
+            for name in set(vars(module)) - names:
+                delattr(module, name)
+
+
+@contextmanager
+def _recorded(
+    network: nn.Module, kinds: tuple[type[nn.Module], ...]
+) -> Iterator[list[tuple[nn.Module, Node]]]:
+    """Calls of modules of some types, each with the node of its output; hooks are gone afterwards."""
+    calls: list[tuple[nn.Module, Node]] = []
+
+    def note(module: nn.Module, _: Any, output: Any) -> None:  # noqa: ANN401 - whatever a layer takes
+        if isinstance(output, Tensor) and output.grad_fn is not None:
+            calls.append((module, output.grad_fn))
+
+    handles = [
+        module.register_forward_hook(note) for module in network.modules() if isinstance(module, kinds)
+    ]
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _readers(logits: Tensor) -> Counter[tuple[Any, int]]:
+    """For every value in the graph, as (node, number of its output), how many nodes read it."""
+    readers: Counter[tuple[Any, int]] = Counter({(logits.grad_fn, 0): 1})
+    waiting: list[Any] = [logits.grad_fn]
+    seen = set(waiting)
+    while waiting:
+        for node, number in waiting.pop().next_functions:
+            if node is None:
+                continue
+            readers[node, number] += 1
+            if node not in seen:
+                seen.add(node)
+                waiting.append(node)
+    return readers

@@ -1,0 +1,1 @@
+"""Methods that hide or keep parts of the image."""

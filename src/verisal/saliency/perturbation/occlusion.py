@@ -1,0 +1,138 @@
+r"""Occlusion: how far the query's score falls when a window of the image is replaced.
+
+.. math:: S_{ij} = \operatorname{mean}_{W \ni (i, j)}
+    \bigl[ p_c(x) - p_c(\pi(x, b, 1 - 1_W)) \bigr]
+
+over all windows *W* of a regular grid that cover the pixel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor
+
+from verisal.errors import ConfigError
+from verisal.functional.baselines import Baseline, DatasetMean
+from verisal.saliency._base import Saliency, ScoreKind, explaining
+from verisal.saliency.perturbation.perturbed import PerturbedScores
+from verisal.types import SaliencyResult
+
+__all__ = ["Occlusion"]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Occlusion(Saliency):
+    """Mean fall of the score over the windows that cover a pixel.
+
+    The attribution ``(B, 1, H, W)`` is signed, the map is its positive part. Windows start every ``stride``
+    pixels; the last one in each direction is placed flush with the border, so that every pixel is covered.
+
+    Args:
+        window: side, or (height, width), of the window in pixels.
+        stride: pixels from one window to the next, at most the window's smaller side.
+        baseline: the image that shows inside the window.
+        score: ``probability`` or ``logit`` of the query class.
+        chunk_size: perturbed images in one pass of the classifier; bounds memory, never changes the result
+            beyond float rounding. Fewer are passed when windows or images run out.
+
+    Raises:
+        ConfigError: a window without area, a stride below 1 or beyond the window, a chunk size below 1; when
+            called, a window larger than the image.
+
+    References:
+        zeiler2014
+
+    Differs from:
+        - The paper occludes with grey and shows the score itself; here the baseline image is a setting and
+          the fall of the score is spread over the window's pixels.
+        - The last window lies flush with the border instead of being cut off by it.
+    """
+
+    window: int | tuple[int, int] = 16
+    stride: int = 8
+    baseline: Baseline = field(default_factory=DatasetMean)
+    score: ScoreKind = "probability"
+    chunk_size: int = 64
+
+    needs_module: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.window, int) and len(self.window) != 2:
+            raise ConfigError(f"window must be a side or (height, width) in pixels, found {self.window}")
+        height, width = self._window
+        if height < 1 or width < 1:
+            raise ConfigError(
+                f"window must be at least 1 px high and wide, found {height} x {width} px; the default is 16"
+            )
+        if not 1 <= self.stride <= min(height, width):
+            raise ConfigError(
+                f"stride must lie between 1 and the window's smaller side ({min(height, width)} px), so that"
+                f" no pixel is left out; found {self.stride}"
+            )
+        if self.chunk_size < 1:
+            raise ConfigError(f"chunk_size must be at least 1, found {self.chunk_size}")
+
+    def __call__(
+        self, classifier: Callable[[Tensor], Tensor], images: Tensor, query_class: Tensor
+    ) -> SaliencyResult:
+        """Signed falls in ``attribution``, their positive part in ``saliency`` and ``raw``."""
+        with explaining(classifier, images, query_class) as (copies, query), torch.no_grad():
+            rows, columns = self._indicators(copies)
+            scores = PerturbedScores(
+                classifier,
+                copies,
+                query,
+                baseline=self.baseline,
+                score=self.score,
+                chunk_size=self.chunk_size,
+            )
+            count = len(rows) * len(columns)
+            falls = copies.new_empty(count, len(copies))
+            clean = scores.clean()
+            for start in range(0, count, scores.masks_per_pass):
+                some = torch.arange(start, min(start + scores.masks_per_pass, count), device=copies.device)
+                across = torch.div(some, len(columns), rounding_mode="floor")
+                inside = rows[across][:, :, None] * columns[some % len(columns)][:, None, :]
+                falls[some] = clean - scores(1 - inside[:, None])
+            # A window is a product of two intervals, so the sum over windows is two matrix products.
+            grid = falls.T.reshape(len(copies), len(rows), len(columns))
+            covered = rows.sum(dim=0)[:, None] * columns.sum(dim=0)
+            attribution = (rows.T @ grid @ columns / covered)[:, None]
+        saliency = attribution.clamp_min(0)
+        return SaliencyResult(
+            saliency=saliency,
+            raw=saliency,
+            attribution=attribution,
+            n_forward=count + 1,
+            baseline=scores.baseline_name,
+        )
+
+    @property
+    def _window(self) -> tuple[int, int]:
+        return (self.window, self.window) if isinstance(self.window, int) else self.window
+
+    def _indicators(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """``(n_rows, H)`` and ``(n_columns, W)``: 1 where the window of that row or column lies."""
+        height, width = images.shape[-2:]
+        if self._window[0] > height or self._window[1] > width:
+            raise ConfigError(
+                f"window must fit the image of {height} x {width} px, found"
+                f" {self._window[0]} x {self._window[1]} px; choose a smaller window"
+            )
+        return tuple(  # type: ignore[return-value]
+            _intervals(length, side, self.stride, images)
+            for length, side in zip((height, width), self._window, strict=True)
+        )
+
+
+def _intervals(length: int, side: int, stride: int, like: Tensor) -> Tensor:
+    """``(n, length)``: 1 inside each interval of ``side`` pixels; the last one ends at the border."""
+    starts = [*range(0, length - side, stride), length - side]
+    first = torch.tensor(starts, device=like.device)[:, None]
+    pixels = torch.arange(length, device=like.device)
+    return ((pixels >= first) & (pixels < first + side)).to(like.dtype)

@@ -1,0 +1,320 @@
+"""Tensors computed once per item and kept on disk: checked, resumable, shared by processes and hosts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self, final
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from verisal.errors import ConfigError, DataError
+from verisal.store.files import LocalFiles, files_at, split_location
+from verisal.store.key import canonical, mismatch
+from verisal.store.progress import progress_bar
+from verisal.store.record import HEADER, ShardRecord, read_header, signature_of, write_header
+
+__all__ = ["FeatureStore", "ShardRecord"]
+
+_logger = logging.getLogger(__name__)
+
+
+@final
+class FeatureStore:
+    """Named tensors for items 0..N-1, computed once, in shards of a fixed number of items.
+
+    The folder is named by a hash of ``key``, so other settings never read or overwrite it. It holds
+    ``store.json`` (key, number of items, shard size) and per shard a safetensors file with a JSON sidecar
+    (its checksum); the sidecars together are the manifest, and a shard without one does not count. Files
+    appear whole or not at all, so a run may be killed at any moment and continued by calling :meth:`fill`
+    again.
+
+    Args:
+        root: folder that holds stores, a path or a URL such as ``s3://bucket/folder``; made when the store
+            is filled. Processes that fill a store by path need file locks; by URL they do not.
+        key: everything that the values depend on (checksum of the classifier, data, attack and mask
+            settings), as plain data: text, numbers, booleans, None, and lists and mappings of these.
+        prefix: readable start of the folder name.
+        shard_size: items per shard; a store that exists keeps its own. Never changes a value.
+        folder: name of the folder, where it is not to follow from the key.
+
+    Raises:
+        ConfigError: a key that is not plain data, a prefix that is no plain word, a shard size below 1, a
+            URL of a protocol that is not known or whose driver is not installed.
+        DataError: the folder belongs to another key, or its ``store.json`` cannot be read.
+    """
+
+    def __init__(
+        self,
+        root: Path | str,
+        *,
+        key: Mapping[str, Any],
+        prefix: str = "features",
+        shard_size: int = 64,
+        folder: str | None = None,
+    ) -> None:
+        if shard_size < 1:
+            raise ConfigError(f"shard_size must be at least 1 item, found {shard_size}")
+        if not re.fullmatch(r"[\w.-]+", prefix):
+            raise ConfigError(f"store prefix must be letters, digits, '.', '_' or '-', found {prefix!r}")
+        text = canonical(key)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+        self.key: dict[str, Any] = json.loads(text)
+        self.name = folder or f"{prefix}-{digest}"
+        self.shard_size = shard_size
+        self.count: int | None = None
+        self._files = files_at(root, self.name)
+        self._checked: set[int] = set()
+        self._read_header()
+
+    @classmethod
+    def open(cls, path: Path | str, *, expect: Mapping[str, Any] | None = None) -> Self:
+        """Open a store by its folder.
+
+        Args:
+            path: path or URL of the folder.
+            expect: key that the store must have been made with, e.g. with the checksum of the classifier in
+                use; None takes any.
+
+        Raises:
+            DataError: no store there, or one made with another key; names every entry that differs.
+        """
+        root, name = split_location(path)
+        header = read_header(files_at(root, name))
+        if header is None:
+            raise DataError(f"no feature store at {path}: {HEADER} is missing")
+        return cls(root, key=header["key"] if expect is None else expect, folder=name)
+
+    @property
+    def location(self) -> str:
+        """Path or URL of the folder."""
+        return self._files.location
+
+    @property
+    def path(self) -> Path:
+        """The folder.
+
+        Raises:
+            ConfigError: the store is behind a URL.
+        """
+        if not isinstance(self._files, LocalFiles):
+            raise ConfigError(f"store {self.location} is no folder of this machine")
+        return self._files.folder
+
+    @property
+    def complete(self) -> bool:
+        """Whether every shard is there and its bytes are those that were written.
+
+        A shard found sound is not read again by this object, see :meth:`verify`.
+        """
+        self._read_header()
+        return self.count is not None and all(self._sound(shard) for shard in range(self._shards))
+
+    def fill(
+        self,
+        compute: Callable[[Sequence[int]], Mapping[str, Tensor]],
+        count: int,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        progress: bool = True,
+    ) -> None:
+        """Compute every shard that is missing or damaged; the store is complete and checked on return.
+
+        Several processes may fill one store: each first takes its share (shards ``rank``, ``rank +
+        world_size``, ...), then what the others have not begun or left when they died, and returns when all
+        is done. A shard being computed is claimed: by a lock that ends with its process, or behind a URL by
+        a lease that lapses a minute later.
+
+        Args:
+            compute: takes the numbers of some items, gives named tensors ``(len(items), ...)``. A tensor's
+                values must depend on its item alone.
+            count: number of items N.
+            rank: of this process.
+            world_size: number of processes.
+            progress: whether rank 0 shows a bar (a line now and then where stderr is no terminal).
+
+        Raises:
+            ConfigError: no item, or a rank outside the world.
+            DataError: the store holds another number of items; ``compute`` gave tensors that do not fit; no
+                space is left, or the folder cannot be written.
+        """
+        if count < 1 or not 0 <= rank < world_size:
+            raise ConfigError(
+                f"a store needs at least one item and a rank below the number of processes,"
+                f" found {count} items, rank {rank} of {world_size}"
+            )
+        self._write_header(count)
+        self._files.tidy()
+        self._checked.clear()
+        shards = sorted(range(self._shards), key=lambda shard: ((shard - rank) % world_size, shard))
+        waiting = [shard for shard in shards if not self._sound(shard)]
+        done = count - sum(len(self._items(shard)) for shard in waiting)
+        with progress_bar(self.name, count, done=done, shown=progress and rank == 0) as advance:
+            while waiting:
+                busy = []
+                for shard in waiting:
+                    if self._settle(shard, compute):
+                        advance(len(self._items(shard)))
+                    else:
+                        busy.append(shard)
+                if len(busy) == len(waiting):
+                    time.sleep(self._files.pause)
+                waiting = busy
+        self._files.tidy()
+
+    def load(self, names: Sequence[str] | None = None) -> dict[str, Tensor]:
+        """All items of the named tensors, ``(N, ...)`` each, in item order; all tensors if None.
+
+        Raises:
+            DataError: a shard is missing or damaged, or a name is unknown.
+        """
+        self._read_header()
+        records = self.manifest()
+        known = records[0].tensors if 0 in records else {}
+        if odd := [shard for shard, record in records.items() if known and record.tensors != known]:
+            raise DataError(
+                f"store {self.location}: shards {odd[:3]} hold other tensors than shard 0; delete the folder"
+                " and compute it again"
+            )
+        wanted = sorted(known) if names is None else list(names)
+        if known and (unknown := sorted(set(wanted) - set(known))):
+            raise DataError(f"store {self.location} has no tensor {unknown}; it has {sorted(known)}")
+        loaded: dict[str, Tensor] = {}
+        damaged = []
+        for shard in range(self._shards):
+            if not self._sound(shard):
+                damaged.append(shard)
+            elif not damaged:
+                items = self._items(shard)
+                for name, part in self._files.load(_file(shard), wanted).items():
+                    if name not in loaded:
+                        loaded[name] = torch.empty((self.count or 0, *part.shape[1:]), dtype=part.dtype)
+                    loaded[name][items.start : items.stop] = part
+        if self.count is None or damaged:
+            raise DataError(
+                f"store {self.location} is not complete: {len(damaged)} of {self._shards} shards are missing"
+                f" or damaged (first: {damaged[:3]}); run the command that makes it again, it continues"
+            )
+        return loaded
+
+    def verify(self) -> tuple[int, ...]:
+        """Numbers of the shards that are missing or whose bytes are not those that were written."""
+        self._checked.clear()
+        return tuple(shard for shard in range(self._shards) if not self._sound(shard))
+
+    def manifest(self) -> dict[int, ShardRecord]:
+        """Shard number to record, of the finished shards."""
+        records = {shard: self._record(shard) for shard in range(self._shards)}
+        return {shard: record for shard, record in records.items() if record is not None}
+
+    @property
+    def _shards(self) -> int:
+        return -(-(self.count or 0) // self.shard_size)
+
+    def _items(self, shard: int) -> range:
+        start = shard * self.shard_size
+        return range(start, min(self.count or 0, start + self.shard_size))
+
+    def _record(self, shard: int) -> ShardRecord | None:
+        return ShardRecord.read(self._files, _sidecar(shard), self._items(shard))
+
+    def _sound(self, shard: int) -> bool:
+        """Whether the shard's bytes are those written; looked at once, then remembered."""
+        if shard in self._checked:
+            return True
+        record = self._record(shard)
+        if record is None:
+            return False
+        try:
+            sound = self._files.checksum(_file(shard)) == (record.size, record.sha256)
+        except OSError:
+            return False
+        if sound:
+            self._checked.add(shard)
+        return sound
+
+    def _settle(self, shard: int, compute: Callable[[Sequence[int]], Mapping[str, Tensor]]) -> bool:
+        """Make sure of one shard; False if another process is at it."""
+        if self._sound(shard):
+            return True
+        with self._files.claim(f"shard-{shard:05d}") as ours:
+            if not ours:
+                return False
+            if self._sound(shard):
+                return True
+            if self._record(shard) is not None:
+                _logger.warning("%s/%s is damaged: computing it again", self.location, _file(shard))
+            self._write_shard(shard, compute)
+        return True
+
+    def _write_shard(self, shard: int, compute: Callable[[Sequence[int]], Mapping[str, Tensor]]) -> None:
+        items = self._items(shard)
+        tensors = {
+            name: tensor.detach().to("cpu").clone(memory_format=torch.contiguous_format)
+            for name, tensor in compute(items).items()
+        }
+        signature = signature_of(tensors, items)
+        self._check_signature(signature, items)
+        # A lease may have lapsed meanwhile: what another made is as good.
+        if self._sound(shard):
+            return
+        content = safetensors.torch.save(tensors)
+        # While a shard is replaced it has no sidecar, so that old checksum and new bytes never meet.
+        self._files.remove(_sidecar(shard))
+        self._files.write(_file(shard), content)
+        ShardRecord.of(content, items, signature).write(self._files, _sidecar(shard))
+        self._checked.add(shard)
+
+    def _check_signature(self, signature: Mapping[str, Any], items: range) -> None:
+        for shard in sorted(self._checked)[:1]:
+            record = self._record(shard)
+            known = {} if record is None else record.tensors
+            if known != signature:
+                raise DataError(
+                    f"store {self.location}: items {items.start}..{items.stop - 1} gave {signature},"
+                    f" earlier items {known}; every item must have the same names, dtypes and shapes"
+                )
+
+    def _read_header(self) -> None:
+        header = read_header(self._files)
+        if header is None:
+            return
+        if header["key"] != self.key:
+            raise DataError(
+                f"store {self.location} was made with other settings: {mismatch(header['key'], self.key)}."
+                " Use the settings and the classifier it was made with, or another folder: that is then"
+                " computed anew"
+            )
+        self.count, self.shard_size = header["count"], header["shard_size"]
+
+    def _write_header(self, count: int) -> None:
+        self._read_header()
+        while self.count is None:
+            with self._files.claim("store") as ours:
+                self._read_header()
+                if ours and self.count is None:
+                    write_header(self._files, count=count, shard_size=self.shard_size, key=self.key)
+                    self.count = count
+            if not ours and self.count is None:
+                time.sleep(self._files.pause)
+        if self.count != count:
+            raise DataError(
+                f"store {self.location} holds {self.count} items, asked for {count}: put what decides the"
+                " number of items into the key, or delete the folder"
+            )
+
+
+def _file(shard: int) -> str:
+    return f"shard-{shard:05d}.safetensors"
+
+
+def _sidecar(shard: int) -> str:
+    return f"shard-{shard:05d}.json"

@@ -1,0 +1,1 @@
+"""Claims of the decoy paper."""

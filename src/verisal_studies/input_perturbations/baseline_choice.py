@@ -1,0 +1,233 @@
+"""Which few baselines rank methods as all of them together do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations, pairwise
+from typing import final
+
+import torch
+from torch import Tensor
+
+from verisal._numbers import check_range
+from verisal.errors import ConfigError
+from verisal.functional.statistics.intervals import bootstrap_mean
+from verisal.functional.statistics.ranking import kendall_tau_b, ranking_agreement
+from verisal.types import Evaluation, Score
+from verisal_studies.removal_scores import RemovalScores
+from verisal_studies.scores import cell, table
+from verisal_studies.study import Finding, Section, Study, StudyResult
+
+__all__ = ["BaselineChoice", "Step", "chosen_step", "image_agreement", "steps_of_choice"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """The best set of one size.
+
+    Attributes:
+        baselines: its members, in the order of all baselines.
+        agreement: ``(n,)`` Kendall's tau-b per image between the methods' areas averaged over the set and
+            over all baselines, mean over insertion and deletion.
+    """
+
+    baselines: tuple[str, ...]
+    agreement: Tensor
+
+    @property
+    def mean(self) -> float:
+        """Mean agreement over the images on which it is defined."""
+        return float(self.agreement.nanmean())
+
+
+def image_agreement(benefits: Mapping[str, Tensor], some: Sequence[int]) -> Tensor:
+    """Agreement per image of the ranking by some baselines with that by all.
+
+    Args:
+        benefits: by kind of curve ``(baselines, methods, n)``, higher is better.
+        some: positions of baselines.
+    """
+    found = [kendall_tau_b(one[list(some)].mean(dim=0).T, one.mean(dim=0).T) for one in benefits.values()]
+    return torch.stack(found).mean(dim=0)
+
+
+def steps_of_choice(
+    benefits: Mapping[str, Tensor], baselines: Sequence[str], candidates: Sequence[str], *, largest: int
+) -> list[Step]:
+    """The best set of candidates of every size; of equally good ones the first in the order of baselines.
+
+    Args:
+        benefits: by kind of curve ``(baselines, methods, n)``, higher is better.
+        baselines: names.
+        candidates: those of them that may be chosen.
+        largest: size of the largest set.
+
+    Raises:
+        ConfigError: no candidate.
+    """
+    places = [place for place, name in enumerate(baselines) if name in candidates]
+    if not places:
+        raise ConfigError(
+            f"no baseline may be chosen; neutral and without mask or pool must be one of {baselines}"
+        )
+    steps = []
+    for size in range(1, min(largest, len(places)) + 1):
+        found = [
+            Step(tuple(baselines[place] for place in some), image_agreement(benefits, some))
+            for some in combinations(places, size)
+        ]
+        # Equal sets must not be told apart by rounding.
+        steps.append(max(found, key=lambda step: round(step.mean, 9)))
+    return steps
+
+
+def chosen_step(steps: Sequence[Step], *, gain: float) -> Step:
+    """The first set to which one more baseline adds less than ``gain``; the last if there is none."""
+    for step, larger in pairwise(steps):
+        if larger.mean - step.mean < gain:
+            return step
+    return steps[-1]
+
+
+@final
+class BaselineChoice(Study):
+    """Chooses the baselines over which removal curves are averaged unless told otherwise.
+
+    Candidates are neutral and need neither a mask nor a pool of images. All sets of candidates up to a size
+    are compared by how the methods rank, image by image, when areas are averaged over the set and over all
+    baselines; the smallest set to which one more baseline adds little is chosen.
+
+    Args:
+        gain: agreement that a further baseline must add.
+        largest: size of the largest set looked at.
+        setting: what else to say of it, name to value.
+        commands: that make the page again.
+
+    Raises:
+        ConfigError: settings out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        gain: float = 0.02,
+        largest: int = 5,
+        setting: Mapping[str, str] | None = None,
+        commands: Sequence[str] = ("verisal validate --config configs/study/baseline_choice.yaml",),
+    ) -> None:
+        check_range(0, above=True, gain=gain)
+        check_range(1, largest=largest)
+        self.gain, self.largest = gain, largest
+        self.setting, self.commands = dict(setting or {}), tuple(commands)
+
+    def result(self, found: Evaluation) -> StudyResult:
+        """The choice and how it came about."""
+        scores = RemovalScores(found)
+        candidates = [name for name in scores.neutral if name.partition("_seed")[0] != "other"]
+        names = scores.distinct
+        benefits = scores.benefits(scores.methods(), names)
+        steps = steps_of_choice(benefits, names, candidates, largest=self.largest)
+        chosen = chosen_step(steps, gain=self.gain)
+        alone = steps[0]
+        more = bootstrap_mean(chosen.agreement - alone.agreement, kind="difference")
+        words = ", ".join(f"`{name}`" for name in chosen.baselines)
+        finding = Finding(
+            "a few neutral baselines together rank methods more as all baselines do than any one alone",
+            "the chosen set has more than one member, and its agreement with the ranking by all baselines is"
+            " above that of the best single one, paired interval above 0",
+            "holds" if len(chosen.baselines) > 1 and more.low > 0 else "does not hold here",
+            f"set: {cell(bootstrap_mean(chosen.agreement))}, best single one `{alone.baselines[0]}`:"
+            f" {cell(bootstrap_mean(alone.agreement))}, difference {cell(more)}",
+        )
+        return StudyResult(
+            title="Which baselines to average over",
+            claim=_CLAIM,
+            commands=self.commands,
+            setting={**_setting(scores, candidates, benefits), **self.setting},
+            findings=(finding,),
+            summary=f"Chosen: {words}.",
+            sections=(
+                Section("The rule", self._rule()),
+                Section("The best set of every size", _steps(steps, chosen, benefits, names)),
+                Section("The baselines", _baselines(scores, candidates, benefits)),
+            ),
+        )
+
+    def _rule(self) -> str:
+        return (
+            "Areas of insertion and deletion of every method are averaged over a set of baselines. On every"
+            " image Kendall's tau-b compares the order of the methods by these with their order by the areas"
+            " averaged over all baselines; the agreement of a set is the mean over both curves and all"
+            " images."
+            f" All sets of up to {self.largest} candidates are compared. The choice is the best set of the"
+            f" smallest size at which the best set one larger adds less than {self.gain:g}."
+            " Candidates are neutral, differ from each other, and need neither a mask nor a pool of images,"
+            " so that the choice works on any data. What is chosen here is the default of"
+            " `PerturbationCurves`. Sets are found and judged on the same scenes here, none of which other"
+            " pages report; [Input perturbations](input_perturbations.md) judges the choice on scenes that"
+            " had no part in it."
+        )
+
+
+_CLAIM = (
+    "No single baseline is innocent, so curves are averaged over several. Which ones, is decided here, once,"
+    " on scenes that no report uses. (The choice is ours; it is no claim of the paper.)"
+)
+
+
+def _setting(
+    scores: RemovalScores, candidates: Sequence[str], benefits: Mapping[str, Tensor]
+) -> dict[str, str]:
+    same = [f"`{name}` is `{earlier}` here" for name, earlier in scores.same_as.items()]
+    return {
+        "images": str(benefits["insertion"].shape[2]),
+        "methods": ", ".join(f"`{name}`" for name in scores.methods()),
+        "baselines": ", ".join(f"`{name}`" for name in scores.baselines),
+        "candidates": ", ".join(f"`{name}`" for name in candidates),
+        "equal baselines": "; ".join(same) or "none",
+    }
+
+
+def _steps(
+    steps: Sequence[Step], chosen: Step, benefits: Mapping[str, Tensor], baselines: Sequence[str]
+) -> str:
+    rows = []
+    for step in steps:
+        some = [baselines.index(name) for name in step.baselines]
+        rows.append(
+            [
+                str(len(some)),
+                ", ".join(f"`{name}`" for name in step.baselines),
+                cell(bootstrap_mean(step.agreement)),
+                *(cell(_of_means(one, some)) for one in benefits.values()),
+                "**chosen**" if step is chosen else "",
+            ]
+        )
+    header = ["size", "best set", "agreement per image", *(f"of mean {kind}" for kind in benefits), ""]
+    return (
+        table(header, rows) + "\n\nOf means: Kendall's tau-b between the rankings of the methods' mean areas."
+    )
+
+
+def _of_means(benefit: Tensor, some: Sequence[int]) -> Score:
+    return ranking_agreement(benefit[list(some)].mean(dim=0), benefit.mean(dim=0))["kendall"]
+
+
+def _baselines(scores: RemovalScores, candidates: Sequence[str], benefits: Mapping[str, Tensor]) -> str:
+    rows = []
+    for place, name in enumerate(scores.distinct):
+        rows.append(
+            [
+                f"`{name}`",
+                cell(scores.images.mean(name, "neutrality/query_probability")),
+                "yes" if name in candidates else "",
+                cell(bootstrap_mean(image_agreement(benefits, [place]))),
+            ]
+        )
+    return (
+        table(["baseline", "query probability on it (I1)", "candidate", "agreement alone"], rows)
+        + f"\n\nNeutral is a baseline whose mean query probability is at most {scores.limit:.4f}, as far as"
+        " its interval can tell: a baseline that shows the same for all classes has a mean of exactly 1/K"
+        " when classes are equally frequent."
+    )

@@ -1,0 +1,1 @@
+"""Claims of the reliable saliency paper."""
