@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from attack_cases import ToyNet
 from torch import Tensor
 
+from helpers.attack_cases import ToyNet
 from verisal.attacks import BIM, DDN, FGSM, PGD, CarliniWagnerL2, DeepFoolL2, SquareAttack
 from verisal.attacks._scale import _warn_once
 from verisal.attacks.minimal.carlini_wagner import _next_c, _share

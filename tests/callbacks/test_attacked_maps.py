@@ -1,7 +1,7 @@
 import pytest
 import torch
-from explaining_toys import Samples, Task, loader, trainer
 
+from helpers.explaining_toys import Samples, Task, loader, trainer
 from verisal.attacks.on_maps.attack import MapAttack
 from verisal.callbacks import AttackedMaps
 from verisal.errors import ConfigError

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from explaining_toys import CLASSES, Samples, Task, loader, trainer
 
+from helpers.explaining_toys import CLASSES, Samples, Task, loader, trainer
 from verisal.callbacks import BaselineNeutrality
 from verisal.callbacks.baseline_neutrality import _Neutralities
 from verisal.errors import ConfigError

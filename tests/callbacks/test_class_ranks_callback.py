@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from explaining_toys import CLASSES, Brightness, Samples, Task, loader, right_labels, trainer
 from lightning.pytorch import LightningModule
-from saliency_cases import toy_classifier
 
+from helpers.explaining_toys import CLASSES, Brightness, Samples, Task, loader, right_labels, trainer
+from helpers.saliency_cases import toy_classifier
 from verisal.callbacks import ClassRanks, GateNoise
 from verisal.errors import ConfigError, DataError
 from verisal.reporting import csv_logger

@@ -5,9 +5,9 @@ import math
 
 import pytest
 import torch
-from explaining_toys import Brightness, Samples, Task, loader, right_labels, trainer
 from torch.utils.data import DataLoader, TensorDataset
 
+from helpers.explaining_toys import Brightness, Samples, Task, loader, right_labels, trainer
 from verisal.callbacks import DisturbedLocalization, PerturbationCurves, SaliencyMetrics, SaliencyPanels
 from verisal.errors import ConfigError, DataError
 from verisal.functional.baselines import DatasetMean

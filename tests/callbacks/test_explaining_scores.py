@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from explaining_toys import CLASSES, Brightness, Samples, Task, loader, right_labels, trainer
 from torch.utils.data import DataLoader
 
+from helpers.explaining_toys import CLASSES, Brightness, Samples, Task, loader, right_labels, trainer
 from verisal.callbacks import DisturbedLocalization, PerturbationCurves, SaliencyMetrics, SaliencyPanels
 from verisal.callbacks._rows import RowStore
 from verisal.functional.baselines import Blur, Constant, DatasetMean

@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-from explaining_toys import Brightness, Samples, Task, loader, trainer
 
+from helpers.explaining_toys import Brightness, Samples, Task, loader, trainer
 from verisal.callbacks import MapAgreement
 from verisal.errors import ConfigError
 from verisal.functional.comparison.maps import similarity_with_floor

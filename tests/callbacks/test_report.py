@@ -3,12 +3,12 @@ import json
 
 import pytest
 import torch
-import wandb_files
-from evaluations import evaluation
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
 from torch.utils.data import DataLoader, TensorDataset
 
+from helpers import wandb_files
+from helpers.evaluations import evaluation
 from verisal.callbacks import ReportRun
 from verisal.reporting import CsvSink, Sink, WandbSettings, csv_logger, wandb_logger
 from verisal.types import Score

@@ -3,8 +3,8 @@ import time
 
 import pytest
 import torch
-from explaining_toys import Brightness, Samples, Task
 
+from helpers.explaining_toys import Brightness, Samples, Task
 from verisal.callbacks._session import Session
 from verisal.saliency.shared_work import shared
 from verisal.types import Batch

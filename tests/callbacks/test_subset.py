@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from explaining_toys import loader
 
+from helpers.explaining_toys import loader
 from verisal.callbacks._subset import Subset
 from verisal.functional.seeding import derive_seed
 

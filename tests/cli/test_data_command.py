@@ -3,12 +3,10 @@
 import io
 import os
 import sys
-from pathlib import Path
 
 import pytest
 
-sys.path.append(str(Path(__file__).parents[1] / "data"))
-from make_data_sets import (
+from helpers.make_data_sets import (
     make_broken,
     make_coco,
     make_folder,
@@ -18,7 +16,6 @@ from make_data_sets import (
     write_numbers,
     write_xml,
 )
-
 from verisal.cli import main as verisal
 from verisal.cli._data import main
 from verisal.errors import ConfigError

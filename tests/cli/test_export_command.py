@@ -1,7 +1,6 @@
 """``verisal export`` and ``verisal test --model``: the same numbers from files that hold no code."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-sys.path.append(str(Path(__file__).parents[1] / "tasks"))
-from tiny_detector import SIZE, config, exported, memorised
-
+from helpers.tiny_detector import SIZE, config, exported, memorised
 from verisal.checkpoint import CARD_KEY, load_export, load_weights, save_checkpoint, save_export
 from verisal.cli import main
 from verisal.cli._detector_file import read_detector
@@ -220,7 +217,9 @@ def test_a_folder_of_something_else_is_told_in_one_sentence(tmp_path, monkeypatc
     assert len(told.splitlines()) == 1
 
 
-@pytest.mark.parametrize("value", ["DetectorTask", "toy.ToyTask", "package.module.Task", "{class_path: A/B}"])
+@pytest.mark.parametrize(
+    "value", ["DetectorTask", "helpers.toy.ToyTask", "package.module.Task", "{class_path: A/B}"]
+)
 def test_classes_and_settings_are_no_places(value, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert with_export(["test", "--model", value]) == ["test", "--model", value]

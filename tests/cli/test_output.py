@@ -13,8 +13,8 @@ from verisal.cli import main
 from verisal.cli._output import lasting_output
 
 CONFIG = """
-model: {class_path: toy.ToyTask}
-data: {class_path: toy.ToyData}
+model: {class_path: helpers.toy.ToyTask}
+data: {class_path: helpers.toy.ToyData}
 trainer: {max_epochs: 3, accelerator: cpu}
 wandb: {mode: disabled}
 """
@@ -23,7 +23,6 @@ wandb: {mode: disabled}
 @pytest.fixture
 def fit(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "e2e"))
     Path("toy.yaml").write_text(CONFIG)
     return ["fit", "--config", "toy.yaml", "--run_dir", "run"]
 

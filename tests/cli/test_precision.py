@@ -13,8 +13,8 @@ from verisal.cli._precision import TrainingPrecision, training_precision
 from verisal.errors import ConfigError
 
 CONFIG = """
-model: {class_path: toy.ToyTask}
-data: {class_path: toy.ToyData}
+model: {class_path: helpers.toy.ToyTask}
+data: {class_path: helpers.toy.ToyData}
 trainer: {max_epochs: 2, accelerator: cpu}
 wandb: {mode: disabled}
 """
@@ -23,14 +23,13 @@ wandb: {mode: disabled}
 @pytest.fixture
 def config(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "e2e"))
     (tmp_path / "toy.yaml").write_text(CONFIG)
     yield "toy.yaml"
     sys.modules.pop("toy", None)
 
 
 def test_only_training_steps_are_in_bfloat16(config, monkeypatch):
-    from toy import ToyData, ToyTask
+    from helpers.toy import ToyData, ToyTask
 
     seen, forward = set(), nn.Linear.forward
 

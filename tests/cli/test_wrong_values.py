@@ -10,8 +10,8 @@ from verisal.cli import _data, _explain_command, _export, main
 from verisal.cli._app import VerisalCLI
 
 CONFIG = """
-model: {class_path: toy.ToyTask}
-data: {class_path: toy.ToyData}
+model: {class_path: helpers.toy.ToyTask}
+data: {class_path: helpers.toy.ToyData}
 trainer: {max_epochs: 1, accelerator: cpu}
 wandb: {mode: disabled}
 """
@@ -69,7 +69,6 @@ def stages(folder):
     """The options of each stage; its parser is made once, and a command ends where its work would begin."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.syspath_prepend(str(Path(__file__).parents[1] / "e2e"))
         patch.setattr(VerisalCLI, "_run_subcommand", lambda self, subcommand: None)
         made = {}
         setup = VerisalCLI.setup_parser
@@ -159,7 +158,11 @@ def test_every_option_of_every_stage(stages, capsys, stage):
 def test_values_that_a_library_would_refuse_later_or_never(stages, capsys, option, values):
     for value in values:
         code = refused(
-            capsys, ["fit", "--config", "toy.yaml", f"--{option}={value}"], option, value, codes=(1, 2)
+            capsys,
+            ["fit", "--config", "toy.yaml", f"--{option}={value}"],
+            option,
+            value,
+            codes=(1, 2),
         )
         assert code == (1 if option == "resume" and value else 2), value
 

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from attack_cases import toy_problem
 from torch import Tensor, nn
 
+from helpers.attack_cases import toy_problem
 from verisal.attacks import APGD, FGSM, AdaptedAttack, DeepFoolL2
 from verisal.errors import ConfigError
 from verisal.saliency import (

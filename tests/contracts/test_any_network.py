@@ -7,16 +7,16 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-import saliency_cases
 import torch
-from attack_cases import CASES as ATTACKS
-from attack_cases import AttackCase, toy_problem
-from detector_cases import CASES as DETECTORS
-from saliency_cases import SaliencyCase, toy_images
 from test_saliency_contracts import CASES as METHODS
 from torch import Tensor, nn
 
 import verisal
+from helpers import saliency_cases
+from helpers.attack_cases import CASES as ATTACKS
+from helpers.attack_cases import AttackCase, toy_problem
+from helpers.detector_cases import CASES as DETECTORS
+from helpers.saliency_cases import SaliencyCase, toy_images
 from verisal.attacks import AALight, Attack
 from verisal.errors import ConfigError, NumericError
 from verisal.models import Classifier, find_stages

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from attack_cases import CASES, NUM_CLASSES, AttackCase, ToyNet, toy_problem
 from torch import Tensor
 
 import verisal.attacks
+from helpers.attack_cases import CASES, NUM_CLASSES, AttackCase, ToyNet, toy_problem
 from verisal.attacks import FGSM, PGD, Attack
 from verisal.errors import ConfigError, DataError, NumericError
 from verisal.functional.adversarial import judge_8bit, noise_norm

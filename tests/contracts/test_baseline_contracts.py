@@ -6,9 +6,9 @@ from dataclasses import fields
 
 import pytest
 import torch
-from baseline_cases import CASES, SIZES, toy_images, toy_masks
 from torch import nn
 
+from helpers.baseline_cases import CASES, SIZES, toy_images, toy_masks
 from verisal.errors import ConfigError, DataError
 from verisal.functional import baselines
 from verisal.functional.baselines import Baseline

@@ -6,9 +6,9 @@ import json
 
 import pytest
 import torch
-from detector_cases import CASES, DetectorCase, toy_classifier, toy_images
 
 import verisal.detectors
+from helpers.detector_cases import CASES, DetectorCase, toy_classifier, toy_images
 from verisal.detectors import Detector
 from verisal.errors import ConfigError, NumericError
 from verisal.models import Classifier

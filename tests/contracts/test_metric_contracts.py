@@ -4,17 +4,19 @@ import inspect
 import math
 import pickle
 
-import metric_rows_attacked
-import metric_rows_curves
-import metric_rows_faithfulness
-import metric_rows_localisation
-import metric_rows_smoothness
 import pytest
 import torch
-from metric_cases import part_of, toy_explained, with_saliency
 from torch import distributed, multiprocessing
 
 import verisal.metrics
+from helpers import (
+    metric_rows_attacked,
+    metric_rows_curves,
+    metric_rows_faithfulness,
+    metric_rows_localisation,
+    metric_rows_smoothness,
+)
+from helpers.metric_cases import part_of, toy_explained, with_saliency
 from verisal.errors import DataError
 from verisal.metrics import SaliencyMetric
 

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from metric_cases import toy_explained
 from test_metric_contracts import CASES, computed
 
+from helpers.metric_cases import toy_explained
 from verisal.cli._alarm import DetectorAlarm
 from verisal.detection.end_to_end import end_to_end, nearest_of_other_class, strongest
 from verisal.detection.metric import DetectionScores

@@ -9,17 +9,19 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
-import saliency_rows_captum
-import saliency_rows_decoy
-import saliency_rows_derived
-import saliency_rows_learned
-import saliency_rows_masks
-import saliency_rows_optimised
-import saliency_rows_perturbation
 import torch
-from saliency_cases import NUM_CLASSES, SIZE, SaliencyCase, toy_classifier, toy_images
 
 import verisal.saliency
+from helpers import (
+    saliency_rows_captum,
+    saliency_rows_decoy,
+    saliency_rows_derived,
+    saliency_rows_learned,
+    saliency_rows_masks,
+    saliency_rows_optimised,
+    saliency_rows_perturbation,
+)
+from helpers.saliency_cases import NUM_CLASSES, SIZE, SaliencyCase, toy_classifier, toy_images
 from verisal.errors import ConfigError, DataError
 from verisal.fingerprint import settings_of
 from verisal.saliency import GateMethod, Saliency

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from make_data_sets import HEIGHT, classifier_of, make_folder, write_image
 from torch.utils.data import DataLoader
 
+from helpers.make_data_sets import HEIGHT, classifier_of, make_folder, write_image
 from verisal.data import AnnotatedImages, ImageFolder, ImageSplits
 from verisal.data.readers.class_map import class_indices
 from verisal.data.readers.synsets import SYNSETS

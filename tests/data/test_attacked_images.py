@@ -1,15 +1,10 @@
 """Groups, roles and stores of attacked images, on a classifier whose every answer is known."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
 
-sys.path.append(str(Path(__file__).parents[1] / "tasks"))
-from tiny_detector import SIZE, attacks, features, masks, memorised
-
+from helpers.tiny_detector import SIZE, attacks, features, masks, memorised
 from verisal.attacks import FGSM, PGD, GaussianNoise, SignNoise
 from verisal.checkpoint import state_hash
 from verisal.data import EmojiScenes

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from make_data_sets import (
+from PIL import Image
+
+from helpers.make_data_sets import (
     HEIGHT,
     classifier_of,
     make_coco,
@@ -17,8 +19,6 @@ from make_data_sets import (
     make_voc,
     write_image,
 )
-from PIL import Image
-
 from verisal.data import (
     COCO,
     CUB200,

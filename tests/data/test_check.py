@@ -2,8 +2,14 @@
 
 from pathlib import Path
 
-from make_data_sets import classifier_of, make_broken, make_folder, make_voc, write_image, write_numbers
-
+from helpers.make_data_sets import (
+    classifier_of,
+    make_broken,
+    make_folder,
+    make_voc,
+    write_image,
+    write_numbers,
+)
 from verisal.data import ImageFolder, PascalVOC, check_data
 
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from damaged_images import damaged_files, outcome, png, png_chunk, tiff
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
+from helpers.damaged_images import damaged_files, outcome, png, png_chunk, tiff
 from verisal.data.decode import decode_image, decode_index_mask, resize_image
 from verisal.errors import DataError
 

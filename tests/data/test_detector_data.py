@@ -1,16 +1,12 @@
 import os
-import sys
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
-sys.path.append(str(Path(__file__).parents[1] / "tasks"))
-from tiny_detector import COUNTS, SIZE, data, exported, features, masks, memorised
-
+from helpers.tiny_detector import COUNTS, SIZE, data, exported, features, masks, memorised
 from verisal.attacks import FGSM, PGD
 from verisal.checkpoint import state_hash
 from verisal.cli._console import write_predictions

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from make_data_sets import HEIGHT, classifier_of, make_coco, make_folder, make_voc, write_xml
 
+from helpers.make_data_sets import HEIGHT, classifier_of, make_coco, make_folder, make_voc, write_xml
 from verisal.data import COCO, AnnotatedImages, ImageFolder, ImageSplits, PascalVOC, check_data
 from verisal.data.transforms import Augmentation
 from verisal.errors import DataError

@@ -5,9 +5,17 @@ import os
 import numpy as np
 import pytest
 import torch
-from make_data_sets import HEIGHT, WIDTH, classifier_of, make_folder, write_image, write_numbers, write_xml
 from PIL import Image
 
+from helpers.make_data_sets import (
+    HEIGHT,
+    WIDTH,
+    classifier_of,
+    make_folder,
+    write_image,
+    write_numbers,
+    write_xml,
+)
 from verisal.data import AnnotatedImages, ImageFolder, ImageSplits, check_data
 from verisal.errors import ConfigError, DataError
 

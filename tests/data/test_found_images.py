@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from make_data_sets import (
+from PIL import Image, features
+
+from helpers.make_data_sets import (
     HEIGHT,
     WIDTH,
     classifier_of,
@@ -18,8 +20,6 @@ from make_data_sets import (
     write_numbers,
     write_xml,
 )
-from PIL import Image, features
-
 from verisal.cli._data import main
 from verisal.cli._explain_files import named_files
 from verisal.data import (

@@ -1,17 +1,14 @@
 """The data module of images on disk, alone and under the tasks that read it."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from make_data_sets import classifier_of, make_folder, write_image
 
-sys.path.append(str(Path(__file__).parents[1] / "tasks"))
-from tiny_detector import SIZE, attacks, exported, features, memorised
-
+from helpers.make_data_sets import classifier_of, make_folder, write_image
+from helpers.tiny_detector import SIZE, attacks, exported, features, memorised
 from verisal.attacks import SignNoise
 from verisal.cli import main
 from verisal.data import EmojiScenes, ImageData, ImageFolder, ImageSplits

@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from make_data_sets import (
+
+from helpers.make_data_sets import (
     HEIGHT,
     WIDTH,
     classifier_of,
@@ -18,7 +19,6 @@ from make_data_sets import (
     write_numbers,
     write_xml,
 )
-
 from verisal.data import (
     COCO,
     CUB200,

@@ -10,8 +10,8 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from make_data_sets import HEIGHT, WIDTH, make_cub, make_imagenet, make_pets, make_voc, write_image
 
+from helpers.make_data_sets import HEIGHT, WIDTH, make_cub, make_imagenet, make_pets, make_voc, write_image
 from verisal.data import CUB200, ImageFolder, ImageNetValidation, OxfordPet, PascalVOC
 from verisal.errors import DataError
 

@@ -342,9 +342,7 @@ def test_a_write_that_fails_half_way_leaves_no_piece(tmp_path, monkeypatch):
 
 
 def test_data_modules_hand_the_url_on_as_it_is(tmp_path):
-    sys.path.append(str(Path(__file__).parents[1] / "tasks"))
-    import tiny_detector
-    import tiny_transfer
+    from helpers import tiny_detector, tiny_transfer
 
     fsspec.filesystem("memory").store.clear()
     url = "memory://studies/deep"

@@ -1,16 +1,13 @@
 """What the data module of the study makes, refuses, and keeps apart."""
 
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
-sys.path.append(str(Path(__file__).parents[1] / "tasks"))
-from tiny_detector import COUNTS
-from tiny_transfer import FAMILIES, FITS, ROWS, attacks, data, study
-
+from helpers.tiny_detector import COUNTS
+from helpers.tiny_transfer import FAMILIES, FITS, ROWS, attacks, data, study
 from verisal.attacks import FGSM, SignNoise
 from verisal.data import EmojiScenes, ImageFolder, ImageSplits
 from verisal.data.shares import Processes

@@ -1,15 +1,10 @@
 """Two processes on an uneven number of images give the scores of one."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from torch import multiprocessing
 
-sys.path.append(str(Path(__file__).parents[1] / "callbacks"))
-from explaining_toys import Brightness, Samples, Task, loader, right_labels, trainer
-
+from helpers.explaining_toys import Brightness, Samples, Task, loader, right_labels, trainer
 from verisal.callbacks import (
     BaselineNeutrality,
     DisturbedLocalization,

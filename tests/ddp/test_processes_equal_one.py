@@ -6,20 +6,16 @@ What it logs of its weights, and which epoch it chooses by that, is what one pro
 
 import csv
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
-from commands import run_module
-from forked import together
 from PIL import Image
 
-sys.path.append(str(Path(__file__).parents[1] / "tasks"))
-import tiny_detector
-import tiny_transfer
-
+from helpers import tiny_detector, tiny_transfer
+from helpers.commands import run_module
+from helpers.forked import together
 from verisal.checkpoint import load_checkpoint
 from verisal.cli import main
 from verisal.data import EmojiScenes

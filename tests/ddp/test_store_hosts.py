@@ -8,8 +8,8 @@ from pathlib import Path
 
 import fsspec
 import pytest
-from store_workers import COUNT, KEY, alone, computed, contents, features, fill
 
+from helpers.store_workers import COUNT, KEY, alone, computed, contents, features, fill
 from verisal.store import FeatureStore
 from verisal.store import remote as _store_remote
 from verisal.store.remote import RemoteFiles

@@ -5,8 +5,8 @@ import signal
 import time
 
 import pytest
-from store_workers import COUNT, KEY, alone, computed, contents, features, fill
 
+from helpers.store_workers import COUNT, KEY, alone, computed, contents, features, fill
 from verisal.store import FeatureStore
 
 CONTEXT = multiprocessing.get_context("forkserver")

@@ -1,15 +1,10 @@
 """A study under torchrun, on uneven shares and with a store behind a URL, reports what one process does."""
 
 import csv
-import sys
-from pathlib import Path
 
-from commands import assert_same_report, report_of, run_module
-from forked import free_port
-
-sys.path.append(str(Path(__file__).parents[1] / "tasks"))
-from tiny_transfer import config
-
+from helpers.commands import assert_same_report, report_of, run_module
+from helpers.forked import free_port
+from helpers.tiny_transfer import config
 from verisal.cli import main
 
 

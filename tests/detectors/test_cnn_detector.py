@@ -1,7 +1,7 @@
 import pytest
 import torch
-from detector_cases import ToyMasks
 
+from helpers.detector_cases import ToyMasks
 from verisal.detectors import AttributionCNN, CNNDetector
 from verisal.detectors._stacks import map_stack, scalar_stack
 from verisal.errors import ConfigError, DataError

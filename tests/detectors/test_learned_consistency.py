@@ -2,8 +2,8 @@ import math
 
 import pytest
 import torch
-from detector_cases import toy_classifier, toy_images
 
+from helpers.detector_cases import toy_classifier, toy_images
 from verisal.detectors import LearnedConsistency
 from verisal.detectors.learned_consistency import _numbers
 from verisal.errors import DataError

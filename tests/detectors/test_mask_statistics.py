@@ -2,8 +2,8 @@ import math
 
 import pytest
 import torch
-from detector_cases import ToyGates, ToyMasks, toy_classifier, toy_images
 
+from helpers.detector_cases import ToyGates, ToyMasks, toy_classifier, toy_images
 from verisal.detectors import ChannelGates, MaskForest, MaskStatistics, SalientPixels
 from verisal.detectors.mask_statistics import map_dispersion
 from verisal.errors import ConfigError, DataError

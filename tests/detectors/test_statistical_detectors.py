@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-from detector_cases import toy_classifier, toy_images
 
+from helpers.detector_cases import toy_classifier, toy_images
 from verisal.detectors import KernelDensity, LocalIntrinsicDimension, Mahalanobis, PooledActivations
 from verisal.detectors.intrinsic_dimension import local_intrinsic_dimension
 from verisal.errors import ConfigError, DataError

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-import wandb_files
 import yaml
 
+from helpers import wandb_files
 from verisal.cli import main
 from verisal.saliency import GradCAM, Gradient
 

@@ -17,9 +17,9 @@ from verisal.cli import main
 
 CONFIG = """
 model:
-  class_path: toy.ToyTask
+  class_path: helpers.toy.ToyTask
 data:
-  class_path: toy.ToyData
+  class_path: helpers.toy.ToyData
 trainer:
   max_epochs: 3
   accelerator: cpu
@@ -31,7 +31,6 @@ wandb:
 @pytest.fixture
 def config(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))
     monkeypatch.delenv("TOY_STOP", raising=False)
     path = tmp_path / "toy.yaml"
     path.write_text(CONFIG)
@@ -70,7 +69,7 @@ def test_fit_fills_its_own_folder_and_says_what_to_do_next(config, capsys):
 
 @pytest.mark.parametrize("data", ["ToyData", "NamedImages"])
 def test_every_command_that_a_fit_prints_works_when_it_is_pasted(config, capsys, data):
-    Path(config).write_text(Path(config).read_text().replace("toy.ToyData", f"toy.{data}"))
+    Path(config).write_text(Path(config).read_text().replace("helpers.toy.ToyData", f"helpers.toy.{data}"))
     assert main(["fit", "--config", config, "--run_dir", "a run", "--trainer.max_epochs=1"]) == 0
     out = capsys.readouterr().out
     commands = [shlex.split(words) for words in re.findall(r": +(verisal .*)", out)]
@@ -93,7 +92,7 @@ def test_saved_config_serves_test_and_predict_in_folders_of_their_own(config, ca
     assert main(["validate", "--config", "one/config.yaml", "--run_dir", "checked"]) == 0
     assert main(["test", "--config", "one/config.yaml", "--run_dir", "one"]) == 0
     assert Path("one/config.test.yaml").is_file()
-    assert yaml.safe_load(Path("one/config.yaml").read_text())["model"]["class_path"] == "toy.ToyTask"
+    assert yaml.safe_load(Path("one/config.yaml").read_text())["model"]["class_path"] == "helpers.toy.ToyTask"
     assert metrics_of(Path("one")) == fitted
 
 
@@ -317,14 +316,14 @@ def test_offline_wandb_keeps_its_id_over_a_resume_and_changes_it_for_a_new_run(c
 def test_network_without_a_card_is_compared_by_shapes(config, capsys):
     assert main(["fit", "--config", config, "--run_dir", "run", "--test_after_fit=false"]) == 0
     bare = Path("bare.yaml")
-    bare.write_text(Path(config).read_text().replace("toy.ToyTask", "toy.BareTask"))
+    bare.write_text(Path(config).read_text().replace("helpers.toy.ToyTask", "helpers.toy.BareTask"))
     more = ["--ckpt_path", "run/checkpoints/best.ckpt", "--model.init_args.classes=3"]
     assert main(["test", "--config", str(bare), *more]) == 1
     assert "network.3.bias: checkpoint (2,), config (3,)" in capsys.readouterr().err
 
 
 def run_verisal(args: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
-    paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    paths = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     return subprocess.run(  # noqa: S603
         [sys.executable, "-m", "verisal", *args],
         env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **environment},
@@ -346,7 +345,7 @@ def test_full_disk_is_one_line_and_the_old_checkpoint_stays(config):
     grow = ["--run_dir", "run", "--resume", "auto", "--trainer.max_epochs=5"]
     done = subprocess.run(  # noqa: S603
         [sys.executable, "-c", code, "fit", "--config", config, *grow],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=280,
@@ -394,7 +393,11 @@ def test_a_stage_that_a_task_lacks_is_refused_before_anything_is_built(
     config, capsys, stage, task, data, words
 ):
     text = Path(config).read_text()
-    Path(config).write_text(text.replace("toy.ToyTask", f"toy.{task}").replace("toy.ToyData", f"toy.{data}"))
+    Path(config).write_text(
+        text.replace("helpers.toy.ToyTask", f"helpers.toy.{task}").replace(
+            "helpers.toy.ToyData", f"helpers.toy.{data}"
+        )
+    )
     assert main([stage, "--config", config]) == 2
     error = capsys.readouterr().err
     assert words in error

@@ -1,19 +1,15 @@
 """Controls of the whole bench: what must be at chance is, and what must not count does not."""
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, final
 
 import pytest
 import torch
 from torch import Tensor
 
-sys.path.append(str(Path(__file__).parents[1] / "tasks"))
-from tiny_detector import SIZE, memorised
-from tiny_transfer import attacks, study
-
+from helpers.tiny_detector import SIZE, memorised
+from helpers.tiny_transfer import attacks, study
 from verisal.attacks import PGD
 from verisal.data import EmojiScenes
 from verisal.detectors import CNNDetector, Detector, LearnedConsistency, MaxSoftmax, Pixels

@@ -12,9 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-sys.path.append(str(Path(__file__).parents[1] / "tasks"))
-from tiny_detector import COUNTS, config, exported, memorised
-
+from helpers.tiny_detector import COUNTS, config, exported, memorised
 from verisal.checkpoint import load_checkpoint, save_checkpoint
 from verisal.cli import main
 from verisal.models import Classifier, export_classifier

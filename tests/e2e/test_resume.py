@@ -12,9 +12,9 @@ from verisal.cli import main
 
 CONFIG = """
 model:
-  class_path: toy.ScriptedTask
+  class_path: helpers.toy.ScriptedTask
 data:
-  class_path: toy.ToyData
+  class_path: helpers.toy.ToyData
 trainer:
   max_epochs: {epochs}
   accelerator: cpu
@@ -40,7 +40,6 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.syspath_prepend(str(Path(__file__).parent))
         assert fit("--run_dir=half") == 0
         assert fit("--run_dir=whole", epochs=4) == 0
     return folder
@@ -50,7 +49,6 @@ def made(tmp_path_factory):
 def there(made, tmp_path, monkeypatch):
     """A working folder with a copy of the run of two epochs in it."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))
     shutil.copytree(made / "half", "run", symlinks=True)
     Path("toy.yaml").write_text(CONFIG.format(epochs=2))
     return tmp_path
@@ -207,7 +205,7 @@ def test_a_command_that_is_stopped_before_its_first_work_can_go_on(there, capsys
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        import toy
+        from helpers import toy
 
         patch.setattr(toy.ToyData, "setup", stop)
         assert fit("--run_dir=new") == 130

@@ -2,17 +2,14 @@
 
 import csv
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 from PIL import Image
 
-sys.path.append(str(Path(__file__).parents[1] / "tasks"))
-from tiny_detector import COUNTS
-from tiny_transfer import CELLS, FAMILIES, FITS, ROWS, config
-
+from helpers.tiny_detector import COUNTS
+from helpers.tiny_transfer import CELLS, FAMILIES, FITS, ROWS, config
 from verisal.cli import main
 from verisal.tasks import TransferTask
 

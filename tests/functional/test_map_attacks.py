@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from saliency_cases import toy_classifier, toy_images
 from torch import nn
 
+from helpers.saliency_cases import toy_classifier, toy_images
 from verisal.attacks.on_maps.attack import MapAttack
 from verisal.attacks.on_maps.objectives import map_objective, target_side
 from verisal.attacks.on_maps.search import stored_within

@@ -2,9 +2,9 @@ import math
 
 import pytest
 import torch
-from saliency_cases import toy_classifier, toy_images
 from torch import nn
 
+from helpers.saliency_cases import toy_classifier, toy_images
 from verisal.errors import ConfigError
 from verisal.functional.comparison.randomisation import (
     derangement,

@@ -4,9 +4,9 @@ from dataclasses import replace
 import pytest
 import torch
 from jsonargparse import ArgumentParser
-from metric_cases import part_of, toy_explained, with_saliency
-from saliency_cases import toy_classifier, toy_images
 
+from helpers.metric_cases import part_of, toy_explained, with_saliency
+from helpers.saliency_cases import toy_classifier, toy_images
 from verisal.attacks.on_maps.attack import MapAttack
 from verisal.errors import ConfigError, DataError
 from verisal.functional.comparison.attacked_sensitivity import map_change

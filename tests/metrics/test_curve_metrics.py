@@ -2,8 +2,8 @@ import math
 
 import pytest
 import torch
-from metric_cases import part_of, toy_explained, with_saliency
 
+from helpers.metric_cases import part_of, toy_explained, with_saliency
 from verisal.errors import ConfigError, DataError
 from verisal.functional.baselines import Blur, Constant, DatasetMean, GaussianNoise, LinearImputation
 from verisal.functional.removal.curves import (

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from metric_cases import toy_explained, with_saliency
 from torch import distributed, multiprocessing
 
+from helpers.metric_cases import toy_explained, with_saliency
 from verisal.errors import ConfigError, DataError
 from verisal.metrics import DisturbedScores, PresentQueries
 from verisal.types import SaliencyResult

@@ -3,10 +3,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from metric_cases import part_of, toy_explained
-from metric_rows_faithfulness import brightness
-from saliency_cases import toy_classifier, toy_images
 
+from helpers.metric_cases import part_of, toy_explained
+from helpers.metric_rows_faithfulness import brightness
+from helpers.saliency_cases import toy_classifier, toy_images
 from verisal.errors import ConfigError, DataError
 from verisal.functional.comparison.postprocess import postprocess
 from verisal.functional.comparison.randomisation import derangement, passes_randomisation, randomised_copies

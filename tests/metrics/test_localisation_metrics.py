@@ -3,8 +3,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from metric_cases import part_of, toy_explained, with_saliency
 
+from helpers.metric_cases import part_of, toy_explained, with_saliency
 from verisal.errors import ConfigError, DataError
 from verisal.functional.regions.localisation import pixel_average_precision, pixel_histograms
 from verisal.functional.seeding import derive_seed

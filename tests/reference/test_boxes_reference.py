@@ -5,13 +5,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from _replicates import replicates
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 from torch.nn import functional as F
 
+from helpers.replicates import replicates
 from verisal.functional.regions.boxes import components, largest_boxes, map_levels
 from verisal.functional.regions.localisation import (
     largest_component_ious,

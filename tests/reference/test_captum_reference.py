@@ -4,11 +4,11 @@ import warnings
 
 import pytest
 import torch
-from _replicates import replicates
 from captum import attr
 from captum.attr._core.gradient_shap import InputBaselineXGradient
 from torch import nn
 
+from helpers.replicates import replicates
 from verisal.functional.baselines import Constant
 from verisal.functional.seeding import content_ids, per_sample
 from verisal.models import Classifier, SmallResNet

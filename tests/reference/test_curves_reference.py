@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from _replicates import replicates
 from torch import nn
 
+from helpers.replicates import replicates
 from verisal.functional.baselines import Blur, Constant, Inpaint, LinearImputation
 from verisal.functional.removal.curves import curve_area, perturbation_curve, removal_scores
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from _replicates import replicates
 from scipy.optimize import minimize
 from torch import nn
 
+from helpers.replicates import replicates
 from verisal.saliency import Decoy
 
 

@@ -3,8 +3,8 @@
 import pytest
 import scipy.stats
 import torch
-from _replicates import replicates
 
+from helpers.replicates import replicates
 from verisal.functional.statistics.detection import (
     auroc,
     bootstrap_auroc,

@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-from _replicates import replicates
 
+from helpers.replicates import replicates
 from verisal.detectors.intrinsic_dimension import local_intrinsic_dimension
 from verisal.detectors.squeezing import median_filter, non_local_means
 

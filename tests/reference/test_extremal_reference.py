@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from _replicates import replicates
-from saliency_cases import toy_classifier
 from torch.nn import functional as F
 
+from helpers.replicates import replicates
+from helpers.saliency_cases import toy_classifier
 from verisal.saliency import ExtremalPerturbation
 from verisal.saliency.perturbation.smooth_masks import area_deviation, smooth_max, smooth_max_weights
 

@@ -6,12 +6,12 @@ import pytest
 import scipy.stats
 import torch
 import torch.nn.functional as F
-from _replicates import replicates
 from captum.attr import InputXGradient
 from captum.metrics import infidelity as captum_infidelity
 from captum.metrics import sensitivity_max as captum_sensitivity
-from saliency_cases import toy_classifier, toy_images
 
+from helpers.replicates import replicates
+from helpers.saliency_cases import toy_classifier, toy_images
 from verisal.functional.comparison.postprocess import postprocess
 from verisal.functional.comparison.sensitivity import sensitivity_max, uniform_noises
 from verisal.functional.comparison.similarity import pearson, spearman, ssim, top_k_intersection

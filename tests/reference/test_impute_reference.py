@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from _replicates import replicates
 from scipy.sparse import csc_matrix, lil_matrix
 from scipy.sparse.linalg import spsolve
 from torch.nn import functional as F
 
+from helpers.replicates import replicates
 from verisal.functional.baselines.impute import linear_imputation
 
 NEIGHBOURS = {

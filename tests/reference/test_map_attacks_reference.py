@@ -5,9 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from _replicates import replicates
 from torch import nn
 
+from helpers.replicates import replicates
 from verisal.attacks.on_maps.attack import MapAttack
 from verisal.attacks.on_maps.surrogates import (
     GradientSurrogate,

@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from _replicates import replicates
-from saliency_cases import toy_classifier
 from torch.nn import functional as F
 
+from helpers.replicates import replicates
+from helpers.saliency_cases import toy_classifier
 from verisal.functional.baselines import Constant
 from verisal.functional.comparison.smoothness import total_variation
 from verisal.saliency import MeaningfulPerturbation

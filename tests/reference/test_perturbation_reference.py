@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from _replicates import replicates
 from torch.nn import functional as F
 
+from helpers.replicates import replicates
 from verisal.functional.baselines import Constant, ImageMean
 from verisal.models import Classifier, SmallResNet
 from verisal.saliency import RISE, Occlusion

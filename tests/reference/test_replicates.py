@@ -2,9 +2,9 @@ import importlib
 from pathlib import Path
 
 import pytest
-from _replicates import REFERENCES, replicates
 from test_detection_reference import slow_auroc, slow_fpr_at_tpr95, slow_threshold
 
+from helpers.replicates import REFERENCES, replicates
 from verisal.attacks.on_maps.attack import MapAttack
 from verisal.detection.families import transfer_report
 from verisal.detectors.intrinsic_dimension import local_intrinsic_dimension

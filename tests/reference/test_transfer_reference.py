@@ -5,9 +5,9 @@ import statistics
 
 import pytest
 import torch
-from _replicates import replicates
 from test_detection_reference import slow_auroc, slow_share
 
+from helpers.replicates import replicates
 from verisal.detection.families import Families, transfer_report
 from verisal.detection.metric import DetectionTable
 from verisal.functional.statistics.detection import bootstrap_weights, resampled_auroc, resampled_rate

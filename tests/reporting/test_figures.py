@@ -3,8 +3,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from evaluations import curve, evaluation, panel
 
+from helpers.evaluations import curve, evaluation, panel
 from verisal.errors import DataError
 from verisal.reporting import draw_curves, draw_histograms, draw_roc, figures, panel_pixels, write_png
 from verisal.types import Histogram

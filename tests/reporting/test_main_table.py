@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from evaluations import evaluation, panel
 
+from helpers.evaluations import evaluation, panel
 from verisal.reporting import main_table, merge_evaluations, print_results, saliency_panel_pixels
 from verisal.reporting.figures import panel_pixels
 from verisal.types import Evaluation, SaliencyPanel, Score

@@ -4,9 +4,9 @@ import json
 import math
 
 import pytest
-from evaluations import evaluation
 from rich.console import Console
 
+from helpers.evaluations import evaluation
 from verisal.errors import DataError
 from verisal.reporting import (
     RunFacts,

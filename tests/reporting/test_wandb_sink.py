@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 import wandb
-import wandb_files
 
+from helpers import wandb_files
 from verisal.errors import ConfigError
 from verisal.reporting import Picture, Publication, Table, WandbSettings, WandbSink, wandb_logger, wandb_sink
 from verisal.types import Curve

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from saliency_cases import toy_classifier, toy_images
-from saliency_rows_captum import FakeTorchCam
 
+from helpers.saliency_cases import toy_classifier, toy_images
+from helpers.saliency_rows_captum import FakeTorchCam
 from verisal.errors import ConfigError, NumericError
 from verisal.saliency import CallableAdapter, CaptumAdapter, GradCAM, GradCamAdapter, TorchCamAdapter
 

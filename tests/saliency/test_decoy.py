@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from saliency_cases import toy_classifier, toy_images
 from torch import nn
 from torch.nn import functional as F
 
+from helpers.saliency_cases import toy_classifier, toy_images
 from verisal.errors import ConfigError
 from verisal.functional.comparison.postprocess import attribution_of
 from verisal.functional.comparison.similarity import spearman

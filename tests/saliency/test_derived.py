@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from saliency_cases import toy_classifier, toy_images
 
+from helpers.saliency_cases import toy_classifier, toy_images
 from verisal.errors import ConfigError
 from verisal.functional.comparison.smoothness import variation_at_equal_mass
 from verisal.saliency import BlurredLike, CentrePrior, Gradient, HierarchicalMasks, OfProbability, OneLayer

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from saliency_cases import toy_classifier, toy_images
-from saliency_rows_learned import toy_masks
 
+from helpers.saliency_cases import toy_classifier, toy_images
+from helpers.saliency_rows_learned import toy_masks
 from verisal.checkpoint import CARD_KEY, save_checkpoint
 from verisal.errors import CheckpointError, ConfigError
 from verisal.saliency import LearnedMask, load_mask_network

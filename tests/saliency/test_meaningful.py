@@ -2,8 +2,8 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
-from saliency_cases import toy_classifier, toy_images
 
+from helpers.saliency_cases import toy_classifier, toy_images
 from verisal.errors import ConfigError
 from verisal.functional.baselines import Baseline, Constant, DatasetMean
 from verisal.functional.seeding import derive_seed

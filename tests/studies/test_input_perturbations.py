@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from perturbation_toys import BASELINES, GENERATORS, RANKED, evaluation
 
+from helpers.perturbation_toys import BASELINES, GENERATORS, RANKED, evaluation
 from verisal.cli import main
 from verisal.errors import ConfigError
 from verisal.saliency import RISE

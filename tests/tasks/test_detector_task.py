@@ -1,8 +1,8 @@
 import lightning as L
 import pytest
 import torch
-from tiny_detector import SIZE, data, memorised
 
+from helpers.tiny_detector import SIZE, data, memorised
 from verisal.data import SceneData
 from verisal.detection.attacked_images import GroupTable
 from verisal.detectors import MaxSoftmax

@@ -3,9 +3,9 @@
 import csv
 
 import pytest
-import tiny_detector
 import yaml
 
+from helpers import tiny_detector
 from verisal.checkpoint import load_checkpoint
 from verisal.cli import main
 

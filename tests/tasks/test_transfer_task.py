@@ -5,9 +5,9 @@ import math
 import lightning as L
 import pytest
 import torch
-from tiny_detector import COUNTS
-from tiny_transfer import CELLS, FAMILIES, FITS, ROWS, SEEDS, data, rows, study, task, trainer
 
+from helpers.tiny_detector import COUNTS
+from helpers.tiny_transfer import CELLS, FAMILIES, FITS, ROWS, SEEDS, data, rows, study, task, trainer
 from verisal.detection import TransferData
 from verisal.detectors import CNNDetector, LearnedConsistency, MaxSoftmax
 from verisal.errors import ConfigError

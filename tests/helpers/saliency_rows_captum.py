@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 import torch
-from saliency_cases import SaliencyCase, toy_classifier
 from torch import Tensor
 
+from helpers.saliency_cases import SaliencyCase, toy_classifier
 from verisal.functional.baselines import Constant, DatasetMean
 from verisal.saliency import (
     CallableAdapter,

@@ -1,7 +1,6 @@
 """Rows of the metrics that attack maps."""
 
-from metric_cases import MetricCase
-
+from helpers.metric_cases import MetricCase
 from verisal.attacks.on_maps.attack import MapAttack
 from verisal.attacks.on_maps.surrogates import IntegratedGradientsSurrogate, SmoothGradSurrogate
 from verisal.metrics import AttackedSensitivity

@@ -1,7 +1,6 @@
 """Rows of the hierarchical masks."""
 
-from saliency_cases import SaliencyCase
-
+from helpers.saliency_cases import SaliencyCase
 from verisal.saliency import HierarchicalMasks
 
 

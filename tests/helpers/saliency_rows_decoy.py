@@ -1,7 +1,6 @@
 """Rows of decoys around several base methods."""
 
-from saliency_cases import SaliencyCase
-
+from helpers.saliency_cases import SaliencyCase
 from verisal.saliency import Decoy, IntegratedGradients, Occlusion, SmoothGrad
 
 

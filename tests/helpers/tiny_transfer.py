@@ -4,8 +4,8 @@ from pathlib import Path
 
 import lightning as L
 import yaml
-from tiny_detector import COUNTS, exported
 
+from helpers.tiny_detector import COUNTS, exported
 from verisal.attacks import FGSM, PGD, SignNoise
 from verisal.detection import TransferData
 from verisal.detectors import CNNDetector, LearnedConsistency, MaxSoftmax, Pixels

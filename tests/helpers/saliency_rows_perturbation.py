@@ -1,7 +1,6 @@
 """Rows of occlusion, RISE and the controls."""
 
-from saliency_cases import SaliencyCase
-
+from helpers.saliency_cases import SaliencyCase
 from verisal.functional.baselines import Constant
 from verisal.saliency import RISE, CentrePrior, EdgeDetector, Occlusion, RandomMap
 

@@ -1,7 +1,6 @@
 """Rows of the localisation metrics."""
 
-from metric_cases import MetricCase
-
+from helpers.metric_cases import MetricCase
 from verisal.metrics import EnergyInside, MaxBoxAcc, MaxBoxAccV2, PointingGame, PresentQueries, PxAP
 
 CASES: dict[str, MetricCase] = {

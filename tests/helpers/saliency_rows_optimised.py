@@ -1,7 +1,6 @@
 """Rows of masks optimised per image: meaningful and extremal perturbation."""
 
-from saliency_cases import SaliencyCase
-
+from helpers.saliency_cases import SaliencyCase
 from verisal.functional.baselines import Constant
 from verisal.saliency import ExtremalPerturbation, MeaningfulPerturbation
 

@@ -1,7 +1,6 @@
 """Rows of the curves metrics."""
 
-from metric_cases import MetricCase
-
+from helpers.metric_cases import MetricCase
 from verisal.functional.baselines import Constant, Inpaint, LinearImputation
 from verisal.metrics import ROAD, PerturbationCurve, RelevanceGap
 

@@ -1,9 +1,9 @@
 """Rows of the faithfulness metrics."""
 
 import torch
-from metric_cases import MetricCase
-from saliency_cases import toy_images
 
+from helpers.metric_cases import MetricCase
+from helpers.saliency_cases import toy_images
 from verisal.functional.scopes import frozen, rng_preserved
 from verisal.metrics import (
     CascadingRandomisation,

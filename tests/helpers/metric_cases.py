@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from saliency_cases import NUM_CLASSES, SIZE, toy_classifier, toy_images
 
+from helpers.saliency_cases import NUM_CLASSES, SIZE, toy_classifier, toy_images
 from verisal.metrics import SaliencyMetric
 from verisal.types import Explained, SaliencyResult
 

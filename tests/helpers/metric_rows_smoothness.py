@@ -1,7 +1,6 @@
 """Rows of the metrics of smoothness."""
 
-from metric_cases import MetricCase
-
+from helpers.metric_cases import MetricCase
 from verisal.metrics import Smoothness
 
 CASES: dict[str, MetricCase] = {

@@ -1,7 +1,6 @@
 """Rows of the methods made from others."""
 
-from saliency_cases import SaliencyCase
-
+from helpers.saliency_cases import SaliencyCase
 from verisal.saliency import BlurredLike, Gradient, HierarchicalMasks, OfProbability, OneLayer
 
 MASKS = HierarchicalMasks(reg_weight=0.02, steps=8, learning_rate=0.2)

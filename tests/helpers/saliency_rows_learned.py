@@ -7,8 +7,8 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from saliency_cases import SaliencyCase, toy_classifier
 
+from helpers.saliency_cases import SaliencyCase, toy_classifier
 from verisal.saliency import LearnedMask, MaskNetwork, classifier_fingerprint, save_mask_network
 
 

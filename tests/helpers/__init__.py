@@ -1,0 +1,1 @@
+"""Cases, toys, generators of files and workers that tests share."""
