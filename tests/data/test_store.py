@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from verisal import progress as _store_progress
 from verisal.errors import ConfigError, DataError
+from verisal.progress import progress_bar, progress_line
 from verisal.store import FeatureStore
-from verisal.store import progress as _store_progress
 from verisal.store.key import canonical, mismatch
-from verisal.store.progress import progress_bar, progress_line
 
 KEY = {"classifier": {"sha256": "ab12"}, "data": {"seed": 0, "size": 32}, "attack": {"eps": 8 / 255}}
 

@@ -17,7 +17,7 @@ from verisal.data.readers.class_map import class_indices
 from verisal.data.readers.listing import ImageRecord, ImageSet, Problem
 from verisal.errors import ConfigError, DataError
 from verisal.models import Classifier
-from verisal.store.progress import progress_bar
+from verisal.progress import progress_bar
 
 __all__ = ["CheckReport", "check_data"]
 
