@@ -32,7 +32,7 @@ from verisal.functional.statistics.detection import (
 from verisal.functional.statistics.intervals import bootstrap_mean, weighted_means
 from verisal.functional.statistics.shares import least_share, share_of_resamples
 from verisal.metrics import ImageRows, MaxBoxAcc, MaxBoxAccV2, PointingGame
-from verisal.types import Score
+from verisal.results import Score
 
 _NORMAL = NormalDist()
 _LEVELS = 255

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from verisal.errors import ConfigError
-from verisal.types import Evaluation
+from verisal.results import Evaluation
 from verisal_studies.scores import ImageScores
 
 __all__ = ["CONTROLS", "KINDS", "RemovalScores"]

@@ -11,7 +11,7 @@ from torch import Tensor
 from verisal.errors import ConfigError
 from verisal.functional.statistics.detection import bootstrap_weights, percentile_score
 from verisal.functional.statistics.intervals import bootstrap_mean, weighted_means
-from verisal.types import Evaluation, Score
+from verisal.results import Evaluation, Score
 
 __all__ = ["Better", "ImageScores", "cell", "difference_word", "ratio_of_means", "table"]
 

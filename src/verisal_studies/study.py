@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from verisal.errors import ConfigError
-from verisal.types import Evaluation
+from verisal.results import Evaluation
 
 __all__ = ["Finding", "Section", "Study", "StudyFigure", "StudyResult", "Verdict"]
 

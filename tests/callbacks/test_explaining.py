@@ -13,8 +13,8 @@ from verisal.errors import ConfigError, DataError
 from verisal.functional.baselines import DatasetMean
 from verisal.metrics import EnergyInside, PerturbationCurve, PointingGame
 from verisal.reporting import csv_logger
+from verisal.results import Evaluates
 from verisal.saliency import CentrePrior, Gradient, RandomMap
-from verisal.types import Evaluates
 
 METHODS = {"brightness": Brightness()}
 

@@ -11,7 +11,7 @@ from helpers import wandb_files
 from helpers.evaluations import evaluation
 from verisal.callbacks import ReportRun
 from verisal.reporting import CsvSink, Sink, WandbSettings, csv_logger, wandb_logger
-from verisal.types import Score
+from verisal.results import Score
 
 
 class Recorder(Logger, Sink):

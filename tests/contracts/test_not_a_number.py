@@ -52,9 +52,9 @@ from verisal.functional.statistics.ranking import (
 from verisal.functional.statistics.shares import least_share, share_of_resamples
 from verisal.metrics import DisturbedScores
 from verisal.metrics.neutrality import Neutrality
+from verisal.results import Evaluation, Score
 from verisal.tasks._detector_report import mean_auroc
 from verisal.tasks._transfer_report import _worst_benign
-from verisal.types import Evaluation, Score
 
 NAN, INF = math.nan, math.inf
 GOOD = torch.tensor([0.9, 0.2, 0.7, 0.4, 0.35, 0.6], dtype=torch.float64)

@@ -13,7 +13,7 @@ from verisal.functional.comparison.randomisation import (
     randomised_steps,
     weighted_percentile,
 )
-from verisal.types import Score
+from verisal.results import Score
 
 IMAGES = toy_images(8)
 STEPS = (

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from verisal.types import Curve, Evaluation, Histogram, MaskPanel, Score
+from verisal.results import Curve, Evaluation, Histogram, MaskPanel, Score
 
 
 def panel(attack="cw_l2", caption="label dog; cat (0.98) when attacked"):

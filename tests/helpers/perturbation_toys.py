@@ -5,7 +5,7 @@ from itertools import combinations
 
 import torch
 
-from verisal.types import Evaluation, SaliencyPanel, Score
+from verisal.results import Evaluation, SaliencyPanel, Score
 
 GENERATORS = ("rise", "occlusion", "extremal")
 BASELINES = ("dataset_mean", "grey", "black", "shuffle", "blur5", "linear")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from verisal.errors import ConfigError, DataError
-from verisal.types import Evaluation, Score
+from verisal.results import Evaluation, Score
 
 
 class ToyTask(LightningModule):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from verisal.reporting import CsvSink, Publication, Table, csv_logger
-from verisal.types import Curve
+from verisal.results import Curve
 
 
 def read(path):

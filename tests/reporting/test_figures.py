@@ -7,7 +7,7 @@ import torch
 from helpers.evaluations import curve, evaluation, panel
 from verisal.errors import DataError
 from verisal.reporting import draw_curves, draw_histograms, draw_roc, figures, panel_pixels, write_png
-from verisal.types import Histogram
+from verisal.results import Histogram
 
 
 def texts(figure):

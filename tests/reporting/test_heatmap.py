@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from verisal.reporting import heatmap_pixels
-from verisal.types import Heatmap
+from verisal.results import Heatmap
 
 
 def heatmap(lines, columns, *, name="{}", **settings):

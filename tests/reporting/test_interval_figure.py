@@ -3,7 +3,7 @@ import pytest
 
 from verisal.errors import DataError
 from verisal.reporting import interval_pixels
-from verisal.types import Score
+from verisal.results import Score
 
 NAN = float("nan")
 BLUE, ORANGE = (0, 0x72, 0xB2), (0xD5, 0x5E, 0)

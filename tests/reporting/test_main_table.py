@@ -8,7 +8,7 @@ import torch
 from helpers.evaluations import evaluation, panel
 from verisal.reporting import main_table, merge_evaluations, print_results, saliency_panel_pixels
 from verisal.reporting.figures import panel_pixels
-from verisal.types import Evaluation, SaliencyPanel, Score
+from verisal.results import Evaluation, SaliencyPanel, Score
 
 
 def scored(**values):

@@ -16,7 +16,7 @@ from verisal.reporting import (
     write_report,
     write_samples,
 )
-from verisal.types import Evaluation, Score
+from verisal.results import Evaluation, Score
 
 FACTS = RunFacts(seed=3, config={"a": {"b": 1}}, wall_times={"fit": 12.34567}, versions={"torch": "2.15.0"})
 

@@ -9,7 +9,7 @@ import wandb
 from helpers import wandb_files
 from verisal.errors import ConfigError
 from verisal.reporting import Picture, Publication, Table, WandbSettings, WandbSink, wandb_logger, wandb_sink
-from verisal.types import Curve
+from verisal.results import Curve
 
 
 def curve(label, y):

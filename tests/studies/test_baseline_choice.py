@@ -8,7 +8,7 @@ import torch
 
 from verisal.errors import ConfigError
 from verisal.functional.baselines.recommended import recommended_baselines
-from verisal.types import Evaluation, Score
+from verisal.results import Evaluation, Score
 from verisal_studies import BaselineChoice, page_text
 from verisal_studies.input_perturbations.baseline_choice import (
     Step,

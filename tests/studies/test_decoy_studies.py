@@ -7,7 +7,7 @@ import yaml
 
 from verisal.cli import main
 from verisal.errors import ConfigError
-from verisal.types import Evaluation, Score
+from verisal.results import Evaluation, Score
 from verisal_studies import DecoyGrid, DecoyStudy, MapRobustness, page_text
 
 ROOT = Path(__file__).parents[2]

@@ -3,7 +3,7 @@
 import pytest
 
 from verisal.errors import ConfigError
-from verisal.types import Evaluation, Score
+from verisal.results import Evaluation, Score
 from verisal_studies import ReliableDetection, page_text
 
 CONTROLS = ("activations", "raw_image")

@@ -11,7 +11,7 @@ import yaml
 from verisal.cli import main
 from verisal.errors import ConfigError
 from verisal.functional.statistics.intervals import bootstrap_mean
-from verisal.types import Evaluation, SaliencyPanel, Score
+from verisal.results import Evaluation, SaliencyPanel, Score
 from verisal_studies import ReliableSaliency, page_text
 from verisal_studies.reliable_saliency.evidence import Evidence
 from verisal_studies.reliable_saliency.findings import findings

@@ -13,8 +13,8 @@ from lightning.pytorch import Trainer
 from verisal.data import SceneData
 from verisal.errors import ConfigError
 from verisal.reporting import csv_logger
+from verisal.results import Evaluation, Score
 from verisal.tasks import FrozenClassifierTask
-from verisal.types import Evaluation, Score
 from verisal_studies import Finding, Section, Study, StudyFigure, StudyResult, Verdict, page_text, write_page
 from verisal_studies.callback import StudyPage
 from verisal_studies.scores import ImageScores, cell, difference_word, ratio_of_means, table

@@ -5,7 +5,7 @@ from __future__ import annotations
 from lightning.pytorch import LightningModule, Trainer
 
 from verisal.reporting import merge_evaluations
-from verisal.types import Evaluates, Evaluation
+from verisal.results import Evaluates, Evaluation
 
 __all__ = ["evaluation_of"]
 

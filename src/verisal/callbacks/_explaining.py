@@ -20,8 +20,9 @@ from verisal.errors import ConfigError
 from verisal.functional.outputs import ask
 from verisal.functional.scopes import frozen, rng_preserved
 from verisal.reporting import CsvSink
+from verisal.results import Evaluation
 from verisal.saliency import CentrePrior, RandomMap, Saliency
-from verisal.types import Batch, Evaluation, Explained, HasClassifier, SaliencyResult
+from verisal.types import Batch, Explained, HasClassifier, SaliencyResult
 
 __all__ = ["Context", "ExplainingCallback", "Part", "Seen", "check_methods"]
 

@@ -8,7 +8,7 @@ from itertools import chain
 
 from torch import distributed
 
-from verisal.types import SaliencyPanel
+from verisal.results import SaliencyPanel
 
 __all__ = ["gathered_panels"]
 

@@ -13,7 +13,8 @@ from verisal.callbacks._explaining import Context, Part, Seen
 from verisal.callbacks._samples import add_samples, no_samples
 from verisal.functional.seeding import content_ids, derive_seed
 from verisal.metrics import CascadingRandomisation, CurveMetric, ImageRows, ImageTable, SaliencyMetric
-from verisal.types import Curve, Evaluation, Explained, Score
+from verisal.results import Curve, Evaluation, Score
+from verisal.types import Explained
 
 __all__ = ["MetricTable"]
 

@@ -13,8 +13,8 @@ from verisal.callbacks._explaining import Context, ExplainingCallback, Part, See
 from verisal.callbacks._gathered import gathered_panels
 from verisal.functional.comparison.postprocess import attribution_of, postprocess
 from verisal.functional.comparison.similarity import defined_maps
+from verisal.results import Evaluation, SaliencyPanel
 from verisal.saliency import Saliency
-from verisal.types import Evaluation, SaliencyPanel
 
 __all__ = ["AttackedMaps"]
 

@@ -19,7 +19,7 @@ from verisal.functional.baselines.plain import bound
 from verisal.functional.statistics.intervals import bootstrap_mean
 from verisal.metrics import ImageTable
 from verisal.metrics.neutrality import is_neutral, neutrality
-from verisal.types import Evaluation, Score
+from verisal.results import Evaluation, Score
 
 __all__ = ["BaselineNeutrality"]
 

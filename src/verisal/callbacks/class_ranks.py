@@ -17,8 +17,9 @@ from verisal.callbacks._samples import add_samples, no_samples
 from verisal.data import AnnotatedImages, EmojiScenes
 from verisal.errors import ConfigError
 from verisal.metrics import ClassRankScores
+from verisal.results import Evaluation, SaliencyPanel, Score
 from verisal.saliency import Saliency
-from verisal.types import Batch, Evaluation, SaliencyPanel, SaliencyResult, Sample, Score
+from verisal.types import Batch, SaliencyResult, Sample
 
 __all__ = ["ClassRanks"]
 

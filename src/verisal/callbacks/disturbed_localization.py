@@ -19,8 +19,9 @@ from verisal.errors import ConfigError
 from verisal.functional.outputs import ask
 from verisal.functional.regions.disturbed import QUERIES, DisturbedQueries, disturbed_queries, present_queries
 from verisal.metrics import DisturbedScores, PresentQueries
+from verisal.results import Evaluation, Score
 from verisal.saliency import Saliency
-from verisal.types import Batch, Evaluation, Explained, Sample, Score
+from verisal.types import Batch, Explained, Sample
 
 __all__ = ["DisturbedLocalization"]
 

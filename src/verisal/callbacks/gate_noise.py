@@ -16,8 +16,9 @@ from verisal.errors import ConfigError
 from verisal.functional.gaussian import gaussian_matrix
 from verisal.functional.statistics.intervals import bootstrap_mean
 from verisal.metrics import ImageTable
+from verisal.results import Evaluation, Score
 from verisal.saliency import GateMethod, Saliency
-from verisal.types import Evaluation, Score, StagedClassifier
+from verisal.types import StagedClassifier
 
 __all__ = ["GateNoise"]
 

@@ -17,8 +17,8 @@ from verisal.errors import ConfigError
 from verisal.functional.comparison.maps import Comparison, compare_agreement, map_agreement
 from verisal.functional.statistics.intervals import bootstrap_mean
 from verisal.metrics import ImageTable
+from verisal.results import Evaluation, Heatmap, Score
 from verisal.saliency import Saliency
-from verisal.types import Evaluation, Heatmap, Score
 
 __all__ = ["MapAgreement"]
 

@@ -19,8 +19,8 @@ from verisal.functional.baselines.recommended import recommended_baselines
 from verisal.functional.statistics.intervals import bootstrap_mean
 from verisal.functional.statistics.ranking import ranking_agreement
 from verisal.metrics import PerturbationCurve
+from verisal.results import Evaluation, Score
 from verisal.saliency import CentrePrior, RandomMap, Saliency
-from verisal.types import Evaluation, Score
 
 __all__ = ["PerturbationCurves"]
 

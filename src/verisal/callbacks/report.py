@@ -35,7 +35,7 @@ from verisal.reporting import (
     write_report,
     write_samples,
 )
-from verisal.types import Curve, Evaluation, SaliencyPanel, Score
+from verisal.results import Curve, Evaluation, SaliencyPanel, Score
 
 __all__ = ["ReportRun"]
 

@@ -7,8 +7,8 @@ from typing import final
 
 from verisal.callbacks._explaining import Context, ExplainingCallback, Part, Seen
 from verisal.callbacks._gathered import gathered_panels
+from verisal.results import Evaluation, SaliencyPanel
 from verisal.saliency import Saliency
-from verisal.types import Evaluation, SaliencyPanel
 
 __all__ = ["SaliencyPanels"]
 

@@ -53,8 +53,9 @@ from verisal.detectors import Detector
 from verisal.errors import ConfigError
 from verisal.functional.baselines import Baseline
 from verisal.reporting import RunFolder, WandbSettings, WandbSink, csv_logger, wandb_logger
+from verisal.results import Evaluates
 from verisal.saliency import Saliency
-from verisal.types import Evaluates, Measurement
+from verisal.types import Measurement
 
 __all__ = ["VerisalCLI"]
 

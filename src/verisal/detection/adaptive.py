@@ -19,8 +19,8 @@ from verisal.functional.adversarial import round_to_8bit
 from verisal.functional.outputs import ask
 from verisal.functional.seeding import derive_seed
 from verisal.models import Classifier
+from verisal.results import Score
 from verisal.saliency import DifferentiableGates
-from verisal.types import Score
 
 __all__ = ["AdaptiveSuite", "adaptive_scores", "attack_defence"]
 

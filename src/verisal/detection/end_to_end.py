@@ -12,7 +12,7 @@ from torch import Tensor
 from verisal.errors import DataError
 from verisal.functional.statistics.detection import bootstrap_auroc, bootstrap_rate
 from verisal.functional.statistics.intervals import bootstrap_mean
-from verisal.types import Score
+from verisal.results import Score
 
 __all__ = ["EndToEnd", "Strongest", "end_to_end", "nearest_of_other_class", "strongest"]
 

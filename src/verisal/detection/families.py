@@ -21,7 +21,7 @@ from verisal.functional.statistics.detection import (
     resampled_rate,
 )
 from verisal.functional.statistics.shares import Share, least_share, share_difference, share_of_resamples
-from verisal.types import Score
+from verisal.results import Score
 
 __all__ = ["Families", "transfer_report"]
 

@@ -29,7 +29,7 @@ from verisal.functional.statistics.shares import (
     least_share,
     share_of_resamples,
 )
-from verisal.types import Curve, Histogram, Score
+from verisal.results import Curve, Histogram, Score
 
 __all__ = [
     "Role",

@@ -17,7 +17,8 @@ from verisal.errors import DataError
 from verisal.functional.statistics.detection import bootstrap_weights, percentile_score
 from verisal.functional.statistics.intervals import are_hits, weighted_means
 from verisal.functional.statistics.shares import plain_rate, share_of_resamples
-from verisal.types import Explained, Score
+from verisal.results import Score
+from verisal.types import Explained
 
 __all__ = ["ImageRows", "ImageTable", "Reduced", "SaliencyMetric", "reduce_means"]
 

@@ -17,7 +17,8 @@ from verisal.functional.regions.localisation import frozen_boxes, threshold_leve
 from verisal.functional.statistics.intervals import bootstrap_mean
 from verisal.metrics._base import ImageTable
 from verisal.metrics.disturbed import kind_of
-from verisal.types import SaliencyResult, Score
+from verisal.results import Score
+from verisal.types import SaliencyResult
 
 __all__ = ["ClassRankScores"]
 

@@ -18,7 +18,8 @@ from verisal.functional.regions.localisation import energy_inside, frozen_boxes,
 from verisal.functional.statistics.intervals import bootstrap_mean
 from verisal.metrics._base import ImageTable, Reduced, SaliencyMetric, reduce_means
 from verisal.metrics.localisation import boxes_of, object_masks_of
-from verisal.types import Explained, SaliencyResult, Score
+from verisal.results import Score
+from verisal.types import Explained, SaliencyResult
 
 __all__ = ["DisturbedScores", "PresentQueries"]
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from verisal.errors import DataError
-from verisal.types import Score
+from verisal.results import Score
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

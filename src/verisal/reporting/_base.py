@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from verisal.types import Curve
+from verisal.results import Curve
 
 __all__ = ["Picture", "Publication", "Sink", "Table"]
 

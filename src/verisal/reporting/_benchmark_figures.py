@@ -7,7 +7,7 @@ import textwrap
 import numpy as np
 from numpy.typing import NDArray
 
-from verisal.types import SaliencyPanel
+from verisal.results import SaliencyPanel
 
 __all__ = ["saliency_panel_pixels"]
 

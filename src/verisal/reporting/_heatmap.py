@@ -7,7 +7,7 @@ import textwrap
 import numpy as np
 from numpy.typing import NDArray
 
-from verisal.types import Heatmap
+from verisal.results import Heatmap
 
 __all__ = ["heatmap_pixels"]
 

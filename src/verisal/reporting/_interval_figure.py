@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from verisal.errors import DataError
-from verisal.types import Score
+from verisal.results import Score
 
 __all__ = ["interval_pixels"]
 

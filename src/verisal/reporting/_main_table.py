@@ -8,7 +8,7 @@ from itertools import chain
 from typing import TypeVar
 
 from verisal.reporting._base import Table
-from verisal.types import Evaluation, Score
+from verisal.results import Evaluation, Score
 
 __all__ = ["main_table", "merge_evaluations"]
 

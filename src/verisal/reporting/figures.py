@@ -14,7 +14,7 @@ from torch import Tensor
 
 from verisal.checkpoint import write_atomic
 from verisal.errors import DataError
-from verisal.types import Curve, Histogram, MaskPanel
+from verisal.results import Curve, Histogram, MaskPanel
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

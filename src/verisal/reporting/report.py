@@ -22,7 +22,7 @@ from verisal.checkpoint import write_atomic
 from verisal.errors import DataError
 from verisal.reporting._base import Table
 from verisal.reporting._main_table import main_table
-from verisal.types import Evaluation, Score
+from verisal.results import Evaluation, Score
 
 __all__ = ["RunFacts", "installed_versions", "print_results", "result_table", "write_report", "write_samples"]
 

@@ -12,8 +12,8 @@ from verisal.detection import DetectorData
 from verisal.detection.attacked_images import GroupTable
 from verisal.detection.metric import DetectionTable
 from verisal.detection.table import detection_curves, detection_histogram, detection_report, threshold_notes
+from verisal.results import Evaluation, MaskPanel
 from verisal.saliency.gates.masks import fuse_layers, resize_maps
-from verisal.types import Evaluation, MaskPanel
 
 __all__ = ["build_evaluation", "mean_auroc"]
 

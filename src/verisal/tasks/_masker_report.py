@@ -17,8 +17,9 @@ from verisal.functional.seeding import derive_seed
 from verisal.functional.statistics.detection import bootstrap_weights, percentile_score
 from verisal.functional.statistics.intervals import bootstrap_mean
 from verisal.metrics import ImageRows
+from verisal.results import Evaluation, Score
 from verisal.saliency import GateProblem, maps_of_gates
-from verisal.types import Batch, Evaluation, Score
+from verisal.types import Batch
 
 __all__ = ["COLUMNS", "build_evaluation", "judged_rows", "milliseconds_per_image", "shuffled_gates"]
 

@@ -15,7 +15,7 @@ from verisal.detection.families import Families, transfer_report
 from verisal.detection.metric import DetectionTable
 from verisal.detection.table import detection_curves, detection_report, threshold_notes
 from verisal.functional.statistics.shares import Share, greatest_share
-from verisal.types import Evaluation, Heatmap, Score
+from verisal.results import Evaluation, Heatmap, Score
 
 __all__ = ["TransferResult", "build_transfer_evaluation"]
 

@@ -21,11 +21,12 @@ from verisal.errors import ConfigError
 from verisal.functional.adversarial import round_to_8bit
 from verisal.functional.seeding import derive_seed
 from verisal.models import Classifier
+from verisal.results import Evaluation
 from verisal.saliency.gates.masks import CHANNEL_STATISTICS, stack_layers
 from verisal.tasks._detector_report import build_evaluation, mean_auroc
 from verisal.tasks._processes import agree_on_buffers
 from verisal.tasks._schedule import OneCycle, check_planned
-from verisal.types import Batch, Evaluation, FeatureBatch
+from verisal.types import Batch, FeatureBatch
 
 __all__ = ["DetectorTask", "Row", "Untrained"]
 

@@ -12,7 +12,8 @@ from verisal.functional.outputs import ask, decides_for, output_of
 from verisal.functional.statistics.intervals import bootstrap_mean
 from verisal.metrics import ImageTable
 from verisal.models import ClassifierSource, load_classifier
-from verisal.types import Batch, Evaluation
+from verisal.results import Evaluation
+from verisal.types import Batch
 
 __all__ = ["FrozenClassifierTask"]
 

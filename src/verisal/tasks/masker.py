@@ -17,6 +17,7 @@ from verisal.functional.scopes import frozen, gradient_scope, rng_preserved
 from verisal.functional.seeding import derive_seed
 from verisal.metrics import ImageRows, ImageTable
 from verisal.models import Classifier, load_classifier
+from verisal.results import Evaluation
 from verisal.saliency import (
     GateDescent,
     GateProblem,
@@ -36,7 +37,7 @@ from verisal.tasks._masker_report import (
 )
 from verisal.tasks._processes import agree_on_buffers, positions, share_of
 from verisal.tasks._schedule import OneCycle, check_planned
-from verisal.types import Batch, Evaluation, StageOutputs
+from verisal.types import Batch, StageOutputs
 
 __all__ = ["MaskerTask"]
 

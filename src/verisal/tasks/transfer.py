@@ -28,9 +28,10 @@ from verisal.fingerprint import settings_of
 from verisal.functional.networks import uncompiled
 from verisal.functional.statistics.detection import threshold_at_fpr
 from verisal.models import Classifier
+from verisal.results import Evaluation
 from verisal.store import FeatureStore
 from verisal.tasks._transfer_report import TransferResult, build_transfer_evaluation
-from verisal.types import Evaluation, Measurement
+from verisal.types import Measurement
 
 __all__ = ["TransferTask"]
 

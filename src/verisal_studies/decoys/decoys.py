@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from verisal.functional.statistics.intervals import bootstrap_mean
 from verisal.reporting import interval_pixels
-from verisal.types import Evaluation, Score
+from verisal.results import Evaluation, Score
 from verisal_studies.decoys.tables import (
     ATTACKS,
     attacked_panels,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from verisal.reporting import saliency_panel_pixels
-from verisal.types import Evaluation, SaliencyPanel, Score
+from verisal.results import Evaluation, SaliencyPanel, Score
 from verisal_studies.study import Section, StudyFigure, Verdict
 
 __all__ = [

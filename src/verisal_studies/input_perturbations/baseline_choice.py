@@ -14,7 +14,7 @@ from verisal._numbers import check_range
 from verisal.errors import ConfigError
 from verisal.functional.statistics.intervals import bootstrap_mean
 from verisal.functional.statistics.ranking import kendall_tau_b, ranking_agreement
-from verisal.types import Evaluation, Score
+from verisal.results import Evaluation, Score
 from verisal_studies.removal_scores import RemovalScores
 from verisal_studies.scores import cell, table
 from verisal_studies.study import Finding, Section, Study, StudyResult

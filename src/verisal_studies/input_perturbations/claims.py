@@ -12,7 +12,7 @@ from torch import Tensor
 
 from verisal.errors import ConfigError
 from verisal.functional.statistics.intervals import bootstrap_mean
-from verisal.types import Score
+from verisal.results import Score
 from verisal_studies.removal_scores import KINDS, RemovalScores
 from verisal_studies.scores import cell
 from verisal_studies.study import Finding, Verdict

@@ -19,7 +19,7 @@ from verisal.functional.statistics.ranking import (
     ranking_agreement,
     ranking_stability,
 )
-from verisal.types import Score
+from verisal.results import Score
 from verisal_studies.input_perturbations.claims import GENERATORS
 from verisal_studies.removal_scores import KINDS, RemovalScores
 from verisal_studies.scores import cell

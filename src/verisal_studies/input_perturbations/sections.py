@@ -10,7 +10,7 @@ import torch
 from verisal.functional.baselines.recommended import recommended_baselines
 from verisal.functional.statistics.intervals import bootstrap_mean
 from verisal.reporting import dots_pixels, map_table_pixels, matrices_pixels
-from verisal.types import Evaluation, SaliencyPanel
+from verisal.results import Evaluation, SaliencyPanel
 from verisal_studies.input_perturbations.baseline_choice import image_agreement
 from verisal_studies.input_perturbations.claims import GENERATORS, Divergence
 from verisal_studies.input_perturbations.ranking import Diagonal, Rankings

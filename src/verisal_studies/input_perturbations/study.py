@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final, final
 
-from verisal.types import Evaluation
+from verisal.results import Evaluation
 from verisal_studies.input_perturbations.claims import (
     Divergence,
     axes,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import final
 
 from verisal.errors import ConfigError
-from verisal.types import Evaluation, Score
+from verisal.results import Evaluation, Score
 from verisal_studies.scores import ImageScores
 from verisal_studies.study import Verdict
 

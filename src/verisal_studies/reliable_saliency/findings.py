@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from verisal.types import Score
+from verisal.results import Score
 from verisal_studies.reliable_saliency.evidence import ABSENT, Evidence, Names, above, below, together
 from verisal_studies.scores import cell, difference_word
 from verisal_studies.study import Finding

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import final
 
 from verisal.errors import ConfigError
-from verisal.types import Evaluation
+from verisal.results import Evaluation
 from verisal_studies.reliable_saliency.evidence import Evidence, Names
 from verisal_studies.reliable_saliency.findings import findings, summary
 from verisal_studies.reliable_saliency.sections import sections

@@ -19,7 +19,7 @@ from verisal.functional.comparison.similarity import (
 )
 from verisal.functional.seeding import per_sample
 from verisal.functional.statistics.intervals import bootstrap_mean
-from verisal.types import Score
+from verisal.results import Score
 
 __all__ = [
     "Agreement",

@@ -17,7 +17,7 @@ from verisal.errors import ConfigError
 from verisal.functional.networks import check_hookable, plain_network, uncompiled
 from verisal.functional.scoring import scoring
 from verisal.functional.seeding import derive_seed
-from verisal.types import Score
+from verisal.results import Score
 
 __all__ = [
     "RandomisedCopy",

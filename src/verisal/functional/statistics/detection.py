@@ -20,7 +20,7 @@ from verisal.functional.statistics.shares import (
     share_difference,
     share_of_resamples,
 )
-from verisal.types import Score
+from verisal.results import Score
 
 __all__ = [
     "auroc",

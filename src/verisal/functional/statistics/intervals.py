@@ -9,7 +9,7 @@ from torch import Tensor
 
 from verisal.functional.statistics.detection import bootstrap_weights, percentile_score
 from verisal.functional.statistics.shares import hit_difference, plain_rate
-from verisal.types import Score
+from verisal.results import Score
 
 __all__ = ["are_hits", "bootstrap_mean", "weighted_means"]
 

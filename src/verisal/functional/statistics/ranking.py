@@ -16,7 +16,7 @@ from verisal.errors import DataError
 from verisal.functional.comparison.similarity import average_ranks
 from verisal.functional.statistics.detection import bootstrap_weights, percentile_score
 from verisal.functional.statistics.intervals import bootstrap_mean
-from verisal.types import Score
+from verisal.results import Score
 
 __all__ = [
     "diagonal_effect",

@@ -15,7 +15,7 @@ from typing import final
 
 from torch import Tensor
 
-from verisal.types import Score
+from verisal.results import Score
 
 __all__ = [
     "FEWEST_FOR_PERCENTILES",

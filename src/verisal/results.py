@@ -1,0 +1,192 @@
+"""Records of what an evaluation gives: scores, curves, figures, and the evaluation that holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Score:
+    """One reported number with its 95 % interval over images.
+
+    Attributes:
+        value: the score; NaN where nothing could be scored.
+        low: lower end of the interval; NaN where there is none.
+        high: upper end of the interval; NaN where there is none.
+        n: images (or image pairs) that counted.
+        undefined: images that could not be scored and were left out.
+        few: whether there are too few images for the interval to hold as often as it says, by its kind and
+            ``n`` alone; reports say so in its place.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    undefined: int = 0
+    few: bool = field(default=False, compare=False)
+
+    @property
+    def ends(self) -> tuple[float, float] | None:
+        """The interval as reports show it: None where there is none, or too few images for one."""
+        none = self.few or self.low != self.low or self.high != self.high
+        return None if none else (self.low, self.high)
+
+    def bracketed(self, digits: int = 3) -> str:
+        """The interval in words, after a space: ``[0.900, 0.950]``, ``[too few]``, or nothing for none."""
+        if self.ends is None:
+            return " [too few]" if self.few else ""
+        return f" [{self.low:.{digits}f}, {self.high:.{digits}f}]"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line of a figure; lines that share ``figure`` are drawn together.
+
+    Attributes:
+        figure: file-name-safe name, e.g. ``roc_cw_l2``.
+        label: legend entry, e.g. ``masks``.
+        x: ``(N,)``, rising.
+        y: ``(N,)``.
+        x_label: axis title with unit.
+        y_label: axis title with unit.
+    """
+
+    figure: str
+    label: str
+    x: Tensor
+    y: Tensor
+    x_label: str
+    y_label: str
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Scores of several groups in one figure, e.g. those of clean, noisy and attacked images.
+
+    Attributes:
+        figure: file-name-safe name, e.g. ``scores_masks``.
+        groups: group name to ``(N,)`` scores.
+        x_label: axis title.
+        thresholds: name to position of a vertical line, e.g. ``FPR 5 %``.
+    """
+
+    figure: str
+    groups: Mapping[str, Tensor]
+    x_label: str
+    thresholds: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Heatmap:
+    """A table of numbers as a picture, each number written in its cell.
+
+    Attributes:
+        figure: file-name-safe name, e.g. ``transfer_masks``.
+        title: what the picture shows, in words.
+        rows: names from the top.
+        columns: names from the left.
+        values: ``(rows, columns)``; NaN leaves a cell empty.
+        limits: values at the ends of the colour scale; values beyond take the end's colour.
+        row_label: what the rows are.
+        column_label: what the columns are.
+        marked: ``(rows, columns)`` bool, cells with a frame, or None.
+        caption: what the frames and the numbers mean.
+    """
+
+    figure: str
+    title: str
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    values: Tensor
+    limits: tuple[float, float]
+    row_label: str
+    column_label: str
+    marked: Tensor | None = None
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class MaskPanel:
+    """Pictures of one attacked image: what a person looks at to believe or doubt an alarm.
+
+    Attributes:
+        image_id: of the clean image.
+        attack: name of the attack.
+        clean: ``(3, H, W)`` in [0, 1].
+        attacked: ``(3, H, W)`` in [0, 1].
+        clean_layers: stage name to ``(h, w)`` raw map of the clean image.
+        attacked_layers: stage name to ``(h, w)`` raw map of the attacked image.
+        clean_fused: ``(H, W)`` fused map of the clean image.
+        attacked_fused: ``(H, W)`` fused map of the attacked image.
+        caption: label, predictions and detector scores in words.
+    """
+
+    image_id: str
+    attack: str
+    clean: Tensor
+    attacked: Tensor
+    clean_layers: Mapping[str, Tensor]
+    attacked_layers: Mapping[str, Tensor]
+    clean_fused: Tensor
+    attacked_fused: Tensor
+    caption: str
+
+
+@dataclass(frozen=True)
+class SaliencyPanel:
+    """An image and the maps of several methods for one query.
+
+    Attributes:
+        image_id: of the image.
+        image: ``(3, H, W)`` in [0, 1].
+        maps: method name to ``(H, W)`` saliency map.
+        caption: label and query class in words.
+    """
+
+    image_id: str
+    image: Tensor
+    maps: Mapping[str, Tensor]
+    caption: str
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one validation or test epoch found; a task or callback keeps it in ``evaluation`` to be reported.
+
+    Attributes:
+        split: first part of every metric name, ``val`` or ``test``.
+        scores: ``<split>/<row>/<metric>/<attack or group>`` to its score.
+        counts: group name to the number of images in it.
+        curves: lines to draw.
+        histograms: score distributions to draw.
+        panels: pictures to draw.
+        heatmaps: tables to draw.
+        samples: columns of the per-image table (ids, groups, scores), all of one length.
+        timings: what was timed, with its unit, to its value; apart from the scores, which repeat exactly.
+        notes: sentences that a reader of the table must know, e.g. "FPR 1 % not supported: ...".
+        headline: column title of the main table to ``<metric>/<group>`` of the scores in it, in order.
+    """
+
+    split: str
+    scores: Mapping[str, Score]
+    counts: Mapping[str, int] = field(default_factory=dict)
+    curves: tuple[Curve, ...] = ()
+    histograms: tuple[Histogram, ...] = ()
+    panels: tuple[MaskPanel | SaliencyPanel, ...] = ()
+    heatmaps: tuple[Heatmap, ...] = ()
+    samples: Mapping[str, Sequence[object]] = field(default_factory=dict)
+    timings: Mapping[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    headline: Mapping[str, str] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Evaluates(Protocol):
+    """A task or callback whose evaluation epochs end with an :class:`Evaluation`."""
+
+    evaluation: Evaluation | None
