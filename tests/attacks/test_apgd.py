@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from verisal.attacks import APGD, BIM, PGD, AALight
-from verisal.attacks._losses import rising_loss
+from verisal.attacks._victim import rising_loss
 from verisal.attacks.gradient.apgd import _looks, _Outcome, _State
 from verisal.errors import ConfigError
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from helpers.attack_cases import ToyNet
 from verisal.attacks import BIM, DDN, FGSM, PGD, CarliniWagnerL2, DeepFoolL2, SquareAttack
-from verisal.attacks._scale import _warn_once
+from verisal.attacks._victim import _warn_once
 from verisal.attacks.minimal.carlini_wagner import _next_c, _share
 from verisal.errors import ConfigError
 from verisal.functional.adversarial import noise_norm

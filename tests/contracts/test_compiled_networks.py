@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from helpers.saliency_cases import toy_images
 from verisal.attacks.on_maps.attack import MapAttack
-from verisal.attacks.on_maps.softplus import softplus_relu
+from verisal.attacks.on_maps.surrogates import softplus_relu
 from verisal.errors import ConfigError
 from verisal.functional.baselines import Constant
 from verisal.functional.comparison.randomisation import randomised_steps

@@ -9,13 +9,12 @@ from torch import nn
 
 from helpers.saliency_cases import toy_classifier, toy_images
 from verisal.attacks.on_maps.attack import MapAttack
-from verisal.attacks.on_maps.objectives import map_objective, target_side
-from verisal.attacks.on_maps.search import stored_within
-from verisal.attacks.on_maps.softplus import softplus_relu
+from verisal.attacks.on_maps.search import map_objective, stored_within, target_side
 from verisal.attacks.on_maps.surrogates import (
     GradientSurrogate,
     IntegratedGradientsSurrogate,
     SmoothGradSurrogate,
+    softplus_relu,
 )
 from verisal.errors import ConfigError, DataError
 from verisal.functional.comparison.attacked_sensitivity import (

@@ -18,7 +18,7 @@ from verisal.attacks import (
     SquareAttack,
     TorchattacksCall,
 )
-from verisal.attacks._losses import rising_loss
+from verisal.attacks._victim import rising_loss
 from verisal.errors import ConfigError
 from verisal.functional.seeding import per_sample
 from verisal.types import AttackResult

@@ -1,22 +1,17 @@
 """Attacks: pure, per sample, seeded; one call signature for all."""
 
 from verisal.attacks._base import Attack
-from verisal.attacks.aa_light import AALight
 from verisal.attacks.adapters import AdaptedAttack, ARTCall, FoolboxCall, TorchattacksCall
-from verisal.attacks.adaptive.aims import Aim, FeatureMatching, Orthogonal, Selective, Weighted
 from verisal.attacks.adaptive.attack import AdaptivePGD, AdaptiveResult
-from verisal.attacks.adaptive.target import Defence
+from verisal.attacks.adaptive.target import Aim, Defence, FeatureMatching, Orthogonal, Selective, Weighted
 from verisal.attacks.black_box.hop_skip_jump import HopSkipJumpL2
 from verisal.attacks.black_box.square import SquareAttack
-from verisal.attacks.corruptions import JPEG, Brightness, GaussianBlur, Shift
-from verisal.attacks.gradient.apgd import APGD
-from verisal.attacks.gradient.bim import BIM
-from verisal.attacks.gradient.fgsm import FGSM
-from verisal.attacks.gradient.pgd import PGD
+from verisal.attacks.corruptions import JPEG, Brightness, GaussianBlur, GaussianNoise, Shift, SignNoise
+from verisal.attacks.gradient.apgd import APGD, AALight
+from verisal.attacks.gradient.pgd import BIM, FGSM, PGD
 from verisal.attacks.minimal.carlini_wagner import CarliniWagnerL2
 from verisal.attacks.minimal.ddn import DDN
 from verisal.attacks.minimal.deepfool import DeepFoolL2
-from verisal.attacks.noise import GaussianNoise, SignNoise
 
 __all__ = [
     "APGD",

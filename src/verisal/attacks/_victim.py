@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Callable, Iterator
-from typing import final
+from functools import cache
+from typing import Literal, final
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from verisal.attacks._scale import warn_of_probabilities
 from verisal.errors import ConfigError, NumericError
+from verisal.functional.adversarial import noise_norm
 from verisal.functional.outputs import NO_GRADIENT, ask, check_labels, decision, output_of
-
-__all__ = ["ImageToLogits", "Victim", "cross_entropy"]
 
 ImageToLogits = Callable[[Tensor], Tensor]
 
@@ -171,3 +172,104 @@ def _slope(losses: Tensor, leaf: Tensor, *, again: bool = False) -> Tensor:
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy per sample ``(n,)``."""
     return F.cross_entropy(logits, labels, reduction="none")
+
+
+_ROUNDING = 1e-3
+_TEXT = (
+    "the classifier's rows lie in [0, 1] and sum to 1: they are probabilities, not logits, and a softmax that"
+    " is nearly sure leaves an attack hardly any gradient, so that the classifier looks more robust than it"
+    " is; remove the softmax from its forward"
+)
+
+
+def warn_of_probabilities(logits: Tensor) -> None:
+    """Warn where every row lies in [0, 1] and sums to 1: a softmax is inside the network.
+
+    It is shown once in a process, not at every batch, unless a filter says otherwise. Rows that are all
+    exactly 0 and 1 may as well be the logits of a network made by hand, and pass.
+    """
+    rows = logits.detach()
+    probabilities = (rows >= 0) & (rows <= 1 + _ROUNDING)
+    sums = (rows.sum(dim=1) - 1).abs() <= _ROUNDING
+    if bool(probabilities.all() & sums.all() & ((rows > 0) & (rows < 1)).any()):
+        if _filtered():
+            warnings.warn(_TEXT, stacklevel=2)
+        else:
+            _warn_once()
+
+
+def _filtered() -> bool:
+    """Whether a filter of the caller's decides about the warning."""
+    return any(
+        module is None and issubclass(UserWarning, category) and (words is None or re.match(words, _TEXT))
+        for _, words, category, module, _ in warnings.filters
+    )
+
+
+@cache
+def _warn_once() -> None:
+    """Python's own once lasts until any code touches a filter, as the decoding of every image does."""
+    warnings.warn(_TEXT, stacklevel=3)
+
+
+LossName = Literal["ce", "dlr", "margin"]
+
+# Keeps the ratio finite where the logits are all equal.
+_TINY = 1e-12
+
+
+def rising_loss(name: LossName, *, targeted: bool) -> Callable[[Tensor, Tensor], Tensor]:
+    """Maps logits ``(n, K)`` and labels ``(n,)`` to a loss ``(n,)`` that an attack maximises.
+
+    ``ce`` is the cross-entropy, ``margin`` see :func:`margin`, ``dlr`` the margin divided by the difference
+    of the largest and the third largest logit (targeted: the mean of the third and the fourth), which makes
+    it independent of the logits' scale. Targeted, the cross-entropy is that of the goal, negated.
+
+    References:
+        croce2020
+    """
+    if name == "ce":
+        sign = -1.0 if targeted else 1.0
+        return lambda logits, labels: sign * cross_entropy(logits, labels)
+    if name == "margin":
+        return lambda logits, labels: margin(logits, labels, targeted=targeted)
+    return lambda logits, labels: _dlr(logits, labels, targeted=targeted)
+
+
+def margin(logits: Tensor, labels: Tensor, *, targeted: bool) -> Tensor:
+    """Best other logit minus the label's; targeted: the goal's logit minus the best other."""
+    own = logits.gather(1, labels[:, None]).squeeze(1)
+    # -inf and not 0: the other logits may all be negative.
+    other = logits.scatter(1, labels[:, None], -torch.inf).amax(dim=1)
+    return own - other if targeted else other - own
+
+
+def dlr_classes(*, targeted: bool) -> int:
+    """Number of classes that the dlr loss needs."""
+    return 4 if targeted else 3
+
+
+def _dlr(logits: Tensor, labels: Tensor, *, targeted: bool) -> Tensor:
+    needed = dlr_classes(targeted=targeted)
+    if logits.shape[1] < needed:
+        raise ConfigError(
+            f"the {'targeted ' if targeted else ''}dlr loss needs a classifier of at least {needed} classes,"
+            f" found {logits.shape[1]}; use loss: margin"
+        )
+    top = logits.topk(needed, dim=1).values
+    width = top[:, 0] - (top[:, 2] + top[:, 3]) / 2 if targeted else top[:, 0] - top[:, 2]
+    return margin(logits, labels, targeted=targeted) / (width + _TINY)
+
+
+def unit(vectors: Tensor) -> Tensor:
+    """Each sample at length 1, however small its values; exactly zero stays zero."""
+    shape = (-1, *[1] * (vectors.ndim - 1))
+    largest = noise_norm(vectors, "linf").view(shape)
+    scaled = vectors / torch.where(largest > 0, largest, 1)
+    length = noise_norm(scaled, "l2").view(shape)
+    return scaled / torch.where(length > 0, length, 1)
+
+
+def wide(values: Tensor) -> Tensor:
+    """``(n,)`` as ``(n, 1, 1, 1)``."""
+    return values.view(-1, 1, 1, 1)

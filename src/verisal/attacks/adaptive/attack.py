@@ -15,9 +15,8 @@ from torch import Tensor, nn
 
 from verisal._numbers import check_range
 from verisal.attacks._base import Draw, _check_call, require
-from verisal.attacks._vectors import unit
-from verisal.attacks.adaptive.aims import Aim, Orthogonal, Selective, Weighted
-from verisal.attacks.adaptive.target import Defence, Judged, Target
+from verisal.attacks._victim import unit
+from verisal.attacks.adaptive.target import Aim, Defence, Judged, Orthogonal, Selective, Target, Weighted
 from verisal.errors import DataError
 from verisal.fingerprint import settings_of
 from verisal.functional.adversarial import round_to_8bit

@@ -12,8 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from verisal.attacks._base import Attack, Draw, require
-from verisal.attacks._vectors import unit, wide
-from verisal.attacks._victim import Victim
+from verisal.attacks._victim import Victim, unit, wide
 from verisal.functional.adversarial import noise_norm
 from verisal.types import Norm
 

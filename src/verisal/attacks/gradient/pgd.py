@@ -3,18 +3,50 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
 
 from verisal.attacks._base import Attack, Draw, require
-from verisal.attacks._vectors import unit
-from verisal.attacks._victim import Victim, cross_entropy
+from verisal.attacks._victim import Victim, cross_entropy, unit
 from verisal.functional.adversarial import project_noise
 from verisal.types import Norm
 
-__all__ = ["PGD"]
+
+@final
+@dataclass(frozen=True)
+class FGSM(Attack):
+    r"""One signed step of the cross-entropy gradient.
+
+    .. math:: x' = \mathrm{clip}_{[0,1]}(x + \epsilon\,\mathrm{sign}\,\nabla_x \mathrm{CE}(f(x), y))
+
+    Pixels whose gradient is exactly zero stay as they are. Targeted: the step goes down instead of up.
+    Costs 2 forward passes (one of them for the verdict) and 1 backward pass per image.
+
+    Args:
+        eps: step and largest change of a value, in [0, 1].
+        targeted: ``y`` is the class to reach.
+
+    Raises:
+        ConfigError: ``eps`` outside [0, 1].
+
+    References:
+        goodfellow2015
+    """
+
+    norm: ClassVar[Norm] = "linf"
+    eps: float
+    targeted: bool = False
+
+    def __post_init__(self) -> None:
+        require(0 <= self.eps <= 1, "FGSM.eps", self.eps, "in [0, 1] pixel units, such as 0.0157 for 4/255")
+
+    def _perturb(self, victim: Victim, images: Tensor, *, draw: Draw) -> Tensor:
+        rows = torch.arange(len(images), device=images.device)
+        _, gradient, _ = victim.gradient(images, rows, cross_entropy)
+        step = -self.eps if self.targeted else self.eps
+        return (images + step * gradient.sign()).clamp(0, 1)
 
 
 @final
@@ -127,3 +159,40 @@ class PGD(Attack):
 
     def _sign(self) -> float:
         return -1.0 if self.targeted else 1.0
+
+
+@final
+@dataclass(frozen=True)
+class BIM(Attack):
+    """:class:`PGD` from the image itself, with steps of ``1.25 * eps / steps``; nothing is drawn at random.
+
+    Args:
+        eps: radius of the ball; in [0, 1] for Linf, any length >= 0 for L2.
+        norm: ``linf`` or ``l2``.
+        steps: gradient steps.
+        targeted: ``y`` is the class to reach.
+
+    Raises:
+        ConfigError: settings out of range.
+
+    References:
+        kurakin2017
+    """
+
+    eps: float
+    norm: Norm = "linf"
+    steps: int = 10
+    targeted: bool = False
+
+    def __post_init__(self) -> None:
+        require(self.steps >= 1, "BIM.steps", self.steps, "at least 1")
+        self._pgd()
+
+    def _perturb(self, victim: Victim, images: Tensor, *, draw: Draw) -> Tensor:
+        return self._pgd()._perturb(victim, images, draw=draw)
+
+    def _pgd(self) -> PGD:
+        step = 1.25 * self.eps / self.steps
+        return PGD(
+            self.eps, self.norm, steps=self.steps, step=step, random_start=False, targeted=self.targeted
+        )

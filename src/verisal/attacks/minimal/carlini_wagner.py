@@ -10,9 +10,7 @@ import torch
 from torch import Tensor
 
 from verisal.attacks._base import Attack, Draw, require
-from verisal.attacks._losses import margin
-from verisal.attacks._vectors import wide
-from verisal.attacks._victim import Victim
+from verisal.attacks._victim import Victim, margin, wide
 from verisal.functional.adversarial import noise_norm
 from verisal.types import Norm
 

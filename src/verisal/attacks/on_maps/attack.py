@@ -11,10 +11,22 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from verisal.attacks.on_maps.objectives import MapAttackKind, MapObjective, map_objective
-from verisal.attacks.on_maps.search import Explain, MapAttackResult, Problem, best_on_path
-from verisal.attacks.on_maps.softplus import softplus_relu
-from verisal.attacks.on_maps.surrogates import GradientSurrogate, Part, Surrogate, ascent_gradient
+from verisal.attacks.on_maps.search import (
+    Explain,
+    MapAttackKind,
+    MapAttackResult,
+    MapObjective,
+    Problem,
+    best_on_path,
+    map_objective,
+)
+from verisal.attacks.on_maps.surrogates import (
+    GradientSurrogate,
+    Part,
+    Surrogate,
+    ascent_gradient,
+    softplus_relu,
+)
 from verisal.errors import ConfigError, DataError
 from verisal.functional.chunks import images_at_once
 from verisal.functional.networks import check_hookable
