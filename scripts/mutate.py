@@ -3,7 +3,7 @@
     python scripts/mutate.py map                        # the suite once: which test runs which line, how long
     python scripts/mutate.py map --tests tests/attacks tests/contracts
     python scripts/mutate.py plant --count 60 --seed 1  # plant faults at random places, print what survived
-    python scripts/mutate.py plant --only attacks/square.py --count 20
+    python scripts/mutate.py plant --only attacks/black_box/square.py --count 20
 
 ``map`` needs the ``dev`` extra and writes ``.mutation/``; make it again when tests or code have moved.
 ``plant`` needs the map. Every fault lives in the memory of one child process only: no file is changed.

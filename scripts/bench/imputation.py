@@ -20,7 +20,7 @@ from scipy.sparse import csc_matrix
 from scipy.sparse.linalg import spsolve
 from torch.nn import functional as F
 
-from verisal.functional.baselines.impute import linear_imputation
+from verisal.functional.baselines.filling import linear_imputation
 
 Array = NDArray[np.float64]
 Places = NDArray[np.int64]

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from verisal.functional.baselines import Constant
-from verisal.functional.removal.compose import compose
+from verisal.functional.baselines.plain import compose
 from verisal.models import load_classifier
 from verisal.saliency import RISE, Occlusion
 from verisal.saliency.perturbation.rise_masks import cell_size, upsample_cells

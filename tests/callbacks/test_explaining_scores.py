@@ -11,7 +11,7 @@ from helpers.explaining_toys import CLASSES, Brightness, Samples, Task, loader, 
 from verisal.callbacks import DisturbedLocalization, PerturbationCurves, SaliencyMetrics, SaliencyPanels
 from verisal.callbacks._rows import RowStore
 from verisal.functional.baselines import Blur, Constant, DatasetMean
-from verisal.functional.baselines.recommended import recommended_baselines
+from verisal.functional.baselines.random import recommended_baselines
 from verisal.functional.regions.disturbed import disturbed_queries
 from verisal.functional.regions.localisation import choose_threshold
 from verisal.functional.statistics.intervals import bootstrap_mean

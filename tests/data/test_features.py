@@ -7,7 +7,7 @@ from torch import nn
 
 from verisal.detectors import DetectorFeatures
 from verisal.errors import ConfigError, DataError
-from verisal.functional.views import shift_one_pixel
+from verisal.functional.filters import shift_one_pixel
 from verisal.models import Classifier, SmallResNet
 from verisal.saliency import HierarchicalMasks
 from verisal.saliency.gates.masks import channel_statistics

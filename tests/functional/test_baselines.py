@@ -16,9 +16,8 @@ from verisal.functional.baselines import (
     Shuffle,
     UniformNoise,
 )
-from verisal.functional.baselines.impute import linear_imputation
-from verisal.functional.baselines.plain import bound
-from verisal.functional.removal.compose import compose
+from verisal.functional.baselines.filling import linear_imputation
+from verisal.functional.baselines.plain import bound, compose
 from verisal.functional.seeding import content_ids
 from verisal.models import load_classifier
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from verisal.attacks import PGD
-from verisal.functional.chunks import images_at_once
+from verisal.functional.scopes import images_at_once
 from verisal.models import Classifier, SmallResNet
 from verisal.saliency import HierarchicalMasks, SmoothGrad
 

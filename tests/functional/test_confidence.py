@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from verisal.functional.confidence import log_odds
+from verisal.functional.outputs import log_odds
 
 
 def test_two_classes_give_the_difference_of_the_logits():

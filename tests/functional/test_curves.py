@@ -13,9 +13,11 @@ from verisal.functional.removal.curves import (
     curve_area,
     normalised_curve_area,
     perturbation_curve,
+    pixel_ranks,
+    removal_counts,
     removal_scores,
+    tied_share,
 )
-from verisal.functional.removal.order import pixel_ranks, removal_counts, tied_share
 
 BLACK, WHITE = Constant(), Constant(level=1.0)
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from verisal.errors import ConfigError, DataError, NumericError
-from verisal.functional.baselines.impute import linear_imputation
+from verisal.functional.baselines.filling import linear_imputation
 
 IMAGES = torch.rand(4, 3, 20, 25, generator=torch.Generator().manual_seed(0))
 

@@ -21,7 +21,7 @@ from verisal.functional.outputs import (
     require_softmax,
 )
 from verisal.functional.removal.curves import perturbation_curve
-from verisal.functional.scoring import query_log_probabilities
+from verisal.functional.scopes import query_log_probabilities
 
 LOGITS = torch.tensor([[1.0, -2.0, 0.5], [0.0, 3.0, -1.0]])
 FEATURES = torch.ones(2, 7)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from verisal.errors import ConfigError
-from verisal.functional.comparison.postprocess import attribution_of, postprocess
+from verisal.functional.comparison.similarity import attribution_of, postprocess
 from verisal.types import SaliencyResult
 
 

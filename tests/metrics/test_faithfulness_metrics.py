@@ -8,9 +8,8 @@ from helpers.metric_cases import part_of, toy_explained
 from helpers.metric_rows_faithfulness import brightness
 from helpers.saliency_cases import toy_classifier, toy_images
 from verisal.errors import ConfigError, DataError
-from verisal.functional.comparison.postprocess import postprocess
 from verisal.functional.comparison.randomisation import derangement, passes_randomisation, randomised_copies
-from verisal.functional.comparison.similarity import spearman
+from verisal.functional.comparison.similarity import postprocess, spearman
 from verisal.functional.removal.faithfulness import saliency_fidelity
 from verisal.metrics import (
     CascadingRandomisation,

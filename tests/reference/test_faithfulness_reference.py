@@ -12,9 +12,8 @@ from captum.metrics import sensitivity_max as captum_sensitivity
 
 from helpers.replicates import replicates
 from helpers.saliency_cases import toy_classifier, toy_images
-from verisal.functional.comparison.postprocess import postprocess
 from verisal.functional.comparison.sensitivity import sensitivity_max, uniform_noises
-from verisal.functional.comparison.similarity import pearson, spearman, ssim, top_k_intersection
+from verisal.functional.comparison.similarity import pearson, postprocess, spearman, ssim, top_k_intersection
 from verisal.functional.removal.faithfulness import crop_to_boxes, dabkowski_gal, saliency_fidelity
 from verisal.functional.removal.infidelity import (
     gaussian_noises,

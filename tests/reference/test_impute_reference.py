@@ -8,7 +8,7 @@ from scipy.sparse.linalg import spsolve
 from torch.nn import functional as F
 
 from helpers.replicates import replicates
-from verisal.functional.baselines.impute import linear_imputation
+from verisal.functional.baselines.filling import linear_imputation
 
 NEIGHBOURS = {
     (row, column): 1 / 6 if row == 0 or column == 0 else 1 / 12

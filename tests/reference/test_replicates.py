@@ -9,8 +9,8 @@ from verisal.attacks.on_maps.attack import MapAttack
 from verisal.detection.families import transfer_report
 from verisal.detectors.intrinsic_dimension import local_intrinsic_dimension
 from verisal.detectors.squeezing import median_filter, non_local_means
-from verisal.functional.baselines.impute import linear_imputation
-from verisal.functional.comparison.attacked_sensitivity import map_change
+from verisal.functional.baselines.filling import linear_imputation
+from verisal.functional.comparison.sensitivity import map_change
 from verisal.functional.comparison.similarity import spearman, ssim
 from verisal.functional.comparison.smoothness import total_variation
 from verisal.functional.regions.boxes import components, largest_boxes, map_levels

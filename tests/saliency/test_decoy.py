@@ -7,8 +7,7 @@ from torch.nn import functional as F
 
 from helpers.saliency_cases import toy_classifier, toy_images
 from verisal.errors import ConfigError
-from verisal.functional.comparison.postprocess import attribution_of
-from verisal.functional.comparison.similarity import spearman
+from verisal.functional.comparison.similarity import attribution_of, spearman
 from verisal.models import Classifier
 from verisal.saliency import Decoy, Gradient, Occlusion, SmoothGrad
 from verisal.saliency.decoy.descent import DecoyDescent

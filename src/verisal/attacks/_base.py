@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from verisal.attacks._victim import ImageToLogits, Victim
 from verisal.errors import ConfigError, NumericError
 from verisal.functional.adversarial import noise_norm
-from verisal.functional.chunks import images_at_once
-from verisal.functional.scopes import frozen, gradient_scope, rng_preserved
+from verisal.functional.scopes import frozen, gradient_scope, images_at_once, rng_preserved
 from verisal.functional.seeding import per_sample
 from verisal.types import AttackResult, Norm, check_images
 

@@ -13,7 +13,7 @@ from verisal.attacks._base import Attack, Draw, require
 from verisal.attacks._jpeg import jpeg
 from verisal.attacks._victim import Victim
 from verisal.functional.adversarial import scale_to_l2
-from verisal.functional.gaussian import gaussian_matrix
+from verisal.functional.filters import gaussian_matrix
 from verisal.types import Norm
 
 

@@ -11,8 +11,7 @@ from torch import Tensor
 from verisal.attacks.on_maps.attack import MapAttack
 from verisal.callbacks._explaining import Context, ExplainingCallback, Part, Seen
 from verisal.callbacks._gathered import gathered_panels
-from verisal.functional.comparison.postprocess import attribution_of, postprocess
-from verisal.functional.comparison.similarity import defined_maps
+from verisal.functional.comparison.similarity import attribution_of, defined_maps, postprocess
 from verisal.results import Evaluation, SaliencyPanel
 from verisal.saliency import Saliency
 

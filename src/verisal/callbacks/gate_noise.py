@@ -13,7 +13,7 @@ from torch import Tensor
 from verisal.callbacks._explaining import Context, ExplainingCallback, Part, Seen
 from verisal.callbacks._samples import add_samples, no_samples
 from verisal.errors import ConfigError
-from verisal.functional.gaussian import gaussian_matrix
+from verisal.functional.filters import gaussian_matrix
 from verisal.functional.statistics.intervals import bootstrap_mean
 from verisal.metrics import ImageTable
 from verisal.results import Evaluation, Score

@@ -15,7 +15,7 @@ from verisal.callbacks._metric_table import MetricTable
 from verisal.callbacks._samples import add_samples
 from verisal.errors import ConfigError
 from verisal.functional.baselines import Baseline
-from verisal.functional.baselines.recommended import recommended_baselines
+from verisal.functional.baselines.random import recommended_baselines
 from verisal.functional.statistics.intervals import bootstrap_mean
 from verisal.functional.statistics.ranking import ranking_agreement
 from verisal.metrics import PerturbationCurve

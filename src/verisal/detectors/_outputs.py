@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from verisal.fingerprint import settings_of
+from verisal.functional.filters import shift_one_pixel
 from verisal.functional.outputs import ask, require_softmax
 from verisal.functional.scopes import frozen, gradient_scope
-from verisal.functional.views import shift_one_pixel
 from verisal.types import Measurement, StagedClassifier, check_images
 
 __all__ = ["Logits", "ShiftedLogits", "logits_of"]

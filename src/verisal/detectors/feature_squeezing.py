@@ -15,7 +15,7 @@ from verisal.detectors._outputs import logits_of
 from verisal.detectors.squeezing import median_filter, non_local_means, reduce_bit_depth
 from verisal.errors import ConfigError
 from verisal.fingerprint import settings_of
-from verisal.functional.views import softmax_distance
+from verisal.functional.filters import softmax_distance
 from verisal.types import Measurement, StagedClassifier
 
 __all__ = ["FeatureSqueezing", "SqueezedLogits"]

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from verisal.errors import ConfigError
-from verisal.functional.chunks import images_at_once
-from verisal.functional.confidence import log_odds
+from verisal.functional.filters import shift_one_pixel, softmax_distance
 from verisal.functional.networks import staged_network
-from verisal.functional.scopes import frozen, gradient_scope
-from verisal.functional.views import shift_one_pixel, softmax_distance
+from verisal.functional.outputs import log_odds
+from verisal.functional.scopes import frozen, gradient_scope, images_at_once
 from verisal.saliency import GateFunction, GateMethod
 from verisal.saliency.gates.masks import channel_statistics, gate_map
 from verisal.types import Measurement, StagedClassifier, StageOutputs, check_images

@@ -12,8 +12,8 @@ from torch import Tensor
 from verisal.detectors._base import Detector
 from verisal.detectors._fitting import LogisticScore, require_rows, unfitted
 from verisal.detectors._outputs import ShiftedLogits
-from verisal.functional.confidence import log_odds
-from verisal.functional.views import softmax_distance
+from verisal.functional.filters import softmax_distance
+from verisal.functional.outputs import log_odds
 from verisal.types import Measurement
 
 __all__ = ["LearnedConsistency"]

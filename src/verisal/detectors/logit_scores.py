@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from verisal.detectors._logit_score import LogitScore
-from verisal.functional.confidence import log_odds
+from verisal.functional.outputs import log_odds
 
 __all__ = ["LogitMargin", "SoftmaxEntropy"]
 

@@ -9,7 +9,7 @@ from typing import final
 from torch import Tensor
 
 from verisal.detectors._logit_score import LogitScore
-from verisal.functional.confidence import log_odds
+from verisal.functional.outputs import log_odds
 
 __all__ = ["MaxSoftmax"]
 

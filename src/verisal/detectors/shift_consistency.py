@@ -10,7 +10,7 @@ from torch import Tensor
 
 from verisal.detectors._base import Detector
 from verisal.detectors._outputs import ShiftedLogits
-from verisal.functional.views import softmax_distance
+from verisal.functional.filters import softmax_distance
 from verisal.types import Measurement
 
 __all__ = ["ShiftConsistency"]

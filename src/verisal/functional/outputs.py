@@ -15,21 +15,6 @@ from verisal.errors import ConfigError, NumericError
 from verisal.functional.networks import plain_network
 from verisal.types import OutputKind, SaysOutput, StagedClassifier
 
-__all__ = [
-    "NO_GRADIENT",
-    "Answering",
-    "ask",
-    "check_labels",
-    "check_logits",
-    "decides_for",
-    "decision",
-    "log_probabilities",
-    "logits_of",
-    "output_of",
-    "probabilities",
-    "require_softmax",
-]
-
 NO_GRADIENT = (
     "the classifier's logits carry no gradient to the image, which is needed here; remove no_grad,"
     " inference_mode, detach, quantised layers and conversions to numpy from the classifier's forward"
@@ -346,3 +331,23 @@ def _described(value: object) -> str:
         return "None"
     kind = type(value)
     return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+
+
+def log_odds(logits: Tensor) -> Tensor:
+    r"""Log odds of the largest softmax probability, :math:`\log p - \log(1 - p)`.
+
+    A rising function of the largest probability, which itself rounds to 1 for confident predictions and so
+    makes ties.
+
+    Args:
+        logits: ``(B, K)``, K at least 2.
+
+    Returns:
+        ``(B,)``.
+
+    >>> log_odds(torch.tensor([[2.0, 0.0]]))
+    tensor([2.])
+    """
+    top = logits.argmax(dim=1, keepdim=True)
+    rest = logits.scatter(1, top, -torch.inf).logsumexp(dim=1)
+    return logits.gather(1, top)[:, 0] - rest

@@ -12,11 +12,10 @@ from torch import Tensor
 from verisal.attacks.on_maps.attack import MapAttack
 from verisal.attacks.on_maps.search import MapAttackResult
 from verisal.errors import ConfigError
-from verisal.functional.comparison.attacked_sensitivity import map_change
-from verisal.functional.comparison.postprocess import attribution_of
-from verisal.functional.comparison.similarity import defined_maps
+from verisal.functional.comparison.sensitivity import map_change
+from verisal.functional.comparison.similarity import attribution_of, defined_maps
 from verisal.functional.outputs import ask
-from verisal.functional.scoring import scoring
+from verisal.functional.scopes import scoring
 from verisal.metrics._base import Reduced, SaliencyMetric, reduce_means
 from verisal.saliency.shared_work import shared, work_key
 from verisal.types import Explained, SaliencyResult

@@ -12,8 +12,14 @@ from torch import Tensor
 
 from verisal.errors import ConfigError, DataError
 from verisal.functional.baselines import Baseline, Blur, DatasetMean
-from verisal.functional.removal.curves import aopc, curve_area, normalised_curve_area, perturbation_curve
-from verisal.functional.removal.order import Order, tied_share
+from verisal.functional.removal.curves import (
+    Order,
+    aopc,
+    curve_area,
+    normalised_curve_area,
+    perturbation_curve,
+    tied_share,
+)
 from verisal.metrics._base import Reduced, SaliencyMetric, reduce_means
 from verisal.types import Explained
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from verisal._numbers import check_range
-from verisal.functional.comparison.postprocess import attribution_of, postprocess
+from verisal.functional.comparison.similarity import attribution_of, postprocess
 from verisal.functional.removal.faithfulness import saliency_fidelity
 from verisal.metrics._base import Reduced, SaliencyMetric, reduce_means
 from verisal.types import Explained

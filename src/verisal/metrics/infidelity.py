@@ -10,8 +10,7 @@ from torch import Tensor
 
 from verisal._numbers import check_range
 from verisal.errors import ConfigError
-from verisal.functional.comparison.postprocess import attribution_of
-from verisal.functional.comparison.similarity import defined_maps
+from verisal.functional.comparison.similarity import attribution_of, defined_maps
 from verisal.functional.removal.infidelity import (
     Responses,
     gaussian_noises,

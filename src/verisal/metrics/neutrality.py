@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from verisal.errors import ConfigError
 from verisal.functional.baselines import Baseline
+from verisal.functional.baselines.plain import compose
 from verisal.functional.outputs import ask, require_softmax
-from verisal.functional.removal.compose import compose
 from verisal.functional.scopes import frozen, rng_preserved
 from verisal.functional.seeding import content_ids, per_sample
 from verisal.types import check_images, check_query_class

@@ -10,14 +10,13 @@ from torch import Tensor, nn
 
 from verisal.checkpoint import state_hash
 from verisal.errors import ConfigError, DataError
-from verisal.functional.comparison.postprocess import attribution_of
 from verisal.functional.comparison.randomisation import (
     RandomisedCopy,
     derangement,
     randomised_copies,
     weighted_percentile,
 )
-from verisal.functional.comparison.similarity import defined_maps, spearman, ssim
+from verisal.functional.comparison.similarity import attribution_of, defined_maps, spearman, ssim
 from verisal.metrics._base import Reduced, SaliencyMetric, reduce_means
 from verisal.types import Explained, SaliencyResult, check_images
 

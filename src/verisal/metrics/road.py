@@ -11,8 +11,7 @@ from torch import Tensor
 
 from verisal.errors import ConfigError
 from verisal.functional.baselines import Baseline, LinearImputation
-from verisal.functional.removal.curves import removal_scores
-from verisal.functional.removal.order import tied_share
+from verisal.functional.removal.curves import removal_scores, tied_share
 from verisal.metrics.curves import CurveMetric
 from verisal.types import Explained
 

@@ -8,8 +8,8 @@ from typing import final
 from torch import Tensor
 
 from verisal._numbers import check_range
-from verisal.functional.comparison.postprocess import attribution_of
 from verisal.functional.comparison.sensitivity import sensitivity_max, uniform_noises
+from verisal.functional.comparison.similarity import attribution_of
 from verisal.metrics._base import Reduced, SaliencyMetric, reduce_means
 from verisal.types import Explained
 

@@ -7,7 +7,7 @@ from typing import Final
 
 import torch
 
-from verisal.functional.baselines.recommended import recommended_baselines
+from verisal.functional.baselines.random import recommended_baselines
 from verisal.functional.statistics.intervals import bootstrap_mean
 from verisal.reporting import dots_pixels, map_table_pixels, matrices_pixels
 from verisal.results import Evaluation, SaliencyPanel

@@ -20,9 +20,8 @@ from verisal.attacks.adaptive.target import Aim, Defence, Judged, Orthogonal, Se
 from verisal.errors import DataError
 from verisal.fingerprint import settings_of
 from verisal.functional.adversarial import round_to_8bit
-from verisal.functional.chunks import images_at_once
 from verisal.functional.outputs import require_softmax
-from verisal.functional.scopes import frozen, gradient_scope, rng_preserved
+from verisal.functional.scopes import frozen, gradient_scope, images_at_once, rng_preserved
 from verisal.functional.seeding import per_sample
 from verisal.types import check_images
 

@@ -28,11 +28,9 @@ from verisal.attacks.on_maps.surrogates import (
     softplus_relu,
 )
 from verisal.errors import ConfigError, DataError
-from verisal.functional.chunks import images_at_once
 from verisal.functional.networks import check_hookable
 from verisal.functional.outputs import require_softmax
-from verisal.functional.scopes import frozen, gradient_scope, rng_preserved
-from verisal.functional.scoring import check_chunk_size
+from verisal.functional.scopes import check_chunk_size, frozen, gradient_scope, images_at_once, rng_preserved
 from verisal.functional.seeding import content_ids, per_sample
 from verisal.types import check_images
 

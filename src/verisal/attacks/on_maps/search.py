@@ -12,8 +12,8 @@ from torch import Tensor
 
 from verisal.errors import ConfigError, DataError
 from verisal.functional.adversarial import noise_norm
-from verisal.functional.comparison.attacked_sensitivity import centre_of_mass, map_shares
-from verisal.functional.comparison.postprocess import attribution_of
+from verisal.functional.comparison.sensitivity import centre_of_mass, map_shares
+from verisal.functional.comparison.similarity import attribution_of
 from verisal.functional.outputs import ask
 from verisal.types import SaliencyResult
 

@@ -15,21 +15,8 @@ from torch import Tensor
 
 from verisal._numbers import check_range
 from verisal.errors import ConfigError
-from verisal.functional.gaussian import gaussian_matrix
+from verisal.functional.filters import gaussian_matrix
 from verisal.types import Normalised
-
-__all__ = [
-    "RGB",
-    "Baseline",
-    "Blur",
-    "Constant",
-    "DatasetMean",
-    "ImageMean",
-    "bound",
-    "check_statistic",
-    "per_channel",
-    "seeded_name",
-]
 
 RGB = tuple[float, float, float]
 _NAMED_LEVELS = {0.0: "black", 0.5: "grey", 1.0: "white"}
@@ -255,3 +242,15 @@ def bound(baseline: BaselineType, classifier: object) -> BaselineType:
         )
     found = {name: tuple(getattr(classifier, name).flatten().tolist()) for name in missing}
     return replace(baseline, **found)  # type: ignore[type-var]
+
+
+def compose(images: Tensor, baseline_images: Tensor, masks: Tensor) -> Tensor:
+    r"""Blend in pixel space: :math:`\pi(x, b, m) = m x + (1 - m) b`.
+
+    Args:
+        images: ``(..., 3, H, W)`` in [0, 1].
+        baseline_images: broadcastable to the images.
+        masks: float, broadcastable to the images, in [0, 1]; 1 keeps.
+    """
+    # One pass over memory, and exact where the mask is 0 or 1.
+    return torch.lerp(baseline_images, images, masks)

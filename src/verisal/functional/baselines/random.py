@@ -10,11 +10,17 @@ import torch
 from torch import Tensor
 
 from verisal.errors import ConfigError
-from verisal.functional.baselines.plain import RGB, Baseline, check_statistic, per_channel, seeded_name
+from verisal.functional.baselines.plain import (
+    RGB,
+    Baseline,
+    DatasetMean,
+    ImageMean,
+    check_statistic,
+    per_channel,
+    seeded_name,
+)
 from verisal.functional.seeding import content_ids, derive_seed, per_sample
 from verisal.types import check_images
-
-__all__ = ["GaussianNoise", "OtherImage", "Shuffle", "UniformNoise"]
 
 
 def _draws(draw: Callable[[torch.Generator], Tensor], images: Tensor, stream: str, seed: int) -> Tensor:
@@ -179,3 +185,15 @@ class OtherImage(Baseline):
             )
         generator = torch.Generator().manual_seed(derive_seed(self.seed, name, "other"))
         return others[int(torch.randint(len(others), (1,), generator=generator))]
+
+
+def recommended_baselines() -> tuple[Baseline, ...]:
+    """Baselines that are neutral, need neither a mask nor a pool, and together rank methods most as all do.
+
+    Chosen by the rule of :class:`verisal_studies.BaselineChoice` on scenes that no report uses:
+    docs/studies/baseline_choice.md.
+
+    >>> [baseline.name for baseline in recommended_baselines()]
+    ['dataset_mean', 'image_mean', 'gauss']
+    """
+    return (DatasetMean(), ImageMean(), GaussianNoise())

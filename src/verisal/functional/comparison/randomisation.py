@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from verisal.errors import ConfigError
 from verisal.functional.networks import check_hookable, plain_network, uncompiled
-from verisal.functional.scoring import scoring
+from verisal.functional.scopes import scoring
 from verisal.functional.seeding import derive_seed
 from verisal.results import Score
 

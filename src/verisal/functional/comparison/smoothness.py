@@ -9,7 +9,7 @@ from torch import Tensor
 
 from verisal.errors import DataError
 from verisal.functional.comparison.similarity import defined_maps
-from verisal.functional.gaussian import gaussian_matrix
+from verisal.functional.filters import gaussian_matrix
 
 __all__ = ["blur_to_variation", "high_frequency_share", "total_variation", "variation_at_equal_mass"]
 

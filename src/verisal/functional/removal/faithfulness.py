@@ -12,8 +12,8 @@ from torch import Tensor
 
 from verisal.errors import ConfigError, DataError
 from verisal.functional.comparison.similarity import defined_maps
-from verisal.functional.removal.order import check_maps
-from verisal.functional.scoring import in_chunks, query_log_probabilities, scoring
+from verisal.functional.removal.curves import check_maps
+from verisal.functional.scopes import in_chunks, query_log_probabilities, scoring
 
 __all__ = [
     "Fidelity",

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from verisal._numbers import check_range
 from verisal.errors import ConfigError
-from verisal.functional.chunks import images_at_once
-from verisal.functional.comparison.postprocess import attribution_of
+from verisal.functional.comparison.similarity import attribution_of
 from verisal.functional.outputs import ask, require_softmax
+from verisal.functional.scopes import images_at_once
 from verisal.functional.seeding import named_after
 from verisal.saliency._base import ONE_SCORE, Saliency, explaining, query_score
 from verisal.saliency.decoy.changes import constant_change, noise_change, problem, small_start

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from verisal.errors import ConfigError
-from verisal.functional.scoring import check_chunk_size
+from verisal.functional.scopes import check_chunk_size
 from verisal.functional.seeding import derive_seed
 
 __all__ = ["ReceptiveField", "least_period", "receptive_field"]

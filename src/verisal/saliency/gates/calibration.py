@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from verisal.errors import ConfigError
-from verisal.functional.chunks import images_at_once
 from verisal.functional.outputs import ask
+from verisal.functional.scopes import images_at_once
 from verisal.saliency.gates.hierarchical import HierarchicalMasks
 from verisal.types import StagedClassifier
 

@@ -19,8 +19,7 @@ from torch import Tensor
 
 from verisal._numbers import check_range
 from verisal.errors import ConfigError
-from verisal.functional.chunks import images_at_once
-from verisal.functional.scopes import gradient_scope
+from verisal.functional.scopes import gradient_scope, images_at_once
 from verisal.saliency._base import GateMethod, GateResult, explaining, staged
 from verisal.saliency.gates.descent import GateDescent, Keep
 from verisal.saliency.gates.maps import Shown, fused_maps, raw_maps

@@ -15,9 +15,8 @@ from torch import Tensor
 from verisal._numbers import check_range
 from verisal.checkpoint import CARD_KEY, load_checkpoint, load_export, save_export, state_hash
 from verisal.errors import CheckpointError, ConfigError
-from verisal.functional.chunks import images_at_once
 from verisal.functional.outputs import require_softmax
-from verisal.functional.scopes import gradient_scope, rng_preserved
+from verisal.functional.scopes import gradient_scope, images_at_once, rng_preserved
 from verisal.saliency._base import ONE_SCORE, GateMethod, explaining, staged
 from verisal.saliency.gates.descent import GateDescent
 from verisal.saliency.gates.maps import Shown, fused_maps, raw_maps

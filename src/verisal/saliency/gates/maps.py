@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from verisal.functional.gaussian import gaussian_matrix
+from verisal.functional.filters import gaussian_matrix
 from verisal.saliency.gates.masks import Fusion, fuse_layers, gate_map, resize_maps
 
 __all__ = ["Shown", "fused_maps", "maps_of_gates", "raw_maps"]

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from verisal.errors import ConfigError
 from verisal.functional.baselines import Baseline, Constant
-from verisal.functional.chunks import images_at_once
 from verisal.functional.networks import channels_last, uncompiled
 from verisal.functional.outputs import Answering, ask
+from verisal.functional.scopes import images_at_once
 from verisal.saliency._base import Saliency, explaining, staged
 from verisal.saliency.gates.masks import resize_maps
 from verisal.saliency.gradients.gradient import (

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from verisal.errors import ConfigError
 from verisal.functional.baselines import Baseline, Constant
-from verisal.functional.chunks import images_at_once
+from verisal.functional.scopes import images_at_once
 from verisal.functional.seeding import content_ids, per_sample
 from verisal.saliency.gradients.captum import Gradient
 from verisal.saliency.gradients.gradient import (

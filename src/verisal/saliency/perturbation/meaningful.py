@@ -18,11 +18,10 @@ from torch.nn import functional as F
 from verisal._numbers import check_range
 from verisal.errors import ConfigError
 from verisal.functional.baselines import Baseline, Blur
-from verisal.functional.baselines.plain import bound
+from verisal.functional.baselines.plain import bound, compose
 from verisal.functional.comparison.smoothness import total_variation
-from verisal.functional.gaussian import gaussian_matrix
+from verisal.functional.filters import gaussian_matrix
 from verisal.functional.outputs import ask, output_of
-from verisal.functional.removal.compose import compose
 from verisal.functional.seeding import derive_seed
 from verisal.saliency._base import Saliency, explaining, query_score
 from verisal.types import SaliencyResult

@@ -8,9 +8,8 @@ from typing import final
 from torch import Tensor
 
 from verisal.functional.baselines import Baseline
-from verisal.functional.baselines.plain import bound
+from verisal.functional.baselines.plain import bound, compose
 from verisal.functional.outputs import ask, output_of
-from verisal.functional.removal.compose import compose
 from verisal.saliency._base import ScoreKind, query_score
 
 __all__ = ["PerturbedScores"]

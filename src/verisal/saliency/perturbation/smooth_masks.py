@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from verisal.functional.gaussian import gaussian_matrix
+from verisal.functional.filters import gaussian_matrix
 
 __all__ = [
     "area_deviation",

@@ -6,8 +6,7 @@ import math
 
 import torch
 from torch import Tensor
-
-__all__ = ["gaussian_matrix"]
+from torch.nn import functional as F
 
 
 def gaussian_matrix(length: int, sigma: float, *, taps: int | None = None) -> Tensor:
@@ -30,3 +29,19 @@ def gaussian_matrix(length: int, sigma: float, *, taps: int | None = None) -> Te
     source = torch.minimum(source, period - source).clamp_max(length - 1)
     matrix = torch.zeros(length, length, dtype=torch.float64)
     return matrix.scatter_add_(1, source, (weights / weights.sum()).expand(length, -1)).float()
+
+
+def shift_one_pixel(images: Tensor) -> Tensor:
+    """Images ``(B, C, H, W)`` moved one pixel right and down; the first row and column are repeated.
+
+    >>> shift_one_pixel(torch.arange(4.0).view(1, 1, 2, 2))[0, 0]
+    tensor([[0., 0.],
+            [0., 0.]])
+    """
+    moved = F.pad(images, (1, 0, 1, 0), mode="replicate")[..., :-1, :-1]
+    return moved.contiguous(memory_format=torch.channels_last)
+
+
+def softmax_distance(logits: Tensor, other: Tensor) -> Tensor:
+    """L1 distance ``(B,)`` of two softmax outputs, in [0, 2], from logits ``(B, K)``."""
+    return (logits.softmax(dim=1) - other.softmax(dim=1)).abs().sum(dim=1)
