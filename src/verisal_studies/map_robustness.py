@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Final, final
 
 from verisal.errors import ConfigError
-from verisal.reporting import interval_pixels
 from verisal.results import Evaluation, Score
 from verisal_studies.decoys.tables import ATTACKS, attacked_panels, counted_images, share_verdict
+from verisal_studies.figures import interval_pixels
 from verisal_studies.scores import ImageScores, cell, difference_word, table
 from verisal_studies.study import Finding, Section, Study, StudyFigure, StudyResult
 

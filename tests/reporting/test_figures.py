@@ -6,7 +6,8 @@ import torch
 
 from helpers.evaluations import curve, evaluation, panel
 from verisal.errors import DataError
-from verisal.reporting import draw_curves, draw_histograms, draw_roc, figures, panel_pixels, write_png
+from verisal.reporting import draw_curves, draw_histograms, draw_roc, panel_pixels, write_png
+from verisal.reporting.canvas import Canvas
 from verisal.results import Histogram
 
 
@@ -27,7 +28,13 @@ def texts(figure):
 
 def kept_figure(monkeypatch, draw):
     kept = []
-    monkeypatch.setattr(figures, "_save", lambda figure, path: kept.append(figure))
+    pixels = Canvas.pixels
+
+    def keep(canvas):
+        kept.append(canvas.figure)
+        return pixels(canvas)
+
+    monkeypatch.setattr(Canvas, "pixels", keep)
     draw()
     return kept[0]
 
@@ -91,12 +98,12 @@ def test_nothing_to_draw_is_an_error(tmp_path):
         draw_curves([], tmp_path / "a.png", legend={}, title="")
 
 
-def test_panel_maps_share_one_scale_and_the_difference_is_ten_times_as_large():
-    figure = figures._panel_figure(panel())
+def test_panel_maps_share_one_scale_and_the_difference_is_ten_times_as_large(monkeypatch):
+    figure = kept_figure(monkeypatch, lambda: panel_pixels(panel()))
     images = {}
     for axes in figure.axes:
         for image in axes.images:
-            images.setdefault(axes.get_position().x0, []).append(image)
+            images.setdefault(axes.get_position(original=True).x0, []).append(image)
     columns = [images[x] for x in sorted(images)]
     assert [len(column) for column in columns] == [3, 5, 5, 5]  # a column of maps has two colour scales
     difference = columns[0][2].get_array()
@@ -108,8 +115,9 @@ def test_panel_maps_share_one_scale_and_the_difference_is_ten_times_as_large():
     assert_nothing_clipped(figure)
 
 
-def test_a_long_caption_is_wrapped_and_not_clipped():
-    assert_nothing_clipped(figures._panel_figure(panel(caption="a caption of many words " * 30)))
+def test_a_long_caption_is_wrapped_and_not_clipped(monkeypatch):
+    shown = panel(caption="a caption of many words " * 30)
+    assert_nothing_clipped(kept_figure(monkeypatch, lambda: panel_pixels(shown)))
 
 
 def test_maps_that_are_not_finite_are_drawn_as_gaps():

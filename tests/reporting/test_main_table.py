@@ -6,8 +6,13 @@ import pytest
 import torch
 
 from helpers.evaluations import evaluation, panel
-from verisal.reporting import main_table, merge_evaluations, print_results, saliency_panel_pixels
-from verisal.reporting.figures import panel_pixels
+from verisal.reporting import (
+    main_table,
+    merge_evaluations,
+    panel_pixels,
+    print_results,
+    saliency_panel_pixels,
+)
 from verisal.results import Evaluation, SaliencyPanel, Score
 
 

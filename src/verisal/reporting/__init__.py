@@ -3,16 +3,16 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from verisal.reporting._answers import answer_maps_pixels, dots_pixels, rank_lines_pixels, tradeoff_pixels
-from verisal.reporting._base import Picture, Publication, Sink, Table
-from verisal.reporting._benchmark_figures import saliency_panel_pixels
-from verisal.reporting._explain_figure import Explanation, draw_contact_sheet, draw_explanation
-from verisal.reporting._gallery import draw_gallery
-from verisal.reporting._heatmap import heatmap_pixels
-from verisal.reporting._interval_figure import interval_pixels
-from verisal.reporting._main_table import main_table, merge_evaluations
-from verisal.reporting._study_figures import map_table_pixels, matrices_pixels
-from verisal.reporting.figures import draw_curves, draw_histograms, draw_roc, panel_pixels, write_png
+from verisal.reporting.canvas import write_png
+from verisal.reporting.explanations import Explanation, draw_contact_sheet, draw_explanation, draw_gallery
+from verisal.reporting.figures import (
+    draw_curves,
+    draw_histograms,
+    draw_roc,
+    heatmap_pixels,
+    panel_pixels,
+    saliency_panel_pixels,
+)
 from verisal.reporting.report import (
     RunFacts,
     installed_versions,
@@ -22,6 +22,8 @@ from verisal.reporting.report import (
     write_samples,
 )
 from verisal.reporting.run_folder import RunFolder, create_run_folder, find_run_of, open_run_folder
+from verisal.reporting.sinks import Picture, Publication, Sink, Table
+from verisal.reporting.tables import main_table, merge_evaluations
 
 if TYPE_CHECKING:
     from verisal.reporting.csv_sink import CsvSink, csv_logger
@@ -38,10 +40,8 @@ __all__ = [
     "Table",
     "WandbSettings",
     "WandbSink",
-    "answer_maps_pixels",
     "create_run_folder",
     "csv_logger",
-    "dots_pixels",
     "draw_contact_sheet",
     "draw_curves",
     "draw_explanation",
@@ -51,18 +51,13 @@ __all__ = [
     "find_run_of",
     "heatmap_pixels",
     "installed_versions",
-    "interval_pixels",
     "main_table",
-    "map_table_pixels",
-    "matrices_pixels",
     "merge_evaluations",
     "open_run_folder",
     "panel_pixels",
     "print_results",
-    "rank_lines_pixels",
     "result_table",
     "saliency_panel_pixels",
-    "tradeoff_pixels",
     "wandb_logger",
     "write_png",
     "write_report",

@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from verisal.checkpoint import write_atomic
-from verisal.reporting._base import Publication, Sink
+from verisal.reporting.sinks import Publication, Sink
 
 __all__ = ["CsvSink", "csv_logger"]
 

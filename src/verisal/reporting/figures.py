@@ -1,33 +1,25 @@
-"""Figures: curves, score histograms, and the panels a person looks at to believe or doubt an alarm."""
+"""Figures of a report: curves, histograms, tables of numbers, and panels of images with their maps."""
 
 from __future__ import annotations
 
-import io
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
-from verisal.checkpoint import write_atomic
 from verisal.errors import DataError
-from verisal.results import Curve, Histogram, MaskPanel
+from verisal.reporting.canvas import COLOURS, STYLES, Canvas, as_array, largest
+from verisal.results import Curve, Heatmap, Histogram, MaskPanel, SaliencyPanel
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-__all__ = ["draw_curves", "draw_histograms", "draw_roc", "panel_pixels", "write_png"]
-
-# Colours that colour-blind readers tell apart (Okabe and Ito), and line styles for print.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9", "#8C510A")
-_STYLES = ("-", "--", "-.", ":")
 _DPI = 120
 _DIFFERENCE_GAIN = 10.0
-# Inches of a panel: one picture, the space right of it, the left margin, the room of a colour scale.
+# Inches of a panel of masks: a picture, the space right of it, the left margin, the room of a colour scale.
 _CELL, _GAP, _MARGIN, _BAR = 1.6, 0.2, 0.45, 0.45
 
 
@@ -43,29 +35,26 @@ def draw_roc(curves: Sequence[Curve], path: Path, *, legend: Mapping[str, str], 
     Raises:
         DataError: no curves.
     """
-    _check_some(curves, path)
-    figure = _figure(11.0, 5.0 + 0.28 * ((len(curves) + 1) // 2))
-    linear, low = figure.subplots(1, 2)
-    for axes in (linear, low):
+    canvas = _canvas_for(curves, path, 11.0, 5.0 + 0.28 * ((len(curves) + 1) // 2))
+    linear, low = canvas.figure.subplots(1, 2)
+    floor = _smallest_rate(curves)
+    for axes, chance in ((linear, np.array([0.0, 1.0])), (low, np.geomspace(floor, 1.0, 200))):
         _draw_lines(axes, curves, legend)
+        axes.plot(chance, chance, color="0.6", linewidth=1, linestyle=(0, (1, 2)), zorder=1)
         axes.set_ylim(-0.02, 1.02)
-    linear.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle=(0, (1, 2)), zorder=1)
     linear.set_xlim(-0.02, 1.02)
     linear.set_aspect("equal")
     linear.set_title("all thresholds", fontsize=11)
-    floor = _smallest_rate(curves)
-    rates = np.geomspace(floor, 1.0, 200)
-    low.plot(rates, rates, color="0.6", linewidth=1, linestyle=(0, (1, 2)), zorder=1)
     low.set_xscale("log")
     low.set_xlim(floor, 1.0)
     ticks = [rate for rate in (0.0001, 0.001, 0.01, 0.05, 0.1, 0.5, 1.0) if rate >= 0.99 * floor]
     low.set_xticks(ticks, labels=[f"{100 * rate:g} %" for rate in ticks])
     low.minorticks_off()
     low.set_title("few false alarms (log axis)", fontsize=11)
-    figure.suptitle(title, fontsize=13)
+    canvas.figure.suptitle(title, fontsize=13)
     handles, labels = linear.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=10, frameon=False)
-    _save(figure, path)
+    canvas.figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=10, frameon=False)
+    canvas.save(path)
 
 
 def draw_curves(curves: Sequence[Curve], path: Path, *, legend: Mapping[str, str], title: str) -> None:
@@ -80,13 +69,11 @@ def draw_curves(curves: Sequence[Curve], path: Path, *, legend: Mapping[str, str
     Raises:
         DataError: no curves.
     """
-    _check_some(curves, path)
-    figure = _figure(7.0, 4.5 + 0.25 * len(curves))
-    axes = figure.subplots()
-    _draw_lines(axes, curves, legend)
-    figure.suptitle(title, fontsize=13)
-    figure.legend(loc="outside lower center", fontsize=10, frameon=False)
-    _save(figure, path)
+    canvas = _canvas_for(curves, path, 7.0, 4.5 + 0.25 * len(curves))
+    _draw_lines(canvas.figure.subplots(), curves, legend)
+    canvas.figure.suptitle(title, fontsize=13)
+    canvas.figure.legend(loc="outside lower center", fontsize=10, frameon=False)
+    canvas.save(path)
 
 
 def draw_histograms(histogram: Histogram, path: Path, *, title: str) -> None:
@@ -103,33 +90,102 @@ def draw_histograms(histogram: Histogram, path: Path, *, title: str) -> None:
     Raises:
         DataError: no group has a finite score.
     """
-    groups = {name: _array(scores).ravel() for name, scores in histogram.groups.items()}
+    groups = {name: as_array(scores).ravel() for name, scores in histogram.groups.items()}
     finite = {name: scores[np.isfinite(scores)] for name, scores in groups.items()}
     pooled = np.concatenate([*finite.values(), np.empty(0)])
     if pooled.size == 0:
         raise DataError(f"{path.name}: no finite score to draw in groups {list(groups)}")
-    low, high = _range(pooled, list(histogram.thresholds.values()))
+    marks = sorted((value, name) for name, value in histogram.thresholds.items() if np.isfinite(value))
+    low, high = _range(pooled, [value for value, _ in marks])
     edges = np.linspace(low, high, 41)
-    figure = _figure(9.0, 1.3 + 0.85 * len(groups))
-    strips = np.atleast_1d(figure.subplots(len(groups), 1, sharex=True))
+    canvas = Canvas(9.0, 1.3 + 0.85 * len(groups), dpi=_DPI, layout="constrained")
+    strips = np.atleast_1d(canvas.figure.subplots(len(groups), 1, sharex=True))
     for number, (name, axes) in enumerate(zip(groups, strips, strict=True)):
-        scores = finite[name]
+        scores, left_out = finite[name], len(groups[name]) - len(finite[name])
         share = np.histogram(np.clip(scores, low, high), edges)[0] / max(len(scores), 1)
-        axes.stairs(share, edges, fill=True, color=_COLOURS[number % len(_COLOURS)], alpha=0.75)
-        axes.set_ylabel(
-            _strip_label(name, len(scores), len(groups[name]) - len(scores)),
-            rotation=0,
-            ha="right",
-            va="center",
-            fontsize=10,
-        )
+        axes.stairs(share, edges, fill=True, color=COLOURS[number % len(COLOURS)], alpha=0.75)
+        counted = f"{name}\nn = {len(scores)}" + (f", {left_out} not finite" if left_out else "")
+        axes.set_ylabel(counted, rotation=0, ha="right", va="center", fontsize=10)
         axes.set_yticks([])
         axes.spines[["left", "right", "top"]].set_visible(False)
-        _draw_thresholds(axes, histogram.thresholds, scores, first=number == 0)
+        _draw_thresholds(axes, marks, scores, first=number == 0)
     strips[-1].set_xlabel(f"{histogram.x_label}\n(first and last bar: all beyond)", fontsize=11)
     strips[-1].set_xlim(low, high)
-    figure.suptitle(title, fontsize=13)
-    _save(figure, path)
+    canvas.figure.suptitle(title, fontsize=13)
+    canvas.save(path)
+
+
+def heatmap_pixels(heatmap: Heatmap) -> NDArray[np.uint8]:
+    """Draw a table with every number in its cell, as ``(H, W, 3)`` uint8 pixels.
+
+    Args:
+        heatmap: names and numbers.
+    """
+    from matplotlib.patches import Rectangle
+
+    across, down, letter = 0.78, 0.34, 0.085
+    values = as_array(heatmap.values)
+    lines, columns = values.shape
+    left = 0.5 + letter * max(map(len, heatmap.rows))
+    top = 0.75 + 0.72 * letter * max(map(len, heatmap.columns))
+    # Slanted names start over the middle of their column and lean beyond the last one.
+    right = max(
+        0.2 + 0.72 * letter * len(name) - (columns - place - 0.5) * across
+        for place, name in enumerate(heatmap.columns)
+    )
+    width = max(left + columns * across + max(right, 0.1), 4.5, 0.1 * len(heatmap.title))
+    caption = textwrap.wrap(heatmap.caption, width=int(width * 12))
+    height = top + lines * down + 0.2 + 0.17 * len(caption)
+    canvas = Canvas(width, height)
+    axes = canvas.axes(left, top, columns * across, lines * down)
+    low, high = heatmap.limits
+    axes.imshow(values, vmin=low, vmax=high, cmap="viridis", aspect="auto")
+    for (line, column), value in np.ndenumerate(values):
+        if np.isfinite(value):
+            colour = "white" if value < low + 0.6 * (high - low) else "black"
+            axes.text(column, line, f"{value:.3f}", ha="center", va="center", fontsize=9, color=colour)
+    for line, column in [] if heatmap.marked is None else heatmap.marked.nonzero().tolist():
+        place = (column - 0.47, line - 0.45)
+        axes.add_patch(Rectangle(place, 0.94, 0.9, fill=False, edgecolor="#D55E00", linewidth=2))
+    axes.set_xticks(range(columns), labels=heatmap.columns, rotation=45, ha="left", fontsize=9)
+    axes.set_yticks(range(lines), labels=heatmap.rows, fontsize=9)
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0)
+    axes.set_ylabel(heatmap.row_label, fontsize=9)
+    axes.spines[:].set_visible(False)
+    canvas.text(width / 2, 0.08, heatmap.title, ha="center", va="top", fontsize=11)
+    canvas.text(width / 2, 0.3, heatmap.column_label, ha="center", va="top", fontsize=9)
+    canvas.text(width / 2, height - 0.08, "\n".join(caption), ha="center", va="bottom", fontsize=8)
+    return canvas.pixels()
+
+
+def saliency_panel_pixels(panel: SaliencyPanel) -> NDArray[np.uint8]:
+    """Draw an image and its maps, each from 0 to its own maximum, as ``(H, W, 3)`` uint8 pixels.
+
+    The largest value stands above each map, for the scales differ. Values that are not finite are left white.
+
+    Args:
+        panel: image and maps.
+    """
+    cell, gap, margin, most_columns, letters = 1.5, 0.1, 0.15, 7, 24
+    cells = 1 + len(panel.maps)
+    names = {name: textwrap.wrap(name, letters) for name in panel.maps}
+    # Name and largest value.
+    title = 0.16 * (1 + max(map(len, names.values()), default=1)) + 0.04
+    columns, lines = min(cells, most_columns), -(-cells // most_columns)
+    width = 2 * margin + columns * (cell + gap)
+    caption = textwrap.wrap(f"{panel.image_id}: {panel.caption}", width=int(width * 12))
+    height = margin + lines * (cell + title + gap) + 0.2 * len(caption) + 0.15
+    canvas = Canvas(width, height)
+    for place, (name, values) in enumerate([("image", panel.image), *panel.maps.items()]):
+        left = margin + place % columns * (cell + gap)
+        top = margin + place // columns * (cell + title + gap) + title
+        words, size = name, 9
+        if place:
+            words, size = "\n".join([*names[name], f"{largest(as_array(values)):.2g}"]), 8
+        canvas.picture((left, top, cell, cell), values, title=words, fontsize=size, pad=3)
+    canvas.text(width / 2, height - 0.07, "\n".join(caption), ha="center", va="bottom", fontsize=9)
+    return canvas.pixels()
 
 
 def panel_pixels(panel: MaskPanel) -> NDArray[np.uint8]:
@@ -142,110 +198,67 @@ def panel_pixels(panel: MaskPanel) -> NDArray[np.uint8]:
     Args:
         panel: pictures of one image.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    canvas = FigureCanvasAgg(_panel_figure(panel))
-    canvas.draw()  # type: ignore[no-untyped-call]  # matplotlib has not typed its canvas
-    pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
-    return np.ascontiguousarray(pixels[..., :3])
-
-
-def write_png(pixels: NDArray[np.uint8], path: Path, *, colours: int | None = None) -> None:
-    """Write ``(H, W, 3)`` uint8 pixels as they are, or in their most telling colours.
-
-    Args:
-        pixels: what to write.
-        path: PNG file to write.
-        colours: most colours of the file, at most 256, so that noisy pictures take a third of the bytes;
-            None for all.
-    """
-    from PIL import Image
-
-    picture = Image.fromarray(pixels)
-    if colours is not None:
-        picture = picture.quantize(colours, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
-    content = io.BytesIO()
-    picture.save(content, "PNG", optimize=True)
-    _write(path, content)
-
-
-def _panel_figure(panel: MaskPanel) -> Figure:
-    """Places every cell by hand, in inches: an automatic layout takes four times as long as the drawing."""
-    maps = [
-        *((name, panel.clean_layers[name], panel.attacked_layers[name]) for name in panel.clean_layers),
-        ("fused", panel.clean_fused, panel.attacked_fused),
-    ]
+    maps = [(name, panel.clean_layers[name], panel.attacked_layers[name]) for name in panel.clean_layers]
+    maps.append(("fused", panel.clean_fused, panel.attacked_fused))
     width = _MARGIN + (_CELL + _GAP) * (len(maps) + 1)
     caption = textwrap.wrap(panel.caption, width=int(width * 11.5))
-    bottom = 0.35 + 0.2 * len(caption)
-    height = bottom + 3 * _CELL + 2 * _BAR + 0.1 + 0.65
-    figure = _figure(width, height, layout=None)
-
-    def place(column: int, row: int, *, bar: bool = False) -> Axes:
-        left = _MARGIN + column * (_CELL + _GAP)
-        top = height - 0.65 - row * (_CELL + 0.1) - (_BAR if row == 2 else 0.0)
-        low = top - _CELL - 0.18 if bar else top - _CELL
-        axes = figure.add_axes((left / width, low / height, _CELL / width, (0.1 if bar else _CELL) / height))
-        axes.set_xticks([])
-        axes.set_yticks([])
-        return axes
-
-    _draw_images([place(0, row) for row in range(3)], panel)
-    for column, (name, clean, attacked) in enumerate(maps, start=1):
-        cells = [place(column, row) for row in range(3)]
-        bars = [place(column, row, bar=True) for row in (1, 2)]
-        _draw_maps(cells, bars, name, (_array(clean), _array(attacked)))
-    figure.text(
-        0.5,
-        1 - 0.12 / height,
-        f"{panel.attack}, image {panel.image_id}",
-        ha="center",
-        va="top",
-        fontsize=12,
-        parse_math=False,
-    )
-    figure.text(0.5, 0.1 / height, "\n".join(caption), ha="center", va="bottom", fontsize=10)
-    return figure
-
-
-def _draw_images(cells: Sequence[Axes], panel: MaskPanel) -> None:
-    clean, attacked = _array(panel.clean), _array(panel.attacked)
-    difference = np.clip(0.5 + _DIFFERENCE_GAIN * (attacked - clean), 0.0, 1.0)
-    names = ("clean", "attacked", "attacked - clean")
-    for axes, image, name in zip(cells, (clean, attacked, difference), names, strict=True):
-        axes.imshow(np.clip(image, 0.0, 1.0).transpose(1, 2, 0), interpolation="nearest", aspect="auto")
+    height = 0.35 + 0.2 * len(caption) + 3 * _CELL + 2 * _BAR + 0.1 + 0.65
+    canvas = Canvas(width, height, dpi=_DPI)
+    clean, attacked = as_array(panel.clean), as_array(panel.attacked)
+    difference = 0.5 + _DIFFERENCE_GAIN * (attacked - clean)
+    for row, (name, image) in enumerate(
+        (("clean", clean), ("attacked", attacked), ("attacked - clean", difference))
+    ):
+        axes = canvas.picture(_place(0, row), image, title="" if row else "image", framed=True)
         axes.set_ylabel(name, fontsize=11)
-    cells[0].set_title("image", fontsize=11)
-    cells[2].set_xlabel(f"x {_DIFFERENCE_GAIN:.0f} around grey", fontsize=9)
+    axes.set_xlabel(f"x {_DIFFERENCE_GAIN:.0f} around grey", fontsize=9)
+    for column, (name, *pair) in enumerate(maps, start=1):
+        _draw_maps(canvas, column, name, as_array(pair[0]), as_array(pair[1]))
+    head = f"{panel.attack}, image {panel.image_id}"
+    canvas.text(width / 2, 0.12, head, ha="center", va="top", fontsize=12)
+    canvas.text(width / 2, height - 0.1, "\n".join(caption), ha="center", va="bottom", fontsize=10)
+    return canvas.pixels()
+
+
+def _place(column: int, row: int) -> tuple[float, float, float, float]:
+    """Box of a picture in a panel of masks; the scale of the first two rows stands above the last one."""
+    top = 0.65 + row * (_CELL + 0.1) + (_BAR if row == 2 else 0.0)
+    return _MARGIN + column * (_CELL + _GAP), top, _CELL, _CELL
 
 
 def _draw_maps(
-    cells: Sequence[Axes],
-    bars: Sequence[Axes],
-    name: str,
-    maps: tuple[NDArray[np.float64], NDArray[np.float64]],
+    canvas: Canvas, column: int, name: str, clean: NDArray[np.float64], attacked: NDArray[np.float64]
 ) -> None:
-    change = maps[1] - maps[0]
-    finite = [values[np.isfinite(values)] for values in (np.concatenate([m.ravel() for m in maps]), change)]
-    low, high = (float(finite[0].min()), float(finite[0].max())) if finite[0].size else (0.0, 0.0)
-    reach = float(np.abs(finite[1]).max()) if finite[1].size else 0.0
-    cells[0].set_title(name, fontsize=11)
-    for axes, values in zip(cells[:2], maps, strict=True):
-        axes.imshow(values, vmin=low, vmax=high, cmap="viridis", interpolation="nearest", aspect="auto")
-    cells[2].imshow(change, vmin=-reach, vmax=reach, cmap="RdBu_r", interpolation="nearest", aspect="auto")
-    for axes, ends, colours in zip(bars, ((low, high), (-reach, reach)), ("viridis", "RdBu_r"), strict=True):
+    change = attacked - clean
+    both = np.stack([clean, attacked])
+    ends, reach = (-largest(-both), largest(both)), largest(np.abs(change))
+    for row, values in enumerate((clean, attacked)):
+        canvas.picture(_place(column, row), values, title="" if row else name, limits=ends, framed=True)
+    difference = (-reach, reach)
+    canvas.picture(_place(column, 2), change, limits=difference, colours="RdBu_r", framed=True)
+    for row, limits, colours in ((1, ends, "viridis"), (2, difference, "RdBu_r")):
+        left, top, _, _ = _place(column, row)
+        axes = canvas.axes(left, top + _CELL + 0.08, _CELL, 0.1)
+        axes.set_xticks([])
+        axes.set_yticks([])
         axes.imshow(np.linspace(0.0, 1.0, 64)[None], cmap=colours, aspect="auto")
-        for end, x, side in ((ends[0], 0.0, "left"), (ends[1], 1.0, "right")):
+        for end, x, side in ((limits[0], 0.0, "left"), (limits[1], 1.0, "right")):
             axes.text(x, -0.4, f"{end:.2g}", transform=axes.transAxes, ha=side, va="top", fontsize=9)
+
+
+def _canvas_for(curves: Sequence[Curve], path: Path, width: float, height: float) -> Canvas:
+    if not curves:
+        raise DataError(f"{path.name}: no curves to draw")
+    return Canvas(width, height, dpi=_DPI, layout="constrained")
 
 
 def _draw_lines(axes: Axes, curves: Sequence[Curve], legend: Mapping[str, str]) -> None:
     for number, curve in enumerate(curves):
         axes.plot(
-            _array(curve.x),
-            _array(curve.y),
-            color=_COLOURS[number % len(_COLOURS)],
-            linestyle=_STYLES[number // len(_COLOURS) % len(_STYLES)],
+            as_array(curve.x),
+            as_array(curve.y),
+            color=COLOURS[number % len(COLOURS)],
+            linestyle=STYLES[number // len(COLOURS) % len(STYLES)],
             linewidth=2.0,
             label=legend.get(curve.label, curve.label),
         )
@@ -256,9 +269,8 @@ def _draw_lines(axes: Axes, curves: Sequence[Curve], legend: Mapping[str, str]) 
 
 
 def _draw_thresholds(
-    axes: Axes, thresholds: Mapping[str, float], scores: NDArray[np.float64], *, first: bool
+    axes: Axes, marks: Sequence[tuple[float, str]], scores: NDArray[np.float64], *, first: bool
 ) -> None:
-    marks = sorted((value, name) for name, value in thresholds.items() if np.isfinite(value))
     for position, _ in marks:
         axes.axvline(position, color="0.25", linewidth=1, linestyle="--")
     if marks and len(scores):
@@ -270,32 +282,28 @@ def _draw_thresholds(
         # Neighbours grow away from each other, so that close thresholds stay readable.
         side = "right" if number == 0 and len(marks) > 1 else "left" if number == len(marks) - 1 else "center"
         shift = {"right": -2.0, "left": 2.0, "center": 0.0}[side]
-        axes.annotate(
-            name,
-            (position, 1.0),
-            xycoords=("data", "axes fraction"),
-            xytext=(shift, 2),
-            textcoords="offset points",
-            ha=side,
-            va="bottom",
-            fontsize=9,
-        )
+        _note(axes, name, (position, 1.0), offset=(shift, 2), va="bottom", across="data", ha=side)
     _note(axes, "above " + " / ".join(name for _, name in marks), (1.0, 1.0), offset=(8, 2), va="bottom")
 
 
-def _note(axes: Axes, text: str, place: tuple[float, float], *, offset: tuple[float, float], va: str) -> None:
+def _note(
+    axes: Axes,
+    text: str,
+    place: tuple[float, float],
+    *,
+    offset: tuple[float, float],
+    va: str,
+    ha: str = "left",
+    across: str = "axes fraction",
+) -> None:
     axes.annotate(
-        text, place, xycoords="axes fraction", xytext=offset, textcoords="offset points", va=va, fontsize=9
-    )
+        text, place, xycoords=(across, "axes fraction"), xytext=offset, textcoords="offset points",
+        va=va, ha=ha, fontsize=9,
+    )  # fmt: skip
 
 
-def _strip_label(name: str, count: int, left_out: int) -> str:
-    return f"{name}\nn = {count}" + (f", {left_out} not finite" if left_out else "")
-
-
-def _range(pooled: NDArray[np.float64], thresholds: Sequence[float]) -> tuple[float, float]:
+def _range(pooled: NDArray[np.float64], marks: Sequence[float]) -> tuple[float, float]:
     low, high = np.percentile(pooled, [0.5, 99.5])
-    marks = [value for value in thresholds if np.isfinite(value)]
     low, high = min([low, *marks]), max([high, *marks])
     margin = 0.02 * (high - low) or 0.5
     return float(low - margin), float(high + margin)
@@ -303,34 +311,6 @@ def _range(pooled: NDArray[np.float64], thresholds: Sequence[float]) -> tuple[fl
 
 def _smallest_rate(curves: Sequence[Curve]) -> float:
     """Lowest rate that the log axis must show: the smallest one that occurs, within 0.0001 and 0.01."""
-    rates = np.concatenate([_array(curve.x) for curve in curves])
+    rates = np.concatenate([as_array(curve.x) for curve in curves])
     positive = rates[rates > 0.0]
     return float(np.clip(positive.min() if positive.size else 1e-3, 1e-4, 1e-2))
-
-
-def _array(values: Tensor) -> NDArray[np.float64]:
-    return np.asarray(values.detach().cpu().double().numpy(), dtype=np.float64)
-
-
-def _check_some(curves: Sequence[Curve], path: Path) -> None:
-    if not curves:
-        raise DataError(f"{path.name}: no curves to draw")
-
-
-def _figure(width: float, height: float, *, layout: Literal["constrained"] | None = "constrained") -> Figure:
-    # A Figure of its own, never pyplot: nothing global, no window, no backend to choose.
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), dpi=_DPI, layout=layout)
-
-
-def _save(figure: Figure, path: Path) -> None:
-    content = io.BytesIO()
-    # No version inside: equal figures are equal files.
-    figure.savefig(content, format="png", metadata={"Software": None})
-    _write(path, content)
-
-
-def _write(path: Path, content: io.BytesIO) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, content.getvalue())

@@ -20,8 +20,8 @@ from rich.text import Text
 
 from verisal.checkpoint import write_atomic
 from verisal.errors import DataError
-from verisal.reporting._base import Table
-from verisal.reporting._main_table import main_table
+from verisal.reporting.sinks import Table
+from verisal.reporting.tables import main_table
 from verisal.results import Evaluation, Score
 
 __all__ = ["RunFacts", "installed_versions", "print_results", "result_table", "write_report", "write_samples"]

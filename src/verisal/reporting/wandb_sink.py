@@ -20,7 +20,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from verisal.errors import ConfigError
-from verisal.reporting._base import Publication, Sink
+from verisal.reporting.sinks import Publication, Sink
 
 __all__ = ["WandbSettings", "WandbSink", "wandb_logger"]
 

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from verisal.functional.statistics.intervals import bootstrap_mean
-from verisal.reporting import interval_pixels
 from verisal.results import Evaluation, Score
 from verisal_studies.decoys.tables import (
     ATTACKS,
@@ -21,6 +20,7 @@ from verisal_studies.decoys.tables import (
     is_sensitivity,
     share_verdict,
 )
+from verisal_studies.figures import interval_pixels
 from verisal_studies.scores import Better, ImageScores, cell, difference_word, ratio_of_means, table
 from verisal_studies.study import Finding, Section, Study, StudyFigure, StudyResult
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, final
 
 from verisal.errors import ConfigError
-from verisal.reporting import interval_pixels
 from verisal.results import Evaluation, Score
 from verisal_studies.decoys.tables import counted_images, halved, is_fidelity, is_sensitivity
+from verisal_studies.figures import interval_pixels
 from verisal_studies.scores import ImageScores, cell, difference_word, ratio_of_means, table
 from verisal_studies.study import Finding, Section, Study, StudyFigure, StudyResult, Verdict
 

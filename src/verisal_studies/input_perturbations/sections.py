@@ -9,8 +9,8 @@ import torch
 
 from verisal.functional.baselines.random import recommended_baselines
 from verisal.functional.statistics.intervals import bootstrap_mean
-from verisal.reporting import dots_pixels, map_table_pixels, matrices_pixels
 from verisal.results import Evaluation, SaliencyPanel
+from verisal_studies.figures import dots_pixels, map_table_pixels, matrices_pixels
 from verisal_studies.input_perturbations.baseline_choice import image_agreement
 from verisal_studies.input_perturbations.claims import GENERATORS, Divergence
 from verisal_studies.input_perturbations.ranking import Diagonal, Rankings

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import final
 
 from verisal.errors import ConfigError
-from verisal.reporting import dots_pixels
 from verisal.results import Evaluation, Score
+from verisal_studies.figures import dots_pixels
 from verisal_studies.scores import cell, difference_word, table
 from verisal_studies.study import Finding, Section, Study, StudyFigure, StudyResult, Verdict
 

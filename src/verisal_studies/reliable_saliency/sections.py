@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
-from verisal.reporting import answer_maps_pixels, dots_pixels, rank_lines_pixels, tradeoff_pixels
 from verisal.results import SaliencyPanel, Score
+from verisal_studies.figures import answer_maps_pixels, dots_pixels, rank_lines_pixels, tradeoff_pixels
 from verisal_studies.reliable_saliency.evidence import ABSENT, Evidence, Names
 from verisal_studies.reliable_saliency.findings import LIMITS, false_responses, reliable
 from verisal_studies.scores import cell, table

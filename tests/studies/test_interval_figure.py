@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from verisal.errors import DataError
-from verisal.reporting import interval_pixels
 from verisal.results import Score
+from verisal_studies.figures import interval_pixels
 
 NAN = float("nan")
 BLUE, ORANGE = (0, 0x72, 0xB2), (0xD5, 0x5E, 0)

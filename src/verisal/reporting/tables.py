@@ -7,10 +7,8 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import TypeVar
 
-from verisal.reporting._base import Table
+from verisal.reporting.sinks import Table
 from verisal.results import Evaluation, Score
-
-__all__ = ["main_table", "merge_evaluations"]
 
 _Value = TypeVar("_Value")
 

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 from matplotlib import colormaps
+from matplotlib.text import Text
 from PIL import Image
 
 from verisal.errors import DataError
 from verisal.reporting import Explanation, draw_contact_sheet, draw_explanation
-from verisal.reporting._explain_figure import _note, _percent
+from verisal.reporting.canvas import Canvas
 
 
 def explanation(**changes):
@@ -35,6 +36,19 @@ def pixels_of(path):
 def share_of(pixels, colour):
     wanted = np.round(np.array(colour[:3]) * 255)
     return float((np.abs(pixels - wanted).max(axis=-1) <= 1).mean()) * pixels.shape[0] * pixels.shape[1]
+
+
+@pytest.fixture
+def words(monkeypatch):
+    """Draws an explanation and gives all its texts."""
+    kept, pixels = [], Canvas.pixels
+    monkeypatch.setattr(Canvas, "pixels", lambda canvas: kept.append(canvas.figure) or pixels(canvas))
+
+    def draw(shown, path):
+        draw_explanation(shown, path)
+        return [text.get_text() for text in kept[-1].findobj(Text)]
+
+    return draw
 
 
 def test_both_queries_share_one_scale(tmp_path):
@@ -64,14 +78,14 @@ def test_an_alarm_is_written_in_red(tmp_path):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.0])
-def test_empty_maps_are_drawn_dark_and_those_without_a_number_white(tmp_path, value):
+def test_empty_maps_are_drawn_dark_and_those_without_a_number_white(tmp_path, words, value):
     empty = torch.full((16, 16), value)
     shown = explanation(saliency=empty, disturbed_saliency=empty, layers={"a": empty})
-    draw_explanation(shown, tmp_path / "a")
+    note = " ".join(words(shown, tmp_path / "a"))
     dark = share_of(pixels_of(tmp_path / "a").astype(float), colormaps["viridis"](0.0))
     assert (dark > 2.9 * 224**2) == (value == 0)
     assert (dark < 0.1 * 224**2) == (value != 0)
-    assert ("White: no number." in _note(shown)) == (value != 0)
+    assert ("White: no number." in note) == (value != 0)
     draw_contact_sheet([shown], tmp_path / "sheet.png")
 
 
@@ -96,8 +110,8 @@ def test_a_sheet_grows_by_rows(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("share", "words"),
+    ("share", "said"),
     [(0.0004, "< 0.1%"), (0.0344, "3.4%"), (0.0996, "10%"), (1.0, "100%"), (0.0, "< 0.1%")],
 )
-def test_shares_in_words(share, words):
-    assert _percent(share) == words
+def test_shares_in_words(tmp_path, words, share, said):
+    assert said in words(explanation(classes=[("dog", share), ("cat", 0.2)]), tmp_path / "a.png")

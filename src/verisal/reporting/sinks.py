@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 
 from verisal.results import Curve
 
-__all__ = ["Picture", "Publication", "Sink", "Table"]
-
 
 @dataclass(frozen=True)
 class Picture:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from verisal.errors import DataError
-from verisal.reporting import map_table_pixels, matrices_pixels
+from verisal_studies.figures import map_table_pixels, matrices_pixels
 
 
 def maps(columns=13, **settings):
