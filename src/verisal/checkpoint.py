@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
-from torch import Tensor, nn
+from torch import Tensor
 from torch.types import Storage
 
 from verisal._left_behind import left_behind
@@ -42,7 +42,6 @@ __all__ = [
     "remove_checkpoint",
     "save_checkpoint",
     "save_export",
-    "state_hash",
     "write_atomic",
 ]
 
@@ -83,23 +82,6 @@ def file_sha256(path: Path | str) -> str:
     """Hexadecimal SHA-256 of a file's bytes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def state_hash(state: nn.Module | Mapping[str, Tensor]) -> str:
-    """Hexadecimal SHA-256 of named tensors: names, dtypes, shapes and bytes.
-
-    The order of the entries and the device they lie on do not matter.
-
-    Args:
-        state: a module (its ``state_dict`` is taken) or a mapping of names to tensors.
-    """
-    tensors: Mapping[str, Tensor] = state.state_dict() if isinstance(state, nn.Module) else state
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def existing_file(path: Path | str, what: str = "an existing file") -> Path:

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from verisal.errors import ConfigError, DataError
+from verisal.fingerprint import Configured
 
 Norm = Literal["linf", "l2"]
 #: How logits become probabilities: classes that exclude each other, or labels decided one by one.
@@ -260,15 +261,11 @@ class SaysOutput(Protocol):
     output: OutputKind
 
 
-class Measurement(ABC):
+class Measurement(Configured, ABC):
     """What a detector reads of an image: computed once per image, kept in a store, shared by detectors.
 
     Concrete ones are frozen dataclasses of plain settings.
     """
-
-    @abstractmethod
-    def settings(self) -> dict[str, Any]:
-        """Everything that the values depend on besides classifier and images, as plain data."""
 
     @abstractmethod
     def __call__(self, classifier: StagedClassifier, images: Tensor) -> dict[str, Tensor]:

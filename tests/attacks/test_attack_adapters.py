@@ -153,7 +153,7 @@ def test_torchattacks_and_art_objects_are_built_around_the_model() -> None:
 
 def test_name_stands_for_the_function_in_the_settings() -> None:
     assert AdaptedAttack(brighter, "brighter 0.1", "linf", 0.1).settings() == {
-        "attack": "AdaptedAttack",
+        "class": "AdaptedAttack",
         "name": "brighter 0.1",
         "norm": "linf",
         "eps": 0.1,

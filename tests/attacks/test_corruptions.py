@@ -95,5 +95,5 @@ def test_refuses_bad_settings(make, message: str) -> None:
 
 
 def test_settings_tell_one_corruption_from_another() -> None:
-    assert JPEG(50).settings() == {"attack": "JPEG", "quality": 50}
-    assert Shift().settings() == {"attack": "Shift", "pixels": 1}
+    assert JPEG(50).settings() == {"class": "JPEG", "quality": 50}
+    assert Shift().settings() == {"class": "Shift", "pixels": 1}

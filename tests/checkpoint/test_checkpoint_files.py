@@ -21,10 +21,10 @@ from verisal.checkpoint import (
     remove_checkpoint,
     save_checkpoint,
     save_export,
-    state_hash,
     write_atomic,
 )
 from verisal.errors import CheckpointError
+from verisal.fingerprint import state_hash
 
 STATE = {"state_dict": {"weight": torch.arange(6.0).reshape(2, 3)}, "epoch": 3, "names": ["a", "b"]}
 

@@ -142,7 +142,7 @@ def test_attacked_images_outside_of_range_or_budget_are_no_result():
     ):
         with pytest.raises(NumericError, match=found):
             attack(model, images * 0.9, labels, generator=torch.Generator())
-    assert attack.settings()["attack"] == "Overdone"
+    assert attack.settings()["class"] == "Overdone"
     fine = Overdone(0.01, 0.01)(model, images * 0.9, labels, generator=torch.Generator())
     assert fine.norms.tolist() == pytest.approx([0.01, 0.01], rel=1e-5)
 

@@ -65,7 +65,7 @@ def test_attack_is_final_and_described_by_plain_settings(case: AttackCase) -> No
     attack = middle(case)
     settings = attack.settings()
     assert type(attack).__final__
-    assert settings.pop("attack") == type(attack).__name__
+    assert settings.pop("class") == type(attack).__name__
     assert settings.pop("rules", 1) == attack.rules
     # An adapter's function is not plain, and stays; its name stands for it.
     assert {name for name, value in vars(attack).items() if not callable(value)} == set(settings)

@@ -83,8 +83,8 @@ def test_method_is_final_and_equal_settings_are_equal_methods(case):
     assert type(method).__final__
     assert method == case.make()
     if isinstance(method, GateMethod):
-        assert method.settings() == case.make().settings()
-        assert method.settings()["saliency"] == type(method).__name__
+        assert method.gate_settings() == case.make().gate_settings()
+        assert method.gate_settings()["class"] == type(method).__name__
         assert method.uses_query == case.uses_query
 
 

@@ -6,13 +6,12 @@ from torch import nn
 
 from helpers.tiny_detector import SIZE, attacks, features, masks, memorised
 from verisal.attacks import FGSM, PGD, GaussianNoise, SignNoise
-from verisal.checkpoint import state_hash
 from verisal.data import EmojiScenes
 from verisal.data.shares import Processes
 from verisal.detection.attacked_images import AttackedImages, ImageSource
 from verisal.errors import ConfigError, DataError
+from verisal.fingerprint import canonical, state_hash
 from verisal.models import Classifier
-from verisal.store.key import canonical
 from verisal.types import Sample
 
 COUNT = 25

@@ -8,12 +8,12 @@ from PIL import Image
 
 from helpers.tiny_detector import COUNTS, SIZE, data, exported, features, masks, memorised
 from verisal.attacks import FGSM, PGD
-from verisal.checkpoint import state_hash
 from verisal.cli._console import write_predictions
 from verisal.data.guard import guard_classifier_data
 from verisal.data.shares import Processes, ShareSampler
 from verisal.detection.detector_data import TableDataset
 from verisal.errors import ConfigError, DataError
+from verisal.fingerprint import state_hash
 
 # Some of these attacks fail, so that there are rows that must not be fitted.
 FIT = {"pgd": PGD(8 / 255, steps=4), "weak": FGSM(1.2 / 255)}

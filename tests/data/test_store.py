@@ -14,9 +14,10 @@ import torch
 
 from verisal import progress as _store_progress
 from verisal.errors import ConfigError, DataError
+from verisal.fingerprint import canonical
 from verisal.progress import progress_bar, progress_line
 from verisal.store import FeatureStore
-from verisal.store.key import canonical, mismatch
+from verisal.store.key import mismatch
 
 KEY = {"classifier": {"sha256": "ab12"}, "data": {"seed": 0, "size": 32}, "attack": {"eps": 8 / 255}}
 
@@ -179,7 +180,7 @@ def test_another_number_of_items(tmp_path):
     ("key", "message"),
     [
         ({"a": {"b": [1, object()]}}, r"a\.b\[1\]: expected plain data, found object"),
-        ({"path": torch.ones(2)}, "path: expected plain data, found Tensor"),
+        ({"network": torch.nn.ReLU()}, "network: expected plain data, found ReLU"),
         ({"eps": float("nan")}, "not plain data"),
     ],
 )

@@ -100,7 +100,7 @@ class Asked:
     def __init__(self):
         self.query = None
 
-    def settings(self):
+    def gate_settings(self):
         return {}
 
     def gates(self, classifier, images, query_class):

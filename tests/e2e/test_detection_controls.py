@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, final
+from typing import final
 
 import pytest
 import torch
@@ -105,9 +105,6 @@ def test_the_same_images_on_both_sides_are_exactly_at_chance(name, clean):
 @dataclass(frozen=True)
 class Fractions(Measurement):
     """How far the pixels are from whole numbers of 255ths."""
-
-    def settings(self) -> dict[str, Any]:
-        return {"class": "Fractions"}
 
     def __call__(self, classifier: StagedClassifier, images: Tensor) -> dict[str, Tensor]:
         scaled = images.double() * 255

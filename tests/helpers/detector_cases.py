@@ -60,7 +60,7 @@ class ToyGates:
 
     power: float = 1.0
 
-    def settings(self) -> dict[str, Any]:
+    def gate_settings(self) -> dict[str, Any]:
         return {"power": self.power}
 
     def gates(self, classifier: StagedClassifier, images: Tensor, query_class: Tensor) -> tuple[Tensor, ...]:
@@ -75,9 +75,6 @@ class ToyMasks(Measurement):
     """Maps of the gates, named as a mask measurement names them."""
 
     gates: ToyGates = ToyGates()
-
-    def settings(self) -> dict[str, Any]:
-        return {"class": "ToyMasks"}
 
     def __call__(self, classifier: StagedClassifier, images: Tensor) -> dict[str, Tensor]:
         gates = self.gates.gates(classifier, images, torch.zeros(len(images), dtype=torch.int64))

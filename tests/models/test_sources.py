@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from verisal.checkpoint import state_hash
 from verisal.errors import CheckpointError, ConfigError
+from verisal.fingerprint import state_hash
 from verisal.models import Architecture, Classifier, ClassifierSource, export_classifier, load_classifier
 
 SMALL = {"weights": None, "image_size": 64}

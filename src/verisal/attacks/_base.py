@@ -6,13 +6,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import ClassVar, final
+from typing import final
 
 import torch
 from torch import Tensor, nn
 
 from verisal.attacks._victim import ImageToLogits, Victim
 from verisal.errors import ConfigError, NumericError
+from verisal.fingerprint import Configured
 from verisal.functional.adversarial import noise_norm
 from verisal.functional.scopes import frozen, gradient_scope, images_at_once, rng_preserved
 from verisal.functional.seeding import per_sample
@@ -27,20 +28,15 @@ SLACK = 1e-6
 Draw = Callable[..., Tensor]
 
 
-class Attack(ABC):
+class Attack(Configured, ABC):
     """Changes images so that a classifier errs; concrete attacks are frozen dataclasses of plain settings.
-
-    Hence :meth:`settings` describes an attack completely, e.g. as part of a cache's key.
 
     Attributes:
         norm: norm that bounds or measures the attack's noise.
         targeted: True if ``y`` is the class to reach rather than the true label to leave.
-        rules: raised when an attack gives other images with the same settings, so that stored ones are
-            made again.
     """
 
     targeted: bool = False
-    rules: ClassVar[int] = 1
 
     @property
     @abstractmethod
@@ -54,16 +50,6 @@ class Attack(ABC):
         Called with gradients enabled, autocast off and the classifier frozen. All randomness must come
         from ``draw``, and every sample must be treated as if it were alone.
         """
-
-    @final
-    def settings(self) -> dict[str, object]:
-        """Class name and every setting as plain data; equal settings mean equal results.
-
-        What is called rather than said, such as the function that an adapter wraps, is left out.
-        """
-        plain = {name: value for name, value in vars(self).items() if not callable(value)}
-        rules = {"rules": self.rules} if self.rules > 1 else {}
-        return {"attack": type(self).__name__, **rules, **plain}
 
     @final
     def __call__(

@@ -60,6 +60,10 @@ class AdaptedAttack(Attack):
     calls: Literal["per_image", "per_chunk"] = "per_image"
     targeted: bool = False
 
+    def _decisive(self) -> dict[str, Any]:
+        # The name stands for the function.
+        return {name: value for name, value in super()._decisive().items() if name != "function"}
+
     def __post_init__(self) -> None:
         require(bool(self.name), "AdaptedAttack.name", self.name, "the attack's name with its settings")
         require(self.norm in ("linf", "l2"), "AdaptedAttack.norm", self.norm, "'linf' or 'l2'")

@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import final
 
 from torch import Tensor, nn
 
-from verisal.checkpoint import load_export, save_export, state_hash
-from verisal.errors import CheckpointError
-from verisal.fingerprint import settings_of
+from verisal.checkpoint import load_export, save_export
+from verisal.errors import CheckpointError, ConfigError
+from verisal.fingerprint import fingerprint, state_hash
 from verisal.functional.outputs import output_of
 from verisal.functional.seeding import content_ids
-from verisal.saliency import GateMethod, Saliency
+from verisal.saliency import Saliency
 from verisal.types import Batch
 
 __all__ = ["RowStore", "method_key"]
 
+_RULES = 1
+"""Raised whenever rows of one name come to mean other numbers, so that stored ones are made again."""
+
 
 def method_key(method: Saliency) -> str | None:
-    """All settings of a method as text; None for one that holds something other than plain data."""
-    weights = method.settings() if isinstance(method, GateMethod) else {}
+    """Fingerprint of a method's settings; None for one that holds something other than plain data."""
     try:
-        return json.dumps([settings_of(method), weights], sort_keys=True)
-    except TypeError:
+        return fingerprint(method)
+    except ConfigError:
         return None
 
 
@@ -37,7 +36,7 @@ class RowStore:
     """Rows of one classifier, one file per method, batch and caller, written whole or not at all.
 
     A file is found again by settings of the method, weights and output of the classifier, names and contents
-    of the images, what is marked in them where that matters, and version of the package; the rows in it by
+    of the images, what is marked in them where that matters, and the number of the rules; the rows in it by
     their own names. A damaged file counts as none.
 
     Args:
@@ -80,10 +79,10 @@ class RowStore:
             "classifier": self._weights,
             "image_ids": list(image_ids),
             "contents": list(content_ids(images)),
-            "verisal": version("verisal"),
+            "rules": _RULES,
             "caller": sorted(wanted),
         } | ({} if annotated is None else {"objects": _objects(annotated)})
-        digest = hashlib.sha256(json.dumps(card, sort_keys=True).encode()).hexdigest()[:24]
+        digest = fingerprint(card)[:24]
         path = self._folder / (re.sub(r"[^\w.-]+", "_", name) or "_") / f"{digest}.safetensors"
         try:
             return load_export(path)[0]
@@ -97,12 +96,7 @@ def _objects(batch: Batch) -> str:
     """Hash of everything that is marked in the images."""
     parts = (batch.object_labels, batch.object_masks, batch.boxes, batch.difficult)
     values = [batch.labels, *(tensor for part in parts for tensor in part)]
-    digest = hashlib.sha256()
-    for tensor in values:
-        digest.update(
-            str(tuple(tensor.shape)).encode() + tensor.detach().cpu().contiguous().numpy().tobytes()
-        )
-    return digest.hexdigest()
+    return state_hash({str(place): tensor for place, tensor in enumerate(values)})
 
 
 def _settings(method: Saliency | Sequence[Saliency]) -> str | list[str] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from functools import partial
 from typing import final
@@ -13,7 +12,7 @@ from torch import Tensor
 from verisal.callbacks._explaining import Context, ExplainingCallback, Part, Seen
 from verisal.callbacks._samples import add_samples, no_samples
 from verisal.errors import ConfigError
-from verisal.fingerprint import settings_of
+from verisal.fingerprint import canonical
 from verisal.functional.baselines import Baseline
 from verisal.functional.baselines.plain import bound
 from verisal.functional.statistics.intervals import bootstrap_mean
@@ -164,6 +163,6 @@ class _Neutralities(Part):
 def _key(baseline: Baseline, area: float, seed: int) -> str | None:
     """All that decides the rows besides classifier and images; None for more than plain data."""
     try:
-        return json.dumps([_NAME, settings_of(baseline), area, seed], sort_keys=True)
-    except TypeError:
+        return canonical([_NAME, baseline, area, seed])
+    except ConfigError:
         return None

@@ -9,10 +9,10 @@ from typing import final
 import torch
 from torch import Tensor
 
-from verisal.checkpoint import state_hash
 from verisal.cli._detector_file import DetectorFile, read_detector
 from verisal.cli._verdicts import Verdicts
 from verisal.errors import CheckpointError
+from verisal.fingerprint import state_hash
 from verisal.models import Classifier
 from verisal.tasks import DetectorTask
 from verisal.types import Batch

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, final, runtime_checkable
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from verisal.errors import DataError
+from verisal.fingerprint import row_digests
 from verisal.models import Classifier
 
 __all__ = [
@@ -51,8 +51,7 @@ class ImageDigests:
     @classmethod
     def of(cls, images: Tensor, names: Sequence[str]) -> ImageDigests:
         """Of ``images (N, 3, H, W)`` uint8."""
-        digests = [hashlib.blake2b(image.tobytes(), digest_size=8).digest() for image in images.numpy()]
-        values = np.frombuffer(b"".join(digests), dtype="<i8").astype(np.int64)
+        values = np.frombuffer(b"".join(row_digests(images, 8)), dtype="<i8").astype(np.int64)
         return cls(torch.from_numpy(values), tuple(names))
 
     @classmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from verisal.attacks import AdaptivePGD, Defence, FeatureMatching
 from verisal.detection.end_to_end import end_to_end, nearest_of_other_class, strongest
 from verisal.detectors import Detector, DetectorFeatures
 from verisal.errors import ConfigError
-from verisal.fingerprint import settings_of
+from verisal.fingerprint import Configured
 from verisal.functional.adversarial import round_to_8bit
 from verisal.functional.outputs import ask
 from verisal.functional.seeding import derive_seed
@@ -29,7 +29,7 @@ _CHUNK = 24
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class AdaptiveSuite:
+class AdaptiveSuite(Configured):
     """Adaptive attacks that share one way through the masks.
 
     Args:
@@ -67,11 +67,6 @@ class AdaptiveSuite:
             matching = AdaptivePGD(aim=FeatureMatching(), eps=eps, steps=self.steps, restarts=self.restarts)
             made = (*made, matching)
         return {attack.aim.name: attack for attack in made}
-
-    def settings(self) -> dict[str, Any]:
-        """Plain data that determines the results."""
-        settings: dict[str, Any] = settings_of(self)
-        return settings
 
 
 def attack_defence(

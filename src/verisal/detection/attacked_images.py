@@ -12,11 +12,11 @@ from torch import Tensor
 
 from verisal._numbers import check_range
 from verisal.attacks import Attack
-from verisal.checkpoint import state_hash
 from verisal.data.guard import ImageDigests
 from verisal.data.shares import Processes
 from verisal.detection.table import Role
 from verisal.errors import ConfigError, DataError
+from verisal.fingerprint import state_hash
 from verisal.functional.adversarial import gaussian_noise, judge_8bit, round_to_8bit
 from verisal.functional.outputs import ask
 from verisal.functional.seeding import derive_seed

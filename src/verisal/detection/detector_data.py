@@ -15,7 +15,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from verisal._numbers import check_range
 from verisal.attacks import Attack
-from verisal.checkpoint import state_hash
 from verisal.data._files import find_images, left_out_words, no_image, path_text
 from verisal.data.annotated import ImageSplits
 from verisal.data.decode import decode_image, resize_image
@@ -25,6 +24,7 @@ from verisal.detection.attacked_images import AttackedImages, GroupTable
 from verisal.detection.sources import image_source
 from verisal.detectors import DetectorFeatures
 from verisal.errors import ConfigError, DataError
+from verisal.fingerprint import state_hash
 from verisal.functional.adversarial import round_to_8bit
 from verisal.functional.outputs import require_softmax
 from verisal.models import ClassifierSource, load_classifier

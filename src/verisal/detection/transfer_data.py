@@ -12,7 +12,6 @@ from torch.utils.data import DataLoader
 
 from verisal._numbers import check_range
 from verisal.attacks import Attack
-from verisal.checkpoint import state_hash
 from verisal.data.annotated import ImageSplits
 from verisal.data.guard import guard_classifier_data
 from verisal.data.shares import Processes, ShareSampler
@@ -20,6 +19,7 @@ from verisal.detection.attacked_images import AttackedImages, GroupTable
 from verisal.detection.families import Families
 from verisal.detection.sources import image_source
 from verisal.errors import ConfigError
+from verisal.fingerprint import state_hash
 from verisal.functional.outputs import require_softmax
 from verisal.models import ClassifierSource, load_classifier
 from verisal.store import FeatureStore

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, final
+from typing import final
 
 import torch
 from torch import Tensor
 
 from verisal.errors import NumericError
-from verisal.fingerprint import settings_of
+from verisal.fingerprint import Configured
 from verisal.functional.outputs import require_softmax
 from verisal.types import Measurement, StagedClassifier
 
 __all__ = ["Detector"]
 
 
-class Detector(ABC):
+class Detector(Configured, ABC):
     """Scores images; a higher score means more adversarial.
 
     A detector works in two halves. Its *measurement* asks the classifier about images: the dear half, which
@@ -59,12 +59,6 @@ class Detector(ABC):
         Raises:
             ConfigError: it needs fitting and was not fitted.
         """
-
-    @final
-    def settings(self) -> dict[str, Any]:
-        """Class name and settings, with those of everything nested, as plain data."""
-        settings: dict[str, Any] = settings_of(self)
-        return settings
 
     @final
     def score(self, classifier: StagedClassifier, images: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ from typing import Any, Protocol, final, runtime_checkable
 import torch
 from torch import Tensor
 
-from verisal.fingerprint import settings_of
 from verisal.functional.networks import staged_network
 from verisal.functional.outputs import ask
 from verisal.functional.scopes import frozen, gradient_scope
@@ -25,7 +24,7 @@ class FindsGates(Protocol):
         """Gates per stage ``(B, C_l, H_l, W_l)`` for ``query_class (B,)``."""
         ...
 
-    def settings(self) -> dict[str, Any]:
+    def gate_settings(self) -> dict[str, Any]:
         """Everything that the gates depend on besides classifier and images, as plain data."""
         ...
 
@@ -57,9 +56,8 @@ class ChannelGates(Measurement):
 
     saliency: FindsGates
 
-    def settings(self) -> dict[str, Any]:
-        """Class name and the settings of the saliency."""
-        return {"class": type(self).__name__, "saliency": self.saliency.settings()}
+    def _decisive(self) -> dict[str, Any]:
+        return {"saliency": self.saliency.gate_settings()}
 
     def __call__(self, classifier: StagedClassifier, images: Tensor) -> dict[str, Tensor]:
         """Gates of images ``(B, 3, H, W)`` in [0, 1] for the class that is predicted on each."""
@@ -87,11 +85,6 @@ class SalientPixels(Measurement):
     """
 
     saliency: Explains
-
-    def settings(self) -> dict[str, Any]:
-        """Class name and the settings of the saliency."""
-        settings: dict[str, Any] = settings_of(self)
-        return settings
 
     def __call__(self, classifier: StagedClassifier, images: Tensor) -> dict[str, Tensor]:
         """Weighted images ``(B, 3, H, W)`` for the class that is predicted on each."""

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
 import torch
 from torch import Tensor, nn
 
-from verisal.fingerprint import settings_of
 from verisal.functional.filters import shift_one_pixel
 from verisal.functional.outputs import ask, require_softmax
 from verisal.functional.scopes import frozen, gradient_scope
@@ -32,11 +31,6 @@ def logits_of(classifier: StagedClassifier, images: Tensor) -> Tensor:
 class Logits(Measurement):
     """``logits (B, K)`` of the image as it is."""
 
-    def settings(self) -> dict[str, Any]:
-        """Class name alone."""
-        settings: dict[str, Any] = settings_of(self)
-        return settings
-
     def __call__(self, classifier: StagedClassifier, images: Tensor) -> dict[str, Tensor]:
         """Logits of images ``(B, 3, H, W)`` in [0, 1]."""
         return {"logits": logits_of(classifier, images)}
@@ -46,11 +40,6 @@ class Logits(Measurement):
 @dataclass(frozen=True)
 class ShiftedLogits(Measurement):
     """``logits (B, K)`` of the image, and ``shifted/logits (B, K)`` of the image moved by one pixel."""
-
-    def settings(self) -> dict[str, Any]:
-        """Class name alone."""
-        settings: dict[str, Any] = settings_of(self)
-        return settings
 
     def __call__(self, classifier: StagedClassifier, images: Tensor) -> dict[str, Tensor]:
         """Logits of both views of images ``(B, 3, H, W)`` in [0, 1]."""

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
 from torch import Tensor
 
 from verisal.detectors._outputs import logits_of
-from verisal.fingerprint import settings_of
 from verisal.functional.adversarial import round_to_8bit
 from verisal.types import Measurement, StagedClassifier
 
@@ -19,11 +18,6 @@ __all__ = ["Pixels"]
 @dataclass(frozen=True)
 class Pixels(Measurement):
     """``image (B, 3, H, W)``, the image itself in 8 bits, and ``logits (B, K)``. One forward pass."""
-
-    def settings(self) -> dict[str, Any]:
-        """Class name alone."""
-        settings: dict[str, Any] = settings_of(self)
-        return settings
 
     def __call__(self, classifier: StagedClassifier, images: Tensor) -> dict[str, Tensor]:
         """Bytes and logits of images ``(B, 3, H, W)`` in [0, 1]."""

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
 import torch
 from torch import Tensor
 
-from verisal.fingerprint import settings_of
 from verisal.functional.networks import staged_network
 from verisal.functional.scopes import frozen, gradient_scope
 from verisal.types import Measurement, StagedClassifier, check_images
@@ -24,11 +23,6 @@ class PooledActivations(Measurement):
 
     Stages are numbered from 1. One forward pass.
     """
-
-    def settings(self) -> dict[str, Any]:
-        """Class name alone."""
-        settings: dict[str, Any] = settings_of(self)
-        return settings
 
     def __call__(self, classifier: StagedClassifier, images: Tensor) -> dict[str, Tensor]:
         """Logits and vectors of images ``(B, 3, H, W)`` in [0, 1]."""

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
 import torch
 from torch import Tensor
 
 from verisal.detectors._base import Detector
 from verisal.errors import ConfigError
-from verisal.fingerprint import settings_of
 from verisal.functional.outputs import ask
 from verisal.functional.scopes import frozen, gradient_scope
 from verisal.types import Measurement, StagedClassifier, check_images
@@ -53,11 +52,6 @@ class StepsToFlip(Measurement):
                 "StepsToFlip needs a step in (0, 1], such as 0.001 for a quarter of a grey level, and"
                 f" max_steps of at least 1; found step={self.step}, max_steps={self.max_steps}"
             )
-
-    def settings(self) -> dict[str, Any]:
-        """Class name and settings."""
-        settings: dict[str, Any] = settings_of(self)
-        return settings
 
     def __call__(self, classifier: StagedClassifier, images: Tensor) -> dict[str, Tensor]:
         """Steps for images ``(B, 3, H, W)`` in [0, 1]."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
 import torch
 from torch import Tensor
@@ -14,7 +14,6 @@ from verisal.detectors._base import Detector
 from verisal.detectors._outputs import logits_of
 from verisal.detectors.squeezing import median_filter, non_local_means, reduce_bit_depth
 from verisal.errors import ConfigError
-from verisal.fingerprint import settings_of
 from verisal.functional.filters import softmax_distance
 from verisal.types import Measurement, StagedClassifier
 
@@ -55,11 +54,6 @@ class SqueezedLogits(Measurement):
                 f" non-local means) and strength above 0; found bits={self.bits}, median={self.median},"
                 f" search={self.search}, patch={self.patch}, strength={self.strength}"
             )
-
-    def settings(self) -> dict[str, Any]:
-        """Class name and settings."""
-        settings: dict[str, Any] = settings_of(self)
-        return settings
 
     def __call__(self, classifier: StagedClassifier, images: Tensor) -> dict[str, Tensor]:
         """Logits of all copies of images ``(B, 3, H, W)`` in [0, 1]."""

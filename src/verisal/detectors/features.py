@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, final
+from typing import Any, ClassVar, Literal, final
 
 import torch
 from torch import Tensor
@@ -71,6 +71,8 @@ class DetectorFeatures(Measurement):
     views: tuple[View, ...] = ("original",)
     gated_activation: bool = False
 
+    rules: ClassVar[int] = 2
+
     def __post_init__(self) -> None:
         if not self.queries or len(set(self.queries)) != len(self.queries):
             raise ConfigError(f"queries must name prediction, runner_up or both, found {list(self.queries)}")
@@ -82,16 +84,8 @@ class DetectorFeatures(Measurement):
                 " set queries: [prediction]"
             )
 
-    def settings(self) -> dict[str, Any]:
-        """Everything that the values depend on besides classifier and images, as plain data."""
-        return {
-            "saliency": self.saliency.settings(),
-            "queries": list(self.queries),
-            "views": list(self.views),
-            "gated_activation": self.gated_activation,
-            # Raised whenever equal settings give other tensors, so that a store does not mix them.
-            "rules": 2,
-        }
+    def _decisive(self) -> dict[str, Any]:
+        return super()._decisive() | {"saliency": self.saliency.gate_settings()}
 
     def mask_names(self, stages: int) -> tuple[str, ...]:
         """Names of the gate statistics, in the order in which a detector stacks them."""

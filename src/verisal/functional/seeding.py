@@ -11,6 +11,8 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
+from verisal.fingerprint import row_digests
+
 __all__ = ["content_ids", "derive_seed", "named_after", "per_sample"]
 
 
@@ -32,11 +34,8 @@ def content_ids(images: Tensor) -> tuple[str, ...]:
     """
     names = _NAMES.get()
     known = [names.get(key) for key in _exact(images)] if names else [None] * len(images)
-    rounded = images.detach().mul(255).round_().to(torch.uint8).cpu().contiguous().numpy()
-    return tuple(
-        hashlib.blake2b(image.tobytes(), digest_size=16).hexdigest() if name is None else name
-        for image, name in zip(rounded, known, strict=True)
-    )
+    rounded = row_digests(images.detach().mul(255).round_().to(torch.uint8), 16)
+    return tuple(digest.hex() if name is None else name for digest, name in zip(rounded, known, strict=True))
 
 
 @contextmanager
@@ -59,10 +58,7 @@ _NAMES: ContextVar[Mapping[bytes, str]] = ContextVar("names", default=MappingPro
 
 
 def _exact(images: Tensor) -> list[bytes]:
-    return [
-        hashlib.blake2b(image.tobytes(), digest_size=16).digest()
-        for image in images.detach().cpu().contiguous().numpy()
-    ]
+    return row_digests(images, 16)
 
 
 def per_sample(

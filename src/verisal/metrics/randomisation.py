@@ -8,8 +8,8 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from verisal.checkpoint import state_hash
 from verisal.errors import ConfigError, DataError
+from verisal.fingerprint import state_hash
 from verisal.functional.comparison.randomisation import (
     RandomisedCopy,
     derangement,

@@ -6,11 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, final
 
 from torch import Tensor, nn
 
 from verisal.errors import DataError
+from verisal.fingerprint import Configured
 from verisal.functional.networks import staged_network
 from verisal.functional.outputs import probabilities
 from verisal.functional.scopes import frozen, gradient_scope, rng_preserved
@@ -33,8 +34,10 @@ ScoreKind = Literal["logit", "probability"]
 ONE_SCORE = "choose a method that asks for the score of one class: Gradient, GradCAM, Occlusion or RISE"
 """Advice for classifiers whose labels are decided one by one."""
 
+_OF_MAPS = ("chunk_size", "fusion", "same_weights", "shown", "smoothing")
 
-class Saliency(ABC):
+
+class Saliency(Configured, ABC):
     """A method that explains one query class per image.
 
     Sub-classes are frozen dataclasses, so that their settings are plain data and can key a cache.
@@ -70,9 +73,10 @@ class GateMethod(Saliency):
     def gates(self, classifier: StagedClassifier, images: Tensor, query_class: Tensor) -> tuple[Tensor, ...]:
         """Gates per stage ``(B, C_l, H_l, W_l)`` for ``query_class (B,)``, all images at once."""
 
-    @abstractmethod
-    def settings(self) -> dict[str, Any]:
-        """Everything that the gates depend on besides classifier and images, as plain data."""
+    @final
+    def gate_settings(self) -> dict[str, Any]:
+        """The settings but for those of the maps, which change no gate."""
+        return {name: value for name, value in self.settings().items() if name not in _OF_MAPS}
 
 
 @dataclass(frozen=True)

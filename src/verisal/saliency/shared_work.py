@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, fields, is_dataclass
 from typing import TypeVar, cast, final
 
-import torch
 from torch import Tensor, nn
 
 from verisal.errors import ConfigError
-from verisal.fingerprint import settings_of
+from verisal.fingerprint import fingerprint, state_hash
 
 __all__ = ["SharedWork", "shared", "work_key"]
 
@@ -124,20 +121,11 @@ def work_key(
     if not isinstance(network, nn.Module):
         return None
     try:
-        text = json.dumps([settings_of(item) for item in settings], sort_keys=True)
-    except TypeError:
+        named = fingerprint(*settings)
+    except ConfigError:
         return None
-    weights = _digest(network.state_dict().items())
-    return (what, text, network, weights, _digest((str(tensor.device), tensor) for tensor in inputs))
-
-
-def _digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
-    digest = hashlib.blake2b()
-    for name, tensor in tensors:
-        values = tensor.detach().cpu().contiguous()
-        digest.update(f"{name}|{values.dtype}|{tuple(values.shape)}|".encode())
-        digest.update(values.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    values = {f"{place} {tensor.device}": tensor for place, tensor in enumerate(inputs)}
+    return (what, named, network, state_hash(network), state_hash(values))
 
 
 def _bytes_of(value: object) -> int:

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from verisal.errors import ConfigError, DataError
+from verisal.fingerprint import canonical
 from verisal.progress import progress_bar
 from verisal.store.files import LocalFiles, files_at, split_location
-from verisal.store.key import canonical, mismatch
+from verisal.store.key import mismatch
 from verisal.store.record import HEADER, ShardRecord, read_header, signature_of, write_header
 
 __all__ = ["FeatureStore", "ShardRecord"]

@@ -18,7 +18,7 @@ from verisal.attacks._base import Draw, _check_call, require
 from verisal.attacks._victim import unit
 from verisal.attacks.adaptive.target import Aim, Defence, Judged, Orthogonal, Selective, Target, Weighted
 from verisal.errors import DataError
-from verisal.fingerprint import settings_of
+from verisal.fingerprint import Configured
 from verisal.functional.adversarial import round_to_8bit
 from verisal.functional.outputs import require_softmax
 from verisal.functional.scopes import frozen, gradient_scope, images_at_once, rng_preserved
@@ -57,7 +57,7 @@ class AdaptiveResult:
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class AdaptivePGD:
+class AdaptivePGD(Configured):
     r"""Projected steps in an Linf ball towards images that are misclassified and not noticed.
 
     Every iterate is rounded to 8 bits before it is judged, and the gradients are those at the rounded image:
@@ -141,11 +141,6 @@ class AdaptivePGD:
             )
             for aim in aims
         )
-
-    def settings(self) -> dict[str, object]:
-        """Class name and every setting as plain data; equal settings mean equal results."""
-        settings: dict[str, object] = settings_of(self)
-        return settings
 
     def __call__(
         self,

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from verisal._numbers import check_range
 from verisal.errors import ConfigError
+from verisal.fingerprint import Configured
 from verisal.functional.filters import gaussian_matrix
 from verisal.types import Normalised
 
@@ -24,7 +25,7 @@ _KERNELS = {5.0: 11, 10.0: 61}
 _KERNEL_IMAGE = 224
 
 
-class Baseline(ABC):
+class Baseline(Configured, ABC):
     """Makes the image that replaces removed pixels.
 
     Sub-classes are frozen dataclasses. What they draw at random depends on their seed and the content of the

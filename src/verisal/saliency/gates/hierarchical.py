@@ -11,8 +11,8 @@ the evidence.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, final
+from dataclasses import dataclass
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
@@ -28,9 +28,6 @@ from verisal.saliency.gates.problem import GateProblem, Objective
 from verisal.types import SaliencyResult, StagedClassifier, check_query_class
 
 __all__ = ["HierarchicalMasks"]
-
-# Raised when the same settings come to mean other gates, so that stored ones are not taken for them.
-_RULES = 2
 
 
 @final
@@ -88,6 +85,7 @@ class HierarchicalMasks(GateMethod):
     chunk_size: int = 64
 
     needs_module: ClassVar[bool] = True
+    rules: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         check_range(1, steps=self.steps, chunk_size=self.chunk_size)
@@ -124,13 +122,6 @@ class HierarchicalMasks(GateMethod):
     def uses_query(self) -> bool:
         """False for ``output``, which keeps all logits."""
         return self.objective != "output"
-
-    def settings(self) -> dict[str, Any]:
-        """Class name and every setting that can change a gate, which those of the maps cannot."""
-        settings = asdict(self)
-        for name in ("chunk_size", "fusion", "shown", "smoothing"):
-            settings.pop(name)
-        return {"saliency": type(self).__name__, "rules": _RULES, **settings}
 
     def gates(self, classifier: StagedClassifier, images: Tensor, query_class: Tensor) -> tuple[Tensor, ...]:
         """The gates that :meth:`learn` finds."""

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from verisal._numbers import check_range
-from verisal.checkpoint import CARD_KEY, load_checkpoint, load_export, save_export, state_hash
+from verisal.checkpoint import CARD_KEY, load_checkpoint, load_export, save_export
 from verisal.errors import CheckpointError, ConfigError
+from verisal.fingerprint import state_hash
 from verisal.functional.outputs import require_softmax
 from verisal.functional.scopes import gradient_scope, images_at_once, rng_preserved
 from verisal.saliency._base import ONE_SCORE, GateMethod, explaining, staged
@@ -139,15 +140,8 @@ class LearnedMask(GateMethod):
         """False for a network trained on ``output``, which keeps all logits."""
         return self._loaded[1].objective != "output"
 
-    def settings(self) -> dict[str, Any]:
-        """Class name, the weights by their hash, and the settings that can change a gate."""
-        network, _ = self._loaded
-        return {
-            "saliency": type(self).__name__,
-            "weights": state_hash(network),
-            "steps": self.steps,
-            "learning_rate": self.learning_rate,
-        }
+    def _decisive(self) -> dict[str, Any]:
+        return super()._decisive() | {"checkpoint": state_hash(self._loaded[0])}
 
     def gates(self, classifier: StagedClassifier, images: Tensor, query_class: Tensor) -> tuple[Tensor, ...]:
         """Gates per stage ``(B, C_l, H_l, W_l)``, all images at once.
