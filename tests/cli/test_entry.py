@@ -7,7 +7,7 @@ import pytest
 
 import verisal
 from verisal import __main__ as entry_module
-from verisal.cli._explain import explain
+from verisal.cli._refusals import explain
 
 
 @pytest.mark.parametrize(

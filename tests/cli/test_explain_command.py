@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from verisal.cli import main
-from verisal.cli._query import other_classes, query_classes
+from verisal.cli._explain_inputs import other_classes, query_classes
 from verisal.data import EmojiScenes, decode_image
 from verisal.errors import ConfigError
 from verisal.models import load_classifier

@@ -9,7 +9,7 @@ from lightning.pytorch import Trainer
 from torch import nn
 
 from verisal.cli import main
-from verisal.cli._precision import TrainingPrecision, training_precision
+from verisal.cli._trainer import TrainingPrecision, training_precision
 from verisal.errors import ConfigError
 
 CONFIG = """

@@ -3,7 +3,7 @@
 import pytest
 
 from verisal.cli import main
-from verisal.cli._repeated_keys import refuse_repeated_keys
+from verisal.cli._settings import refuse_repeated_keys
 from verisal.errors import ConfigError
 
 TEXT = """# of a run

@@ -8,7 +8,7 @@ from PIL import Image
 
 from helpers.tiny_detector import COUNTS, SIZE, data, exported, features, masks, memorised
 from verisal.attacks import FGSM, PGD
-from verisal.cli._console import write_predictions
+from verisal.cli._trainer import write_predictions
 from verisal.data.guard import guard_classifier_data
 from verisal.data.shares import Processes, ShareSampler
 from verisal.detection.detector_data import TableDataset

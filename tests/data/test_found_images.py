@@ -21,7 +21,7 @@ from helpers.make_data_sets import (
     write_xml,
 )
 from verisal.cli._data import main
-from verisal.cli._explain_files import named_files
+from verisal.cli._explain_inputs import named_files
 from verisal.data import (
     AnnotatedImages,
     ImageFolder,

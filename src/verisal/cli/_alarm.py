@@ -17,8 +17,6 @@ from verisal.models import Classifier
 from verisal.tasks import DetectorTask
 from verisal.types import Batch
 
-__all__ = ["DetectorAlarm", "detector_alarm"]
-
 
 @final
 class DetectorAlarm:

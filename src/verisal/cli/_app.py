@@ -32,21 +32,25 @@ from verisal.callbacks import (
     best_checkpoint,
 )
 from verisal.checkpoint import CardedByData, check_card, load_weights
-from verisal.cli._beginning import Beginning
-from verisal.cli._console import EpochLines, write_predictions
-from verisal.cli._precision import training_precision
-from verisal.cli._progress import Progress
-from verisal.cli._runs import Start, open_run, process_rank, say, weights_for
+from verisal.cli._runs import Command, Start, open_run, process_rank, say, weights_for
 from verisal.cli._settings import (
     check_numbers,
     check_paths,
     check_seed,
     check_trainer,
+    class_that_failed,
     parsed_settings,
-    refused_by_classes,
     refused_settings,
 )
-from verisal.cli._stages import ChecksTrainer, check_stage, check_steps
+from verisal.cli._trainer import (
+    Beginning,
+    ChecksTrainer,
+    EpochLines,
+    check_stage,
+    check_steps,
+    training_precision,
+    write_predictions,
+)
 from verisal.data import ImageData, SceneData  # noqa: F401
 from verisal.detection import DetectorData, TransferData  # noqa: F401
 from verisal.detectors import Detector
@@ -56,8 +60,6 @@ from verisal.reporting import RunFolder, WandbSettings, WandbSink, csv_logger, w
 from verisal.results import Evaluates
 from verisal.saliency import Saliency
 from verisal.types import Measurement
-
-__all__ = ["VerisalCLI"]
 
 _STAGES = ("fit", "validate", "test", "predict")
 _OF_ONE_COMMAND = frozenset({"config", "run_dir", "resume", "ckpt_path"})
@@ -69,11 +71,11 @@ class VerisalCLI(LightningCLI):
 
     Args:
         args: the arguments.
-        progress: filled in while the command runs.
+        command: filled in while the command runs.
     """
 
-    def __init__(self, args: Sequence[str], progress: Progress) -> None:
-        self._progress = progress
+    def __init__(self, args: Sequence[str], command: Command) -> None:
+        self._command = command
         self._checkpoint: Path | None = None
         self._seed: int | None = None
         # A default that is an instance of one of these keeps its class, although the class is final.
@@ -170,12 +172,12 @@ class VerisalCLI(LightningCLI):
                 weights to test.
             CheckpointError: the weights cannot be loaded.
         """
-        self._progress.stage = str(self.subcommand)
+        self._command.stage = str(self.subcommand)
         settings = self._settings
         check_paths(run_dir=settings.run_dir, resume=settings.resume, ckpt_path=settings.ckpt_path)
         check_trainer(settings.trainer)
         check_numbers(settings)
-        check_stage(self._progress.stage, settings.model.class_path, settings.data.class_path)
+        check_stage(self._command.stage, settings.model.class_path, settings.data.class_path)
         if settings.trainer.inference_mode:
             raise ConfigError(
                 "trainer.inference_mode must be false: masks and attacks need gradients in every stage"
@@ -184,22 +186,22 @@ class VerisalCLI(LightningCLI):
             raise ConfigError(
                 "trainer.logger cannot be set: a run always writes metrics.csv; wandb.mode decides the rest"
             )
-        check_steps(self._progress.stage, settings.trainer)
-        if self._progress.stage != "fit":
+        check_steps(self._command.stage, settings.trainer)
+        if self._command.stage != "fit":
             configs = [Path(str(file)) for file in settings.config or ()]
-            self._checkpoint = weights_for(self._progress.stage, settings.ckpt_path, configs)
+            self._checkpoint = weights_for(self._command.stage, settings.ckpt_path, configs)
             if self._checkpoint is not None:
-                self._progress.weights = str(self._checkpoint)
+                self._command.weights = str(self._checkpoint)
                 load_weights(str(settings.ckpt_path or self._checkpoint))
 
     def instantiate_classes(self) -> None:
         """Task, data and trainer, as the config asks for them."""
-        with refused_by_classes(self._settings):
+        with refused_settings(class_that_failed(self._settings)):
             super().instantiate_classes()
 
     def instantiate_trainer(self, **kwargs: object) -> Trainer:
         """The trainer, with the run's own loggers, callbacks and checkpoint files."""
-        stage, settings = self._progress.stage, self._settings
+        stage, settings = self._command.stage, self._settings
         precision = training_precision(settings.trainer.precision, settings.trainer.accelerator)
         start = open_run(
             stage,
@@ -208,10 +210,10 @@ class VerisalCLI(LightningCLI):
             resume=settings.resume,
         )
         run, config = start.run, self._full_config()
-        self._progress.run, self._progress.config = run, run.config_file(stage)
-        self._progress.opening = partial(self._begin, start, config)
+        self._command.run, self._command.config = run, run.config_file(stage)
+        self._command.opening = partial(self._begin, start, config)
         self._checkpoint = self._checkpoint or start.checkpoint
-        self._progress.loggers.append(csv_logger(run.path, begin=self._progress.begin))
+        self._command.loggers.append(csv_logger(run.path, begin=self._command.begin))
         wandb = wandb_logger(
             run.path,
             self.config_init[stage].wandb,
@@ -220,13 +222,13 @@ class VerisalCLI(LightningCLI):
             resuming=run.continued,
         )
         if wandb is not None:
-            self._progress.loggers.append(wandb)
+            self._command.loggers.append(wandb)
         configured = self.config_init[stage].trainer
-        with refused_settings("trainer", self._given_to_trainer):
+        with refused_settings(lambda _: ("trainer", self._given_to_trainer())):
             return super().instantiate_trainer(
-                logger=list(self._progress.loggers),
+                logger=list(self._command.loggers),
                 callbacks=[
-                    Beginning(self._progress),
+                    Beginning(self._command),
                     *_listed(configured.callbacks),
                     *self._own_callbacks(run, config),
                 ],
@@ -250,9 +252,9 @@ class VerisalCLI(LightningCLI):
             return
         start.begin()
         head = self._config_head()
-        start.run.write_config(self._progress.stage, head + yaml.safe_dump(config, sort_keys=False))
+        start.run.write_config(self._command.stage, head + yaml.safe_dump(config, sort_keys=False))
         start.run.write_environment()
-        for logger in self._progress.loggers:
+        for logger in self._command.loggers:
             if isinstance(logger, WandbSink):
                 logger.open()
 
@@ -271,8 +273,8 @@ class VerisalCLI(LightningCLI):
             raise ConfigError(
                 "nothing was trained: trainer.max_time or a callback ended the training before its first step"
             )
-        self._progress.begin()  # A run that was complete before it was resumed has had no work.
-        run = self._progress.run
+        self._command.begin()  # A run that was complete before it was resumed has had no work.
+        run = self._command.run
         if run is None or self._settings.trainer.fast_dev_run:
             return
         if self._settings.test_after_fit and is_overridden("test_step", model, LightningModule):
@@ -305,7 +307,7 @@ class VerisalCLI(LightningCLI):
         predictions = self.trainer.predict(
             model, datamodule=datamodule, ckpt_path=self._checkpoint, weights_only=True
         )
-        self._progress.begin()
+        self._command.begin()
         loader = self.trainer.predict_dataloaders
         images = len(loader.dataset) if isinstance(loader, DataLoader) else None  # type: ignore[arg-type]  # sized
         write_predictions(self._run_path / "predictions.csv", predictions or (), images=images)
@@ -328,7 +330,7 @@ class VerisalCLI(LightningCLI):
 
     @property
     def _run_path(self) -> Path:
-        return self._progress.run.path if self._progress.run else Path()
+        return self._command.run.path if self._command.run else Path()
 
     def _known_keys(self, words: Sequence[str]) -> list[str]:
         stage = next((word for word in words if word in _STAGES), "fit")
@@ -346,7 +348,7 @@ class VerisalCLI(LightningCLI):
 
     def _own_callbacks(self, run: RunFolder, config: Mapping[str, object]) -> list[Callback]:
         report, settings = ReportRun(run.path), self._settings
-        if self._progress.stage != "fit":
+        if self._command.stage != "fit":
             return [ImageGuard(), report]
         tested = settings.test_after_fit and is_overridden("test_step", self.model, LightningModule)
         guard = ImageGuard(tests=tested and not settings.trainer.fast_dev_run)
@@ -358,7 +360,7 @@ class VerisalCLI(LightningCLI):
         return [*guarded, best_checkpoint(run.checkpoints, self.model), LastCheckpoint(run.checkpoints)]
 
     def _say_next_commands(self, run: RunFolder) -> None:
-        config = shlex.quote(str(self._progress.config))
+        config = shlex.quote(str(self._command.config))
         lines = [f"run: {run.path}"]
         if is_overridden("test_step", self.model, LightningModule):
             lines.append(f"  test again: verisal test --config {config}")

@@ -22,8 +22,6 @@ from verisal.data import (
 from verisal.errors import ConfigError
 from verisal.models import load_classifier
 
-__all__ = ["main"]
-
 _ANNOTATIONS = ("csv", "coco", "voc", "masks")
 # Sets that lie in one folder, each in the part that is used to evaluate.
 _KNOWN: dict[str, Callable[[str], ImageSet]] = {

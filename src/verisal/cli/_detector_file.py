@@ -18,8 +18,6 @@ from verisal.reporting import find_run_of
 from verisal.saliency import GateMethod, HierarchicalMasks, LearnedMask
 from verisal.tasks import DetectorTask
 
-__all__ = ["EXPORT", "DetectorFile", "read_detector", "trained_file"]
-
 EXPORT = "model.safetensors"
 """File name of an export's tensors; the card beside it has the suffix ``.json``."""
 

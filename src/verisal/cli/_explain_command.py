@@ -17,9 +17,8 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 from torch import Tensor
 
 from verisal._whole_files import write_atomic
-from verisal.cli._explain_files import ContactSheets, Images, named_files
-from verisal.cli._query import other_classes, query_classes
-from verisal.cli._settings import check_paths, parsed_settings, refused_by_classes
+from verisal.cli._explain_inputs import ContactSheets, Images, named_files, other_classes, query_classes
+from verisal.cli._settings import check_paths, class_that_failed, parsed_settings, refused_settings
 from verisal.cli._verdicts import Alarm
 from verisal.errors import ConfigError
 from verisal.fingerprint import settings_of
@@ -29,8 +28,6 @@ from verisal.models import Classifier, ClassifierSource
 from verisal.reporting import Explanation, draw_explanation
 from verisal.saliency import HierarchicalMasks, Saliency, calibrate_reg_weight
 from verisal.types import OutputKind, SaliencyResult
-
-__all__ = ["main"]
 
 _TOP = 5
 # Of shipped classifiers, by the rule of calibrate_reg_weight on images that no report uses.
@@ -113,7 +110,7 @@ def _parsed(args: Sequence[str]) -> Namespace:
     parser = _parser()
     known = [action.dest for action in parser._actions if action.dest != "help"]
     parsed = parsed_settings(parser, list(args), known)
-    with refused_by_classes(parsed):
+    with refused_settings(class_that_failed(parsed)):
         given: Namespace = parser.instantiate_classes(parsed)
     if not given.images:
         raise ConfigError("explain needs images: verisal explain PATH... (files or folders)")

@@ -20,8 +20,6 @@ from verisal.models import Classifier, SmallResNet, export_classifier
 from verisal.reporting import find_run_of
 from verisal.saliency import load_mask_network, save_mask_network
 
-__all__ = ["main", "with_export"]
-
 _RATES = ("FPR 5 %", "FPR 1 %")
 
 

@@ -10,14 +10,10 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from verisal.cli._output import lasting_output
-from verisal.cli._process import Stopped, quiet, restored_settings, stops_as_exceptions
-from verisal.cli._progress import Progress
-from verisal.cli._repeated_keys import refuse_repeated_keys
-from verisal.cli._settings import SHOWN_BY
+from verisal.cli._process import Stopped, lasting_output, quiet, restored_settings, stops_as_exceptions
+from verisal.cli._runs import Command
+from verisal.cli._settings import SHOWN_BY, refuse_repeated_keys
 from verisal.errors import ConfigError, VerisalError
-
-__all__ = ["main"]
 
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -33,21 +29,21 @@ def main(args: list[str] | None = None) -> int:
         The exit code.
     """
     arguments = sys.argv[1:] if args is None else args
-    progress = Progress()
+    command = Command()
     with lasting_output(), restored_settings(), quiet(), stops_as_exceptions():
         try:
-            return _run(arguments, progress)
+            return _run(arguments, command)
         except BaseException as error:
-            return _told(_cause(error), progress)
+            return _told(_cause(error), command)
         finally:
-            progress.close()
+            command.close()
 
 
-def _run(arguments: Sequence[str], progress: Progress) -> int:
+def _run(arguments: Sequence[str], command: Command) -> int:
     """Run the command with the imports that it needs and no others: Lightning's take seconds."""
     refuse_repeated_keys(arguments)
-    command, rest = (arguments[0], arguments[1:]) if arguments else ("", ())
-    match command:
+    name, rest = (arguments[0], arguments[1:]) if arguments else ("", ())
+    match name:
         case "data":
             from verisal.cli._data import main as data_command
 
@@ -66,7 +62,7 @@ def _run(arguments: Sequence[str], progress: Progress) -> int:
 
             # Once more: Lightning raises the levels of its loggers when it is imported.
             with quiet():
-                VerisalCLI(with_export(arguments), progress)
+                VerisalCLI(with_export(arguments), command)
             return 0
 
 
@@ -78,22 +74,22 @@ def _cause(error: BaseException) -> BaseException:
     return cause or error
 
 
-def _told(error: BaseException, progress: Progress) -> int:
+def _told(error: BaseException, command: Command) -> int:
     """Say what ended the command, and return the exit code."""
     if isinstance(error, SystemExit):
         if isinstance(error.__context__, KeyboardInterrupt):
-            return _told(Stopped(signal.SIGINT), progress)
+            return _told(Stopped(signal.SIGINT), command)
         return error.code if isinstance(error.code, int) else int(error.code is not None)
     if isinstance(error, KeyboardInterrupt):
         error = Stopped(signal.SIGINT)
     if isinstance(error, Stopped):
-        _say(f"verisal: stopped by {error}{progress.resume_hint()}")
+        _say(f"verisal: stopped by {error}{command.resume_hint()}")
         return 128 + error.signum
     known = _known(error)
     if known is None or os.environ.get("VERISAL_TRACEBACK"):
         traceback.print_exception(error)
     if known is None:
-        _say(f"verisal: failed{progress.where()}")
+        _say(f"verisal: failed{command.where()}")
         return 1
     _say(f"verisal: error: {known}")
     return 2 if isinstance(error, ConfigError) or _misconfigured(error) else 1
@@ -125,7 +121,7 @@ def _known(error: BaseException) -> str | None:
 
 
 def _misconfigured(error: BaseException) -> bool:
-    """Whether Lightning refuses a setting; its class exists only where Lightning is imported."""
+    """True if Lightning refuses a setting; its class exists only where Lightning is imported."""
     module = sys.modules.get("lightning.fabric.utilities.exceptions")
     if module is None or isinstance(error, module.MisconfigurationException):
         return module is not None

@@ -7,8 +7,6 @@ from typing import NoReturn, final
 
 from verisal.errors import ConfigError
 
-__all__ = ["Options", "count", "path_word"]
-
 
 @final
 class Options(ArgumentParser):

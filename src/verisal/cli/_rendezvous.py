@@ -1,4 +1,4 @@
-"""How processes that torchrun, SLURM or a person started agree on the run that they work in."""
+"""Agreement of processes that torchrun, SLURM or a person started on the run that they work in."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from torch._C._distributed_c10d import Store
 from torch.distributed.rendezvous import rendezvous
 
 from verisal.errors import ConfigError
-
-__all__ = ["ProcessGroup", "started_group"]
 
 _MINUTES = 5
 _ADDRESS = ("MASTER_ADDR", "MASTER_PORT")
@@ -42,12 +40,12 @@ class ProcessGroup:
         """
         store, key = self._store(), self._key()
         store.set(key, text)
-        store.add(f"{key}/read", 0)
+        others = [f"{key}/{rank}" for rank in range(1, self.world_size)]
         try:
-            store.wait([f"{key}/all"], timedelta(minutes=_MINUTES))
+            store.wait(others, timedelta(minutes=_MINUTES))
         except Exception as error:
-            came = store.add(f"{key}/read", 0)
-            raise ConfigError(self._alone(f"{came} of {self.world_size - 1} others came")) from error
+            came = sum(store.check([other]) for other in others)
+            raise ConfigError(self._alone(f"{came} of {len(others)} others came")) from error
 
     def take(self) -> str:
         """The text of the first process.
@@ -60,8 +58,7 @@ class ProcessGroup:
             text: str = store.get(key).decode()
         except Exception as error:
             raise ConfigError(self._alone("the first process said nothing")) from error
-        if store.add(f"{key}/read", 1) == self.world_size - 1:
-            store.set(f"{key}/all", "yes")
+        store.set(f"{key}/{self.rank}", "read")
         return text
 
     def _store(self) -> Store:
@@ -73,12 +70,10 @@ class ProcessGroup:
             )
         try:
             # The address at which the processes meet again later: torch shares one server among them.
-            store: Store
-            store, _, _ = next(
-                rendezvous("env://", self.rank, self.world_size, timeout=timedelta(minutes=_MINUTES))
-            )
+            wait = timedelta(minutes=_MINUTES)
+            store: Store = next(rendezvous("env://", self.rank, self.world_size, timeout=wait))[0]
         except Exception as error:
-            raise ConfigError(self._alone(f"{' '.join(str(error).split())[:200]}")) from error
+            raise ConfigError(self._alone(" ".join(str(error).split())[:200])) from error
         # Alive to the end: the process group meets at the same server, which must not go in between.
         atexit.register(id, store)
         return store

@@ -1,14 +1,14 @@
-"""Which run a command works in, and which checkpoint it starts from."""
+"""The run of a command, the checkpoint that it starts from, and its last words."""
 
 from __future__ import annotations
 
 import json
 import os
 import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 from verisal._left_behind import left_behind
 from verisal.checkpoint import BRANCH_KEY, load_checkpoint, save_checkpoint
@@ -16,10 +16,14 @@ from verisal.cli._rendezvous import started_group
 from verisal.errors import CheckpointError, ConfigError, VerisalError
 from verisal.reporting import RunFolder, create_run_folder, find_run_of, open_run_folder
 
-__all__ = ["Start", "newest_loadable", "open_run", "process_rank", "resume_command", "say", "weights_for"]
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import Logger
+
 
 # The first process hands folder and checkpoint to those that Lightning starts for the other devices.
 _HANDED_DOWN = "VERISAL_RUN"
+# Branch, epoch and step of a checkpoint.
+_State = tuple[int, int, int]
 _OF_A_TRAINING = ("epoch", "global_step", "loops", "optimizer_states", "lr_schedulers", "callbacks")
 
 
@@ -33,9 +37,6 @@ def say(line: str) -> None:
     """Print a line from the first process."""
     if process_rank() == 0:
         print(line, flush=True)
-
-
-_Progress = tuple[int, int, int]
 
 
 @final
@@ -158,7 +159,7 @@ def newest_loadable(folder: Path) -> Path | None:
     return found[-1][1] if found else None
 
 
-def _resumable(folder: Path) -> tuple[list[tuple[_Progress, Path]], list[str]]:
+def _resumable(folder: Path) -> tuple[list[tuple[_State, Path]], list[str]]:
     """The checkpoints in a folder, the furthest on at the end; and why others cannot be resumed.
 
     Files are ordered by what is in them. Their times, which a copy changes, decide between equal states only.
@@ -167,13 +168,13 @@ def _resumable(folder: Path) -> tuple[list[tuple[_Progress, Path]], list[str]]:
     files = [file for file in folder.glob("*.ckpt") if file.is_file() and not left_behind(file.name)]
     for file in sorted(files, key=lambda file: (file.stat().st_mtime_ns, file.name)):
         try:
-            found.append((_progress_of(load_checkpoint(file), file), file))
+            found.append((_state_of(load_checkpoint(file), file), file))
         except CheckpointError as error:
             refused.append(str(error))
     return sorted(found, key=lambda item: item[0]), refused
 
 
-def _progress_of(checkpoint: Mapping[str, Any], path: Path) -> _Progress:
+def _state_of(checkpoint: Mapping[str, Any], path: Path) -> _State:
     """Branch, epoch and step of a checkpoint that holds all that a training needs to go on."""
     missing = [name for name in _OF_A_TRAINING if name not in checkpoint]
     if missing:
@@ -201,13 +202,13 @@ def _resumed(task: str, run_dir: Path | None, resume: str) -> Start:
         branch = int(load_checkpoint(checkpoint).get(BRANCH_KEY, 0)) if checkpoint else 0
         return Start(run, checkpoint, branch)
     given = Path(resume)
-    chosen = _progress_of(load_checkpoint(resume), given)
+    chosen = _state_of(load_checkpoint(resume), given)
     owner = run_dir or find_run_of(given)
     run = create_run_folder(task, "fit") if owner is None else open_run_folder(owner, "fit", fresh=False)
     say(f"resuming run {run.run_id} from {given}")
     # What the run leaves behind must not be taken for its newest state later.
     there, _ = _resumable(run.checkpoints)
-    behind = [progress for progress, _ in there if progress > chosen]
+    behind = [state for state, _ in there if state > chosen]
     return Start(run, given, max((branch for branch, _, _ in behind), default=chosen[0] - 1) + 1)
 
 
@@ -229,3 +230,59 @@ def _attached(text: str) -> Start:
     return Start(
         RunFolder(Path(path), run_id, stage, continued), None if checkpoint is None else Path(checkpoint)
     )
+
+
+@final
+@dataclass
+class Command:
+    """How far a command came; what its last words need.
+
+    Attributes:
+        stage: the command.
+        run: its folder, once it is known; :meth:`begin` makes it.
+        opening: makes the folder and writes what it holds from the start.
+        begun: whether that has been done.
+        config: file with its full config.
+        weights: checkpoint of a validate or test, or ``none``.
+        loggers: loggers to close.
+    """
+
+    stage: str = ""
+    run: RunFolder | None = None
+    opening: Callable[[], None] | None = None
+    begun: bool = False
+    config: Path | None = None
+    weights: str = "none"
+    loggers: list[Logger] = field(default_factory=list)
+
+    def begin(self) -> None:
+        """Make the run's folder, once: a command that is refused before its first work leaves nothing."""
+        if self.opening is not None and not self.begun:
+            self.begun = True
+            self.opening()
+
+    def resume_hint(self) -> str:
+        """The command that goes on where this one stopped, with a connecting phrase; empty for predict."""
+        if self.run is None or self.config is None or self.stage == "predict":
+            return ""
+        if not self.begun:
+            self.loggers.clear()  # Nothing has been logged, and no run at W&B is opened for it.
+        try:
+            self.begin()
+        except (VerisalError, OSError):
+            return ""
+        return f"; go on with: {resume_command(self.stage, self.run, self.config, self.weights)}"
+
+    def where(self) -> str:
+        """The run folder, for a message."""
+        return f"; the run is in {self.run.path}" if self.run is not None and self.begun else ""
+
+    def close(self) -> None:
+        """End the loggers that hold something open."""
+        if not self.loggers:
+            return
+        from verisal.reporting import WandbSink
+
+        for logger in self.loggers:
+            if isinstance(logger, WandbSink):
+                logger.close()

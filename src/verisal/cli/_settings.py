@@ -1,4 +1,4 @@
-"""Settings that a library refuses when something is made of them, in one sentence that names the setting."""
+"""Settings of a command: parsing, and refusals in one sentence that names the setting."""
 
 from __future__ import annotations
 
@@ -8,23 +8,13 @@ from argparse import ArgumentError
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
-from verisal.cli._explain import explain
+from verisal.cli._refusals import explain
 from verisal.errors import ConfigError, VerisalError
-
-__all__ = [
-    "SHOWN_BY",
-    "check_paths",
-    "check_seed",
-    "parsed_settings",
-    "refused_by_classes",
-    "refused_settings",
-]
 
 SHOWN_BY = "VERISAL_TRACEBACK=1 shows where"
 """Words after a sentence that stands for a traceback."""
@@ -53,6 +43,9 @@ _RANGES = {
     "seed": (0, _SEEDS - 1),
 }
 _LONGEST = 60
+_SUFFIXES = (".yaml", ".yml", ".json")
+# Key in the config, and settings by name.
+Place = tuple[str, Mapping[str, object]]
 
 
 def parsed_settings(parser: ArgumentParser, words: Sequence[str], known: Sequence[str]) -> Namespace:
@@ -178,15 +171,14 @@ def check_trainer(settings: Namespace) -> None:
 
 
 @contextmanager
-def refused_settings(place: str, given: Callable[[], Mapping[str, object]]) -> Iterator[None]:
+def refused_settings(of: Callable[[BaseException], Place]) -> Iterator[None]:
     """Turn what a library says of settings into one sentence; where it came from stays in the cause.
 
     Args:
-        place: where the settings stand, e.g. ``trainer``.
-        given: the settings in question by name, asked for only if there is an error.
+        of: place and values of the settings that an error is about; asked only if there is one.
 
     Raises:
-        ConfigError: instead of any other error.
+        ConfigError: instead of any error but this package's own.
     """
     try:
         yield
@@ -194,24 +186,25 @@ def refused_settings(place: str, given: Callable[[], Mapping[str, object]]) -> I
         first = _first(error)
         if isinstance(first, VerisalError):
             raise
-        raise ConfigError(_sentence(place, given(), first)) from error
+        raise ConfigError(_sentence(*of(first), first)) from error
 
 
-@contextmanager
-def refused_by_classes(config: Namespace) -> Iterator[None]:
-    """The same for classes that are made from a config: names the innermost one that did not come about.
+def class_that_failed(config: Namespace) -> Callable[[BaseException], Place]:
+    """Key and chosen settings of the innermost class of a config that was being made, for an error."""
 
-    Raises:
-        ConfigError: instead of any other error.
-    """
-    try:
-        yield
-    except Exception as error:
-        first = _first(error)
-        if isinstance(first, VerisalError):
-            raise
-        place, given = _failed(first.__traceback__, list(_classes("", config)))
-        raise ConfigError(_sentence(place, given, first)) from error
+    def of(error: BaseException) -> Place:
+        place: Place = ("the config", {})
+        classes, trace = list(_classes("", config)), error.__traceback__
+        while trace is not None:
+            frame: Any = trace.tb_frame
+            own = type(frame.f_locals.get("self"))
+            named = (
+                (key, _chosen(own, given)) for key, path, given in classes if _name(path) == own.__name__
+            )
+            place, trace = next(named, place), trace.tb_next
+        return place
+
+    return of
 
 
 def _first(error: BaseException) -> BaseException:
@@ -260,26 +253,52 @@ def _classes(key: str, value: object) -> Iterator[tuple[str, str, Mapping[str, o
             yield from _classes(key, item)
 
 
-def _failed(
-    trace: TracebackType | None, classes: list[tuple[str, str, Mapping[str, object]]]
-) -> tuple[str, Mapping[str, object]]:
-    """Key and chosen settings of the innermost class of the config that was being made."""
-    found: tuple[str, Mapping[str, object]] = ("the config", {})
-    while trace is not None:
-        frame: Any = trace.tb_frame
-        own = type(frame.f_locals.get("self"))
-        found = next(
-            (
-                (key, _chosen(own, given))
-                for key, path, given in classes
-                if path.split(".")[-1] == own.__name__
-            ),
-            found,
-        )
-        trace = trace.tb_next
-    return found
-
-
 def _chosen(own: type, given: Mapping[str, object]) -> dict[str, object]:
     usual = inspect.signature(own).parameters
     return {name: value for name, value in given.items() if name in usual and value != usual[name].default}
+
+
+def refuse_repeated_keys(arguments: Sequence[str]) -> None:
+    """Look at every YAML or JSON file that a command line names, as a word or behind ``=``.
+
+    Raises:
+        ConfigError: a key stands twice in one mapping; names the file, the key and both lines. What is wrong
+            with a file otherwise is left to its reader.
+    """
+    for word in arguments:
+        path = Path(word.partition("=")[2] if word.startswith("-") else word)
+        if path.suffix.lower() in _SUFFIXES and path.is_file():
+            _refuse(path)
+
+
+def _refuse(path: Path) -> None:
+    import yaml
+
+    try:
+        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    except (OSError, UnicodeError, yaml.YAMLError, RecursionError):
+        return
+    for key, first, second in _repeated(root, set()):
+        raise ConfigError(f"{path}: the key {key!r} stands twice, in lines {first} and {second}; keep one")
+
+
+def _repeated(node: object, seen: set[int]) -> Iterator[tuple[str, int, int]]:
+    """Key and both lines of everything that stands twice below a node."""
+    from yaml import MappingNode, ScalarNode, SequenceNode
+
+    # Aliases lead to a node that was met before.
+    if id(node) in seen:
+        return
+    seen.add(id(node))
+    if isinstance(node, SequenceNode):
+        for value in node.value:
+            yield from _repeated(value, seen)
+    elif isinstance(node, MappingNode):
+        lines: dict[str, int] = {}
+        for key, value in node.value:
+            if isinstance(key, ScalarNode):
+                line = key.start_mark.line + 1
+                if key.value in lines:
+                    yield key.value, lines[key.value], line
+                lines.setdefault(key.value, line)
+            yield from _repeated(value, seen)

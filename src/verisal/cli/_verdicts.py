@@ -8,8 +8,6 @@ from typing import Protocol, final
 
 from torch import Tensor
 
-__all__ = ["Alarm", "Verdicts"]
-
 
 @final
 @dataclass(frozen=True)

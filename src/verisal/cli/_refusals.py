@@ -9,8 +9,6 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import get_args
 
-__all__ = ["explain"]
-
 _KEY = re.compile(r'Parser key "([^"]+)"')
 _CLASS_UNKNOWN = re.compile(r"^( *).*Expected a dot import path string: (\S+)", re.MULTILINE)
 _OPTION = re.compile(r"^( *).*Option '([^']+)' is not accepted", re.MULTILINE)

@@ -10,7 +10,7 @@ import pytest
 
 from verisal.checkpoint import load_checkpoint
 from verisal.cli import main
-from verisal.cli._output import lasting_output
+from verisal.cli._process import lasting_output
 
 CONFIG = """
 model: {class_path: helpers.toy.ToyTask}
