@@ -219,7 +219,7 @@ def test_bad_settings_die_in_one_line(config, capsys, more, code, words):
 
 def test_misspelt_class_lists_the_known_ones(config, capsys):
     bad = Path("bad.yaml")
-    bad.write_text(Path(config).read_text().replace("ToyTask", "ToyTusk").replace("toy.", ""))
+    bad.write_text(Path(config).read_text().replace("ToyTask", "ToyTusk").replace("helpers.toy.", ""))
     assert main(["fit", "--config", config, "--trainer.max_epochs=1"]) == 0  # the toy module is loaded now
     assert main(["fit", "--config", str(bad)]) == 2
     error = capsys.readouterr().err.strip()

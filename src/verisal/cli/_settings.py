@@ -198,10 +198,10 @@ def class_that_failed(config: Namespace) -> Callable[[BaseException], Place]:
         while trace is not None:
             frame: Any = trace.tb_frame
             own = type(frame.f_locals.get("self"))
-            named = (
-                (key, _chosen(own, given)) for key, path, given in classes if _name(path) == own.__name__
-            )
-            place, trace = next(named, place), trace.tb_next
+            made = [(key, given) for key, path, given in classes if path.rpartition(".")[2] == own.__name__]
+            if made:
+                place = made[0][0], _chosen(own, made[0][1])
+            trace = trace.tb_next
         return place
 
     return of
