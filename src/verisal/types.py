@@ -14,7 +14,6 @@ Conventions, valid everywhere unless a docstring says otherwise:
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, Protocol, Self, runtime_checkable
@@ -23,7 +22,6 @@ import torch
 from torch import Tensor, nn
 
 from verisal.errors import ConfigError, DataError
-from verisal.fingerprint import Configured
 
 Norm = Literal["linf", "l2"]
 #: How logits become probabilities: classes that exclude each other, or labels decided one by one.
@@ -259,17 +257,6 @@ class SaysOutput(Protocol):
     """A classifier that says what its logits are; one that does not say is taken to have a softmax."""
 
     output: OutputKind
-
-
-class Measurement(Configured, ABC):
-    """What a detector reads of an image: computed once per image, kept in a store, shared by detectors.
-
-    Concrete ones are frozen dataclasses of plain settings.
-    """
-
-    @abstractmethod
-    def __call__(self, classifier: StagedClassifier, images: Tensor) -> dict[str, Tensor]:
-        """Named tensors ``(B, ...)`` of images ``(B, 3, H, W)`` in [0, 1], each row of its image alone."""
 
 
 @dataclass(frozen=True)

@@ -155,3 +155,30 @@ def test_fitting_and_scoring_leave_classifier_images_and_random_state_alone(case
     assert all(p.grad is None and p.requires_grad for p in classifier.parameters())
     assert not classifier.training
     assert images.equal(given)
+
+
+@EVERY
+def test_what_was_learned_is_named_tensors_that_give_an_equal_detector_the_same_scores(case):
+    detector, images = fitted(case), toy_images(6)
+    state = detector.state()
+    assert bool(state) is case.learns
+    assert all(name.startswith(f"{type(detector).__name__}.") for name in state)
+    kept = {name: tensor.clone() for name, tensor in state.items()}
+    fresh = Detector.from_recipe(json.loads(json.dumps(detector.recipe())))
+    assert type(fresh) is type(detector)
+    assert fresh.settings() == detector.settings()
+    assert fresh.state() == {}
+    fresh.restore(kept)
+    assert score(fresh, images).equal(score(detector, images))
+    assert all(tensor.equal(kept[name]) for name, tensor in fresh.state().items())
+
+
+@EVERY
+def test_the_state_of_another_detector_and_that_of_an_unfitted_one_are_refused(case):
+    other = fitted(CASES["KernelDensity" if case is not CASES["KernelDensity"] else "MaskStatistics"])
+    detector = case.make()
+    with pytest.raises(ConfigError, match="is the state of"):
+        detector.restore(other.state())
+    if case.learns:
+        with pytest.raises(ConfigError, match="learned nothing"):
+            detector.restore({})

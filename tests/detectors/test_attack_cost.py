@@ -58,4 +58,4 @@ def test_score_rises_with_how_little_it_takes():
 @pytest.mark.parametrize("wrong", [{"step": 0.0}, {"step": 2.0}, {"max_steps": 0}])
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(ConfigError, match="StepsToFlip needs"):
-        AttackCost(**wrong)
+        AttackCost(source=StepsToFlip(**wrong))

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from helpers.detector_cases import ToyMasks
-from verisal.detectors import AttributionCNN, CNNDetector
-from verisal.detectors._stacks import map_stack, scalar_stack
+from verisal.detectors import AttributionCNN, CNNDetector, epoch_order
+from verisal.detectors.network import map_stack, scalar_stack
 from verisal.errors import ConfigError, DataError
 from verisal.functional.statistics.detection import auroc
 
@@ -53,6 +53,47 @@ def test_same_seed_same_scores_other_seed_other_scores():
     assert not first.equal(other)
 
 
+def test_another_loop_around_the_same_parts_gives_the_same_networks():
+    measured, adversarial = planted()
+    detector, other = fitted(make(members=2, epochs=2), seed=3), make(members=2)
+    networks = other.build({name: tensor[~adversarial] for name, tensor in measured.items()}, seed=3)
+    rows = {name: tensor.clone() for name, tensor in measured.items()}
+    optimizer = torch.optim.AdamW(networks.parameters(), lr=0.004, weight_decay=0.02, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.004, total_steps=10)
+    networks.train()
+    for step in range(10):
+        torch.manual_seed(step)  # The global stream is not read.
+        at = epoch_order(160, seed=3, epoch=step // 5)[step % 5 * 32 :][:32]
+        batch = {name: tensor[at] for name, tensor in rows.items()}
+        loss = other.loss(networks, batch, adversarial[at], positive_weight=1.0, seed=3, step=step)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    other.finish(networks)
+    networks.train()  # A copy was kept.
+    assert all(tensor.equal(other.state()[name]) for name, tensor in detector.state().items())
+
+
+def test_chosen_channel_statistics_alone_are_read_of_masks_and_no_other_map():
+    maps = torch.stack([torch.full((2, 2), float(level)) for level in range(3)])[None]
+    measured = {"masks/1": maps, "image": maps, "masks/2": maps[:, :1]}
+    stack = map_stack(measured, ("masks/*", "image"), folds=("image",), grid=2, statistics=(2, 0))
+    assert stack[0, :, 0, 0].tolist() == [2.0, 0.0, 0.0, 0.0, 1.0, 2.0]
+    asked, _ = planted(seed=4)
+    three = {"masks/1": asked["masks/2"].repeat(1, 2, 1, 1)[:, :3]}
+    detector = make(statistics=("mean", "max"), epochs=1)
+    detector.fit(three, torch.arange(160) >= 80, torch.arange(160) < 80)
+    assert detector.state()["CNNDetector.0.input_mean"].shape == (1, 2, 1, 1)
+
+
+def test_a_state_of_other_settings_is_refused():
+    state = fitted(make(epochs=1)).state()
+    for settings in ({"width": 8}, {"members": 2}):
+        with pytest.raises(ConfigError, match="CNNDetector with other settings than members="):
+            make(**settings).restore(state)
+
+
 def test_score_is_the_mean_of_the_members():
     asked, _ = planted(seed=4)
     # A member's seed depends on its number alone, so the first of three is the one of one.
@@ -77,7 +118,7 @@ def test_maps_are_standardised_by_clean_fit_images_alone():
 def test_many_rows_are_judged_in_parts_with_the_same_scores(monkeypatch):
     detector, (asked, _) = fitted(make(epochs=1)), planted(seed=4)
     whole = detector.judge(asked)
-    monkeypatch.setattr("verisal.detectors.cnn._ROWS", 50)
+    monkeypatch.setattr("verisal.detectors.network._ROWS", 50)
     torch.testing.assert_close(detector.judge(asked), whole)
 
 
@@ -128,8 +169,8 @@ def test_names_that_do_not_fit_are_refused():
     measured, adversarial = planted()
     for settings, message in (
         ({"reads": ("mask/*",)}, r"named like 'mask/\*'; measured are logits, masks/1, masks/2"),
-        ({"reads": ("logits",)}, r"logits is \(160, 3\), not a map"),
-        ({"scalars": ("masks/1",)}, r"masks/1 is \(160, 1, 4, 4\), not \(B,\)"),
+        ({"reads": ("logits",)}, r"logits is \(80, 3\), not a map"),
+        ({"scalars": ("masks/1",)}, r"masks/1 is \(80, 1, 4, 4\), not \(B,\)"),
     ):
         with pytest.raises(ConfigError, match=message):
             make(**settings).fit(measured, adversarial, ~adversarial)
@@ -137,11 +178,20 @@ def test_names_that_do_not_fit_are_refused():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"reads": ()}, {"members": 0}, {"epochs": 0}, {"batch_size": 1}, {"learning_rate": 0.0}, {"dropout": 1}],
+    [
+        {"reads": ()},
+        {"statistics": ()},
+        {"statistics": ("median",)},
+        {"members": 0},
+        {"epochs": 0},
+        {"batch_size": 1},
+        {"learning_rate": 0.0},
+        {"dropout": 1},
+    ],
     ids=str,
 )
 def test_settings_out_of_range_are_refused(wrong):
-    with pytest.raises(ConfigError, match="CNNDetector needs"):
+    with pytest.raises(ConfigError, match=r"CNNDetector(\.statistics must be some of| needs)"):
         make(**wrong)
 
 

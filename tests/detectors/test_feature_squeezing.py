@@ -60,4 +60,4 @@ def test_costs_a_pass_per_squeezer_and_one_more(search, passes):
 @pytest.mark.parametrize("wrong", [{"bits": 8}, {"median": 1}, {"search": 4}, {"patch": 2}, {"strength": 0}])
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(ConfigError, match=r"squeezing needs|strength must be positive, found 0"):
-        FeatureSqueezing(**wrong)
+        FeatureSqueezing(source=SqueezedLogits(**wrong))

@@ -5,9 +5,10 @@ import torch
 
 from helpers.detector_cases import toy_classifier, toy_images
 from verisal.detectors import LearnedConsistency
-from verisal.detectors.learned_consistency import _numbers
 from verisal.errors import DataError
 from verisal.functional.statistics.detection import auroc
+
+_numbers = LearnedConsistency()._numbers
 
 
 def measured(logits, shifted):

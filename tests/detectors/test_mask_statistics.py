@@ -5,7 +5,7 @@ import torch
 
 from helpers.detector_cases import ToyGates, ToyMasks, toy_classifier, toy_images
 from verisal.detectors import ChannelGates, MaskForest, MaskStatistics, SalientPixels
-from verisal.detectors.mask_statistics import map_dispersion
+from verisal.detectors.masks import map_dispersion
 from verisal.errors import ConfigError, DataError
 from verisal.functional.statistics.detection import auroc
 from verisal.types import SaliencyResult

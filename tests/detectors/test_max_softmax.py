@@ -3,7 +3,9 @@ import math
 import pytest
 import torch
 
-from verisal.detectors import MaxSoftmax
+from helpers.detector_cases import toy_classifier, toy_images
+from verisal.detectors import DetectorFeatures, MaxSoftmax, ShiftConsistency
+from verisal.saliency import HierarchicalMasks
 
 
 def scores_of(logits):
@@ -27,5 +29,13 @@ def test_very_confident_predictions_are_told_apart():
     assert high - higher == 1.0
 
 
-def test_confidence_that_is_already_there_gives_the_same_score():
-    assert MaxSoftmax.of_confidence(torch.tensor([2.0, -1.0])).tolist() == [-2.0, 1.0]
+def test_scores_of_one_shared_measurement_are_those_of_their_own():
+    masks = HierarchicalMasks(objective="evidence", reg_weight=1.0, steps=1, learning_rate=1.0)
+    source = DetectorFeatures(saliency=masks, queries=("prediction",), views=("original", "shifted"))
+    classifier, images = toy_classifier(), toy_images(4)
+    measured = source(classifier, images)
+    assert MaxSoftmax(source=source).judge(measured).equal(-measured["confidence"])
+    assert ShiftConsistency(source=source).judge(measured).equal(measured["shift_distance"])
+    for make in (MaxSoftmax, ShiftConsistency):
+        own = make().score(classifier, images)
+        torch.testing.assert_close(make(source=source).judge(measured), own, rtol=1e-4, atol=1e-5)

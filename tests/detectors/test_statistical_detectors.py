@@ -7,7 +7,7 @@ import torch
 
 from helpers.detector_cases import toy_classifier, toy_images
 from verisal.detectors import KernelDensity, LocalIntrinsicDimension, Mahalanobis, PooledActivations
-from verisal.detectors.intrinsic_dimension import local_intrinsic_dimension
+from verisal.detectors.statistical import local_intrinsic_dimension
 from verisal.errors import ConfigError, DataError
 from verisal.functional.statistics.detection import auroc
 

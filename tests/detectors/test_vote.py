@@ -6,9 +6,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from verisal.detectors import CNNDetector, Detector, LogitMargin, MaxSoftmax, Pixels, ShiftConsistency, Vote
+from verisal.detectors import (
+    CNNDetector,
+    Detector,
+    LogitMargin,
+    Logits,
+    MaxSoftmax,
+    Measurement,
+    Pixels,
+    ShiftConsistency,
+    Vote,
+)
 from verisal.errors import ConfigError
-from verisal.types import Measurement
 
 
 @final
@@ -16,12 +25,9 @@ from verisal.types import Measurement
 class Remembers(Detector):
     """Scores the first logit times a factor, and remembers how it was fitted."""
 
+    source: Measurement = field(default_factory=Logits)
     factor: float = 1.0
     given: list[tuple[int, int, int]] = field(init=False, default_factory=list, repr=False, compare=False)
-
-    @property
-    def measurement(self) -> Measurement:
-        return MaxSoftmax().measurement
 
     def fit(
         self, measured: Mapping[str, Tensor], adversarial: Tensor, clean: Tensor, *, seed: int = 0

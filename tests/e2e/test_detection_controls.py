@@ -12,11 +12,11 @@ from helpers.tiny_detector import SIZE, memorised
 from helpers.tiny_transfer import attacks, study
 from verisal.attacks import PGD
 from verisal.data import EmojiScenes
-from verisal.detectors import CNNDetector, Detector, LearnedConsistency, MaxSoftmax, Pixels
+from verisal.detectors import CNNDetector, Detector, LearnedConsistency, MaxSoftmax, Measurement, Pixels
 from verisal.errors import DataError
 from verisal.functional.adversarial import gaussian_noise, round_to_8bit
 from verisal.functional.statistics.detection import auroc
-from verisal.types import Measurement, StagedClassifier
+from verisal.types import StagedClassifier
 
 # Half of the images to fit on, half to test on.
 COUNT = 160

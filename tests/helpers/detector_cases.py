@@ -21,6 +21,7 @@ from verisal.detectors import (
     MaskForest,
     MaskStatistics,
     MaxSoftmax,
+    Measurement,
     Pixels,
     ShiftConsistency,
     SoftmaxEntropy,
@@ -28,8 +29,9 @@ from verisal.detectors import (
 )
 from verisal.functional.networks import staged_network
 from verisal.models import Classifier
+from verisal.saliency import GateMethod
 from verisal.saliency.gates.masks import gate_map
-from verisal.types import Measurement, StagedClassifier
+from verisal.types import SaliencyResult, StagedClassifier
 
 NUM_CLASSES = 5
 
@@ -55,10 +57,15 @@ def cnn() -> Detector:
 
 
 @dataclass(frozen=True)
-class ToyGates:
+class ToyGates(GateMethod):
     """Gates that a forward pass gives: how far every activation is beyond its image's mean."""
 
+    needs_module = True
+    uses_query = False
     power: float = 1.0
+
+    def __call__(self, classifier: Any, images: Tensor, query_class: Tensor) -> SaliencyResult:
+        raise NotImplementedError
 
     def gate_settings(self) -> dict[str, Any]:
         return {"power": self.power}

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from helpers.replicates import replicates
-from verisal.detectors.intrinsic_dimension import local_intrinsic_dimension
 from verisal.detectors.squeezing import median_filter, non_local_means
+from verisal.detectors.statistical import local_intrinsic_dimension
 
 
 def at(image, row, column):

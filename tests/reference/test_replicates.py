@@ -7,8 +7,8 @@ from test_detection_reference import slow_auroc, slow_fpr_at_tpr95, slow_thresho
 from helpers.replicates import REFERENCES, replicates
 from verisal.attacks.on_maps.attack import MapAttack
 from verisal.detection.families import transfer_report
-from verisal.detectors.intrinsic_dimension import local_intrinsic_dimension
 from verisal.detectors.squeezing import median_filter, non_local_means
+from verisal.detectors.statistical import local_intrinsic_dimension
 from verisal.functional.baselines.filling import linear_imputation
 from verisal.functional.comparison.sensitivity import map_change
 from verisal.functional.comparison.similarity import spearman, ssim

@@ -53,13 +53,12 @@ from verisal.cli._trainer import (
 )
 from verisal.data import ImageData, SceneData  # noqa: F401
 from verisal.detection import DetectorData, TransferData  # noqa: F401
-from verisal.detectors import Detector
+from verisal.detectors import Detector, Measurement
 from verisal.errors import ConfigError
 from verisal.functional.baselines import Baseline
 from verisal.reporting import RunFolder, WandbSettings, WandbSink, csv_logger, wandb_logger
 from verisal.results import Evaluates
 from verisal.saliency import Saliency
-from verisal.types import Measurement
 
 _STAGES = ("fit", "validate", "test", "predict")
 _OF_ONE_COMMAND = frozenset({"config", "run_dir", "resume", "ckpt_path"})

@@ -15,6 +15,7 @@ from verisal.attacks import Attack
 from verisal.data.guard import ImageDigests
 from verisal.data.shares import Processes
 from verisal.detection.table import Role
+from verisal.detectors import Measurement
 from verisal.errors import ConfigError, DataError
 from verisal.fingerprint import state_hash
 from verisal.functional.adversarial import gaussian_noise, judge_8bit, round_to_8bit
@@ -22,7 +23,7 @@ from verisal.functional.outputs import ask
 from verisal.functional.seeding import derive_seed
 from verisal.models import Classifier
 from verisal.store import FeatureStore
-from verisal.types import Batch, Measurement, Sample
+from verisal.types import Batch, Sample
 
 __all__ = ["AttackedImages", "GroupTable", "ImageSource"]
 

@@ -18,12 +18,12 @@ from verisal.data.shares import Processes, ShareSampler
 from verisal.detection.attacked_images import AttackedImages, GroupTable
 from verisal.detection.families import Families
 from verisal.detection.sources import image_source
+from verisal.detectors import Measurement
 from verisal.errors import ConfigError
 from verisal.fingerprint import state_hash
 from verisal.functional.outputs import require_softmax
 from verisal.models import ClassifierSource, load_classifier
 from verisal.store import FeatureStore
-from verisal.types import Measurement
 
 __all__ = ["TransferData"]
 

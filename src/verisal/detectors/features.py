@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, final
 import torch
 from torch import Tensor
 
+from verisal.detectors.measurements import Measurement
 from verisal.errors import ConfigError
 from verisal.functional.filters import shift_one_pixel, softmax_distance
 from verisal.functional.networks import staged_network
@@ -16,9 +17,7 @@ from verisal.functional.outputs import log_odds
 from verisal.functional.scopes import frozen, gradient_scope, images_at_once
 from verisal.saliency import GateFunction, GateMethod
 from verisal.saliency.gates.masks import channel_statistics, gate_map
-from verisal.types import Measurement, StagedClassifier, StageOutputs, check_images
-
-__all__ = ["DetectorFeatures", "Query", "View"]
+from verisal.types import StagedClassifier, StageOutputs, check_images
 
 Query = Literal["prediction", "runner_up"]
 View = Literal["original", "shifted"]

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import final
 
 import torch
 from torch import Tensor
 
-from verisal.detectors._base import Detector
+from verisal.detectors.base import Detector
+from verisal.detectors.measurements import Measurement
 from verisal.errors import ConfigError
 from verisal.functional.seeding import derive_seed
-from verisal.types import Measurement
-
-__all__ = ["Vote"]
 
 
 @final
@@ -33,6 +31,7 @@ class Vote(Detector):
         ConfigError: fewer than two voters, or measurements that differ.
     """
 
+    source: Measurement = field(init=False, repr=False, compare=False)
     voters: tuple[Detector, ...]
 
     def __post_init__(self) -> None:
@@ -42,11 +41,7 @@ class Vote(Detector):
         read = [voter.measurement.settings() for voter in self.voters]
         if any(settings != read[0] for settings in read):
             raise ConfigError(f"voters must read one measurement, found {read}; give them the same source")
-
-    @property
-    def measurement(self) -> Measurement:
-        """What all voters read."""
-        return self.voters[0].measurement
+        self.source = self.voters[0].source
 
     def fit(
         self, measured: Mapping[str, Tensor], adversarial: Tensor, clean: Tensor, *, seed: int = 0
@@ -62,3 +57,24 @@ class Vote(Detector):
     def judge(self, measured: Mapping[str, Tensor]) -> Tensor:
         """``(B,)`` mean scores of what all voters read."""
         return torch.stack([voter.judge(measured).double() for voter in self.voters]).mean(dim=0)
+
+    def state(self) -> dict[str, Tensor]:
+        """The states of all voters, under their numbers."""
+        return {
+            f"Vote.{number}.{name}": tensor
+            for number, voter in enumerate(self.voters)
+            for name, tensor in voter.state().items()
+        }
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Give every voter its part.
+
+        Raises:
+            ConfigError: the state of other voters.
+        """
+        own = self._own(state) if state else {}
+        if strange := {name.partition(".")[0] for name in own} - set(map(str, range(len(self.voters)))):
+            raise ConfigError(f"this is the state of a vote of {max(map(int, strange)) + 1} voters or more")
+        for number, voter in enumerate(self.voters):
+            start = f"{number}."
+            voter.restore({n.removeprefix(start): t for n, t in own.items() if n.startswith(start)})

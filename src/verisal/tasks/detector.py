@@ -16,7 +16,7 @@ from verisal.detection import DetectorData
 from verisal.detection.attacked_images import GroupTable
 from verisal.detection.metric import DetectionScores, DetectionTable
 from verisal.detection.table import detection_thresholds
-from verisal.detectors import AttributionCNN, DetectorFeatures, MaxSoftmax
+from verisal.detectors import AttributionCNN, DetectorFeatures
 from verisal.errors import ConfigError
 from verisal.functional.adversarial import round_to_8bit
 from verisal.functional.seeding import derive_seed
@@ -290,11 +290,7 @@ class DetectorTask(L.LightningModule):
             maps = self.stack(row, features)
             scores.append(torch.stack([network(maps) for network in self._members(networks, row)], dim=1))
         for name in self.untrained:
-            score = (
-                MaxSoftmax.of_confidence(features["confidence"])
-                if name == "max_softmax"
-                else features["shift_distance"]
-            )
+            score = -features["confidence"] if name == "max_softmax" else features["shift_distance"]
             scores.append(score[:, None].expand(-1, self.members))
         return torch.stack(scores, dim=1)
 

@@ -22,7 +22,7 @@ from verisal.detection.adaptive import AdaptiveSuite, adaptive_scores, attack_de
 from verisal.detection.attacked_images import GroupTable
 from verisal.detection.metric import DetectionTable
 from verisal.detection.table import detection_thresholds
-from verisal.detectors import Detector
+from verisal.detectors import Detector, Measurement
 from verisal.errors import ConfigError
 from verisal.fingerprint import settings_of
 from verisal.functional.networks import uncompiled
@@ -31,7 +31,6 @@ from verisal.models import Classifier
 from verisal.results import Evaluation
 from verisal.store import FeatureStore
 from verisal.tasks._transfer_report import TransferResult, build_transfer_evaluation
-from verisal.types import Measurement
 
 __all__ = ["TransferTask"]
 

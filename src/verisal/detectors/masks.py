@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from verisal.detectors._base import Detector
-from verisal.detectors._fitting import LogisticScore, matching, require_rows, unfitted
+from verisal.detectors.base import Detector, matching, require_rows, unfitted
+from verisal.detectors.statistical import LogisticDetector
 from verisal.errors import ConfigError
 from verisal.functional.seeding import derive_seed
-from verisal.types import Measurement
 
 if TYPE_CHECKING:
     from sklearn.ensemble import RandomForestClassifier
-
-__all__ = ["MaskForest", "MaskStatistics", "map_dispersion"]
-
-_LEAST = 4
 
 
 def map_dispersion(maps: Tensor) -> Tensor:
@@ -60,7 +56,7 @@ def _quantile(ranked: Tensor, share: float) -> Tensor:
 
 @final
 @dataclass(kw_only=True)
-class MaskStatistics(Detector):
+class MaskStatistics(LogisticDetector):
     """Logistic regression on the dispersion of every mask: mean, maximum, deviation, IQR, entropy, variation.
 
     Args:
@@ -72,41 +68,16 @@ class MaskStatistics(Detector):
         ConfigError: no name to read.
     """
 
-    source: Measurement
     reads: tuple[str, ...] = ("masks/*",)
-    _logistic: LogisticScore | None = field(init=False, default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.reads:
             raise ConfigError("MaskStatistics.reads must name a mask, such as masks/*, found none")
 
-    @property
-    def measurement(self) -> Measurement:
-        """The source."""
-        return self.source
-
-    def fit(
-        self, measured: Mapping[str, Tensor], adversarial: Tensor, clean: Tensor, *, seed: int = 0
-    ) -> None:
-        """Weigh the statistics.
-
-        Raises:
-            DataError: fewer than 4 clean or 4 adversarial images.
-            ConfigError: a name that matches nothing.
-        """
-        require_rows(self, adversarial, clean, least_clean=_LEAST, least_adversarial=_LEAST)
-        self._logistic = LogisticScore.fitted(self._dispersion(measured), adversarial)
-
-    def judge(self, measured: Mapping[str, Tensor]) -> Tensor:
-        """``(B,)`` float64 log odds from the masks."""
-        if self._logistic is None:
-            raise unfitted(self)
-        return self._logistic(self._dispersion(measured))
-
-    def _dispersion(self, measured: Mapping[str, Tensor]) -> Tensor:
+    def _numbers(self, measured: Mapping[str, Tensor]) -> Tensor:
         """``(B, 6 * masks)`` float64."""
-        names = matching(measured, self.reads)
-        return torch.cat([map_dispersion(measured[name][:, 0].double()) for name in names], dim=1)
+        masks = matching(measured, self.reads).values()
+        return torch.cat([map_dispersion(mask[:, 0].double()) for mask in masks], dim=1)
 
 
 @final
@@ -133,11 +104,9 @@ class MaskForest(Detector):
         - The authors' code gives hard predictions to its AUC; the score here is continuous.
     """
 
-    source: Measurement
     reads: tuple[str, ...] = ("gates/*",)
     trees: int = 200
     least_leaf: int = 2
-    _forest: RandomForestClassifier | None = field(init=False, default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.reads or self.trees < 1 or self.least_leaf < 1:
@@ -145,11 +114,6 @@ class MaskForest(Detector):
                 "MaskForest needs a name to read and at least 1 tree and 1 image in a leaf; found"
                 f" reads={list(self.reads)}, trees={self.trees}, least_leaf={self.least_leaf}"
             )
-
-    @property
-    def measurement(self) -> Measurement:
-        """The source."""
-        return self.source
 
     def fit(
         self, measured: Mapping[str, Tensor], adversarial: Tensor, clean: Tensor, *, seed: int = 0
@@ -162,25 +126,58 @@ class MaskForest(Detector):
         """
         from sklearn.ensemble import RandomForestClassifier
 
-        require_rows(self, adversarial, clean, least_clean=_LEAST, least_adversarial=_LEAST)
+        require_rows(self, adversarial, clean)
         forest = RandomForestClassifier(
             self.trees,
             min_samples_leaf=self.least_leaf,
             class_weight="balanced",
             random_state=derive_seed(seed, "mask forest") % 2**32,
         )
-        self._forest = forest.fit(self._vectors(measured).numpy(), adversarial.cpu().numpy())
+        forest.fit(self._vectors(measured).cpu().numpy(), adversarial.cpu().numpy())
+        self._learned = {name: part.to(adversarial.device) for name, part in _nodes(forest).items()}
 
     def judge(self, measured: Mapping[str, Tensor]) -> Tensor:
         """``(B,)`` float64 scores in [0, 1] from the vectors."""
-        if self._forest is None:
+        if not self._learned:
             raise unfitted(self)
+        names = ("roots", "feature", "threshold", "children", "share")
+        roots, feature, threshold, children, share = (self._learned[name] for name in names)
         vectors = self._vectors(measured)
-        device = next(iter(measured.values())).device
-        if len(vectors) == 0:
-            return torch.zeros(0, dtype=torch.float64, device=device)
-        return torch.as_tensor(self._forest.predict_proba(vectors.numpy())[:, 1], device=device)
+        at = roots.expand(len(vectors), -1)
+        while bool((feature[at] >= 0).any()):
+            # Leaves are their own children, whichever value they look at.
+            value = vectors.gather(1, feature[at].clamp_min(0)).double()
+            at = children[at, (value > threshold[at]).long()]
+        return torch.where(vectors.isnan().any(dim=1), torch.nan, share[at].mean(dim=1))
 
     def _vectors(self, measured: Mapping[str, Tensor]) -> Tensor:
-        """``(B, F)`` float32 on the CPU, where the forest grows."""
-        return torch.cat([measured[name].float().cpu() for name in matching(measured, self.reads)], dim=1)
+        """``(B, F)`` float32, the precision in which trees compare."""
+        return torch.cat([vector.float() for vector in matching(measured, self.reads).values()], dim=1)
+
+
+def _nodes(forest: RandomForestClassifier) -> dict[str, Tensor]:
+    """All trees as one list of nodes.
+
+    Returns:
+        ``roots (trees,)``; and per node ``feature``, negative in leaves, ``threshold`` up to which images go
+        to the first of ``children (nodes, 2)``, and the ``share`` of adversarial images.
+    """
+    trees = [tree.tree_ for tree in forest.estimators_]
+    roots = np.cumsum([0, *(tree.node_count for tree in trees)])[:-1]
+    children = [
+        np.where(
+            (tree.children_left < 0)[:, None],
+            np.arange(tree.node_count)[:, None],
+            np.stack([tree.children_left, tree.children_right], axis=1),
+        )
+        + root
+        for tree, root in zip(trees, roots, strict=True)
+    ]
+    counts = np.concatenate([tree.value[:, 0] for tree in trees])
+    return {
+        "roots": torch.as_tensor(roots),
+        "feature": torch.as_tensor(np.concatenate([tree.feature for tree in trees])),
+        "threshold": torch.as_tensor(np.concatenate([tree.threshold for tree in trees])),
+        "children": torch.as_tensor(np.concatenate(children)),
+        "share": torch.as_tensor(counts[:, 1] / counts.sum(axis=1)),
+    }

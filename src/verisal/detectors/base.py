@@ -1,0 +1,220 @@
+"""Detectors of adversarial images: what all have in common, and checks of what they are given."""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from fnmatch import fnmatchcase
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from verisal.detectors.measurements import Measurement
+from verisal.errors import ConfigError, DataError, NumericError
+from verisal.fingerprint import Configured
+from verisal.functional.baselines.plain import Baseline
+from verisal.functional.outputs import require_softmax
+from verisal.saliency import Saliency
+from verisal.types import StagedClassifier
+
+
+@dataclass(kw_only=True)
+class Detector(Configured, ABC):
+    """Scores images; a higher score means more adversarial.
+
+    A detector works in two halves. Its *measurement* asks the classifier about images: the expensive half,
+    which a store keeps and detectors with equal measurements share. :meth:`fit` and :meth:`judge` read what
+    was measured. The score is continuous, so that thresholds can be chosen on clean validation images
+    afterwards.
+
+    Sub-classes are dataclasses whose fields are settings; what was learned lies in ``_learned``.
+
+    Args:
+        source: what is measured of an image.
+    """
+
+    source: Measurement
+    _learned: dict[str, Tensor] = field(init=False, default_factory=dict, repr=False, compare=False)
+
+    @property
+    def measurement(self) -> Measurement:
+        """What the detector reads of an image."""
+        return self.source
+
+    @abstractmethod
+    def fit(
+        self, measured: Mapping[str, Tensor], adversarial: Tensor, clean: Tensor, *, seed: int = 0
+    ) -> None:
+        """Learn from measured images, forgetting what was learned before.
+
+        Args:
+            measured: name to ``(N, ...)``, of clean, noisy and attacked images.
+            adversarial: ``(N,)`` bool, successful attacks; a detector without labels does not look at it.
+            clean: ``(N,)`` bool, unchanged images that the classifier gets right. The others are noisy.
+            seed: of everything random.
+
+        Raises:
+            DataError: too few images of a kind.
+            ConfigError: a tensor that the measurement does not give.
+        """
+
+    @abstractmethod
+    def judge(self, measured: Mapping[str, Tensor]) -> Tensor:
+        """``(B,)`` scores of measured images; the score of one does not depend on the others.
+
+        Networks and regressions give scores in the graph of what was measured, where it has one: attacks
+        that know the detector need that.
+
+        Raises:
+            ConfigError: it needs fitting and was not fitted.
+        """
+
+    def member_scores(self, measured: Mapping[str, Tensor]) -> Tensor:
+        """``(B, members)``, of which :meth:`judge` is the mean; a detector without members has one."""
+        return self.judge(measured)[:, None]
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that was learned, under names that begin with the class; empty where nothing was."""
+        return {f"{type(self).__name__}.{name}": tensor for name, tensor in self._learned.items()}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Take over the :meth:`state` of a detector with equal settings; scores are then the same bits.
+
+        Raises:
+            ConfigError: the state of another detector, or of one that has learned nothing.
+        """
+        self._learned = self._own(state)
+
+    def _own(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The state without the name of the class."""
+        prefix = f"{type(self).__name__}."
+        if strange := sorted({name.partition(".")[0] for name in state if not name.startswith(prefix)}):
+            raise ConfigError(f"this is the state of {', '.join(strange)}, not of {prefix[:-1]}")
+        if not state:
+            raise ConfigError(f"this is the state of a {prefix[:-1]} that has learned nothing; fit it first")
+        return {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+
+    @final
+    def recipe(self) -> dict[str, Any]:
+        """Class and arguments of it and of everything nested, as plain data; :meth:`from_recipe` reads it.
+
+        Unlike :meth:`settings` it has paths and what decides no score, such as a chunk size.
+        """
+        recipe: dict[str, Any] = _recipe(self)
+        return recipe
+
+    @staticmethod
+    def from_recipe(recipe: Mapping[str, Any]) -> Detector:
+        """The detector that gave this :meth:`recipe`, not fitted.
+
+        Only detectors, measurements, saliency methods and baselines that are imported already are made.
+
+        Raises:
+            ConfigError: another class, or arguments that the class does not have or refuses.
+        """
+        kinds = {
+            kind.__name__: kind
+            for root in (Detector, Measurement, Saliency, Baseline)
+            for kind in _concrete(root)
+        }
+        try:
+            made = _made(recipe, kinds)
+        except (KeyError, TypeError) as error:
+            raise ConfigError(f"no detector can be made of {recipe} ({error})") from None
+        if not isinstance(made, Detector):
+            raise ConfigError(f"a detector was expected, found {recipe}")
+        return made
+
+    @final
+    def score(self, classifier: StagedClassifier, images: Tensor) -> Tensor:
+        """``(B,)`` scores of images ``(B, 3, H, W)`` in [0, 1].
+
+        Raises:
+            ConfigError: it needs fitting and was not fitted, or the classifier says ``output: sigmoid``.
+            NumericError: a score that is not a number.
+        """
+        require_softmax(classifier, f"{type(self).__name__}, a detector of adversarial images,")
+        scores = self.judge(self.measurement(classifier, images))
+        if bool(torch.isnan(scores).any()):
+            raise NumericError(
+                f"{type(self).__name__}: {int(scores.isnan().sum())} of {len(scores)} scores are not"
+                " a number; check the classifier's weights and its normalisation"
+            )
+        return scores
+
+
+def _concrete(kind: type[Any]) -> Iterator[type[Any]]:
+    """The class and all its imported sub-classes, as far as they can be made."""
+    if not inspect.isabstract(kind):
+        yield kind
+    for below in kind.__subclasses__():
+        yield from _concrete(below)
+
+
+def _recipe(part: object) -> Any:  # noqa: ANN401 - plain data of any shape
+    if is_dataclass(part) and not isinstance(part, type):
+        arguments = {item.name: _recipe(getattr(part, item.name)) for item in fields(part) if item.init}
+        return {"class": type(part).__name__, **arguments}
+    if isinstance(part, list | tuple):
+        return [_recipe(item) for item in part]
+    return {name: _recipe(item) for name, item in part.items()} if isinstance(part, Mapping) else part
+
+
+def _made(recipe: Any, kinds: Mapping[str, type]) -> Any:  # noqa: ANN401 - plain data of any shape
+    if isinstance(recipe, Mapping):
+        parts = {name: _made(item, kinds) for name, item in recipe.items() if name != "class"}
+        return kinds[recipe["class"]](**parts) if "class" in recipe else parts
+    return tuple(_made(item, kinds) for item in recipe) if isinstance(recipe, list | tuple) else recipe
+
+
+def unfitted(detector: Detector) -> ConfigError:
+    """The error of a detector that is asked before it has learned."""
+    name = type(detector).__name__
+    return ConfigError(f"{name} has learned nothing yet; call fit with measured images before judge or score")
+
+
+def require_rows(
+    detector: Detector,
+    adversarial: Tensor,
+    clean: Tensor,
+    *,
+    least_clean: int = 4,
+    least_adversarial: int = 4,
+) -> None:
+    """Check that there are enough images of each kind to learn from.
+
+    Raises:
+        DataError: too few of a kind, or flags that contradict each other.
+    """
+    name = type(detector).__name__
+    if both := int((adversarial & clean).sum()):
+        raise DataError(f"{name}: {both} images are flagged adversarial and clean")
+    for kind, flags, least, hint in (
+        ("clean", clean, least_clean, ""),
+        ("adversarial", adversarial, least_adversarial, " or on attacks that succeed"),
+    ):
+        if int(flags.sum()) < least:
+            raise DataError(
+                f"{name} needs at least {least} {kind} images to fit, found {int(flags.sum())} of"
+                f" {len(flags)}; fit on more images{hint}"
+            )
+
+
+def matching(measured: Mapping[str, Tensor], patterns: Sequence[str]) -> dict[str, Tensor]:
+    """Measured tensors whose names match the patterns, pattern by pattern, each once.
+
+    Raises:
+        ConfigError: a pattern that no name matches.
+    """
+    chosen: dict[str, Tensor] = {}
+    for pattern in patterns:
+        names = sorted(name for name in measured if fnmatchcase(name, pattern))
+        if not names:
+            raise ConfigError(
+                f"no measured tensor is named like {pattern!r}; measured are {', '.join(sorted(measured))}"
+            )
+        chosen |= {name: measured[name] for name in names}
+    return chosen

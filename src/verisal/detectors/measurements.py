@@ -1,0 +1,219 @@
+"""Measurements: what detectors read of an image, computed once and shared."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from verisal.errors import ConfigError
+from verisal.fingerprint import Configured
+from verisal.functional.adversarial import round_to_8bit
+from verisal.functional.filters import shift_one_pixel
+from verisal.functional.networks import staged_network
+from verisal.functional.outputs import ask, require_softmax
+from verisal.functional.scopes import frozen, gradient_scope
+from verisal.saliency import GateMethod, Saliency
+from verisal.types import StagedClassifier, StageOutputs, check_images
+
+
+class Measurement(Configured, ABC):
+    """What a detector reads of an image: computed once per image, kept in a store, shared by detectors.
+
+    Concrete ones are frozen dataclasses of plain settings.
+    """
+
+    @abstractmethod
+    def __call__(self, classifier: StagedClassifier, images: Tensor) -> dict[str, Tensor]:
+        """Named tensors ``(B, ...)`` of images ``(B, 3, H, W)`` in [0, 1], each row of its image alone."""
+
+
+def measured_logits(classifier: StagedClassifier, images: Tensor) -> Tensor:
+    """Logits ``(B, K)`` in float32, the classifier in eval mode and left as it was."""
+    check_images(images)
+    quiet = frozen(classifier) if isinstance(classifier, nn.Module) else nullcontext()
+    require_softmax(classifier, "a detector of adversarial images")
+    with quiet, gradient_scope(images.device.type), torch.no_grad():
+        return ask(classifier, images)
+
+
+@final
+@dataclass(frozen=True)
+class Logits(Measurement):
+    """``logits (B, K)`` of the image as it is."""
+
+    def __call__(self, classifier: StagedClassifier, images: Tensor) -> dict[str, Tensor]:
+        """Logits of images ``(B, 3, H, W)`` in [0, 1]."""
+        return {"logits": measured_logits(classifier, images)}
+
+
+@final
+@dataclass(frozen=True)
+class ShiftedLogits(Measurement):
+    """``logits (B, K)`` of the image, and ``shifted/logits (B, K)`` of the image moved by one pixel."""
+
+    def __call__(self, classifier: StagedClassifier, images: Tensor) -> dict[str, Tensor]:
+        """Logits of both views of images ``(B, 3, H, W)`` in [0, 1]."""
+        logits = measured_logits(classifier, images)
+        return {"logits": logits, "shifted/logits": measured_logits(classifier, shift_one_pixel(images))}
+
+
+@final
+@dataclass(frozen=True)
+class Pixels(Measurement):
+    """``image (B, 3, H, W)``, the image itself in 8 bits, and ``logits (B, K)``. One forward pass."""
+
+    def __call__(self, classifier: StagedClassifier, images: Tensor) -> dict[str, Tensor]:
+        """Bytes and logits of images ``(B, 3, H, W)`` in [0, 1]."""
+        return {"image": round_to_8bit(images), "logits": measured_logits(classifier, images)}
+
+
+@final
+@dataclass(frozen=True)
+class PooledActivations(Measurement):
+    """``logits (B, K)``, and per stage ``pooled/<l> (B, C_l)``: the activation's mean over positions.
+
+    Stages are numbered from 1. One forward pass.
+    """
+
+    def __call__(self, classifier: StagedClassifier, images: Tensor) -> dict[str, Tensor]:
+        """Logits and vectors of images ``(B, 3, H, W)`` in [0, 1]."""
+        _, outputs = _stage_outputs(classifier, images, "PooledActivations")
+        pooled = [activation.mean(dim=(2, 3)) for activation in outputs.activations]
+        return {"logits": outputs.logits} | {f"pooled/{n}": part for n, part in enumerate(pooled, start=1)}
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class ChannelGates(Measurement):
+    """``gates/<l> (B, C_l)``: the mean over positions of the gates that explain the predicted class.
+
+    Stages are numbered from 1. One forward pass, and what the saliency takes.
+
+    Args:
+        saliency: how the gates are found.
+    """
+
+    saliency: GateMethod
+
+    def _decisive(self) -> dict[str, Any]:
+        return {"saliency": self.saliency.gate_settings()}
+
+    def __call__(self, classifier: StagedClassifier, images: Tensor) -> dict[str, Tensor]:
+        """Gates of images ``(B, 3, H, W)`` in [0, 1] for the class that is predicted on each."""
+        network, outputs = _stage_outputs(classifier, images, "ChannelGates")
+        if len(images) == 0:
+            # Nothing to explain; the activations have the shapes of the gates.
+            gates = outputs.activations
+        else:
+            gates = self.saliency.gates(network, images, outputs.logits.argmax(dim=1))
+        return {f"gates/{number}": gate.mean(dim=(2, 3)) for number, gate in enumerate(gates, start=1)}
+
+
+def _stage_outputs(
+    classifier: StagedClassifier, images: Tensor, measurement: str
+) -> tuple[StagedClassifier, StageOutputs]:
+    """The classifier without wrappers, and what its stages give for images ``(B, 3, H, W)``."""
+    check_images(images)
+    network = staged_network(classifier, f"the measurement {measurement}")
+    with frozen(network), gradient_scope(images.device.type), torch.no_grad():
+        return network, network.stage_outputs(images.clone())
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class SalientPixels(Measurement):
+    """``salient/image (B, 3, H, W)``: the image times its saliency map for the predicted class.
+
+    In half precision. One forward pass, and what the saliency takes.
+
+    Args:
+        saliency: what makes the map.
+    """
+
+    saliency: Saliency
+
+    def __call__(self, classifier: StagedClassifier, images: Tensor) -> dict[str, Tensor]:
+        """Weighted images ``(B, 3, H, W)`` for the class that is predicted on each."""
+        check_images(images)
+        if len(images) == 0:
+            return {"salient/image": images.half()}
+        with frozen(classifier), gradient_scope(images.device.type), torch.no_grad():
+            predicted = ask(classifier, images).argmax(dim=1)
+        result = self.saliency(classifier, images, predicted)
+        return {"salient/image": (images * result.saliency).half()}
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class StepsToFlip(Measurement):
+    r"""``steps (B,)``: gradient-sign steps until the prediction changes, with a fraction.
+
+    From the image, without a random start,
+
+    .. math:: x_{t+1} = \mathrm{clip}_{[0,1]}(x_t - \alpha\,\mathrm{sign}\,\nabla m(x_t)), \qquad
+              m = f_c - \max_{k \ne c} f_k
+
+    with *c* the class predicted on the image itself. The crossing is interpolated between the last margin
+    above 0 and the first that is not. Where none of ``max_steps`` steps changes the prediction, the value is
+    ``max_steps`` and what is left of the margin as ``m / (1 + m)``, so that no two images tie.
+
+    Costs at most ``max_steps + 1`` forward and ``max_steps`` backward passes; images that are done take part
+    in no further pass.
+
+    Args:
+        step: length of a step, in [0, 1] pixel units.
+        max_steps: most steps.
+
+    Raises:
+        ConfigError: settings out of range.
+    """
+
+    step: float = 0.25 / 255
+    max_steps: int = 40
+
+    def __post_init__(self) -> None:
+        if not 0 < self.step <= 1 or self.max_steps < 1:
+            raise ConfigError(
+                "StepsToFlip needs a step in (0, 1], such as 0.001 for a quarter of a grey level, and"
+                f" max_steps of at least 1; found step={self.step}, max_steps={self.max_steps}"
+            )
+
+    def __call__(self, classifier: StagedClassifier, images: Tensor) -> dict[str, Tensor]:
+        """Steps for images ``(B, 3, H, W)`` in [0, 1]."""
+        check_images(images)
+        with frozen(classifier), gradient_scope(images.device.type):
+            current = images.detach().clone()
+            with torch.no_grad():
+                logits = ask(classifier, current)
+            own = logits.argmax(dim=1)
+            before = _margin(logits, own)
+            steps = self.max_steps + before / (1 + before)
+            rows = torch.arange(len(images), device=images.device)
+            for step in range(self.max_steps):
+                if len(rows) == 0:
+                    break
+                current, after = self._stepped(classifier, current, own)
+                crossed = after <= 0
+                # A margin that was 0 from the start is a tie, and costs nothing.
+                share = before / (before - after).clamp_min(torch.finfo(before.dtype).tiny)
+                steps[rows] = torch.where(crossed, step + share, self.max_steps + after / (1 + after))
+                rows, current, own, before = (part[~crossed] for part in (rows, current, own, after))
+        return {"steps": steps}
+
+    def _stepped(self, classifier: StagedClassifier, images: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+        leaf = images.requires_grad_()
+        (gradient,) = torch.autograd.grad(_margin(ask(classifier, leaf), own).sum(), leaf)
+        with torch.no_grad():
+            moved = (images - self.step * gradient.sign()).clamp(0, 1)
+            return moved, _margin(ask(classifier, moved), own)
+
+
+def _margin(logits: Tensor, own: Tensor) -> Tensor:
+    """Logit of each image's own class minus the largest other one."""
+    others = logits.scatter(1, own[:, None], -torch.inf).amax(dim=1)
+    return logits.gather(1, own[:, None])[:, 0] - others
