@@ -1,14 +1,13 @@
 """Neutrality of baselines over an epoch: the numbers of functional.neutrality on all images at once."""
 
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 from helpers.explaining_toys import CLASSES, Samples, Task, loader, trainer
 from verisal.callbacks import BaselineNeutrality
-from verisal.callbacks.baseline_neutrality import _Neutralities
+from verisal.callbacks.baseline_neutrality import verdict
 from verisal.errors import ConfigError
 from verisal.functional.baselines import Blur, Constant, DatasetMean, LinearImputation, OtherImage
 from verisal.functional.baselines.plain import bound
@@ -67,7 +66,7 @@ def test_rows_of_a_stopped_run_are_found(tmp_path):
     [
         ({"baselines": []}, "at least one"),
         ({"baselines": [Blur(), Blur()]}, "different names"),
-        ({"baselines": [Blur()], "area": 1.5}, "area lie in"),
+        ({"baselines": [Blur()], "area": 1.5}, "area must be from 0 to 1"),
         ({"baselines": [Blur()], "chunk_size": 0}, "at least 1"),
         ({"baselines": [Blur()], "max_images": 0}, "max_images"),
     ],
@@ -111,15 +110,13 @@ def test_a_baseline_is_neutral_by_the_mean_of_its_own_probabilities():
 def test_a_verdict_leaves_out_images_without_a_probability():
     rows = torch.zeros(3, 5, dtype=torch.float64)
     rows[:, 0], rows[:, -1] = torch.tensor([0.1, math.nan, 0.3]), 0.25
-    part = SimpleNamespace(_context=SimpleNamespace(split="val"))
-    found = _Neutralities._verdict(part, "grey", rows)
-    neutral = found["val/grey/neutrality/neutral"]
+    neutral = verdict(rows)["neutral"]
     assert (neutral.value, neutral.n, neutral.undefined) == (1.0, 2, 1)
     rows[:, 0] = torch.tensor([0.1, math.nan, 0.5])  # neither the least nor the greatest decides
-    assert _Neutralities._verdict(part, "grey", rows)["val/grey/neutrality/neutral"].value == 0.0
+    assert verdict(rows)["neutral"].value == 0.0
     rows[:, 0] = torch.tensor([0.1, math.nan, 0.3])
-    assert _Neutralities._verdict(part, "grey", rows)["val/grey/neutrality/neutral"].value == 1.0
+    assert verdict(rows)["neutral"].value == 1.0
     rows[:, 0] = math.nan
-    unknown = _Neutralities._verdict(part, "grey", rows)["val/grey/neutrality/neutral"]
+    unknown = verdict(rows)["neutral"]
     assert math.isnan(unknown.value)
     assert (unknown.n, unknown.undefined) == (0, 3)

@@ -116,7 +116,7 @@ def test_a_map_is_computed_once_for_all_callbacks_that_have_its_method():
     ]
     trainer(*callbacks).validate(Task(), loader(10), verbose=False)
     assert len(Brightness.seen) == 10
-    assert callbacks[0].session is callbacks[2].session
+    assert callbacks[0].epoch is callbacks[2].epoch
 
 
 def test_controls_are_added_unless_they_are_there():
@@ -181,8 +181,8 @@ def test_a_task_without_classifier_and_batches_of_another_kind_are_refused():
     [
         ({"every_n_epochs": 0}, "at least 1"),
         ({"max_images": 0}, "at least 1"),
-        ({"resamples": -1}, "not negative"),
-        ({"randomisation_steps": -1}, "not negative"),
+        ({"resamples": -1}, "at least 0"),
+        ({"randomisation_steps": -1}, "at least 0"),
         ({"methods": {"a/b": Brightness()}}, "slash"),
         ({"methods": {"random": Brightness()}}, "name of a control"),
     ],

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from helpers.explaining_toys import CLASSES, Brightness, Samples, Task, loader, right_labels, trainer
 from verisal.callbacks import DisturbedLocalization, PerturbationCurves, SaliencyMetrics, SaliencyPanels
-from verisal.callbacks._rows import RowStore
+from verisal.callbacks._epoch import Epoch
 from verisal.functional.baselines import Blur, Constant, DatasetMean
 from verisal.functional.baselines.random import recommended_baselines
 from verisal.functional.regions.disturbed import disturbed_queries
@@ -252,7 +252,8 @@ def test_an_image_whose_class_has_difficult_objects_alone_counts_for_no_query():
 
 
 def test_stored_rows_are_those_of_the_same_objects(tmp_path):
-    store, batch = RowStore(tmp_path, Task().classifier), Batch.collate([Samples(2)[1]])
+    epoch = Epoch("val", Task().classifier, device=torch.device("cpu"), folder=tmp_path)
+    batch = Batch.collate([Samples(2)[1]])
     computed = []
 
     def rows(batch):
@@ -260,15 +261,7 @@ def test_stored_rows_are_those_of_the_same_objects(tmp_path):
             computed.append(batch)
             return torch.tensor([[float(len(computed))]])
 
-        found = store.rows(
-            "b",
-            Brightness(),
-            batch.images,
-            image_ids=batch.image_ids,
-            wanted={"x": compute},
-            annotated=batch,
-        )
-        return float(found["x"])
+        return float(epoch.rows("b", [Brightness()], batch, {"x": compute}, objects=True)["x"])
 
     assert [rows(batch), rows(batch)] == [1.0, 1.0]
     assert rows(replace(batch, difficult=(torch.tensor([False, True]),))) == 2.0

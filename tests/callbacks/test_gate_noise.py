@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from verisal.callbacks.gate_noise import _rows
+from verisal.callbacks.gate_noise import gate_noise
 from verisal.types import StageOutputs
 
 #: Gate to the logits of two classes; 1 is without gates.
@@ -32,7 +32,7 @@ class Half:
 
 def test_excess_is_what_lies_above_both_the_ungated_logit_and_the_one_without_evidence():
     queries = [torch.tensor([0, 0]), torch.tensor([1, 1])]
-    rows = _rows(Planted(), Half(), torch.rand(2, 3, 8, 8), queries, 1.0)
+    rows = gate_noise(Planted(), Half(), torch.rand(2, 3, 8, 8), queries, 1.0)
     change, excess, fall, mirrored = rows[0].view(2, 4).T.tolist()
     # The range of the logits is 4. Class 0: 3 against 2 and 0; class 1: 1.5 against -2 and .5.
     assert change == pytest.approx([1 / 4, 3.5 / 4])
@@ -58,7 +58,7 @@ class Left(Planted):
 
 
 def test_falls_compare_with_the_blurred_and_the_mirrored_gate():
-    (row,) = _rows(Left(), Ramp(), torch.rand(1, 3, 8, 8), [torch.tensor([0])], 1.0)
+    (row,) = gate_noise(Left(), Ramp(), torch.rand(1, 3, 8, 8), [torch.tensor([0])], 1.0)
     change, excess, fall, mirrored = row.tolist()
     assert change == pytest.approx((1 - 2) / 4)  # 2 without gates
     assert excess == pytest.approx((1 - 2) / 4)

@@ -1,6 +1,5 @@
 """Lightning callbacks: maps and their scores, reports, checkpoints, the guard against bad numbers."""
 
-from verisal.callbacks.attacked_maps import AttackedMaps
 from verisal.callbacks.baseline_neutrality import BaselineNeutrality
 from verisal.callbacks.checkpoints import (
     CheckpointFiles,
@@ -15,11 +14,11 @@ from verisal.callbacks.gate_noise import GateNoise
 from verisal.callbacks.image_guard import ImageGuard
 from verisal.callbacks.map_agreement import MapAgreement
 from verisal.callbacks.numeric_guard import NumericGuard
+from verisal.callbacks.panels import AttackedMaps, SaliencyPanels
 from verisal.callbacks.perturbation_curves import PerturbationCurves
 from verisal.callbacks.report import ReportRun
 from verisal.callbacks.resumed_settings import ResumedSettings
 from verisal.callbacks.saliency_metrics import SaliencyMetrics
-from verisal.callbacks.saliency_panels import SaliencyPanels
 
 __all__ = [
     "AttackedMaps",

@@ -1,113 +1,61 @@
-"""What the callbacks that explain a task's classifier have in common."""
+"""What the callbacks that explain a classifier have in common: options, hooks, the images they look at."""
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import Tensor, nn
+from torch import Tensor
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
 
-from verisal.callbacks._rows import RowStore
-from verisal.callbacks._session import Session
-from verisal.callbacks._subset import Subset, loaders_of
+from verisal._numbers import check_range
+from verisal.callbacks._epoch import Epoch, Seen
 from verisal.errors import ConfigError
-from verisal.functional.outputs import ask
-from verisal.functional.scopes import frozen, rng_preserved
+from verisal.functional.scopes import rng_preserved
+from verisal.functional.seeding import derive_seed
+from verisal.functional.statistics.intervals import bootstrap_mean
 from verisal.reporting import CsvSink
-from verisal.results import Evaluation
+from verisal.results import Evaluation, SaliencyPanel, Score
 from verisal.saliency import CentrePrior, RandomMap, Saliency
-from verisal.types import Batch, Explained, HasClassifier, SaliencyResult
-
-__all__ = ["Context", "ExplainingCallback", "Part", "Seen", "check_methods"]
+from verisal.types import Batch, HasClassifier, Sample
 
 
-@dataclass(frozen=True)
-class Seen:
-    """Images of one batch that are explained.
+def classifier_of(module: LightningModule) -> Callable[[Tensor], Tensor] | None:
+    """The classifier that a module is explained by; None before it is built.
 
-    Attributes:
-        batch: these images only.
-        logits: ``(B, K)`` of the clean images.
-        query_class: ``(B,)`` int64, the predicted class.
+    Raises:
+        ConfigError: a module without one.
     """
+    if not isinstance(module, HasClassifier):
+        raise ConfigError(
+            "callbacks that explain need the classifier of a task, and"
+            f" {type(module).__name__} has none; give the task a property `classifier`, or leave them out"
+        )
+    return module.classifier
 
-    batch: Batch
-    logits: Tensor
-    query_class: Tensor
 
+def batch_of(batch: object) -> Batch:
+    """Images, labels and objects of what a loader gave.
 
-@dataclass(frozen=True)
-class Context:
-    """What holds during one epoch.
-
-    Attributes:
-        split: ``val`` or ``test``.
-        classifier: is explained.
-        methods: by name, controls included.
-        session: maps of the batch at hand, and the clock.
-        store: rows of earlier, stopped evaluations.
-        device: where images and metrics are.
-        resamples: bootstrap resamples of the intervals.
-        seed: of everything drawn.
-        example_images: the first images of the data set, ``(N, 3, H, W)``.
-        rank: number of this process.
-        processes: number of processes.
+    Raises:
+        ConfigError: something other than a batch of samples.
     """
-
-    split: str
-    classifier: Callable[[Tensor], Tensor]
-    methods: Mapping[str, Saliency]
-    session: Session
-    store: RowStore
-    device: torch.device
-    resamples: int
-    seed: int
-    example_images: Callable[[], Tensor]
-    rank: int = 0
-    processes: int = 1
-
-    def explain(
-        self, name: str, seen: Seen, query_class: Tensor | None = None
-    ) -> tuple[SaliencyResult, Tensor]:
-        """Maps of a method for the predicted class or another one, and the seconds of each."""
-        query = seen.query_class if query_class is None else query_class
-        return self.session.explain(
-            self.methods[name], self.classifier, seen.batch.images, query, image_ids=seen.batch.image_ids
+    if not isinstance(batch, Batch):
+        raise ConfigError(
+            "callbacks that explain read verisal.types.Batch from the evaluation's loaders, found"
+            f" {type(batch).__name__}; set collate_fn=Batch.collate on samples of verisal.types.Sample"
         )
-
-    def explained(self, name: str, seen: Seen, result: SaliencyResult) -> Explained:
-        """What metrics ask about maps of the predicted class."""
-        method, batch = self.methods[name], seen.batch
-        return Explained(
-            classifier=self.classifier,
-            images=batch.images,
-            query_class=seen.query_class,
-            result=result,
-            image_ids=batch.image_ids,
-            explain=lambda images, query: method(self.classifier, images, query),
-            object_masks=batch.object_mask_of(seen.query_class),
-            boxes=batch.boxes_of(seen.query_class),
-        )
+    return batch
 
 
-class Part(ABC):
-    """What one callback gathers in one epoch."""
-
-    @abstractmethod
-    def add(self, seen: Seen) -> None:
-        """Take the images of one batch; gradients are off, the classifier is frozen."""
-
-    @abstractmethod
-    def evaluation(self) -> Evaluation | None:
-        """What was found on all processes; called on each of them. None without an image."""
-
-
+@dataclass(eq=False, repr=False)
 class ExplainingCallback(Callback, ABC):
     """Explains the classifier of a task on validation and test batches, and leaves training as it was.
 
@@ -121,63 +69,77 @@ class ExplainingCallback(Callback, ABC):
 
     Args:
         methods: name, the row of the tables, to method.
-        every_n_epochs: in a fit, explain in every so manieth validation.
-        max_images: at most so many images, a fixed subset drawn by seed; None for all.
-        seed: of the subset, the controls and the intervals.
-        resamples: bootstrap resamples of the intervals of a validate or test run; a fit has no intervals.
+        every_n_epochs: in a fit, explain in every n-th validation.
+        max_images: at most this many images, a fixed subset drawn by seed; None for all.
+        seed: of everything that is drawn: the subset, the controls, the resamples of the intervals.
 
     Raises:
         ConfigError: settings out of range, or names that cannot be part of a score's name.
     """
 
-    def __init__(
-        self,
-        methods: Mapping[str, Saliency],
-        *,
-        every_n_epochs: int = 1,
-        max_images: int | None = None,
-        seed: int = 0,
-        resamples: int = 2000,
-    ) -> None:
+    methods: Mapping[str, Saliency]
+    _: KW_ONLY
+    every_n_epochs: int = 1
+    max_images: int | None = None
+    seed: int = 0
+
+    controlled: ClassVar[bool] = True
+    """True if the controls are added."""
+
+    def __post_init__(self) -> None:
         super().__init__()
-        if every_n_epochs < 1 or (max_images is not None and max_images < 1) or resamples < 0:
-            raise ConfigError(
-                "every_n_epochs and max_images must be at least 1 and resamples not negative, found"
-                f" {every_n_epochs}, {max_images} and {resamples}"
-            )
-        self.methods = check_methods(methods, seed=seed)
-        self.every_n_epochs, self.max_images = every_n_epochs, max_images
-        self.seed, self.resamples = seed, resamples
+        check_range(1, every_n_epochs=self.every_n_epochs, max_images=self.max_images)
+        if bad := [name for name in self.methods if not name or "/" in name]:
+            raise ConfigError(f"names of methods must not be empty or hold a slash, found {bad}")
+        if self.controlled:
+            self.methods = _with_controls(self.methods, seed=self.seed)
         self.evaluation: Evaluation | None = None
-        self.session = Session()
-        self._context: Context | None = None
-        self._part: Part | None = None
-        self._subset: Subset | None = None
+        self.epoch: Epoch | None = None
+        self.panels: list[SaliencyPanel] = []
+        self._chosen: Chosen | None = None
+
+    @property
+    def row_names(self) -> tuple[str, ...]:
+        """Rows that every batch takes a step for; may be overridden."""
+        return tuple(self.methods)
+
+    def begin(self, epoch: Epoch) -> None:
+        """Empty everything that is gathered; may be extended."""
+        self.panels = []
 
     @abstractmethod
-    def part(self, context: Context) -> Part:
-        """An empty part for one epoch."""
+    def add(self, epoch: Epoch, seen: Seen) -> None:
+        """Take the images of one batch; gradients are off, the classifier is frozen."""
+
+    @abstractmethod
+    def finish(self, epoch: Epoch) -> Evaluation | None:
+        """Evaluation of all processes, called on each of them; None without an image."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Look at the task.
+        """Refuse a task without a classifier.
 
         Raises:
-            ConfigError: a task without a classifier.
+            ConfigError: there is none.
         """
-        if stage != "predict" and not isinstance(pl_module, HasClassifier):
-            raise ConfigError(
-                f"{type(self).__name__} explains the classifier of a task, and {type(pl_module).__name__} has"
-                " none; give the task a property `classifier`, or leave the callback out"
-            )
-        self.session = next(one.session for one in _explaining(trainer))
+        if stage != "predict":
+            classifier_of(pl_module)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin, unless it is a sanity check or another epoch's turn."""
-        self._begin(trainer, pl_module, "val")
-
-    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin."""
-        self._begin(trainer, pl_module, "test")
+        self.evaluation = self.epoch = None
+        fitting = trainer.state.fn is TrainerFn.FITTING
+        if trainer.sanity_checking or (fitting and (trainer.current_epoch + 1) % self.every_n_epochs):
+            return
+        loaders = _loaders_of(trainer)
+        explaining = [other for other in trainer.callbacks if isinstance(other, ExplainingCallback)]  # type: ignore[attr-defined]
+        shared = [other.epoch for other in explaining[: explaining.index(self)] if other.epoch]
+        self.epoch = epoch = shared[0] if shared else _epoch_of(trainer, pl_module, loaders[0].dataset)
+        self._chosen = chosen_rows(loaders, max_images=self.max_images, seed=self.seed)
+        limits = trainer.num_test_batches if trainer.testing else trainer.num_val_batches
+        batches = [int(min(len(loader), limit)) for loader, limit in zip(loaders, limits, strict=True)]
+        epoch.expect(batches_with_rows(self._chosen, batches) * len(self.row_names))
+        with epoch.scope():
+            self.begin(epoch)
 
     def on_validation_batch_end(
         self,
@@ -189,139 +151,189 @@ class ExplainingCallback(Callback, ABC):
         dataloader_idx: int = 0,
     ) -> None:
         """Explain the images of the subset."""
-        self._add(batch, batch_idx, dataloader_idx)
-
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: object,
-        batch: object,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Explain the images of the subset."""
-        self._add(batch, batch_idx, dataloader_idx)
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Gather over processes, and log."""
-        self._end(pl_module)
-
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Gather over processes, and log."""
-        self._end(pl_module)
-
-    def _begin(self, trainer: Trainer, module: LightningModule, split: str) -> None:
-        self.evaluation = self._part = self._context = None
-        fitting = trainer.state.fn is TrainerFn.FITTING
-        if trainer.sanity_checking or (fitting and (trainer.current_epoch + 1) % self.every_n_epochs):
+        if self.epoch is None:
             return
-        classifier = module.classifier if isinstance(module, HasClassifier) else None
-        if classifier is None:
-            raise ConfigError(
-                f"{type(module).__name__}.classifier is None when an evaluation begins; build it in"
-                " __init__ or configure_model"
-            )
-        loaders = loaders_of(trainer)
-        self._subset = Subset(loaders, max_images=self.max_images, seed=self.seed)
-        if next(_explaining(trainer)) is self:
-            bar = trainer.progress_bar_callback is not None
-            self.session.begin(quiet=bar or fitting or not trainer.is_global_zero)
-        limits = trainer.num_test_batches if trainer.testing else trainer.num_val_batches
-        self.session.expect(self._subset.batches(limits) * len(self.methods))
-        self._context = Context(
-            split=split,
-            classifier=classifier,
-            methods=self.methods,
-            session=self.session,
-            store=RowStore(None if fitting else _rows_folder(trainer), classifier),
-            device=module.device,
-            resamples=0 if fitting else self.resamples,
-            seed=self.seed,
-            example_images=lambda: _first_images(loaders[0].dataset, module.device),
-            rank=trainer.global_rank,
-            processes=trainer.world_size,
-        )
-        with _explaining_scope(self._context):
-            self._part = self.part(self._context)
-
-    def _add(self, batch: object, batch_idx: int, dataloader_idx: int) -> None:
-        if self._part is None or self._context is None or self._subset is None:
-            return
-        if not isinstance(batch, Batch):
-            raise ConfigError(
-                f"{type(self).__name__} reads verisal.types.Batch from the evaluation's loaders, found"
-                f" {type(batch).__name__}; set collate_fn=Batch.collate on samples of verisal.types.Sample"
-            )
-        rows = self._subset.of_batch(dataloader_idx, batch_idx, len(batch))
+        whole = batch_of(batch)
+        rows = range(len(whole)) if self._chosen is None else self._chosen[dataloader_idx][batch_idx]
         if not len(rows):
             return
-        self.session.open(batch)
-        with _explaining_scope(self._context):
-            part = batch.rows(rows)
-            logits = ask(self._context.classifier, part.images)
-            self._part.add(Seen(part, logits, logits.argmax(dim=1)))
+        self.epoch.open(whole)
+        with self.epoch.scope():
+            self.add(self.epoch, self.epoch.seen(whole.rows(rows)))
 
-    def _end(self, module: LightningModule) -> None:
-        if self._part is None or self._context is None:
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Gather over processes, and log the values of the main table."""
+        if self.epoch is None:
             return
-        self.session.close()
-        self.evaluation = self._part.evaluation()
-        self._part = self._context = None
-        if self.evaluation is not None:
-            shown = set(self.evaluation.headline.values())
-            values = {
-                name: score.value
-                for name, score in self.evaluation.scores.items()
-                if name.split("/", 2)[-1] in shown and score.value == score.value
-            }
-            # The same on every process: gathered already.
-            module.log_dict(values, batch_size=1, rank_zero_only=True)
+        self.epoch.close()
+        self.evaluation = self.finish(self.epoch)
+        if self.evaluation is None:
+            return
+        shown = set(self.evaluation.headline.values())
+        values = {
+            name: score.value
+            for name, score in self.evaluation.scores.items()
+            if name.split("/", 2)[-1] in shown and not math.isnan(score.value)
+        }
+        # The same on every process: gathered already.
+        pl_module.log_dict(values, batch_size=1, rank_zero_only=True)
+
+    on_test_epoch_start = on_validation_epoch_start
+    on_test_batch_end = on_validation_batch_end
+    on_test_epoch_end = on_validation_epoch_end
 
 
-def check_methods(methods: Mapping[str, Saliency], *, seed: int) -> dict[str, Saliency]:
-    """The methods with the controls.
+@dataclass(eq=False, repr=False)
+class ScoringCallback(ExplainingCallback, ABC):
+    """An :class:`ExplainingCallback` whose values per image become scores with intervals.
+
+    Args:
+        resamples: bootstrap resamples of the intervals of a validate or test run; a fit has no intervals.
+    """
+
+    resamples: int = field(default=2000, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range(0, resamples=self.resamples)
+
+    def resamples_in(self, epoch: Epoch) -> int:
+        """Resamples of the intervals of an epoch."""
+        return 0 if epoch.fitting else self.resamples
+
+    def means(self, epoch: Epoch, columns: Mapping[str, Tensor]) -> dict[str, Score]:
+        """Means of values per image ``(n,)`` with their intervals."""
+        resamples = self.resamples_in(epoch)
+        return {
+            name: bootstrap_mean(values, resamples=resamples, seed=self.seed)
+            for name, values in columns.items()
+        }
+
+
+def row_evaluation(
+    split: str,
+    row: str,
+    metric: str,
+    scores: Mapping[str, Score],
+    *,
+    image_ids: Sequence[str] = (),
+    columns: Mapping[str, Tensor] | None = None,
+) -> Evaluation:
+    """Scores of one metric in one row, and its values per image.
+
+    Args:
+        split: ``val`` or ``test``.
+        row: whose scores they are.
+        metric: what is measured.
+        scores: by their names in the metric.
+        image_ids: n names.
+        columns: name in the metric to values ``(n,)``.
+    """
+    values, n = dict(columns or {}), len(image_ids)
+    samples: dict[str, Sequence[object]] = {
+        "image_id": [*image_ids] * len(values),
+        "row": [row] * n * len(values),
+        "score": [f"{metric}/{name}" for name in values for _ in range(n)],
+        "value": [value for column in values.values() for value in column.tolist()],
+    }
+    named = {f"{split}/{row}/{metric}/{name}": score for name, score in scores.items()}
+    return Evaluation(split, named, samples=samples if values else {})
+
+
+def plain_score(value: float, n: int, *, undefined: int = 0) -> Score:
+    """A number without an interval."""
+    return Score(value, math.nan, math.nan, n=n, undefined=undefined)
+
+
+def _with_controls(methods: Mapping[str, Saliency], *, seed: int) -> dict[str, Saliency]:
+    kinds = {type(method) for method in methods.values()}
+    controls: dict[str, Saliency] = {"random": RandomMap(seed=seed), "centre": CentrePrior()}
+    missing = {name: control for name, control in controls.items() if type(control) not in kinds}
+    if taken := missing.keys() & methods.keys():
+        raise ConfigError(f"{taken.pop()!r} is the name of a control; give your method another one")
+    return {**methods, **missing}
+
+
+def _epoch_of(trainer: Trainer, module: LightningModule, dataset: Dataset[Sample]) -> Epoch:
+    classifier = classifier_of(module)
+    if classifier is None:
+        raise ConfigError(
+            f"{type(module).__name__}.classifier is None when an evaluation begins; build it in"
+            " __init__ or configure_model"
+        )
+    fitting = trainer.state.fn is TrainerFn.FITTING
+    folders = [Path(logger.save_dir) / "rows" for logger in trainer.loggers if isinstance(logger, CsvSink)]
+    return Epoch(
+        "test" if trainer.testing else "val",
+        classifier,
+        device=module.device,
+        dataset=dataset,
+        folder=folders[0] if folders and not fitting else None,
+        fitting=fitting,
+        quiet=trainer.progress_bar_callback is not None or fitting or not trainer.is_global_zero,
+        rank=trainer.global_rank,
+        processes=trainer.world_size,
+    )
+
+
+def _loaders_of(trainer: Trainer) -> list[DataLoader[Sample]]:
+    """The loaders that the running evaluation reads, as this process reads them."""
+    loaders = trainer.test_dataloaders if trainer.testing else trainer.val_dataloaders
+    listed = [loaders] if isinstance(loaders, DataLoader) else list(loaders or ())
+    for loader in listed:
+        if not isinstance(loader, DataLoader):
+            raise ConfigError(
+                f"explaining callbacks read torch DataLoaders, found {type(loader).__name__} among the"
+                " evaluation's loaders; return one loader or a list of them"
+            )
+    return listed
+
+
+Chosen = list[list[list[int]]]
+"""By loader and batch the rows that are explained."""
+
+
+def chosen_rows(loaders: Sequence[DataLoader[Sample]], *, max_images: int | None, seed: int) -> Chosen | None:
+    """Rows of a fixed subset, the same in every epoch and on any number of processes; None for all rows.
+
+    Args:
+        loaders: of the evaluation, as this process reads them.
+        max_images: at most this many images, drawn by their positions in the data; None for all.
+        seed: of the draw.
 
     Raises:
-        ConfigError: a name that cannot be part of a score's name.
+        ConfigError: a loader that shuffles, or whose batches are not known beforehand.
     """
-    bad = [name for name in methods if not name or "/" in name]
-    if bad:
-        raise ConfigError(f"names of methods must not be empty or hold a slash, found {bad}")
-    found = dict(methods)
-    kinds = {type(method) for method in methods.values()}
-    for name, control in (("random", RandomMap(seed=seed)), ("centre", CentrePrior())):
-        if type(control) not in kinds:
-            if name in found:
-                raise ConfigError(f"{name!r} is the name of a control; give your method another one")
-            found[name] = control
-    return found
+    if max_images is None:
+        return None
+    sizes = [len(loader.dataset) for loader in loaders]  # type: ignore[arg-type]  # sized, see below
+    generator = torch.Generator().manual_seed(derive_seed(seed, "explained images"))
+    drawn = set(torch.randperm(sum(sizes), generator=generator)[:max_images].tolist())
+    chosen: Chosen = []
+    start = 0
+    for loader, size in zip(loaders, sizes, strict=True):
+        batches = _positions(loader)
+        chosen.append(
+            [[row for row, place in enumerate(batch) if start + place in drawn] for batch in batches]
+        )
+        start += size
+    return chosen
 
 
-@contextmanager
-def _explaining_scope(context: Context) -> Iterator[None]:
-    """No gradients, a frozen classifier, shared work; the global random state is as before."""
-    module = context.classifier
-    quiet = frozen(module) if isinstance(module, nn.Module) else nullcontext()
-    with (
-        torch.inference_mode(mode=False),
-        torch.no_grad(),
-        quiet,
-        rng_preserved(context.device),
-        context.session.work.sharing(),
-    ):
-        yield
+def batches_with_rows(chosen: Chosen | None, batches: Sequence[int]) -> int:
+    """How many batches hold an image to explain, of the first ``batches`` of every loader."""
+    if chosen is None:
+        return sum(batches)
+    return sum(bool(rows) for own, count in zip(chosen, batches, strict=True) for rows in own[:count])
 
 
-def _explaining(trainer: Trainer) -> Iterator[ExplainingCallback]:
-    return (one for one in trainer.callbacks if isinstance(one, ExplainingCallback))  # type: ignore[attr-defined]
-
-
-def _rows_folder(trainer: Trainer) -> Path | None:
-    folders = [Path(logger.save_dir) for logger in trainer.loggers if isinstance(logger, CsvSink)]
-    return folders[0] / "rows" if folders else None
-
-
-def _first_images(dataset: object, device: torch.device, count: int = 16) -> Tensor:
-    samples = [dataset[index] for index in range(min(count, len(dataset)))]  # type: ignore[index, arg-type]
-    return Batch.collate(samples).images.to(device)
+def _positions(loader: DataLoader[Sample]) -> list[list[int]]:
+    sampler: Iterable[Sequence[int]] | None = loader.batch_sampler
+    inner = sampler.sampler if isinstance(sampler, BatchSampler) else None
+    if sampler is None or isinstance(inner, RandomSampler) or isinstance(loader.sampler, RandomSampler):
+        raise ConfigError(
+            "max_images needs an evaluation loader that reads a data set of known size in a fixed order,"
+            f" found one with {type(loader.sampler).__name__}; leave out shuffle, or set max_images: null"
+        )
+    with rng_preserved():
+        return [list(batch) for batch in sampler]

@@ -2,167 +2,141 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
 
-from verisal.callbacks._explaining import Context, ExplainingCallback, Part, Seen
-from verisal.callbacks._samples import add_samples, no_samples
+from verisal._numbers import check_range
+from verisal.callbacks._epoch import Epoch, Seen
+from verisal.callbacks._explaining import ScoringCallback, plain_score, row_evaluation
 from verisal.errors import ConfigError
 from verisal.fingerprint import canonical
 from verisal.functional.baselines import Baseline
 from verisal.functional.baselines.plain import bound
-from verisal.functional.statistics.intervals import bootstrap_mean
 from verisal.metrics import ImageTable
 from verisal.metrics.neutrality import is_neutral, neutrality
+from verisal.reporting import merge_evaluations
 from verisal.results import Evaluation, Score
-
-__all__ = ["BaselineNeutrality"]
+from verisal.saliency import Saliency
 
 _NAME = "neutrality"
 _COLUMNS = ("query_probability", "max_probability", "entropy", "change")
 
 
 @final
-class BaselineNeutrality(ExplainingCallback):
+@dataclass(eq=False, repr=False)
+class BaselineNeutrality(ScoringCallback):
     """How little every baseline says to the classifier; a baseline is a row.
 
     Scores: ``query_probability`` (I1), the probability of the predicted class on the baseline image;
     ``max_probability`` and ``entropy`` (I2), the latter over log K; ``change`` (I3), how far replacing half
     of the cells of a 7-row grid moves the query's probability; ``limit``, up to which a mean query
     probability is called neutral; ``neutral``, 1 or 0. All but ``change`` and ``limit`` are undefined for a
-    baseline that depends on a mask. :class:`ExplainingCallback` says what holds for all.
+    baseline that depends on a mask. Options as of :class:`ExplainingCallback`.
 
     Args:
         baselines: of different names.
         area: share of the cells that are replaced for ``change``.
         chunk_size: images per pass of the classifier; changes memory and speed only.
-        every_n_epochs: in a fit, look in every so manieth validation.
-        max_images: at most so many images, a fixed subset drawn by seed; None for all.
-        seed: of the subset, the cells and the intervals.
-        resamples: bootstrap resamples of the intervals.
 
     Raises:
         ConfigError: settings out of range, no baseline, or two of one name.
     """
 
-    def __init__(
-        self,
-        baselines: Sequence[Baseline],
-        *,
-        area: float = 0.5,
-        chunk_size: int = 64,
-        every_n_epochs: int = 1,
-        max_images: int | None = None,
-        seed: int = 0,
-        resamples: int = 2000,
-    ) -> None:
-        super().__init__(
-            {}, every_n_epochs=every_n_epochs, max_images=max_images, seed=seed, resamples=resamples
-        )
-        names = [baseline.name for baseline in baselines]
+    methods: Mapping[str, Saliency] = field(init=False, default_factory=dict)
+    baselines: Sequence[Baseline]
+    _: KW_ONLY
+    area: float = 0.5
+    chunk_size: int = 64
+
+    controlled: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        names = self.row_names
         if not names or len(set(names)) < len(names):
-            raise ConfigError(f"baselines must be at least one, all of different names; found {names}")
-        if chunk_size < 1 or not 0 <= area <= 1:
-            raise ConfigError(
-                f"chunk_size must be at least 1 and area lie in [0, 1], found {chunk_size} and {area}"
-            )
-        self.baselines, self.area, self.chunk_size = tuple(baselines), area, chunk_size
+            raise ConfigError(f"baselines must be at least one, all of different names; found {list(names)}")
+        check_range(1, chunk_size=self.chunk_size)
+        check_range(0, 1, area=self.area)
 
-    def part(self, context: Context) -> Part:
-        """A table of its own for every baseline."""
-        baselines = [bound(baseline, context.classifier) for baseline in self.baselines]
-        return _Neutralities(context, baselines, self.area, self.chunk_size)
+    @property
+    def row_names(self) -> tuple[str, ...]:
+        """Names of the baselines."""
+        return tuple(baseline.name for baseline in self.baselines)
 
+    def begin(self, epoch: Epoch) -> None:
+        """Empty tables."""
+        super().begin(epoch)
+        self._bound = [bound(baseline, epoch.classifier) for baseline in self.baselines]
+        self._tables = {name: ImageTable((*_COLUMNS, "limit")).to(epoch.device) for name in self.row_names}
 
-@final
-class _Neutralities(Part):
-    def __init__(self, context: Context, baselines: Sequence[Baseline], area: float, chunk_size: int) -> None:
-        self._context, self._baselines = context, baselines
-        self._area, self._chunk_size = area, chunk_size
-        columns = (*_COLUMNS, "limit")
-        self._tables = {one.name: ImageTable(columns).to(context.device) for one in baselines}
-
-    def add(self, seen: Seen) -> None:
+    def add(self, epoch: Epoch, seen: Seen) -> None:
         """Rows of every baseline, known or computed."""
-        context, batch = self._context, seen.batch
-        for baseline in self._baselines:
-            compute = partial(self._rows, seen, baseline)
-            key = _key(baseline, self._area, context.seed)
+        for baseline in self._bound:
+            compute = partial(self._rows, epoch, seen, baseline)
+            key = self._key(baseline)
             if key is None:
                 rows = compute()
             else:
-                rows = context.store.rows(
-                    f"{_NAME} {baseline.name}",
-                    (),
-                    batch.images,
-                    image_ids=batch.image_ids,
-                    wanted={key: compute},
-                )[key]
-            self._tables[baseline.name].update(batch.image_ids, rows)
-        for name in context.methods:
-            context.session.step(name)
+                rows = epoch.rows(f"{_NAME} {baseline.name}", (), seen.batch, {key: compute})[key]
+            self._tables[baseline.name].update(seen.batch.image_ids, rows)
+            epoch.step(baseline.name)
 
-    def evaluation(self) -> Evaluation | None:
-        """Scores and rows per image of every baseline."""
-        scores: dict[str, Score] = {}
-        samples = no_samples()
+    def finish(self, epoch: Epoch) -> Evaluation | None:
+        """Scores and values per image of every baseline."""
         counted = 0
+        parts = []
         for name, table in self._tables.items():
-            found = table.compute()
-            counted = len(found.image_ids)
+            kept = table.compute()
+            counted = len(kept.image_ids)
             if not counted:
                 return None
-            for column, values in zip(_COLUMNS, found.rows.T[:-1], strict=True):
-                scores[f"{self._context.split}/{name}/{_NAME}/{column}"] = bootstrap_mean(
-                    values, resamples=self._context.resamples, seed=self._context.seed
-                )
-                add_samples(samples, found.image_ids, name, f"{_NAME}/{column}", values)
-            scores |= self._verdict(name, found.rows)
-        return Evaluation(
-            self._context.split,
-            scores,
-            counts={"images of the neutrality": counted},
-            samples=samples,
-            headline={
-                "baseline: query probability": f"{_NAME}/query_probability",
-                "baseline: neutral": f"{_NAME}/neutral",
-            },
-        )
+            columns = dict(zip(_COLUMNS, kept.rows.T[:-1], strict=True))
+            scores = self.means(epoch, columns) | verdict(kept.rows)
+            parts.append(
+                row_evaluation(epoch.split, name, _NAME, scores, image_ids=kept.image_ids, columns=columns)
+            )
+        headline = {
+            "baseline: query probability": f"{_NAME}/query_probability",
+            "baseline: neutral": f"{_NAME}/neutral",
+        }
+        counts = {"images of the neutrality": counted}
+        return merge_evaluations([*parts, Evaluation(epoch.split, {}, counts=counts, headline=headline)])
 
-    def _rows(self, seen: Seen, baseline: Baseline) -> Tensor:
-        found = neutrality(
-            self._context.classifier,
+    def _rows(self, epoch: Epoch, seen: Seen, baseline: Baseline) -> Tensor:
+        measured = neutrality(
+            epoch.classifier,
             seen.batch.images,
             baseline,
             seen.query_class,
-            area=self._area,
-            seed=self._context.seed,
-            chunk_size=self._chunk_size,
+            area=self.area,
+            seed=self.seed,
+            chunk_size=self.chunk_size,
         )
-        nothing = torch.full_like(found.change, torch.nan)
-        parts = [found.query_probability, found.max_probability, found.entropy, found.change]
-        columns = [(nothing if one is None else one).double() for one in parts]
-        return torch.stack([*columns, torch.full_like(columns[0], found.limit)], dim=1)
+        nothing = torch.full_like(measured.change, torch.nan)
+        parts = [measured.query_probability, measured.max_probability, measured.entropy, measured.change]
+        columns = [(nothing if part is None else part).double() for part in parts]
+        return torch.stack([*columns, torch.full_like(columns[0], measured.limit)], dim=1)
 
-    def _verdict(self, name: str, rows: Tensor) -> dict[str, Score]:
-        # The mean is that of the score: images without a probability are left out of both, and counted.
-        probabilities, limit = rows[:, 0][rows[:, 0].isfinite()], float(rows[0, -1])
-        n = len(probabilities)
-        neutral = float(is_neutral(float(probabilities.mean()), limit)) if n else torch.nan
-        prefix = f"{self._context.split}/{name}/{_NAME}"
-        return {
-            f"{prefix}/limit": Score(limit, torch.nan, torch.nan, n=len(rows)),
-            f"{prefix}/neutral": Score(neutral, torch.nan, torch.nan, n=n, undefined=len(rows) - n),
-        }
+    def _key(self, baseline: Baseline) -> str | None:
+        """All that decides the rows besides classifier and images; None for more than plain data."""
+        try:
+            return canonical([_NAME, baseline, self.area, self.seed])
+        except ConfigError:
+            return None
 
 
-def _key(baseline: Baseline, area: float, seed: int) -> str | None:
-    """All that decides the rows besides classifier and images; None for more than plain data."""
-    try:
-        return canonical([_NAME, baseline, area, seed])
-    except ConfigError:
-        return None
+def verdict(rows: Tensor) -> dict[str, Score]:
+    """Limit of the mean query probability, and 1 where the mean is within; rows ``(n, 5)`` of a baseline."""
+    # The mean is that of the score: images without a probability are left out of both, and counted.
+    probabilities, limit = rows[:, 0][rows[:, 0].isfinite()], float(rows[0, -1])
+    n = len(probabilities)
+    neutral = float(is_neutral(float(probabilities.mean()), limit)) if n else torch.nan
+    return {
+        "limit": plain_score(limit, len(rows)),
+        "neutral": plain_score(neutral, n, undefined=len(rows) - n),
+    }

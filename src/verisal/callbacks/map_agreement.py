@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
-from itertools import combinations
+from itertools import chain, combinations
 from typing import final
 
 import torch
 from torch import Tensor
 
-from verisal.callbacks._explaining import Context, ExplainingCallback, Part, Seen
-from verisal.callbacks._samples import add_samples, no_samples
+from verisal.callbacks._epoch import Epoch, Seen
+from verisal.callbacks._explaining import ScoringCallback, plain_score, row_evaluation
 from verisal.errors import ConfigError
-from verisal.functional.comparison.maps import Comparison, compare_agreement, map_agreement
+from verisal.functional.comparison.maps import compare_agreement, map_agreement
 from verisal.functional.statistics.intervals import bootstrap_mean
 from verisal.metrics import ImageTable
+from verisal.reporting import merge_evaluations
 from verisal.results import Evaluation, Heatmap, Score
-from verisal.saliency import Saliency
-
-__all__ = ["MapAgreement"]
 
 _NAME = "map_agreement"
+_OF_GROUP = ("similarity", "floor", "control")
 
 
 @final
-class MapAgreement(ExplainingCallback):
+@dataclass(eq=False, repr=False)
+class MapAgreement(ScoringCallback):
     """Spearman similarities of the maps of the methods of each group, and whether they diverge.
 
     A group is a row. Scores: ``similarity``, per image the median over all pairs of the group; ``floor``, the
@@ -34,60 +35,40 @@ class MapAgreement(ExplainingCallback):
     interval lies wholly below the floor's, else 0; ``repeats``, pairs that the floor was measured with, 0 if
     it is the 1 of a deterministic method; and one score per pair, ``one ~ other``. A heat map per group shows
     the pairs. An image on which a map of the group is undefined is left out of ``similarity``.
-    :class:`ExplainingCallback` says what holds for all.
+    Options as of :class:`ExplainingCallback`.
 
     Args:
         methods: name to method. Those in no group are not run.
         groups: name of a group to names of at least two methods, e.g. one method with several settings.
         repeats: name of a group to pairs of names of methods that are the same setting with different random
             numbers; they need not be in the group. A group without is taken for deterministic.
-        every_n_epochs: in a fit, explain in every so manieth validation.
-        max_images: at most so many images, a fixed subset drawn by seed; None for all.
-        seed: of the subset, the random maps and the intervals.
-        resamples: bootstrap resamples of the intervals.
 
     Raises:
         ConfigError: settings out of range, unknown names, a group of fewer than two methods or one that is
             called like a method, or a repetition of equal settings and equal random numbers.
     """
 
-    def __init__(
-        self,
-        methods: Mapping[str, Saliency],
-        groups: Mapping[str, Sequence[str]],
-        *,
-        repeats: Mapping[str, Sequence[tuple[str, str]]] | None = None,
-        every_n_epochs: int = 1,
-        max_images: int | None = None,
-        seed: int = 0,
-        resamples: int = 2000,
-    ) -> None:
-        super().__init__(
-            methods, every_n_epochs=every_n_epochs, max_images=max_images, seed=seed, resamples=resamples
-        )
-        self.groups = {name: tuple(members) for name, members in groups.items()}
-        self.repeats = {
-            name: tuple((one, other) for one, other in pairs) for name, pairs in (repeats or {}).items()
-        }
-        self._check()
+    groups: Mapping[str, Sequence[str]]
+    _: KW_ONLY
+    repeats: Mapping[str, Sequence[tuple[str, str]]] | None = None
 
-    def _check(self) -> None:
-        repeated = [pair for pairs in self.repeats.values() for pair in pairs]
-        unknown = {one for part in (*self.groups.values(), *repeated) for one in part} - self.methods.keys()
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        groups = {name: list(members) for name, members in self.groups.items()}
+        repeats = self.repeats or {}
+        repeated = list(chain.from_iterable(repeats.values()))
+        unknown = set(chain(*groups.values(), *repeated)) - self.methods.keys()
         if unknown:
             raise ConfigError(
                 f"groups and repeats must name methods, found {sorted(unknown)}, known are"
                 f" {sorted(self.methods)}"
             )
-        if not self.groups or any(
-            len(set(members)) < max(2, len(members)) for members in self.groups.values()
-        ):
+        if not groups or any(len(set(members)) < max(2, len(members)) for members in groups.values()):
             raise ConfigError(
-                "groups must be at least one, each of at least two different methods,"
-                f" found { ({name: list(members) for name, members in self.groups.items()}) }"
+                f"groups must be at least one, each of at least two different methods, found {groups}"
             )
-        bad = [name for name in self.groups if not name or "/" in name or name in self.methods]
-        lost = self.repeats.keys() - self.groups.keys()
+        bad = [name for name in groups if not name or "/" in name or name in self.methods]
+        lost = repeats.keys() - groups.keys()
         if bad or lost:
             raise ConfigError(
                 "groups must have a name without a slash that is not that of a method, and repeats must name"
@@ -100,109 +81,95 @@ class MapAgreement(ExplainingCallback):
                 " each pair another seed"
             )
 
-    def part(self, context: Context) -> Part:
-        """A table of its own for every group."""
-        return _Groups(context, self.groups, self.repeats)
+    @property
+    def row_names(self) -> tuple[str, ...]:
+        """Names of the groups."""
+        return tuple(self.groups)
 
-
-@final
-class _Groups(Part):
-    def __init__(
-        self,
-        context: Context,
-        groups: Mapping[str, tuple[str, ...]],
-        repeats: Mapping[str, tuple[tuple[str, str], ...]],
-    ) -> None:
-        self._context, self._groups, self._repeats = context, groups, repeats
+    def begin(self, epoch: Epoch) -> None:
+        """Empty tables."""
+        super().begin(epoch)
         self._tables = {
-            name: ImageTable(("similarity", "floor", "control", *_pair_names(members))).to(context.device)
-            for name, members in groups.items()
+            name: ImageTable((*_OF_GROUP, *_pair_names(members))).to(epoch.device)
+            for name, members in self.groups.items()
         }
 
-    def add(self, seen: Seen) -> None:
+    def add(self, epoch: Epoch, seen: Seen) -> None:
         """Rows of every group, known or computed."""
-        context, batch = self._context, seen.batch
-        for name, members in self._groups.items():
-            repeats = self._repeats.get(name, ())
+        for name, members in self.groups.items():
+            repeats = self._repeats_of(name)
             # The maps that decide the rows, and how they are put together.
-            involved = [*members, *(one for pair in repeats for one in pair)]
-            key = f"{_NAME} {len(members)} {len(repeats)} {context.seed}"
-            found = context.store.rows(
-                f"{_NAME} {name}",
-                [context.methods[one] for one in involved],
-                batch.images,
-                image_ids=batch.image_ids,
-                wanted={key: partial(self._rows, seen, members, repeats)},
-            )
-            self._tables[name].update(batch.image_ids, found[key])
-        for name in context.methods:
-            context.session.step(name)
+            involved = [self.methods[method] for method in chain(members, *repeats)]
+            key = f"{_NAME} {len(members)} {len(repeats)} {self.seed}"
+            rows = partial(self._rows, epoch, seen, members, repeats)
+            known = epoch.rows(f"{_NAME} {name}", involved, seen.batch, {key: rows})
+            self._tables[name].update(seen.batch.image_ids, known[key])
+            epoch.step(name)
 
-    def evaluation(self) -> Evaluation | None:
-        """Scores, rows per image and a heat map of every group."""
-        scores: dict[str, Score] = {}
+    def finish(self, epoch: Epoch) -> Evaluation | None:
+        """Scores, values per image and a heat map of every group."""
         heatmaps: list[Heatmap] = []
-        samples = no_samples()
+        parts = []
         counted = 0
-        for name, members in self._groups.items():
-            columns, table = self._tables[name].columns, self._tables[name].compute()
+        for name, members in self.groups.items():
+            table = self._tables[name].compute()
             counted = len(table.image_ids)
             if not counted:
                 return None
-            rows = dict(zip(columns, table.rows.T, strict=True))
-            repeats = len(self._repeats.get(name, ()))
-            own = self._scores(rows, repeats)
-            scores |= {f"{self._context.split}/{name}/{_NAME}/{key}": one for key, one in own.items()}
-            heatmaps.append(_heatmap(name, members, own))
-            for key, values in rows.items():
-                add_samples(samples, table.image_ids, name, f"{_NAME}/{key}", values)
-        return Evaluation(
-            self._context.split,
-            scores,
+            columns = dict(zip(self._tables[name].columns, table.rows.T, strict=True))
+            scores = self._scores(epoch, columns, len(self._repeats_of(name)))
+            heatmaps.append(_heatmap(name, tuple(members), scores))
+            parts.append(
+                row_evaluation(epoch.split, name, _NAME, scores, image_ids=table.image_ids, columns=columns)
+            )
+        whole = Evaluation(
+            epoch.split,
+            {},
             counts={"images of the map agreement": counted},
             heatmaps=tuple(heatmaps),
-            samples=samples,
-            headline={
-                f"map agreement: {key}": f"{_NAME}/{key}"
-                for key in ("similarity", "floor", "control", "diverges")
-            },
+            headline={f"map agreement: {key}": f"{_NAME}/{key}" for key in (*_OF_GROUP, "diverges")},
         )
+        return merge_evaluations([*parts, whole])
 
-    def _rows(self, seen: Seen, members: Sequence[str], repeats: Sequence[tuple[str, str]]) -> Tensor:
+    def _repeats_of(self, group: str) -> Sequence[tuple[str, str]]:
+        return (self.repeats or {}).get(group, ())
+
+    def _rows(
+        self, epoch: Epoch, seen: Seen, members: Sequence[str], repeats: Sequence[tuple[str, str]]
+    ) -> Tensor:
         maps = {
-            name: self._context.explain(name, seen)[0].saliency
-            for name in dict.fromkeys([*members, *(one for pair in repeats for one in pair)])
+            name: epoch.explain(self.methods[name], seen.batch, seen.query_class)[0].saliency
+            for name in dict.fromkeys(chain(members, *repeats))
         }
-        found = map_agreement(
+        alike = map_agreement(
             [maps[name] for name in members],
             image_ids=seen.batch.image_ids,
             repeats=[(maps[one], maps[other]) for one, other in repeats],
-            seed=self._context.seed,
+            seed=self.seed,
         )
-        return torch.stack([found.similarity, found.floor, found.control, *found.pairs], dim=1)
+        return torch.stack([alike.similarity, alike.floor, alike.control, *alike.pairs], dim=1)
 
-    def _scores(self, rows: Mapping[str, Tensor], repeats: int) -> dict[str, Score]:
-        resamples, seed = self._context.resamples, self._context.seed
-        found = compare_agreement(
-            rows["similarity"],
-            rows["floor"],
-            rows["control"],
+    def _scores(self, epoch: Epoch, columns: Mapping[str, Tensor], repeats: int) -> dict[str, Score]:
+        resamples = self.resamples_in(epoch)
+        compared = compare_agreement(
+            *(columns[name] for name in _OF_GROUP),
             deterministic=not repeats,
             resamples=resamples,
-            seed=seed,
+            seed=self.seed,
         )
         pairs = {
-            key: bootstrap_mean(values, kind="measure", resamples=resamples, seed=seed)
-            for key, values in rows.items()
-            if key not in ("similarity", "floor", "control")
+            key: bootstrap_mean(values, kind="measure", resamples=resamples, seed=self.seed)
+            for key, values in columns.items()
+            if key not in _OF_GROUP
         }
-        counted = found.similarity.n
+        n = compared.similarity.n
+        diverges = torch.nan if compared.diverges is None else float(compared.diverges)
         return {
-            "similarity": found.similarity,
-            "floor": found.floor,
-            "control": found.control,
-            "diverges": _number(_verdict(found), counted),
-            "repeats": _number(float(repeats), counted),
+            "similarity": compared.similarity,
+            "floor": compared.floor,
+            "control": compared.control,
+            "diverges": plain_score(diverges, n),
+            "repeats": plain_score(float(repeats), n),
             **pairs,
         }
 
@@ -211,20 +178,12 @@ def _pair_names(members: Sequence[str]) -> list[str]:
     return [f"{one} ~ {other}" for one, other in combinations(members, 2)]
 
 
-def _verdict(found: Comparison) -> float:
-    return torch.nan if found.diverges is None else float(found.diverges)
-
-
-def _number(value: float, counted: int) -> Score:
-    return Score(value, torch.nan, torch.nan, n=counted)
-
-
-def _heatmap(name: str, members: tuple[str, ...], found: Mapping[str, Score]) -> Heatmap:
+def _heatmap(name: str, members: tuple[str, ...], scores: Mapping[str, Score]) -> Heatmap:
     values = torch.full((len(members), len(members)), torch.nan, dtype=torch.float64)
     for (i, j), pair in zip(combinations(range(len(members)), 2), _pair_names(members), strict=True):
-        values[i, j] = values[j, i] = found[pair].value
-    floor = found["floor"].value
-    measured = "measured" if found["repeats"].value else "that of a deterministic method"
+        values[i, j] = values[j, i] = scores[pair].value
+    floor = f"{scores['floor'].value:.3f}"
+    measured = "measured" if scores["repeats"].value else "that of a deterministic method"
     return Heatmap(
         figure=f"{_NAME}_{re.sub(r'[^a-z0-9]+', '_', name.lower()).strip('_')}",
         title=f"How alike the maps are: {name}",
@@ -234,5 +193,5 @@ def _heatmap(name: str, members: tuple[str, ...], found: Mapping[str, Score]) ->
         limits=(0.0, 1.0),
         row_label="setting",
         column_label="setting",
-        caption=f"Mean Spearman similarity. The same setting run twice: {floor:.3f} ({measured}).",
+        caption=f"Mean Spearman similarity. The same setting run twice: {floor} ({measured}).",
     )

@@ -3,33 +3,32 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass, replace
 from itertools import combinations
 from typing import Literal, final
 
 import torch
 
-from verisal.callbacks._explaining import Context, ExplainingCallback, Part, Seen
-from verisal.callbacks._metric_table import MetricTable
-from verisal.callbacks._samples import add_samples
+from verisal.callbacks._epoch import Epoch
+from verisal.callbacks._explaining import row_evaluation
+from verisal.callbacks.saliency_metrics import MetricsCallback
 from verisal.errors import ConfigError
 from verisal.functional.baselines import Baseline
 from verisal.functional.baselines.random import recommended_baselines
-from verisal.functional.statistics.intervals import bootstrap_mean
 from verisal.functional.statistics.ranking import ranking_agreement
-from verisal.metrics import PerturbationCurve
+from verisal.metrics import PerturbationCurve, SaliencyMetric
+from verisal.reporting import merge_evaluations
 from verisal.results import Evaluation, Score
-from verisal.saliency import CentrePrior, RandomMap, Saliency
-
-__all__ = ["PerturbationCurves"]
+from verisal.saliency import CentrePrior, RandomMap
 
 _FEW = 4
 Kind = Literal["insertion", "deletion", "morf", "lerf"]
 
 
 @final
-class PerturbationCurves(ExplainingCallback):
+@dataclass(eq=False, repr=False)
+class PerturbationCurves(MetricsCallback):
     """Mean curves and areas of every method, kind of curve and baseline; how far their rankings agree.
 
     With several baselines, each kind also has a metric for all of them, ``<kind>[recommended]``, or for a set
@@ -38,128 +37,92 @@ class PerturbationCurves(ExplainingCallback):
     image among them. An image that is undefined with one baseline is undefined there.
 
     ``ranking_consistency`` is Kendall's tau-b between the rankings of the methods, controls left out, by
-    their areas under two settings; undefined for fewer than four methods. :class:`ExplainingCallback` says
-    what holds for all.
+    their areas under two settings; undefined for fewer than four methods. Options as of
+    :class:`ExplainingCallback`.
 
     Args:
-        methods: name to method.
         baselines: what stands for removed pixels; all kinds are run with all of them. None for
             :func:`.recommended_baselines`.
         kinds: of curves; ``morf`` is ``deletion`` under its other name.
         steps: of every curve.
         chunk_size: images per pass of the classifier; changes memory and speed only.
-        every_n_epochs: in a fit, explain in every so manieth validation.
-        max_images: at most so many images, a fixed subset drawn by seed; None for all.
-        seed: of the subset, the controls and the intervals.
-        resamples: bootstrap resamples of the intervals.
 
     Raises:
         ConfigError: settings out of range, or no or equal curves.
     """
 
-    def __init__(
-        self,
-        methods: Mapping[str, Saliency],
-        *,
-        baselines: Sequence[Baseline] | None = None,
-        kinds: Sequence[Kind] = ("insertion", "deletion", "lerf"),
-        steps: int = 64,
-        chunk_size: int = 64,
-        every_n_epochs: int = 1,
-        max_images: int | None = None,
-        seed: int = 0,
-        resamples: int = 2000,
-    ) -> None:
-        super().__init__(
-            methods, every_n_epochs=every_n_epochs, max_images=max_images, seed=seed, resamples=resamples
-        )
-        used = recommended_baselines() if baselines is None else tuple(baselines)
+    _: KW_ONLY
+    baselines: Sequence[Baseline] | None = None
+    kinds: Sequence[Kind] = ("insertion", "deletion", "lerf")
+    steps: int = 64
+    chunk_size: int = 64
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        used = recommended_baselines() if self.baselines is None else tuple(self.baselines)
         self.curves = tuple(
-            PerturbationCurve(kind, baseline=baseline, steps=steps, chunk_size=chunk_size)
-            for kind in kinds
+            PerturbationCurve(kind, baseline=baseline, steps=self.steps, chunk_size=self.chunk_size)
+            for kind in self.kinds
             for baseline in used
         )
         names = {curve.name for curve in self.curves}
         if not names or len(names) < len(self.curves):
             raise ConfigError(
                 "kinds and baselines must be at least one each, and all different;"
-                f" found {list(kinds)} and {[baseline.name for baseline in used]}"
+                f" found {list(self.kinds)} and {[baseline.name for baseline in used]}"
             )
 
-    def part(self, context: Context) -> Part:
-        """Curves of its own for every method."""
-        own = {name: [copy.deepcopy(curve) for curve in self.curves] for name in context.methods}
-        return _CurveTable(MetricTable(context, own), context, self.curves)
+    def metrics_of(self, name: str, epoch: Epoch) -> list[SaliencyMetric]:
+        """Copies of all curves."""
+        return [copy.deepcopy(curve) for curve in self.curves]
 
-
-@final
-class _CurveTable(Part):
-    """The metrics' table, with the means over baselines and the agreement of rankings."""
-
-    def __init__(self, table: MetricTable, context: Context, curves: Sequence[PerturbationCurve]) -> None:
-        self._table, self._context, self._curves = table, context, curves
-        kinds = dict.fromkeys(curve.kind for curve in curves)
-        self._sets = [[curve for curve in curves if curve.kind == kind] for kind in kinds]
-
-    def add(self, seen: Seen) -> None:
-        """Rows of every method and curve."""
-        self._table.add(seen)
-
-    def evaluation(self) -> Evaluation | None:
-        """The table's, the means over baselines, and the agreement where there are intervals."""
-        found = self._table.evaluation()
-        if found is None:
+    def finish(self, epoch: Epoch) -> Evaluation | None:
+        """Curves and areas, their means over baselines, and the agreement where there are intervals."""
+        evaluation = super().finish(epoch)
+        if evaluation is None:
             return None
-        for curves in self._sets:
+        for kind in dict.fromkeys(curve.kind for curve in self.curves):
+            curves = [curve for curve in self.curves if curve.kind == kind]
             if len(curves) > 1:
-                found = self._with_mean(found, curves)
-        if not self._context.resamples:
-            return found
-        return replace(found, scores={**found.scores, **self._agreement()})
+                evaluation = self._with_mean(epoch, evaluation, curves)
+        if epoch.fitting or not self.resamples:
+            return evaluation
+        return replace(evaluation, scores={**evaluation.scores, **self._agreement(epoch)})
 
-    def _with_mean(self, found: Evaluation, curves: Sequence[PerturbationCurve]) -> Evaluation:
-        """Of all baselines of one kind of curve; it takes their place in the main table."""
+    def _with_mean(
+        self, epoch: Epoch, evaluation: Evaluation, curves: Sequence[PerturbationCurve]
+    ) -> Evaluation:
+        """Add the mean over all baselines of one kind of curve, which takes their place in the main table."""
         name, members = _name_of_set(curves)
-        scores: dict[str, Score] = {}
-        samples = {key: list(values) for key, values in found.samples.items()}
-        for method in self._table.metrics:
-            tables = [self._table.tables[method][curve.name] for curve in curves]
+        replaced = {f"{curve.name}/auc" for curve in curves}
+        shown = {title: key for title, key in evaluation.headline.items() if key not in replaced}
+        parts = [replace(evaluation, headline=shown)]
+        for method in self.methods:
+            tables = [self.tables[method][curve.name] for curve in curves]
             areas = torch.stack([table.rows[:, _area(curves[0])] for table in tables])
             columns = {"auc": areas.mean(dim=0), "baseline_range": areas.amax(dim=0) - areas.amin(dim=0)}
-            for key, values in columns.items():
-                scores[f"{self._context.split}/{method}/{name}/{key}"] = bootstrap_mean(
-                    values, resamples=self._context.resamples, seed=curves[0].seed
-                )
-                add_samples(samples, tables[0].image_ids, method, f"{name}/{key}", values)
-        replaced = {f"{curve.name}/auc" for curve in curves}
-        shown = {title: key for title, key in found.headline.items() if key not in replaced}
+            means, ids = self.means(epoch, columns), tables[0].image_ids
+            parts.append(row_evaluation(epoch.split, method, name, means, image_ids=ids, columns=columns))
         arrow = "↑" if curves[0].better == "high" else "↓"
-        return replace(
-            found,
-            scores={**found.scores, **scores},
-            samples=samples,
-            headline={
-                **shown,
-                f"{name} {arrow}": f"{name}/auc",
-                f"{name} baseline range": f"{name}/baseline_range",
-            },
-            notes=(*found.notes, f"{name}: mean area per image over {', '.join(members)}."),
-        )
+        headline = {f"{name} {arrow}": f"{name}/auc", f"{name} baseline range": f"{name}/baseline_range"}
+        note = f"{name}: mean area per image over {', '.join(members)}."
+        whole = Evaluation(epoch.split, {}, headline=headline, notes=(note,))
+        return merge_evaluations([*parts, whole]) or evaluation
 
-    def _agreement(self) -> dict[str, Score]:
+    def _agreement(self, epoch: Epoch) -> dict[str, Score]:
         controls = (RandomMap, CentrePrior)
-        ranked = [name for name, one in self._context.methods.items() if not isinstance(one, controls)]
+        ranked = [name for name, method in self.methods.items() if not isinstance(method, controls)]
+        if not ranked:
+            return {}
         areas = {}
-        for curve in self._curves:
-            sign = 1.0 if curve.better == "high" else -1.0
-            rows = [self._table.tables[name][curve.name].rows[:, _area(curve)] for name in ranked]
-            areas[curve.name] = sign * torch.stack(rows) if rows else torch.empty(0, 0)
+        for curve in self.curves:
+            rows = torch.stack([self.tables[name][curve.name].rows[:, _area(curve)] for name in ranked])
+            areas[curve.name] = rows if curve.better == "high" else -rows
         return {
-            f"{self._context.split}/{one}/ranking_consistency/{two}": ranking_agreement(
-                areas[one], areas[two], resamples=self._context.resamples, seed=self._context.seed
+            f"{epoch.split}/{one}/ranking_consistency/{two}": ranking_agreement(
+                areas[one], areas[two], resamples=self.resamples, seed=self.seed
             )["kendall"]
             for one, two in combinations(areas, 2)
-            if len(ranked)
         }
 
 

@@ -3,72 +3,183 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
+from functools import partial
 from typing import final
 
-from verisal.callbacks._explaining import Context, ExplainingCallback
-from verisal.callbacks._metric_table import MetricTable
+import torch
+from torch import Tensor
+
+from verisal._numbers import check_range
+from verisal.callbacks._epoch import Epoch, Seen, first_samples
+from verisal.callbacks._explaining import ScoringCallback, plain_score, row_evaluation
 from verisal.errors import ConfigError
-from verisal.metrics import CascadingRandomisation, SaliencyMetric
+from verisal.functional.seeding import content_ids, derive_seed
+from verisal.metrics import CascadingRandomisation, CurveMetric, ImageRows, ImageTable, SaliencyMetric
+from verisal.reporting import merge_evaluations
+from verisal.results import Curve, Evaluation, Score
 from verisal.saliency import Saliency
 
-__all__ = ["SaliencyMetrics"]
+_COST = ("seconds", "forward", "backward")
+_FEW = 8
+_EXAMPLES = 16
+_ARROWS = {"high": " ↑", "low": " ↓", "": ""}
+
+
+@dataclass(eq=False, repr=False)
+class MetricsCallback(ScoringCallback, ABC):
+    """Every metric of every method, with the cost of a map; :meth:`finish` may be extended."""
+
+    @abstractmethod
+    def metrics_of(self, name: str, epoch: Epoch) -> list[SaliencyMetric]:
+        """Metrics of one method, which nobody else updates."""
+
+    def begin(self, epoch: Epoch) -> None:
+        """Metrics of its own for every method."""
+        super().begin(epoch)
+        self.measured = {name: self.metrics_of(name, epoch) for name in self.methods}
+        self.tables: dict[str, dict[str, ImageRows]] = {}
+        self._costs = {name: ImageTable(_COST).to(epoch.device) for name in self.methods}
+        for own in self.measured.values():
+            for metric in own:
+                metric.resamples = self.resamples_in(epoch)
+                metric.to(epoch.device)
+
+    def add(self, epoch: Epoch, seen: Seen) -> None:
+        """Rows of every method and metric, known or computed."""
+        ids = seen.batch.image_ids
+        for name, own in self.measured.items():
+            method = self.methods[name]
+            wanted: dict[str, Callable[[], Tensor]] = {
+                _key(metric): partial(_rows, metric, epoch, method, seen) for metric in own
+            }
+            wanted["cost"] = partial(_cost, epoch, method, seen)
+            known = epoch.rows(name, [method], seen.batch, wanted, objects=True)
+            for metric in own:
+                metric.add_rows(ids, known[_key(metric)])
+            self._costs[name].update(ids, known["cost"])
+            epoch.step(name)
+
+    def finish(self, epoch: Epoch) -> Evaluation | None:
+        """Scores, curves and values per image of all methods."""
+        split = epoch.split
+        curves: list[Curve] = []
+        timings: dict[str, float] = {}
+        headline: dict[str, str] = {}
+        counted = 0
+        parts = []
+        for name, own in self.measured.items():
+            self.tables[name] = {metric.name: metric.table() for metric in own}
+            for metric in own:
+                table = self.tables[name][metric.name]
+                counted = len(table.image_ids)
+                if not counted:
+                    return None
+                scores = metric.scores_of(table)
+                title = metric.name + _ARROWS[metric.better]
+                headline.setdefault(title, f"{metric.name}/{_main(scores)}")
+                # Columns that are a score of the same name, or all of a metric with few; the rest is bulk.
+                columns = {
+                    column: table.rows[:, index]
+                    for index, column in enumerate(metric.columns)
+                    if len(metric.columns) <= _FEW or column in scores
+                }
+                parts.append(
+                    row_evaluation(
+                        split, name, metric.name, scores, image_ids=table.image_ids, columns=columns
+                    )
+                )
+                if isinstance(metric, CurveMetric):
+                    curves += _curves(name, metric)
+            seconds, *passes = self._costs[name].compute().rows.mean(dim=0).tolist()
+            timings[f"{name}: seconds per image"] = seconds
+            costs = {key: plain_score(value, counted) for key, value in zip(_COST[1:], passes, strict=True)}
+            parts.append(row_evaluation(split, name, "network passes per map", costs))
+        whole = Evaluation(
+            split,
+            {},
+            counts={"explained images": counted},
+            curves=tuple(curves),
+            timings=timings,
+            headline=headline,
+        )
+        return merge_evaluations([*parts, whole])
 
 
 @final
-class SaliencyMetrics(ExplainingCallback):
-    """Scores the maps of every method by every metric; :class:`ExplainingCallback` says what holds for all.
+@dataclass(eq=False, repr=False)
+class SaliencyMetrics(MetricsCallback):
+    """Scores the maps of every method by every metric; options as of :class:`ExplainingCallback`.
 
     Args:
-        methods: name to method.
         metrics: what is measured; their names and settings name the scores.
-        randomisation_steps: re-initialise the network's layers in so many steps for
+        randomisation_steps: re-initialise the network's layers in this many steps for
             :class:`.CascadingRandomisation` of every method; 0 leaves it out.
-        every_n_epochs: in a fit, explain in every so manieth validation.
-        max_images: at most so many images, a fixed subset drawn by seed; None for all.
-        seed: of the subset, the controls, the re-initialised layers and the intervals.
-        resamples: bootstrap resamples of the intervals.
 
     Raises:
         ConfigError: settings out of range, or two metrics of one name.
     """
 
-    def __init__(
-        self,
-        methods: Mapping[str, Saliency],
-        metrics: Sequence[SaliencyMetric],
-        *,
-        randomisation_steps: int = 0,
-        every_n_epochs: int = 1,
-        max_images: int | None = None,
-        seed: int = 0,
-        resamples: int = 2000,
-    ) -> None:
-        super().__init__(
-            methods, every_n_epochs=every_n_epochs, max_images=max_images, seed=seed, resamples=resamples
-        )
-        names = [metric.name for metric in metrics]
+    metrics: Sequence[SaliencyMetric]
+    _: KW_ONLY
+    randomisation_steps: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range(0, randomisation_steps=self.randomisation_steps)
+        names = [metric.name for metric in self.metrics]
         twice = sorted({name for name in names if names.count(name) > 1})
-        if twice or randomisation_steps < 0 or not (names or randomisation_steps):
+        if twice or not (names or self.randomisation_steps):
             raise ConfigError(
-                "metrics must be at least one, each once, and randomisation_steps not negative;"
-                f" found {len(names)} metrics, twice {twice}, and {randomisation_steps} steps"
+                f"metrics must be at least one, each once; found {len(names)} metrics, twice {twice}"
             )
-        self.metrics, self.randomisation_steps = tuple(metrics), randomisation_steps
 
-    def part(self, context: Context) -> MetricTable:
-        """Metrics of its own for every method."""
-        return MetricTable(context, {name: self._metrics_of(name, context) for name in context.methods})
-
-    def _metrics_of(self, name: str, context: Context) -> list[SaliencyMetric]:
+    def metrics_of(self, name: str, epoch: Epoch) -> list[SaliencyMetric]:
+        """Copies of all metrics, and the randomisation of the method."""
         own = [copy.deepcopy(metric) for metric in self.metrics]
-        if self.randomisation_steps:
-            own.append(
-                CascadingRandomisation(
-                    context.methods[name],
-                    context.example_images(),
-                    steps=self.randomisation_steps,
-                    seed=context.seed,
-                )
-            )
+        if self.randomisation_steps and epoch.dataset is not None:
+            images = first_samples(epoch.dataset, _EXAMPLES).images.to(epoch.device)
+            steps = self.randomisation_steps
+            own.append(CascadingRandomisation(self.methods[name], images, steps=steps, seed=self.seed))
         return own
+
+
+def _key(metric: SaliencyMetric) -> str:
+    drawn = content_ids(metric.images) if isinstance(metric, CascadingRandomisation) else ()
+    return f"{metric.name} {derive_seed(metric.seed, *drawn):x}"
+
+
+def _rows(metric: SaliencyMetric, epoch: Epoch, method: Saliency, seen: Seen) -> Tensor:
+    return metric.rows_of(epoch.explained(method, seen))
+
+
+def _cost(epoch: Epoch, method: Saliency, seen: Seen) -> Tensor:
+    result, seconds = epoch.explain(method, seen.batch, seen.query_class)
+    passes = torch.tensor([result.n_forward, result.n_backward], dtype=torch.float64)
+    return torch.cat([seconds[:, None], passes.expand(len(seconds), 2)], dim=1)
+
+
+def _main(scores: Mapping[str, Score]) -> str:
+    """The first score, or the last of numbered steps."""
+    first = next(iter(scores))
+    stem, _, number = first.rpartition("_")
+    return [key for key in scores if key.rpartition("_")[0] == stem][-1] if number == "1" else first
+
+
+def _curves(name: str, metric: CurveMetric) -> list[Curve]:
+    lines = metric.curves()
+    shown = "shown" if "insertion" in lines else "removed"
+    return [
+        Curve(
+            metric.name if len(lines) == 1 else f"{metric.name} {kind}",
+            name,
+            line.fractions,
+            line.mean,
+            f"share of pixels {shown}",
+            f"mean {kind if kind == 'accuracy' else 'score of the query class'} ({line.n} images)",
+        )
+        for kind, line in lines.items()
+        if line.n
+    ]

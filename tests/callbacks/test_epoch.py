@@ -1,19 +1,17 @@
 import itertools
 import time
 
-import pytest
 import torch
 
 from helpers.explaining_toys import Brightness, Samples, Task
-from verisal.callbacks._session import Session
+from verisal.callbacks._epoch import Epoch
 from verisal.saliency.shared_work import shared
 from verisal.types import Batch
 
 
-@pytest.fixture
-def session():
+def epoch(network=None, *, quiet=True):
     Brightness.seen.clear()
-    return Session()
+    return Epoch("val", network or Task().classifier.eval(), device=torch.device("cpu"), quiet=quiet)
 
 
 def batch():
@@ -21,37 +19,31 @@ def batch():
     return Batch.collate([samples[index] for index in range(4)])
 
 
-def test_maps_are_made_once_per_image_query_and_method_of_the_open_batch(session):
-    network, one = Task().classifier.eval(), batch()
+def test_maps_are_made_once_per_image_query_and_method_of_the_open_batch():
+    session, one = epoch(), batch()
     query = torch.tensor([0, 1, 2, 3])
     session.open(one)
-    first, _ = session.explain(Brightness(), network, one.images, query, image_ids=one.image_ids)
+    first, _ = session.explain(Brightness(), one, query)
     assert len(Brightness.seen) == 4
     # Two known maps in another order, and one of another query.
-    index = [3, 1, 0]
-    found, seconds = session.explain(
-        Brightness(),
-        network,
-        one.images[index],
-        torch.tensor([3, 1, 2]),
-        image_ids=[one.image_ids[row] for row in index],
-    )
+    found, seconds = session.explain(Brightness(), one.rows([3, 1, 0]), torch.tensor([3, 1, 2]))
     assert Brightness.seen[4:] == [(0.4, 2)]
     assert len(seconds) == 3
     torch.testing.assert_close(found.saliency[:2], first.saliency[[3, 1]])
     torch.testing.assert_close(found.attribution[:2], first.attribution[[3, 1]])
     assert found.n_forward == 1.0
-    session.explain(Brightness(grey=0.5), network, one.images, query, image_ids=one.image_ids)
+    session.explain(Brightness(grey=0.5), one, query)
     assert len(Brightness.seen) == 9
-    session.open(batch())  # equal, but another batch
-    session.explain(Brightness(), network, one.images, query, image_ids=one.image_ids)
+    other = batch()  # equal, but another batch
+    session.open(other)
+    session.explain(Brightness(), other, query)
     assert len(Brightness.seen) == 13
 
 
-def test_lines_come_now_and_then_with_the_time_left(session, monkeypatch, capsys):
+def test_lines_come_now_and_then_with_the_time_left(monkeypatch, capsys):
     clock = itertools.count(0.0, 10.0)
     monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
-    session.begin(quiet=False)
+    session = epoch(quiet=False)
     session.expect(10)
     for _ in range(4):
         session.step("gradient")
@@ -60,13 +52,13 @@ def test_lines_come_now_and_then_with_the_time_left(session, monkeypatch, capsys
         "gradient: 2/10 steps, 0:20 gone, about 1:20 left",
         "gradient: 4/10 steps, 0:40 gone, about 1:00 left",
     ]
-    session.begin(quiet=True)
+    session = epoch(quiet=True)
     session.expect(1)
     session.step("gradient")
     assert capsys.readouterr().out == ""
 
 
-def test_work_is_shared_within_a_batch_and_its_seconds_are_those_of_a_map_alone(session, monkeypatch):
+def test_work_is_shared_within_a_batch_and_its_seconds_are_those_of_a_map_alone(monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
 
@@ -80,13 +72,12 @@ def test_work_is_shared_within_a_batch_and_its_seconds_are_those_of_a_map_alone(
             clock[0] += 4.0
             return super().__call__(classifier, images, query_class)
 
-    network, one = Task().classifier.eval(), batch()
+    session, one = epoch(), batch()
     session.open(one)
     query = torch.zeros(4, dtype=torch.int64)
-    given = (network, one.images, query)
-    with session.work.sharing():
+    with session.scope():
         for grey in (0.0, 0.5):
-            _, seconds = session.explain(Shared(grey=grey), *given, image_ids=one.image_ids)
+            _, seconds = session.explain(Shared(grey=grey), one, query)
             assert seconds.tolist() == [3.0] * 4
     assert clock[0] == 8.0 + 2 * 4.0
     session.open(batch())

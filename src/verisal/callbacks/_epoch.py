@@ -1,0 +1,269 @@
+"""One evaluation epoch as all explaining callbacks of a trainer see it: maps, rows per image, the clock."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from verisal.checkpoint import load_export, save_export
+from verisal.errors import CheckpointError, ConfigError
+from verisal.fingerprint import fingerprint, state_hash
+from verisal.functional.outputs import ask, output_of
+from verisal.functional.scopes import frozen, rng_preserved
+from verisal.functional.seeding import content_ids
+from verisal.saliency import Saliency
+from verisal.saliency.shared_work import SharedWork
+from verisal.types import Batch, Explained, SaliencyResult, Sample
+
+_SECONDS_BETWEEN_LINES = 15.0
+_RULES = 1
+"""Raised whenever rows of one name come to mean other numbers, so that stored ones are made again."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Images of one batch that are explained.
+
+    Attributes:
+        batch: these images only.
+        logits: ``(B, K)`` of the clean images.
+        query_class: ``(B,)`` int64, the predicted class unless another one is asked for.
+    """
+
+    batch: Batch
+    logits: Tensor
+    query_class: Tensor
+
+    def rows(self, indices: Sequence[int]) -> Seen:
+        """The part with these positions, in this order."""
+        kept = list(indices)
+        return Seen(self.batch.rows(kept), self.logits[kept], self.query_class[kept])
+
+
+@final
+class Epoch:
+    """Maps and rows, each computed once whoever asks for them, and how far the evaluation has come.
+
+    Maps are kept for the batch at hand. Rows are kept in files, one per method, batch and caller, written
+    whole or not at all, so that an evaluation that was stopped goes on where it was. A file is found again
+    by settings of the method, weights and output of the classifier, names and contents of the images, what
+    is marked in them where that matters, and the number of the rules; the rows in it by their own names. A
+    damaged file counts as none.
+
+    Args:
+        split: ``val`` or ``test``.
+        classifier: is explained.
+        device: of images and tables.
+        dataset: of the first loader.
+        folder: of the files; None keeps none, and so does a classifier that is no ``nn.Module``.
+        fitting: True if the epoch is part of a fit, whose scores have no intervals.
+        quiet: True if no line tells the time that is left.
+        rank: number of this process.
+        processes: number of processes.
+    """
+
+    def __init__(
+        self,
+        split: str,
+        classifier: Callable[[Tensor], Tensor],
+        *,
+        device: torch.device,
+        dataset: Dataset[Sample] | None = None,
+        folder: Path | None = None,
+        fitting: bool = False,
+        quiet: bool = True,
+        rank: int = 0,
+        processes: int = 1,
+    ) -> None:
+        self.split, self.classifier, self.device, self.dataset = split, classifier, device, dataset
+        self.fitting, self.rank, self.processes = fitting, rank, processes
+        self.work = SharedWork()
+        self._folder = folder if isinstance(classifier, nn.Module) else None
+        self._weights = ""
+        if isinstance(classifier, nn.Module) and folder:
+            output = output_of(classifier)
+            self._weights = state_hash(classifier) + ("" if output == "softmax" else f" {output}")
+        self._batch: Batch | None = None
+        self._known: dict[tuple[str, str, int], tuple[SaliencyResult, int, float]] = {}
+        self._quiet, self._total, self._done = quiet, 0, 0
+        self._started = self._said = time.perf_counter()
+
+    def expect(self, steps: int) -> None:
+        """Announce this many more calls of :meth:`step`."""
+        self._total += steps
+
+    def step(self, what: str) -> None:
+        """Count one row of one batch; a line now and then tells the time that is left."""
+        self._done += 1
+        now = time.perf_counter()
+        if self._quiet or now - self._said < _SECONDS_BETWEEN_LINES:
+            return
+        self._said = now
+        gone = now - self._started
+        left = gone * (self._total - self._done) / self._done
+        progress = f"{self._done}/{self._total} steps, {_clock(gone)} gone, about {_clock(left)} left"
+        print(f"{what}: {progress}", flush=True)
+
+    @contextmanager
+    def scope(self) -> Iterator[None]:
+        """No gradients, a frozen classifier, shared work; the global random state is as before."""
+        quiet = frozen(self.classifier) if isinstance(self.classifier, nn.Module) else nullcontext()
+        with (
+            torch.inference_mode(mode=False),
+            torch.no_grad(),
+            quiet,
+            rng_preserved(self.device),
+            self.work.sharing(),
+        ):
+            yield
+
+    def open(self, batch: Batch) -> None:
+        """Forget the maps of any other batch."""
+        if batch is not self._batch:
+            self.close()
+            self._batch = batch
+
+    def close(self) -> None:
+        """Forget all maps."""
+        self._batch = None
+        self._known.clear()
+        self.work.clear()
+
+    def seen(self, batch: Batch) -> Seen:
+        """Images with their logits and predicted classes."""
+        logits = ask(self.classifier, batch.images)
+        return Seen(batch, logits, logits.argmax(dim=1))
+
+    def explain(self, method: Saliency, batch: Batch, query_class: Tensor) -> tuple[SaliencyResult, Tensor]:
+        """Maps of images of the open batch, and the seconds that each took, or would have taken alone.
+
+        Args:
+            method: explains.
+            batch: the images, whose names with the query class name a map.
+            query_class: ``(B,)`` int64.
+        """
+        key = method_key(method) or f"object {id(method)}"
+        names = [
+            (key, name, query) for name, query in zip(batch.image_ids, query_class.tolist(), strict=True)
+        ]
+        missing = [place for place, name in enumerate(names) if name not in self._known]
+        if missing:
+            index = torch.tensor(missing, device=batch.images.device)
+            start, saved = time.perf_counter(), self.work.saved_seconds
+            result = method(self.classifier, batch.images[index], query_class[index])
+            if batch.images.device.type == "cuda":
+                torch.cuda.synchronize(batch.images.device)
+            taken = time.perf_counter() - start + self.work.saved_seconds - saved
+            each = taken / len(missing)
+            self._known |= {names[place]: (result, row, each) for row, place in enumerate(missing)}
+        maps = [self._known[name] for name in names]
+        return _stacked(maps), torch.tensor([seconds for _, _, seconds in maps], dtype=torch.float64)
+
+    def explained(self, method: Saliency, seen: Seen) -> Explained:
+        """Maps of the query class with everything that metrics ask about them."""
+        batch, query = seen.batch, seen.query_class
+        return Explained(
+            classifier=self.classifier,
+            images=batch.images,
+            query_class=query,
+            result=self.explain(method, batch, query)[0],
+            image_ids=batch.image_ids,
+            explain=lambda images, query: method(self.classifier, images, query),
+            object_masks=batch.object_mask_of(query),
+            boxes=batch.boxes_of(query),
+        )
+
+    def rows(
+        self,
+        name: str,
+        methods: Sequence[Saliency],
+        batch: Batch,
+        wanted: Mapping[str, Callable[[], Tensor]],
+        *,
+        objects: bool = False,
+    ) -> dict[str, Tensor]:
+        """Rows by name, read where they are known and computed where not.
+
+        Args:
+            name: of the row, for the folder's name.
+            methods: whose maps are scored together.
+            batch: the images.
+            wanted: name of the rows, with all settings that change them, to what computes them.
+            objects: True if rows depend on the objects in the images.
+        """
+        settings = [key for key in map(method_key, methods) if key is not None]
+        if self._folder is None or len(settings) < len(methods):
+            return {key: compute() for key, compute in wanted.items()}
+        card: dict[str, object] = {
+            "method": settings,
+            "classifier": self._weights,
+            "image_ids": list(batch.image_ids),
+            "contents": list(content_ids(batch.images)),
+            "rules": _RULES,
+            "caller": sorted(wanted),
+        }
+        if objects:
+            card["objects"] = _objects(batch)
+        digest = fingerprint(card)[:24]
+        path = self._folder / (re.sub(r"[^\w.-]+", "_", name) or "_") / f"{digest}.safetensors"
+        try:
+            return load_export(path)[0]
+        except CheckpointError:
+            rows = {key: compute().detach().double().cpu() for key, compute in wanted.items()}
+            save_export(path, rows, card)
+            return rows
+
+
+def method_key(method: Saliency) -> str | None:
+    """Fingerprint of a method's settings; None for one that holds something other than plain data."""
+    try:
+        return fingerprint(method)
+    except ConfigError:
+        return None
+
+
+def first_samples(dataset: Dataset[Sample], count: int) -> Batch:
+    """The first ``count`` samples, or all where there are fewer."""
+    size = min(count, len(dataset))  # type: ignore[arg-type]  # a sized data set
+    return Batch.collate([dataset[index] for index in range(size)])
+
+
+def _objects(batch: Batch) -> str:
+    """Hash of everything that is marked in the images."""
+    parts = (batch.object_labels, batch.object_masks, batch.boxes, batch.difficult)
+    values = [batch.labels, *(tensor for part in parts for tensor in part)]
+    return state_hash({str(place): tensor for place, tensor in enumerate(values)})
+
+
+def _stacked(maps: Sequence[tuple[SaliencyResult, int, float]]) -> SaliencyResult:
+    first = maps[0][0]
+    whole = [(id(first), row) for row in range(len(first.saliency))]
+    if [(id(result), row) for result, row, _ in maps] == whole:
+        return first
+    signed = [result.attribution[row] for result, row, _ in maps if result.attribution is not None]
+    return SaliencyResult(
+        saliency=torch.stack([result.saliency[row] for result, row, _ in maps]),
+        raw=torch.stack([result.raw[row] for result, row, _ in maps]),
+        attribution=torch.stack(signed) if first.attribution is not None else None,
+        raw_layers=tuple(
+            torch.stack([result.raw_layers[layer][row] for result, row, _ in maps])
+            for layer in range(len(first.raw_layers))
+        ),
+        n_forward=first.n_forward,
+        n_backward=first.n_backward,
+        baseline=first.baseline,
+    )
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}"

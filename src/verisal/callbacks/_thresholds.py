@@ -1,0 +1,90 @@
+"""Thresholds for boxes, chosen on images of which nothing is reported."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from verisal._numbers import check_range
+from verisal.callbacks._epoch import Epoch, first_samples
+from verisal.callbacks._explaining import ScoringCallback
+from verisal.errors import DataError
+from verisal.functional.outputs import ask
+from verisal.functional.regions.localisation import choose_threshold
+from verisal.saliency import Saliency
+from verisal.types import Batch, Sample
+
+_CHUNK = 32
+
+
+@dataclass(eq=False, repr=False)
+class ThresholdCallback(ScoringCallback, ABC):
+    """A :class:`ScoringCallback` with a threshold for the boxes of every method, chosen on held-out images.
+
+    Args:
+        held_out: annotated samples of which nothing is reported, of the classifier's classes and image size.
+            On them every method's threshold for boxes is chosen under the true class; None for no thresholds.
+        held_out_images: at most this many of them, the first ones.
+    """
+
+    held_out: Dataset[Sample] | None = field(default=None, kw_only=True)
+    held_out_images: int = field(default=100, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range(1, held_out_images=self.held_out_images)
+        self._held_out: Batch | None = None
+
+    def thresholds(self, epoch: Epoch) -> dict[str, float]:
+        """Threshold of every method for the classifier as it is now; NaN where none can be chosen."""
+        if self.held_out is None:
+            return dict.fromkeys(self.methods, math.nan)
+        if self._held_out is None:
+            self._held_out = first_samples(self.held_out, self.held_out_images)
+        samples = self._held_out.to(epoch.device)
+        epoch.expect(len(self.methods))
+        thresholds = {}
+        for name, method in self.methods.items():
+            chosen = partial(_chosen_threshold, epoch, method, samples)
+            known = epoch.rows(name, [method], samples, {"tau": chosen}, objects=True)
+            thresholds[name] = round(float(known["tau"]), 6)
+            epoch.step(name)
+        return thresholds
+
+    def check_apart(self, image_ids: Sequence[str]) -> None:
+        """Raise if an image that is reported is held out.
+
+        Raises:
+            DataError: naming the first.
+        """
+        held_out = self._held_out.image_ids if self._held_out else ()
+        if common := sorted(set(held_out).intersection(image_ids)):
+            raise DataError(
+                f"{len(common)} images are both reported and held out for the thresholds, the first is"
+                f" {common[0]}; give held_out another split"
+            )
+
+
+def _chosen_threshold(epoch: Epoch, method: Saliency, samples: Batch) -> Tensor:
+    maps: list[Tensor] = []
+    boxes: list[Tensor] = []
+    for start in range(0, len(samples), _CHUNK):
+        part = samples.rows(range(start, min(start + _CHUNK, len(samples))))
+        predicted = ask(epoch.classifier, part.images).argmax(dim=1)
+        right = part.rows(torch.nonzero(predicted == part.labels)[:, 0].tolist())
+        if len(right):
+            maps.append(method(epoch.classifier, right.images, right.labels).saliency)
+            boxes += right.boxes_of(right.labels)
+    try:
+        tau = choose_threshold(torch.cat(maps), boxes) if maps else math.nan
+    except DataError:
+        # An untrained network, or maps that are all empty, must not end a fit.
+        tau = math.nan
+    return torch.tensor(tau, dtype=torch.float64)

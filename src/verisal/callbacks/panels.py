@@ -1,0 +1,121 @@
+"""Pictures of maps: every method on a few images, before and after an attack on the maps."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
+from itertools import chain
+from typing import final
+
+import torch
+from torch import Tensor, distributed
+
+from verisal.attacks.on_maps.attack import MapAttack
+from verisal.callbacks._epoch import Epoch, Seen
+from verisal.callbacks._explaining import ExplainingCallback
+from verisal.functional.comparison.similarity import attribution_of, defined_maps, postprocess
+from verisal.results import Evaluation, SaliencyPanel
+from verisal.types import Explained
+
+
+@final
+@dataclass(eq=False, repr=False)
+class SaliencyPanels(ExplainingCallback):
+    """Draws the maps of every method for the predicted class; options as of :class:`ExplainingCallback`.
+
+    Args:
+        max_images: images drawn, a fixed subset drawn by seed; None for all.
+    """
+
+    _: KW_ONLY
+    max_images: int | None = 8
+
+    def add(self, epoch: Epoch, seen: Seen) -> None:
+        """Draw the images of one batch."""
+        maps = {}
+        for name, method in self.methods.items():
+            maps[name] = epoch.explain(method, seen.batch, seen.query_class)[0].saliency[:, 0].cpu()
+            epoch.step(name)
+        batch = seen.batch
+        for row, image_id in enumerate(batch.image_ids):
+            caption = f"class {int(batch.labels[row])}, predicted and explained {int(seen.query_class[row])}"
+            own = {name: drawn[row] for name, drawn in maps.items()}
+            self.panels.append(SaliencyPanel(image_id, batch.images[row].cpu(), own, caption))
+
+    def finish(self, epoch: Epoch) -> Evaluation | None:
+        """All pictures."""
+        return _pictures(epoch, self.panels)
+
+
+@final
+@dataclass(eq=False, repr=False)
+class AttackedMaps(ExplainingCallback):
+    """Draws every method's map of an image beside its map of the image that an attack on that map found.
+
+    Maps are post-processed like everything that is compared, so that the colours of both mean the same. Where
+    the attack found nothing that keeps the label, there is no attacked map. Options as of
+    :class:`ExplainingCallback`.
+
+    Args:
+        attack: of the maps of every method; for methods that are none of its surrogate, a transfer attack.
+        max_images: images drawn, a fixed subset drawn by seed; None for all.
+    """
+
+    attack: MapAttack
+    _: KW_ONLY
+    max_images: int | None = 4
+
+    def add(self, epoch: Epoch, seen: Seen) -> None:
+        """Draw the images of one batch."""
+        ids = seen.batch.image_ids
+        maps: list[dict[str, Tensor]] = [{} for _ in ids]
+        for name, method in self.methods.items():
+            plain, attacked, succeeded = self._pair(epoch.explained(method, seen))
+            for row, own in enumerate(maps):
+                own[name] = plain[row]
+                if succeeded[row]:
+                    own[f"{name}, attacked"] = attacked[row]
+            epoch.step(name)
+        for row, image_id in enumerate(ids):
+            caption = f"maps before and after {self.attack.name}; explained {int(seen.query_class[row])}"
+            self.panels.append(SaliencyPanel(image_id, seen.batch.images[row].cpu(), maps[row], caption))
+
+    def finish(self, epoch: Epoch) -> Evaluation | None:
+        """All pictures."""
+        return _pictures(epoch, self.panels)
+
+    def _pair(self, explained: Explained) -> tuple[Tensor, Tensor, Tensor]:
+        """Maps ``(B, H, W)`` of the images and of the attacked ones, and which of the latter there are."""
+        attribution = attribution_of(explained.result)
+        after = attribution.abs().amax(dim=1, keepdim=True)
+        succeeded = torch.zeros(len(attribution)).bool()
+        rows = defined_maps(attribution).nonzero()[:, 0]
+        if len(rows):
+            result = self.attack(
+                explained.classifier,
+                explained.explain,
+                explained.images[rows],
+                query_class=explained.query_class[rows],
+                attribution=attribution[rows],
+            )
+            after = after.index_copy(0, rows, result.maps.to(after.dtype))
+            succeeded[rows.cpu()] = result.found.cpu()
+        return postprocess(attribution)[:, 0].cpu(), postprocess(after)[:, 0].cpu(), succeeded
+
+
+def _pictures(epoch: Epoch, panels: Sequence[SaliencyPanel]) -> Evaluation | None:
+    """Pictures of all processes by the names of their images: which process sees which decides nothing."""
+    if distributed.is_available() and distributed.is_initialized():
+        parts: list[list[SaliencyPanel]] = [[] for _ in range(distributed.get_world_size())]
+        distributed.all_gather_object(parts, list(panels))
+        # A sampler that pads gives some images to two processes.
+        by_id = {panel.image_id: panel for panel in chain.from_iterable(parts)}
+        panels = sorted(by_id.values(), key=_by_name)
+    return Evaluation(epoch.split, {}, panels=tuple(panels)) if panels else None
+
+
+def _by_name(panel: SaliencyPanel) -> list[tuple[int, str]]:
+    """Numbers in names count as numbers."""
+    words = re.findall(r"\d+|\D+", panel.image_id)
+    return [(int(word), "") if word.isdecimal() else (-1, word) for word in words]
