@@ -17,7 +17,7 @@ from verisal.errors import ConfigError, DataError
 from verisal.fingerprint import canonical
 from verisal.progress import progress_bar, progress_line
 from verisal.store import FeatureStore
-from verisal.store.key import mismatch
+from verisal.store.record import mismatch
 
 KEY = {"classifier": {"sha256": "ab12"}, "data": {"seed": 0, "size": 32}, "attack": {"eps": 8 / 255}}
 

@@ -1,8 +1,8 @@
 """Stores behind URLs: what a file system without locks, renames or manners does to them."""
 
-import json
 import logging
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -12,8 +12,7 @@ import torch
 
 from verisal.errors import ConfigError, DataError
 from verisal.store import FeatureStore
-from verisal.store import remote as _store_remote
-from verisal.store.remote import RemoteFiles
+from verisal.store.files import StoreFiles
 
 KEY = {"classifier": "ab12", "data": {"seed": 0}}
 
@@ -30,33 +29,6 @@ def root(request, tmp_path):
     memory.store.clear()
     memory.pseudo_dirs[:] = [""]
     return f"memory://{tmp_path.name}/deep" if request.param == "memory" else f"file://{tmp_path}/deep"
-
-
-@pytest.fixture
-def quick(monkeypatch):
-    """Leases that lapse soon."""
-    monkeypatch.setattr(_store_remote, "_LEASE_SECONDS", 0.1)
-    monkeypatch.setattr(RemoteFiles, "pause", 0.02)
-
-
-class Clock:
-    """Seconds of the watch of who waits for a lease; hearts beat a thousand times as fast as usual."""
-
-    now = 0.0
-
-    def monotonic(self):
-        return self.now
-
-    def time(self):
-        return time.time_ns()
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    clock = Clock()
-    monkeypatch.setattr(_store_remote, "time", clock)
-    monkeypatch.setattr(_store_remote, "_BEATS_PER_LEASE", 6000)
-    return clock
 
 
 def filled(root, count=10):
@@ -176,102 +148,89 @@ def test_a_damaged_header_is_refused(root):
 
 def test_a_shard_is_read_once_to_be_checked_and_loaded(root, monkeypatch):
     filled(root)
-    asked, read = [], RemoteFiles.read
-    monkeypatch.setattr(RemoteFiles, "read", lambda self, name: asked.append(name) or read(self, name))
+    asked, read = [], StoreFiles.read
+    monkeypatch.setattr(StoreFiles, "read", lambda self, name: asked.append(name) or read(self, name))
     assert_holds(FeatureStore(root, key=KEY))
     assert sorted(name for name in asked if name.endswith(".safetensors")) == [
         f"shard-0000{number}.safetensors" for number in range(3)
     ]
 
 
-def test_a_claim_keeps_others_out_as_long_as_it_beats(root, clock):
-    one, two = (RemoteFiles(f"{root}/store") for _ in range(2))
-    with one.claim("shard-00000") as ours:
-        assert ours
-        for _ in range(3):  # several lives of a lease
-            with two.claim("shard-00000") as theirs:
-                assert not theirs
-            clock.now += 50
-            before = one.read(".shard-00000.lease")
-            while one.read(".shard-00000.lease") == before:  # it beats within the minute
-                time.sleep(0.001)
-        with two.claim("shard-00001") as other:
-            assert other
-    with two.claim("shard-00000") as theirs:
-        assert theirs
+def test_who_is_done_waits_for_the_others_as_long_as_its_slowest_shard_took(root, monkeypatch):
+    monkeypatch.setattr(StoreFiles, "pause", 0.01)
+    other, asked = FeatureStore(root, key=KEY, shard_size=4), []
+    late = threading.Timer(0.1, lambda: other._write_shard(1, features))
+
+    def slow(items):
+        asked.append(items[0])
+        if items[0] == 0:
+            time.sleep(0.4)
+        elif items[0] == 8:
+            other._read_header()
+            late.start()
+        return features(items)
+
+    store = FeatureStore(root, key=KEY, shard_size=4)
+    store.fill(slow, 10, rank=0, world_size=2, progress=False)
+    late.join()
+    assert asked == [0, 8]
+    assert_holds(store)
+
+
+def test_what_the_others_do_not_make_is_made_in_the_end(root, monkeypatch):
+    monkeypatch.setattr(StoreFiles, "pause", 0.01)
+    asked = []
+    store = FeatureStore(root, key=KEY, shard_size=2)
+    store.fill(
+        lambda items: asked.append(items[0]) or features(items), 10, rank=1, world_size=2, progress=False
+    )
+    assert asked[:2] == [2, 6]
+    assert sorted(asked) == [0, 2, 4, 6, 8]
+    assert_holds(store)
 
 
 @pytest.mark.fault
-def test_what_killed_processes_left_is_removed_and_what_live_ones_hold_stays(root, clock):
+def test_what_killed_processes_left_is_removed(root):
     store = filled(root)
     whole = names(store)
-    killed, held = ".shard-00001.json.host-1-ab.tmp", ".shard-00002.json.host-2-cd.tmp"
-    put(store, killed, b"piece")
-    put(store, held, b"piece")
-    other = RemoteFiles(store.location)
-    with other.claim("shard-00002") as ours:
-        assert ours
-        store.fill(features, 10, progress=False)
-        assert names(store) == whole | {held, ".shard-00002.lease"}
-    # A lease that nobody renews goes, and the piece with it, once it has lain there for a minute.
-    put(store, ".shard-00002.lease", b'{"owner": "host-2-cd", "time": 0}')
+    left = {".shard-00001.json.host-1-ab.tmp", ".store.json.host-2-cd.tmp", ".shard-00002.lease"}
+    for name in left | {"notes.txt", ".notes"}:
+        put(store, name, b"piece")
     store.fill(features, 10, progress=False)
-    assert names(store) == whole | {held, ".shard-00002.lease"}
-    clock.now += 61
-    store.fill(features, 10, progress=False)
-    assert names(store) == whole
+    assert names(store) == whole | {"notes.txt", ".notes"}
 
 
 def test_a_piece_that_others_took_for_stale_is_written_again(tmp_path, monkeypatch):
-    """A process that slept through its lease, while another did its work and tidied up."""
-    files = RemoteFiles(f"file://{tmp_path}/store")
+    """A process that slept, while others did its work and tidied up."""
+    files = StoreFiles(f"file://{tmp_path}", "store")
     moved, move = [], type(files._fs).mv
 
     def tidied(system, piece, name, **settings):
         moved.append(name)
-        if len(moved) == 1:
+        if len(moved) < 3:
             system.rm_file(piece)
         move(system, piece, name, **settings)
 
     monkeypatch.setattr(type(files._fs), "mv", tidied)
-    with files.claim("store"):
+    with files.claim("store") as ours:
+        assert ours
         files.write("store.json", b"{}")
     assert files.read("store.json") == b"{}"
-    assert len(moved) == 2
+    assert len(moved) == 3
 
 
 @pytest.mark.fault
-@pytest.mark.parametrize(
-    "left", [b'{"owner": "host-1-ab", "time": 0}', b"", b"[]"], ids=["whole", "empty", "odd"]
-)
-def test_a_lease_that_nobody_renews_is_taken_over(root, quick, left):
-    store = filled(root, count=3)
-    files, folder = fsspec.url_to_fs(store.location)
-    files.rm_file(f"{folder}/shard-00000.json")
-    put(store, ".shard-00000.lease", left)
-    again = FeatureStore(root, key=KEY)
-    with again._files.claim("shard-00000") as ours:
-        assert not ours  # just seen: it may be alive, whatever the time in it, for clocks differ
-    again.fill(features, 3, progress=False)
-    assert_holds(again, 3)
-    assert ".shard-00000.lease" not in names(again)
-
-
-@pytest.mark.fault
-def test_who_lost_the_lease_to_another_leaves_it_alone_and_keeps_what_the_other_made(root, quick):
-    """A process that slept through its lease: both do the work, and the store is right."""
+def test_who_was_overtaken_keeps_what_the_other_made(root):
+    """A process that slept at its shard: both do the work, and the store is right."""
     one, two = (FeatureStore(root, key=KEY, shard_size=4) for _ in range(2))
-    stolen = json.dumps({"owner": "another", "time": 0}).encode()
 
     def slow(items):
-        put(one, ".shard-00000.lease", stolen)
         two._write_header(4)
         two._write_shard(0, features)
         return {name: tensor + 1 for name, tensor in features(items).items()}
 
     one.fill(slow, 4, progress=False)
     assert_holds(one, 4)
-    assert got(one, ".shard-00000.lease") == stolen
 
 
 @pytest.mark.parametrize(

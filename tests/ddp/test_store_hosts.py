@@ -11,8 +11,7 @@ import pytest
 
 from helpers.store_workers import COUNT, KEY, alone, computed, contents, features, fill
 from verisal.store import FeatureStore
-from verisal.store import remote as _store_remote
-from verisal.store.remote import RemoteFiles
+from verisal.store.files import StoreFiles
 
 CONTEXT = multiprocessing.get_context("forkserver")
 
@@ -43,25 +42,20 @@ class BareFileSystem(fsspec.AbstractFileSystem):
 
 
 @pytest.fixture(params=["file", "bare"])
-def url(request, tmp_path):
-    prepare(60.0)
+def url(request, tmp_path, monkeypatch):
+    monkeypatch.setattr(StoreFiles, "pause", StoreFiles.pause)
+    prepare()
     return f"{request.param}://{tmp_path}/shared"
 
 
-def prepare(lease):
-    """In each process: the bare file system, and leases of so many seconds."""
+def prepare():
+    """In each process: the bare file system, and short pauses."""
     fsspec.register_implementation("bare", BareFileSystem, clobber=True)
-    _store_remote._LEASE_SECONDS, RemoteFiles.pause = lease, 0.05
+    StoreFiles.pause = 0.05
 
 
-@pytest.fixture(autouse=True)
-def _as_it_was(monkeypatch):
-    monkeypatch.setattr(_store_remote, "_LEASE_SECONDS", _store_remote._LEASE_SECONDS)
-    monkeypatch.setattr(RemoteFiles, "pause", RemoteFiles.pause)
-
-
-def fill_behind_url(url, log, *, lease=60.0, **settings):
-    prepare(lease)
+def fill_behind_url(url, log, **settings):
+    prepare()
     fill(url, log, **settings)
 
 
@@ -94,9 +88,9 @@ def test_two_processes_share_the_work_and_give_the_store_of_one(url, tmp_path):
 def test_the_share_of_a_killed_process_is_picked_up(url, tmp_path):
     log = tmp_path / "log"
     dying = start(url, log, rank=1, world_size=2, pause=0.3, die_at=2)
-    while not log.exists() and dying.is_alive():  # it holds the lease on its first shard
+    while not log.exists() and dying.is_alive():  # it is at its first shard
         time.sleep(0.01)
-    staying = start(url, log, rank=0, world_size=2, pause=0.0, lease=1.0)
+    staying = start(url, log, rank=0, world_size=2, pause=0.0)
     dying.join(250)
     staying.join(250)
     assert dying.exitcode == -signal.SIGKILL
@@ -117,7 +111,6 @@ def test_a_kill_at_any_moment_leaves_a_store_that_can_be_completed(url, tmp_path
         time.sleep(0.004 * attempt)
         process.kill()
         process.join(250)
-        prepare(0.2)
         FeatureStore(here, key=KEY, shard_size=2).fill(features, COUNT, progress=False)
         assert contents(shared(here)) == expected
         log.unlink(missing_ok=True)

@@ -39,8 +39,7 @@ def fill(root, log, *, rank, world_size, pause, die_at=None, together=None):
 
 
 def contents(folder):
-    """All files but leases: one that a killed process leaves lapses a minute later."""
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix != ".lease"}
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def alone(root):

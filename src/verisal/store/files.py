@@ -1,201 +1,190 @@
-"""The files of a store: whole or not at all, and claimed by the process that makes them."""
+"""The files of a store, in a folder or behind a URL: each appears whole or not at all."""
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import os
 import re
-from abc import ABC, abstractmethod
+import socket
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import ClassVar, final
+from uuid import uuid4
 
-from safetensors import safe_open
+import fsspec
+import safetensors.torch
+from filelock import FileLock, Timeout
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
 from torch import Tensor
 
 from verisal._whole_files import write_atomic
-from verisal.errors import DataError
-
-__all__ = ["LocalFiles", "StoreFiles", "files_at", "split_location", "write_error"]
+from verisal.errors import ConfigError, DataError
 
 _HIDDEN = re.compile(r"\.(store|shard-\d+)\.")
-_CLAIMS = (".lock", ".lease")
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-
-
-class StoreFiles(ABC):
-    """Files of one folder, by name. What cannot be read or written raises DataError in one sentence.
-
-    Args:
-        location: path or URL of the folder, for messages.
-    """
-
-    pause: ClassVar[float]
-    """Seconds between two looks at what other processes work at."""
-
-    def __init__(self, location: str) -> None:
-        self.location = location
-
-    @abstractmethod
-    def read(self, name: str) -> bytes:
-        """Content of a file; FileNotFoundError where there is none."""
-
-    @abstractmethod
-    def checksum(self, name: str) -> tuple[int, str]:
-        """Size in bytes and SHA-256 of a file; FileNotFoundError where there is none."""
-
-    @abstractmethod
-    def load(self, name: str, tensors: Sequence[str]) -> dict[str, Tensor]:
-        """The named tensors of a safetensors file."""
-
-    @abstractmethod
-    def write(self, name: str, content: bytes) -> None:
-        """Write a file, which appears whole; only who claims it writes it."""
-
-    @abstractmethod
-    def remove(self, name: str) -> None:
-        """Remove a file, if it is there."""
-
-    @abstractmethod
-    def claim(self, name: str) -> AbstractContextManager[bool]:
-        """Keep others from making the same file, and make the folder; gives whether the claim is ours."""
-
-    @abstractmethod
-    def names(self) -> list[str]:
-        """Names of all files, hidden ones too."""
-
-    def tidy(self) -> None:
-        """Remove what killed processes left: pieces of files, locks and leases.
-
-        Whoever writes a file claims it, so that what is removed under the same claim is of no live process.
-        What cannot be removed stays, and harms nobody.
-        """
-        left: dict[str, list[str]] = {}
-        with suppress(DataError, OSError):
-            for name in self.names():
-                if found := _HIDDEN.match(name):
-                    left.setdefault(found[1], []).append(name)
-        for claimed, names in left.items():
-            with suppress(DataError, OSError), self.claim(claimed) as ours:
-                for name in names:
-                    # The claim's own file goes with the claim.
-                    if ours and not name.endswith(_CLAIMS):
-                        self.remove(name)
+_TRIES = 5
 
 
 @final
-class LocalFiles(StoreFiles):
-    """A folder of this machine, or one that it shares by a file system with locks.
-
-    A claim is a lock, which the operating system ends with its process, however that dies.
+class StoreFiles:
+    """Files of one folder, by name. What cannot be read or written raises DataError in one sentence.
 
     Args:
-        folder: its path; made by the first claim.
+        root: path or URL of what holds the folder.
+        name: of the folder, which the first claim makes.
+
+    Raises:
+        ConfigError: a URL of a protocol that is not known, or whose driver is not installed.
     """
 
-    pause = 0.2
+    pause: ClassVar[float] = 0.2
+    """Seconds between two looks at what other processes work at."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(str(folder))
-        self.folder = folder
+    def __init__(self, root: Path | str, name: str) -> None:
+        self._last_read = ("", b"")
+        self._fs: fsspec.AbstractFileSystem = LocalFileSystem()
+        self.folder = None if is_url(root) else Path(root) / name
+        if self.folder is not None:
+            self.location = str(self.folder)
+            self._place = str(self.folder.absolute())
+            return
+        url = f"{root}{'' if str(root).endswith('/') else '/'}{name}"
+        # A password in the address is nobody's business but the driver's.
+        self.location = re.sub(r"//[^/@]*@", "//", url)
+        try:
+            self._fs, self._place = url_to_fs(url)
+        except ImportError as error:
+            raise ConfigError(
+                f"the driver of {self.location} is not installed: {_first_line(error)}; add it with pip"
+            ) from error
+        except Exception as error:
+            raise ConfigError(f"{self.location} cannot be a store: {_first_line(error)}") from error
+        # Others copy and remove, which is no better than writing at once: a put shows files whole.
+        self._renames = type(self._fs).mv is not fsspec.AbstractFileSystem.mv
+        self._owner = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
+
+    @property
+    def locks(self) -> bool:
+        """Whether a claim keeps other processes out."""
+        return self.folder is not None
 
     def read(self, name: str) -> bytes:
-        """Content of a file."""
-        return (self.folder / name).read_bytes()
+        """Content of a file; FileNotFoundError or NotADirectoryError where there is none."""
+        with self._told("read", name):
+            content: bytes = self._fs.cat_file(self._path(name))
+            return content
 
     def checksum(self, name: str) -> tuple[int, str]:
-        """Size in bytes and SHA-256 of a file."""
-        with (self.folder / name).open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            return file.tell(), digest
+        """Size in bytes and SHA-256 of a file; what was read is kept for :meth:`load`."""
+        content = self.read(name)
+        self._last_read = (name, content)
+        return len(content), hashlib.sha256(content).hexdigest()
 
     def load(self, name: str, tensors: Sequence[str]) -> dict[str, Tensor]:
-        """The named tensors, mapped into memory."""
-        with safe_open(self.folder / name, framework="pt") as mapped:
-            return {tensor: mapped.get_tensor(tensor) for tensor in tensors}
+        """The named tensors, of the very bytes whose checksum was taken last, if they are this file's."""
+        content = self._last_read[1] if self._last_read[0] == name else self.read(name)
+        self._last_read = ("", b"")
+        loaded = safetensors.torch.load(content)
+        return {tensor: loaded[tensor] for tensor in tensors}
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a file under another name, then give it its own."""
-        path = self.folder / name
-        try:
-            write_atomic(path, content)
-        except OSError as error:
-            raise write_error(str(path), len(content), error) from error
+        """Write a file under another name, where the file system can rename it, then give it its own."""
+        with self._told("write", name, len(content)):
+            if self.folder is not None:
+                write_atomic(self.folder / name, content)
+            elif self._renames:
+                self._put(name, content)
+            else:
+                self._fs.pipe_file(self._path(name), content)
 
-    def names(self) -> list[str]:
-        """Names of all files, hidden ones too."""
-        return os.listdir(self.folder)
+    def _put(self, name: str, content: bytes) -> None:
+        temporary = self._path(f".{name}.{self._owner}.tmp")
+        for attempt in range(1, _TRIES + 1):
+            try:
+                self._fs.pipe_file(temporary, content)
+                self._fs.mv(temporary, self._path(name))
+                return
+            except BaseException as error:
+                with suppress(Exception):
+                    self._fs.rm_file(temporary)
+                # Another process has finished the store meanwhile, and tidied up.
+                if not isinstance(error, FileNotFoundError) or attempt == _TRIES:
+                    raise
 
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
-        (self.folder / name).unlink(missing_ok=True)
+        with suppress(FileNotFoundError), self._told("remove", name):
+            self._fs.rm_file(self._path(name))
 
     @contextmanager
     def claim(self, name: str) -> Iterator[bool]:
-        """Hold an exclusive lock; False only where another process holds it."""
+        """Keep others from making the same file, and make the folder; False if another is at it.
+
+        In a folder the claim is a lock, which the operating system ends with its process, however that dies.
+        Behind a URL nobody is kept out.
+        """
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise DataError(f"cannot make the store folder {self.folder}: {error.strerror}") from error
+            with self._told("make", ""):
+                self._fs.makedirs(self._place, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise DataError(f"cannot make the store folder {self.location}: {error.strerror}") from error
+        if self.folder is None:
+            yield True
+            return
         path = self.folder / f".{name}.lock"
-        descriptor = _lock(path)
-        if descriptor is None:
+        lock = FileLock(path, blocking=False, fallback_to_soft=False)
+        try:
+            with self._told("write", path.name):
+                lock.acquire()
+        except Timeout:
             yield False
             return
         try:
             yield True
         finally:
             path.unlink(missing_ok=True)
-            os.close(descriptor)
+            lock.release()
 
+    def tidy(self) -> None:
+        """Remove the pieces of files and the locks that killed processes left beside a store that is whole.
 
-def _lock(path: Path) -> int | None:
-    while True:
+        In a folder, what a live process claims stays. Behind a URL a live process writes its piece again.
+        What cannot be removed stays, and harms nobody.
+        """
+        with suppress(DataError, OSError):
+            self._fs.invalidate_cache(self._place)
+            names = [str(path).rpartition("/")[2] for path in self._fs.ls(self._place, detail=False)]
+            for name in names:
+                if piece := _HIDDEN.match(name):
+                    with self.claim(piece[1]) as ours:
+                        # The lock's own file goes with the claim.
+                        if ours and not name.endswith(".lock"):
+                            self.remove(name)
+
+    def _path(self, name: str) -> str:
+        return f"{self._place.rstrip('/')}/{name}"
+
+    @contextmanager
+    def _told(self, doing: str, name: str, size: int = 0) -> Iterator[None]:
+        """Turn what drivers raise, which has no common class, into one sentence."""
+        place = f"{self.location}/{name}" if name else self.location
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError as error:
-            raise write_error(str(path), 0, error) from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # The last holder removed its file: a lock on a file that nobody else can open excludes nobody.
-            if os.path.samestat(os.fstat(descriptor), path.stat()):
-                return descriptor
-        except BlockingIOError:
-            os.close(descriptor)
-            return None
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            os.close(descriptor)
-            raise write_error(str(path), 0, error) from error
-        os.close(descriptor)
-
-
-def write_error(location: str, size: int, error: OSError) -> DataError:
-    """What a user can do about a write that failed."""
-    if error.errno in _FULL:
-        return DataError(
-            f"no space left to write {location} ({size / 1e6:.1f} MB): free some or choose another folder;"
-            " finished shards are kept and the next run continues from them"
-        )
-    return DataError(f"cannot write {location}: {error.strerror or error}; finished shards are kept")
-
-
-def files_at(root: Path | str, folder: str) -> StoreFiles:
-    """The files of a folder below ``root``, a path or a URL.
-
-    Raises:
-        ConfigError: a URL of a protocol that is not known, or whose driver is not installed.
-    """
-    if not _is_url(root):
-        return LocalFiles(Path(root) / folder)
-    # Most stores are folders, and need no fsspec.
-    from verisal.store.remote import RemoteFiles
-
-    return RemoteFiles(f"{root}{'' if str(root).endswith('/') else '/'}{folder}")
+            yield
+        except (FileNotFoundError, FileExistsError, NotADirectoryError, Timeout, DataError):
+            raise
+        except PermissionError as error:
+            raise DataError(f"no permission to {doing} {place}: {_reason(error)}") from error
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in _FULL:
+                raise DataError(
+                    f"no space left to write {place} ({size / 1e6:.1f} MB): free some or choose another"
+                    " folder; finished shards are kept and the next run continues from them"
+                ) from error
+            kept = "; finished shards are kept" if doing == "write" else ""
+            raise DataError(f"cannot {doing} {place}: {_reason(error)}{kept}") from error
 
 
 def split_location(path: Path | str) -> tuple[str, str]:
@@ -204,10 +193,19 @@ def split_location(path: Path | str) -> tuple[str, str]:
     >>> split_location("memory://maps"), split_location("/tmp/store/maps")
     (('memory://', 'maps'), ('/tmp/store/', 'maps'))
     """
-    whole = str(path).rstrip("/") if _is_url(path) else str(Path(path).absolute())
+    whole = str(path).rstrip("/") if is_url(path) else str(Path(path).absolute())
     root, slash, name = whole.rpartition("/")
     return root + slash, name
 
 
-def _is_url(path: Path | str) -> bool:
+def is_url(path: Path | str) -> bool:
+    """True for a URL, false for a path."""
     return isinstance(path, str) and "://" in path
+
+
+def _reason(error: Exception) -> str:
+    return (isinstance(error, OSError) and error.strerror) or _first_line(error)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -11,9 +11,8 @@ from typing import Any, Self, final
 from torch import Tensor
 
 from verisal.errors import DataError
+from verisal.fingerprint import flat
 from verisal.store.files import StoreFiles
-
-__all__ = ["HEADER", "ShardRecord", "read_header", "signature_of", "write_header"]
 
 HEADER = "store.json"
 _FORMAT = 1
@@ -68,13 +67,12 @@ def read_header(files: StoreFiles) -> dict[str, Any] | None:
         header = json.loads(files.read(HEADER))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise DataError(
             f"{place} cannot be read ({error}); delete the folder and compute it again"
         ) from error
-    fits = (
-        isinstance(header, dict) and header.get("format") == _FORMAT and isinstance(header.get("key"), dict)
-    )
+    fits = isinstance(header, dict) and header.get("format") == _FORMAT
+    fits = fits and isinstance(header.get("key"), dict)
     if not fits or not all(isinstance(header.get(name), int) for name in ("count", "shard_size")):
         raise DataError(f"{place} is not a feature store of format {_FORMAT}; delete it and compute it again")
     known: dict[str, Any] = header
@@ -83,8 +81,22 @@ def read_header(files: StoreFiles) -> dict[str, Any] | None:
 
 def write_header(files: StoreFiles, *, count: int, shard_size: int, key: Mapping[str, Any]) -> None:
     """Write what fixes a store."""
-    header = {"format": _FORMAT, "count": count, "shard_size": shard_size, "key": key}
-    files.write(HEADER, _pretty(header))
+    files.write(HEADER, _pretty({"format": _FORMAT, "count": count, "shard_size": shard_size, "key": key}))
+
+
+def mismatch(stored: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
+    """Every entry in which two keys differ, with both values.
+
+    >>> mismatch({"net": {"sha": "ab"}}, {"net": {"sha": "cd"}, "eps": 2})
+    "eps is nothing in the store, 2 expected; net.sha is 'ab' in the store, 'cd' expected"
+    """
+    first, second = ({name: repr(value) for name, value in flat(key)} for key in (stored, expected))
+    differing = [
+        f"{name} is {first.get(name, 'nothing')} in the store, {second.get(name, 'nothing')} expected"
+        for name in sorted(first.keys() | second.keys())
+        if first.get(name) != second.get(name)
+    ]
+    return "; ".join(differing)
 
 
 def signature_of(tensors: Mapping[str, Tensor], items: range) -> dict[str, Any]:
@@ -93,15 +105,14 @@ def signature_of(tensors: Mapping[str, Tensor], items: range) -> dict[str, Any]:
     Raises:
         DataError: no tensors, or other numbers of rows than of items.
     """
-    wrong = {
-        name: tuple(tensor.shape) for name, tensor in tensors.items() if tensor.shape[:1] != (len(items),)
-    }
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    wrong = {name: shape for name, shape in shapes.items() if shape[:1] != (len(items),)}
     if wrong or not tensors:
         raise DataError(
             f"computing {len(items)} items must give named tensors with {len(items)} rows each, found {wrong}"
         )
     return {
-        name: [str(tensors[name].dtype).removeprefix("torch."), list(tensors[name].shape[1:])]
+        name: [str(tensors[name].dtype).removeprefix("torch."), list(shapes[name][1:])]
         for name in sorted(tensors)
     }
 

@@ -17,12 +17,10 @@ from torch import Tensor
 
 from verisal.errors import ConfigError, DataError
 from verisal.fingerprint import canonical
+from verisal.functional.seeding import derive_seed
 from verisal.progress import progress_bar
-from verisal.store.files import LocalFiles, files_at, split_location
-from verisal.store.key import mismatch
-from verisal.store.record import HEADER, ShardRecord, read_header, signature_of, write_header
-
-__all__ = ["FeatureStore", "ShardRecord"]
+from verisal.store.files import StoreFiles, split_location
+from verisal.store.record import HEADER, ShardRecord, mismatch, read_header, signature_of, write_header
 
 _logger = logging.getLogger(__name__)
 
@@ -71,7 +69,7 @@ class FeatureStore:
         self.name = folder or f"{prefix}-{digest}"
         self.shard_size = shard_size
         self.count: int | None = None
-        self._files = files_at(root, self.name)
+        self._files = StoreFiles(root, self.name)
         self._checked: set[int] = set()
         self._read_header()
 
@@ -88,7 +86,7 @@ class FeatureStore:
             DataError: no store there, or one made with another key; names every entry that differs.
         """
         root, name = split_location(path)
-        header = read_header(files_at(root, name))
+        header = read_header(StoreFiles(root, name))
         if header is None:
             raise DataError(f"no feature store at {path}: {HEADER} is missing")
         return cls(root, key=header["key"] if expect is None else expect, folder=name)
@@ -105,7 +103,7 @@ class FeatureStore:
         Raises:
             ConfigError: the store is behind a URL.
         """
-        if not isinstance(self._files, LocalFiles):
+        if self._files.folder is None:
             raise ConfigError(f"store {self.location} is no folder of this machine")
         return self._files.folder
 
@@ -130,9 +128,9 @@ class FeatureStore:
         """Compute every shard that is missing or damaged; the store is complete and checked on return.
 
         Several processes may fill one store: each first takes its share (shards ``rank``, ``rank +
-        world_size``, ...), then what the others have not begun or left when they died, and returns when all
-        is done. A shard being computed is claimed: by a lock that ends with its process, or behind a URL by
-        a lease that lapses a minute later.
+        world_size``, ...), then what is missing of the others', and returns when all is done. In a folder a
+        shard at work is locked, with a lock that ends with its process. Behind a URL a process waits as long
+        as its slowest shard took before it makes one of another's share, which then may be made twice.
 
         Args:
             compute: takes the numbers of some items, gives named tensors ``(len(items), ...)``. A tensor's
@@ -153,19 +151,28 @@ class FeatureStore:
                 f" found {count} items, rank {rank} of {world_size}"
             )
         self._write_header(count)
-        self._files.tidy()
         self._checked.clear()
-        shards = sorted(range(self._shards), key=lambda shard: ((shard - rank) % world_size, shard))
-        waiting = [shard for shard in shards if not self._sound(shard)]
+        shards = range(self._shards)
+        own, others = shards[rank::world_size], [shard for shard in shards if shard % world_size != rank]
+        # In another order for each, so that those who are done meet at few shards.
+        others.sort(key=lambda shard: derive_seed(rank, shard))
+        waiting = [shard for shard in (*own, *others) if not self._sound(shard)]
         done = count - sum(len(self._items(shard)) for shard in waiting)
         with progress_bar(self.name, count, done=done, shown=progress and rank == 0) as advance:
+            slowest, since = 0.0, time.monotonic()
             while waiting:
                 busy = []
                 for shard in waiting:
-                    if self._settle(shard, compute):
-                        advance(len(self._items(shard)))
-                    else:
+                    start, mine, made = time.monotonic(), shard in own, not self._sound(shard)
+                    may = mine or self._files.locks or start - since >= slowest
+                    if made and not (may and self._settle(shard, compute)):
                         busy.append(shard)
+                        continue
+                    advance(len(self._items(shard)))
+                    if mine or not made:
+                        since = time.monotonic()
+                    if mine:
+                        slowest = max(slowest, since - start)
                 if len(busy) == len(waiting):
                     time.sleep(self._files.pause)
                 waiting = busy
@@ -243,9 +250,7 @@ class FeatureStore:
         return sound
 
     def _settle(self, shard: int, compute: Callable[[Sequence[int]], Mapping[str, Tensor]]) -> bool:
-        """Make sure of one shard; False if another process is at it."""
-        if self._sound(shard):
-            return True
+        """Make one shard unless another process has made it; False if another is at it."""
         with self._files.claim(f"shard-{shard:05d}") as ours:
             if not ours:
                 return False
@@ -264,7 +269,7 @@ class FeatureStore:
         }
         signature = signature_of(tensors, items)
         self._check_signature(signature, items)
-        # A lease may have lapsed meanwhile: what another made is as good.
+        # Where no lock kept others out, what another made meanwhile is as good.
         if self._sound(shard):
             return
         content = safetensors.torch.save(tensors)
