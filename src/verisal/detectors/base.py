@@ -97,6 +97,10 @@ class Detector(Configured, ABC):
             raise ConfigError(f"this is the state of a {prefix[:-1]} that has learned nothing; fit it first")
         return {name.removeprefix(prefix): tensor for name, tensor in state.items()}
 
+    def state_settings(self) -> dict[str, Any]:
+        """The settings that a :meth:`state` must agree with: all but those of a training."""
+        return self.settings()
+
     @final
     def recipe(self) -> dict[str, Any]:
         """Class and arguments of it and of everything nested, as plain data; :meth:`from_recipe` reads it.

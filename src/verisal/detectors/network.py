@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from fnmatch import fnmatchcase
-from typing import Literal, final
+from typing import Any, Literal, final
 
 import torch
 from torch import Tensor, nn
@@ -92,6 +92,12 @@ class TrainedDetector(Detector):
     @abstractmethod
     def votes(self, networks: nn.ModuleList, measured: Mapping[str, Tensor]) -> Tensor:
         """Scores ``(B, members)`` by networks in eval mode; in the graph of what was measured."""
+
+    @final
+    def state_settings(self) -> dict[str, Any]:
+        """The settings but for epochs, rows per step, rate and decay."""
+        left_out = {item.name for item in fields(TrainedDetector)} - {"source", "members"}
+        return {name: value for name, value in self.settings().items() if name not in left_out}
 
     def _read(self, measured: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """What is read of everything measured, so that batches hold no more; may be overridden."""

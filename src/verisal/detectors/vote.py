@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -57,6 +57,10 @@ class Vote(Detector):
     def judge(self, measured: Mapping[str, Tensor]) -> Tensor:
         """``(B,)`` mean scores of what all voters read."""
         return torch.stack([voter.judge(measured).double() for voter in self.voters]).mean(dim=0)
+
+    def state_settings(self) -> dict[str, Any]:
+        """Those of the voters."""
+        return self.settings() | {"voters": [voter.state_settings() for voter in self.voters]}
 
     def state(self) -> dict[str, Tensor]:
         """The states of all voters, under their numbers."""
