@@ -1,9 +1,10 @@
-"""Numbers of an evaluation as a study reads and prints them."""
+"""Scores of an evaluation as a study reads, compares and prints them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Literal, final
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, Literal, final
 
 import torch
 from torch import Tensor
@@ -13,78 +14,103 @@ from verisal.functional.statistics.detection import bootstrap_weights, percentil
 from verisal.functional.statistics.intervals import bootstrap_mean, weighted_means
 from verisal.results import Evaluation, Score
 
-__all__ = ["Better", "ImageScores", "cell", "difference_word", "ratio_of_means", "table"]
-
 Better = Literal["low", "high"]
+# The name of a score, as a regular expression.
+FIDELITY: Final = r"saliency_fidelity\[.*/value"
+INTERVALS: Final = "95 %, percentile bootstrap over images; differences are paired"
+_REMEDY: Final = "give it the methods and callbacks of the study's configuration"
 
 
 @final
-class ImageScores:
-    """Values per image of an evaluation, by method and score.
+class Scores:
+    """Scores of an evaluation by row (a method, a detector, a baseline) and name, whole and image by image.
 
     Args:
-        found: an evaluation with samples: one line per image, method and score.
+        evaluation: with one line of samples per image, row and score.
     """
 
-    def __init__(self, found: Evaluation) -> None:
-        self._values: dict[tuple[str, str], dict[str, float]] = {}
-        lines = zip(
-            *(found.samples.get(key, ()) for key in ("image_id", "row", "score", "value")), strict=True
-        )
-        for image, row, score, value in lines:
-            known = self._values.setdefault((str(row), str(score)), {})
-            known[str(image)] = float(str(value))
+    def __init__(self, evaluation: Evaluation) -> None:
+        self.evaluation = evaluation
+        self._values: dict[str, dict[str, dict[str, float]]] = {}
+        samples = evaluation.samples
+        columns = (samples.get(key, ()) for key in ("image_id", "row", "score", "value"))
+        for image, row, score, value in zip(*columns, strict=True):
+            own = self._values.setdefault(str(row), {}).setdefault(str(score), {})
+            own[str(image)] = float(str(value))
 
-    def rows(self) -> list[str]:
-        """All methods, in their order."""
-        return list(dict.fromkeys(row for row, _ in self._values))
+    def rows(self, pattern: str = ".*") -> list[str]:
+        """Rows with a score per image whose name matches a regular expression as a whole, in their order."""
+        return [row for row in self._values if self.names(row, pattern)]
 
-    def names(self, row: str, wanted: Callable[[str], bool]) -> list[str]:
-        """Full names of the scores of a method that are wanted."""
-        return [score for name, score in self._values if name == row and wanted(score)]
+    def names(self, row: str, pattern: str) -> list[str]:
+        """Names of a row's scores that match."""
+        return [name for name in self._values.get(row, {}) if re.fullmatch(pattern, name)]
 
-    def one(self, row: str, wanted: Callable[[str], bool]) -> str:
-        """The one score of a method that is wanted.
+    def name(self, row: str, pattern: str) -> str:
+        """The name of the one score of a row that matches.
 
         Raises:
             ConfigError: there is none, or several.
         """
-        names = self.names(row, wanted)
+        names = self.names(row, pattern)
         if len(names) != 1:
-            has = self.names(row, lambda _: True)
             raise ConfigError(
-                f"the study reads one such score of {row!r}, found {names} among {has}; give the evaluation"
-                " the methods and metrics of the study's configuration"
+                f"the study reads one such score of {row!r}, found {names} among {self.names(row, '.*')};"
+                " give the evaluation the methods and metrics of the study's configuration"
             )
         return names[0]
 
-    def values(self, row: str, score: str) -> dict[str, float]:
+    def values(self, row: str, name: str) -> dict[str, float]:
         """Image to value.
 
         Raises:
             ConfigError: there is no such score.
         """
-        if (row, score) not in self._values:
+        if name not in self._values.get(row, {}):
             raise ConfigError(
-                f"the study reads {score!r} of {row!r}, which the evaluation lacks; it has the methods"
-                f" {self.rows()}, this one with {self.names(row, lambda _: True)}"
+                f"the study reads {name!r} of {row!r}, which the evaluation lacks; it has the methods"
+                f" {self.rows()}, this one with {self.names(row, '.*')}"
             )
-        return self._values[row, score]
+        return self._values[row][name]
 
-    def mean(self, row: str, score: str) -> Score:
-        """Mean over images with interval."""
-        return bootstrap_mean(torch.tensor(list(self.values(row, score).values()), dtype=torch.float64))
+    def mean(self, row: str, name: str) -> Score:
+        """Mean over images with its interval."""
+        return mean_of(torch.tensor(list(self.values(row, name).values()), dtype=torch.float64))
 
     def stacked(self, wanted: Sequence[tuple[str, str]]) -> Tensor:
         """``(len(wanted), n)`` float64: values on the images that all of them have; NaN is undefined."""
-        tables = [self.values(row, score) for row, score in wanted]
-        images = [image for image in tables[0] if all(image in one for one in tables)]
-        return torch.tensor([[one[image] for image in images] for one in tables], dtype=torch.float64)
+        tables = [self.values(row, name) for row, name in wanted]
+        images = [image for image in tables[0] if all(image in table for table in tables)]
+        return torch.tensor([[table[image] for image in images] for table in tables], dtype=torch.float64)
 
-    def difference(self, one: tuple[str, str], other: tuple[str, str]) -> Score:
-        """Paired difference of two means, with interval."""
-        first, second = self.stacked([one, other])
-        return bootstrap_mean(first - second, kind="difference")
+    def difference(self, ours: tuple[str, str], other: tuple[str, str]) -> Score:
+        """Paired difference of two means, with its interval."""
+        first, second = self.stacked([ours, other])
+        return difference_of(first - second)
+
+    def reported(self, row: str, name: str, *, remedy: str = _REMEDY) -> Score:
+        """A score as the evaluation reports it; ``remedy`` is said where it lacks it.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        full = f"{self.evaluation.split}/{row}/{name}"
+        if full not in self.evaluation.scores:
+            rows = sorted({known.split("/")[1] for known in self.evaluation.scores})
+            raise ConfigError(
+                f"the study reads {full!r}, which the evaluation lacks; it has the rows {rows}; {remedy}"
+            )
+        return self.evaluation.scores[full]
+
+
+def mean_of(values: Tensor) -> Score:
+    """Mean ``(n)`` over images with its 95 % interval."""
+    return bootstrap_mean(values)
+
+
+def difference_of(differences: Tensor) -> Score:
+    """Mean of paired differences ``(n)`` with its 95 % interval."""
+    return bootstrap_mean(differences, kind="difference")
 
 
 def ratio_of_means(pair: Tensor) -> Score:
@@ -106,16 +132,31 @@ def difference_word(difference: Score, better: Better) -> Literal["better", "wor
     return "better" if (difference.high < 0) == (better == "low") else "worse"
 
 
+def counted(words: Sequence[str]) -> str:
+    """How often each of ``better``, ``worse`` and ``open`` occurs."""
+    return ", ".join(f"{words.count(word)} {word}" for word in ("better", "worse", "open") if word in words)
+
+
+def is_defined(score: Score) -> bool:
+    """True if there is a number."""
+    return score.value == score.value
+
+
 def cell(score: Score) -> str:
     """Value and interval; ``n/a`` where no image has one."""
-    if score.value != score.value:
+    if not is_defined(score):
         return "n/a"
     digits = 3 if abs(score.value) < 1 else 2
     return f"{score.value:.{digits}f}{score.bracketed(digits)}"
 
 
+def quoted(names: Iterable[str]) -> str:
+    """Names as code, with commas between."""
+    return ", ".join(f"`{name}`" for name in names)
+
+
 def table(header: Sequence[str], rows: Iterable[Sequence[str]] | Mapping[str, Sequence[str]]) -> str:
-    """Lines of Markdown; of a mapping the names are the first column."""
-    listed = [[name, *cells] for name, cells in rows.items()] if isinstance(rows, Mapping) else rows
+    """Lines of Markdown; of a mapping the names, as code, are the first column."""
+    listed = [[f"`{name}`", *cells] for name, cells in rows.items()] if isinstance(rows, Mapping) else rows
     lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in listed)])

@@ -1,11 +1,11 @@
-"""What a study is: published claims, the rule by which each is judged, and what was found."""
+"""What a study is: published claims, the rule by which each is judged, and the verdicts."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,14 +13,24 @@ from numpy.typing import NDArray
 from verisal.errors import ConfigError
 from verisal.results import Evaluation
 
-__all__ = ["Finding", "Section", "Study", "StudyFigure", "StudyResult", "Verdict"]
-
 Verdict = Literal["holds", "holds in part", "does not hold here", "cannot be said"]
+
+
+def verdict_of(parts: Sequence[bool], *, spoilt: bool = False) -> Verdict:
+    """``holds`` if all parts do, ``holds in part`` if some do and nothing spoils it, else it does not."""
+    if not parts:
+        return "cannot be said"
+    return "holds" if all(parts) else "holds in part" if any(parts) and not spoilt else "does not hold here"
+
+
+def verdict_of_words(words: Sequence[str]) -> Verdict:
+    """``holds`` if all are ``better``, ``holds in part`` if some are and none is ``worse``."""
+    return verdict_of([word == "better" for word in words], spoilt="worse" in words)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One claim and what became of it.
+    """One claim and its verdict.
 
     Attributes:
         claim: a sentence, in our words.
@@ -52,7 +62,7 @@ class StudyFigure:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page: figures, then text.
+    """A part of the page.
 
     Attributes:
         title: its heading.
@@ -67,7 +77,7 @@ class Section:
 
 @dataclass(frozen=True)
 class StudyResult:
-    """What a study found.
+    """A judged study, as its page shows it.
 
     Attributes:
         title: of the page.
@@ -77,6 +87,9 @@ class StudyResult:
         findings: the claims, at least one.
         summary: one sentence, for who reads nothing else.
         sections: the evidence.
+
+    Raises:
+        ConfigError: no claim is judged, or two figures have one name.
     """
 
     title: str
@@ -102,16 +115,38 @@ class StudyResult:
 
 
 class Study(ABC):
-    """Reads what an evaluation found and judges published claims by it.
+    """Judges published claims by an evaluation.
 
     The same evaluation must give the same result, to the last digit: no time, no place, no random draw
     without a seed.
+
+    Args:
+        setting: what was measured on what, name to value, as the page shows it.
+        commands: that make the page again.
     """
 
+    title: str
+    claim: ClassVar[str]
+
+    def __init__(self, setting: Mapping[str, str], commands: Sequence[str]) -> None:
+        self.setting, self.commands = dict(setting), tuple(commands)
+
     @abstractmethod
-    def result(self, found: Evaluation) -> StudyResult:
+    def result(self, evaluation: Evaluation) -> StudyResult:
         """What an evaluation says about the claims.
 
         Raises:
             ConfigError: the evaluation lacks scores that the study reads; says which.
         """
+
+    def judged(
+        self,
+        findings: Iterable[Finding],
+        sections: Iterable[Section],
+        *,
+        summary: str,
+        setting: Mapping[str, str],
+    ) -> StudyResult:
+        """The result under the study's own title, claim and commands."""
+        own = (self.title, self.claim, self.commands)
+        return StudyResult(*own, setting, tuple(findings), summary, tuple(sections))

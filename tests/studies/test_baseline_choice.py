@@ -10,7 +10,7 @@ from verisal.errors import ConfigError
 from verisal.functional.baselines.random import recommended_baselines
 from verisal.results import Evaluation, Score
 from verisal_studies import BaselineChoice, page_text
-from verisal_studies.input_perturbations.baseline_choice import (
+from verisal_studies.baseline_choice import (
     Step,
     chosen_step,
     image_agreement,

@@ -10,14 +10,16 @@ from verisal.cli import main
 from verisal.errors import ConfigError
 from verisal.saliency import RISE
 from verisal_studies import InputPerturbations, page_text
-from verisal_studies.input_perturbations.claims import (
+from verisal_studies.perturbation_claims import (
+    Rankings,
     axes,
+    diagonals,
     hyperparameters,
     maps_by_baseline,
     maps_of_neutral,
     metric_values,
+    own_baseline,
 )
-from verisal_studies.input_perturbations.ranking import Rankings, diagonals, own_baseline
 from verisal_studies.removal_scores import RemovalScores
 
 SHIPPED = Path(__file__).parents[2] / "configs" / "study" / "input_perturbations.yaml"

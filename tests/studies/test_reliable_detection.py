@@ -13,7 +13,7 @@ ROWS = ("masks", "masks_unmoved", *CONTROLS, *RIVALS)
 
 def study():
     return ReliableDetection(
-        command="verisal test --config x.yaml", setting={"images": "few"}, controls=CONTROLS
+        commands=["verisal test --config x.yaml"], setting={"images": "few"}, controls=CONTROLS
     )
 
 
@@ -84,4 +84,4 @@ def test_a_missing_score_is_named(lacking, words):
 
 def test_it_needs_controls():
     with pytest.raises(ConfigError, match="compares masks with controls"):
-        ReliableDetection(command="x", setting={}, controls=())
+        ReliableDetection(commands=["x"], setting={}, controls=())

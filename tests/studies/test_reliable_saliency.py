@@ -13,8 +13,7 @@ from verisal.errors import ConfigError
 from verisal.functional.statistics.intervals import bootstrap_mean
 from verisal.results import Evaluation, SaliencyPanel, Score
 from verisal_studies import ReliableSaliency, page_text
-from verisal_studies.reliable_saliency.evidence import Evidence
-from verisal_studies.reliable_saliency.findings import findings
+from verisal_studies.reliable_claims import Evidence, findings
 
 SHIPPED = Path(__file__).parents[2] / "configs" / "study" / "reliable_saliency.yaml"
 EARLIER = ("gradient", "grad_cam")
@@ -28,7 +27,7 @@ QUERIES = ("c1", "c2", "c3")
 def study(**settings):
     return ReliableSaliency(
         title="Do they?",
-        command="verisal validate --config x.yaml",
+        commands=["verisal validate --config x.yaml"],
         setting={"images": "four"},
         **{"earlier": EARLIER, "masks": MASKS, "layers": ("layer_1", "layer_2")} | settings,
     )

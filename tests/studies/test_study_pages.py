@@ -15,9 +15,18 @@ from verisal.errors import ConfigError
 from verisal.reporting import csv_logger
 from verisal.results import Evaluation, Score
 from verisal.tasks import FrozenClassifierTask
-from verisal_studies import Finding, Section, Study, StudyFigure, StudyResult, Verdict, page_text, write_page
-from verisal_studies.callback import StudyPage
-from verisal_studies.scores import ImageScores, cell, difference_word, ratio_of_means, table
+from verisal_studies import (
+    Finding,
+    Section,
+    Study,
+    StudyFigure,
+    StudyPage,
+    StudyResult,
+    Verdict,
+    page_text,
+    write_page,
+)
+from verisal_studies.scores import Scores, cell, difference_word, ratio_of_means, table
 
 ROOT = Path(__file__).parents[2]
 
@@ -104,20 +113,20 @@ def _evaluation() -> Evaluation:
 
 
 def test_scores_are_paired_by_image():
-    scores = ImageScores(_evaluation())
+    scores = Scores(_evaluation())
     assert scores.rows() == ["one", "two"]
     assert scores.stacked([("one", "area[x]"), ("two", "area[x]")]).tolist() == [[1.0, 3.0], [2.0, 7.0]]
     assert scores.difference(("two", "area[x]"), ("one", "area[x]")).value == 2.5
     assert scores.mean("two", "area[x]").value == pytest.approx(14 / 3)
-    assert scores.one("one", lambda name: name.startswith("area")) == "area[x]"
+    assert scores.name("one", "area.*") == "area[x]"
 
 
 def test_a_missing_score_is_named():
-    scores = ImageScores(_evaluation())
+    scores = Scores(_evaluation())
     with pytest.raises(ConfigError, match=r"reads 'depth' of 'one'.*area\[x\]"):
         scores.values("one", "depth")
     with pytest.raises(ConfigError, match=r"found \[\] among \['area\[x\]'\]"):
-        scores.one("one", lambda name: name == "depth")
+        scores.name("one", "depth")
 
 
 def test_an_interval_decides():
@@ -137,7 +146,7 @@ def test_cells_and_tables():
     assert cell(Score(0.5, 0.25, 0.75, n=2)) == "0.500 [0.250, 0.750]"
     assert cell(Score(12.3456, torch.nan, torch.nan, n=2)) == "12.35"
     assert cell(Score(torch.nan, torch.nan, torch.nan, n=0)) == "n/a"
-    assert table(["", "x"], {"`a`": ["1"]}) == "|  | x |\n|---|---|\n| `a` | 1 |"
+    assert table(["", "x"], {"a": ["1"]}) == "|  | x |\n|---|---|\n| `a` | 1 |"
 
 
 def _run(folder, page=None) -> str:
@@ -145,7 +154,7 @@ def _run(folder, page=None) -> str:
     trainer = Trainer(
         accelerator="cpu",
         logger=csv_logger(folder),
-        callbacks=[StudyPage(_Counts(), page=page)],
+        callbacks=[StudyPage(_Counts({}, ()), page=page)],
         enable_progress_bar=False,
         enable_model_summary=False,
         enable_checkpointing=False,

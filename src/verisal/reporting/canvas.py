@@ -46,7 +46,7 @@ class Canvas:
 
     def axes(self, left: float, top: float, width: float, height: float) -> Axes:
         """Axes at a place in inches from the upper left corner."""
-        bottom = (self.height - top - height) / self.height
+        bottom = 1 - (top + height) / self.height
         return self.figure.add_axes((left / self.width, bottom, width / self.width, height / self.height))
 
     def picture(

@@ -1,1 +1,0 @@
-"""Claims of the reliable saliency paper."""
