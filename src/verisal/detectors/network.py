@@ -20,8 +20,9 @@ from verisal.functional.scopes import gradient_scope, rng_preserved
 from verisal.functional.seeding import derive_seed
 from verisal.saliency.gates.masks import CHANNEL_STATISTICS, stack_layers
 
-# Rows judged at once: bounds memory.
+# Rows prepared and judged at once: bounds memory.
 _ROWS = 512
+_MAPS, _SCALARS = "inputs/maps", "inputs/scalars"
 
 
 def epoch_order(count: int, *, seed: int, epoch: int) -> Tensor:
@@ -32,20 +33,12 @@ def epoch_order(count: int, *, seed: int, epoch: int) -> Tensor:
 
 @dataclass(kw_only=True)
 class TrainedDetector(Detector):
-    """A detector of networks that are trained in a loop: that of :meth:`fit`, or one around its three parts.
+    """Networks that are trained in a loop: that of :meth:`fit`, or another around its three parts.
 
     Equal rows and seeds give equal networks in every loop that repeats the one of :meth:`fit`: AdamW, one
     cycle of the rate, rows in :func:`epoch_order` without a short last batch. All random numbers depend on
     the seed, the member and the step alone. The last step is kept: nothing is chosen by images that were not
-    fitted.
-
-    Args:
-        source: what is measured of an image.
-        members: networks that vote.
-        epochs: passes over the fit images, where the loop is :meth:`fit`.
-        batch_size: rows per step, where the loop is :meth:`fit`.
-        learning_rate: peak rate of AdamW.
-        weight_decay: of AdamW.
+    fitted. The three parts take what was measured, or what :meth:`prepare` makes of it, with equal results.
     """
 
     members: int = 3
@@ -56,15 +49,20 @@ class TrainedDetector(Detector):
     _networks: nn.ModuleList | None = field(init=False, default=None, repr=False, compare=False)
 
     @abstractmethod
+    def prepare(self, measured: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """What the networks read of everything measured, made once for all epochs.
+
+        Raises:
+            ConfigError: a name that matches nothing, or a tensor of another shape.
+        """
+
+    @abstractmethod
     def build(self, clean: Mapping[str, Tensor], *, seed: int) -> nn.ModuleList:
         """Networks with their first weights, one a member.
 
         Args:
             clean: what was measured of the clean fit images, which inputs are standardised by.
             seed: of the weights.
-
-        Raises:
-            ConfigError: a name that matches nothing, or a tensor of another shape.
         """
 
     @abstractmethod
@@ -99,10 +97,6 @@ class TrainedDetector(Detector):
         left_out = {item.name for item in fields(TrainedDetector)} - {"source", "members"}
         return {name: value for name, value in self.settings().items() if name not in left_out}
 
-    def _read(self, measured: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """What is read of everything measured, so that batches hold no more; may be overridden."""
-        return measured
-
     @final
     def finish(self, networks: nn.ModuleList) -> None:
         """Judge by a copy of these networks from now on."""
@@ -120,9 +114,9 @@ class TrainedDetector(Detector):
         """
         require_rows(self, adversarial, clean)
         count, device = len(adversarial), adversarial.device
-        measured = self._read(measured)
         with gradient_scope(device.type):
-            networks = self.build({name: tensor[clean] for name, tensor in measured.items()}, seed=seed)
+            inputs = self.prepare(measured)
+            networks = self.build({name: tensor[clean] for name, tensor in inputs.items()}, seed=seed)
             positive_weight = float((~adversarial).sum() / adversarial.sum())
             # A short last batch would have poor batch statistics; below one batch it is all there is.
             batches = max(count // self.batch_size, 1)
@@ -136,11 +130,11 @@ class TrainedDetector(Detector):
             for epoch in range(self.epochs):
                 order = epoch_order(count, seed=seed, epoch=epoch).to(device)[: batches * self.batch_size]
                 for batch, rows in enumerate(torch.split(order, self.batch_size)):
-                    part = {name: tensor[rows] for name, tensor in measured.items()}
+                    part = {name: tensor[rows] for name, tensor in inputs.items()}
+                    flags, step = adversarial[rows], epoch * batches + batch
                     loss = self.loss(
-                        networks, part, adversarial[rows],
-                        positive_weight=positive_weight, seed=seed, step=epoch * batches + batch,
-                    )  # fmt: skip
+                        networks, part, flags, positive_weight=positive_weight, seed=seed, step=step
+                    )
                     optimizer.zero_grad()
                     loss.backward()  # type: ignore[no-untyped-call]  # torch says nothing of it
                     optimizer.step()
@@ -178,8 +172,8 @@ class CNNDetector(TrainedDetector):
         statistics: which statistics over channels are read of the other maps that hold all three.
         grid: side of the common grid.
         members: networks that vote.
-        epochs: passes over the fit images, where the loop is :meth:`fit`.
-        batch_size: rows per step, where the loop is :meth:`fit`.
+        epochs: passes over the fit images, where the loop is :meth:`fit`; another has its own.
+        batch_size: rows per step, likewise.
         learning_rate: peak rate of AdamW.
         weight_decay: of AdamW.
         width: channels of the first block.
@@ -214,10 +208,23 @@ class CNNDetector(TrainedDetector):
                 f" {list(self.statistics)}"
             )
 
+    def prepare(self, measured: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Maps ``(B, C, grid, grid)`` and scalars ``(B, S)`` as the networks read them."""
+        if _MAPS in measured:
+            return measured
+        chosen = [CHANNEL_STATISTICS.index(name) for name in self.statistics]
+        read = matching(measured, (*self.reads, *self.scalars))
+        maps, scalars = [], []
+        for start in range(0, max(len(next(iter(read.values()))), 1), _ROWS):
+            rows = {name: tensor[start : start + _ROWS] for name, tensor in read.items()}
+            maps.append(map_stack(rows, self.reads, folds=self.folds, statistics=chosen, grid=self.grid))
+            scalars.append(scalar_stack(rows, self.scalars))
+        return {_MAPS: torch.cat(maps), _SCALARS: torch.cat(scalars)}
+
     def build(self, clean: Mapping[str, Tensor], *, seed: int) -> nn.ModuleList:
         """Networks with their first weights, standardising by the clean fit images."""
         maps, scalars = self._inputs(clean)
-        networks = self._networks_of(maps.shape[1], 0 if scalars is None else scalars.shape[1], seed=seed)
+        networks = self._networks_of(maps.shape[1], scalars.shape[1], seed=seed)
         for network in networks.to(maps.device):
             network.set_input_statistics(maps, scalars)  # type: ignore[operator]  # a list of modules
         return networks
@@ -245,17 +252,11 @@ class CNNDetector(TrainedDetector):
             losses.append(F.binary_cross_entropy_with_logits(logits, target, weight=weight))
         return torch.stack(losses).sum()
 
-    def _read(self, measured: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        return matching(measured, (*self.reads, *self.scalars))
-
     def votes(self, networks: nn.ModuleList, measured: Mapping[str, Tensor]) -> Tensor:
         """Logits ``(B, members)`` of networks in eval mode; in the graph of what was measured."""
-        measured, parts = self._read(measured), []
-        for start in range(0, max(len(next(iter(measured.values()))), 1), _ROWS):
-            rows = slice(start, start + _ROWS)
-            inputs = self._inputs({name: tensor[rows] for name, tensor in measured.items()})
-            parts.append(torch.stack([network(*inputs) for network in networks], dim=1))
-        return torch.cat(parts)
+        maps, scalars = self._inputs(measured)
+        parts = zip(torch.split(maps, _ROWS), torch.split(scalars, _ROWS), strict=True)
+        return torch.cat([torch.stack([network(*part) for network in networks], dim=1) for part in parts])
 
     def state(self) -> dict[str, Tensor]:
         """Weights and statistics of every member; empty where nothing was learned."""
@@ -266,9 +267,8 @@ class CNNDetector(TrainedDetector):
         """Take over the networks of a detector with equal settings."""
         own = self._own(state)
         try:
-            channels = own["0.input_mean"].shape[1]
-            scalars = len(own["0.scalar_mean"]) if "0.scalar_mean" in own else 0
-            networks = self._networks_of(channels, scalars, seed=0).to(own["0.input_mean"].device)
+            mean, scalars = own["0.input_mean"], len(own["0.scalar_mean"])
+            networks = self._networks_of(mean.shape[1], scalars, seed=0).to(mean.device)
             networks.load_state_dict(own)
         except (KeyError, RuntimeError) as error:
             raise ConfigError(
@@ -288,11 +288,10 @@ class CNNDetector(TrainedDetector):
         # channels_last makes the CPU convolutions faster.
         return nn.ModuleList(networks).to(memory_format=torch.channels_last)
 
-    def _inputs(self, measured: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
-        """Maps ``(B, C, grid, grid)`` and scalars ``(B, S)`` as the networks read them."""
-        chosen = [CHANNEL_STATISTICS.index(name) for name in self.statistics]
-        maps = map_stack(measured, self.reads, folds=self.folds, statistics=chosen, grid=self.grid)
-        return maps, scalar_stack(measured, self.scalars)
+    def _inputs(self, measured: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        inputs = self.prepare(measured)
+        # The same layout whichever way the rows came, so that the networks come to the same bits.
+        return inputs[_MAPS].contiguous(memory_format=torch.channels_last), inputs[_SCALARS]
 
 
 @final
@@ -321,9 +320,8 @@ class AttributionCNN(nn.Module):
         check_range(0, 1, dropout=dropout)
         self.register_buffer("input_mean", torch.zeros(1, in_channels, 1, 1))
         self.register_buffer("input_std", torch.ones(1, in_channels, 1, 1))
-        if in_scalars:
-            self.register_buffer("scalar_mean", torch.zeros(in_scalars))
-            self.register_buffer("scalar_std", torch.ones(in_scalars))
+        self.register_buffer("scalar_mean", torch.zeros(in_scalars))
+        self.register_buffer("scalar_std", torch.ones(in_scalars))
         self.input_mean: Tensor
         self.input_std: Tensor
         self.scalar_mean: Tensor
@@ -348,7 +346,8 @@ class AttributionCNN(nn.Module):
         self.input_std.copy_(maps.std(dim=(0, 2, 3)).clamp_min(1e-6).view(1, -1, 1, 1))
         if scalars is not None:
             self.scalar_mean.copy_(scalars.mean(dim=0))
-            self.scalar_std.copy_(scalars.std(dim=0, correction=0).clamp_min(1e-6))
+            apart = scalars - self.scalar_mean
+            self.scalar_std.copy_(apart.square().mean(dim=0).sqrt().clamp_min(1e-6))
 
     def forward(self, maps: Tensor, scalars: Tensor | None = None) -> Tensor:
         """Logits ``(B,)`` of stacks ``(B, C, H, W)`` and, if any, scalars ``(B, S)``."""
@@ -387,11 +386,11 @@ def map_stack(
         elif maps.shape[1] == len(CHANNEL_STATISTICS) and len(statistics) < len(CHANNEL_STATISTICS):
             maps = maps[:, list(statistics)]
         layers.append(maps)
-    return stack_layers(layers, (grid, grid)).contiguous(memory_format=torch.channels_last)
+    return stack_layers(layers, (grid, grid))
 
 
-def scalar_stack(measured: Mapping[str, Tensor], names: Sequence[str]) -> Tensor | None:
-    """Tensors ``(B,)`` and ``(B, K)`` whose names match, side by side: ``(B, S)`` float32; None without any.
+def scalar_stack(measured: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:
+    """Tensors ``(B,)`` and ``(B, K)`` whose names match, side by side: ``(B, S)`` float32.
 
     Rows of ``(B, K)`` are sorted, largest first: what stands where must not name a class.
 
@@ -406,7 +405,8 @@ def scalar_stack(measured: Mapping[str, Tensor], names: Sequence[str]) -> Tensor
                 f"{name} is {tuple(values.shape)}, not (B,) or (B, K); name it in reads, not in scalars"
             )
         columns.append(values[:, None] if values.ndim == 1 else values.sort(dim=1, descending=True).values)
-    return torch.cat(columns, dim=1) if columns else None
+    some = next(iter(measured.values()))
+    return torch.cat(columns, dim=1) if columns else torch.zeros(len(some), 0, device=some.device)
 
 
 def _fold(maps: Tensor, grid: int) -> Tensor:
