@@ -8,7 +8,7 @@ import torch
 from torch.optim.lr_scheduler import OneCycleLR
 
 from verisal.errors import ConfigError
-from verisal.tasks._schedule import OneCycle
+from verisal.tasks._training import OneCycle
 
 
 def trainer(batches=3, epochs=4, *, max_steps=-1, accumulate=1, done=0, within=0):

@@ -8,7 +8,7 @@ import torch
 
 from verisal.metrics import ImageRows
 from verisal.tasks import DetectorTask, FrozenClassifierTask
-from verisal.tasks._masker_report import COLUMNS, build_evaluation
+from verisal.tasks.masker.evaluation import COLUMNS, build_evaluation
 from verisal.types import Batch
 
 NAN = math.nan

@@ -3,7 +3,7 @@
 from verisal.tasks.classifier import ClassifierTask
 from verisal.tasks.detector import DetectorTask
 from verisal.tasks.frozen import FrozenClassifierTask
-from verisal.tasks.masker import MaskerTask
+from verisal.tasks.masker.task import MaskerTask
 from verisal.tasks.transfer import TransferTask
 
 __all__ = [

@@ -13,8 +13,7 @@ from verisal._numbers import check_range
 from verisal.errors import ConfigError, DataError
 from verisal.metrics import ImageTable
 from verisal.models import Classifier, SmallResNet
-from verisal.tasks._processes import agree_on_buffers
-from verisal.tasks._schedule import OneCycle, check_planned
+from verisal.tasks._training import OneCycle, check_planned
 from verisal.types import Batch
 
 __all__ = ["ClassifierTask"]

@@ -27,16 +27,16 @@ from verisal.saliency import (
     classifier_fingerprint,
 )
 from verisal.saliency.gates.masks import GatePenalty
-from verisal.tasks._lessons import Group, Lessons, batches_of
-from verisal.tasks._masker_report import (
+from verisal.tasks._processes import agree_on_buffers, positions, share_of
+from verisal.tasks._training import OneCycle, check_planned
+from verisal.tasks.masker.evaluation import (
     COLUMNS,
     build_evaluation,
     judged_rows,
     milliseconds_per_image,
     shuffled_gates,
 )
-from verisal.tasks._processes import agree_on_buffers, positions, share_of
-from verisal.tasks._schedule import OneCycle, check_planned
+from verisal.tasks.masker.lessons import Group, Lessons, batches_of
 from verisal.types import Batch, StageOutputs
 
 __all__ = ["MaskerTask"]
@@ -421,3 +421,21 @@ class MaskerTask(L.LightningModule):
 def _steps_of(row: str) -> int:
     """The number in ``masker_3_steps`` and ``optimised_30_steps``."""
     return int(row.split("_")[1])
+
+
+def positions(module: LightningModule, seen: int, count: int) -> range:
+    """Places in the data set of the next ``count`` images of an evaluation.
+
+    Args:
+        module: whose trainer reads every ``world_size``-th image, in order.
+        seen: images that this process has read before.
+        count: of the batch.
+    """
+    rank, world_size = module.trainer.global_rank, module.trainer.world_size
+    return range(seen * world_size + rank, (seen + count) * world_size, world_size)
+
+
+def share_of(module: LightningModule, count: int) -> int:
+    """This process's part of a number of images that all together may use."""
+    whole, rest = divmod(count, module.trainer.world_size)
+    return whole + (module.trainer.global_rank < rest)

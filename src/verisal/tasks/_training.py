@@ -1,19 +1,18 @@
-"""The learning rate of a training whose length is known, and may change when it is resumed."""
+"""What trainings have in common: a learning rate over a known length, one network on all processes."""
 
 from __future__ import annotations
 
 import math
 from typing import Any, final
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
+from torch import distributed
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
 
 from verisal.errors import ConfigError
 
 _KNOWN = "a known number of steps: set trainer.max_epochs or trainer.max_steps"
-
-__all__ = ["OneCycle", "check_planned"]
 
 
 def check_planned(trainer: Trainer, *, keeps_by_validation: bool = False) -> None:
@@ -103,3 +102,14 @@ def _steps_left(trainer: Trainer, made: int) -> int:
     if epochs.started > epochs.processed:  # Inside an epoch.
         left -= math.ceil(min(batch.completed, batches) / trainer.accumulate_grad_batches)
     return int(max(0, min(left, by_limit)))
+
+
+def agree_on_buffers(module: LightningModule) -> None:
+    """Give every process the buffers of the first, whose weights are saved.
+
+    In training each process moves the running statistics of its batch normalisations by its own images; a
+    validation of several networks would be that of none. Called on each process.
+    """
+    if module.trainer.world_size > 1:
+        for buffer in module.buffers():
+            distributed.broadcast(buffer, src=0)
