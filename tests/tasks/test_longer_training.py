@@ -1,4 +1,4 @@
-"""A training that has ended goes on with more epochs, another batch size or more images."""
+"""A training that was stopped goes on exactly; one that has ended, with more epochs or other images."""
 
 import csv
 import shutil
@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 
+from verisal.callbacks import LastCheckpoint
 from verisal.checkpoint import load_checkpoint
 from verisal.cli import main
 
@@ -30,8 +31,27 @@ test_after_fit: false
 def half(tmp_path_factory):
     folder = tmp_path_factory.mktemp("half")
     (folder / "config.yaml").write_text(CONFIG)
-    assert main(["fit", "--config", str(folder / "config.yaml"), "--run_dir", str(folder / "run")]) == 0
+    save = LastCheckpoint._save
+
+    def kept(callback, trainer):
+        save(callback, trainer)
+        if not (folder / "start.ckpt").exists():
+            shutil.copy(callback.path, folder / "start.ckpt")
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(LastCheckpoint, "_save", kept)
+        assert main(["fit", "--config", str(folder / "config.yaml"), "--run_dir", str(folder / "run")]) == 0
     return folder / "run"
+
+
+def test_a_classifier_that_was_stopped_in_its_first_epoch_goes_on_exactly(half, tmp_path):
+    start = half.parent / "start.ckpt"
+    assert load_checkpoint(start)["global_step"] == 0
+    assert (
+        main(["fit", f"--config={half}/config.yaml", f"--run_dir={tmp_path}/run", f"--resume={start}"]) == 0
+    )
+    whole, again = (load_checkpoint(run / "checkpoints/last.ckpt") for run in (half, tmp_path / "run"))
+    assert all(value.equal(again["state_dict"][name]) for name, value in whole["state_dict"].items())
 
 
 def rates(run):

@@ -1,8 +1,7 @@
 """Lightning modules: what is trained, and how it is judged."""
 
-from verisal.tasks.classifier import ClassifierTask
+from verisal.tasks.classifier import ClassifierTask, FrozenClassifierTask
 from verisal.tasks.detector import DetectorTask
-from verisal.tasks.frozen import FrozenClassifierTask
 from verisal.tasks.masker.task import MaskerTask
 from verisal.tasks.transfer import TransferTask
 

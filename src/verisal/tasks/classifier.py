@@ -1,7 +1,8 @@
-"""Training of the embedded classifier."""
+"""Classifiers: training of the embedded one, and one that is evaluated as it is."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, final
 
 import lightning as L
@@ -11,16 +12,64 @@ from torch.nn import functional as F
 
 from verisal._numbers import check_range
 from verisal.errors import ConfigError, DataError
+from verisal.functional.outputs import ask, decides_for, output_of
+from verisal.functional.seeding import derive_seed
+from verisal.functional.statistics.intervals import bootstrap_mean
 from verisal.metrics import ImageTable
-from verisal.models import Classifier, SmallResNet
-from verisal.tasks._training import OneCycle, check_planned
+from verisal.models import Classifier, ClassifierSource, SmallResNet, load_classifier
+from verisal.results import Evaluation
+from verisal.tasks._training import OneCycle, agree_on_buffers, check_planned
 from verisal.types import Batch
 
-__all__ = ["ClassifierTask"]
+
+class _ClassifierTask(L.LightningModule, ABC):
+    """Asks a classifier about every image of a validation or test epoch."""
+
+    classifier: Classifier | None
+
+    def __init__(self, columns: tuple[str, ...]) -> None:
+        super().__init__()
+        self._table = ImageTable(columns)
+
+    @property
+    def _network(self) -> Classifier:
+        if self.classifier is None:
+            raise RuntimeError("configure_model has not run")
+        return self.classifier
+
+    @abstractmethod
+    def judge(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Columns of the table ``(B, C)``; labels ``(B,)`` are at least 0."""
+
+    @abstractmethod
+    def report(self, split: str, rows: Tensor) -> None:
+        """Log the columns ``(n, C)`` of all processes, each image once."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits ``(B, K)`` of images in [0, 1]."""
+        logits: Tensor = self._network(images)
+        return logits
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Judge every image."""
+        logits = ask(self._network, batch.images, allow_nan=True)
+        # An image without a label, or whose logits are not numbers, is neither right nor wrong.
+        unknown = (batch.labels < 0) | logits.isnan().any(dim=1)
+        rows = self.judge(logits, batch.labels.clamp_min(0)).masked_fill(unknown[:, None], torch.nan)
+        self._table.update(batch.image_ids, rows)
+
+    def on_validation_epoch_end(self) -> None:
+        """Report all images."""
+        rows = self._table.compute().rows
+        self._table.reset()
+        self.report("test" if self.trainer.testing else "val", rows)
+
+    test_step = validation_step
+    on_test_epoch_end = on_validation_epoch_end
 
 
 @final
-class ClassifierTask(L.LightningModule):
+class ClassifierTask(_ClassifierTask):
     """Trains a :class:`SmallResNet` on the data module's classes and logs its accuracy.
 
     Args:
@@ -48,7 +97,7 @@ class ClassifierTask(L.LightningModule):
         label_smoothing: float = 0.05,
         max_shift: int = 4,
     ) -> None:
-        super().__init__()
+        super().__init__(("loss", "accuracy"))
         check_range(1, widths=widths, blocks=blocks)
         check_range(0, learning_rate=learning_rate, weight_decay=weight_decay, max_shift=max_shift)
         check_range(0, 1, label_smoothing=label_smoothing)
@@ -56,8 +105,7 @@ class ClassifierTask(L.LightningModule):
         self.widths, self.blocks = widths, blocks
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.label_smoothing, self.max_shift = label_smoothing, max_shift
-        self.classifier: Classifier | None = None
-        self._table = ImageTable(("loss", "accuracy"))
+        self.classifier = None
 
     def configure_model(self) -> None:
         """Build the network for the classes and the image size that the data module states."""
@@ -68,18 +116,15 @@ class ClassifierTask(L.LightningModule):
             raise ConfigError(
                 f"max_shift must be less than the images' {data.image_size} px, found {self.max_shift}"
             )
-        network = SmallResNet(len(data.class_names), widths=self.widths, blocks=self.blocks)
-        self.classifier = Classifier(
+        # By the run's seed alone: a resumed run must find the global stream where the stopped one had it.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(torch.initial_seed(), "classifier"))
+            network = SmallResNet(len(data.class_names), widths=self.widths, blocks=self.blocks)
+        classifier = Classifier(
             network, network.stage_names, class_names=data.class_names, image_size=data.image_size
         )
         # channels_last makes CPU convolutions about 1.4 times as fast.
-        self.classifier.to(memory_format=torch.channels_last)
-
-    @property
-    def _network(self) -> Classifier:
-        if self.classifier is None:
-            raise RuntimeError("configure_model has not run")
-        return self.classifier
+        self.classifier = classifier.to(memory_format=torch.channels_last)
 
     def check_trainer(self, trainer: L.Trainer) -> None:
         """Raise where the trainer has no end, before anything is prepared."""
@@ -95,22 +140,15 @@ class ClassifierTask(L.LightningModule):
             "blocks": self.blocks,
         }
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits ``(B, K)`` of images in [0, 1]."""
-        logits: Tensor = self._network(images)
-        return logits
-
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Cross-entropy with label smoothing on randomly shifted images."""
         if bool((batch.labels < 0).any()):
             nameless = batch.image_ids[int((batch.labels < 0).nonzero()[0])]
             raise DataError(f"image {nameless} has no label; training needs one for every image")
-        images = self._shifted(batch.images)
-        loss = F.cross_entropy(self(images), batch.labels, label_smoothing=self.label_smoothing)
-        self.log(
-            "train/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch),
-            sync_dist=True,
-        )  # fmt: skip
+        logits = self(self._shifted(batch.images))
+        loss = F.cross_entropy(logits, batch.labels, label_smoothing=self.label_smoothing)
+        settings: dict[str, Any] = {"on_step": False, "on_epoch": True, "prog_bar": True, "sync_dist": True}
+        self.log("train/loss", loss, batch_size=len(batch), **settings)
         return loss
 
     def _shifted(self, images: Tensor) -> Tensor:
@@ -121,46 +159,24 @@ class ClassifierTask(L.LightningModule):
         height, width = images.shape[-2:]
         padded = F.pad(images, (shift, shift, shift, shift), mode="reflect")
         tops, lefts = torch.randint(0, 2 * shift + 1, (2, len(images))).tolist()
-        return torch.stack(
-            [
-                image[:, top : top + height, left : left + width]
-                for image, top, left in zip(padded, tops, lefts, strict=True)
-            ]
-        ).contiguous(memory_format=torch.channels_last)
+        moved = [
+            image[:, top : top + height, left : left + width]
+            for image, top, left in zip(padded, tops, lefts, strict=True)
+        ]
+        return torch.stack(moved).contiguous(memory_format=torch.channels_last)
 
     def on_validation_start(self) -> None:
         """Judge one network, whatever the number of processes."""
         agree_on_buffers(self)
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Collect loss and accuracy of every image."""
-        self._add(batch)
+    def judge(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Loss, and 1 where the label is predicted."""
+        loss = F.cross_entropy(logits, labels, reduction="none")
+        return torch.stack([loss, (logits.argmax(dim=1) == labels).to(loss)], dim=1)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Collect loss and accuracy of every image."""
-        self._add(batch)
-
-    def on_validation_epoch_end(self) -> None:
+    def report(self, split: str, rows: Tensor) -> None:
         """Log the means over images."""
-        self._finish("val")
-
-    def on_test_epoch_end(self) -> None:
-        """Log the means over images."""
-        self._finish("test")
-
-    def _add(self, batch: Batch) -> None:
-        logits = self(batch.images)
-        known = batch.labels >= 0
-        loss = F.cross_entropy(logits, batch.labels.clamp_min(0), reduction="none")
-        columns = torch.stack([loss, (logits.argmax(dim=1) == batch.labels).to(loss)], dim=1)
-        # An image without a label is neither right nor wrong.
-        self._table.update(batch.image_ids, columns.masked_fill(~known[:, None], torch.nan))
-
-    def _finish(self, split: str) -> None:
-        # The same on every process: gathered, and each image once.
-        found = self._table.compute()
-        self._table.reset()
-        for name, values in zip(self._table.columns, found.rows.T, strict=True):
+        for name, values in zip(self._table.columns, rows.T, strict=True):
             self.log(f"{split}/{name}", values.nanmean(), prog_bar=name == "accuracy", batch_size=1)
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's union of eight shapes
@@ -174,3 +190,32 @@ class ClassifierTask(L.LightningModule):
         optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, fused=True)
         schedule = OneCycle(optimizer, self.trainer, max_lr=self.learning_rate, pct_start=0.2)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+@final
+class FrozenClassifierTask(_ClassifierTask):
+    """Holds a frozen classifier for callbacks to explain, and logs its accuracy. Nothing is trained.
+
+    Args:
+        classifier: name or path of a classifier, see :func:`.load_classifier`.
+    """
+
+    task_name = "frozen_classifier"
+
+    def __init__(self, *, classifier: str | ClassifierSource = "emoji_scenes_64") -> None:
+        super().__init__(("right",))
+        self.save_hyperparameters(logger=False)
+        self.evaluation: Evaluation | None = None
+        # channels_last makes CPU convolutions about 1.4 times as fast.
+        self.classifier = load_classifier(classifier).to(memory_format=torch.channels_last)
+
+    def judge(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """1 where the classifier decides for the label."""
+        return decides_for(logits, labels, output_of(self._network))[:, None].double()
+
+    def report(self, split: str, rows: Tensor) -> None:
+        """Keep the accuracy for the report, and log it."""
+        name = f"{split}/classifier/accuracy"
+        self.evaluation = Evaluation(split, {name: bootstrap_mean(rows[:, 0])}, counts={"images": len(rows)})
+        # The same on every process: gathered already.
+        self.log(name, self.evaluation.scores[name].value, batch_size=1, rank_zero_only=True)

@@ -24,7 +24,7 @@ from verisal.models import Classifier
 from verisal.results import Evaluation
 from verisal.saliency.gates.masks import CHANNEL_STATISTICS, stack_layers
 from verisal.tasks._detector_report import build_evaluation, mean_auroc
-from verisal.tasks._training import OneCycle, check_planned
+from verisal.tasks._training import OneCycle, agree_on_buffers, check_planned
 from verisal.types import Batch, FeatureBatch
 
 __all__ = ["DetectorTask", "Row", "Untrained"]

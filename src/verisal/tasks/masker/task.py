@@ -27,8 +27,7 @@ from verisal.saliency import (
     classifier_fingerprint,
 )
 from verisal.saliency.gates.masks import GatePenalty
-from verisal.tasks._processes import agree_on_buffers, positions, share_of
-from verisal.tasks._training import OneCycle, check_planned
+from verisal.tasks._training import OneCycle, agree_on_buffers, check_planned
 from verisal.tasks.masker.evaluation import (
     COLUMNS,
     build_evaluation,
@@ -423,7 +422,7 @@ def _steps_of(row: str) -> int:
     return int(row.split("_")[1])
 
 
-def positions(module: LightningModule, seen: int, count: int) -> range:
+def positions(module: L.LightningModule, seen: int, count: int) -> range:
     """Places in the data set of the next ``count`` images of an evaluation.
 
     Args:
@@ -435,7 +434,7 @@ def positions(module: LightningModule, seen: int, count: int) -> range:
     return range(seen * world_size + rank, (seen + count) * world_size, world_size)
 
 
-def share_of(module: LightningModule, count: int) -> int:
+def share_of(module: L.LightningModule, count: int) -> int:
     """This process's part of a number of images that all together may use."""
     whole, rest = divmod(count, module.trainer.world_size)
     return whole + (module.trainer.global_rank < rest)
