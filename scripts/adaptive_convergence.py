@@ -19,6 +19,7 @@ from verisal.data import EmojiScenes
 from verisal.detection.end_to_end import end_to_end, strongest
 from verisal.detectors import DetectorFeatures
 from verisal.functional.statistics.detection import threshold_at_fpr
+from verisal.functional.statistics.resampled import Bootstrap
 from verisal.models import Classifier, load_classifier
 from verisal.saliency import (
     DifferentiableGates,
@@ -90,7 +91,7 @@ class Study:
         fooled = torch.stack([result.fooled for result in results])
         worst = strongest(fooled, torch.stack([self.score(result.x_adv) for result in results]))
         clean = self.score(self.images)
-        left = end_to_end(worst.fooled, worst.score, clean, self.threshold, resamples=0)
+        left = end_to_end(worst.fooled, worst.score, clean, self.threshold, Bootstrap(0))
         print(
             f"{steps:>5} steps: fooled {left.fooled.value:.3f}, detected {left.detected.value:.3f},"
             f" AUROC {left.auroc.value:.3f}, right or rejected {left.right_or_rejected.value:.3f},"

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from statistics import NormalDist
 from typing import final
@@ -19,18 +19,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from verisal.functional.statistics.detection import (
-    auroc,
-    bootstrap_auroc,
-    bootstrap_difference,
-    bootstrap_fpr_at_tpr,
-    bootstrap_weights,
-    percentile_score,
-    weighted_auroc,
-    weighted_fpr_at_tpr,
-)
-from verisal.functional.statistics.intervals import bootstrap_mean, weighted_means
-from verisal.functional.statistics.shares import least_share, share_of_resamples
+from verisal.functional.statistics.resampled import Bootstrap, Resampled
 from verisal.metrics import ImageRows, MaxBoxAcc, MaxBoxAccV2, PointingGame
 from verisal.results import Score
 
@@ -144,10 +133,8 @@ def populations() -> Iterator[Population]:
 
 
 def _mean(values: Tensor) -> tuple[Score, Score]:
-    values = values.double()
-    drawn = weighted_means(values, bootstrap_weights(len(values), resamples=500))
-    before = percentile_score(float(values.mean()), drawn, n=len(values), undefined=0)
-    return bootstrap_mean(values, resamples=500), before
+    bootstrap = Bootstrap(500)
+    return bootstrap.mean(values).score(), bootstrap.mean(values, kind="measure").score()
 
 
 def _rate(rate: float, images: int, rng: torch.Generator) -> tuple[Score, Score]:
@@ -157,8 +144,9 @@ def _rate(rate: float, images: int, rng: torch.Generator) -> tuple[Score, Score]
 def _rare_difference(images: int, rng: torch.Generator) -> tuple[Score, Score]:
     hits = (torch.rand(2, images, generator=rng) < 0.02).double()
     values = hits[0] - hits[1]
-    return bootstrap_mean(values, kind="hit difference", resamples=500), bootstrap_mean(
-        values, kind="measure", resamples=500
+    bootstrap = Bootstrap(500)
+    return bootstrap.mean(values, kind="hit difference").score(), _percentiles(
+        bootstrap.mean(values, kind="measure")
     )
 
 
@@ -176,10 +164,8 @@ def _pair(images: int, shift: float, correlation: float, rng: torch.Generator) -
 
 
 def _area(positive: Tensor, negative: Tensor) -> tuple[Score, Score]:
-    n = len(positive)
-    drawn = weighted_auroc(positive, negative, bootstrap_weights(n, resamples=500))
-    before = percentile_score(auroc(positive, negative), drawn, n=n, undefined=0)
-    return bootstrap_auroc(positive, negative, resamples=500), before
+    area = Bootstrap(500).auroc(positive, negative)
+    return area.score(), _percentiles(area)
 
 
 def _areas(shift: float, correlation: float, images: int, rng: torch.Generator) -> tuple[Score, Score]:
@@ -197,10 +183,8 @@ def _exponential(images: int, rng: torch.Generator) -> tuple[Score, Score]:
 
 
 def _fpr(shift: float, n: int, rng: torch.Generator) -> tuple[Score, Score]:
-    positive, negative = _pair(n, shift, 0.0, rng)
-    found = bootstrap_fpr_at_tpr(positive, negative, resamples=500)
-    drawn = weighted_fpr_at_tpr(positive, negative, bootstrap_weights(n, resamples=500))
-    return found, percentile_score(found.value, drawn, n=n, undefined=0)
+    rate = Bootstrap(500).fpr_at_tpr95(*_pair(n, shift, 0.0, rng))
+    return rate.score(), _percentiles(rate)
 
 
 def _area_difference(images: int, rng: torch.Generator) -> tuple[Score, Score]:
@@ -214,25 +198,27 @@ def _equal_difference(images: int, rng: torch.Generator) -> tuple[Score, Score]:
 def _difference(images: int, areas: tuple[float, float], rng: torch.Generator) -> tuple[Score, Score]:
     """Two detectors whose scores of an image have half of their variance in common."""
     common = torch.randn(2, images, generator=rng)
-    sides, drawn = [], []
-    weights = bootstrap_weights(images, resamples=500)
+    bootstrap, found = Bootstrap(500), []
     for area in areas:
         own = (common + torch.randn(2, images, generator=rng)) / 2**0.5
-        sides.append((own[0] + 2**0.5 * _NORMAL.inv_cdf(area), own[1]))
-        drawn.append(weighted_auroc(*sides[-1], weights))
-    found = bootstrap_difference(sides[0], sides[1], resamples=500)
-    return found, percentile_score(found.value, drawn[0] - drawn[1], n=images, undefined=0)
+        found.append(bootstrap.auroc(own[0] + 2**0.5 * _NORMAL.inv_cdf(area), own[1]))
+    first, second = found
+    apart = replace(first, value=first.value - second.value, draws=first.draws - second.draws)
+    return first.minus(second), _percentiles(apart)
 
 
 def _worst(images: int, areas: list[float], rng: torch.Generator) -> tuple[Score, Score]:
-    clean, weights = torch.randn(images, generator=rng), bootstrap_weights(images, resamples=500)
-    parts, drawn = [], []
-    for area in areas:
-        attacked = torch.randn(images, generator=rng) + 2**0.5 * _NORMAL.inv_cdf(area)
-        drawn.append(weighted_auroc(attacked, clean, weights))
-        parts.append(share_of_resamples(auroc(attacked, clean), drawn[-1], images))
-    found = Score(*least_share(parts), n=images)
-    return found, percentile_score(found.value, torch.stack(drawn).amin(dim=0), n=images, undefined=0)
+    clean, bootstrap = torch.randn(images, generator=rng), Bootstrap(500)
+    shifts = [2**0.5 * _NORMAL.inv_cdf(area) for area in areas]
+    worst = Resampled.least(
+        [bootstrap.auroc(torch.randn(images, generator=rng) + shift, clean) for shift in shifts]
+    )
+    return worst.score(), _percentiles(worst)
+
+
+def _percentiles(resampled: Resampled) -> Score:
+    """With the interval that the bootstrap's percentiles alone would give."""
+    return replace(resampled, kind="percentiles", ends=None).score()
 
 
 def _ranges(images: int, rng: torch.Generator) -> Tensor:
@@ -245,9 +231,13 @@ def _ranges(images: int, rng: torch.Generator) -> Tensor:
 def _boxes(hits: Tensor) -> tuple[Score, Score]:
     metric = MaxBoxAcc() if hits.shape[1] == _LEVELS else MaxBoxAccV2()
     found = metric.scores_of(_table(hits.double()))
-    weights = bootstrap_weights(len(hits), resamples=300).double()
-    at_best = ((weights @ hits.double()) / len(hits)).view(len(weights), -1, _LEVELS).amax(dim=2).mean(dim=1)
-    return found["accuracy"], percentile_score(found["maximum"].value, at_best, n=len(hits), undefined=0)
+
+    def at_best(weights: Tensor) -> Tensor:
+        rates = (weights.double() @ hits.double()) / len(hits)
+        return rates.view(len(weights), -1, _LEVELS).amax(dim=2).mean(dim=1)
+
+    everyone = torch.ones(len(hits), dtype=torch.bool)
+    return found["accuracy"], Bootstrap(300).of(at_best, everyone).score()
 
 
 def _table(rows: Tensor) -> ImageRows:

@@ -13,6 +13,7 @@ from torch import Tensor
 from verisal._numbers import check_range
 from verisal.errors import ConfigError
 from verisal.functional.statistics.ranking import kendall_tau_b, ranking_agreement
+from verisal.functional.statistics.resampled import Bootstrap
 from verisal.results import Evaluation
 from verisal_studies.removal_scores import RemovalScores
 from verisal_studies.scores import cell, difference_of, mean_of, quoted, table
@@ -180,7 +181,7 @@ class BaselineChoice(Study):
         for step in steps:
             some = [scores.distinct.index(name) for name in step.baselines]
             means = (
-                ranking_agreement(areas[some].mean(dim=0), areas.mean(dim=0))["kendall"]
+                ranking_agreement(areas[some].mean(dim=0), areas.mean(dim=0), Bootstrap())["kendall"]
                 for areas in benefits.values()
             )
             mark = "**chosen**" if step is chosen else ""

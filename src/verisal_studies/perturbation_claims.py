@@ -18,6 +18,7 @@ from verisal.functional.statistics.ranking import (
     ranking_agreement,
     ranking_stability,
 )
+from verisal.functional.statistics.resampled import Bootstrap
 from verisal.results import Score
 from verisal_studies.removal_scores import KINDS, RemovalScores
 from verisal_studies.scores import cell, difference_of, mean_of
@@ -213,13 +214,13 @@ class Rankings:
     @cached_property
     def stability(self) -> dict[str, Score]:
         """Agreement of every ranking with itself on resampled images."""
-        return {name: ranking_stability(own) for name, own in self.benefits.items()}
+        return {name: ranking_stability(own, Bootstrap()) for name, own in self.benefits.items()}
 
     @cached_property
     def agreement(self) -> dict[tuple[str, str], Score]:
         """Kendall's tau-b of every pair of settings."""
         return {
-            (one, other): ranking_agreement(self.benefits[one], self.benefits[other])["kendall"]
+            (one, other): ranking_agreement(self.benefits[one], self.benefits[other], Bootstrap())["kendall"]
             for one, other in combinations(self.settings, 2)
         }
 
@@ -239,7 +240,7 @@ class Rankings:
         pairs["ROAD"] = (self.settings[-2], self.settings[-1])
         return {
             name: (
-                morf_lerf_agreement(-self.benefits[morf], self.benefits[lerf])["kendall"],
+                morf_lerf_agreement(-self.benefits[morf], self.benefits[lerf], Bootstrap())["kendall"],
                 self._differ(lerf, morf),
             )
             for name, (morf, lerf) in pairs.items()
@@ -311,7 +312,7 @@ class Diagonal:
     @cached_property
     def effect(self) -> Score:
         """Mean where both share a baseline, minus the mean elsewhere."""
-        return diagonal_effect(self.benefits)
+        return diagonal_effect(self.benefits, Bootstrap())
 
     @property
     def interaction(self) -> Tensor:

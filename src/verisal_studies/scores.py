@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from verisal.errors import ConfigError
-from verisal.functional.statistics.detection import bootstrap_weights, percentile_score
-from verisal.functional.statistics.intervals import bootstrap_mean, weighted_means
+from verisal.functional.statistics.detection import resampled_mean
+from verisal.functional.statistics.resampled import Bootstrap
 from verisal.results import Evaluation, Score
 
 Better = Literal["low", "high"]
@@ -105,24 +105,23 @@ class Scores:
 
 def mean_of(values: Tensor) -> Score:
     """Mean ``(n)`` over images with its 95 % interval."""
-    return bootstrap_mean(values)
+    return Bootstrap().mean(values).score()
 
 
 def difference_of(differences: Tensor) -> Score:
     """Mean of paired differences ``(n)`` with its 95 % interval."""
-    return bootstrap_mean(differences, kind="difference")
+    return Bootstrap().mean(differences, kind="difference").score()
 
 
 def ratio_of_means(pair: Tensor) -> Score:
     """Ratio of two means over the same images ``(2, n)``, with its 95 % interval; undefined are left out."""
     defined = pair.isfinite().all(dim=0)
-    both, left_out = pair[:, defined], int((~defined).sum())
-    if not both.shape[1]:
-        return Score(torch.nan, torch.nan, torch.nan, n=0, undefined=left_out)
-    weights = bootstrap_weights(both.shape[1])
-    drawn = weighted_means(both[0], weights) / weighted_means(both[1], weights)
-    ratio = float(both[0].mean() / both[1].mean())
-    return percentile_score(ratio, drawn[~drawn.isnan()], n=both.shape[1], undefined=left_out)
+    first, second = pair[:, defined]
+
+    def ratio(weights: Tensor) -> Tensor:
+        return resampled_mean(first, weights) / resampled_mean(second, weights)
+
+    return Bootstrap().of(ratio, defined).score()
 
 
 def difference_word(difference: Score, better: Better) -> Literal["better", "worse", "open"]:

@@ -11,7 +11,7 @@ from verisal.callbacks.baseline_neutrality import verdict
 from verisal.errors import ConfigError
 from verisal.functional.baselines import Blur, Constant, DatasetMean, LinearImputation, OtherImage
 from verisal.functional.baselines.plain import bound
-from verisal.functional.statistics.intervals import bootstrap_mean
+from verisal.functional.statistics.resampled import Bootstrap
 from verisal.metrics.neutrality import neutrality
 from verisal.reporting import csv_logger
 from verisal.types import Batch
@@ -40,7 +40,7 @@ def test_scores_are_those_of_all_images_at_once():
                 assert math.isnan(score.value)
                 assert (score.n, score.undefined) == (0, 7)
             else:
-                mean = bootstrap_mean(values, resamples=50)
+                mean = Bootstrap(50).mean(values).score()
                 assert (score.value, score.low, score.high) == pytest.approx(
                     (mean.value, mean.low, mean.high), abs=1e-6
                 )

@@ -14,8 +14,8 @@ from verisal.functional.baselines import Blur, Constant, DatasetMean
 from verisal.functional.baselines.random import recommended_baselines
 from verisal.functional.regions.disturbed import disturbed_queries
 from verisal.functional.regions.localisation import choose_threshold
-from verisal.functional.statistics.intervals import bootstrap_mean
 from verisal.functional.statistics.ranking import ranking_agreement
+from verisal.functional.statistics.resampled import Bootstrap
 from verisal.metrics import (
     CascadingRandomisation,
     DisturbedScores,
@@ -109,7 +109,7 @@ def test_rankings_of_the_methods_are_compared_over_all_settings(whole):
             metric = PerturbationCurve(kind, baseline=DatasetMean(), steps=4)
             rows.append(sign * metric.rows_of(explained(whole, method))[:, metric.columns.index("auc")])
         areas.append(torch.stack(rows))
-    expected = ranking_agreement(areas[1], areas[0], resamples=50)["kendall"]
+    expected = ranking_agreement(areas[1], areas[0], Bootstrap(50))["kendall"]
     one, two = "insertion[dataset_mean]_steps4", "deletion[dataset_mean]_steps4"
     assert scores[f"val/{one}/ranking_consistency/{two}"] == expected
     assert sum("ranking_consistency" in name for name in scores) == 6  # pairs of four settings
@@ -130,8 +130,8 @@ def test_areas_are_averaged_over_the_baselines_image_by_image(whole):
             areas.append(metric.rows_of(explained(whole, method))[:, metric.columns.index("auc")])
         name = f"{kind}[dataset_mean+blur5]_steps4"
         expected = {
-            "auc": bootstrap_mean((areas[0] + areas[1]) / 2, resamples=50),
-            "baseline_range": bootstrap_mean((areas[0] - areas[1]).abs(), resamples=50),
+            "auc": Bootstrap(50).mean((areas[0] + areas[1]) / 2).score(),
+            "baseline_range": Bootstrap(50).mean((areas[0] - areas[1]).abs()).score(),
         }
         same(found.scores, expected, f"val/b/{name}")
         lines = zip(*(found.samples[key] for key in ("row", "score", "value")), strict=True)

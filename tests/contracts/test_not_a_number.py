@@ -32,16 +32,12 @@ from verisal.functional.removal.curves import aopc, curve_area, normalised_curve
 from verisal.functional.removal.faithfulness import saliency_fidelity, tuned_threshold
 from verisal.functional.statistics.detection import (
     auroc,
-    bootstrap_auroc,
-    bootstrap_difference,
-    bootstrap_fpr_at_tpr,
-    bootstrap_rate,
     fpr_at_tpr95,
     rate_above,
+    resampled_mean,
     roc_curve,
     threshold_at_fpr,
 )
-from verisal.functional.statistics.intervals import bootstrap_mean, weighted_means
 from verisal.functional.statistics.ranking import (
     diagonal_effect,
     kendall_tau_b,
@@ -49,7 +45,7 @@ from verisal.functional.statistics.ranking import (
     ranking_agreement,
     swap_shares,
 )
-from verisal.functional.statistics.shares import least_share, share_of_resamples
+from verisal.functional.statistics.resampled import Bootstrap, Resampled
 from verisal.metrics import DisturbedScores
 from verisal.metrics.neutrality import Neutrality
 from verisal.results import Evaluation, Score
@@ -66,33 +62,46 @@ def falling(values):
     return torch.linspace(0.5, 0.1, len(values), dtype=torch.float64)
 
 
+def difference(first, second):
+    bootstrap = Bootstrap(together=len(first[0]))
+    return bootstrap.auroc(*first).minus(bootstrap.auroc(*second))
+
+
 def four_methods(values):
     return torch.stack([values, values.flip(0), 1 - values, values * values])
 
 
 #: Scores over images, as functions of one value per image; the second says whether infinity is a number.
 OVER_IMAGES = {
-    "mean": (bootstrap_mean, False),
-    "mean of a difference": (lambda values: bootstrap_mean(values, kind="difference"), False),
-    "difference of hits": (lambda values: bootstrap_mean(values.round(), kind="hit difference"), False),
-    "rate": (lambda values: bootstrap_mean(values.round()), False),
-    "AUROC": (lambda values: bootstrap_auroc(values, falling(values)), True),
-    "AUROC, clean side": (lambda values: bootstrap_auroc(falling(values), values), True),
-    "FPR at 95 % TPR": (lambda values: bootstrap_fpr_at_tpr(values, falling(values)), True),
-    "rate above": (lambda values: bootstrap_rate(values, 0.5), True),
+    "mean": (lambda values: Bootstrap().mean(values).score(), False),
+    "mean of a difference": (lambda values: Bootstrap().mean(values, kind="difference").score(), False),
+    "difference of hits": (
+        lambda values: Bootstrap().mean(values.round(), kind="hit difference").score(),
+        False,
+    ),
+    "rate": (lambda values: Bootstrap().mean(values.round()).score(), False),
+    "AUROC": (lambda values: Bootstrap().auroc(values, falling(values)).score(), True),
+    "AUROC, clean side": (lambda values: Bootstrap().auroc(falling(values), values).score(), True),
+    "FPR at 95 % TPR": (lambda values: Bootstrap().fpr_at_tpr95(values, falling(values)).score(), True),
+    "rate above": (lambda values: Bootstrap().rate_above(values, 0.5).score(), True),
     "difference of AUROC": (
-        lambda values: bootstrap_difference(
-            (values, falling(values)), (falling(values).flip(0), falling(values))
-        ),
+        lambda values: difference((values, falling(values)), (falling(values).flip(0), falling(values))),
         True,
     ),
     "agreement of settings": (
-        lambda values: compare_agreement(values, values, values, deterministic=False).similarity,
+        lambda values: (
+            compare_agreement(values, values, values, bootstrap=Bootstrap(), deterministic=False).similarity
+        ),
         False,
     ),
-    "shared baseline": (lambda values: diagonal_effect(torch.stack([values] * 4).view(2, 2, -1)), False),
+    "shared baseline": (
+        lambda values: diagonal_effect(torch.stack([values] * 4).view(2, 2, -1), Bootstrap()),
+        False,
+    ),
     "swaps": (
-        lambda values: swap_shares(four_methods(falling(values)), torch.stack([values] * 4))[0, 1],
+        lambda values: swap_shares(four_methods(falling(values)), torch.stack([values] * 4), Bootstrap())[
+            0, 1
+        ],
         False,
     ),
 }
@@ -148,20 +157,22 @@ ONE_SIDE_EMPTY = {
     "fpr_at_tpr95": lambda: fpr_at_tpr95(GOOD, torch.tensor([NAN, NAN])),
     "rate_above": lambda: rate_above(torch.tensor([NAN]), 0.5),
     "rate_above, threshold": lambda: rate_above(GOOD, NAN),
-    "bootstrap_rate, threshold": lambda: bootstrap_rate(GOOD, NAN).value,
-    "share": lambda: share_of_resamples(NAN, GOOD, 6).limits()[0],
-    "share, resamples": lambda: share_of_resamples(0.5, GOOD * NAN, 6).limits()[1],
-    "least": lambda: least_share([share_of_resamples(value, GOOD, 6) for value in (0.2, NAN)])[0],
-    "resamples": lambda: float(weighted_means(GOOD * NAN, torch.ones(1, 6))),
+    "bootstrap_rate, threshold": lambda: Bootstrap().rate_above(GOOD, NAN).score().value,
+    "share": lambda: Resampled(NAN, GOOD, 6, kind="share").limits()[0],
+    "share, resamples": lambda: Resampled(0.5, GOOD * NAN, 6, kind="share").limits()[1],
+    "least": lambda: Resampled.least([Resampled(value, GOOD, 6, kind="share") for value in (0.2, NAN)]).value,
+    "resamples": lambda: float(resampled_mean(GOOD * NAN, torch.ones(1, 6))),
     "tau": lambda: float(kendall_tau_b(torch.tensor([1.0, NAN, 3.0]), GOOD[:3])),
     "tau, ties": lambda: float(kendall_tau_b(torch.ones(3), GOOD[:3])),
     "tau, one": lambda: float(kendall_tau_b(GOOD[:1], GOOD[:1])),
     "rank correlation": lambda: float(rank_correlation(torch.tensor([1.0, NAN, 3.0]), GOOD[:3])),
     "rank correlation, ties": lambda: float(rank_correlation(torch.ones(3), GOOD[:3])),
     "agreement, three methods": lambda: (
-        ranking_agreement(torch.ones(3, 5), torch.ones(3, 5))["kendall"].value
+        ranking_agreement(torch.ones(3, 5), torch.ones(3, 5), Bootstrap())["kendall"].value
     ),
-    "agreement, ties": lambda: ranking_agreement(torch.ones(4, 5), torch.ones(4, 5))["spearman"].value,
+    "agreement, ties": lambda: (
+        ranking_agreement(torch.ones(4, 5), torch.ones(4, 5), Bootstrap())["spearman"].value
+    ),
     "area": lambda: float(curve_area(torch.tensor([0.0, 0.5, 1.0]), torch.tensor([[1.0, NAN, 0.0]]))),
     "aopc": lambda: float(aopc(torch.tensor([[1.0, 0.5, NAN]]))),
     "normalised area": lambda: float(
@@ -309,11 +320,11 @@ def test_the_worst_of_several_groups_is_unknown_where_one_of_them_is():
         "test/a/fpr/none": Score(NAN, NAN, NAN, n=0),  # a group without an image hides nothing
         "test/a/fpr/clean": Score(0.9, 0.8, 1.0, n=50),
     }
-    worst = _worst_benign(scores, "a", groups)["test/a/fpr/worst_benign"]
+    worst = _worst_benign(scores, "a", groups, Bootstrap())["test/a/fpr/worst_benign"]
     assert (worst.value, worst.n, worst.undefined) == (0.2, 50, 0)
     assert 0.0 < worst.low < 0.2 < worst.high
     scores["test/a/fpr/jpeg"] = Score(NAN, NAN, NAN, n=0, undefined=50)
-    hidden = _worst_benign(scores, "a", groups)["test/a/fpr/worst_benign"]
+    hidden = _worst_benign(scores, "a", groups, Bootstrap())["test/a/fpr/worst_benign"]
     assert math.isnan(hidden.value)
     assert hidden.undefined == 50
 
@@ -332,7 +343,7 @@ def test_a_report_of_a_detector_without_scores_has_no_numbers():
     report = detection_report(
         metric.compute(), split="test", rows=["a"], groups={0: "clean", 1: "pgd", 2: "pgd_failed"},
         roles={"clean": "clean", "pgd": "attack", "pgd_failed": "failed"},
-        thresholds={"a": {0.05: 0.1, 0.01: NAN}},
+        thresholds={"a": {0.05: 0.1, 0.01: NAN}}, bootstrap=Bootstrap(),
     )  # fmt: skip
     assert {"test/a/auroc/pgd", "test/a/fpr/clean", "test/a/alarm_rate/pgd_failed"} <= set(report)
     assert all(
@@ -343,7 +354,7 @@ def test_a_report_of_a_detector_without_scores_has_no_numbers():
 def test_outcomes_of_attacks_refuse_what_is_not_a_number():
     fooled, scores = torch.tensor([True, False]), torch.tensor([0.3, NAN])
     with pytest.raises(DataError, match="the threshold is not a number"):
-        end_to_end(fooled, scores, scores, NAN)
+        end_to_end(fooled, scores, scores, NAN, Bootstrap())
     with pytest.raises(DataError, match="no score"):
         strongest(fooled[None], torch.tensor([[NAN, 0.1]]))
     features = torch.tensor([[0.0, 1.0], [NAN, 0.0]])

@@ -37,7 +37,7 @@ _SHELVES = ("attacks.on_maps", "functional")
 # What is computed, never set: fields of results and tables.
 _RESULTS = {
     "Attribution", "Calibration", "CheckReport", "Components", "DecoyReport", "MaskCard", "MeanCurve",
-    "Neutrality", "Reduced", "Removals", "Share",
+    "Neutrality", "Removals",
 }  # fmt: skip
 # Any seed names random numbers. Elsewhere -1 and what is no number mean: darker; no threshold; the last
 # layer; a score; a mean; nothing, as the commands alone set it.

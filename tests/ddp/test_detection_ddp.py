@@ -6,6 +6,7 @@ from torch import distributed, multiprocessing
 
 from verisal.detection.metric import DetectionScores
 from verisal.detection.table import detection_report
+from verisal.functional.statistics.resampled import Bootstrap
 
 ROWS = ("masks", "max_softmax")
 SCORES = torch.tensor([[0.1, 2.0], [0.7, math.nan], [-3.0, 1.0], [4.2, 0.3], [1.5, 0.2]])
@@ -34,7 +35,7 @@ def report(table):
         groups={0: "clean", 1: "pgd"},
         roles={"clean": "clean", "pgd": "attack"},
         thresholds={row: {0.05: 1.0, 0.01: None} for row in ROWS},
-        resamples=50,
+        bootstrap=Bootstrap(50),
     )
 
 

@@ -5,6 +5,7 @@ import torch
 
 from verisal.detection.end_to_end import end_to_end, nearest_of_other_class, strongest
 from verisal.errors import DataError
+from verisal.functional.statistics.resampled import Bootstrap
 
 NAN = math.nan
 FOOLED = torch.tensor([[True, True, False, False], [True, False, False, True]])
@@ -33,21 +34,21 @@ def test_a_fooling_image_without_a_score_is_refused():
     with pytest.raises(DataError, match="1 images that fool the classifier have no score"):
         strongest(FOOLED, scores)
     with pytest.raises(DataError, match="has no score"):
-        end_to_end(FOOLED[1], scores[1], torch.zeros(4), 0.0)
+        end_to_end(FOOLED[1], scores[1], torch.zeros(4), 0.0, Bootstrap())
 
 
 def test_shapes_that_differ_are_refused():
     with pytest.raises(DataError, match=r"must both be \(attacks, images\), found \(4,\) and \(4,\)"):
         strongest(FOOLED[0], SCORES[0])
     with pytest.raises(DataError, match="must have one entry per image"):
-        end_to_end(FOOLED[0], SCORES[0], torch.zeros(3), 0.0)
+        end_to_end(FOOLED[0], SCORES[0], torch.zeros(3), 0.0, Bootstrap())
 
 
 def test_end_to_end_counts_each_image_once():
     fooled = torch.tensor([True, True, True, True, False])
     scores = torch.tensor([5.0, 0.5, 2.0, 2.5, NAN])
     clean = torch.tensor([0.0, 1.0, 3.0, -1.0, 2.5])
-    found = end_to_end(fooled, scores, clean, 2.0, resamples=200)
+    found = end_to_end(fooled, scores, clean, 2.0, Bootstrap(200))
     assert found.fooled.value == pytest.approx(0.8)
     # 5 and 2.5 lie above 2, which itself is no alarm.
     assert (found.detected.value, found.detected.n) == (0.5, 4)
@@ -67,17 +68,17 @@ def test_end_to_end_counts_each_image_once():
 
 def test_the_worst_case_is_the_mean_of_minima_over_attacks():
     clean, threshold = torch.zeros(4), 2.5
-    alone = [end_to_end(f, s, clean, threshold, resamples=0) for f, s in zip(FOOLED, SCORES, strict=True)]
+    alone = [end_to_end(f, s, clean, threshold, Bootstrap(0)) for f, s in zip(FOOLED, SCORES, strict=True)]
     assert [row.right_or_rejected.value for row in alone] == [0.75, 0.75]
     worst = strongest(FOOLED, SCORES)
-    together = end_to_end(worst.fooled, worst.score, clean, threshold, resamples=0)
+    together = end_to_end(worst.fooled, worst.score, clean, threshold, Bootstrap(0))
     # The first image passes the second attack, the second image the first.
     assert together.right_or_rejected.value == 0.5
 
 
 def test_nothing_fooled_is_undefined_where_it_is_about_fooling_images():
     nothing = torch.zeros(3, dtype=torch.bool)
-    found = end_to_end(nothing, torch.full((3,), NAN), torch.tensor([0.0, 1.0, 2.0]), 5.0, resamples=50)
+    found = end_to_end(nothing, torch.full((3,), NAN), torch.tensor([0.0, 1.0, 2.0]), 5.0, Bootstrap(50))
     assert (found.fooled.value, found.right_or_rejected.value) == (0.0, 1.0)
     assert math.isnan(found.detected.value)
     assert found.detected.n == 0

@@ -7,25 +7,24 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from verisal.errors import ConfigError, DataError, NumericError
 from verisal.functional.statistics.detection import (
     auroc,
-    bootstrap_auroc,
-    bootstrap_difference,
-    bootstrap_fpr_at_tpr,
-    bootstrap_rate,
-    bootstrap_weights,
     fpr_at_tpr95,
     negatives_needed,
     pair_by_image,
-    percentile_score,
     rate_above,
+    resampled_auroc,
+    resampled_fpr_at_tpr95,
+    resampled_mean,
     roc_curve,
     threshold_at_fpr,
-    weighted_auroc,
-    weighted_fpr_at_tpr,
-    weighted_rate,
 )
-from verisal.functional.statistics.shares import share_of_resamples
+from verisal.functional.statistics.resampled import Bootstrap, Resampled
 
 NAN = math.nan
+
+
+def difference(first, second, **settings):
+    bootstrap = Bootstrap(together=len(first[0]), **settings)
+    return bootstrap.auroc(*first).minus(bootstrap.auroc(*second))
 
 
 def tensor(*values):
@@ -168,12 +167,12 @@ def test_pairing_refuses_an_image_that_occurs_twice():
 
 
 def test_bootstrap_weights_are_whole_draws_of_n():
-    weights = bootstrap_weights(50, resamples=400, seed=3)
+    weights = Bootstrap(400, seed=3).weights(50)
     assert weights.shape == (400, 50)
     assert torch.equal(weights.sum(dim=1), torch.full((400,), 50.0))
     assert torch.equal(weights, weights.round())
-    assert torch.equal(weights, bootstrap_weights(50, resamples=400, seed=3))
-    assert not torch.equal(weights, bootstrap_weights(50, resamples=400, seed=4))
+    assert torch.equal(weights, Bootstrap(400, seed=3).weights(50))
+    assert not torch.equal(weights, Bootstrap(400, seed=4).weights(50))
     # each image is missed by a share (1 - 1/50)^50 = 0.364 of the resamples
     assert float((weights == 0).float().mean()) == pytest.approx(0.364, abs=0.01)
 
@@ -183,9 +182,11 @@ def test_weights_of_one_give_the_plain_scores():
     positive = torch.randint(0, 12, (31,), generator=generator).float()
     negative = torch.randint(0, 9, (31,), generator=generator).float()
     ones = torch.ones(1, 31)
-    assert weighted_auroc(positive, negative, ones).item() == auroc(positive, negative)
-    assert weighted_fpr_at_tpr(positive, negative, ones).item() == fpr_at_tpr95(positive, negative)
-    assert weighted_rate(positive > 4, ones).item() == pytest.approx(rate_above(positive, 4.0), abs=1e-15)
+    assert resampled_auroc(positive, negative, ones).item() == auroc(positive, negative)
+    assert resampled_fpr_at_tpr95(positive, negative, ones).item() == fpr_at_tpr95(positive, negative)
+    assert resampled_mean((positive > 4).double(), ones).item() == pytest.approx(
+        rate_above(positive, 4.0), abs=1e-15
+    )
 
 
 def test_interval_holds_the_value_and_shrinks_with_more_images():
@@ -196,7 +197,7 @@ def test_interval_holds_the_value_and_shrinks_with_more_images():
             torch.randn(images, generator=generator) + 1,
             torch.randn(images, generator=generator),
         )
-        score = bootstrap_auroc(positive, negative, seed=1)
+        score = Bootstrap(seed=1).auroc(positive, negative).score()
         assert score.low < score.value < score.high
         assert (score.n, score.undefined) == (images, 0)
         widths.append(score.high - score.low)
@@ -209,7 +210,7 @@ def test_interval_covers_the_truth_about_as_often_as_it_says():
     for seed in range(40):
         generator = torch.Generator().manual_seed(seed)
         sides = torch.randn(2, 120, generator=generator)
-        score = bootstrap_auroc(sides[0] + 1, sides[1], resamples=200, seed=seed)
+        score = Bootstrap(200, seed=seed).auroc(sides[0] + 1, sides[1]).score()
         hits += score.low <= truth <= score.high
     assert 34 <= hits <= 40  # 38 expected at 95 %
 
@@ -221,7 +222,7 @@ def test_interval_of_an_area_near_1_is_not_too_sure(area):
     generator, covered = torch.Generator().manual_seed(3), 0
     for _ in range(120):
         sides = torch.randn(2, 50, generator=generator)
-        score = bootstrap_auroc(sides[0] + shift, sides[1], resamples=200)
+        score = Bootstrap(200).auroc(sides[0] + shift, sides[1]).score()
         covered += score.low <= area <= score.high
         assert score.low < 0.99
     assert covered >= 0.94 * 120
@@ -230,7 +231,7 @@ def test_interval_of_an_area_near_1_is_not_too_sure(area):
 def test_a_share_that_varies_by_more_than_any_rate_is_all_but_unknown():
     """A few weak attacks: the resampled rate at 95 % of them is anything between 0 and 1."""
     resampled = torch.tensor([0.0] * 80 + [1.0] * 20, dtype=torch.float64)
-    low, high = share_of_resamples(0.02, resampled, 50).limits()
+    low, high = Resampled(0.02, resampled, 50, kind="share").limits()
     assert low < 0.02
     assert 0.9 < high <= 1.0
 
@@ -239,10 +240,10 @@ def test_differences_of_nearly_perfect_detectors_stay_open():
     first, second = torch.arange(50.0) + 100, torch.arange(50.0)
     other = first.clone()
     other[0] = 20.5
-    score = bootstrap_difference((first, second), (other, second))
+    score = difference((first, second), (other, second))
     assert score.value == pytest.approx(29 / 2500)
     assert score.low < 0 < score.high
-    perfect = bootstrap_difference((first, second), (first + 1, second))
+    perfect = difference((first, second), (first + 1, second))
     assert perfect.value == 0.0
     assert perfect.low < -0.01
     assert perfect.high > 0.01
@@ -250,22 +251,22 @@ def test_differences_of_nearly_perfect_detectors_stay_open():
 
 def test_bootstrap_counts_what_is_undefined():
     positive, negative = tensor(3, NAN, 4, 5), tensor(1, 2, NAN, 3)
-    score = bootstrap_auroc(positive, negative)
+    score = Bootstrap().auroc(positive, negative).score()
     assert (score.value, score.n, score.undefined) == (0.875, 2, 2)
-    score = bootstrap_fpr_at_tpr(positive, negative)
+    score = Bootstrap().fpr_at_tpr95(positive, negative).score()
     assert (score.n, score.undefined) == (2, 2)
-    score = bootstrap_rate(positive, 3.5)
+    score = Bootstrap().rate_above(positive, 3.5).score()
     assert (score.value, score.n, score.undefined) == (2 / 3, 3, 1)
 
 
 @pytest.mark.parametrize(
     "score",
     [
-        bootstrap_auroc(tensor(), tensor()),
-        bootstrap_auroc(tensor(NAN), tensor(1)),
-        bootstrap_fpr_at_tpr(tensor(), tensor()),
-        bootstrap_rate(tensor(NAN), 0.0),
-        bootstrap_difference((tensor(NAN), tensor(1)), (tensor(1), tensor(0))),
+        Bootstrap().auroc(tensor(), tensor()).score(),
+        Bootstrap().auroc(tensor(NAN), tensor(1)).score(),
+        Bootstrap().fpr_at_tpr95(tensor(), tensor()).score(),
+        Bootstrap().rate_above(tensor(NAN), 0.0).score(),
+        difference((tensor(NAN), tensor(1)), (tensor(1), tensor(0))),
     ],
 )
 def test_nothing_to_score_is_nan_with_n_0(score):
@@ -274,7 +275,7 @@ def test_nothing_to_score_is_nan_with_n_0(score):
 
 
 def test_one_image_has_a_value_but_no_interval():
-    score = bootstrap_auroc(tensor(2), tensor(1))
+    score = Bootstrap().auroc(tensor(2), tensor(1)).score()
     assert (score.value, score.n) == (1.0, 1)
     assert math.isnan(score.low)
     assert math.isnan(score.high)
@@ -282,9 +283,9 @@ def test_one_image_has_a_value_but_no_interval():
 
 def test_no_resamples_no_interval():
     for score in (
-        bootstrap_auroc(tensor(2, 3, 4), tensor(1, 2.5, 0), resamples=0),
-        bootstrap_rate(tensor(2, 3, 4), 2.5, resamples=0),
-        bootstrap_fpr_at_tpr(tensor(2, 3, 4), tensor(1, 2.5, 0), resamples=0),
+        Bootstrap(0).auroc(tensor(2, 3, 4), tensor(1, 2.5, 0)).score(),
+        Bootstrap(0).rate_above(tensor(2, 3, 4), 2.5).score(),
+        Bootstrap(0).fpr_at_tpr95(tensor(2, 3, 4), tensor(1, 2.5, 0)).score(),
     ):
         assert math.isfinite(score.value)
         assert math.isnan(score.low)
@@ -293,11 +294,11 @@ def test_no_resamples_no_interval():
 
 def test_sides_of_different_length_are_refused():
     with pytest.raises(DataError, match="pair them by image id first"):
-        bootstrap_auroc(tensor(1, 2), tensor(1, 2, 3))
+        Bootstrap().auroc(tensor(1, 2), tensor(1, 2, 3)).score()
 
 
 def test_rate_interval_is_the_binomial_one():
-    score = bootstrap_rate(torch.arange(400.0), 359.5)
+    score = Bootstrap().rate_above(torch.arange(400.0), 359.5).score()
     assert score.value == 0.1
     half = 1.96 * math.sqrt(0.1 * 0.9 / 400)
     assert score.low == pytest.approx(0.1 - half, abs=0.005)
@@ -307,7 +308,7 @@ def test_rate_interval_is_the_binomial_one():
 def test_difference_of_a_detector_and_itself_is_exactly_0():
     generator = torch.Generator().manual_seed(0)
     sides = torch.randn(60, generator=generator) + 1, torch.randn(60, generator=generator)
-    score = bootstrap_difference(sides, sides)
+    score = difference(sides, sides)
     assert (score.value, score.low, score.high, score.n) == (0.0, 0.0, 0.0, 60)
 
 
@@ -316,16 +317,17 @@ def test_paired_difference_sees_what_separate_intervals_do_not():
     positive, negative = torch.randn(300, generator=generator) + 1, torch.randn(300, generator=generator)
     noise = torch.randn(2, 300, generator=generator) * 0.7
     worse = positive + noise[0], negative + noise[1]
-    better, other = bootstrap_auroc(positive, negative), bootstrap_auroc(*worse)
+    better, other = Bootstrap().auroc(positive, negative).score(), Bootstrap().auroc(*worse).score()
     assert other.high > better.low  # the two intervals overlap
-    score = bootstrap_difference((positive, negative), worse)
+    score = difference((positive, negative), worse)
     assert score.value == pytest.approx(better.value - other.value, abs=1e-12)
     assert score.low > 0
 
 
 def test_difference_leaves_out_images_that_one_detector_could_not_score():
-    score = bootstrap_difference((tensor(2, 3, NAN), tensor(0, 1, 2)), (tensor(2, 3, 4), tensor(0, NAN, 2)))
-    assert (score.n, score.undefined) == (1, 2)
+    score = difference((tensor(2, 3, NAN), tensor(0, 1, 2)), (tensor(2, 3, 4), tensor(0, NAN, 2)))
+    # Each on its own images, which are resampled together.
+    assert (score.value, score.n, score.undefined) == (1.0 - 0.875, 2, 1)
 
 
 def test_same_arguments_same_bits_on_any_thread_count():
@@ -336,14 +338,14 @@ def test_same_arguments_same_bits_on_any_thread_count():
         found = []
         for count in (1, 2):
             torch.set_num_threads(count)
-            found.append(bootstrap_auroc(positive, negative, seed=7))
+            found.append(Bootstrap(seed=7).auroc(positive, negative).score())
     finally:
         torch.set_num_threads(threads)
     assert found[0] == found[1]
 
 
 def test_percentiles_of_known_values():
-    score = percentile_score(0.5, torch.arange(1001).double() / 1000, n=9, undefined=2)
+    score = Resampled(0.5, torch.arange(1001).double() / 1000, 9, 2).score()
     assert (score.low, score.high) == (pytest.approx(0.025), pytest.approx(0.975))
     assert (score.value, score.n, score.undefined) == (0.5, 9, 2)
 
@@ -366,7 +368,7 @@ def test_work_grows_with_the_images_not_with_their_pairs():
     for images in (200, 800):
         scores = torch.randn(2, images, generator=generator)
         with Made() as made:
-            bootstrap_auroc(scores[0] + 1, scores[1])
+            Bootstrap().auroc(scores[0] + 1, scores[1]).score()
         counts.append(made.values)
     assert counts[1] < 4.5 * counts[0]
     assert counts[1] < 50 * 2000 * 800  # a few values per resample and image

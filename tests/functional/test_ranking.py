@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from verisal.errors import DataError
-from verisal.functional.statistics.detection import bootstrap_weights
 from verisal.functional.statistics.ranking import (
     diagonal_effect,
     kendall_tau_b,
@@ -14,6 +13,7 @@ from verisal.functional.statistics.ranking import (
     ranking_stability,
     swap_shares,
 )
+from verisal.functional.statistics.resampled import Bootstrap
 
 
 def spread(means, n=9, noise=0.0):
@@ -40,9 +40,9 @@ def test_spearman_of_rankings_worked_by_hand():
 
 def test_rankings_are_made_anew_in_every_resample():
     first, second = spread([1.0, 2.0, 3.0, 4.0], noise=1.0), spread([1.0, 3.0, 2.0, 4.0], noise=0.7)
-    found = ranking_agreement(first, second, resamples=60, seed=5)
+    found = ranking_agreement(first, second, Bootstrap(60, seed=5))
     resampled = []
-    for weight in bootstrap_weights(9, resamples=60, seed=5):
+    for weight in Bootstrap(60, seed=5).weights(9):
         images = [i for i in range(9) for _ in range(int(weight[i]))]
         resampled.append(kendall_tau_b(first[:, images].mean(dim=1), second[:, images].mean(dim=1)).item())
     low, high = torch.tensor(resampled, dtype=torch.float64).quantile(torch.tensor([0.025, 0.975]).double())
@@ -54,17 +54,17 @@ def test_rankings_are_made_anew_in_every_resample():
 
 def test_a_ranking_agrees_with_itself_on_resampled_images_as_far_as_noise_lets_it():
     scores = spread([1.0, 2.0, 3.0, 4.0], noise=1.0)
-    found = ranking_stability(scores, resamples=60, seed=5)
+    found = ranking_stability(scores, Bootstrap(60, seed=5))
     resampled = []
-    for weight in bootstrap_weights(9, resamples=60, seed=5):
+    for weight in Bootstrap(60, seed=5).weights(9):
         images = [i for i in range(9) for _ in range(int(weight[i]))]
         resampled.append(kendall_tau_b(scores[:, images].mean(dim=1), scores.mean(dim=1)).item())
     expected = torch.tensor(resampled, dtype=torch.float64)
     low, high = expected.quantile(torch.tensor([0.025, 0.975]).double()).tolist()
     assert found.value == pytest.approx(expected.mean().item())
     assert (found.low, found.high, found.n) == (pytest.approx(low), pytest.approx(high), 9)
-    assert ranking_stability(spread([1.0, 2.0, 3.0, 4.0])).low == 1.0
-    assert ranking_stability(scores[:3]).n == 0
+    assert ranking_stability(spread([1.0, 2.0, 3.0, 4.0]), Bootstrap()).low == 1.0
+    assert ranking_stability(scores[:3], Bootstrap()).n == 0
 
 
 def test_image_that_is_undefined_for_one_method_is_left_out_for_all():
@@ -72,28 +72,31 @@ def test_image_that_is_undefined_for_one_method_is_left_out_for_all():
     second = first.clone()
     second[2, 4] = math.nan
     first[:, 4] = torch.tensor([99.0, 0.0, 0.0, 0.0])  # would turn the ranking
-    found = ranking_agreement(first, second, resamples=20)["spearman"]
+    found = ranking_agreement(first, second, Bootstrap(20))["spearman"]
     assert (found.value, found.n, found.undefined) == (1.0, 8, 1)
 
 
 def test_fewer_than_four_methods_are_undefined():
     scores = spread([1.0, 2.0, 3.0])
-    for found in (*ranking_agreement(scores, scores).values(), *swap_shares(scores, scores).values()):
+    for found in (
+        *ranking_agreement(scores, scores, Bootstrap()).values(),
+        *swap_shares(scores, scores, Bootstrap()).values(),
+    ):
         assert math.isnan(found.value)
         assert (found.n, found.undefined) == (0, 9)
 
 
 def test_morf_is_better_when_low_and_lerf_when_high():
     morf = spread([0.1, 0.2, 0.3, 0.4])
-    assert morf_lerf_agreement(morf, -morf, resamples=10)["kendall"].value == 1.0
-    assert morf_lerf_agreement(morf, morf, resamples=10)["kendall"].value == -1.0
+    assert morf_lerf_agreement(morf, -morf, Bootstrap(10))["kendall"].value == 1.0
+    assert morf_lerf_agreement(morf, morf, Bootstrap(10))["kendall"].value == -1.0
 
 
 def test_swap_shares_worked_by_hand():
     first = torch.tensor([[1.0, 1.0, 1.0, 1.0], [2.0, 2.0, 2.0, 2.0], [5.0] * 4, [6.0] * 4])
     second = first.clone()
     second[0] = torch.tensor([3.0, 0.0, 2.0, math.nan])  # swaps, stays, ties, is undefined
-    found = swap_shares(first, second, resamples=10)
+    found = swap_shares(first, second, Bootstrap(10))
     assert list(found) == [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
     assert (found[0, 1].value, found[0, 1].n, found[0, 1].undefined) == (pytest.approx(1 / 3), 3, 1)
     assert (found[2, 3].value, found[2, 3].n) == (0.0, 4)
@@ -103,13 +106,13 @@ def test_diagonal_effect_worked_by_hand():
     scores = torch.zeros(2, 2, 3)
     scores[0, 0], scores[1, 1], scores[0, 1] = 1.0, 0.5, 0.25
     scores[1, 0, 2] = math.nan
-    found = diagonal_effect(scores, resamples=10)
+    found = diagonal_effect(scores, Bootstrap(10))
     assert (found.value, found.n, found.undefined) == (0.75 - 0.125, 2, 1)
     with pytest.raises(DataError, match="at least two baselines"):
-        diagonal_effect(torch.zeros(1, 1, 3))
+        diagonal_effect(torch.zeros(1, 1, 3), Bootstrap())
 
 
 def test_scores_of_different_shapes_are_refused():
     for compare in (ranking_agreement, swap_shares):
         with pytest.raises(DataError, match="the same under both settings"):
-            compare(torch.zeros(4, 3), torch.zeros(4, 2))
+            compare(torch.zeros(4, 3), torch.zeros(4, 2), Bootstrap())

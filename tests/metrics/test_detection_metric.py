@@ -17,11 +17,10 @@ from verisal.detection.table import (
 from verisal.errors import ConfigError, DataError, NumericError
 from verisal.functional.statistics.detection import (
     auroc,
-    bootstrap_auroc,
-    bootstrap_rate,
     fpr_at_tpr95,
     rate_above,
 )
+from verisal.functional.statistics.resampled import Bootstrap
 
 GROUPS = {0: "clean", 1: "cw_l2", 2: "noise_linf", 3: "cw_l2_failed"}
 ROLES = {"clean": "clean", "cw_l2": "attack", "noise_linf": "benign", "cw_l2_failed": "failed"}
@@ -44,8 +43,9 @@ def table_of(scores, members=1):
     return metric.compute()
 
 
-def report_of(table, **changes):
-    settings = {"split": "test", "rows": ROWS, "groups": GROUPS, "roles": ROLES, "resamples": 100}
+def report_of(table, *, resamples=100, seed=0, **changes):
+    settings = {"split": "test", "rows": ROWS, "groups": GROUPS, "roles": ROLES}
+    settings["bootstrap"] = Bootstrap(resamples, seed=seed)
     settings["thresholds"] = {row: {0.05: 1.0, 0.01: 2.0} for row in ROWS}
     return detection_report(table, **(settings | changes))
 
@@ -188,8 +188,8 @@ def test_report_intervals_are_those_of_the_functions():
     scores = draw()
     report = report_of(table_of(scores), seed=5)
     clean, attacked = scores[0][:, 0, 0].double(), scores[1][:, 0, 0].double()
-    assert report["test/masks/auroc/cw_l2"] == bootstrap_auroc(attacked, clean, resamples=100, seed=5)
-    assert report["test/masks/fpr/clean"] == bootstrap_rate(clean, 1.0)
+    assert report["test/masks/auroc/cw_l2"] == Bootstrap(100, seed=5).auroc(attacked, clean).score()
+    assert report["test/masks/fpr/clean"] == Bootstrap().rate_above(clean, 1.0).score()
     assert report["test/masks/auroc/cw_l2"] != report_of(table_of(scores), seed=6)["test/masks/auroc/cw_l2"]
 
 

@@ -8,7 +8,7 @@ from helpers.metric_cases import part_of, toy_explained, with_saliency
 from verisal.errors import ConfigError, DataError
 from verisal.functional.regions.localisation import pixel_average_precision, pixel_histograms
 from verisal.functional.seeding import derive_seed
-from verisal.functional.statistics.shares import rate_limits
+from verisal.functional.statistics.limits import rate_limits
 from verisal.metrics import EnergyInside, ImageRows, MaxBoxAcc, MaxBoxAccV2, PointingGame, PxAP
 
 EVERY = (PointingGame, EnergyInside, MaxBoxAcc, MaxBoxAccV2, PxAP)

@@ -6,6 +6,7 @@ import torch
 from verisal.detection.families import Families, transfer_report
 from verisal.detection.metric import DetectionTable
 from verisal.errors import ConfigError, DataError
+from verisal.functional.statistics.resampled import Bootstrap
 
 NAMES = {0: "clean", 1: "fgsm", 2: "pgd", 3: "apgd", 4: "square", 5: "never"}
 ATTACKS = {"step": ["fgsm"], "iterated": ["pgd", "apgd"], "search": ["square"], "idle": ["never"]}
@@ -39,7 +40,7 @@ def families(**settings):
     return Families(**{"attacks": ATTACKS, "fits": FITS, "merged": ("step", "iterated")} | settings)
 
 
-def report(tables=None, given=None, **settings):
+def report(tables=None, given=None, *, resamples=50, seed=0, **settings):
     known = {
         "split": "test",
         "rows": ["a", "b"],
@@ -48,7 +49,7 @@ def report(tables=None, given=None, **settings):
         "thresholds": {fit: {"a": {0.05: 2.25}, "b": {0.05: 1.0}} for fit in FITS},
         "default": "default",
         "head": "a",
-        "resamples": 50,
+        "bootstrap": Bootstrap(resamples, seed=seed),
     }
     tables = tables or dict.fromkeys(FITS, table())
     return transfer_report(tables, given or families(), **known | settings)

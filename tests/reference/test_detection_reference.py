@@ -7,18 +7,15 @@ import torch
 from helpers.replicates import replicates
 from verisal.functional.statistics.detection import (
     auroc,
-    bootstrap_auroc,
-    bootstrap_fpr_at_tpr,
-    bootstrap_rate,
-    bootstrap_weights,
     fpr_at_tpr95,
+    resampled_auroc,
+    resampled_fpr_at_tpr95,
+    resampled_mean,
     roc_curve,
     threshold_at_fpr,
-    weighted_auroc,
-    weighted_fpr_at_tpr,
-    weighted_rate,
 )
-from verisal.functional.statistics.shares import rate_limits
+from verisal.functional.statistics.limits import rate_limits
+from verisal.functional.statistics.resampled import Bootstrap
 
 
 def slow_auroc(positive, negative):
@@ -77,10 +74,10 @@ def test_threshold(count, levels):
 def test_resampled_values(levels):
     """The weighted forms against drawing the images and scoring the drawn copies."""
     positive, negative = draw(3, 24, 24, levels)
-    weights = bootstrap_weights(24, resamples=12, seed=9)
-    areas = weighted_auroc(positive, negative, weights)
-    rates = weighted_fpr_at_tpr(positive, negative, weights)
-    alarms = weighted_rate(positive > 1.0, weights)
+    weights = Bootstrap(12, seed=9).weights(24)
+    areas = resampled_auroc(positive, negative, weights)
+    rates = resampled_fpr_at_tpr95(positive, negative, weights)
+    alarms = resampled_mean((positive > 1.0).double(), weights)
     for row, weight in enumerate(weights):
         images = [i for i in range(24) for _ in range(int(weight[i]))]
         drawn = [float(positive[i]) for i in images], [float(negative[i]) for i in images]
@@ -117,20 +114,20 @@ def test_limits_of_rates_are_those_of_beta_distributions(images):
 
 def test_intervals_are_those_of_rates_that_vary_as_the_resamples_do():
     positive, negative = draw(1, 30, 30, 0)
-    weights = bootstrap_weights(30, resamples=200, seed=4)
+    weights = Bootstrap(200, seed=4).weights(30)
     for score, resampled in (
         (
-            bootstrap_auroc(positive, negative, resamples=200, seed=4),
-            weighted_auroc(positive, negative, weights),
+            Bootstrap(200, seed=4).auroc(positive, negative).score(),
+            resampled_auroc(positive, negative, weights),
         ),
         (
-            bootstrap_fpr_at_tpr(positive, negative, resamples=200, seed=4),
-            weighted_fpr_at_tpr(positive, negative, weights),
+            Bootstrap(200, seed=4).fpr_at_tpr95(positive, negative).score(),
+            resampled_fpr_at_tpr95(positive, negative, weights),
         ),
     ):
         expected = slow_share(score.value, resampled.tolist(), 30)
         assert (score.low, score.high) == pytest.approx(expected, abs=1e-9)
-    alarms = bootstrap_rate(positive, 0.3)
+    alarms = Bootstrap().rate_above(positive, 0.3).score()
     assert (alarms.low, alarms.high) == pytest.approx(slow_limits(alarms.value, 30), abs=1e-9)
 
 

@@ -28,10 +28,10 @@ from verisal.functional.statistics.detection import (
     auroc,
     fpr_at_tpr95,
     resampled_auroc,
-    resampled_rate,
+    resampled_mean,
     threshold_at_fpr,
 )
-from verisal.functional.statistics.shares import rate_limits
+from verisal.functional.statistics.limits import rate_limits
 from verisal.saliency import (
     RISE,
     Decoy,
@@ -71,7 +71,7 @@ FAST = (
     rate_limits,
     removal_scores,
     resampled_auroc,
-    resampled_rate,
+    resampled_mean,
     saliency_fidelity,
     smooth_max,
     spearman,

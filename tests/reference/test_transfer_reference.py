@@ -10,7 +10,8 @@ from test_detection_reference import slow_auroc, slow_share
 from helpers.replicates import replicates
 from verisal.detection.families import Families, transfer_report
 from verisal.detection.metric import DetectionTable
-from verisal.functional.statistics.detection import bootstrap_weights, resampled_auroc, resampled_rate
+from verisal.functional.statistics.detection import resampled_auroc, resampled_mean
+from verisal.functional.statistics.resampled import Bootstrap
 
 ATTACKS = {"a": ["a1", "a2"], "b": ["b1"], "c": ["c1", "c2"]}
 FITS = {"first": ["a1"], "last": ["c1", "c2"]}
@@ -34,8 +35,8 @@ def slow_resampled_auroc(positive, negative, weights):
     return found
 
 
-@replicates(resampled_rate)
-def slow_resampled_rate(events, weights):
+@replicates(resampled_mean)
+def slow_resampled_mean(events, weights):
     found = []
     for row in weights:
         drawn = [events[image] for image in drawn_images(row)]
@@ -59,8 +60,8 @@ def test_parts_of_a_resample(ties):
         equal_nan=True,
     )
     torch.testing.assert_close(
-        resampled_rate(positive > 0, weights),
-        torch.tensor(slow_resampled_rate((positive > 0).tolist(), weights), dtype=torch.float64),
+        resampled_mean((positive > 0).double(), weights),
+        torch.tensor(slow_resampled_mean((positive > 0).tolist(), weights), dtype=torch.float64),
         equal_nan=True,
     )
 
@@ -117,7 +118,7 @@ def column(groups, families, row, images, threshold=None):
 @replicates(transfer_report)
 def slow_report(scores, *, thresholds, seed, resamples):
     """Name to value, low and high, for the columns of the fit ``first`` and the difference of the rows."""
-    resampled = [drawn_images(row) for row in bootstrap_weights(IMAGES, resamples=resamples, seed=seed)]
+    resampled = [drawn_images(row) for row in Bootstrap(resamples, seed=seed).weights(IMAGES)]
     every, found, kept = list(range(IMAGES)), {}, {}
     columns = {
         "mean_seen": (["a"], "mean"),
@@ -181,7 +182,7 @@ def test_the_whole_table(draw):
     fast = transfer_report(
         tables(scores), families, split="test", rows=ROWS, groups=NAMES, clean=0,
         thresholds={fit: {row: {0.05: level} for row, level in at.items()} for fit in FITS},
-        default="first", head="head", seed=SEED, resamples=RESAMPLES,
+        default="first", head="head", bootstrap=Bootstrap(RESAMPLES, seed=SEED),
     )  # fmt: skip
     slow = slow_report(scores, thresholds=at, seed=SEED, resamples=RESAMPLES)
     assert slow.keys() <= fast.keys()

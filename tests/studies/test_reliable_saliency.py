@@ -10,7 +10,7 @@ import yaml
 
 from verisal.cli import main
 from verisal.errors import ConfigError
-from verisal.functional.statistics.intervals import bootstrap_mean
+from verisal.functional.statistics.resampled import Bootstrap
 from verisal.results import Evaluation, SaliencyPanel, Score
 from verisal_studies import ReliableSaliency, page_text
 from verisal_studies.reliable_claims import Evidence, findings
@@ -74,7 +74,7 @@ def made(changed=None, *, spread=0.004, lacking=()):
     scores, samples = {}, {key: [] for key in ("image_id", "row", "score", "value")}
     for index, ((row, score), value) in enumerate(values.items()):
         own = value + jitter.roll(index)
-        scores[f"val/{row}/{score}"] = bootstrap_mean(own)
+        scores[f"val/{row}/{score}"] = Bootstrap().mean(own).score()
         samples["image_id"] += ["a", "b", "c", "d"]
         samples["row"] += [row] * 4
         samples["score"] += [score] * 4

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from verisal.functional.statistics.resampled import Bootstrap
 from verisal.metrics import ImageRows
 from verisal.tasks import DetectorTask, FrozenClassifierTask
 from verisal.tasks.masker.evaluation import COLUMNS, build_evaluation
@@ -24,7 +25,7 @@ def rows_of(**columns):
 
 
 def report(resamples=200, **tables):
-    return build_evaluation("test", tables, timings={}, resamples=resamples, seed=0).scores
+    return build_evaluation("test", tables, timings={}, bootstrap=Bootstrap(resamples)).scores
 
 
 def test_kept_is_the_share_of_the_way_from_the_control_to_the_goal():

@@ -20,7 +20,7 @@ from verisal.callbacks._epoch import Epoch, Seen
 from verisal.errors import ConfigError
 from verisal.functional.scopes import rng_preserved
 from verisal.functional.seeding import derive_seed
-from verisal.functional.statistics.intervals import bootstrap_mean
+from verisal.functional.statistics.resampled import Bootstrap
 from verisal.reporting import CsvSink
 from verisal.results import Evaluation, SaliencyPanel, Score
 from verisal.saliency import CentrePrior, RandomMap, Saliency
@@ -197,17 +197,14 @@ class ScoringCallback(ExplainingCallback, ABC):
         super().__post_init__()
         check_range(0, resamples=self.resamples)
 
-    def resamples_in(self, epoch: Epoch) -> int:
-        """Resamples of the intervals of an epoch."""
-        return 0 if epoch.fitting else self.resamples
+    def bootstrap_in(self, epoch: Epoch) -> Bootstrap:
+        """Resamples of the images of an epoch, for intervals."""
+        return Bootstrap(0 if epoch.fitting else self.resamples, seed=self.seed)
 
     def means(self, epoch: Epoch, columns: Mapping[str, Tensor]) -> dict[str, Score]:
         """Means of values per image ``(n,)`` with their intervals."""
-        resamples = self.resamples_in(epoch)
-        return {
-            name: bootstrap_mean(values, resamples=resamples, seed=self.seed)
-            for name, values in columns.items()
-        }
+        bootstrap = self.bootstrap_in(epoch)
+        return {name: bootstrap.mean(values).score() for name, values in columns.items()}
 
 
 def row_evaluation(

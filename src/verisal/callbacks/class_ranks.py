@@ -67,7 +67,7 @@ class ClassRanks(ThresholdCallback):
         """Choose the thresholds, with the classifier as it is now."""
         super().begin(epoch)
         queries = [*(f"rank{rank}" for rank in self.ranks), _LAST]
-        resamples = self.resamples_in(epoch)
+        resamples = self.bootstrap_in(epoch).resamples
         self._scores = {
             name: ClassRankScores(queries, threshold=tau, resamples=resamples, seed=self.seed)
             for name, tau in self.thresholds(epoch).items()

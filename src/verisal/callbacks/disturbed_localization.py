@@ -82,7 +82,7 @@ class DisturbedLocalization(ThresholdCallback):
         self._left_out = [name for name, tau in thresholds.items() if math.isnan(tau)]
         self._absent: dict[str, DisturbedScores] = {}
         self._present: dict[str, PresentQueries] = {}
-        resamples = self.resamples_in(epoch)
+        resamples = self.bootstrap_in(epoch).resamples
         for name, tau in thresholds.items():
             if not math.isnan(tau):
                 absent = DisturbedScores(threshold=tau, resamples=resamples, seed=self.seed)

@@ -16,7 +16,6 @@ from verisal.callbacks._epoch import Epoch, Seen
 from verisal.callbacks._explaining import ScoringCallback, plain_score, row_evaluation
 from verisal.errors import ConfigError
 from verisal.functional.comparison.maps import compare_agreement, map_agreement
-from verisal.functional.statistics.intervals import bootstrap_mean
 from verisal.metrics import ImageTable
 from verisal.reporting import merge_evaluations
 from verisal.results import Evaluation, Heatmap, Score
@@ -150,15 +149,14 @@ class MapAgreement(ScoringCallback):
         return torch.stack([alike.similarity, alike.floor, alike.control, *alike.pairs], dim=1)
 
     def _scores(self, epoch: Epoch, columns: Mapping[str, Tensor], repeats: int) -> dict[str, Score]:
-        resamples = self.resamples_in(epoch)
+        bootstrap = self.bootstrap_in(epoch)
         compared = compare_agreement(
             *(columns[name] for name in _OF_GROUP),
+            bootstrap=bootstrap,
             deterministic=not repeats,
-            resamples=resamples,
-            seed=self.seed,
         )
         pairs = {
-            key: bootstrap_mean(values, kind="measure", resamples=resamples, seed=self.seed)
+            key: bootstrap.mean(values, kind="measure").score()
             for key, values in columns.items()
             if key not in _OF_GROUP
         }

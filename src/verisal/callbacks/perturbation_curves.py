@@ -118,9 +118,10 @@ class PerturbationCurves(MetricsCallback):
         for curve in self.curves:
             rows = torch.stack([self.tables[name][curve.name].rows[:, _area(curve)] for name in ranked])
             areas[curve.name] = rows if curve.better == "high" else -rows
+        bootstrap = self.bootstrap_in(epoch)
         return {
             f"{epoch.split}/{one}/ranking_consistency/{two}": ranking_agreement(
-                areas[one], areas[two], resamples=self.resamples, seed=self.seed
+                areas[one], areas[two], bootstrap
             )["kendall"]
             for one, two in combinations(areas, 2)
         }

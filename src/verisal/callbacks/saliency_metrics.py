@@ -44,7 +44,7 @@ class MetricsCallback(ScoringCallback, ABC):
         self._costs = {name: ImageTable(_COST).to(epoch.device) for name in self.methods}
         for own in self.measured.values():
             for metric in own:
-                metric.resamples = self.resamples_in(epoch)
+                metric.resamples = self.bootstrap_in(epoch).resamples
                 metric.to(epoch.device)
 
     def add(self, epoch: Epoch, seen: Seen) -> None:

@@ -18,6 +18,7 @@ from verisal.fingerprint import Configured
 from verisal.functional.adversarial import round_to_8bit
 from verisal.functional.outputs import ask
 from verisal.functional.seeding import derive_seed
+from verisal.functional.statistics.resampled import Bootstrap
 from verisal.models import Classifier
 from verisal.results import Score
 from verisal.saliency import DifferentiableGates
@@ -145,8 +146,7 @@ def adaptive_scores(
     threshold: float,
     *,
     row: str,
-    resamples: int,
-    seed: int,
+    bootstrap: Bootstrap,
 ) -> tuple[dict[str, Score], tuple[str, ...]]:
     """What is left of the defence, per radius: strongest attack per image, over all and over each suite.
 
@@ -155,8 +155,7 @@ def adaptive_scores(
         clean_scores: ``(B,)`` of the same images before.
         threshold: of the detector.
         row: name of the detector.
-        resamples: of the bootstrap.
-        seed: of the bootstrap.
+        bootstrap: of the images.
 
     Returns:
         ``test/<row>/adaptive_<name>/eps_<e>`` for the strongest of all, ``.../eps_<e>_<suite>`` for each
@@ -173,9 +172,7 @@ def adaptive_scores(
                 torch.stack([cell["fooled"] for cell in cells]),
                 torch.stack([cell["score"] for cell in cells]),
             )
-            left = end_to_end(
-                worst.fooled, worst.score, clean_scores, threshold, resamples=resamples, seed=seed
-            )
+            left = end_to_end(worst.fooled, worst.score, clean_scores, threshold, bootstrap)
             group = level if suite is None else f"{level}_{suite}"
             scores |= {f"test/{row}/adaptive_{name}/{group}": score for name, score in vars(left).items()}
             if suite is None:

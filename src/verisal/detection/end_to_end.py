@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from verisal.errors import DataError
-from verisal.functional.statistics.detection import bootstrap_auroc, bootstrap_rate
-from verisal.functional.statistics.intervals import bootstrap_mean
+from verisal.functional.statistics.resampled import Bootstrap
 from verisal.results import Score
 
 __all__ = ["EndToEnd", "Strongest", "end_to_end", "nearest_of_other_class", "strongest"]
@@ -110,9 +109,7 @@ def end_to_end(
     scores: Tensor,
     clean_scores: Tensor,
     threshold: float,
-    *,
-    resamples: int = 2000,
-    seed: int = 0,
+    bootstrap: Bootstrap,
 ) -> EndToEnd:
     """Judge a classifier and a detector together on attacked images.
 
@@ -125,8 +122,7 @@ def end_to_end(
         scores: ``(B,)`` of the attacked images; read where fooled.
         clean_scores: ``(B,)`` of the same images before the attack.
         threshold: chosen on clean validation images.
-        resamples: bootstrap resamples of the 95 % intervals; 0 for none.
-        seed: of the resampling.
+        bootstrap: of the images.
 
     Raises:
         DataError: sides that differ in length, or a threshold or a score of a fooling image that is NaN.
@@ -144,11 +140,11 @@ def end_to_end(
     hits = scores[fooled]
     kept = ~fooled | (scores > threshold)
     return EndToEnd(
-        fooled=bootstrap_mean(fooled.double(), resamples=resamples, seed=seed),
-        detected=bootstrap_rate(hits, threshold, resamples=resamples),
-        auroc=bootstrap_auroc(hits, clean_scores[fooled], resamples=resamples, seed=seed),
-        right_or_rejected=bootstrap_mean(kept.double(), resamples=resamples, seed=seed),
-        clean_rejected=bootstrap_rate(clean_scores, threshold, resamples=resamples),
+        fooled=bootstrap.mean(fooled).score(),
+        detected=bootstrap.rate_above(hits, threshold).score(),
+        auroc=bootstrap.auroc(hits, clean_scores[fooled]).score(),
+        right_or_rejected=bootstrap.mean(kept).score(),
+        clean_rejected=bootstrap.rate_above(clean_scores, threshold).score(),
     )
 
 

@@ -8,19 +8,11 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from torch import Tensor
 
 from verisal.detection.metric import DetectionTable
 from verisal.errors import ConfigError, DataError
-from verisal.functional.statistics.detection import (
-    auroc,
-    bootstrap_weights,
-    pair_by_image,
-    rate_above,
-    resampled_auroc,
-    resampled_rate,
-)
-from verisal.functional.statistics.shares import Share, least_share, share_difference, share_of_resamples
+from verisal.functional.statistics.detection import pair_by_image
+from verisal.functional.statistics.resampled import Bootstrap, Resampled
 from verisal.results import Score
 
 __all__ = ["Families", "transfer_report"]
@@ -72,39 +64,6 @@ class Families:
         return tuple(family for family in self.attacks if family not in seen)
 
 
-@final
-@dataclass(frozen=True)
-class _Resampled:
-    """A share or the least of some, the same in every bootstrap resample, and its limits.
-
-    Attributes:
-        worth: how many images it is worth where the resamples do not say.
-    """
-
-    value: float
-    resampled: Tensor
-    n: int
-    undefined: int
-    worth: float
-    limits: tuple[float, float]
-
-    @property
-    def share(self) -> Share:
-        return share_of_resamples(self.value, self.resampled, self.worth)
-
-    def score(self) -> Score:
-        return Score(self.value, *self.limits, n=self.n, undefined=self.undefined)
-
-    def minus(self, other: _Resampled) -> Score:
-        return share_difference(
-            (self.value, *self.limits),
-            (other.value, *other.limits),
-            (self.resampled, other.resampled),
-            n=min(self.n, other.n),
-            undefined=max(self.undefined, other.undefined),
-        )
-
-
 _UNDEFINED = Score(math.nan, math.nan, math.nan, n=0)
 
 
@@ -119,15 +78,14 @@ def transfer_report(
     thresholds: Mapping[str, Mapping[str, Mapping[float, float | None]]],
     default: str,
     head: str,
-    seed: int = 0,
-    resamples: int = 2000,
+    bootstrap: Bootstrap,
 ) -> dict[str, Score]:
     """The leave-one-family-out matrix, its seen and unseen columns, and differences to the head row.
 
     A family's score is the mean over its attacks. ``mean_unseen`` and ``worst_unseen`` are mean and least
     over the families that the fit has not seen. One bootstrap over images serves every number: an image
     takes its clean and all its attacked versions along, and the mean is taken within a resample. The least
-    has the limits of :func:`.least_share`, since the least of a resample is too low.
+    has the limits of :meth:`.Resampled.least`, since the least of a resample is too low.
     A pair with a NaN score is left out and counted.
 
     Names, per row: ``<split>/<row>/auroc/mean_unseen`` and so on for the fit ``default``, also
@@ -145,8 +103,7 @@ def transfer_report(
         thresholds: fit to row to rate to threshold, from validation images.
         default: the fit of the main columns.
         head: the row that the others are compared with.
-        seed: of the bootstrap.
-        resamples: bootstrap resamples.
+        bootstrap: of the images; its images are resampled together.
 
     Raises:
         ConfigError: a fit without a table, a head that is no row.
@@ -158,13 +115,13 @@ def transfer_report(
             f" {sorted(tables)}, fits {sorted(families.fits)}, default {default!r}, head {head!r}"
         )
     images = 1 + max(int(table.image_index.max()) for table in tables.values())
-    weights = bootstrap_weights(images, resamples=resamples, seed=seed)
+    bootstrap = Bootstrap(bootstrap.resamples, seed=bootstrap.seed, together=images)
     numbers = {name: number for number, name in groups.items()}
     report: dict[str, Score] = {}
-    compared: dict[tuple[str, str], _Resampled] = {}
+    compared: dict[tuple[str, str], Resampled] = {}
     for fit, table in tables.items():
         for index, row in enumerate(rows):
-            cells = _by_family(table, index, families, numbers, clean, weights)
+            cells = _by_family(table, index, families, numbers, clean, bootstrap)
             for family in families.attacks:
                 name = f"{split}/{row}/auroc_fitted_on_{fit}/{family}"
                 report[name] = cells[family].score() if family in cells else _UNDEFINED
@@ -175,7 +132,7 @@ def transfer_report(
                     compared[row, column] = found
             at = thresholds[fit].get(row, {}).get(_RATE)
             if fit == default and at is not None:
-                rates = _by_family(table, index, families, numbers, clean, weights, threshold=at)
+                rates = _by_family(table, index, families, numbers, clean, bootstrap, threshold=at)
                 for column, found in _columns(rates, families, fit).items():
                     report[f"{split}/{row}/tpr_at_fpr5/{column}"] = found.score()
     for (row, column), other in compared.items():
@@ -190,65 +147,41 @@ def _by_family(
     families: Families,
     numbers: Mapping[str, int],
     clean: int,
-    weights: Tensor,
+    bootstrap: Bootstrap,
     *,
     threshold: float | None = None,
-) -> dict[str, _Resampled]:
+) -> dict[str, Resampled]:
     """Mean over attacks of AUROC, or of the share above a threshold, of every family that has successes."""
     negatives = table.of_group(clean)
-    found: dict[str, _Resampled] = {}
+    found: dict[str, Resampled] = {}
     for family, attacks in families.attacks.items():
         parts = []
         for attack in attacks:
             part = table.of_group(numbers[attack])
             first, second = pair_by_image(part.image_index, negatives.image_index)
             positive, negative = part.row_scores(row)[first], negatives.row_scores(row)[second]
-            defined = ~(positive.isnan() | negative.isnan())
-            n, undefined = int(defined.sum()), int((~defined).sum())
-            if not n:
-                continue
-            positive, negative = positive[defined], negative[defined]
-            own = weights[:, part.image_index[first][defined]]
+            of = part.image_index[first]
             if threshold is None:
-                value, resampled = auroc(positive, negative), resampled_auroc(positive, negative, own)
+                resampled = bootstrap.auroc(positive, negative, images=of)
             else:
-                value, resampled = rate_above(positive, threshold), resampled_rate(positive > threshold, own)
-            parts.append(_share(value, resampled, n, undefined, worth=n))
+                unpaired = positive.where(~negative.isnan(), torch.nan)
+                resampled = bootstrap.rate_above(unpaired, threshold, images=of)
+            if resampled.n:
+                parts.append(resampled)
         if parts:
-            found[family] = _mean(parts)
+            found[family] = Resampled.mean(parts)
     if not found:
         raise DataError("no attack of any family succeeded; raise its eps or steps, or check the classifier")
     return found
 
 
-def _columns(cells: Mapping[str, _Resampled], families: Families, fit: str) -> dict[str, _Resampled]:
+def _columns(cells: Mapping[str, Resampled], families: Families, fit: str) -> dict[str, Resampled]:
     seen = [cells[family] for family in families.seen(fit) if family in cells]
     unseen = [cells[family] for family in families.unseen(fit) if family in cells]
     strict = [cells[family] for family in families.unseen(fit, strict=True) if family in cells]
-    columns = {"mean_seen": _mean(seen)} if seen else {}
+    columns = {"mean_seen": Resampled.mean(seen)} if seen else {}
     if unseen:
-        columns |= {"mean_unseen": _mean(unseen), "worst_unseen": _least(unseen)}
+        columns |= {"mean_unseen": Resampled.mean(unseen), "worst_unseen": Resampled.least(unseen)}
     if strict and len(strict) < len(unseen):
-        columns["mean_unseen_strict"] = _mean(strict)
+        columns["mean_unseen_strict"] = Resampled.mean(strict)
     return columns
-
-
-def _share(value: float, resampled: Tensor, n: int, undefined: int, *, worth: float) -> _Resampled:
-    limits = share_of_resamples(value, resampled, worth).limits()
-    return _Resampled(value, resampled, n, undefined, worth, limits)
-
-
-def _mean(parts: Sequence[_Resampled]) -> _Resampled:
-    value = sum(part.value for part in parts) / len(parts)
-    resampled = torch.stack([part.resampled for part in parts]).mean(dim=0)
-    n, undefined = max(part.n for part in parts), max(part.undefined for part in parts)
-    # Attacks on the same images err together: their standard errors add up.
-    worth = (len(parts) / sum(part.worth**-0.5 for part in parts)) ** 2
-    return _share(value, resampled, n, undefined, worth=worth)
-
-
-def _least(parts: Sequence[_Resampled]) -> _Resampled:
-    resampled = torch.stack([part.resampled for part in parts]).amin(dim=0)
-    value, low, high = least_share([part.share for part in parts])
-    n, undefined = min(part.n for part in parts), max(part.undefined for part in parts)
-    return _Resampled(value, resampled, n, undefined, min(part.worth for part in parts), (low, high))

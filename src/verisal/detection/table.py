@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal, final
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,23 +12,12 @@ from torch import Tensor
 from verisal.detection.metric import DetectionTable
 from verisal.errors import ConfigError, NumericError
 from verisal.functional.statistics.detection import (
-    auroc,
-    bootstrap_rate,
-    bootstrap_weights,
-    fpr_at_tpr95,
     negatives_needed,
     pair_by_image,
     roc_curve,
     threshold_at_fpr,
-    weighted_auroc,
-    weighted_fpr_at_tpr,
 )
-from verisal.functional.statistics.shares import (
-    FEWEST_FOR_TPR95,
-    greatest_share,
-    least_share,
-    share_of_resamples,
-)
+from verisal.functional.statistics.resampled import Bootstrap, Resampled
 from verisal.results import Curve, Histogram, Score
 
 __all__ = [
@@ -97,8 +86,7 @@ def detection_report(
     groups: Mapping[int, str],
     roles: Mapping[str, Role],
     thresholds: Mapping[str, Mapping[float, float | None]],
-    seed: int = 0,
-    resamples: int = 2000,
+    bootstrap: Bootstrap,
 ) -> dict[str, Score]:
     """Every number of the detection table, each with its interval over images.
 
@@ -115,8 +103,7 @@ def detection_report(
         roles: group name to its role.
         thresholds: from the validation split, never from this table; a missing row or rate, or None, gives
             undefined scores.
-        seed: of the bootstrap.
-        resamples: bootstrap resamples; 0 for values alone, e.g. every training epoch.
+        bootstrap: of the images; without resamples it gives values alone, e.g. every training epoch.
 
     Returns:
         ``<split>/<row>/<metric>/<attack or group>`` to its score.
@@ -126,7 +113,6 @@ def detection_report(
         NumericError: a detector that gives only two distinct scores, naming the row and the attack.
     """
     clean = _clean_group(groups, roles)
-    draw = _Resampling(seed=seed, resamples=resamples)
     report: dict[str, Score] = {}
     for row_index, row in enumerate(rows):
         at = {rate: thresholds.get(row, {}).get(rate) for rate in _RATES}
@@ -136,12 +122,12 @@ def detection_report(
             own = part.row_scores(row_index)
             role = roles[group]
             if role == "attack":
-                paired = _paired(part, negatives, row_index, name=f"{row}, {group}", draw=draw)
+                paired = _paired(part, negatives, row_index, name=f"{row}, {group}", bootstrap=bootstrap)
                 report.update({f"{split}/{row}/{metric}/{group}": score for metric, score in paired.items()})
             for rate, (tpr, fpr) in _RATES.items():
                 metric = {"attack": tpr, "clean": fpr, "benign": fpr, "failed": "alarm_rate"}[role]
                 if role != "failed" or rate == 0.05:
-                    report[f"{split}/{row}/{metric}/{group}"] = draw.rate(own, at[rate])
+                    report[f"{split}/{row}/{metric}/{group}"] = _rate_above(own, at[rate], bootstrap)
     return report
 
 
@@ -183,63 +169,34 @@ def detection_histogram(
     )
 
 
-@final
-class _Resampling:
-    """Draws the bootstrap weights of each number of images once, for all rows and groups of a report."""
-
-    def __init__(self, *, seed: int, resamples: int) -> None:
-        self.seed = seed
-        self.resamples = resamples
-        self._drawn: dict[int, Tensor] = {}
-
-    def weights(self, images: int) -> Tensor:
-        if images not in self._drawn:
-            self._drawn[images] = bootstrap_weights(images, resamples=self.resamples, seed=self.seed)
-        return self._drawn[images]
-
-    def rate(self, scores: Tensor, threshold: float | None) -> Score:
-        """Share of alarms; undefined for all images where the threshold is not supported."""
-        if threshold is None:
-            return Score(math.nan, math.nan, math.nan, n=0, undefined=len(scores))
-        return bootstrap_rate(scores, threshold, resamples=self.resamples)
+def _rate_above(scores: Tensor, threshold: float | None, bootstrap: Bootstrap) -> Score:
+    """Share of alarms; undefined for all images where the threshold is not supported."""
+    return bootstrap.rate_above(scores, math.nan if threshold is None else threshold).score()
 
 
 def _paired(
-    attacked: DetectionTable, clean: DetectionTable, row: int, *, name: str, draw: _Resampling
+    attacked: DetectionTable, clean: DetectionTable, row: int, *, name: str, bootstrap: Bootstrap
 ) -> dict[str, Score]:
     first, second = pair_by_image(attacked.image_index, clean.image_index)
-    positive, negative = attacked.scores[first, row], clean.scores[second, row]
-    defined = ~(positive.isnan() | negative.isnan()).any(dim=1)
-    positive, negative = positive[defined], negative[defined]
-    n, undefined = len(positive), len(attacked) - len(positive)
-    several = bool((positive != positive[:, :1]).any() or (negative != negative[:, :1]).any())
-    names = ["auroc", "fpr_at_tpr95"]
-    names += [f"auroc_member_{kind}" for kind in ("min", "mean", "max")] if several else []
-    if n == 0:
-        return {metric: Score(math.nan, math.nan, math.nan, n=0, undefined=undefined) for metric in names}
-    weights = draw.weights(n)
+    positive = attacked.scores[:, row].clone()
+    negative = torch.full_like(positive, torch.nan)
+    negative[first] = clean.scores[second, row]
+    # An image counts where all members have scored both its sides.
+    positive[(positive.isnan() | negative.isnan()).any(dim=1)] = torch.nan
+    kept = ~positive.isnan().any(dim=1)
+    several = any(bool((side[kept] != side[kept, :1]).any()) for side in (positive, negative))
     own = positive.mean(dim=1), negative.mean(dim=1)
     try:
-        found = [
-            share_of_resamples(auroc(*own), weighted_auroc(*own, weights), n),
-            share_of_resamples(fpr_at_tpr95(*own), weighted_fpr_at_tpr(*own, weights), n),
-        ]
-        fewest = (0, FEWEST_FOR_TPR95)
-        scores = [
-            share.score(n=n, undefined=undefined, fewest=least)
-            for share, least in zip(found, fewest, strict=True)
-        ]
+        scores = {"auroc": bootstrap.auroc(*own), "fpr_at_tpr95": bootstrap.fpr_at_tpr95(*own)}
         if several:
-            members = list(zip(positive.unbind(1), negative.unbind(1), strict=True))
-            areas = [auroc(*sides) for sides in members]
-            drawn = [weighted_auroc(*sides, weights) for sides in members]
-            each = [share_of_resamples(area, one, n) for area, one in zip(areas, drawn, strict=True)]
-            mean = share_of_resamples(sum(areas) / len(areas), torch.stack(drawn).mean(dim=0), n)
-            ends = (least_share(each), (mean.value, *mean.limits()), greatest_share(each))
-            scores += [Score(*end, n=n, undefined=undefined) for end in ends]
+            sides = zip(positive.unbind(1), negative.unbind(1), strict=True)
+            members = [bootstrap.auroc(*member) for member in sides]
+            scores["auroc_member_min"] = Resampled.least(members)
+            scores["auroc_member_mean"] = Resampled.mean(members)
+            scores["auroc_member_max"] = Resampled.greatest(members)
     except NumericError as error:
         raise NumericError(f"{name}: {error}") from error
-    return dict(zip(names, scores, strict=True))
+    return {metric: resampled.score() for metric, resampled in scores.items()}
 
 
 def _clean_group(groups: Mapping[int, str], roles: Mapping[str, Role]) -> int:

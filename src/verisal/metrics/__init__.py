@@ -1,6 +1,6 @@
 """Metrics with state: what an epoch gathers over batches and processes, and the tables made from it."""
 
-from verisal.metrics._base import ImageRows, ImageTable, Reduced, SaliencyMetric, reduce_means
+from verisal.metrics._base import ImageRows, ImageTable, SaliencyMetric
 from verisal.metrics.attacked_sensitivity import AttackedSensitivity
 from verisal.metrics.class_ranks import ClassRankScores
 from verisal.metrics.curves import CurveMetric, MeanCurve, PerturbationCurve, RelevanceGap
@@ -35,11 +35,9 @@ __all__ = [
     "PointingGame",
     "PresentQueries",
     "PxAP",
-    "Reduced",
     "RelevanceGap",
     "SaliencyFidelity",
     "SaliencyMetric",
     "SensitivityMax",
     "Smoothness",
-    "reduce_means",
 ]

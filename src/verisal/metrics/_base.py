@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, Literal, final
 
 import torch
@@ -14,13 +12,9 @@ from torchmetrics import Metric
 
 from verisal._numbers import check_range
 from verisal.errors import DataError
-from verisal.functional.statistics.detection import bootstrap_weights, percentile_score
-from verisal.functional.statistics.intervals import are_hits, weighted_means
-from verisal.functional.statistics.shares import plain_rate, share_of_resamples
+from verisal.functional.statistics.resampled import Bootstrap, Resampled
 from verisal.results import Score
 from verisal.types import Explained
-
-__all__ = ["ImageRows", "ImageTable", "Reduced", "SaliencyMetric", "reduce_means"]
 
 
 class ImageRows:
@@ -38,45 +32,6 @@ class ImageRows:
     def __init__(self, image_ids: tuple[str, ...], rows: Tensor) -> None:
         self.image_ids = image_ids
         self.rows = rows
-
-
-@dataclass(frozen=True)
-class Reduced:
-    """One score in every resample, and what its 95 % interval is made of.
-
-    Attributes:
-        values: ``(S,)`` float64.
-        defined: ``(n,)`` bool, which images count.
-        limits: ``percentiles`` of the resamples; ``rate``: those of a rate among the images that count;
-            ``share``: those of a rate that varies as much as the resamples do; ``none``: it has no interval.
-        images: how many images a ``share`` is worth where the resamples do not say; all that count if None.
-        ceiling: ``(S,)`` greater values, whose upper limit a ``rate`` takes over.
-    """
-
-    values: Tensor
-    defined: Tensor
-    limits: Literal["percentiles", "rate", "share", "none"] = "percentiles"
-    images: float | None = None
-    ceiling: Tensor | None = None
-
-
-def reduce_means(names: Sequence[str], rows: Tensor, weights: Tensor) -> dict[str, Reduced]:
-    """The reduction of metrics that are one value per image: the mean of every named column.
-
-    Values that are all 0 or 1 are hits, and their mean is a rate.
-
-    Args:
-        names: R names.
-        rows: ``(n, R)``; NaN and infinity are undefined.
-        weights: ``(S, n)``.
-    """
-    found = {}
-    for index, name in enumerate(names):
-        column = rows[:, index]
-        defined = column.isfinite()
-        limits: Literal["rate", "percentiles"] = "rate" if are_hits(column[defined]) else "percentiles"
-        found[name] = Reduced(weighted_means(column, weights), defined, limits)
-    return found
 
 
 @final
@@ -163,12 +118,13 @@ class SaliencyMetric(Metric, ABC):
     def rows_of(self, explained: Explained) -> Tensor:
         """``(B, R)`` values of one batch on the device of its images; NaN where an image cannot be scored."""
 
-    @abstractmethod
-    def reduce(self, rows: Tensor, weights: Tensor) -> Mapping[str, Reduced]:
-        """Scores by name in every resample, from ``rows (n, R)`` and ``weights (S, n)``, n at least 1.
+    def reduce(self, rows: Tensor, bootstrap: Bootstrap) -> Mapping[str, Resampled]:
+        """Scores by name of ``rows (n, R)``, n at least 1; by default the mean of every column.
 
         The names are short (``auc``, ``accuracy``); the metric's own name stands before them in a report.
+        The bootstrap resamples the n images together.
         """
+        return {name: bootstrap.mean(column) for name, column in zip(self.columns, rows.T, strict=True)}
 
     def update(self, explained: Explained) -> None:
         """Add a batch.
@@ -212,39 +168,13 @@ class SaliencyMetric(Metric, ABC):
         rows, n = table.rows, len(table.rows)
         if n == 0:
             raise DataError(f"{self.name}: no image was added before compute()")
-        values = self.reduce(rows, torch.ones(1, n, dtype=torch.float64))
-        resampled: Mapping[str, Reduced] = {}
-        if self.resamples and any(found.limits in ("percentiles", "share") for found in values.values()):
-            resampled = self.reduce(rows, bootstrap_weights(n, resamples=self.resamples, seed=self.seed))
-        nothing = torch.empty(0)
-        return {
-            name: _score(found, resampled[name].values if name in resampled else nothing)
-            if self.resamples
-            else _score(replace(found, limits="none"), nothing)
-            for name, found in values.items()
-        }
+        bootstrap = Bootstrap(self.resamples, seed=self.seed, together=n)
+        return {name: resampled.score() for name, resampled in self.reduce(rows, bootstrap).items()}
 
     def reset(self) -> None:
         """Forget all images."""
         super().reset()
         self._kept.reset()
-
-
-def _score(found: Reduced, resampled: Tensor) -> Score:
-    value, n = float(found.values[0]), int(found.defined.sum())
-    undefined = len(found.defined) - n
-    match found.limits:
-        case "percentiles":
-            return percentile_score(value, resampled[~resampled.isnan()], n=n, undefined=undefined)
-        case "share":
-            return share_of_resamples(value, resampled, found.images or n).score(n=n, undefined=undefined)
-        case "rate":
-            low, high = plain_rate(value, n).limits()
-            if found.ceiling is not None:
-                high = plain_rate(float(found.ceiling[0]), n).limits()[1]
-            return Score(value, low, high, n=n, undefined=undefined)
-        case "none":
-            return Score(value, math.nan, math.nan, n=n, undefined=undefined)
 
 
 def _encoded(image_ids: Sequence[str]) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import MISSING, fields, is_dataclass, replace
 from typing import final
 
@@ -16,7 +16,7 @@ from verisal.functional.comparison.sensitivity import map_change
 from verisal.functional.comparison.similarity import attribution_of, defined_maps
 from verisal.functional.outputs import ask
 from verisal.functional.scopes import scoring
-from verisal.metrics._base import Reduced, SaliencyMetric, reduce_means
+from verisal.metrics._base import SaliencyMetric
 from verisal.saliency.shared_work import shared, work_key
 from verisal.types import Explained, SaliencyResult
 
@@ -95,10 +95,6 @@ class AttackedSensitivity(SaliencyMetric):
         if len(rows):
             values[rows] = self._values(explained, rows, attribution[rows])
         return values
-
-    def reduce(self, rows: Tensor, weights: Tensor) -> Mapping[str, Reduced]:
-        """Means over images."""
-        return reduce_means(self.columns, rows, weights)
 
     def _values(self, explained: Explained, rows: Tensor, attribution: Tensor) -> Tensor:
         images, query = explained.images[rows], explained.query_class[rows]

@@ -14,7 +14,7 @@ from verisal.errors import DataError
 from verisal.functional.comparison.similarity import spearman, ssim
 from verisal.functional.regions.boxes import nearest_ious
 from verisal.functional.regions.localisation import frozen_boxes, threshold_level
-from verisal.functional.statistics.intervals import bootstrap_mean
+from verisal.functional.statistics.resampled import Bootstrap
 from verisal.metrics._base import ImageTable
 from verisal.metrics.disturbed import kind_of
 from verisal.results import Score
@@ -105,15 +105,8 @@ class ClassRankScores:
 
     def scores_of(self, columns: Mapping[str, Tensor]) -> dict[str, Score]:
         """Means with intervals of what :meth:`columns` gave."""
-        return {
-            name: bootstrap_mean(
-                values,
-                kind=kind_of(name),
-                resamples=self.resamples,
-                seed=self.seed,
-            )
-            for name, values in columns.items()
-        }
+        bootstrap = Bootstrap(self.resamples, seed=self.seed)
+        return {name: bootstrap.mean(own, kind=kind_of(name)).score() for name, own in columns.items()}
 
     def _right(
         self, maps: Tensor, boxes: Sequence[Tensor], has_box: Tensor, *, high: Tensor | None = None

@@ -20,7 +20,8 @@ from verisal.functional.removal.curves import (
     perturbation_curve,
     tied_share,
 )
-from verisal.metrics._base import Reduced, SaliencyMetric, reduce_means
+from verisal.functional.statistics.resampled import Bootstrap, Resampled
+from verisal.metrics._base import SaliencyMetric
 from verisal.types import Explained
 
 __all__ = ["CurveMetric", "MeanCurve", "PerturbationCurve", "RelevanceGap"]
@@ -70,9 +71,9 @@ class CurveMetric(SaliencyMetric, ABC):
         super().__init__(name, [*values, *points], resamples=resamples, seed=seed)
         self.values, self.curve_names, self.fractions = tuple(values), tuple(curves), tuple(fractions)
 
-    def reduce(self, rows: Tensor, weights: Tensor) -> Mapping[str, Reduced]:
+    def reduce(self, rows: Tensor, bootstrap: Bootstrap) -> Mapping[str, Resampled]:
         """Mean of every value over the images that count."""
-        return reduce_means(self.values, rows, weights)
+        return {name: bootstrap.mean(column) for name, column in zip(self.values, rows.T, strict=False)}
 
     def curves(self) -> dict[str, MeanCurve]:
         """Mean curves by name. With several processes all must call, as for :meth:`compute`.

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import final
 
 from torch import Tensor
 
 from verisal._numbers import check_range
 from verisal.functional.removal.faithfulness import dabkowski_gal
-from verisal.metrics._base import Reduced, SaliencyMetric, reduce_means
+from verisal.metrics._base import SaliencyMetric
 from verisal.types import Explained
 
 __all__ = ["DabkowskiGal"]
@@ -66,7 +65,3 @@ class DabkowskiGal(SaliencyMetric):
             empty_probability=self.empty_probability,
             chunk_size=self.chunk_size,
         )[:, None]
-
-    def reduce(self, rows: Tensor, weights: Tensor) -> Mapping[str, Reduced]:
-        """Mean over images."""
-        return reduce_means(self.columns, rows, weights)

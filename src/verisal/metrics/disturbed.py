@@ -15,8 +15,8 @@ from verisal.functional.comparison.similarity import defined_maps, spearman, ssi
 from verisal.functional.regions.boxes import nearest_ious
 from verisal.functional.regions.disturbed import QUERIES
 from verisal.functional.regions.localisation import energy_inside, frozen_boxes, threshold_level
-from verisal.functional.statistics.intervals import bootstrap_mean
-from verisal.metrics._base import ImageTable, Reduced, SaliencyMetric, reduce_means
+from verisal.functional.statistics.resampled import Bootstrap
+from verisal.metrics._base import ImageTable, SaliencyMetric
 from verisal.metrics.localisation import boxes_of, object_masks_of
 from verisal.results import Score
 from verisal.types import Explained, SaliencyResult
@@ -130,12 +130,7 @@ class DisturbedScores:
 
     def _score(self, name: str, values: Tensor) -> Score:
         if not name.startswith("n_empty"):
-            return bootstrap_mean(
-                values,
-                kind=kind_of(name),
-                resamples=self.resamples,
-                seed=self.seed,
-            )
+            return Bootstrap(self.resamples, seed=self.seed).mean(values, kind=kind_of(name)).score()
         counted = int((~values.isnan()).sum())
         total = float(values.nansum()) if counted else math.nan
         return Score(total, math.nan, math.nan, n=counted, undefined=len(values) - counted)
@@ -176,10 +171,6 @@ class PresentQueries(SaliencyMetric):
         rows = torch.stack([energy & box, energy, box, ~defined_maps(maps)], dim=1).double()
         asked = _finite(maps) & region.any(dim=(1, 2)) & box.new_tensor([len(own) > 0 for own in boxes])
         return rows.where(asked[:, None], torch.nan)
-
-    def reduce(self, rows: Tensor, weights: Tensor) -> Mapping[str, Reduced]:
-        """Shares of the queries."""
-        return reduce_means(self.columns, rows, weights)
 
 
 def _part(result: SaliencyResult, index: Tensor) -> SaliencyResult:
@@ -227,7 +218,7 @@ def _where(columns: Tensor, defined: Tensor) -> Tensor:
 
 
 def kind_of(name: str) -> Literal["value", "measure", "hit difference"]:
-    """What the mean of a column of this name is of, for :func:`.bootstrap_mean`."""
+    """What the mean of a column of this name is of, for :meth:`.Bootstrap.mean`."""
     if name.startswith("margin"):
         return "hit difference"
     return "measure" if name.startswith(("response", "norm", "spearman", "ssim")) else "value"

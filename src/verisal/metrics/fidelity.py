@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import final
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 from verisal._numbers import check_range
 from verisal.functional.comparison.similarity import attribution_of, postprocess
 from verisal.functional.removal.faithfulness import saliency_fidelity
-from verisal.metrics._base import Reduced, SaliencyMetric, reduce_means
+from verisal.metrics._base import SaliencyMetric
 from verisal.types import Explained
 
 __all__ = ["SaliencyFidelity"]
@@ -60,7 +59,3 @@ class SaliencyFidelity(SaliencyMetric):
         )
         floored = found.floored.double().where(~found.values.isnan(), torch.nan)
         return torch.stack([found.values, floored], dim=1)
-
-    def reduce(self, rows: Tensor, weights: Tensor) -> Mapping[str, Reduced]:
-        """Means over images."""
-        return reduce_means(self.columns, rows, weights)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Literal, final
 
 import torch
@@ -18,7 +17,7 @@ from verisal.functional.removal.infidelity import (
     responses,
     square_responses,
 )
-from verisal.metrics._base import Reduced, SaliencyMetric, reduce_means
+from verisal.metrics._base import SaliencyMetric
 from verisal.types import Explained
 
 __all__ = ["Infidelity"]
@@ -83,10 +82,6 @@ class Infidelity(SaliencyMetric):
         found = self._responses(explained, attribution)
         values = torch.stack([infidelity(found, normalised=flag) for flag in (False, True)], dim=1)
         return values.where(defined_maps(attribution)[:, None], torch.nan)
-
-    def reduce(self, rows: Tensor, weights: Tensor) -> Mapping[str, Reduced]:
-        """Means over images."""
-        return reduce_means(self.columns, rows, weights)
 
     def _responses(self, explained: Explained, attribution: Tensor) -> Responses:
         if self.perturbation == "squares" or self.samples is None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import final
 
 import torch
@@ -23,7 +25,8 @@ from verisal.functional.regions.localisation import (
     pointing_tolerance,
 )
 from verisal.functional.seeding import derive_seed
-from verisal.metrics._base import Reduced, SaliencyMetric, reduce_means
+from verisal.functional.statistics.resampled import Bootstrap, Resampled
+from verisal.metrics._base import SaliencyMetric
 from verisal.types import Explained
 
 __all__ = ["EnergyInside", "MaxBoxAcc", "MaxBoxAccV2", "PointingGame", "PxAP"]
@@ -97,18 +100,22 @@ class PointingGame(SaliencyMetric):
         hits = pointing_hits(explained.result.saliency, masks, tolerance=reach)
         return torch.stack([hits, explained.query_class.to(hits)], dim=1)
 
-    def reduce(self, rows: Tensor, weights: Tensor) -> Mapping[str, Reduced]:
+    def reduce(self, rows: Tensor, bootstrap: Bootstrap) -> Mapping[str, Resampled]:
         """``accuracy``: mean over the classes that occur; ``image_accuracy``: mean over images."""
-        by_image = reduce_means(("image_accuracy",), rows[:, :1], weights)["image_accuracy"]
-        kept = rows[by_image.defined]
-        member = (kept[:, 1:] == torch.unique(kept[:, 1])).double()
-        share = weights[:, by_image.defined].double()
-        of_class = (share @ (member * kept[:, :1])) / (share @ member)
+        defined = rows[:, 0].isfinite()
+        hits, classes = rows[defined].T
+        member = (classes[:, None] == torch.unique(classes)).double()
+
+        def accuracy(weights: Tensor) -> Tensor:
+            share = weights.double()
+            of_class: Tensor = (share @ (member * hits[:, None])) / (share @ member)
+            return of_class.nanmean(dim=1)
+
         # A class of one image counts as much as one of many.
-        worth = member.shape[1] ** 2 / float(member.sum(dim=0).reciprocal().sum()) if len(kept) else None
+        worth = member.shape[1] ** 2 / float(member.sum(dim=0).reciprocal().sum()) if len(hits) else None
         return {
-            "accuracy": Reduced(of_class.nanmean(dim=1), by_image.defined, "share", images=worth),
-            "image_accuracy": by_image,
+            "accuracy": bootstrap.of(accuracy, defined, kind="share", worth=worth),
+            "image_accuracy": bootstrap.mean(rows[:, 0]),
         }
 
 
@@ -131,10 +138,6 @@ class EnergyInside(SaliencyMetric):
         masks = object_masks_of(explained, self.name)
         energy = energy_inside(explained.result.saliency, masks)
         return torch.stack([energy, object_area(masks).where(~energy.isnan(), torch.nan)], dim=1)
-
-    def reduce(self, rows: Tensor, weights: Tensor) -> Mapping[str, Reduced]:
-        """Means over images."""
-        return reduce_means(self.columns, rows, weights)
 
 
 @final
@@ -181,14 +184,13 @@ class MaxBoxAcc(SaliencyMetric):
         )
         return _right(ious, self.iou)
 
-    def reduce(self, rows: Tensor, weights: Tensor) -> Mapping[str, Reduced]:
+    def reduce(self, rows: Tensor, bootstrap: Bootstrap) -> Mapping[str, Resampled]:
         """The rate at levels chosen on the other half, and at the best level."""
-        defined = ~rows[:, 0].isnan()
-        rates, highest = _cross_fitted(rows[:, None], weights, self.seed)
-        judged = defined & ~rates.isnan().any()
+        rates, highest, undefined = _cross_fitted(rows[:, None], self.seed)
+        n = len(rows) - undefined
         return {
-            "accuracy": Reduced(rates[:, 0], judged, "rate", ceiling=highest[:, 0]),
-            "maximum": Reduced(highest[:, 0], defined, "none"),
+            "accuracy": _rate(bootstrap, float(rates[0]), float(highest[0]), n, undefined),
+            "maximum": Resampled(float(highest[0]), n=n, undefined=undefined),
         }
 
 
@@ -226,18 +228,16 @@ class MaxBoxAccV2(SaliencyMetric):
         )
         return torch.cat([_right(ious, iou) for iou in _V2_IOUS], dim=1)
 
-    def reduce(self, rows: Tensor, weights: Tensor) -> Mapping[str, Reduced]:
+    def reduce(self, rows: Tensor, bootstrap: Bootstrap) -> Mapping[str, Resampled]:
         """``accuracy`` and ``maximum``: means over overlaps; ``iou0.3``, ``iou0.5``, ``iou0.7``: each."""
-        defined = ~rows[:, 0].isnan()
-        rates, highest = _cross_fitted(rows.view(len(rows), len(_V2_IOUS), NUM_LEVELS), weights, self.seed)
-        mean, judged = highest.mean(dim=1), defined & ~rates.isnan().any()
+        levels = rows.view(len(rows), len(_V2_IOUS), NUM_LEVELS)
+        rates, highest, undefined = _cross_fitted(levels, self.seed)
+        n, best = len(rows) - undefined, float(highest.mean())
+        each = zip(_V2_IOUS, rates.tolist(), highest.tolist(), strict=True)
         return {
-            "accuracy": Reduced(rates.mean(dim=1), judged, "rate", ceiling=mean),
-            **{
-                f"iou{iou:g}": Reduced(rates[:, index], judged, "rate", ceiling=highest[:, index])
-                for index, iou in enumerate(_V2_IOUS)
-            },
-            "maximum": Reduced(mean, defined, "none"),
+            "accuracy": _rate(bootstrap, float(rates.mean()), best, n, undefined),
+            **{f"iou{iou:g}": _rate(bootstrap, rate, high, n, undefined) for iou, rate, high in each},
+            "maximum": Resampled(best, n=n, undefined=undefined),
         }
 
 
@@ -269,38 +269,49 @@ class PxAP(SaliencyMetric):
         masks = object_masks_of(explained, self.name)
         return pixel_histograms(explained.result.saliency, masks, bins=_BINS).flatten(1)
 
-    def reduce(self, rows: Tensor, weights: Tensor) -> Mapping[str, Reduced]:
+    def reduce(self, rows: Tensor, bootstrap: Bootstrap) -> Mapping[str, Resampled]:
         """The area under the curve of every resample's pixels."""
         defined = ~rows[:, 0].isnan()
-        pooled = weights[:, defined].double() @ rows[defined]
-        return {"area": Reduced(pixel_average_precision(pooled.view(-1, 2, _BINS)), defined, "share")}
+        kept = rows[defined]
+
+        def area(weights: Tensor) -> Tensor:
+            return pixel_average_precision((weights.double() @ kept).view(-1, 2, _BINS))
+
+        return {"area": bootstrap.of(area, defined, kind="share")}
 
 
 def _right(ious: Tensor, enough: float) -> Tensor:
     return (ious >= enough).double().where(~ious.isnan(), torch.nan)
 
 
-def _cross_fitted(rows: Tensor, weights: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-    """Rates ``(S, Q)`` at the levels that are best on the other half of the images, and at the best levels.
+def _rate(bootstrap: Bootstrap, value: float, highest: float, n: int, undefined: int) -> Resampled:
+    """A rate among n images whose upper limit is that of the highest rate; undefined for one image."""
+    if math.isnan(value):
+        n, undefined = 0, undefined + n
+    rate, ceiling = (bootstrap.rate(one, n, undefined) for one in (value, highest))
+    return replace(rate, ends=(rate.limits()[0], ceiling.limits()[1]))
+
+
+def _cross_fitted(rows: Tensor, seed: int) -> tuple[Tensor, Tensor, int]:
+    """Rates at the levels that are best on the other half of the images, and at the best levels.
 
     More than two parts would be judged at thresholds that have most of their images in common, and the rate
     would vary by more than its interval says.
 
     Args:
         rows: ``(n, Q, L)`` hits of Q questions at L levels; NaN is undefined.
-        weights: ``(S, n)``.
         seed: of the halves.
+
+    Returns:
+        Both rates ``(Q,)``, and the number of undefined images.
     """
-    kept = ~rows[:, 0, 0].isnan()
-    rows, share = rows[kept].double(), weights[:, kept].double()
-    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(derive_seed(seed, "halves")))
-    hits = [torch.einsum("sn,nql->sql", share[:, half], rows[half]) for half in order.tensor_split(2)]
-    total = share.sum(dim=1)[:, None]
-    levels = [_middle_of_best(counts)[..., None] for counts in hits]
-    found = hits[0].gather(2, levels[1]) + hits[1].gather(2, levels[0])
-    highest = (hits[0] + hits[1]).amax(dim=2) / total
-    rates = found[..., 0] / total
-    return (rates if len(rows) > 1 else torch.full_like(rates, torch.nan)), highest
+    kept = rows[~rows[:, 0, 0].isnan()].double()
+    order = torch.randperm(len(kept), generator=torch.Generator().manual_seed(derive_seed(seed, "halves")))
+    hits = [kept[half].sum(dim=0) for half in order.tensor_split(2)]
+    levels = [_middle_of_best(counts)[:, None] for counts in hits]
+    judged = hits[0].gather(1, levels[1]) + hits[1].gather(1, levels[0])
+    rates, highest = judged[:, 0] / len(kept), (hits[0] + hits[1]).amax(dim=1) / len(kept)
+    return (rates if len(kept) > 1 else torch.full_like(rates, torch.nan)), highest, len(rows) - len(kept)
 
 
 def _middle_of_best(counts: Tensor) -> Tensor:

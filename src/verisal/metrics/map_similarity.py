@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import final
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from verisal.functional.comparison.maps import map_similarities, random_maps
 from verisal.functional.comparison.similarity import spearman
-from verisal.metrics._base import Reduced, SaliencyMetric, reduce_means
+from verisal.metrics._base import SaliencyMetric
 from verisal.types import Explained, SaliencyResult
 
 __all__ = ["MapSimilarity"]
@@ -54,7 +54,3 @@ class MapSimilarity(SaliencyMetric):
         # A deterministic method is like itself wherever its map is defined.
         floor = spearman(maps, maps if self.repeat is None else self.repeat(*asked).saliency)
         return torch.stack([*found.values(), floor, control], dim=1)
-
-    def reduce(self, rows: Tensor, weights: Tensor) -> Mapping[str, Reduced]:
-        """Means over images."""
-        return reduce_means(self.columns, rows, weights)

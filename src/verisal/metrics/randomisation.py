@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import final
 
 import torch
@@ -17,7 +19,8 @@ from verisal.functional.comparison.randomisation import (
     weighted_percentile,
 )
 from verisal.functional.comparison.similarity import attribution_of, defined_maps, spearman, ssim
-from verisal.metrics._base import Reduced, SaliencyMetric, reduce_means
+from verisal.functional.statistics.resampled import Bootstrap, Resampled
+from verisal.metrics._base import SaliencyMetric
 from verisal.types import Explained, SaliencyResult, check_images
 
 __all__ = ["CascadingRandomisation"]
@@ -94,20 +97,22 @@ class CascadingRandomisation(SaliencyMetric):
             columns.append(spearman(attribution_of(intact).expand_as(attribution), attribution))
         return torch.cat([torch.stack(columns, dim=1), intact.saliency.double().flatten(1)], dim=1)
 
-    def reduce(self, rows: Tensor, weights: Tensor) -> Mapping[str, Reduced]:
+    def reduce(self, rows: Tensor, bootstrap: Bootstrap) -> Mapping[str, Resampled]:
         """Mean similarities, and the percentiles of the reference."""
         count = len(_KINDS) * self.steps
-        scores = reduce_means(self.columns[:count], rows[:, :count], weights)
+        columns = zip(self.columns[:count], rows[:, :count].T, strict=True)
+        scores = {name: bootstrap.mean(column) for name, column in columns}
         maps = rows[:, count:].reshape(len(rows), 1, *self.images.shape[2:])
         defined = defined_maps(maps)
         kept = maps[defined]
         for name, similarity in (("spearman", spearman), ("ssim", ssim)):
             if len(kept) < 2:
-                values = torch.full((len(weights),), torch.nan, dtype=torch.float64)
-            else:
-                unrelated = kept[derangement(len(kept), seed=self.seed)]
-                values = weighted_percentile(similarity(kept, unrelated), weights[:, defined], 95.0)
-            scores[f"reference_{name}"] = Reduced(values, defined)
+                undefined = int((~defined).sum())
+                scores[f"reference_{name}"] = Resampled(math.nan, n=len(kept), undefined=undefined)
+                continue
+            values = similarity(kept, kept[derangement(len(kept), seed=self.seed)])
+            percentile = partial(weighted_percentile, values, percentile=95.0)
+            scores[f"reference_{name}"] = bootstrap.of(percentile, defined)
         return scores
 
 

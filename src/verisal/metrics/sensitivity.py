@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import final
 
 from torch import Tensor
@@ -10,7 +9,7 @@ from torch import Tensor
 from verisal._numbers import check_range
 from verisal.functional.comparison.sensitivity import sensitivity_max, uniform_noises
 from verisal.functional.comparison.similarity import attribution_of
-from verisal.metrics._base import Reduced, SaliencyMetric, reduce_means
+from verisal.metrics._base import SaliencyMetric
 from verisal.types import Explained
 
 __all__ = ["SensitivityMax"]
@@ -62,7 +61,3 @@ class SensitivityMax(SaliencyMetric):
             noises=uniform_noises(explained.images, radius=self.radius, samples=self.samples, seed=self.seed),
             chunk_size=self.chunk_size,
         )[:, None]
-
-    def reduce(self, rows: Tensor, weights: Tensor) -> Mapping[str, Reduced]:
-        """Mean over images."""
-        return reduce_means(self.columns, rows, weights)

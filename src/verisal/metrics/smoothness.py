@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import final
 
 import torch
 from torch import Tensor
 
 from verisal.functional.comparison.smoothness import high_frequency_share, variation_at_equal_mass
-from verisal.metrics._base import Reduced, SaliencyMetric, reduce_means
+from verisal.metrics._base import SaliencyMetric
 from verisal.types import Explained
 
 __all__ = ["Smoothness"]
@@ -38,7 +37,3 @@ class Smoothness(SaliencyMetric):
         """Of the maps as they are; the network is not asked."""
         maps = explained.result.saliency
         return torch.stack([variation_at_equal_mass(maps), high_frequency_share(maps)], dim=1)
-
-    def reduce(self, rows: Tensor, weights: Tensor) -> Mapping[str, Reduced]:
-        """Means over images."""
-        return reduce_means(self.columns, rows, weights)

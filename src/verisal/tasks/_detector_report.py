@@ -12,6 +12,7 @@ from verisal.detection import DetectorData
 from verisal.detection.attacked_images import GroupTable
 from verisal.detection.metric import DetectionTable
 from verisal.detection.table import detection_curves, detection_histogram, detection_report, threshold_notes
+from verisal.functional.statistics.resampled import Bootstrap
 from verisal.results import Evaluation, MaskPanel
 from verisal.saliency.gates.masks import fuse_layers, resize_maps
 
@@ -28,8 +29,7 @@ def build_evaluation(
     *,
     rows: Sequence[str],
     thresholds: Mapping[str, Mapping[float, float | None]],
-    resamples: int,
-    seed: int,
+    bootstrap: Bootstrap,
     head: str,
     negatives: int,
     data: DetectorData,
@@ -42,8 +42,7 @@ def build_evaluation(
         groups: the images, groups and features that were scored.
         rows: names in the order of the table.
         thresholds: row to rate to threshold, from validation.
-        resamples: of the bootstrap; 0 leaves intervals out.
-        seed: of the bootstrap.
+        bootstrap: of the images; without resamples there are no intervals.
         head: row whose scores the panels' captions give.
         negatives: clean validation images that the thresholds were made from.
         data: names images and classes.
@@ -51,9 +50,9 @@ def build_evaluation(
     names = dict(enumerate(groups.groups))
     scores = detection_report(
         table, split=split, rows=rows, groups=names, roles=groups.roles, thresholds=thresholds,
-        seed=seed, resamples=resamples,
+        bootstrap=bootstrap,
     )  # fmt: skip
-    whole = resamples > 0
+    whole = bootstrap.resamples > 0
     return Evaluation(
         split=split,
         scores=scores,

@@ -14,7 +14,7 @@ from verisal.detection.end_to_end import end_to_end, strongest
 from verisal.detection.families import Families, transfer_report
 from verisal.detection.metric import DetectionTable
 from verisal.detection.table import detection_curves, detection_report, threshold_notes
-from verisal.functional.statistics.shares import Share, greatest_share
+from verisal.functional.statistics.resampled import Bootstrap, Resampled
 from verisal.results import Evaluation, Heatmap, Score
 
 __all__ = ["TransferResult", "build_transfer_evaluation"]
@@ -57,8 +57,7 @@ def build_transfer_evaluation(
     rows: Sequence[str],
     head: str,
     default: str,
-    seed: int,
-    resamples: int,
+    bootstrap: Bootstrap,
 ) -> Evaluation:
     """Scores, figures and the per-image table of the study.
 
@@ -68,25 +67,24 @@ def build_transfer_evaluation(
         rows: names in the order of the tables.
         head: row that the others are compared with.
         default: fit of the main columns.
-        seed: of the bootstrap.
-        resamples: of the bootstrap.
+        bootstrap: of the images.
     """
     groups, table, thresholds = result.groups, result.tables[default], result.thresholds[default]
     names = dict(enumerate(groups.groups))
     scores = transfer_report(
         result.tables, data.families, split="test", rows=rows, groups=names,
         clean=groups.groups.index("clean"), thresholds=result.thresholds, default=default, head=head,
-        seed=seed, resamples=resamples,
+        bootstrap=bootstrap,
     )  # fmt: skip
     scores |= detection_report(
         table, split="test", rows=rows, groups=names, roles=groups.roles, thresholds=thresholds,
-        seed=seed, resamples=resamples,
+        bootstrap=bootstrap,
     )  # fmt: skip
     for index, row in enumerate(rows):
-        scores |= _worst_benign(scores, row, groups)
+        scores |= _worst_benign(scores, row, groups, bootstrap)
         at = thresholds[row].get(_RATE)
         if at is not None:
-            scores |= _worst_case(table, index, row, groups, at, seed=seed, resamples=resamples)
+            scores |= _worst_case(table, index, row, groups, at, bootstrap)
     return Evaluation(
         split="test",
         scores=scores,
@@ -111,7 +109,9 @@ def _falling(value: float) -> float:
     return math.inf if math.isnan(value) else -value
 
 
-def _worst_benign(scores: Mapping[str, Score], row: str, groups: GroupTable) -> dict[str, Score]:
+def _worst_benign(
+    scores: Mapping[str, Score], row: str, groups: GroupTable, bootstrap: Bootstrap
+) -> dict[str, Score]:
     """The highest rate of false alarms on a noisy or corrupted group; misclassified images stay apart."""
     names = [
         name
@@ -123,10 +123,8 @@ def _worst_benign(scores: Mapping[str, Score], row: str, groups: GroupTable) -> 
     if not asked:
         return {}
     # Undefined for one group, undefined for the worst of all.
-    parts = [Share(score.value, math.nan if math.isnan(score.low) else score.n) for score in asked]
-    worst, low, high = greatest_share(parts)
-    n, undefined = min(score.n for score in asked), max(score.undefined for score in asked)
-    return {f"test/{row}/fpr/worst_benign": Score(worst, low, high, n=n, undefined=undefined)}
+    parts = [bootstrap.rate(score.value, score.n, score.undefined) for score in asked]
+    return {f"test/{row}/fpr/worst_benign": Resampled.greatest(parts).score()}
 
 
 def _worst_case(
@@ -135,9 +133,7 @@ def _worst_case(
     row: str,
     groups: GroupTable,
     threshold: float,
-    *,
-    seed: int,
-    resamples: int,
+    bootstrap: Bootstrap,
 ) -> dict[str, Score]:
     """Classifier and detector together, each image under the attack that is worst for it."""
     clean = table.of_group(groups.groups.index("clean"))
@@ -151,9 +147,7 @@ def _worst_case(
         fooled[position, at] = True
         scored[position, at] = part.row_scores(index)
     worst = strongest(fooled, scored)
-    found = end_to_end(
-        worst.fooled, worst.score, clean.row_scores(index), threshold, resamples=resamples, seed=seed
-    )
+    found = end_to_end(worst.fooled, worst.score, clean.row_scores(index), threshold, bootstrap)
     return found.named(f"test/{row}/end_to_end")
 
 

@@ -14,7 +14,7 @@ from verisal._numbers import check_range
 from verisal.errors import ConfigError, DataError
 from verisal.functional.outputs import ask, decides_for, output_of
 from verisal.functional.seeding import derive_seed
-from verisal.functional.statistics.intervals import bootstrap_mean
+from verisal.functional.statistics.resampled import Bootstrap
 from verisal.metrics import ImageTable
 from verisal.models import Classifier, ClassifierSource, SmallResNet, load_classifier
 from verisal.results import Evaluation
@@ -216,6 +216,8 @@ class FrozenClassifierTask(_ClassifierTask):
     def report(self, split: str, rows: Tensor) -> None:
         """Keep the accuracy for the report, and log it."""
         name = f"{split}/classifier/accuracy"
-        self.evaluation = Evaluation(split, {name: bootstrap_mean(rows[:, 0])}, counts={"images": len(rows)})
+        self.evaluation = Evaluation(
+            split, {name: Bootstrap().mean(rows[:, 0]).score()}, counts={"images": len(rows)}
+        )
         # The same on every process: gathered already.
         self.log(name, self.evaluation.scores[name].value, batch_size=1, rank_zero_only=True)

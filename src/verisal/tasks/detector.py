@@ -20,6 +20,7 @@ from verisal.detectors import AttributionCNN, DetectorFeatures
 from verisal.errors import ConfigError
 from verisal.functional.adversarial import round_to_8bit
 from verisal.functional.seeding import derive_seed
+from verisal.functional.statistics.resampled import Bootstrap
 from verisal.models import Classifier
 from verisal.results import Evaluation
 from verisal.saliency.gates.masks import CHANNEL_STATISTICS, stack_layers
@@ -311,7 +312,7 @@ class DetectorTask(L.LightningModule):
         negatives = groups.counts()["clean"] if fitting else int(self.negatives)
         self.evaluation = build_evaluation(
             "val", table, groups, rows=self.report_rows, thresholds=thresholds,
-            resamples=0 if fitting else self.resamples, seed=self.seed, head=self.head,
+            bootstrap=Bootstrap(0 if fitting else self.resamples, seed=self.seed), head=self.head,
             negatives=negatives, data=self._data,
         )  # fmt: skip
         if not fitting:
@@ -340,8 +341,8 @@ class DetectorTask(L.LightningModule):
         table = self._gathered()
         self.evaluation = build_evaluation(
             "test", table, self._data.table("det_test"), rows=self.report_rows,
-            thresholds=self._kept_thresholds(), resamples=self.resamples,
-            seed=self.seed, head=self.head, negatives=int(self.negatives), data=self._data,
+            thresholds=self._kept_thresholds(), bootstrap=Bootstrap(self.resamples, seed=self.seed),
+            head=self.head, negatives=int(self.negatives), data=self._data,
         )  # fmt: skip
         self._log_scores(self.evaluation)
 

@@ -27,6 +27,7 @@ from verisal.errors import ConfigError
 from verisal.fingerprint import settings_of
 from verisal.functional.networks import uncompiled
 from verisal.functional.statistics.detection import threshold_at_fpr
+from verisal.functional.statistics.resampled import Bootstrap
 from verisal.models import Classifier
 from verisal.results import Evaluation
 from verisal.store import FeatureStore
@@ -209,7 +210,7 @@ class TransferTask(L.LightningModule):
             ),
             self._data,
             rows=self.rows, head=self.head, default=self.default,
-            seed=self.seed, resamples=self.resamples,
+            bootstrap=Bootstrap(self.resamples, seed=self.seed),
         )  # fmt: skip
         if self.adaptive:
             self.evaluation = self._with_adaptive(self.evaluation, validation, test)
@@ -332,7 +333,7 @@ class TransferTask(L.LightningModule):
             }
             scores, notes = adaptive_scores(
                 found, own["test"][0][self._first_clean(test, self.adaptive_images)], threshold,
-                row=row, resamples=self.resamples, seed=self.seed,
+                row=row, bootstrap=Bootstrap(self.resamples, seed=self.seed),
             )  # fmt: skip
             evaluation = replace(
                 evaluation, scores={**evaluation.scores, **scores}, notes=(*notes, *evaluation.notes)

@@ -18,7 +18,7 @@ from verisal.functional.comparison.similarity import (
     top_k_intersection,
 )
 from verisal.functional.seeding import per_sample
-from verisal.functional.statistics.intervals import bootstrap_mean
+from verisal.functional.statistics.resampled import Bootstrap
 from verisal.results import Score
 
 __all__ = [
@@ -128,13 +128,7 @@ def map_agreement(
 
 
 def compare_agreement(
-    similarity: Tensor,
-    floor: Tensor,
-    control: Tensor,
-    *,
-    deterministic: bool,
-    resamples: int = 2000,
-    seed: int = 0,
+    similarity: Tensor, floor: Tensor, control: Tensor, *, bootstrap: Bootstrap, deterministic: bool
 ) -> Comparison:
     """The verdict over images of :func:`map_agreement`.
 
@@ -142,13 +136,11 @@ def compare_agreement(
         similarity: ``(n,)``, as of :class:`Agreement`.
         floor: ``(n,)``, likewise.
         control: ``(n,)``, likewise.
+        bootstrap: of the images.
         deterministic: whether the floor was stated, not measured.
-        resamples: bootstrap resamples of images.
-        seed: of the resampling.
     """
     between, noise, chance = (
-        bootstrap_mean(values, kind="measure", resamples=resamples, seed=seed)
-        for values in (similarity, floor, control)
+        bootstrap.mean(values, kind="measure").score() for values in (similarity, floor, control)
     )
     known = not (math.isnan(between.high) or math.isnan(noise.low))
     return Comparison(between, noise, chance, deterministic, between.high < noise.low if known else None)
@@ -179,7 +171,6 @@ def similarity_with_floor(
         found.similarity,
         found.floor,
         found.control,
+        bootstrap=Bootstrap(resamples, seed=seed),
         deterministic=not repeats,
-        resamples=resamples,
-        seed=seed,
     )

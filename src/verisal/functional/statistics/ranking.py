@@ -1,4 +1,4 @@
-"""Whether methods keep their order when the metric's settings change.
+"""Agreement of the orders in which a metric puts methods under several settings.
 
 Scores of M methods on the same n images are ``(M, n)``, **higher is better**: turn the sign of a score that
 is better when low. An image that is undefined (NaN) for any method is left out for all.
@@ -7,6 +7,9 @@ is better when low. An image that is undefined (NaN) for any method is left out 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from itertools import combinations
 
 import torch
@@ -14,19 +17,8 @@ from torch import Tensor
 
 from verisal.errors import DataError
 from verisal.functional.comparison.similarity import average_ranks
-from verisal.functional.statistics.detection import bootstrap_weights, percentile_score
-from verisal.functional.statistics.intervals import bootstrap_mean
+from verisal.functional.statistics.resampled import Bootstrap, Resampled
 from verisal.results import Score
-
-__all__ = [
-    "diagonal_effect",
-    "kendall_tau_b",
-    "morf_lerf_agreement",
-    "rank_correlation",
-    "ranking_agreement",
-    "ranking_stability",
-    "swap_shares",
-]
 
 _FEWEST_METHODS = 4
 
@@ -63,16 +55,13 @@ def rank_correlation(a: Tensor, b: Tensor) -> Tensor:
     return ((one * two).sum(dim=-1) / squares.sqrt()).where(~bad, torch.nan)
 
 
-def ranking_agreement(
-    first: Tensor, second: Tensor, *, resamples: int = 2000, seed: int = 0
-) -> dict[str, Score]:
-    """How alike the rankings of the methods' mean scores are under two settings of a metric.
+def ranking_agreement(first: Tensor, second: Tensor, bootstrap: Bootstrap) -> dict[str, Score]:
+    """Agreement of the rankings of the methods' mean scores under two settings of a metric.
 
     Args:
         first: ``(M, n)`` scores of M methods on n images under one setting, higher is better.
         second: the same methods and images under the other setting.
-        resamples: bootstrap resamples of images; the ranking is made anew in each.
-        seed: of the resampling.
+        bootstrap: of the images; the ranking is made anew in each resample.
 
     Returns:
         ``kendall`` (tau-b) and ``spearman``, with intervals; undefined for fewer than four methods.
@@ -80,70 +69,65 @@ def ranking_agreement(
     Raises:
         DataError: scores of different shapes.
     """
-    both = _common(first, second)
-    n, undefined = both.shape[2], first.shape[1] - both.shape[2]
-    if first.shape[0] < _FEWEST_METHODS or n == 0:
-        nothing = Score(math.nan, math.nan, math.nan, n=0, undefined=first.shape[1])
-        return {"kendall": nothing, "spearman": nothing}
-    weights = bootstrap_weights(n, resamples=resamples, seed=seed).double()
-    means = both.mean(dim=2)
-    drawn = torch.einsum("smn,rn->srm", both, weights) / n
-    found = {}
-    for name, correlate in (("kendall", kendall_tau_b), ("spearman", rank_correlation)):
-        resampled = correlate(drawn[0], drawn[1])
-        found[name] = percentile_score(
-            float(correlate(means[0], means[1])), resampled[~resampled.isnan()], n=n, undefined=undefined
-        )
-    return found
+    defined = _defined(first, second)
+    both = torch.stack([first, second]).detach().double().cpu()[..., defined]
+
+    def agreement(weights: Tensor, *, correlate: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        means = torch.einsum("smn,rn->srm", both, weights.double()) / weights.shape[1]
+        return correlate(means[0], means[1])
+
+    kinds = {"kendall": kendall_tau_b, "spearman": rank_correlation}
+    if len(first) < _FEWEST_METHODS:
+        return dict.fromkeys(kinds, _undefined(first))
+    return {
+        name: bootstrap.of(partial(agreement, correlate=correlate), defined).score()
+        for name, correlate in kinds.items()
+    }
 
 
-def ranking_stability(scores: Tensor, *, resamples: int = 2000, seed: int = 0) -> Score:
-    """How alike the ranking of the methods' mean scores is to that on resampled images: its noise floor.
+def ranking_stability(scores: Tensor, bootstrap: Bootstrap) -> Score:
+    """Agreement of the ranking of the methods' mean scores with that on resampled images: its noise floor.
 
     Args:
         scores: ``(M, n)`` scores of M methods on n images, higher is better.
-        resamples: bootstrap resamples of images, at least 1.
-        seed: of the resampling.
+        bootstrap: of the images, with at least one resample.
 
     Returns:
         Kendall's tau-b, mean over the resamples with the middle 95 % of them; undefined for fewer than four
         methods.
     """
-    kept, _ = _common(scores, scores)
-    n, undefined = kept.shape[1], scores.shape[1] - kept.shape[1]
-    if scores.shape[0] < _FEWEST_METHODS or n == 0:
-        return Score(math.nan, math.nan, math.nan, n=0, undefined=scores.shape[1])
-    weights = bootstrap_weights(n, resamples=resamples, seed=seed).double()
-    drawn = weights @ kept.T / n
-    found = kendall_tau_b(drawn, kept.mean(dim=1).expand_as(drawn))
-    found = found[~found.isnan()]
-    return percentile_score(float(found.mean()), found, n=n, undefined=undefined)
+    defined = _defined(scores, scores)
+    kept = scores.detach().double().cpu()[:, defined]
+    if len(scores) < _FEWEST_METHODS or not kept.shape[1]:
+        return _undefined(scores)
+    means = kept.mean(dim=1)
+
+    def agreement(weights: Tensor) -> Tensor:
+        drawn = weights.double() @ kept.T / weights.shape[1]
+        return kendall_tau_b(drawn, means.expand_as(drawn))
+
+    resampled = bootstrap.of(agreement, defined)
+    return replace(resampled, value=float(resampled.draws.nanmean())).score()
 
 
-def morf_lerf_agreement(
-    morf: Tensor, lerf: Tensor, *, resamples: int = 2000, seed: int = 0
-) -> dict[str, Score]:
+def morf_lerf_agreement(morf: Tensor, lerf: Tensor, bootstrap: Bootstrap) -> dict[str, Score]:
     """Agreement of the rankings by MoRF areas (low is better) and by LeRF areas (high is better).
 
     Args:
         morf: ``(M, n)`` areas as they are.
         lerf: ``(M, n)`` areas as they are.
-        resamples: as of :func:`ranking_agreement`.
-        seed: as of :func:`ranking_agreement`.
+        bootstrap: as of :func:`ranking_agreement`.
     """
-    return ranking_agreement(-morf, lerf, resamples=resamples, seed=seed)
+    return ranking_agreement(-morf, lerf, bootstrap)
 
 
-def swap_shares(
-    first: Tensor, second: Tensor, *, resamples: int = 2000, seed: int = 0
-) -> dict[tuple[int, int], Score]:
+def swap_shares(first: Tensor, second: Tensor, bootstrap: Bootstrap) -> dict[tuple[int, int], Score]:
     """Share of images on which a pair of methods swaps its order between two settings; a tie swaps nothing.
 
     Args:
         first: ``(M, n)`` as of :func:`ranking_agreement`.
         second: as of :func:`ranking_agreement`.
-        resamples: bootstrap resamples of images.
-        seed: of the resampling.
+        bootstrap: of the images.
 
     Returns:
         One share per pair ``(i, j)``, i < j; undefined for fewer than four methods.
@@ -151,25 +135,22 @@ def swap_shares(
     Raises:
         DataError: scores of different shapes.
     """
-    _common(first, second)
-    one, two = (_pair_differences(part.cpu().double().T).T for part in (first, second))
-    swapped = (one * two < 0).double().where(~(one * two).isnan(), torch.nan)
+    _defined(first, second)
+    differences = [_pair_differences(part.cpu().double().T).T for part in (first, second)]
+    product = differences[0] * differences[1]
+    swapped = (product < 0).double().where(~product.isnan(), torch.nan)
     if len(first) < _FEWEST_METHODS:
         swapped = torch.full_like(swapped, torch.nan)
     pairs = combinations(range(len(first)), 2)
-    return {
-        pair: bootstrap_mean(row, resamples=resamples, seed=seed)
-        for pair, row in zip(pairs, swapped, strict=True)
-    }
+    return {pair: bootstrap.mean(row).score() for pair, row in zip(pairs, swapped, strict=True)}
 
 
-def diagonal_effect(scores: Tensor, *, resamples: int = 2000, seed: int = 0) -> Score:
+def diagonal_effect(scores: Tensor, bootstrap: Bootstrap) -> Score:
     """Mean score where map and metric share a baseline, minus the mean where they do not.
 
     Args:
         scores: ``(S, S, n)``: baseline of the map, baseline of the metric (same order), image.
-        resamples: bootstrap resamples of images.
-        seed: of the resampling.
+        bootstrap: of the images.
 
     Raises:
         DataError: not square, or fewer than two baselines.
@@ -180,9 +161,9 @@ def diagonal_effect(scores: Tensor, *, resamples: int = 2000, seed: int = 0) -> 
             f" found {tuple(scores.shape)}"
         )
     same = torch.eye(len(scores), dtype=torch.bool, device=scores.device)
-    found = scores.double()
-    more = found[same].mean(dim=0) - found[~same].mean(dim=0)
-    return bootstrap_mean(more, kind="difference", resamples=resamples, seed=seed)
+    scores = scores.double()
+    more = scores[same].mean(dim=0) - scores[~same].mean(dim=0)
+    return bootstrap.mean(more, kind="difference").score()
 
 
 def _pair_differences(values: Tensor) -> Tensor:
@@ -191,12 +172,15 @@ def _pair_differences(values: Tensor) -> Tensor:
     return values.double()[..., i] - values.double()[..., j]
 
 
-def _common(first: Tensor, second: Tensor) -> Tensor:
-    """``(2, M, n')`` float64 on the CPU: images that are defined for every method under both settings."""
+def _defined(first: Tensor, second: Tensor) -> Tensor:
+    """``(n,)`` bool on the CPU: images that are defined for every method under both settings."""
     if first.ndim != 2 or first.shape != second.shape:
         raise DataError(
             "scores must be (methods, images), the same under both settings,"
             f" found {tuple(first.shape)} and {tuple(second.shape)}"
         )
-    both = torch.stack([first, second]).detach().double().cpu()
-    return both[..., ~both.isnan().any(dim=0).any(dim=0)]
+    return ~(first.isnan() | second.isnan()).any(dim=0).cpu()
+
+
+def _undefined(scores: Tensor) -> Score:
+    return Resampled(math.nan, undefined=scores.shape[1]).score()

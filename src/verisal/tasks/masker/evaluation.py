@@ -14,8 +14,8 @@ from verisal.functional.baselines import DatasetMean
 from verisal.functional.regions.localisation import energy_inside
 from verisal.functional.removal.curves import curve_area, perturbation_curve
 from verisal.functional.seeding import derive_seed
-from verisal.functional.statistics.detection import bootstrap_weights, percentile_score
-from verisal.functional.statistics.intervals import bootstrap_mean
+from verisal.functional.statistics.detection import resampled_mean
+from verisal.functional.statistics.resampled import Bootstrap, Resampled
 from verisal.metrics import ImageRows
 from verisal.results import Evaluation, Score
 from verisal.saliency import GateProblem, maps_of_gates
@@ -86,8 +86,7 @@ def build_evaluation(
     tables: Mapping[str, ImageRows],
     *,
     timings: Mapping[str, float],
-    resamples: int,
-    seed: int,
+    bootstrap: Bootstrap,
 ) -> Evaluation:
     """Means of every row and column, and what the prediction keeps of each optimisation."""
     scores: dict[str, Score] = {}
@@ -96,7 +95,7 @@ def build_evaluation(
             values = table.rows[:, index]
             # The deletion is not asked for at every epoch; all else that is undefined is told.
             if column != "deletion" or bool(values.isfinite().any()):
-                scores[f"{split}/{row}/{column}"] = bootstrap_mean(values, resamples=resamples, seed=seed)
+                scores[f"{split}/{row}/{column}"] = bootstrap.mean(values).score()
     optimised = [row for row in tables if row.startswith("optimised")]
     if "random" in tables:
         for row in tables:
@@ -104,12 +103,7 @@ def build_evaluation(
                 for goal in optimised:
                     for column in _KEPT:
                         scores[f"{split}/{row}/kept_{column}/{goal}"] = _kept(
-                            tables[row],
-                            tables[goal],
-                            tables["random"],
-                            column,
-                            resamples=resamples,
-                            seed=seed,
+                            tables[row], tables[goal], tables["random"], column, bootstrap
                         )
     return Evaluation(
         split,
@@ -120,26 +114,24 @@ def build_evaluation(
     )
 
 
-def _kept(
-    found: ImageRows, goal: ImageRows, control: ImageRows, column: str, *, resamples: int, seed: int
-) -> Score:
-    """(found - control) / (goal - control) of the means; undefined if the control may equal the goal."""
+def _kept(masker: ImageRows, goal: ImageRows, control: ImageRows, column: str, bootstrap: Bootstrap) -> Score:
+    """(masker - control) / (goal - control) of the means; undefined if the control may equal the goal."""
     index = COLUMNS.index(column)
-    values = torch.stack([table.rows[:, index] for table in (found, goal, control)])
+    values = torch.stack([table.rows[:, index] for table in (masker, goal, control)])
     defined = values.isfinite().all(dim=0)
-    values = values[:, defined]
-    n, undefined = values.shape[1], int((~defined).sum())
-    nothing = Score(math.nan, math.nan, math.nan, n=n, undefined=undefined)
-    if n == 0:
-        return nothing
-    weights = bootstrap_weights(n, resamples=resamples, seed=seed).double() / n
-    means, resampled = values.mean(dim=1), weights @ values.T
-    gap = resampled[:, 1] - resampled[:, 2]
-    if resamples and float(gap.quantile(0.025)) <= 0 <= float(gap.quantile(0.975)):
-        return nothing
-    kept = (means[0] - means[2]) / (means[1] - means[2])
-    ratios = (resampled[:, 0] - resampled[:, 2]) / gap
-    return percentile_score(float(kept), ratios, n=n, undefined=undefined)
+    own, best, least = values[:, defined]
+
+    def gap(weights: Tensor) -> Tensor:
+        return resampled_mean(best, weights) - resampled_mean(least, weights)
+
+    def kept(weights: Tensor) -> Tensor:
+        return (resampled_mean(own, weights) - resampled_mean(least, weights)) / gap(weights)
+
+    resampled = bootstrap.of(kept, defined)
+    low, high = bootstrap.of(gap, defined).limits()
+    if bootstrap.resamples and not (low > 0 or high < 0):
+        resampled = Resampled(math.nan, n=resampled.n, undefined=resampled.undefined)
+    return resampled.score()
 
 
 def _ratios(timings: Mapping[str, float]) -> dict[str, float]:

@@ -15,6 +15,7 @@ from verisal.errors import ConfigError
 from verisal.functional.outputs import require_softmax
 from verisal.functional.scopes import frozen, gradient_scope, rng_preserved
 from verisal.functional.seeding import derive_seed
+from verisal.functional.statistics.resampled import Bootstrap
 from verisal.metrics import ImageRows, ImageTable
 from verisal.models import Classifier, load_classifier
 from verisal.results import Evaluation
@@ -402,8 +403,7 @@ class MaskerTask(L.LightningModule):
             split,
             tables,
             timings=self._timings if split == "test" else {},
-            resamples=resamples,
-            seed=self.seed,
+            bootstrap=Bootstrap(resamples, seed=self.seed),
         )
         values = {name: score.value for name, score in self.evaluation.scores.items()}
         self.log_dict({name: value for name, value in values.items() if value == value}, batch_size=1)
