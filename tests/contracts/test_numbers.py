@@ -97,7 +97,9 @@ def _classes() -> Iterator[tuple[str, type]]:
     seen: set[type] = set()
     for room in _modules():
         module = import_module(room)
-        for name in getattr(module, "__all__", ()):
+        # A module without a list exports what it defines itself, less what begins with an underscore.
+        own = (name for name, part in vars(module).items() if getattr(part, "__module__", "") == room)
+        for name in getattr(module, "__all__", [name for name in own if not name.startswith("_")]):
             found = getattr(module, name)
             if not isinstance(found, type) or found in seen:
                 continue

@@ -19,7 +19,6 @@ from verisal.functional.scopes import frozen, gradient_scope, images_at_once, rn
 from verisal.functional.seeding import per_sample
 from verisal.types import AttackResult, Norm, check_images
 
-__all__ = ["SLACK", "Attack", "Draw", "require"]
 
 #: Slack of the budget and of the range [0, 1], for other orders of float operations.
 SLACK = 1e-6

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["jpeg"]
 
 # The standard's example tables for brightness and colour, which encoders scale by the quality.
 _LUMA = """

@@ -19,7 +19,6 @@ from verisal.functional.adversarial import noise_norm
 from verisal.functional.seeding import derive_seed
 from verisal.types import Norm
 
-__all__ = ["ARTCall", "AdaptedAttack", "FoolboxCall", "TorchattacksCall"]
 
 ForeignAttack = Callable[[nn.Module, Tensor, Tensor], Tensor]
 

@@ -16,16 +16,6 @@ from verisal.functional.scopes import frozen, rng_preserved
 from verisal.functional.seeding import per_sample
 from verisal.types import Norm
 
-__all__ = [
-    "Verdict",
-    "gaussian_noise",
-    "judge_8bit",
-    "noise_norm",
-    "project_noise",
-    "round_to_8bit",
-    "scale_to_l2",
-]
-
 
 def noise_norm(noise: Tensor, norm: Norm) -> Tensor:
     r"""Norm of each sample's noise over all its values.

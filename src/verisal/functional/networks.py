@@ -13,8 +13,6 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from verisal.errors import ConfigError
 from verisal.types import StagedClassifier
 
-__all__ = ["channels_last", "check_hookable", "plain_network", "staged_network", "uncompiled"]
-
 
 def plain_network(network: nn.Module) -> nn.Module:
     """The network inside the wrappers of ``torch.compile``, DataParallel and DistributedDataParallel."""

@@ -13,8 +13,6 @@ from torch import Tensor
 
 from verisal.fingerprint import row_digests
 
-__all__ = ["content_ids", "derive_seed", "named_after", "per_sample"]
-
 
 def derive_seed(*parts: object) -> int:
     """A 63-bit seed from any sequence of values that print the same on every machine.

@@ -25,7 +25,6 @@ from verisal.functional.scopes import frozen, gradient_scope, images_at_once, rn
 from verisal.functional.seeding import per_sample
 from verisal.types import check_images
 
-__all__ = ["AdaptivePGD", "AdaptiveResult"]
 
 _LEVELS = 255
 

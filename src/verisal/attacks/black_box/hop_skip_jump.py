@@ -16,7 +16,6 @@ from verisal.attacks._victim import Victim, unit, wide
 from verisal.functional.adversarial import noise_norm
 from verisal.types import Norm
 
-__all__ = ["HopSkipJumpL2"]
 
 # Halvings of the jump before a sample stays where it is for this step.
 _MAX_HALVINGS = 12

@@ -15,7 +15,6 @@ from verisal.attacks._victim import Victim, margin, unit, wide
 from verisal.functional.adversarial import noise_norm
 from verisal.types import Norm
 
-__all__ = ["SquareAttack"]
 
 # Queries done, of 10 000 in all, after which the squares' area is halved once more.
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)

@@ -14,7 +14,6 @@ from verisal.attacks._victim import Victim, margin, wide
 from verisal.functional.adversarial import noise_norm
 from verisal.types import Norm
 
-__all__ = ["CarliniWagnerL2"]
 
 # Factors by which c grows while no round, falls while every round has succeeded.
 _C_UP, _C_DOWN = 10.0, 3.0

@@ -14,7 +14,6 @@ from verisal.attacks._victim import Victim, cross_entropy, unit, wide
 from verisal.functional.adversarial import noise_norm
 from verisal.types import Norm
 
-__all__ = ["DDN"]
 
 _LAST_STEP = 0.01
 

@@ -14,7 +14,6 @@ from verisal.attacks._victim import Victim, wide
 from verisal.functional.adversarial import noise_norm
 from verisal.types import Norm
 
-__all__ = ["DeepFoolL2"]
 
 # Added to every step, since a step that ends exactly on the border does not change the prediction.
 _NUDGE = 1e-4

@@ -34,7 +34,6 @@ from verisal.functional.scopes import check_chunk_size, frozen, gradient_scope, 
 from verisal.functional.seeding import content_ids, per_sample
 from verisal.types import check_images
 
-__all__ = ["MapAttack"]
 
 Classifier = Callable[[Tensor], Tensor]
 

@@ -21,16 +21,6 @@ from verisal.functional.seeding import per_sample
 from verisal.functional.statistics.resampled import Bootstrap
 from verisal.results import Score
 
-__all__ = [
-    "Agreement",
-    "Comparison",
-    "compare_agreement",
-    "map_agreement",
-    "map_similarities",
-    "random_maps",
-    "similarity_with_floor",
-]
-
 
 def map_similarities(a: Tensor, b: Tensor) -> dict[str, Tensor]:
     """``spearman``, ``pearson``, ``ssim``, ``top_5``, ``top_10`` and ``top_20`` of two batches of maps.

@@ -19,14 +19,6 @@ from verisal.functional.scopes import scoring
 from verisal.functional.seeding import derive_seed
 from verisal.results import Score
 
-__all__ = [
-    "RandomisedCopy",
-    "derangement",
-    "passes_randomisation",
-    "randomised_copies",
-    "randomised_steps",
-    "weighted_percentile",
-]
 
 Order = Literal["cascade", "independent"]
 _NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)

@@ -11,7 +11,6 @@ from verisal.errors import DataError
 from verisal.functional.comparison.similarity import defined_maps
 from verisal.functional.filters import gaussian_matrix
 
-__all__ = ["blur_to_variation", "high_frequency_share", "total_variation", "variation_at_equal_mass"]
 
 _HIGH = 0.25
 _HALVINGS = 20

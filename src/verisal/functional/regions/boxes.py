@@ -11,16 +11,6 @@ from torch import Tensor
 from verisal.errors import DataError
 from verisal.functional.regions.component_tree import component_rows
 
-__all__ = [
-    "NUM_LEVELS",
-    "Components",
-    "best_ious",
-    "box_iou",
-    "components",
-    "largest_boxes",
-    "map_levels",
-    "nearest_ious",
-]
 
 NUM_LEVELS = 255
 """Distinct foregrounds of an 8-bit map: level t keeps the values above t, for t in 0..254."""

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["ComponentRows", "component_rows"]
 
 # Below every coordinate and every negated one.
 _LOWEST = -(1 << 30)

@@ -19,20 +19,6 @@ from verisal.functional.regions.boxes import (
     nearest_ious,
 )
 
-__all__ = [
-    "choose_threshold",
-    "energy_inside",
-    "frozen_boxes",
-    "largest_component_ious",
-    "masks_from_boxes",
-    "multi_component_ious",
-    "object_area",
-    "pixel_average_precision",
-    "pixel_histograms",
-    "pointing_hits",
-    "pointing_tolerance",
-    "threshold_level",
-]
 
 # Side from which the tolerance of the pointing game is meant as it is given.
 _POINTING_SIDE = 224

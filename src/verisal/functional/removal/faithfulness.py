@@ -15,14 +15,6 @@ from verisal.functional.comparison.similarity import defined_maps
 from verisal.functional.removal.curves import check_maps
 from verisal.functional.scopes import in_chunks, query_log_probabilities, scoring
 
-__all__ = [
-    "Fidelity",
-    "crop_to_boxes",
-    "dabkowski_gal",
-    "saliency_fidelity",
-    "threshold_boxes",
-    "tuned_threshold",
-]
 
 Classify = Callable[[Tensor], Tensor]
 _LOWEST_PROBABILITY = 1e-7

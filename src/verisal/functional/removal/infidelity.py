@@ -13,7 +13,6 @@ from verisal.errors import ConfigError, DataError
 from verisal.functional.scopes import check_chunk_size, in_chunks, query_logits, scoring
 from verisal.functional.seeding import content_ids, per_sample
 
-__all__ = ["Responses", "gaussian_noises", "infidelity", "responses", "square_responses", "squares_of"]
 
 _LARGEST_SQUARE = 10
 
