@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from verisal.functional.filters import shift_one_pixel, softmax_distance
+from verisal.functional.filters import shift_one_pixel
+from verisal.functional.outputs import softmax_distance
 
 
 def test_pixels_move_right_and_down_and_the_rim_is_repeated():

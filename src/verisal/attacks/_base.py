@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import final
+from typing import TypeVar, final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from verisal._numbers import check_range
 from verisal.attacks._victim import ImageToLogits, Victim
 from verisal.errors import ConfigError, NumericError
 from verisal.fingerprint import Configured
 from verisal.functional.adversarial import noise_norm
-from verisal.functional.scopes import frozen, gradient_scope, images_at_once, rng_preserved
+from verisal.functional.scopes import differentiated, images_at_once
 from verisal.functional.seeding import per_sample
 from verisal.types import AttackResult, Norm, check_images
-
 
 #: Slack of the budget and of the range [0, 1], for other orders of float operations.
 SLACK = 1e-6
 
 #: ``draw(one, stream=name)``: one tensor per sample of the chunk, made by ``one(cpu_generator)``.
 Draw = Callable[..., Tensor]
+#: The chunk's rows of a tensor with one row per image, as copies that may enter a graph.
+Pick = Callable[[Tensor], Tensor]
+Result = TypeVar("Result")
 
 
 class Attack(Configured, ABC):
@@ -93,39 +96,21 @@ class Attack(Configured, ABC):
             NumericError: logits or attacked images that are not finite, or attacked images that leave [0, 1]
                 or the budget.
         """
-        check_images(x01)
-        ids: Sequence[object] = range(len(x01)) if sample_ids is None else sample_ids
-        _check_call(x01, y, ids, chunk_size)
-        seed = generator.initial_seed()
-        results = []
-        with ExitStack() as scopes:
-            scopes.enter_context(rng_preserved(x01.device))
-            if isinstance(model, nn.Module):
-                scopes.enter_context(frozen(model))
-            scopes.enter_context(gradient_scope(x01.device.type))
-            at_once = images_at_once(chunk_size, x01)
-            for start in range(0, len(x01), at_once):
-                part = slice(start, start + at_once)
-                draw = partial(per_sample, seed=seed, sample_ids=ids[part], device=x01.device)
-                # Clones, since tensors made under inference mode cannot enter a graph.
-                images, labels = x01[part].detach().clone(), y[part].detach().clone().to(x01.device)
-                results.append(self._attack_chunk(model, images, labels, draw))
-        return _joined(results, x01)
 
-    def _attack_chunk(self, model: ImageToLogits, images: Tensor, labels: Tensor, draw: Draw) -> AttackResult:
-        victim = Victim(model, labels, targeted=self.targeted, image=images[:1])
-        x_adv = self._perturb(victim, images, draw=draw).detach()
-        norms = self._checked_norms(x_adv, images)
-        rows = torch.arange(len(images), device=images.device)
-        with torch.no_grad():
-            logits = victim.logits(x_adv, rows)
-        return AttackResult(
-            x_adv=x_adv,
-            success=victim.reached(logits, rows),
-            norms=norms,
-            n_fwd=victim.n_fwd,
-            n_bwd=victim.n_bwd,
-        )
+        def attack_chunk(pick: Pick, draw: Draw) -> AttackResult:
+            images = pick(x01)
+            victim = Victim(model, pick(y), targeted=self.targeted, image=images[:1])
+            x_adv = self._perturb(victim, images, draw=draw).detach()
+            norms = self._checked_norms(x_adv, images)
+            with torch.no_grad():
+                success = victim.reached(victim.logits(x_adv, victim.rows), victim.rows)
+            return AttackResult(x_adv, success, norms, victim.n_fwd, victim.n_bwd)
+
+        ids = checked_ids(x01, y, sample_ids, chunk_size)
+        counts = torch.zeros(0, dtype=torch.int64, device=x01.device)
+        nothing = AttackResult(x01[:0].detach(), counts.bool(), counts.float(), counts, counts)
+        seed = generator.initial_seed()
+        return joined([nothing, *by_chunk(attack_chunk, [model], x01, seed=seed, ids=ids, size=chunk_size)])
 
     def _checked_norms(self, x_adv: Tensor, images: Tensor) -> Tensor:
         """Size of the noise per image, of images that are finite, in [0, 1] and within the budget ``eps``."""
@@ -157,34 +142,75 @@ class Attack(Configured, ABC):
         return norms
 
 
-def require(condition: bool, key: str, found: object, expected: str) -> None:
-    """Raise :class:`ConfigError` about setting ``key`` unless ``condition`` holds."""
-    if not condition:
-        raise ConfigError(f"{key} must be {expected}, found {found!r}")
+def by_chunk(
+    attack: Callable[[Pick, Draw], Result],
+    networks: Sequence[object],
+    images: Tensor,
+    *,
+    seed: int,
+    ids: Sequence[object],
+    size: int,
+) -> list[Result]:
+    """Results of an attack on each chunk of the images, with the networks frozen and gradients enabled."""
+    results, at_once = [], images_at_once(size, images)
+    with differentiated(*networks, device=images.device):
+        for start in range(0, len(images), at_once):
+            part = slice(start, start + at_once)
+            draw = partial(per_sample, seed=seed, sample_ids=ids[part], device=images.device)
+            results.append(attack(partial(_picked, part=part, device=images.device), draw))
+    return results
 
 
-def _check_call(images: Tensor, labels: Tensor, ids: Sequence[object], chunk_size: int) -> None:
+def joined(parts: Iterable[Result]) -> Result:
+    """Results of several chunks, dataclasses of tensors, as one."""
+    listed = list(parts)
+    columns = zip(*(vars(part).values() for part in listed), strict=True)
+    return type(listed[0])(*(torch.cat(column) for column in columns))
+
+
+def checked_ids(
+    images: Tensor, labels: Tensor, ids: Sequence[object] | None, chunk_size: int
+) -> Sequence[object]:
+    """Names of the images, positions by default, once labels, names and chunks fit the images."""
+    check_images(images)
     count = len(images)
+    names = range(count) if ids is None else ids
     if tuple(labels.shape) != (count,) or labels.dtype != torch.int64:
         raise ConfigError(
             f"y must be ({count},) int64, one class per image, found {tuple(labels.shape)} {labels.dtype}"
         )
     if count and int(labels.min()) < 0:
         raise ConfigError(f"y must not be negative, found {int(labels.min())}")
-    if len(ids) != count:
-        raise ConfigError(f"sample_ids must name all {count} images, found {len(ids)} names")
-    require(chunk_size >= 1, "chunk_size", chunk_size, "at least 1")
+    if len(names) != count:
+        raise ConfigError(f"sample_ids must name all {count} images, found {len(names)} names")
+    check_range(1, chunk_size=chunk_size)
+    return names
 
 
-def _joined(results: Sequence[AttackResult], images: Tensor) -> AttackResult:
-    if not results:
-        counts = torch.zeros(0, dtype=torch.int64, device=images.device)
-        norms = torch.zeros(0, device=images.device)
-        return AttackResult(images.detach().clone(), counts.bool(), norms, counts, counts.clone())
-    return AttackResult(
-        x_adv=torch.cat([result.x_adv for result in results]),
-        success=torch.cat([result.success for result in results]),
-        norms=torch.cat([result.norms for result in results]),
-        n_fwd=torch.cat([result.n_fwd for result in results]),
-        n_bwd=torch.cat([result.n_bwd for result in results]),
-    )
+def check_settings(
+    part: object, *names: str, least: float, most: float = math.inf, above: bool = False
+) -> None:
+    """:func:`check_range` of settings, named with their class in the error."""
+    settings = {f"{type(part).__name__}.{name}": getattr(part, name) for name in names}
+    check_range(least, most, above=above, **settings)
+
+
+def require(condition: bool, key: str, found: object, expected: str) -> None:
+    """Raise :class:`ConfigError` about setting ``key`` unless ``condition`` holds."""
+    if not condition:
+        raise ConfigError(f"{key} must be {expected}, found {found!r}")
+
+
+def check_ball(attack: object, eps: float, norm: Norm = "linf") -> None:
+    """Raise unless ``norm`` and the radius ``eps`` of an attack make a ball."""
+    name = type(attack).__name__
+    require(norm in ("linf", "l2"), f"{name}.norm", norm, "'linf' or 'l2'")
+    if norm == "l2":
+        require(0 <= eps < math.inf, f"{name}.eps", eps, ">= 0")
+    else:
+        require(0 <= eps <= 1, f"{name}.eps", eps, "in [0, 1] pixel units, such as 0.0157 for 4/255")
+
+
+def _picked(rows: Tensor, *, part: slice, device: torch.device) -> Tensor:
+    # Clones, since tensors made under inference mode cannot enter a graph.
+    return rows[part].detach().clone().to(device)

@@ -1,11 +1,11 @@
-"""The classifier under attack: logits and image gradients in float32, every pass counted per sample."""
+"""The classifier under attack: logits, image gradients and losses in float32, passes counted per sample."""
 
 from __future__ import annotations
 
 import re
 import warnings
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
 from typing import Literal, final
 
 import torch
@@ -17,32 +17,43 @@ from verisal.functional.adversarial import noise_norm
 from verisal.functional.outputs import NO_GRADIENT, ask, check_labels, decision, output_of
 
 ImageToLogits = Callable[[Tensor], Tensor]
+LossName = Literal["ce", "dlr", "margin"]
+
+# Keeps the ratio finite where the logits are all equal.
+_TINY = 1e-12
+_ROUNDING = 1e-3
+_PROBABILITIES = (
+    "the classifier's rows lie in [0, 1] and sum to 1: they are probabilities, not logits, and a softmax that"
+    " is nearly sure leaves an attack hardly any gradient, so that the classifier looks more robust than it"
+    " is; remove the softmax from its forward"
+)
 
 
 @final
 class Victim:
-    """What an attack may ask about the classifier, for the samples of one chunk.
+    """Answers of the classifier that an attack may ask for, about the samples of one chunk.
 
-    ``rows`` says which samples of the chunk a batch holds, so that finished samples can be left out and
-    the passes are still counted for the right ones.
+    Every method is told the ``rows``, which samples of the chunk its images belong to, so that finished
+    samples can be left out and the passes are still counted for the right ones.
 
     Args:
         model: maps ``(n, 3, H, W)`` in [0, 1] to logits ``(n, K)``.
         labels: ``(B,)`` int64, true label, or goal class where ``targeted``.
-        targeted: whether the attack wants the prediction to become ``labels`` rather than to leave it.
+        targeted: True if the prediction is to become ``labels`` rather than to leave them.
         image: ``(1, 3, H, W)``, needed where the classifier says ``output: sigmoid`` and asked about once
             then, uncounted: how many logits there are decides what the labels mean.
 
     Attributes:
-        labels: as given; for a classifier with ``output: sigmoid`` what should become of, or stay, the
-            decision about each label (see :func:`.decision`), which is all that the attack
-            sees: two logits, and labels 0 and 1.
+        rows: ``(B,)`` int64, all samples of the chunk.
+        labels: as given; for a classifier with ``output: sigmoid`` the decision about each label (see
+            :func:`.decision`), which is all that the attack sees: two logits, and labels 0 and 1.
     """
 
     def __init__(
         self, model: ImageToLogits, labels: Tensor, *, targeted: bool, image: Tensor | None = None
     ) -> None:
         self.targeted = targeted
+        self.rows = torch.arange(len(labels), device=labels.device)
         self.n_fwd = torch.zeros_like(labels)
         self.n_bwd = torch.zeros_like(labels)
         self._model = model
@@ -59,13 +70,13 @@ class Victim:
             _, self.labels = decision(logits.expand(len(labels), -1), labels, self._output)
 
     def logits(self, images: Tensor, rows: Tensor) -> Tensor:
-        """Logits ``(n, K)`` float32 of ``images (n, 3, H, W)``, which belong to samples ``rows (n,)``."""
+        """Logits ``(n, K)`` float32 of ``images (n, 3, H, W)``."""
         logits = self.uncounted(images, rows)
         self.n_fwd[rows] += 1
         return logits
 
     def uncounted(self, images: Tensor, rows: Tensor) -> Tensor:
-        """As :meth:`logits`, for passes that are counted otherwise."""
+        """Logits as of :meth:`logits`, for passes that are counted otherwise."""
         logits = ask(self._model, images).float()
         if not self._num_classes:
             self._check(logits)
@@ -80,7 +91,7 @@ class Victim:
 
         Args:
             images: ``(n, 3, H, W)``.
-            rows: ``(n,)`` int64, the samples of the chunk that the images belong to.
+            rows: ``(n,)`` int64.
             loss: maps logits ``(n, K)`` and labels ``(n,)`` to one loss per sample ``(n,)``.
 
         Returns:
@@ -104,14 +115,11 @@ class Victim:
 
         Args:
             images: ``(n, 3, H, W)``.
-            rows: ``(n,)`` int64, the samples of the chunk that the images belong to.
+            rows: ``(n,)`` int64.
             losses: maps logits ``(n, K)`` to ``L`` losses per sample ``(n, L)``.
 
         Yields:
             For each loss, its values ``(n,)`` and their gradient ``(n, 3, H, W)``, detached.
-
-        Raises:
-            ConfigError: the logits do not depend on the image in a differentiable way.
         """
         leaf = images.detach().requires_grad_()
         columns = losses(self._climbed(leaf, rows)).unbind(dim=1)
@@ -133,7 +141,7 @@ class Victim:
     def _climbed(self, leaf: Tensor, rows: Tensor) -> Tensor:
         logits = self.logits(leaf, rows)
         if not self._scale_known:
-            warn_of_probabilities(logits)
+            _warn_of_probabilities(logits)
             self._scale_known = True
         return logits
 
@@ -158,15 +166,23 @@ def _slope(losses: Tensor, leaf: Tensor, *, again: bool = False) -> Tensor:
     (gradient,) = torch.autograd.grad(losses.sum(), leaf, retain_graph=again, allow_unused=True)
     if gradient is None:
         raise ConfigError(NO_GRADIENT)
-    found: Tensor = gradient
-    broken = ~found.flatten(1).isfinite().all(dim=1)
+    return finite(gradient, "loss")
+
+
+def finite(gradient: Tensor, what: str) -> Tensor:
+    """The gradient ``(n, 3, H, W)``.
+
+    Raises:
+        NumericError: the gradient of ``what`` is not finite for an image.
+    """
+    broken = ~gradient.flatten(1).isfinite().all(dim=1)
     if bool(broken.any()):
         raise NumericError(
-            f"the gradient of the loss is not finite for {int(broken.sum())} of {len(leaf)} images; look for"
-            " square roots, logarithms or divisions at 0 in the classifier, or for a class whose logit is"
+            f"the gradient of the {what} is not finite for {int(broken.sum())} of {len(gradient)} images;"
+            " look for square roots, logarithms or divisions at 0 in the classifier, or for a class whose logit is"
             " infinite, and take another loss or label"
         )
-    return found
+    return gradient
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -174,52 +190,25 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits, labels, reduction="none")
 
 
-_ROUNDING = 1e-3
-_TEXT = (
-    "the classifier's rows lie in [0, 1] and sum to 1: they are probabilities, not logits, and a softmax that"
-    " is nearly sure leaves an attack hardly any gradient, so that the classifier looks more robust than it"
-    " is; remove the softmax from its forward"
-)
+def margin(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    targeted: bool,
+    largest: Callable[[Tensor, int], Tensor] = torch.amax,
+) -> Tensor:
+    """Best other logit minus the label's; targeted: the goal's logit minus the best other.
 
-
-def warn_of_probabilities(logits: Tensor) -> None:
-    """Warn where every row lies in [0, 1] and sums to 1: a softmax is inside the network.
-
-    It is shown once in a process, not at every batch, unless a filter says otherwise. Rows that are all
-    exactly 0 and 1 may as well be the logits of a network made by hand, and pass.
+    ``largest`` reduces the other logits along a dimension; ``torch.logsumexp`` is a smooth maximum.
     """
-    rows = logits.detach()
-    probabilities = (rows >= 0) & (rows <= 1 + _ROUNDING)
-    sums = (rows.sum(dim=1) - 1).abs() <= _ROUNDING
-    if bool(probabilities.all() & sums.all() & ((rows > 0) & (rows < 1)).any()):
-        if _filtered():
-            warnings.warn(_TEXT, stacklevel=2)
-        else:
-            _warn_once()
-
-
-def _filtered() -> bool:
-    """Whether a filter of the caller's decides about the warning."""
-    return any(
-        module is None and issubclass(UserWarning, category) and (words is None or re.match(words, _TEXT))
-        for _, words, category, module, _ in warnings.filters
-    )
-
-
-@cache
-def _warn_once() -> None:
-    """Python's own once lasts until any code touches a filter, as the decoding of every image does."""
-    warnings.warn(_TEXT, stacklevel=3)
-
-
-LossName = Literal["ce", "dlr", "margin"]
-
-# Keeps the ratio finite where the logits are all equal.
-_TINY = 1e-12
+    own = logits.gather(1, labels[:, None]).squeeze(1)
+    # -inf and not 0: the other logits may all be negative.
+    other = largest(logits.scatter(1, labels[:, None], -torch.inf), 1)
+    return own - other if targeted else other - own
 
 
 def rising_loss(name: LossName, *, targeted: bool) -> Callable[[Tensor, Tensor], Tensor]:
-    """Maps logits ``(n, K)`` and labels ``(n,)`` to a loss ``(n,)`` that an attack maximises.
+    """Loss ``(n,)`` of logits ``(n, K)`` and labels ``(n,)`` that an attack maximises.
 
     ``ce`` is the cross-entropy, ``margin`` see :func:`margin`, ``dlr`` the margin divided by the difference
     of the largest and the third largest logit (targeted: the mean of the third and the fourth), which makes
@@ -231,17 +220,7 @@ def rising_loss(name: LossName, *, targeted: bool) -> Callable[[Tensor, Tensor],
     if name == "ce":
         sign = -1.0 if targeted else 1.0
         return lambda logits, labels: sign * cross_entropy(logits, labels)
-    if name == "margin":
-        return lambda logits, labels: margin(logits, labels, targeted=targeted)
-    return lambda logits, labels: _dlr(logits, labels, targeted=targeted)
-
-
-def margin(logits: Tensor, labels: Tensor, *, targeted: bool) -> Tensor:
-    """Best other logit minus the label's; targeted: the goal's logit minus the best other."""
-    own = logits.gather(1, labels[:, None]).squeeze(1)
-    # -inf and not 0: the other logits may all be negative.
-    other = logits.scatter(1, labels[:, None], -torch.inf).amax(dim=1)
-    return own - other if targeted else other - own
+    return partial(margin if name == "margin" else _dlr, targeted=targeted)
 
 
 def dlr_classes(*, targeted: bool) -> int:
@@ -273,3 +252,31 @@ def unit(vectors: Tensor) -> Tensor:
 def wide(values: Tensor) -> Tensor:
     """``(n,)`` as ``(n, 1, 1, 1)``."""
     return values.view(-1, 1, 1, 1)
+
+
+def _warn_of_probabilities(logits: Tensor) -> None:
+    """Warn where every row lies in [0, 1] and sums to 1: a softmax is inside the network.
+
+    Shown once in a process, not at every batch, unless a filter says otherwise. Rows that are all exactly 0
+    and 1 may as well be the logits of a network made by hand, and pass.
+    """
+    rows = logits.detach()
+    probabilities = (rows >= 0) & (rows <= 1 + _ROUNDING)
+    sums = (rows.sum(dim=1) - 1).abs() <= _ROUNDING
+    if bool(probabilities.all() & sums.all() & ((rows > 0) & (rows < 1)).any()):
+        filtered = any(
+            module is None
+            and issubclass(UserWarning, category)
+            and (words is None or re.match(words, _PROBABILITIES))
+            for _, words, category, module, _ in warnings.filters
+        )
+        if filtered:
+            warnings.warn(_PROBABILITIES, stacklevel=2)
+        else:
+            _warn_once()
+
+
+@cache
+def _warn_once() -> None:
+    """Warn once in a process: Python's own once lasts until any code touches a filter."""
+    warnings.warn(_PROBABILITIES, stacklevel=3)

@@ -12,13 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from verisal.attacks._base import SLACK, Attack, Draw, require
+from verisal.attacks._base import SLACK, Attack, Draw, check_settings, require
 from verisal.attacks._victim import Victim
 from verisal.errors import ConfigError, NumericError
 from verisal.functional.adversarial import noise_norm
 from verisal.functional.seeding import derive_seed
 from verisal.types import Norm
-
 
 ForeignAttack = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
@@ -66,52 +65,46 @@ class AdaptedAttack(Attack):
     def __post_init__(self) -> None:
         require(bool(self.name), "AdaptedAttack.name", self.name, "the attack's name with its settings")
         require(self.norm in ("linf", "l2"), "AdaptedAttack.norm", self.norm, "'linf' or 'l2'")
-        require(self.eps is None or 0 <= self.eps < torch.inf, "AdaptedAttack.eps", self.eps, ">= 0, or null")
-        require(
-            self.calls in ("per_image", "per_chunk"),
-            "AdaptedAttack.calls",
-            self.calls,
-            "'per_image' or 'per_chunk'",
-        )
+        check_settings(self, "eps", least=0)
+        choices = "'per_image' or 'per_chunk'"
+        require(self.calls in ("per_image", "per_chunk"), "AdaptedAttack.calls", self.calls, choices)
 
     def _perturb(self, victim: Victim, images: Tensor, *, draw: Draw) -> Tensor:
         seeds = draw(lambda rng: torch.randint(2**31, (), generator=rng), stream=self.name).tolist()
-        rows = torch.arange(len(images), device=images.device)
-        size = 1 if self.calls == "per_image" else len(rows)
-        parts = [rows[start : start + size] for start in range(0, len(rows), size)]
+        parts = torch.split(victim.rows, 1 if self.calls == "per_image" else len(images))
         return torch.cat([self._called(victim, images[part], part, seeds) for part in parts])
 
     def _called(self, victim: Victim, images: Tensor, rows: Tensor, seeds: list[int]) -> Tensor:
         model = _Counted(victim, rows)
         with _seeded(derive_seed(*(seeds[row] for row in rows.tolist()))):
-            found = self.function(model, images.clone(), victim.labels[rows].clone())
+            attacked = self.function(model, images.clone(), victim.labels[rows].clone())
         model.settle()
-        return self._checked(found, images)
+        return self._checked(attacked, images)
 
-    def _checked(self, found: Tensor, images: Tensor) -> Tensor:
-        if not isinstance(found, Tensor) or found.shape != images.shape or not found.is_floating_point():
+    def _checked(self, given: object, images: Tensor) -> Tensor:
+        if not isinstance(given, Tensor) or given.shape != images.shape or not given.is_floating_point():
             what = (
-                f"{tuple(found.shape)} {found.dtype}" if isinstance(found, Tensor) else type(found).__name__
+                f"{tuple(given.shape)} {given.dtype}" if isinstance(given, Tensor) else type(given).__name__
             )
             raise ConfigError(
                 f"{self.name}: the attack must return float images {tuple(images.shape)}, found {what}"
             )
-        found = found.detach().to(images)
-        if not bool(found.isfinite().all()):
+        attacked = given.detach().to(images)
+        if not bool(attacked.isfinite().all()):
             raise NumericError(f"{self.name}: the attack returned values that are not finite")
-        low, high = float(found.min()), float(found.max())
+        low, high = float(attacked.min()), float(attacked.max())
         if low < -SLACK or high > 1 + SLACK:
             raise ConfigError(
                 f"{self.name}: attacked images must lie in [0, 1], found [{low:.4g}, {high:.4g}]"
             )
-        found = found.clamp(0, 1)
-        largest = float(noise_norm(found.double() - images.double(), self.norm).max())
+        attacked = attacked.clamp(0, 1)
+        largest = float(noise_norm(attacked.double() - images.double(), self.norm).max())
         if self.eps is not None and largest > self.eps + SLACK:
             raise ConfigError(
                 f"{self.name}: noise of {self.norm} norm {largest:.6g} found, {self.eps:.6g} allowed;"
                 " set the eps that the attack was built with, in [0, 1] pixel units"
             )
-        return found
+        return attacked
 
 
 @final
@@ -128,7 +121,7 @@ class FoolboxCall:
     eps: float | None = None
 
     def __post_init__(self) -> None:
-        require(self.eps is None or 0 <= self.eps < torch.inf, "FoolboxCall.eps", self.eps, ">= 0, or null")
+        check_settings(self, "eps", least=0)
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         """Attacked images, clipped to the budget by the library."""
@@ -166,8 +159,8 @@ class ARTCall:
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         """Attacked images; they go through numpy, as the library works on it."""
-        found = self.make(model).generate(x=images.cpu().numpy(), y=labels.cpu().numpy())
-        return torch.from_numpy(found).to(images)
+        attacked = self.make(model).generate(x=images.cpu().numpy(), y=labels.cpu().numpy())
+        return torch.from_numpy(attacked).to(images)
 
 
 @final

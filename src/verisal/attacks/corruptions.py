@@ -1,29 +1,35 @@
-"""Benign corruptions: changes that happen to images without an attacker, which no detector should report."""
+"""Benign changes: noise as large as an attack's, and what happens to images without an attacker.
+
+No detector should report them. All of them ask the classifier for its verdict only.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from io import BytesIO
 from typing import ClassVar, final
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from verisal.attacks._base import Attack, Draw, require
-from verisal.attacks._jpeg import jpeg
+from verisal.attacks._base import Attack, Draw, check_ball, check_settings
 from verisal.attacks._victim import Victim
-from verisal.functional.adversarial import scale_to_l2
-from verisal.functional.filters import gaussian_matrix
+from verisal.functional.adversarial import round_to_8bit, scale_to_l2
+from verisal.functional.filters import gaussian_blur
 from verisal.types import Norm
+
+_HALF_COLOUR = 2
 
 
 @final
 @dataclass(frozen=True)
 class GaussianNoise(Attack):
-    """Gaussian noise of a given L2 norm, in whole 8-bit steps; asks the classifier for its verdict only.
+    """Gaussian noise of a given L2 norm, in whole 8-bit steps.
 
-    To copy the norm of each attacked image use :func:`.gaussian_noise`, which this class
-    calls with one norm for all.
+    To copy the norm of each attacked image use :func:`.gaussian_noise`.
 
     Args:
         l2: L2 norm over all values of an image; reached from below within about one 8-bit step.
@@ -36,7 +42,7 @@ class GaussianNoise(Attack):
     l2: float
 
     def __post_init__(self) -> None:
-        require(0 <= self.l2 < torch.inf, "GaussianNoise.l2", self.l2, ">= 0")
+        check_settings(self, "l2", least=0)
 
     def _perturb(self, victim: Victim, images: Tensor, *, draw: Draw) -> Tensor:
         shape = images.shape[1:]
@@ -47,7 +53,7 @@ class GaussianNoise(Attack):
 @final
 @dataclass(frozen=True)
 class SignNoise(Attack):
-    """Every value moves by ``eps`` up or down at random; asks the classifier for its verdict only.
+    """Every value moves by ``eps`` up or down at random.
 
     Args:
         eps: change of every value in [0, 1], before clamping to [0, 1].
@@ -60,9 +66,7 @@ class SignNoise(Attack):
     eps: float
 
     def __post_init__(self) -> None:
-        require(
-            0 <= self.eps <= 1, "SignNoise.eps", self.eps, "in [0, 1] pixel units, such as 0.0157 for 4/255"
-        )
+        check_ball(self, self.eps)
 
     def _perturb(self, victim: Victim, images: Tensor, *, draw: Draw) -> Tensor:
         shape = images.shape[1:]
@@ -73,7 +77,7 @@ class SignNoise(Attack):
 @final
 @dataclass(frozen=True)
 class JPEG(Attack):
-    """Compression with loss, colour at half resolution; asks the classifier for its verdict only.
+    """Encoded and decoded by Pillow, colour at half resolution, rounded to 8 bits before and after.
 
     Args:
         quality: 1 (worst) to 100, as of the usual encoders.
@@ -85,20 +89,29 @@ class JPEG(Attack):
         wallace1992
     """
 
+    rules: ClassVar[int] = 2
     norm: ClassVar[Norm] = "l2"
     quality: int = 75
 
     def __post_init__(self) -> None:
-        require(1 <= self.quality <= 100, "JPEG.quality", self.quality, "in 1..100")
+        check_settings(self, "quality", least=1, most=100)
 
     def _perturb(self, victim: Victim, images: Tensor, *, draw: Draw) -> Tensor:
-        return jpeg(images, self.quality)
+        pixels = round_to_8bit(images).permute(0, 2, 3, 1).cpu().numpy()
+        decoded = np.stack([self._decoded(image) for image in pixels])
+        return (torch.from_numpy(decoded).permute(0, 3, 1, 2) / 255).contiguous().to(images)
+
+    def _decoded(self, image: np.ndarray) -> np.ndarray:
+        file = BytesIO()
+        Image.fromarray(image).save(file, "JPEG", quality=self.quality, subsampling=_HALF_COLOUR)
+        with Image.open(file) as picture:
+            return np.asarray(picture)
 
 
 @final
 @dataclass(frozen=True)
 class Brightness(Attack):
-    """Every value moves by ``change``, clamped to [0, 1]; asks the classifier for its verdict only.
+    """Every value moves by ``change``, clamped to [0, 1].
 
     Args:
         change: in [-1, 1]; negative is darker.
@@ -111,7 +124,7 @@ class Brightness(Attack):
     change: float = 0.1
 
     def __post_init__(self) -> None:
-        require(-1 <= self.change <= 1, "Brightness.change", self.change, "in [-1, 1]")
+        check_settings(self, "change", least=-1, most=1)
 
     def _perturb(self, victim: Victim, images: Tensor, *, draw: Draw) -> Tensor:
         return (images + self.change).clamp(0, 1)
@@ -120,7 +133,7 @@ class Brightness(Attack):
 @final
 @dataclass(frozen=True)
 class GaussianBlur(Attack):
-    """Gaussian blur with reflected edges; asks the classifier for its verdict only.
+    """Gaussian blur with reflected edges.
 
     Args:
         sigma: standard deviation in pixels.
@@ -133,19 +146,16 @@ class GaussianBlur(Attack):
     sigma: float = 1.0
 
     def __post_init__(self) -> None:
-        require(0 <= self.sigma < torch.inf, "GaussianBlur.sigma", self.sigma, ">= 0 px")
+        check_settings(self, "sigma", least=0)
 
     def _perturb(self, victim: Victim, images: Tensor, *, draw: Draw) -> Tensor:
-        down, across = (gaussian_matrix(length, self.sigma).to(images) for length in images.shape[2:])
-        return (down @ images @ across.T).clamp(0, 1)
+        return gaussian_blur(images, self.sigma).clamp(0, 1)
 
 
 @final
 @dataclass(frozen=True)
 class Shift(Attack):
     """Moves each image into one of the eight directions, drawn per image; edges are repeated.
-
-    Asks the classifier for its verdict only.
 
     Args:
         pixels: how far, along each axis that the direction moves.
@@ -158,7 +168,7 @@ class Shift(Attack):
     pixels: int = 1
 
     def __post_init__(self) -> None:
-        require(self.pixels >= 0, "Shift.pixels", self.pixels, ">= 0")
+        check_settings(self, "pixels", least=0)
 
     def _perturb(self, victim: Victim, images: Tensor, *, draw: Draw) -> Tensor:
         height, width = images.shape[2:]

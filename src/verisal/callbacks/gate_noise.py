@@ -14,7 +14,7 @@ from torch import Tensor
 from verisal.callbacks._epoch import Epoch, Seen
 from verisal.callbacks._explaining import ScoringCallback, row_evaluation
 from verisal.errors import ConfigError
-from verisal.functional.filters import gaussian_matrix
+from verisal.functional.filters import gaussian_blur
 from verisal.metrics import ImageTable
 from verisal.reporting import merge_evaluations
 from verisal.results import Evaluation
@@ -128,12 +128,7 @@ def gate_noise(
             return values.gather(1, query[:, None])[:, 0] / spread
 
         plain, kept, floor = logit(clean), logit(network.gated(first, gates)), logit(nothing)
-        blurred = logit(network.gated(first, [_blurred(gate, sigma) for gate in gates]))
+        blurred = logit(network.gated(first, [gaussian_blur(gate, sigma) for gate in gates]))
         mirrored = logit(network.gated(first, [gate.flip(-1) for gate in gates]))
         columns += [kept - plain, kept - torch.maximum(plain, floor), kept - blurred, kept - mirrored]
     return torch.stack(columns, dim=1)
-
-
-def _blurred(gate: Tensor, sigma: float) -> Tensor:
-    down, across = (gaussian_matrix(length, sigma).to(gate) for length in gate.shape[-2:])
-    return down @ gate @ across.T

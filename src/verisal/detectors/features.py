@@ -11,9 +11,9 @@ from torch import Tensor
 
 from verisal.detectors.measurements import Measurement
 from verisal.errors import ConfigError
-from verisal.functional.filters import shift_one_pixel, softmax_distance
+from verisal.functional.filters import shift_one_pixel
 from verisal.functional.networks import staged_network
-from verisal.functional.outputs import log_odds
+from verisal.functional.outputs import log_odds, softmax_distance
 from verisal.functional.scopes import frozen, gradient_scope, images_at_once
 from verisal.saliency import GateFunction, GateMethod
 from verisal.saliency.gates.masks import channel_statistics, gate_map

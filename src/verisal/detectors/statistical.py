@@ -14,8 +14,7 @@ from torch import Tensor
 from verisal.detectors.base import Detector, matching, require_rows, unfitted
 from verisal.detectors.measurements import Measurement, PooledActivations, ShiftedLogits
 from verisal.errors import ConfigError
-from verisal.functional.filters import softmax_distance
-from verisal.functional.outputs import log_odds
+from verisal.functional.outputs import log_odds, softmax_distance
 
 # Keeps images with neighbours at one and the same distance finite.
 _LEAST_SPREAD = 1e-3

@@ -14,8 +14,7 @@ from verisal.detectors.base import Detector, matching
 from verisal.detectors.measurements import Logits, Measurement, ShiftedLogits, StepsToFlip
 from verisal.detectors.squeezing import SqueezedLogits
 from verisal.errors import ConfigError
-from verisal.functional.filters import softmax_distance
-from verisal.functional.outputs import log_odds
+from verisal.functional.outputs import log_odds, softmax_distance
 
 # Beyond it log(1 + exp(-x)) is exp(-x) to the last digit of a double.
 _LINEAR = 40.0

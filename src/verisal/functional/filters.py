@@ -1,4 +1,4 @@
-"""Gaussian blur along one axis as a matrix, so that blurring an image takes two small products."""
+"""Gaussian blur by matrices, and a shift by one pixel."""
 
 from __future__ import annotations
 
@@ -31,6 +31,12 @@ def gaussian_matrix(length: int, sigma: float, *, taps: int | None = None) -> Te
     return matrix.scatter_add_(1, source, (weights / weights.sum()).expand(length, -1)).float()
 
 
+def gaussian_blur(images: Tensor, sigma: float, *, taps: int | None = None) -> Tensor:
+    """Images ``(..., H, W)`` under the Gaussian of :func:`gaussian_matrix`, as two small matrix products."""
+    down, across = (gaussian_matrix(length, sigma, taps=taps).to(images) for length in images.shape[-2:])
+    return down @ images @ across.T
+
+
 def shift_one_pixel(images: Tensor) -> Tensor:
     """Images ``(B, C, H, W)`` moved one pixel right and down; the first row and column are repeated.
 
@@ -40,8 +46,3 @@ def shift_one_pixel(images: Tensor) -> Tensor:
     """
     moved = F.pad(images, (1, 0, 1, 0), mode="replicate")[..., :-1, :-1]
     return moved.contiguous(memory_format=torch.channels_last)
-
-
-def softmax_distance(logits: Tensor, other: Tensor) -> Tensor:
-    """L1 distance ``(B,)`` of two softmax outputs, in [0, 2], from logits ``(B, K)``."""
-    return (logits.softmax(dim=1) - other.softmax(dim=1)).abs().sum(dim=1)

@@ -190,6 +190,11 @@ def log_probabilities(logits: Tensor, output: OutputKind) -> Tensor:
     return F.logsigmoid(logits) if output == "sigmoid" else logits.log_softmax(dim=1)
 
 
+def softmax_distance(logits: Tensor, other: Tensor) -> Tensor:
+    """L1 distance ``(B,)`` of two softmax outputs, in [0, 2], from logits ``(B, K)``."""
+    return (logits.softmax(dim=1) - other.softmax(dim=1)).abs().sum(dim=1)
+
+
 def decides_for(logits: Tensor, query_class: Tensor, output: OutputKind) -> Tensor:
     """``(B,)`` bool: the query class is the largest logit or, for a sigmoid, more probable than not."""
     if output == "sigmoid":

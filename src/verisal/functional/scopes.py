@@ -1,16 +1,19 @@
-"""Context managers that own every side effect on a network that somebody else handed over."""
+"""Context managers that own every side effect on somebody else's network, and what it says in chunks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from verisal.errors import ConfigError, DataError
+from verisal._numbers import check_range
+from verisal.errors import DataError
 from verisal.functional.outputs import ask, log_probabilities, output_of
 from verisal.types import StagedClassifier, check_query_class
+
+_SIDE = 128
 
 
 @contextmanager
@@ -33,9 +36,8 @@ def gradient_scope(device_type: str = "cpu") -> Iterator[None]:
 def frozen(module: object) -> Iterator[None]:
     """Eval mode and no parameter gradients inside; every module's mode and flag as before afterwards.
 
-    A function has neither, and stays as it is.
-
-    Modes are kept per sub-module, not only for the root, and are restored on exceptions too.
+    Modes are kept per sub-module, not only for the root, and are restored on exceptions too. A function has
+    neither, and stays as it is.
     """
     if not isinstance(module, (nn.Module, StagedClassifier)):
         yield
@@ -68,22 +70,47 @@ def rng_preserved(device: torch.device | None = None) -> Iterator[None]:
 
 
 @contextmanager
-def scoring(classifier: object, device: torch.device) -> Iterator[None]:
-    """The classifier frozen and in eval mode, no gradients, no autocast, global random state as before."""
-    quiet = frozen(classifier) if isinstance(classifier, nn.Module) else nullcontext()
-    with rng_preserved(device), quiet, torch.no_grad(), torch.autocast(device.type, enabled=False):
+def differentiated(*networks: object, device: torch.device) -> Iterator[None]:
+    """Networks frozen, gradients enabled in float32, global random state as before afterwards."""
+    with ExitStack() as scopes:
+        scopes.enter_context(rng_preserved(device))
+        for network in networks:
+            scopes.enter_context(frozen(network))
+        scopes.enter_context(gradient_scope(device.type))
         yield
 
 
-def check_chunk_size(chunk_size: int) -> None:
-    """Raise ConfigError unless ``chunk_size`` is at least 1."""
-    if chunk_size < 1:
-        raise ConfigError(f"chunk_size must be at least 1, found {chunk_size}")
+@contextmanager
+def scoring(classifier: object, device: torch.device) -> Iterator[None]:
+    """The classifier frozen and in eval mode, no gradients, no autocast, global random state as before."""
+    with (
+        rng_preserved(device),
+        frozen(classifier),
+        torch.no_grad(),
+        torch.autocast(device.type, enabled=False),
+    ):
+        yield
+
+
+def images_at_once(chunk_size: int, images: Tensor) -> int:
+    """Images whose graph is held at once: ``chunk_size`` up to 128 x 128 pixels, fewer of larger ones.
+
+    Memory grows with the number of pixels: 64 graphs of an EfficientNet-Lite0 take 5 GB at 224 pixels, and 20
+    of them 1.6 GB.
+
+    Args:
+        chunk_size: at least 1.
+        images: ``(..., H, W)``.
+
+    >>> [images_at_once(64, torch.empty(1, 3, side, side)) for side in (32, 128, 224, 2048)]
+    [64, 64, 20, 1]
+    """
+    return max(1, min(chunk_size, chunk_size * _SIDE**2 // max(1, images.shape[-2] * images.shape[-1])))
 
 
 def in_chunks(images: Tensor, query_class: Tensor, chunk_size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Images and query classes, ``chunk_size`` at a time."""
-    check_chunk_size(chunk_size)
+    check_range(1, chunk_size=chunk_size)
     for start in range(0, len(images), chunk_size):
         yield images[start : start + chunk_size], query_class[start : start + chunk_size]
 
@@ -111,31 +138,11 @@ def _asked(
     chunks: Iterable[tuple[Tensor, Tensor]],
     score: Callable[[Tensor], Tensor],
 ) -> Tensor:
-    found = []
+    scores = []
     for images, query in chunks:
         logits = ask(classifier, images, allow_nan=True)
         check_query_class(query, len(images), logits.shape[1])
-        found.append(score(logits.double()).gather(1, query[:, None])[:, 0])
-    if not found:
+        scores.append(score(logits.double()).gather(1, query[:, None])[:, 0])
+    if not scores:
         raise DataError("there is nothing to score: give at least one image and at least one perturbation")
-    return torch.cat(found)
-
-
-_SIDE = 128
-
-
-def images_at_once(chunk_size: int, images: Tensor) -> int:
-    """Images whose graph is held at once: ``chunk_size`` up to 128 x 128 pixels, fewer of larger ones.
-
-    Memory grows with the number of pixels, so that a chunk size that fits small images is too large for large
-    ones: 64 graphs of an EfficientNet-Lite0 take 5 GB at 224 pixels, and 20 of them 1.6 GB.
-
-    Args:
-        chunk_size: at least 1.
-        images: ``(..., H, W)``.
-
-    >>> import torch
-    >>> [images_at_once(64, torch.empty(1, 3, side, side)) for side in (32, 128, 224, 2048)]
-    [64, 64, 20, 1]
-    """
-    return max(1, min(chunk_size, chunk_size * _SIDE**2 // max(1, images.shape[-2] * images.shape[-1])))
+    return torch.cat(scores)

@@ -5,26 +5,29 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal, final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from verisal._numbers import check_range
-from verisal.attacks._base import Draw, _check_call, require
+from verisal.attacks._base import (
+    Draw,
+    Pick,
+    by_chunk,
+    check_ball,
+    check_settings,
+    checked_ids,
+    joined,
+    require,
+)
 from verisal.attacks._victim import unit
 from verisal.attacks.adaptive.target import Aim, Defence, Judged, Orthogonal, Selective, Target, Weighted
 from verisal.errors import DataError
 from verisal.fingerprint import Configured
 from verisal.functional.adversarial import round_to_8bit
 from verisal.functional.outputs import require_softmax
-from verisal.functional.scopes import frozen, gradient_scope, images_at_once, rng_preserved
-from verisal.functional.seeding import per_sample
 from verisal.types import check_images
-
 
 _LEVELS = 255
 
@@ -32,7 +35,7 @@ _LEVELS = 255
 @final
 @dataclass(frozen=True)
 class AdaptiveResult:
-    """What an adaptive attack found, per image.
+    """Result of an adaptive attack, per image.
 
     Attributes:
         x_adv: ``(B, 3, H, W)`` in whole 8-bit levels of [0, 1]: of all iterates that fool the classifier the
@@ -96,18 +99,12 @@ class AdaptivePGD(Configured):
     stop_below: float | None = None
 
     def __post_init__(self) -> None:
-        require(0 <= self.eps <= 1, "AdaptivePGD.eps", self.eps, "in [0, 1] pixel units, such as 4/255")
-        require(self.steps >= 1, "AdaptivePGD.steps", self.steps, "at least 1")
-        require(self.restarts >= 1, "AdaptivePGD.restarts", self.restarts, "at least 1")
-        require(
-            self.step is None or 0 < self.step < torch.inf,
-            "AdaptivePGD.step",
-            self.step,
-            "> 0, or null for 2.5 * eps / steps",
-        )
+        check_ball(self, self.eps)
+        check_settings(self, "steps", "restarts", least=1)
+        check_settings(self, "step", least=0, above=True)
         require(self.shape in ("sign", "l2"), "AdaptivePGD.shape", self.shape, "'sign' or 'l2'")
         # A score may be any number.
-        check_range(-sys.float_info.max, stop_below=self.stop_below)
+        check_settings(self, "stop_below", least=-sys.float_info.max)
 
     @classmethod
     def suite(
@@ -173,35 +170,21 @@ class AdaptivePGD(Configured):
             ConfigError: labels, ids, guides or functions that do not fit the images.
             NumericError: scores or gradients that are not finite.
         """
-        check_images(x01)
         require_softmax(defence.classifier, type(self).__name__)
-        ids: Sequence[object] = range(len(x01)) if sample_ids is None else sample_ids
-        _check_call(x01, y, ids, chunk_size)
+        ids = checked_ids(x01, y, sample_ids, chunk_size)
         _check_levels(x01)
         if guides is not None:
             check_images(guides)
-            require(
-                guides.shape == x01.shape, "guides", tuple(guides.shape), f"{tuple(x01.shape)}, one per image"
-            )
-        seed = generator.initial_seed()
-        results = [_nothing(x01)]
-        with ExitStack() as scopes:
-            scopes.enter_context(rng_preserved(x01.device))
-            for part in (defence.classifier, defence.alarm):
-                if isinstance(part, nn.Module):
-                    scopes.enter_context(frozen(part))
-            scopes.enter_context(gradient_scope(x01.device.type))
-            at_once = images_at_once(chunk_size, x01)
-            for start in range(0, len(x01), at_once):
-                rows = slice(start, start + at_once)
-                draw = partial(per_sample, seed=seed, sample_ids=ids[rows], device=x01.device)
-                # Clones, since tensors made under inference mode cannot enter a graph.
-                images, labels = x01[rows].detach().clone(), y[rows].detach().clone().to(x01.device)
-                guide = None if guides is None else guides[rows].detach().clone().to(x01.device)
-                results.append(self._attack_chunk(Target(defence, labels, guide), images, draw))
-        return AdaptiveResult(
-            *(torch.cat(parts) for parts in zip(*(vars(result).values() for result in results), strict=True))
-        )
+            expected = f"{tuple(x01.shape)}, one per image"
+            require(guides.shape == x01.shape, "guides", tuple(guides.shape), expected)
+
+        def attack_chunk(pick: Pick, draw: Draw) -> AdaptiveResult:
+            target = Target(defence, pick(y), None if guides is None else pick(guides))
+            return self._attack_chunk(target, pick(x01), draw)
+
+        seed, networks = generator.initial_seed(), (defence.classifier, defence.alarm)
+        results = by_chunk(attack_chunk, networks, x01, seed=seed, ids=ids, size=chunk_size)
+        return joined([_nothing(x01), *results])
 
     def _attack_chunk(self, target: Target, images: Tensor, draw: Draw) -> AdaptiveResult:
         best = _Best(images)

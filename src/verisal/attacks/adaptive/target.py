@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from verisal._numbers import check_range
-from verisal.attacks._victim import ImageToLogits, Victim, cross_entropy, wide
+from verisal.attacks._victim import ImageToLogits, Victim, cross_entropy, finite, wide
 from verisal.errors import ConfigError, NumericError
 
 ImageToScore = Callable[[Tensor], Tensor]
@@ -20,7 +20,7 @@ ImageToScore = Callable[[Tensor], Tensor]
 @final
 @dataclass(frozen=True, kw_only=True)
 class Defence:
-    """What an adaptive attack is told, and may differentiate.
+    """A classifier and its alarm, as far as an adaptive attack may differentiate them.
 
     Attributes:
         classifier: maps images ``(B, 3, H, W)`` in [0, 1] to logits ``(B, K)``.
@@ -83,7 +83,7 @@ class Target:
     def error_slope(self, images: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Whether fooled ``(n,)``, the cross-entropy ``(n,)`` and its gradient ``(n, 3, H, W)``."""
         loss, gradient, logits = self.victim.gradient(images, rows, cross_entropy)
-        return self.victim.reached(logits, rows), loss, _finite(gradient, "cross-entropy")
+        return self.victim.reached(logits, rows), loss, gradient
 
     def alarm_slope(self, images: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """The alarm's scores ``(n,)`` and their gradient ``(n, 3, H, W)``; nothing is asked of no samples.
@@ -105,7 +105,7 @@ class Target:
         (gradient,) = torch.autograd.grad(score.sum(), leaf, allow_unused=True)
         self.n_alarm_bwd[rows] += 1
         slope = torch.zeros_like(leaf) if gradient is None else gradient.detach()
-        return score.detach(), _finite(slope, "alarm")
+        return score.detach(), finite(slope, "alarm")
 
     def match_slope(self, images: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Mean squared distance ``(n,)`` of the features from the guide's, and its gradient."""
@@ -116,7 +116,7 @@ class Target:
         (gradient,) = torch.autograd.grad(distance.sum(), leaf)
         self.victim.n_fwd[rows] += 1
         self.victim.n_bwd[rows] += 1
-        return distance.detach(), _finite(gradient.detach(), "feature distance")
+        return distance.detach(), finite(gradient.detach(), "feature distance")
 
     def _scored(self, images: Tensor, rows: Tensor) -> Tensor:
         # Copies, as the functions may work in place.
@@ -137,15 +137,6 @@ class Target:
                 "feature matching needs features to match: give Defence(embed=...), a function of the images"
             )
         return self._defence.embed(images.clone())
-
-
-def _finite(gradient: Tensor, what: str) -> Tensor:
-    broken = ~gradient.isfinite().flatten(1).all(dim=1)
-    if broken.any():
-        raise NumericError(
-            f"the gradient of the {what} is not finite for {int(broken.sum())} of {len(gradient)} images"
-        )
-    return gradient
 
 
 class Aim(ABC):
@@ -186,7 +177,8 @@ class Weighted(Aim):
     def ascent(self, target: Target, images: Tensor, rows: Tensor) -> tuple[Judged, Tensor]:
         """The sum's gradient."""
         if self.mu == 0:
-            return _kept_on_fooled(target, images, rows)
+            _, gradient, _ = target.victim.gradient(images, rows, cross_entropy)
+            return target.judge(images, rows), gradient
         fooled, loss, error = target.error_slope(images, rows)
         score, alarm = target.alarm_slope(images, rows)
         return Judged(fooled, score, loss), error - self.mu * alarm
@@ -259,11 +251,6 @@ class FeatureMatching(Aim):
         """Towards the guide's features."""
         _, gradient = target.match_slope(images, rows)
         return target.judge(images, rows), -gradient
-
-
-def _kept_on_fooled(target: Target, images: Tensor, rows: Tensor) -> tuple[Judged, Tensor]:
-    _, gradient, _ = target.victim.gradient(images, rows, cross_entropy)
-    return target.judge(images, rows), gradient
 
 
 def _without(vectors: Tensor, other: Tensor) -> Tensor:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, final
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from verisal.attacks._base import Attack, Draw, require
+from verisal.attacks._base import Attack, Draw, check_settings
 from verisal.attacks._victim import Victim, unit, wide
 from verisal.functional.adversarial import noise_norm
 from verisal.types import Norm
-
 
 # Halvings of the jump before a sample stays where it is for this step.
 _MAX_HALVINGS = 12
@@ -61,34 +60,29 @@ class HopSkipJumpL2(Attack):
     starts: int = 50
 
     def __post_init__(self) -> None:
-        name = type(self).__name__
-        require(self.steps >= 0, f"{name}.steps", self.steps, ">= 0")
-        require(self.directions >= 1, f"{name}.directions", self.directions, "at least 1")
-        require(self.bisections >= 1, f"{name}.bisections", self.bisections, "at least 1")
-        require(self.starts >= 1, f"{name}.starts", self.starts, "at least 1")
+        check_settings(self, "steps", least=0)
+        check_settings(self, "directions", "bisections", "starts", least=1)
 
+    @torch.no_grad()
     def _perturb(self, victim: Victim, images: Tensor, *, draw: Draw) -> Tensor:
-        with torch.no_grad():
-            rows = torch.arange(len(images), device=images.device)
-            best = images.clone()
-            rows = rows[~_wrong(victim, images, rows)]
-            best, rows = self._started(victim, best, rows, draw)
-            if len(rows) == 0:
-                return best
-            clean = images[rows]
-            border = self._bisected(victim, clean, best[rows], rows)
-            best[rows] = border
-            for step in range(1, self.steps + 1):
-                slope = self._slope(victim, clean, border, rows, step, draw)
-                jumped = self._jumped(victim, clean, border, rows, slope, step)
-                border = self._bisected(victim, clean, jumped, rows)
-                better = noise_norm(border - clean, "l2") < noise_norm(best[rows] - clean, "l2")
-                best[rows[better]] = border[better]
+        rows = victim.rows[~_wrong(victim, images, victim.rows)]
+        best, rows = self._started(victim, images.clone(), rows, draw)
+        if len(rows) == 0:
             return best
+        clean = images[rows]
+        border = self._bisected(victim, clean, best[rows], rows)
+        best[rows] = border
+        for step in range(1, self.steps + 1):
+            slope = self._slope(victim, clean, border, rows, step, draw)
+            jumped = self._jumped(victim, clean, border, rows, slope, step)
+            border = self._bisected(victim, clean, jumped, rows)
+            better = noise_norm(border - clean, "l2") < noise_norm(best[rows] - clean, "l2")
+            best[rows[better]] = border[better]
+        return best
 
     def _started(self, victim: Victim, images: Tensor, rows: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
         """Images with a start of another class in ``rows``, and the rows for which one was found."""
-        found = torch.zeros(len(images), dtype=torch.bool, device=images.device)
+        started = torch.zeros(len(images), dtype=torch.bool, device=images.device)
         height, width = images.shape[2:]
         finest = int(math.log2(min(height, width)))
         for number in range(self.starts):
@@ -96,13 +90,12 @@ class HopSkipJumpL2(Attack):
                 break
             # From the finest cells to one colour, and again: what fools differs between classifiers.
             cells = 2 ** (finest - number % (finest + 1))
-            shape = (3, cells, cells)
-            grid: Tensor = draw(_uniform(shape), stream=f"hop start {number}")
+            grid: Tensor = draw(partial(_uniform, (3, cells, cells)), stream=f"hop start {number}")
             images[rows] = F.interpolate(grid[rows], size=(height, width), mode="nearest")
             wrong = _wrong(victim, images[rows], rows)
-            found[rows] = wrong
+            started[rows] = wrong
             rows = rows[~wrong]
-        return images, torch.nonzero(found).squeeze(1)
+        return images, torch.nonzero(started).squeeze(1)
 
     def _bisected(self, victim: Victim, clean: Tensor, wrong: Tensor, rows: Tensor) -> Tensor:
         """The wrong image nearest to ``clean`` that halving the line to it finds."""
@@ -128,7 +121,7 @@ class HopSkipJumpL2(Attack):
         total, signed = torch.zeros_like(clean), torch.zeros_like(clean)
         votes = torch.zeros(len(rows), device=rows.device)
         for number in range(count):
-            drawn: Tensor = draw(_normal(shape), stream=f"hop {step} {number}")
+            drawn: Tensor = draw(partial(_normal, shape), stream=f"hop {step} {number}")
             moved = (border + wide(length) * unit(drawn[rows])).clamp(0, 1)
             direction = moved - border
             vote = torch.where(_wrong(victim, moved, rows), 1.0, -1.0)
@@ -161,9 +154,9 @@ def _wrong(victim: Victim, images: Tensor, rows: Tensor) -> Tensor:
     return victim.reached(victim.logits(images, rows), rows)
 
 
-def _uniform(shape: tuple[int, ...]) -> Callable[[torch.Generator], Tensor]:
-    return lambda rng: torch.rand(shape, generator=rng)
+def _uniform(shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
+    return torch.rand(shape, generator=rng)
 
 
-def _normal(shape: tuple[int, ...]) -> Callable[[torch.Generator], Tensor]:
-    return lambda rng: torch.randn(shape, generator=rng)
+def _normal(shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
+    return torch.randn(shape, generator=rng)

@@ -10,11 +10,10 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from verisal.attacks._base import Attack, Draw, require
+from verisal.attacks._base import Attack, Draw, check_ball, check_settings
 from verisal.attacks._victim import Victim, margin, unit, wide
 from verisal.functional.adversarial import noise_norm
 from verisal.types import Norm
-
 
 # Queries done, of 10 000 in all, after which the squares' area is halved once more.
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -67,20 +66,12 @@ class SquareAttack(Attack):
     targeted: bool = False
 
     def __post_init__(self) -> None:
-        name = type(self).__name__
-        require(self.norm in ("linf", "l2"), f"{name}.norm", self.norm, "'linf' or 'l2'")
-        require(self.eps >= 0, f"{name}.eps", self.eps, ">= 0")
-        require(
-            self.norm == "l2" or self.eps <= 1,
-            f"{name}.eps",
-            self.eps,
-            "in [0, 1] pixel units for linf, such as 0.0157 for 4/255",
-        )
-        require(self.n_queries >= 1, f"{name}.n_queries", self.n_queries, "at least 1")
-        require(0 < self.p_init <= 1, f"{name}.p_init", self.p_init, "in (0, 1]")
+        check_ball(self, self.eps, self.norm)
+        check_settings(self, "n_queries", least=1)
+        check_settings(self, "p_init", least=0, most=1, above=True)
 
     def _perturb(self, victim: Victim, images: Tensor, *, draw: Draw) -> Tensor:
-        return self.attack_rows(victim, images, torch.arange(len(images), device=images.device), draw=draw)[0]
+        return self.attack_rows(victim, images, victim.rows, draw=draw)[0]
 
     @torch.no_grad()
     def attack_rows(
@@ -189,11 +180,8 @@ def _windows(numbers: Tensor, images: Tensor, side: int) -> tuple[Tensor, Tensor
     """Upper left corners of two windows, ``(n, 2)`` int64 each, and signs ``(n, 3, 1, 1)``."""
     height, width = images.shape[2:]
     free = numbers.new_tensor([height - side + 1, width - side + 1])
-    return (
-        (numbers[:, :2] * free).long(),
-        (numbers[:, 2:4] * free).long(),
-        _signs(numbers[:, 4:7])[..., None, None],
-    )
+    corners = (numbers[:, :4].view(-1, 2, 2) * free).long()
+    return corners[:, 0], corners[:, 1], _signs(numbers[:, 4:7])[..., None, None]
 
 
 def _signs(uniform: Tensor) -> Tensor:

@@ -1,15 +1,15 @@
-"""Auto-PGD: gradient steps with momentum whose size adapts per sample."""
+"""Auto-PGD: gradient steps with momentum whose size adapts per sample; alone, and first in a chain."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from typing import ClassVar, final
 
 import torch
 from torch import Tensor
 
-from verisal.attacks._base import Attack, Draw, require
+from verisal.attacks._base import Attack, Draw, check_ball, check_settings, require
 from verisal.attacks._victim import LossName, Victim, dlr_classes, rising_loss, unit, wide
 from verisal.attacks.black_box.square import SquareAttack
 from verisal.functional.adversarial import noise_norm, project_noise
@@ -74,21 +74,13 @@ class APGD(Attack):
     targeted: bool = False
 
     def __post_init__(self) -> None:
-        require(self.norm in ("linf", "l2"), "APGD.norm", self.norm, "'linf' or 'l2'")
-        require(self.eps >= 0, "APGD.eps", self.eps, ">= 0")
-        require(
-            self.norm == "l2" or self.eps <= 1,
-            "APGD.eps",
-            self.eps,
-            "in [0, 1] pixel units for linf, such as 0.0157 for 4/255",
-        )
+        check_ball(self, self.eps, self.norm)
         require(self.loss in ("ce", "dlr", "margin"), "APGD.loss", self.loss, "'ce', 'dlr' or 'margin'")
-        require(self.steps >= 1, "APGD.steps", self.steps, "at least 1")
-        require(self.restarts >= 1, "APGD.restarts", self.restarts, "at least 1")
-        require(0 <= self.rho <= 1, "APGD.rho", self.rho, "in [0, 1]")
+        check_settings(self, "steps", "restarts", least=1)
+        check_settings(self, "rho", least=0, most=1)
 
     def _perturb(self, victim: Victim, images: Tensor, *, draw: Draw) -> Tensor:
-        return self.attack_rows(victim, images, torch.arange(len(images), device=images.device), draw=draw)[0]
+        return self.attack_rows(victim, images, victim.rows, draw=draw)[0]
 
     def attack_rows(
         self, victim: Victim, images: Tensor, rows: Tensor, *, draw: Draw
@@ -98,21 +90,11 @@ class APGD(Attack):
         Returns:
             Their images ``(n, 3, H, W)`` and whether these fool the classifier ``(n,)``.
         """
-        best = images[rows]
-        best_loss = best.new_full((len(rows),), -torch.inf)
-        fooled = torch.zeros_like(rows, dtype=torch.bool)
-        left = torch.arange(len(rows), device=rows.device)
-        for restart in range(self.restarts):
-            start = self._start(images, restart, draw)[rows[left]]
-            found, loss, hit = self._climb(victim, images[rows[left]], start, rows[left])
-            better = hit | (loss > best_loss[left])
-            best[left[better]] = found[better]
-            best_loss[left[better]] = loss[better]
-            fooled[left] = hit
-            left = left[~hit]
-            if len(left) == 0:
-                break
-        return best, fooled
+
+        def run(restart: int, left: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            return self._climb(victim, images[left], self._start(images, restart, draw)[left], left)
+
+        return best_restart(run, images, rows, restarts=self.restarts)
 
     def _start(self, images: Tensor, restart: int, draw: Draw) -> Tensor:
         """Noise on the surface of the ball."""
@@ -179,6 +161,37 @@ class APGD(Attack):
 
     def _projected(self, current: Tensor, images: Tensor) -> Tensor:
         return (images + project_noise(current - images, self.eps, self.norm)).clamp(0, 1)
+
+
+def best_restart(
+    run: Callable[[int, Tensor], tuple[Tensor, Tensor, Tensor]],
+    images: Tensor,
+    rows: Tensor,
+    *,
+    restarts: int,
+) -> tuple[Tensor, Tensor]:
+    """Best result of several runs on samples ``rows (n,)`` of ``images (B, 3, H, W)``.
+
+    A run is told its number and the samples that no run before has fooled; it gives their images, losses and
+    whether they fool. Of a sample the first fooling image is kept, else the one of highest loss.
+
+    Returns:
+        Images ``(n, 3, H, W)`` and whether they fool the classifier ``(n,)``.
+    """
+    best = images[rows]
+    best_loss = best.new_full((len(rows),), -torch.inf)
+    fooled = torch.zeros_like(rows, dtype=torch.bool)
+    left = torch.arange(len(rows), device=rows.device)
+    for restart in range(restarts):
+        reached, loss, hit = run(restart, rows[left])
+        better = hit | (loss > best_loss[left])
+        best[left[better]] = reached[better]
+        best_loss[left[better]] = loss[better]
+        fooled[left] = hit
+        left = left[~hit]
+        if len(left) == 0:
+            break
+    return best, fooled
 
 
 @dataclass
@@ -295,11 +308,9 @@ class AALight(Attack):
         _ = self._climb("ce"), self._search
 
     def _perturb(self, victim: Victim, images: Tensor, *, draw: Draw) -> Tensor:
-        result = images.clone()
-        rows = torch.arange(len(images), device=images.device)
+        result, rows = images.clone(), victim.rows
         for part in self._parts(victim):
-            found, fooled = part.attack_rows(victim, images, rows, draw=draw)
-            result[rows] = found
+            result[rows], fooled = part.attack_rows(victim, images, rows, draw=draw)
             rows = rows[~fooled]
             if len(rows) == 0:
                 break

@@ -1,4 +1,4 @@
-"""Projected gradient descent in an Linf or L2 ball."""
+"""Signed and projected gradient steps: FGSM, PGD and BIM."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from verisal.attacks._base import Attack, Draw, require
-from verisal.attacks._victim import Victim, cross_entropy, unit
+from verisal.attacks._base import Attack, Draw, check_ball, check_settings, require
+from verisal.attacks._victim import Victim, cross_entropy, unit, wide
+from verisal.attacks.gradient.apgd import best_restart
 from verisal.functional.adversarial import project_noise
 from verisal.types import Norm
 
@@ -40,11 +41,10 @@ class FGSM(Attack):
     targeted: bool = False
 
     def __post_init__(self) -> None:
-        require(0 <= self.eps <= 1, "FGSM.eps", self.eps, "in [0, 1] pixel units, such as 0.0157 for 4/255")
+        check_ball(self, self.eps)
 
     def _perturb(self, victim: Victim, images: Tensor, *, draw: Draw) -> Tensor:
-        rows = torch.arange(len(images), device=images.device)
-        _, gradient, _ = victim.gradient(images, rows, cross_entropy)
+        _, gradient, _ = victim.gradient(images, victim.rows, cross_entropy)
         step = -self.eps if self.targeted else self.eps
         return (images + step * gradient.sign()).clamp(0, 1)
 
@@ -61,8 +61,6 @@ class PGD(Attack):
     iterate that fools the classifier, else the one of highest loss (targeted: lowest). Fooled samples take
     no part in later restarts. Costs ``steps`` forward and backward passes per restart, and one forward
     pass for the verdict of each restart and of the whole.
-
-    The basic iterative method (BIM) is ``random_start=False`` with ``step=1.25 * eps / steps``.
 
     Args:
         eps: radius of the ball; in [0, 1] for Linf, any length >= 0 for L2.
@@ -89,22 +87,9 @@ class PGD(Attack):
     targeted: bool = False
 
     def __post_init__(self) -> None:
-        require(self.norm in ("linf", "l2"), "PGD.norm", self.norm, "'linf' or 'l2'")
-        require(self.eps >= 0, "PGD.eps", self.eps, ">= 0")
-        require(
-            self.norm == "l2" or self.eps <= 1,
-            "PGD.eps",
-            self.eps,
-            "in [0, 1] pixel units for linf, such as 0.0157 for 4/255",
-        )
-        require(self.steps >= 1, "PGD.steps", self.steps, "at least 1")
-        require(
-            self.step is None or 0 <= self.step < torch.inf,
-            "PGD.step",
-            self.step,
-            ">= 0, or null for 2.5 * eps / steps",
-        )
-        require(self.restarts >= 1, "PGD.restarts", self.restarts, "at least 1")
+        check_ball(self, self.eps, self.norm)
+        check_settings(self, "steps", "restarts", least=1)
+        check_settings(self, "step", least=0)
         require(
             self.random_start or self.restarts == 1,
             "PGD.restarts",
@@ -113,25 +98,17 @@ class PGD(Attack):
         )
 
     def _perturb(self, victim: Victim, images: Tensor, *, draw: Draw) -> Tensor:
-        rows = torch.arange(len(images), device=images.device)
-        best = images.clone()
-        best_loss = images.new_full((len(images),), -torch.inf)
-        for restart in range(self.restarts):
-            start = self._start(images, restart, draw)[rows]
-            last = self._climb(victim, images[rows], start, rows)
-            if self.restarts == 1:
-                return last
+        if self.restarts == 1:
+            return self._climb(victim, images, self._start(images, 0, draw), victim.rows)
+
+        def run(restart: int, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            last = self._climb(victim, images[rows], self._start(images, restart, draw)[rows], rows)
             with torch.no_grad():
                 logits = victim.logits(last, rows)
-            fooled = victim.reached(logits, rows)
             loss = self._sign() * cross_entropy(logits, victim.labels[rows])
-            better = fooled | (loss > best_loss[rows])
-            best[rows[better]] = last[better]
-            best_loss[rows] = torch.maximum(best_loss[rows], loss)
-            rows = rows[~fooled]
-            if len(rows) == 0:
-                break
-        return best
+            return last, loss, victim.reached(logits, rows)
+
+        return best_restart(run, images, victim.rows, restarts=self.restarts)[0]
 
     def _climb(self, victim: Victim, images: Tensor, noise: Tensor, rows: Tensor) -> Tensor:
         step = self._sign() * (2.5 * self.eps / self.steps if self.step is None else self.step)
@@ -154,8 +131,7 @@ class PGD(Attack):
         direction = unit(draw(lambda rng: torch.randn(shape, generator=rng), stream=stream))
         # Radius of a point uniform in the ball: the share of the volume within r grows as r^n.
         share: Tensor = draw(lambda rng: torch.rand(1, generator=rng), stream=stream + " radius")
-        radius = share.double().pow(1 / shape.numel()).float().view(-1, 1, 1, 1)
-        return self.eps * radius * direction
+        return self.eps * wide(share.double().pow(1 / shape.numel()).float()) * direction
 
     def _sign(self) -> float:
         return -1.0 if self.targeted else 1.0
@@ -185,7 +161,7 @@ class BIM(Attack):
     targeted: bool = False
 
     def __post_init__(self) -> None:
-        require(self.steps >= 1, "BIM.steps", self.steps, "at least 1")
+        check_settings(self, "steps", least=1)
         self._pgd()
 
     def _perturb(self, victim: Victim, images: Tensor, *, draw: Draw) -> Tensor:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, final
 
 import torch
 from torch import Tensor
 
-from verisal.attacks._base import Attack, Draw, require
+from verisal.attacks._base import Attack, Draw, check_settings
 from verisal.attacks._victim import Victim, margin, wide
 from verisal.functional.adversarial import noise_norm
 from verisal.types import Norm
-
 
 # Factors by which c grows while no round, falls while every round has succeeded.
 _C_UP, _C_DOWN = 10.0, 3.0
@@ -86,22 +87,14 @@ class CarliniWagnerL2(Attack):
     targeted: bool = False
 
     def __post_init__(self) -> None:
-        name = type(self).__name__
-        require(0 <= self.confidence < math.inf, f"{name}.confidence", self.confidence, "a margin >= 0")
-        require(self.rounds >= 1, f"{name}.rounds", self.rounds, "at least 1")
-        require(self.steps >= 1, f"{name}.steps", self.steps, "at least 1")
-        require(0 < self.step <= 1, f"{name}.step", self.step, "a share in (0, 1]")
-        require(
-            self.initial_c is None or 0 < self.initial_c < math.inf,
-            f"{name}.initial_c",
-            self.initial_c,
-            "above 0, or null for a guess per image",
-        )
+        check_settings(self, "confidence", least=0)
+        check_settings(self, "rounds", "steps", least=1)
+        check_settings(self, "step", least=0, most=1, above=True)
+        check_settings(self, "initial_c", least=0, above=True)
 
     def _perturb(self, victim: Victim, images: Tensor, *, draw: Draw) -> Tensor:
-        result = images.clone()
-        rows = torch.arange(len(images), device=images.device)
-        _, slope, logits = victim.gradient(images, rows, self._all_others)
+        result, rows = images.clone(), victim.rows
+        _, slope, logits = victim.gradient(images, rows, self._all_others())
         missing, met = self._missing(victim, logits, rows)
         rows, c = rows[~met], self._first_c(missing, slope)[~met]
         if len(rows) == 0:
@@ -112,11 +105,13 @@ class CarliniWagnerL2(Attack):
         for number in range(self.rounds):
             goes_on = 0 < number == self.rounds - 1
             start = best if goes_on else clean
-            found, found_norm, last = self._descend(victim, clean, start, rows, c, number, goes_on=goes_on)
-            succeeded = found_norm.isfinite()
-            better = found_norm < best_norm
-            best = torch.where(wide(better), found, best)
-            best_norm = torch.minimum(found_norm, best_norm)
+            reached, reached_norm, last = self._descend(
+                victim, clean, start, rows, c, number, goes_on=goes_on
+            )
+            succeeded = reached_norm.isfinite()
+            better = reached_norm < best_norm
+            best = torch.where(wide(better), reached, best)
+            best_norm = torch.minimum(reached_norm, best_norm)
             low, high = torch.where(succeeded, low, c), torch.where(succeeded, c, high)
             c = _next_c(low, high)
         result[rows] = torch.where(wide(best_norm.isfinite()), best, last)
@@ -140,25 +135,25 @@ class CarliniWagnerL2(Attack):
         goes_on: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """One round: smallest successful iterate, its norm (inf without success), and the last iterate."""
-        found, found_norm = clean, torch.full_like(c, torch.inf)
+        best, best_norm = clean, torch.full_like(c, torch.inf)
         first = self.step / 2 if goes_on else self.step
         undecided = 0.0 if number % 2 else _UNDECIDED * self.steps
         current = following = start
         for step in range(self.steps):
             current = following
-            aim = self._all_others if step < undecided else self._best_other
+            aim = self._all_others() if step < undecided else partial(margin, targeted=self.targeted)
             _, slope, logits = victim.gradient(current, rows, aim)
             _, met = self._missing(victim, logits, rows)
             noise = current - clean
             norm = noise_norm(noise, "l2")
-            better = met & (norm < found_norm)
-            found = torch.where(wide(better), current, found)
-            found_norm = torch.where(better, norm, found_norm)
+            better = met & (norm < best_norm)
+            best = torch.where(wide(better), current, best)
+            best_norm = torch.where(better, norm, best_norm)
 
             push = wide(torch.where(met, 0.0, c / 2)) * slope
             share = _share(first, step, self.steps)
             following = (clean + (1 - share) * noise + share * push).clamp(0, 1)
-        return found, found_norm, current
+        return best, best_norm, current
 
     def _missing(self, victim: Victim, logits: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """What the margin lacks, at least 0, and whether nothing is missing and the verdict is the wanted."""
@@ -166,14 +161,9 @@ class CarliniWagnerL2(Attack):
         missing = (self.confidence - reached).clamp_min(0)
         return missing, (missing == 0) & victim.reached(logits, rows)
 
-    def _best_other(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return margin(logits, labels, targeted=self.targeted)
-
-    def _all_others(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def _all_others(self) -> Callable[[Tensor, Tensor], Tensor]:
         """The margin with a smooth maximum, whose slope weighs the other classes by their probabilities."""
-        own = logits.gather(1, labels[:, None]).squeeze(1)
-        others = logits.scatter(1, labels[:, None], -torch.inf).logsumexp(dim=1)
-        return own - others if self.targeted else others - own
+        return partial(margin, targeted=self.targeted, largest=torch.logsumexp)
 
 
 def _share(first: float, step: int, steps: int) -> float:

@@ -9,11 +9,10 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from verisal.attacks._base import Attack, Draw, require
+from verisal.attacks._base import Attack, Draw, check_settings, require
 from verisal.attacks._victim import Victim, cross_entropy, unit, wide
 from verisal.functional.adversarial import noise_norm
 from verisal.types import Norm
-
 
 _LAST_STEP = 0.01
 
@@ -61,19 +60,13 @@ class DDN(Attack):
     targeted: bool = False
 
     def __post_init__(self) -> None:
-        require(self.steps >= 1, "DDN.steps", self.steps, "at least 1")
+        check_settings(self, "steps", least=1)
         require(0 < self.gamma < 1, "DDN.gamma", self.gamma, "a share in (0, 1)")
-        require(0 < self.initial_norm < math.inf, "DDN.initial_norm", self.initial_norm, "above 0")
-        require(
-            self.levels is None or self.levels >= 2,
-            "DDN.levels",
-            self.levels,
-            "at least 2, such as 256, or null for no rounding",
-        )
+        check_settings(self, "initial_norm", least=0, above=True)
+        check_settings(self, "levels", least=2)
 
     def _perturb(self, victim: Victim, images: Tensor, *, draw: Draw) -> Tensor:
-        rows = torch.arange(len(images), device=images.device)
-        best, last = images.clone(), images.clone()
+        rows, best, last = victim.rows, images.clone(), images.clone()
         best_norm = images.new_full((len(images),), torch.inf)
         # No noise within the unit box is longer.
         longest = noise_norm(torch.maximum(images, 1 - images), "l2")

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar, final
 
 import torch
 from torch import Tensor
 
-from verisal.attacks._base import Attack, Draw, require
+from verisal.attacks._base import Attack, Draw, check_settings
 from verisal.attacks._victim import Victim, wide
 from verisal.functional.adversarial import noise_norm
 from verisal.types import Norm
-
 
 # Added to every step, since a step that ends exactly on the border does not change the prediction.
 _NUDGE = 1e-4
@@ -63,14 +61,12 @@ class DeepFoolL2(Attack):
     targeted: bool = False
 
     def __post_init__(self) -> None:
-        name = type(self).__name__
-        require(0 <= self.overshoot < math.inf, f"{name}.overshoot", self.overshoot, "a share >= 0")
-        require(self.steps >= 1, f"{name}.steps", self.steps, "at least 1")
-        require(self.candidates >= 2, f"{name}.candidates", self.candidates, "at least 2, with the label")
+        check_settings(self, "overshoot", least=0)
+        check_settings(self, "steps", least=1)
+        check_settings(self, "candidates", least=2)
 
     def _perturb(self, victim: Victim, images: Tensor, *, draw: Draw) -> Tensor:
-        result = images.clone()
-        rows = torch.arange(len(images), device=images.device)
+        result, rows = images.clone(), victim.rows
         with torch.no_grad():
             logits = victim.logits(images, rows)
         rivals = self._rivals(logits, victim.labels)

@@ -11,6 +11,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from verisal._numbers import check_range
 from verisal.attacks.on_maps.search import (
     Explain,
     MapAttackKind,
@@ -30,10 +31,9 @@ from verisal.attacks.on_maps.surrogates import (
 from verisal.errors import ConfigError, DataError
 from verisal.functional.networks import check_hookable
 from verisal.functional.outputs import require_softmax
-from verisal.functional.scopes import check_chunk_size, frozen, gradient_scope, images_at_once, rng_preserved
+from verisal.functional.scopes import frozen, gradient_scope, images_at_once, rng_preserved
 from verisal.functional.seeding import content_ids, per_sample
 from verisal.types import check_images
-
 
 Classifier = Callable[[Tensor], Tensor]
 
@@ -104,7 +104,7 @@ class MapAttack:
             )
         if not 0 < self.top_share < 1:
             raise ConfigError(f"top_share must lie in (0, 1), found {self.top_share}; 10 % is 0.1")
-        check_chunk_size(self.chunk_size)
+        check_range(1, chunk_size=self.chunk_size)
 
     @property
     def _direction(self) -> Surrogate:

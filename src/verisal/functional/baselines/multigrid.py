@@ -13,7 +13,6 @@ from torch.nn import functional as F
 
 from verisal.errors import NumericError
 
-
 # Points of the coarsest grid, whose matrix is inverted; inverting a larger one costs more than another grid.
 _COARSEST = 256
 # Below 1, so that thin images, whose pixels have two neighbours, are smoothed as well.

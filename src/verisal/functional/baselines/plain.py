@@ -16,7 +16,7 @@ from torch import Tensor
 from verisal._numbers import check_range
 from verisal.errors import ConfigError
 from verisal.fingerprint import Configured
-from verisal.functional.filters import gaussian_matrix
+from verisal.functional.filters import gaussian_blur
 from verisal.types import Normalised
 
 RGB = tuple[float, float, float]
@@ -191,10 +191,8 @@ class Blur(Baseline):
         """The blurred images."""
         height, width = images.shape[2:]
         sigma, kernel = self.resolved(height, width)
-        rows, columns = (gaussian_matrix(size, sigma, taps=kernel).to(images) for size in (height, width))
         with torch.autocast(device_type=images.device.type, enabled=False):
-            blurred: Tensor = rows @ images @ columns.T
-        return blurred.clamp(0, 1)
+            return gaussian_blur(images, sigma, taps=kernel).clamp(0, 1)
 
 
 def check_statistic(baseline: Baseline, name: str) -> None:

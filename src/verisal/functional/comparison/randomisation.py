@@ -19,7 +19,6 @@ from verisal.functional.scopes import scoring
 from verisal.functional.seeding import derive_seed
 from verisal.results import Score
 
-
 Order = Literal["cascade", "independent"]
 _NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
 

@@ -10,6 +10,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from verisal._numbers import check_range
 from verisal.errors import ConfigError, DataError
 from verisal.functional.comparison.similarity import (
     attribution_of,
@@ -18,7 +19,6 @@ from verisal.functional.comparison.similarity import (
     spearman,
     top_k_intersection,
 )
-from verisal.functional.scopes import check_chunk_size
 from verisal.functional.seeding import content_ids, per_sample
 from verisal.types import SaliencyResult
 
@@ -87,7 +87,7 @@ def sensitivity_max(
     Differs from:
         - The authors' code divides inside the running maximum.
     """
-    check_chunk_size(chunk_size)
+    check_range(1, chunk_size=chunk_size)
     largest: Tensor | None = None
     for group in _groups(noises, max(1, chunk_size // max(1, len(images)))):
         noisy = [(images + noise).clamp(0, 1) for noise in group]

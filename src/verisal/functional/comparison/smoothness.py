@@ -9,8 +9,7 @@ from torch import Tensor
 
 from verisal.errors import DataError
 from verisal.functional.comparison.similarity import defined_maps
-from verisal.functional.filters import gaussian_matrix
-
+from verisal.functional.filters import gaussian_blur
 
 _HIGH = 0.25
 _HALVINGS = 20
@@ -116,14 +115,9 @@ def _blurred_to(one: Tensor, target: float) -> Tensor:
     low, high = math.log(_SMALLEST), math.log(max(one.shape[-2:]))
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        smooth = not bool(variation_at_equal_mass(_blurred(one, math.exp(middle))) > target)
+        smooth = not bool(variation_at_equal_mass(gaussian_blur(one, math.exp(middle))) > target)
         low, high = (low, middle) if smooth else (middle, high)
-    return _blurred(one, math.exp(high))
-
-
-def _blurred(one: Tensor, sigma: float) -> Tensor:
-    down, across = (gaussian_matrix(length, sigma).to(one) for length in one.shape[-2:])
-    return down @ one @ across.T
+    return gaussian_blur(one, math.exp(high))
 
 
 def _check(maps: Tensor) -> None:

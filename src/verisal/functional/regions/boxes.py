@@ -11,7 +11,6 @@ from torch import Tensor
 from verisal.errors import DataError
 from verisal.functional.regions.component_tree import component_rows
 
-
 NUM_LEVELS = 255
 """Distinct foregrounds of an 8-bit map: level t keeps the values above t, for t in 0..254."""
 

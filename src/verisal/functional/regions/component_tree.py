@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-
 # Below every coordinate and every negated one.
 _LOWEST = -(1 << 30)
 # Half of a block's neighbours, down and right; the other half sees the same passes from the other side.

@@ -11,7 +11,6 @@ from torch import Tensor
 from verisal.errors import ConfigError, DataError
 from verisal.functional.seeding import derive_seed, per_sample
 
-
 QUERIES = ("c0", "c1", "c2", "c3")
 """Top-1 class, second, random outside the top 5, least likely."""
 

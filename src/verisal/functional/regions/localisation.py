@@ -19,7 +19,6 @@ from verisal.functional.regions.boxes import (
     nearest_ious,
 )
 
-
 # Side from which the tolerance of the pointing game is meant as it is given.
 _POINTING_SIDE = 224
 _THRESHOLDS = 1000

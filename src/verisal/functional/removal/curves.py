@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from verisal._numbers import check_range
 from verisal.errors import ConfigError, DataError
 from verisal.functional.baselines import Baseline
 from verisal.functional.baselines.plain import bound
 from verisal.functional.comparison.similarity import defined_maps
 from verisal.functional.outputs import ask, decides_for, output_of, probabilities
-from verisal.functional.scopes import check_chunk_size, scoring
+from verisal.functional.scopes import scoring
 from verisal.types import check_images, check_query_class
 
 Order = Literal["most_relevant_first", "least_relevant_first"]
@@ -154,7 +155,7 @@ def removal_results(
     """
     if score not in ("probability", "logit"):
         raise ConfigError(f"score must be 'probability' or 'logit', found {score!r}")
-    check_chunk_size(chunk_size)
+    check_range(1, chunk_size=chunk_size)
     points = len(removals.counts)
     rows = scored.nonzero()[:, 0]
     queries = removals.query_class[rows].repeat_interleave(points)

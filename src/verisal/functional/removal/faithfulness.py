@@ -15,7 +15,6 @@ from verisal.functional.comparison.similarity import defined_maps
 from verisal.functional.removal.curves import check_maps
 from verisal.functional.scopes import in_chunks, query_log_probabilities, scoring
 
-
 Classify = Callable[[Tensor], Tensor]
 _LOWEST_PROBABILITY = 1e-7
 _SMALLEST_AREA = 0.05

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from verisal._numbers import check_range
 from verisal.errors import ConfigError, DataError
-from verisal.functional.scopes import check_chunk_size, in_chunks, query_logits, scoring
+from verisal.functional.scopes import in_chunks, query_logits, scoring
 from verisal.functional.seeding import content_ids, per_sample
-
 
 _LARGEST_SQUARE = 10
 
@@ -207,7 +207,7 @@ def responses(
 
 
 def _check(images: Tensor, attribution: Tensor, chunk_size: int) -> None:
-    check_chunk_size(chunk_size)
+    check_range(1, chunk_size=chunk_size)
     batch, channels, height, width = images.shape
     if tuple(attribution.shape) not in {(batch, channels, height, width), (batch, 1, height, width)}:
         raise DataError(

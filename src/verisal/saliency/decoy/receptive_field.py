@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from verisal._numbers import check_range
 from verisal.errors import ConfigError
-from verisal.functional.scopes import check_chunk_size
 from verisal.functional.seeding import derive_seed
 
 __all__ = ["ReceptiveField", "least_period", "receptive_field"]
@@ -63,7 +63,7 @@ def receptive_field(
     Raises:
         ConfigError: features that are not ``(B, C, h, w)``, or ``chunk_size`` below 1.
     """
-    check_chunk_size(chunk_size)
+    check_range(1, chunk_size=chunk_size)
     device = torch.device("cpu") if device is None else device
     generator = torch.Generator().manual_seed(derive_seed("receptive field"))
     images = torch.rand(_IMAGES, 3, *size, generator=generator).to(device)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-import torch
 from torch import Tensor
 
-from verisal.functional.filters import gaussian_matrix
+from verisal.functional.filters import gaussian_blur
 from verisal.saliency.gates.masks import Fusion, fuse_layers, gate_map, resize_maps
 
 __all__ = ["Shown", "fused_maps", "maps_of_gates", "raw_maps"]
@@ -40,9 +39,7 @@ def fused_maps(layers: Sequence[Tensor], fusion: Fusion, smoothing: float) -> Te
     fused = fuse_layers(layers, fusion)
     if not smoothing:
         return fused
-    sigma = smoothing * min(fused.shape[-2:]) / _SIDE
-    down, across = (gaussian_matrix(length, sigma).to(fused) for length in fused.shape[-2:])
-    return torch.matmul(torch.matmul(down, fused), across.T)
+    return gaussian_blur(fused, smoothing * min(fused.shape[-2:]) / _SIDE)
 
 
 def maps_of_gates(gates: Sequence[Tensor], activations: Sequence[Tensor], size: tuple[int, int]) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from verisal.functional.filters import gaussian_matrix
+from verisal.functional.filters import gaussian_blur
 
 __all__ = [
     "area_deviation",
@@ -158,8 +158,7 @@ def blur_pyramid(images: Tensor, *, levels: int, max_sigma: float) -> Tensor:
     blurred = []
     for level in range(levels):
         sigma = max_sigma * (1 - level / (levels - 1))
-        down, across = (gaussian_matrix(length, sigma).to(images) for length in images.shape[-2:])
-        blurred.append(down @ images @ across.T)
+        blurred.append(gaussian_blur(images, sigma))
     return torch.stack(blurred, dim=1).clamp(0, 1)
 
 
