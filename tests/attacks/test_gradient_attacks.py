@@ -268,11 +268,24 @@ def test_carlini_wagner_first_steps_by_hand() -> None:
     torch.testing.assert_close(attack(longer, above(1.3)).x_adv, above(1.3 * 0.4 * 0.54))
 
 
-def test_carlini_wagner_weighs_all_other_classes_by_hand() -> None:
-    logits, labels = torch.tensor([[2.0, 1.0, 0.0]]), torch.tensor([1])
-    smooth = math.log(math.exp(2) + 1)
-    assert CarliniWagnerL2()._all_others(logits, labels).item() == pytest.approx(smooth - 1)
-    assert CarliniWagnerL2(targeted=True)._all_others(logits, labels).item() == pytest.approx(1 - smooth)
+@pytest.mark.parametrize("targeted", [False, True])
+def test_carlini_wagner_weighs_all_other_classes_by_hand(targeted: bool) -> None:
+    """The first step of three goes a share of 0.6 along the slope of the margin with a smooth maximum."""
+
+    def three(images: Tensor) -> Tensor:
+        return images.flatten(1)[:, :3] * torch.tensor([4.0, 4.0, 1.0]) + torch.tensor([0.0, 1.0, 0.0])
+
+    # Logits 2, 3 and 0.5: of the classes other than 0 (targeted) and 1 the best would weigh all.
+    label, slope = (0, [1.0 * 4, 0.0, 0.0]) if targeted else (1, [0.0, -1.0 * 4, 0.0])
+    other = 1 if targeted else 0
+    likely = 1 / (1 + math.exp(0.5 - (3.0 if targeted else 2.0)))
+    sign = -1 if targeted else 1
+    slope[other], slope[2] = sign * likely * 4, sign * (1 - likely)
+    told = CarliniWagnerL2(rounds=1, steps=2, initial_c=0.02, targeted=targeted)
+    result = told(three, torch.full(SHAPE, 0.5), torch.tensor([label]), generator=seeded())
+    assert result.success.tolist() == [False]
+    moved = (result.x_adv - 0.5).flatten()[:3]
+    torch.testing.assert_close(moved, 0.6 * 0.01 * torch.tensor(slope))
 
 
 def test_carlini_wagner_goes_on_from_the_smallest_noise_in_its_last_round() -> None:

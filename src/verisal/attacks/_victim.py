@@ -179,8 +179,8 @@ def finite(gradient: Tensor, what: str) -> Tensor:
     if bool(broken.any()):
         raise NumericError(
             f"the gradient of the {what} is not finite for {int(broken.sum())} of {len(gradient)} images;"
-            " look for square roots, logarithms or divisions at 0 in the classifier, or for a class whose logit is"
-            " infinite, and take another loss or label"
+            " look for roots, logarithms or divisions at 0 in the classifier, or for infinite logits,"
+            " and take another loss or label"
         )
     return gradient
 
