@@ -1,6 +1,5 @@
 from dataclasses import dataclass, field
 from importlib import metadata
-from typing import ClassVar
 
 import pytest
 import torch
@@ -24,7 +23,7 @@ class Changed(Configured):
     sigma: float = 2.0
     base: object = None
 
-    rules: ClassVar[int] = 2
+    rules = 2
 
 
 class Plain(Configured):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, final
+from typing import Any, Literal, final
 
 import torch
 from torch import Tensor
@@ -70,7 +70,7 @@ class DetectorFeatures(Measurement):
     views: tuple[View, ...] = ("original",)
     gated_activation: bool = False
 
-    rules: ClassVar[int] = 2
+    rules = 2
 
     def __post_init__(self) -> None:
         if not self.queries or len(set(self.queries)) != len(self.queries):

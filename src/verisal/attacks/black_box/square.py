@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import final
 
 import torch
 from torch import Tensor
@@ -57,7 +57,7 @@ class SquareAttack(Attack):
         together, as in the authors' later code; the targeted form uses the margin and not the cross-entropy.
     """
 
-    rules: ClassVar[int] = 2
+    rules = 2
 
     eps: float
     norm: Norm = "linf"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
-from typing import ClassVar, final
+from typing import final
 
 import torch
 from torch import Tensor
@@ -294,7 +294,7 @@ class AALight(Attack):
         croce2020, andriushchenko2020
     """
 
-    rules: ClassVar[int] = SquareAttack.rules
+    rules = SquareAttack.rules
     eps: float
     norm: Norm = "linf"
     steps: int = 50

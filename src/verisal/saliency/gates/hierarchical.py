@@ -85,7 +85,7 @@ class HierarchicalMasks(GateMethod):
     chunk_size: int = 64
 
     needs_module: ClassVar[bool] = True
-    rules: ClassVar[int] = 2
+    rules = 2
 
     def __post_init__(self) -> None:
         check_range(1, steps=self.steps, chunk_size=self.chunk_size)
