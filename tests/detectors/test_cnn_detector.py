@@ -192,7 +192,7 @@ def test_names_that_do_not_fit_are_refused():
     ids=str,
 )
 def test_settings_out_of_range_are_refused(wrong):
-    with pytest.raises(ConfigError, match=r"CNNDetector(\.statistics must be some of| needs)"):
+    with pytest.raises(ConfigError, match=r"CNNDetector(\.statistics must be of| needs)"):
         make(**wrong)
 
 

@@ -1,6 +1,6 @@
 """Detectors of adversarial images: what they measure, how they learn, how they judge."""
 
-from verisal.detectors.base import Detector
+from verisal.detectors.base import Detector, TrainedDetector, epoch_order
 from verisal.detectors.features import DetectorFeatures
 from verisal.detectors.masks import MaskForest, MaskStatistics
 from verisal.detectors.measurements import (
@@ -13,7 +13,7 @@ from verisal.detectors.measurements import (
     ShiftedLogits,
     StepsToFlip,
 )
-from verisal.detectors.network import AttributionCNN, CNNDetector, TrainedDetector, epoch_order
+from verisal.detectors.network import AttributionCNN, CNNDetector
 from verisal.detectors.squeezing import SqueezedLogits
 from verisal.detectors.statistical import (
     KernelDensity,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,13 +11,15 @@ from fnmatch import fnmatchcase
 from typing import Any, final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from verisal.detectors.measurements import Measurement
+from verisal.detectors.measurements import Measured, Measurement
 from verisal.errors import ConfigError, DataError, NumericError
 from verisal.fingerprint import Configured
 from verisal.functional.baselines.plain import Baseline
 from verisal.functional.outputs import require_softmax
+from verisal.functional.scopes import gradient_scope
+from verisal.functional.seeding import derive_seed
 from verisal.saliency import Saliency
 from verisal.types import StagedClassifier
 
@@ -45,9 +48,7 @@ class Detector(Configured, ABC):
         return self.source
 
     @abstractmethod
-    def fit(
-        self, measured: Mapping[str, Tensor], adversarial: Tensor, clean: Tensor, *, seed: int = 0
-    ) -> None:
+    def fit(self, measured: Measured, adversarial: Tensor, clean: Tensor, *, seed: int = 0) -> None:
         """Learn from measured images, forgetting what was learned before.
 
         Args:
@@ -58,11 +59,11 @@ class Detector(Configured, ABC):
 
         Raises:
             DataError: too few images of a kind.
-            ConfigError: a tensor that the measurement does not give.
+            ConfigError: a tensor that the measurement does not give, or of another shape than is read.
         """
 
     @abstractmethod
-    def judge(self, measured: Mapping[str, Tensor]) -> Tensor:
+    def judge(self, measured: Measured) -> Tensor:
         """``(B,)`` scores of measured images; the score of one does not depend on the others.
 
         Networks and regressions give scores in the graph of what was measured, where it has one: attacks
@@ -72,7 +73,7 @@ class Detector(Configured, ABC):
             ConfigError: it needs fitting and was not fitted.
         """
 
-    def member_scores(self, measured: Mapping[str, Tensor]) -> Tensor:
+    def member_scores(self, measured: Measured) -> Tensor:
         """``(B, members)``, of which :meth:`judge` is the mean; a detector without members has one."""
         return self.judge(measured)[:, None]
 
@@ -150,6 +151,125 @@ class Detector(Configured, ABC):
         return scores
 
 
+@dataclass(kw_only=True)
+class TrainedDetector(Detector):
+    """Networks that are trained in a loop: that of :meth:`fit`, or another around its three parts.
+
+    Equal rows and seeds give equal networks in every loop that repeats the one of :meth:`fit`: AdamW, one
+    cycle of the rate, rows in :func:`epoch_order` without a short last batch. All random numbers depend on
+    the seed, the member and the step alone. The last step is kept: nothing is chosen by images that were not
+    fitted. The three parts take what was measured, or what :meth:`prepare` makes of it, with equal results.
+    """
+
+    members: int = 3
+    epochs: int = 10
+    batch_size: int = 64
+    learning_rate: float = 0.004
+    weight_decay: float = 0.02
+    _networks: nn.ModuleList | None = field(init=False, default=None, repr=False, compare=False)
+
+    @abstractmethod
+    def prepare(self, measured: Measured) -> Mapping[str, Tensor]:
+        """What the networks read of everything measured, made once for all epochs."""
+
+    @abstractmethod
+    def build(self, clean: Measured, *, seed: int) -> nn.ModuleList:
+        """Networks with their first weights, one a member.
+
+        Args:
+            clean: what was measured of the clean fit images, which inputs are standardised by.
+            seed: of the weights.
+        """
+
+    @abstractmethod
+    def loss(
+        self,
+        networks: nn.ModuleList,
+        measured: Measured,
+        adversarial: Tensor,
+        *,
+        positive_weight: float,
+        seed: int,
+        step: int,
+    ) -> Tensor:
+        """Sum over members of the mean loss of a batch, a scalar with a graph to the weights.
+
+        Args:
+            networks: in training mode.
+            measured: name to ``(B, ...)``.
+            adversarial: ``(B,)`` bool.
+            positive_weight: of adversarial rows; other rows over adversarial rows makes both weigh the same.
+            seed: of dropout and flips.
+            step: number of the step in the whole training, from 0.
+        """
+
+    @abstractmethod
+    def votes(self, networks: nn.ModuleList, measured: Measured) -> Tensor:
+        """Scores ``(B, members)`` by networks in eval mode; in the graph of what was measured."""
+
+    @final
+    def state_settings(self) -> dict[str, Any]:
+        """The settings but for epochs, rows per step, rate and decay."""
+        left_out = {item.name for item in fields(TrainedDetector)} - {"source", "members"}
+        return {name: value for name, value in self.settings().items() if name not in left_out}
+
+    @final
+    def finish(self, networks: nn.ModuleList) -> None:
+        """Judge by a copy of these networks from now on."""
+        self._networks = copy.deepcopy(networks).eval().requires_grad_(False)
+
+    @final
+    def fit(self, measured: Measured, adversarial: Tensor, clean: Tensor, *, seed: int = 0) -> None:
+        """Train the networks from new weights, on at least 4 clean and 4 adversarial images."""
+        require_rows(self, adversarial, clean)
+        count, device = len(adversarial), adversarial.device
+        with gradient_scope(device.type):
+            inputs = self.prepare(measured)
+            networks = self.build({name: tensor[clean] for name, tensor in inputs.items()}, seed=seed)
+            positive_weight = float((~adversarial).sum() / adversarial.sum())
+            # A short last batch would have poor batch statistics; below one batch it is all there is.
+            batches = max(count // self.batch_size, 1)
+            optimizer = torch.optim.AdamW(
+                networks.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay, fused=True
+            )
+            schedule = torch.optim.lr_scheduler.OneCycleLR(
+                optimizer, max_lr=self.learning_rate, total_steps=self.epochs * batches
+            )
+            networks.train()
+            for epoch in range(self.epochs):
+                order = epoch_order(count, seed=seed, epoch=epoch).to(device)[: batches * self.batch_size]
+                for batch, rows in enumerate(torch.split(order, self.batch_size)):
+                    part = {name: tensor[rows] for name, tensor in inputs.items()}
+                    flags, step = adversarial[rows], epoch * batches + batch
+                    loss = self.loss(
+                        networks, part, flags, positive_weight=positive_weight, seed=seed, step=step
+                    )
+                    optimizer.zero_grad()
+                    loss.backward()  # type: ignore[no-untyped-call]  # torch says nothing of it
+                    optimizer.step()
+                    schedule.step()
+        self.finish(networks)
+
+    @final
+    def member_scores(self, measured: Measured) -> Tensor:
+        """``(B, members)``, the :meth:`votes` of the kept networks."""
+        if self._networks is None:
+            raise unfitted(self)
+        with gradient_scope(next(iter(measured.values())).device.type):
+            return self.votes(self._networks, measured)
+
+    @final
+    def judge(self, measured: Measured) -> Tensor:
+        """``(B,)`` mean over the members of their scores."""
+        return self.member_scores(measured).mean(dim=1)
+
+
+def epoch_order(count: int, *, seed: int, epoch: int) -> Tensor:
+    """Order ``(count,)`` int64 of the fit rows in an epoch, the same for all detectors of a seed."""
+    rng = torch.Generator().manual_seed(derive_seed(seed, "order of rows", epoch))
+    return torch.randperm(count, generator=rng)
+
+
 def _concrete(kind: type[Any]) -> Iterator[type[Any]]:
     """The class and all its imported sub-classes, as far as they can be made."""
     if not inspect.isabstract(kind):
@@ -207,7 +327,7 @@ def require_rows(
             )
 
 
-def matching(measured: Mapping[str, Tensor], patterns: Sequence[str]) -> dict[str, Tensor]:
+def matching(measured: Measured, patterns: Sequence[str]) -> dict[str, Tensor]:
     """Measured tensors whose names match the patterns, pattern by pattern, each once.
 
     Raises:

@@ -1,8 +1,7 @@
-"""What a detector sees of an image: masks of several queries and views, activations, gradient, confidence."""
+"""The shared measurement: masks of several queries and views, activations, gradient, confidence."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, final
 
@@ -29,7 +28,7 @@ _RANK: dict[Query, int] = {"prediction": 0, "runner_up": 1}
 @final
 @dataclass(frozen=True, kw_only=True)
 class DetectorFeatures(Measurement):
-    """Turns images into the named tensors that every detector row reads.
+    """Masks, activations and gradient of an image as named tensors, which detectors share.
 
     The class that is explained is always the one predicted **on that very input** (or its runner-up), never
     the label. Per stage l (numbered from 1) the statistics over channels are mean, deviation and maximum:
@@ -58,7 +57,7 @@ class DetectorFeatures(Measurement):
         saliency: how the gates are learned.
         queries: which classes are explained; one entry is enough for the ``output`` objective.
         views: ``original``, or ``original`` and ``shifted``.
-        gated_activation: whether ``gated/...`` is made.
+        gated_activation: also make ``gated/...``.
 
     Raises:
         ConfigError: no query, a second query that the saliency does not read, or views that do not begin
@@ -123,19 +122,12 @@ class DetectorFeatures(Measurement):
         with frozen(classifier), gradient_scope(images.device.type):
             for some in torch.split(images, images_at_once(_CHUNK, images)):
                 leaf = some.detach().clone(memory_format=torch.channels_last).requires_grad_()
-                found = self._of_images(classifier, leaf, self._learned, gradient=True, graph=False)
-                parts.append(
-                    {name: value.half() if value.ndim == 4 else value for name, value in found.items()}
-                )
+                features = self._of_images(classifier, leaf, self._learned, gradient=True, graph=False)
+                parts.append({name: t.half() if t.ndim == 4 else t for name, t in features.items()})
             return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def differentiable(
-        self,
-        classifier: StagedClassifier,
-        images: Tensor,
-        *,
-        gates: GateFunction,
-        gradient: bool = True,
+        self, classifier: StagedClassifier, images: Tensor, *, gates: GateFunction, gradient: bool = True
     ) -> dict[str, Tensor]:
         """The same features with a graph to the images, for attacks on a detector.
 
@@ -148,7 +140,7 @@ class DetectorFeatures(Measurement):
             images: ``(B, 3, H, W)`` in [0, 1]; where they carry no gradient no graph is made, which is
                 cheaper and gives the same values.
             gates: takes the place of ``saliency``, and says how gradients pass through the gates.
-            gradient: whether ``gradient`` is made, which costs a backward pass and one through it.
+            gradient: also make ``gradient``, which costs a backward pass and one through it.
         """
         check_images(images.detach())
         graph = images.requires_grad
@@ -156,24 +148,18 @@ class DetectorFeatures(Measurement):
         with frozen(classifier), gradient_scope(images.device.type):
             # A copy, so that gradients by the image are taken in the layout that the classifier is fast in.
             seen = images.clone(memory_format=torch.channels_last).requires_grad_()
-            found = self._of_images(classifier, seen, gates, gradient=gradient, graph=graph)
-        return {name: _rounded_through(value) if value.ndim == 4 else value for name, value in found.items()}
+            features = self._of_images(classifier, seen, gates, gradient=gradient, graph=graph)
+        return {name: _rounded_through(t) if t.ndim == 4 else t for name, t in features.items()}
 
     def _of_images(
-        self,
-        classifier: StagedClassifier,
-        images: Tensor,
-        gates: GateFunction,
-        *,
-        gradient: bool,
-        graph: bool,
+        self, network: StagedClassifier, images: Tensor, gates: GateFunction, *, gradient: bool, graph: bool
     ) -> dict[str, Tensor]:
         """Features in single precision of images that carry a gradient, with a graph to them or without."""
         features: dict[str, Tensor] = {}
         logits = ranked = None
         for view in self.views:
             seen = images if view == "original" else shift_one_pixel(images)
-            outputs = classifier.stage_outputs(seen)
+            outputs = network.stage_outputs(seen)
             if logits is None or ranked is None:
                 ranked = outputs.logits.topk(2, dim=1).indices
             of_view: dict[str, Tensor] = {"logits": outputs.logits}
@@ -181,14 +167,18 @@ class DetectorFeatures(Measurement):
                 predicted = outputs.logits.gather(1, ranked[:, :1]).sum()
                 (of_view["gradient"],) = torch.autograd.grad(predicted, seen, create_graph=graph)
             if not graph:
-                seen, outputs = seen.detach(), _detached(outputs)
+                activations = tuple(activation.detach() for activation in outputs.activations)
+                seen, outputs = seen.detach(), StageOutputs(outputs.logits.detach(), activations)
                 of_view["logits"] = outputs.logits
             for number, activation in enumerate(outputs.activations, start=1):
                 of_view[f"activations/{number}"] = channel_statistics(activation)
             for query in self.queries:
-                explained = ranked[:, _RANK[query]].contiguous()
-                learned = gates(classifier, seen, outputs, explained)
-                of_view |= self._of_gates(query, learned, outputs.activations)
+                learned = gates(network, seen, outputs, ranked[:, _RANK[query]].contiguous())
+                stages = enumerate(zip(learned, outputs.activations, strict=True), start=1)
+                for number, (gate, activation) in stages:
+                    of_view[f"masks/{query}/{number}"] = channel_statistics(gate)
+                    if self.gated_activation:
+                        of_view[f"gated/{query}/{number}"] = gate_map(gate * activation)
             features |= {f"{_prefix(view)}{name}": tensor for name, tensor in of_view.items()}
             if logits is None:
                 logits = outputs.logits
@@ -201,21 +191,6 @@ class DetectorFeatures(Measurement):
         self, classifier: StagedClassifier, images: Tensor, outputs: StageOutputs, query: Tensor
     ) -> tuple[Tensor, ...]:
         return self.saliency.gates(classifier, images, query)
-
-    def _of_gates(
-        self, query: Query, gates: Sequence[Tensor], activations: Sequence[Tensor]
-    ) -> dict[str, Tensor]:
-        named = {
-            f"masks/{query}/{number}": channel_statistics(gate) for number, gate in enumerate(gates, start=1)
-        }
-        if self.gated_activation:
-            for number, (gate, activation) in enumerate(zip(gates, activations, strict=True), start=1):
-                named[f"gated/{query}/{number}"] = gate_map(gate * activation)
-        return named
-
-
-def _detached(outputs: StageOutputs) -> StageOutputs:
-    return StageOutputs(outputs.logits.detach(), tuple(part.detach() for part in outputs.activations))
 
 
 def _rounded_through(values: Tensor) -> Tensor:

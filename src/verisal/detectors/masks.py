@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from verisal.detectors.base import Detector, matching, require_rows, unfitted
+from verisal.detectors.measurements import Measured
 from verisal.detectors.statistical import LogisticDetector
 from verisal.errors import ConfigError
 from verisal.functional.seeding import derive_seed
@@ -60,7 +60,6 @@ class MaskStatistics(LogisticDetector):
     """Logistic regression on the dispersion of every mask: mean, maximum, deviation, IQR, entropy, variation.
 
     Args:
-        source: what is measured of an image.
         reads: names of the masks ``(B, S, h, w)``, with ``*`` and ``?`` standing for anything. The first of
             their S channels is read, which is the mean over the channels of a gate.
 
@@ -74,7 +73,7 @@ class MaskStatistics(LogisticDetector):
         if not self.reads:
             raise ConfigError("MaskStatistics.reads must name a mask, such as masks/*, found none")
 
-    def _numbers(self, measured: Mapping[str, Tensor]) -> Tensor:
+    def _numbers(self, measured: Measured) -> Tensor:
         """``(B, 6 * masks)`` float64."""
         masks = matching(measured, self.reads).values()
         return torch.cat([map_dispersion(mask[:, 0].double()) for mask in masks], dim=1)
@@ -115,15 +114,8 @@ class MaskForest(Detector):
                 f" reads={list(self.reads)}, trees={self.trees}, least_leaf={self.least_leaf}"
             )
 
-    def fit(
-        self, measured: Mapping[str, Tensor], adversarial: Tensor, clean: Tensor, *, seed: int = 0
-    ) -> None:
-        """Grow the forest.
-
-        Raises:
-            DataError: fewer than 4 clean or 4 adversarial images.
-            ConfigError: a name that matches nothing.
-        """
+    def fit(self, measured: Measured, adversarial: Tensor, clean: Tensor, *, seed: int = 0) -> None:
+        """Grow the forest on at least 4 clean and 4 adversarial images."""
         from sklearn.ensemble import RandomForestClassifier
 
         require_rows(self, adversarial, clean)
@@ -136,7 +128,7 @@ class MaskForest(Detector):
         forest.fit(self._vectors(measured).cpu().numpy(), adversarial.cpu().numpy())
         self._learned = {name: part.to(adversarial.device) for name, part in _nodes(forest).items()}
 
-    def judge(self, measured: Mapping[str, Tensor]) -> Tensor:
+    def judge(self, measured: Measured) -> Tensor:
         """``(B,)`` float64 scores in [0, 1] from the vectors."""
         if not self._learned:
             raise unfitted(self)
@@ -150,7 +142,7 @@ class MaskForest(Detector):
             at = children[at, (value > threshold[at]).long()]
         return torch.where(vectors.isnan().any(dim=1), torch.nan, share[at].mean(dim=1))
 
-    def _vectors(self, measured: Mapping[str, Tensor]) -> Tensor:
+    def _vectors(self, measured: Measured) -> Tensor:
         """``(B, F)`` float32, the precision in which trees compare."""
         return torch.cat([vector.float() for vector in matching(measured, self.reads).values()], dim=1)
 

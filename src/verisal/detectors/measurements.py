@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, final
@@ -19,6 +20,9 @@ from verisal.functional.outputs import ask, require_softmax
 from verisal.functional.scopes import frozen, gradient_scope
 from verisal.saliency import GateMethod, Saliency
 from verisal.types import StagedClassifier, StageOutputs, check_images
+
+Measured = Mapping[str, Tensor]
+"""What was measured of images: name to ``(B, ...)``."""
 
 
 class Measurement(Configured, ABC):

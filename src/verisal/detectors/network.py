@@ -1,158 +1,27 @@
-"""Detectors that are trained in a loop: the small CNN that reads any named maps of any measurement."""
+"""The small CNN that reads any named maps of any measurement, and the detector of several of them."""
 
 from __future__ import annotations
 
-import copy
-from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, Literal, final
+from typing import Literal, final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from verisal._numbers import check_range
-from verisal.detectors.base import Detector, matching, require_rows, unfitted
+from verisal.detectors.base import TrainedDetector, matching
+from verisal.detectors.measurements import Measured
 from verisal.errors import ConfigError
-from verisal.functional.scopes import gradient_scope, rng_preserved
+from verisal.functional.scopes import rng_preserved
 from verisal.functional.seeding import derive_seed
 from verisal.saliency.gates.masks import CHANNEL_STATISTICS, stack_layers
 
 # Rows prepared and judged at once: bounds memory.
 _ROWS = 512
 _MAPS, _SCALARS = "inputs/maps", "inputs/scalars"
-
-
-def epoch_order(count: int, *, seed: int, epoch: int) -> Tensor:
-    """Order ``(count,)`` int64 of the fit rows in an epoch, the same for all detectors of a seed."""
-    rng = torch.Generator().manual_seed(derive_seed(seed, "order of rows", epoch))
-    return torch.randperm(count, generator=rng)
-
-
-@dataclass(kw_only=True)
-class TrainedDetector(Detector):
-    """Networks that are trained in a loop: that of :meth:`fit`, or another around its three parts.
-
-    Equal rows and seeds give equal networks in every loop that repeats the one of :meth:`fit`: AdamW, one
-    cycle of the rate, rows in :func:`epoch_order` without a short last batch. All random numbers depend on
-    the seed, the member and the step alone. The last step is kept: nothing is chosen by images that were not
-    fitted. The three parts take what was measured, or what :meth:`prepare` makes of it, with equal results.
-    """
-
-    members: int = 3
-    epochs: int = 10
-    batch_size: int = 64
-    learning_rate: float = 0.004
-    weight_decay: float = 0.02
-    _networks: nn.ModuleList | None = field(init=False, default=None, repr=False, compare=False)
-
-    @abstractmethod
-    def prepare(self, measured: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """What the networks read of everything measured, made once for all epochs.
-
-        Raises:
-            ConfigError: a name that matches nothing, or a tensor of another shape.
-        """
-
-    @abstractmethod
-    def build(self, clean: Mapping[str, Tensor], *, seed: int) -> nn.ModuleList:
-        """Networks with their first weights, one a member.
-
-        Args:
-            clean: what was measured of the clean fit images, which inputs are standardised by.
-            seed: of the weights.
-        """
-
-    @abstractmethod
-    def loss(
-        self,
-        networks: nn.ModuleList,
-        measured: Mapping[str, Tensor],
-        adversarial: Tensor,
-        *,
-        positive_weight: float,
-        seed: int,
-        step: int,
-    ) -> Tensor:
-        """Sum over members of the mean loss of a batch, a scalar with a graph to the weights.
-
-        Args:
-            networks: in training mode.
-            measured: name to ``(B, ...)``.
-            adversarial: ``(B,)`` bool.
-            positive_weight: of adversarial rows; other rows over adversarial rows makes both weigh the same.
-            seed: of dropout and flips.
-            step: number of the step in the whole training, from 0.
-        """
-
-    @abstractmethod
-    def votes(self, networks: nn.ModuleList, measured: Mapping[str, Tensor]) -> Tensor:
-        """Scores ``(B, members)`` by networks in eval mode; in the graph of what was measured."""
-
-    @final
-    def state_settings(self) -> dict[str, Any]:
-        """The settings but for epochs, rows per step, rate and decay."""
-        left_out = {item.name for item in fields(TrainedDetector)} - {"source", "members"}
-        return {name: value for name, value in self.settings().items() if name not in left_out}
-
-    @final
-    def finish(self, networks: nn.ModuleList) -> None:
-        """Judge by a copy of these networks from now on."""
-        self._networks = copy.deepcopy(networks).eval().requires_grad_(False)
-
-    @final
-    def fit(
-        self, measured: Mapping[str, Tensor], adversarial: Tensor, clean: Tensor, *, seed: int = 0
-    ) -> None:
-        """Train the networks from new weights.
-
-        Raises:
-            DataError: fewer than 4 clean or 4 adversarial images.
-            ConfigError: a name that matches nothing, or a tensor of another shape.
-        """
-        require_rows(self, adversarial, clean)
-        count, device = len(adversarial), adversarial.device
-        with gradient_scope(device.type):
-            inputs = self.prepare(measured)
-            networks = self.build({name: tensor[clean] for name, tensor in inputs.items()}, seed=seed)
-            positive_weight = float((~adversarial).sum() / adversarial.sum())
-            # A short last batch would have poor batch statistics; below one batch it is all there is.
-            batches = max(count // self.batch_size, 1)
-            optimizer = torch.optim.AdamW(
-                networks.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay, fused=True
-            )
-            schedule = torch.optim.lr_scheduler.OneCycleLR(
-                optimizer, max_lr=self.learning_rate, total_steps=self.epochs * batches
-            )
-            networks.train()
-            for epoch in range(self.epochs):
-                order = epoch_order(count, seed=seed, epoch=epoch).to(device)[: batches * self.batch_size]
-                for batch, rows in enumerate(torch.split(order, self.batch_size)):
-                    part = {name: tensor[rows] for name, tensor in inputs.items()}
-                    flags, step = adversarial[rows], epoch * batches + batch
-                    loss = self.loss(
-                        networks, part, flags, positive_weight=positive_weight, seed=seed, step=step
-                    )
-                    optimizer.zero_grad()
-                    loss.backward()  # type: ignore[no-untyped-call]  # torch says nothing of it
-                    optimizer.step()
-                    schedule.step()
-        self.finish(networks)
-
-    @final
-    def member_scores(self, measured: Mapping[str, Tensor]) -> Tensor:
-        """``(B, members)``, the :meth:`votes` of the kept networks."""
-        if self._networks is None:
-            raise unfitted(self)
-        with gradient_scope(next(iter(measured.values())).device.type):
-            return self.votes(self._networks, measured)
-
-    @final
-    def judge(self, measured: Mapping[str, Tensor]) -> Tensor:
-        """``(B,)`` mean over the members of their scores."""
-        return self.member_scores(measured).mean(dim=1)
 
 
 @final
@@ -164,7 +33,6 @@ class CNNDetector(TrainedDetector):
     half of the time, and both classes weigh the same.
 
     Args:
-        source: what is measured of an image.
         reads: names of the maps to read, with ``*`` and ``?`` standing for anything, e.g. ``masks/*``.
         scalars: names of values per image, in the same way, that join the pooled features: ``(B,)``, or
             ``(B, K)``, which are sorted, e.g. ``logits``.
@@ -203,12 +71,10 @@ class CNNDetector(TrainedDetector):
                 f" dropout={self.dropout}"
             )
         if not self.statistics or not set(self.statistics) <= set(CHANNEL_STATISTICS):
-            raise ConfigError(
-                f"CNNDetector.statistics must be some of {', '.join(CHANNEL_STATISTICS)}; found"
-                f" {list(self.statistics)}"
-            )
+            known = ", ".join(CHANNEL_STATISTICS)
+            raise ConfigError(f"CNNDetector.statistics must be of {known}; found {list(self.statistics)}")
 
-    def prepare(self, measured: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    def prepare(self, measured: Measured) -> Mapping[str, Tensor]:
         """Maps ``(B, C, grid, grid)`` and scalars ``(B, S)`` as the networks read them."""
         if _MAPS in measured:
             return measured
@@ -221,7 +87,7 @@ class CNNDetector(TrainedDetector):
             scalars.append(scalar_stack(rows, self.scalars))
         return {_MAPS: torch.cat(maps), _SCALARS: torch.cat(scalars)}
 
-    def build(self, clean: Mapping[str, Tensor], *, seed: int) -> nn.ModuleList:
+    def build(self, clean: Measured, *, seed: int) -> nn.ModuleList:
         """Networks with their first weights, standardising by the clean fit images."""
         maps, scalars = self._inputs(clean)
         networks = self._networks_of(maps.shape[1], scalars.shape[1], seed=seed)
@@ -232,7 +98,7 @@ class CNNDetector(TrainedDetector):
     def loss(
         self,
         networks: nn.ModuleList,
-        measured: Mapping[str, Tensor],
+        measured: Measured,
         adversarial: Tensor,
         *,
         positive_weight: float,
@@ -252,7 +118,7 @@ class CNNDetector(TrainedDetector):
             losses.append(F.binary_cross_entropy_with_logits(logits, target, weight=weight))
         return torch.stack(losses).sum()
 
-    def votes(self, networks: nn.ModuleList, measured: Mapping[str, Tensor]) -> Tensor:
+    def votes(self, networks: nn.ModuleList, measured: Measured) -> Tensor:
         """Logits ``(B, members)`` of networks in eval mode; in the graph of what was measured."""
         maps, scalars = self._inputs(measured)
         parts = zip(torch.split(maps, _ROWS), torch.split(scalars, _ROWS), strict=True)
@@ -288,7 +154,7 @@ class CNNDetector(TrainedDetector):
         # channels_last makes the CPU convolutions faster.
         return nn.ModuleList(networks).to(memory_format=torch.channels_last)
 
-    def _inputs(self, measured: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def _inputs(self, measured: Measured) -> tuple[Tensor, Tensor]:
         inputs = self.prepare(measured)
         # The same layout whichever way the rows came, so that the networks come to the same bits.
         return inputs[_MAPS].contiguous(memory_format=torch.channels_last), inputs[_SCALARS]
@@ -318,14 +184,10 @@ class AttributionCNN(nn.Module):
         check_range(1, in_channels=in_channels, width=width)
         check_range(0, in_scalars=in_scalars)
         check_range(0, 1, dropout=dropout)
-        self.register_buffer("input_mean", torch.zeros(1, in_channels, 1, 1))
-        self.register_buffer("input_std", torch.ones(1, in_channels, 1, 1))
-        self.register_buffer("scalar_mean", torch.zeros(in_scalars))
-        self.register_buffer("scalar_std", torch.ones(in_scalars))
-        self.input_mean: Tensor
-        self.input_std: Tensor
-        self.scalar_mean: Tensor
-        self.scalar_std: Tensor
+        self.input_mean = nn.Buffer(torch.zeros(1, in_channels, 1, 1))
+        self.input_std = nn.Buffer(torch.ones(1, in_channels, 1, 1))
+        self.scalar_mean = nn.Buffer(torch.zeros(in_scalars))
+        self.scalar_std = nn.Buffer(torch.ones(in_scalars))
         layers: list[nn.Module] = []
         channels = in_channels
         for block_width in (width, 2 * width, 4 * width, 4 * width):
@@ -359,7 +221,7 @@ class AttributionCNN(nn.Module):
 
 
 def map_stack(
-    measured: Mapping[str, Tensor],
+    measured: Measured,
     reads: Sequence[str],
     *,
     folds: Sequence[str],
@@ -389,7 +251,7 @@ def map_stack(
     return stack_layers(layers, (grid, grid))
 
 
-def scalar_stack(measured: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:
+def scalar_stack(measured: Measured, names: Sequence[str]) -> Tensor:
     """Tensors ``(B,)`` and ``(B, K)`` whose names match, side by side: ``(B, S)`` float32.
 
     Rows of ``(B, K)`` are sorted, largest first: what stands where must not name a class.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import final
 
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from verisal.detectors.base import Detector, matching, require_rows, unfitted
-from verisal.detectors.measurements import Measurement, PooledActivations, ShiftedLogits
+from verisal.detectors.measurements import Measured, Measurement, PooledActivations, ShiftedLogits
 from verisal.errors import ConfigError
 from verisal.functional.outputs import log_odds, softmax_distance
 
@@ -28,20 +27,13 @@ class LogisticDetector(Detector):
     Both classes weigh the same. The optimum is unique, so the seed is not read.
     """
 
-    def fit(
-        self, measured: Mapping[str, Tensor], adversarial: Tensor, clean: Tensor, *, seed: int = 0
-    ) -> None:
-        """Weigh the numbers.
-
-        Raises:
-            DataError: fewer than 4 clean or 4 adversarial images.
-            ConfigError: a name that nothing measured has.
-        """
+    def fit(self, measured: Measured, adversarial: Tensor, clean: Tensor, *, seed: int = 0) -> None:
+        """Weigh the numbers of at least 4 clean and 4 adversarial images."""
         require_rows(self, adversarial, clean)
         self._weigh(self._numbers(measured), adversarial)
 
     @final
-    def judge(self, measured: Mapping[str, Tensor]) -> Tensor:
+    def judge(self, measured: Measured) -> Tensor:
         """``(B,)`` float64 log odds."""
         if "bias" not in self._learned:
             raise unfitted(self)
@@ -49,7 +41,7 @@ class LogisticDetector(Detector):
         return ((self._numbers(measured).double() - mean) / scale * weight).sum(dim=1) + bias
 
     @abstractmethod
-    def _numbers(self, measured: Mapping[str, Tensor]) -> Tensor:
+    def _numbers(self, measured: Measured) -> Tensor:
         """``(B, F)``, what the regression weighs."""
 
     @final
@@ -80,9 +72,6 @@ class LearnedConsistency(LogisticDetector):
     It reads no mask, no activation and no gradient: whatever a more expensive detector finds that this one
     does not is what the masks add to the shift.
 
-    Args:
-        source: what measures ``logits`` and ``shifted/logits``.
-
     References:
         xu2018squeezing
 
@@ -92,7 +81,7 @@ class LearnedConsistency(LogisticDetector):
 
     source: Measurement = field(default_factory=ShiftedLogits)
 
-    def _numbers(self, measured: Mapping[str, Tensor]) -> Tensor:
+    def _numbers(self, measured: Measured) -> Tensor:
         logits, shifted = (t.float() for t in matching(measured, ("logits", "shifted/logits")).values())
         predicted = logits.argmax(dim=1, keepdim=True)
         rest = shifted.scatter(1, predicted, -torch.inf).logsumexp(dim=1)
@@ -115,9 +104,6 @@ class Mahalanobis(LogisticDetector):
 
     Means and the covariance that the classes share come from clean fit images; the regression from all.
 
-    Args:
-        source: what measures ``logits`` and ``pooled/<l>``.
-
     References:
         lee2018mahalanobis
 
@@ -130,14 +116,8 @@ class Mahalanobis(LogisticDetector):
 
     source: Measurement = field(default_factory=PooledActivations)
 
-    def fit(
-        self, measured: Mapping[str, Tensor], adversarial: Tensor, clean: Tensor, *, seed: int = 0
-    ) -> None:
-        """Learn the Gaussians of clean images and weigh the stages.
-
-        Raises:
-            DataError: fewer than 8 clean or 4 adversarial images.
-        """
+    def fit(self, measured: Measured, adversarial: Tensor, clean: Tensor, *, seed: int = 0) -> None:
+        """Learn the Gaussians of at least 8 clean images, and weigh the stages."""
         require_rows(self, adversarial, clean, least_clean=8)
         predicted = measured["logits"].argmax(dim=1)[clean]
         self._learned = {}
@@ -146,7 +126,7 @@ class Mahalanobis(LogisticDetector):
             self._learned |= {f"means/{number}": means, f"factor/{number}": factor}
         self._weigh(self._numbers(measured), adversarial)
 
-    def _numbers(self, measured: Mapping[str, Tensor]) -> Tensor:
+    def _numbers(self, measured: Measured) -> Tensor:
         """Squared Mahalanobis distance to the nearest class, ``(B, stages)``."""
         columns = []
         for number, vectors in enumerate(_pooled_stages(measured), start=1):
@@ -177,7 +157,6 @@ class LocalIntrinsicDimension(LogisticDetector):
     """Logistic regression over stages on the local intrinsic dimension among clean images (LID).
 
     Args:
-        source: what measures ``pooled/<l>``.
         neighbours: k.
 
     Raises:
@@ -203,20 +182,14 @@ class LocalIntrinsicDimension(LogisticDetector):
                 f"LocalIntrinsicDimension.neighbours must be at least 2, found {self.neighbours}"
             )
 
-    def fit(
-        self, measured: Mapping[str, Tensor], adversarial: Tensor, clean: Tensor, *, seed: int = 0
-    ) -> None:
-        """Keep the clean images and weigh the stages.
-
-        Raises:
-            DataError: not more clean images than neighbours, or fewer than 4 adversarial ones.
-        """
+    def fit(self, measured: Measured, adversarial: Tensor, clean: Tensor, *, seed: int = 0) -> None:
+        """Keep the clean images, more than there are neighbours, and weigh the stages."""
         require_rows(self, adversarial, clean, least_clean=self.neighbours + 1)
         stages = enumerate(_pooled_stages(measured), start=1)
         self._learned = {f"references/{number}": vectors[clean] for number, vectors in stages}
         self._weigh(self._numbers(measured, skipped=1), adversarial)
 
-    def _numbers(self, measured: Mapping[str, Tensor], *, skipped: int = 0) -> Tensor:
+    def _numbers(self, measured: Measured, *, skipped: int = 0) -> Tensor:
         """``(B, stages)``, leaving out the first ``skipped`` neighbours."""
         columns = []
         for number, vectors in enumerate(_pooled_stages(measured), start=1):
@@ -258,7 +231,6 @@ class KernelDensity(Detector):
     *c*, all clean fit images take their place.
 
     Args:
-        source: what measures ``logits`` and ``pooled/<l>``, of which the last stage's is read.
         bandwidth: sigma; None takes the one that makes clean fit images most likely, each under the density
             of the others.
 
@@ -284,21 +256,15 @@ class KernelDensity(Detector):
                 f"KernelDensity.bandwidth must be above 0, or null to choose it; found {self.bandwidth}"
             )
 
-    def fit(
-        self, measured: Mapping[str, Tensor], adversarial: Tensor, clean: Tensor, *, seed: int = 0
-    ) -> None:
-        """Keep the clean images and choose the bandwidth; other images are not read.
-
-        Raises:
-            DataError: fewer than 8 clean images.
-        """
+    def fit(self, measured: Measured, adversarial: Tensor, clean: Tensor, *, seed: int = 0) -> None:
+        """Keep the clean images, at least 8, and choose the bandwidth; other images are not read."""
         require_rows(self, adversarial, clean, least_clean=8, least_adversarial=0)
         vectors = _pooled_stages(measured)[-1][clean]
         classes = measured["logits"].argmax(dim=1)[clean]
         sigma = _likeliest_bandwidth(vectors, classes) if self.bandwidth is None else self.bandwidth
         self._learned = {"vectors": vectors, "classes": classes, "sigma": vectors.new_tensor(sigma)}
 
-    def judge(self, measured: Mapping[str, Tensor]) -> Tensor:
+    def judge(self, measured: Measured) -> Tensor:
         """``(B,)`` float64 scores from the last ``pooled/<l> (B, C)`` and the predictions."""
         if not self._learned:
             raise unfitted(self)
@@ -328,7 +294,7 @@ def _log_density(squared: Tensor, counted: Tensor, sigma: float, dimensions: int
     return kernels.logsumexp(dim=1) - counted.sum(dim=1).log() - constant
 
 
-def _pooled_stages(measured: Mapping[str, Tensor]) -> list[Tensor]:
+def _pooled_stages(measured: Measured) -> list[Tensor]:
     """The vectors ``(B, C_l)`` of all stages in float64, in the order of the stages."""
     pooled = matching(measured, ("pooled/*",))
     return [pooled[name].double() for name in sorted(pooled, key=lambda name: int(name.split("/")[1]))]

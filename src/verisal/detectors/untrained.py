@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from verisal.detectors.base import Detector, matching
-from verisal.detectors.measurements import Logits, Measurement, ShiftedLogits, StepsToFlip
+from verisal.detectors.measurements import Logits, Measured, Measurement, ShiftedLogits, StepsToFlip
 from verisal.detectors.squeezing import SqueezedLogits
 from verisal.errors import ConfigError
 from verisal.functional.outputs import log_odds, softmax_distance
@@ -21,12 +21,10 @@ _LINEAR = 40.0
 
 
 class UntrainedDetector(Detector):
-    """A score without parameters."""
+    """A score without parameters, of whatever its ``source`` measures under the names that it reads."""
 
     @final
-    def fit(
-        self, measured: Mapping[str, Tensor], adversarial: Tensor, clean: Tensor, *, seed: int = 0
-    ) -> None:
+    def fit(self, measured: Measured, adversarial: Tensor, clean: Tensor, *, seed: int = 0) -> None:
         """Nothing is read."""
 
     @final
@@ -43,16 +41,13 @@ class MaxSoftmax(UntrainedDetector):
 
     The order is that of one minus the probability; log odds do not saturate.
 
-    Args:
-        source: what measures ``logits``.
-
     References:
         hendrycks2017baseline
     """
 
     source: Measurement = field(default_factory=Logits)
 
-    def judge(self, measured: Mapping[str, Tensor]) -> Tensor:
+    def judge(self, measured: Measured) -> Tensor:
         """``(B,)`` scores from ``logits (B, K)``."""
         (logits,) = matching(measured, ("logits",)).values()
         return -log_odds(logits)
@@ -68,16 +63,13 @@ class SoftmaxEntropy(UntrainedDetector):
     The order is that of the entropy. The sum is taken over logarithms, so that very confident predictions
     are told apart where the entropy itself would round to 0.
 
-    Args:
-        source: what measures ``logits``.
-
     References:
         hendrycks2017baseline
     """
 
     source: Measurement = field(default_factory=Logits)
 
-    def judge(self, measured: Mapping[str, Tensor]) -> Tensor:
+    def judge(self, measured: Measured) -> Tensor:
         """``(B,)`` float64 scores from ``logits (B, K)``."""
         (logits,) = matching(measured, ("logits",)).values()
         logits = logits.double()
@@ -98,16 +90,13 @@ class LogitMargin(UntrainedDetector):
 
     Unlike the largest probability it does not look at how the other classes share the rest.
 
-    Args:
-        source: what measures ``logits``.
-
     References:
         hendrycks2017baseline
     """
 
     source: Measurement = field(default_factory=Logits)
 
-    def judge(self, measured: Mapping[str, Tensor]) -> Tensor:
+    def judge(self, measured: Measured) -> Tensor:
         """``(B,)`` scores from ``logits (B, K)``."""
         (logits,) = matching(measured, ("logits",)).values()
         top = logits.topk(2, dim=1).values
@@ -122,9 +111,6 @@ class ShiftConsistency(UntrainedDetector):
     The control of every detector that reads a shifted copy: it says how much of the alarm the shift alone
     accounts for.
 
-    Args:
-        source: what measures ``logits`` and ``shifted/logits``.
-
     References:
         xu2018squeezing
 
@@ -134,7 +120,7 @@ class ShiftConsistency(UntrainedDetector):
 
     source: Measurement = field(default_factory=ShiftedLogits)
 
-    def judge(self, measured: Mapping[str, Tensor]) -> Tensor:
+    def judge(self, measured: Measured) -> Tensor:
         """``(B,)`` scores from both views' logits ``(B, K)``."""
         return softmax_distance(*matching(measured, ("logits", "shifted/logits")).values())
 
@@ -145,7 +131,7 @@ class FeatureSqueezing(UntrainedDetector):
     """Scores an image by the largest L1 distance of its softmax output to those of its squeezed copies.
 
     Args:
-        source: what measures ``logits`` and ``squeezed/<squeezer>``; its settings are those of the squeezers.
+        source: its settings are those of the squeezers.
 
     References:
         xu2018squeezing
@@ -158,7 +144,7 @@ class FeatureSqueezing(UntrainedDetector):
 
     source: Measurement = field(default_factory=SqueezedLogits)
 
-    def judge(self, measured: Mapping[str, Tensor]) -> Tensor:
+    def judge(self, measured: Measured) -> Tensor:
         """``(B,)`` scores in [0, 2] from the logits ``(B, K)`` of the image and of its copies."""
         logits, *copies = matching(measured, ("logits", "squeezed/*")).values()
         return torch.stack([softmax_distance(logits, copy) for copy in copies]).amax(dim=0)
@@ -172,7 +158,7 @@ class AttackCost(UntrainedDetector):
     An adversarial image was stopped just beyond the border, so that little brings it back.
 
     Args:
-        source: what measures ``steps``; its settings are those of the attack.
+        source: its settings are those of the attack.
 
     References:
         zhao2021attack
@@ -185,7 +171,7 @@ class AttackCost(UntrainedDetector):
 
     source: Measurement = field(default_factory=StepsToFlip)
 
-    def judge(self, measured: Mapping[str, Tensor]) -> Tensor:
+    def judge(self, measured: Measured) -> Tensor:
         """``(B,)`` scores from ``steps (B,)``."""
         (steps,) = matching(measured, ("steps",)).values()
         return -steps

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from verisal.detectors.base import Detector
-from verisal.detectors.measurements import Measurement
+from verisal.detectors.measurements import Measured, Measurement
 from verisal.errors import ConfigError
 from verisal.functional.seeding import derive_seed
 
@@ -43,18 +43,12 @@ class Vote(Detector):
             raise ConfigError(f"voters must read one measurement, found {read}; give them the same source")
         self.source = self.voters[0].source
 
-    def fit(
-        self, measured: Mapping[str, Tensor], adversarial: Tensor, clean: Tensor, *, seed: int = 0
-    ) -> None:
-        """Fit every voter, with a seed of its own.
-
-        Raises:
-            DataError: too few images of a kind for some voter.
-        """
+    def fit(self, measured: Measured, adversarial: Tensor, clean: Tensor, *, seed: int = 0) -> None:
+        """Fit every voter, with a seed of its own."""
         for number, voter in enumerate(self.voters):
             voter.fit(measured, adversarial, clean, seed=derive_seed(seed, "voter", number))
 
-    def judge(self, measured: Mapping[str, Tensor]) -> Tensor:
+    def judge(self, measured: Measured) -> Tensor:
         """``(B,)`` mean scores of what all voters read."""
         return torch.stack([voter.judge(measured).double() for voter in self.voters]).mean(dim=0)
 
@@ -71,11 +65,7 @@ class Vote(Detector):
         }
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Give every voter its part.
-
-        Raises:
-            ConfigError: the state of other voters.
-        """
+        """Give every voter its part."""
         own = self._own(state) if state else {}
         if strange := {name.partition(".")[0] for name in own} - set(map(str, range(len(self.voters)))):
             raise ConfigError(f"this is the state of a vote of {max(map(int, strange)) + 1} voters or more")
