@@ -89,7 +89,7 @@ class JPEG(Attack):
         wallace1992
     """
 
-    rules: ClassVar[int] = 2
+    rules = 2
     norm: ClassVar[Norm] = "l2"
     quality: int = 75
 
