@@ -38,17 +38,8 @@ from typing import final
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "verisal"
 KEPT = ROOT / ".mutation"
-ROOMS = (
-    "functional",
-    "metrics",
-    "saliency",
-    "attacks",
-    "detectors",
-    "data",
-    "checkpoint.py",
-    "tasks",
-    "callbacks",
-)
+ROOMS = ("functional", "store", "metrics", "saliency", "attacks", "detectors", "data", "detection")
+ROOMS += ("checkpoint.py", "tasks", "callbacks")
 
 _COMPARED: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Lt: ast.LtE,
