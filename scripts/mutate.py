@@ -38,8 +38,21 @@ from typing import final
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "verisal"
 KEPT = ROOT / ".mutation"
-ROOMS = ("functional", "store", "metrics", "saliency", "attacks", "detectors", "data", "detection")
-ROOMS += ("checkpoint.py", "tasks", "callbacks")
+ROOMS = tuple(
+    [
+        "functional",
+        "store",
+        "metrics",
+        "saliency",
+        "attacks",
+        "detectors",
+        "data",
+        "detection",
+        "checkpoint.py",
+        "tasks",
+        "callbacks",
+    ]
+)
 
 _COMPARED: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Lt: ast.LtE,
