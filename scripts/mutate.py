@@ -38,20 +38,17 @@ from typing import final
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "verisal"
 KEPT = ROOT / ".mutation"
-ROOMS = tuple(
-    [
-        "functional",
-        "store",
-        "metrics",
-        "saliency",
-        "attacks",
-        "detectors",
-        "data",
-        "detection",
-        "checkpoint.py",
-        "tasks",
-        "callbacks",
-    ]
+ROOMS = (
+    "functional",
+    "store",
+    "metrics",
+    "saliency",
+    "attacks",
+    "detectors",
+    "data",
+    "detection",
+    "tasks",
+    "callbacks",
 )
 
 _COMPARED: dict[type[ast.cmpop], type[ast.cmpop]] = {
