@@ -185,12 +185,7 @@ def _say(line: str) -> None:
 
 
 def wandb_logger(
-    run_dir: Path,
-    settings: WandbSettings,
-    *,
-    config: Mapping[str, Any],
-    run_id: str,
-    resuming: bool,
+    run_dir: Path, settings: WandbSettings, *, config: Mapping[str, Any], run_id: str, resuming: bool
 ) -> WandbSink | None:
     """Decide where W&B goes, say so in one line, and make the logger; it opens its run when first used.
 
@@ -246,10 +241,7 @@ def _made(
         # A run left open by whatever ran before in this process neither swallows this one's rows nor ends it.
         reinit="create_new",
         settings=wandb.Settings(
-            silent=True,
-            console="off",
-            init_timeout=_INIT_SECONDS,
-            finish_timeout=_FINISH_SECONDS,
+            silent=True, console="off", init_timeout=_INIT_SECONDS, finish_timeout=_FINISH_SECONDS
         ),
     )
 
