@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final, final
 
 from verisal.errors import ConfigError
@@ -20,11 +20,24 @@ ENERGY, DELETION = r"energy_inside.*/energy", r"deletion.*/auc"
 _FAR: Final = "last"
 _CLASSES: Final = {"c0": "predicted class", "rank2": "second class", _FAR: "least likely class"}
 _ABSENT_CLASSES: Final = ("rank2", _FAR)
+_EARLIER: Final = tuple(
+    [
+        "gradient",
+        "input_x_gradient",
+        "smooth_grad",
+        "integrated_gradients",
+        "guided_backpropagation",
+        "grad_cam",
+        "occlusion",
+        "rise",
+    ]
+)
+_MASKS: Final = tuple(f"hierarchical_{name}" for name in ("masks", "class", "output", "mixed"))
 
 
 @final
-@dataclass(frozen=True)
-class Names:
+@dataclass(frozen=True, kw_only=True)
+class ReliableRows:
     """Rows of the evaluation by their part in the study.
 
     Attributes:
@@ -33,19 +46,28 @@ class Names:
         ablation: masks learned to raise the class instead.
         logit: gradient of the logit.
         probability: gradient of the probability.
-        fused: fused map to the row of the gradient's blur that is as smooth.
+        fused: fused map to the row of the gradient under a blur that makes it as smooth.
         layers: maps of single layers.
         controls: that answer nothing.
+
+    Raises:
+        ConfigError: no earlier methods or no masks.
     """
 
-    earlier: tuple[str, ...]
-    masks: tuple[str, ...]
-    ablation: str
-    logit: str
-    probability: str
-    fused: dict[str, str]
-    layers: tuple[str, ...]
-    controls: tuple[str, ...] = ("random", "centre")
+    earlier: Sequence[str] = _EARLIER
+    masks: Sequence[str] = _MASKS
+    ablation: str = "hierarchical_maximise"
+    logit: str = "gradient"
+    probability: str = "gradient_of_probability"
+    fused: Mapping[str, str] = field(default_factory=lambda: {"fused": "gradient_as_smooth_as_fused"})
+    layers: Sequence[str] = ("layer_1", "layer_2", "layer_3", "layer_4")
+    controls: Sequence[str] = ("random", "centre")
+
+    def __post_init__(self) -> None:
+        if not self.earlier or not self.masks:
+            raise ConfigError(
+                f"the study compares masks with earlier methods, found {self.masks} and {self.earlier}"
+            )
 
     @property
     def asked(self) -> list[str]:
@@ -111,7 +133,7 @@ class Evidence:
         return [name for name, held in reached.items() if not held]
 
 
-def summary(evidence: Evidence, names: Names) -> str:
+def summary(evidence: Evidence, names: ReliableRows) -> str:
     """Who answers for absent classes, and what is left of the masks' answer."""
     answers = {row: evidence.false_responses(row).values() for row in names.earlier}
     loud = quoted(row for row, own in answers.items() if all(any_ and same for any_, same in own))
@@ -130,7 +152,7 @@ def summary(evidence: Evidence, names: Names) -> str:
     )
 
 
-def findings(evidence: Evidence, names: Names) -> Iterator[Finding]:
+def findings(evidence: Evidence, names: ReliableRows) -> Iterator[Finding]:
     """All claims of the study, judged."""
     yield _false_response(evidence, names)
     yield from (_remedy(evidence, names, row) for row in names.masks)
@@ -139,7 +161,7 @@ def findings(evidence: Evidence, names: Names) -> Iterator[Finding]:
     yield _noise(evidence, names)
 
 
-def _false_response(evidence: Evidence, names: Names) -> Finding:
+def _false_response(evidence: Evidence, names: ReliableRows) -> Finding:
     answers = {row: list(evidence.false_responses(row).values()) for row in names.earlier}
     every = [answer for own in answers.values() for answer in own]
     quiet = [row for row, own in answers.items() if not any(any_ for any_, _ in own)]
@@ -155,7 +177,7 @@ def _false_response(evidence: Evidence, names: Names) -> Finding:
     )
 
 
-def _remedy(evidence: Evidence, names: Names, row: str) -> Finding:
+def _remedy(evidence: Evidence, names: ReliableRows, row: str) -> Finding:
     against = {
         f"{short} {_CLASSES[query]}": evidence.difference(
             row, names.ablation, f"class ranks/{score}[{query}]"
@@ -194,7 +216,7 @@ def _remedy(evidence: Evidence, names: Names, row: str) -> Finding:
     )
 
 
-def _vanishing(evidence: Evidence, names: Names) -> Finding:
+def _vanishing(evidence: Evidence, names: ReliableRows) -> Finding:
     last = f"norm[{_FAR}]"
     gone, kept = evidence.ranked(names.probability, last), evidence.ranked(names.logit, last)
     faint = [row for row in names.earlier if evidence.ranked(row, last).high <= VANISHED]
@@ -209,7 +231,7 @@ def _vanishing(evidence: Evidence, names: Names) -> Finding:
     )
 
 
-def _smoothing(evidence: Evidence, names: Names, fused: str, blurred: str) -> Finding:
+def _smoothing(evidence: Evidence, names: ReliableRows, fused: str, blurred: str) -> Finding:
     variation = "smoothness/total_variation"
     plain = evidence.difference(fused, names.logit, variation)
     layers = {row: evidence.difference(fused, row, variation) for row in names.layers}
@@ -238,7 +260,7 @@ def _smoothing(evidence: Evidence, names: Names, fused: str, blurred: str) -> Fi
     )
 
 
-def _noise(evidence: Evidence, names: Names) -> Finding:
+def _noise(evidence: Evidence, names: ReliableRows) -> Finding:
     excess = {
         query: evidence.scores.reported(names.ablation, f"gate noise/excess[{query}]") for query in _CLASSES
     }

@@ -7,7 +7,6 @@ from typing import Final, final
 
 from torch import Tensor
 
-from verisal.errors import ConfigError
 from verisal.results import Evaluation, SaliencyPanel, Score
 from verisal_studies.figures import answer_maps_pixels, dots_pixels, rank_lines_pixels, tradeoff_pixels
 from verisal_studies.reliable_claims import (
@@ -21,7 +20,7 @@ from verisal_studies.reliable_claims import (
     SMALL,
     VANISHED,
     Evidence,
-    Names,
+    ReliableRows,
     findings,
     summary,
 )
@@ -54,16 +53,7 @@ class ReliableSaliency(Study):
         commands: that make the page again.
         setting: what was measured on what, name to value.
         note: a sentence about the queries of this data set.
-        earlier: rows of methods that existed before.
-        masks: rows of masks learned while something of the output is kept.
-        ablation: row of masks learned to raise the class instead.
-        logit: row of the gradient of the logit.
-        probability: row of the gradient of the probability.
-        fused: row of fused maps to the row of the gradient under as much blur.
-        layers: rows of maps of single layers.
-
-    Raises:
-        ConfigError: no earlier methods or no masks.
+        rows: of the evaluation, by their part in the study.
 
     References:
         wang2020haf
@@ -84,38 +74,14 @@ class ReliableSaliency(Study):
         commands: Sequence[str],
         setting: Mapping[str, str],
         note: str = "",
-        earlier: Sequence[str] = (
-            "gradient",
-            "input_x_gradient",
-            "smooth_grad",
-            "integrated_gradients",
-            "guided_backpropagation",
-            "grad_cam",
-            "occlusion",
-            "rise",
-        ),
-        masks: Sequence[str] = (
-            "hierarchical_masks",
-            "hierarchical_class",
-            "hierarchical_output",
-            "hierarchical_mixed",
-        ),
-        ablation: str = "hierarchical_maximise",
-        logit: str = "gradient",
-        probability: str = "gradient_of_probability",
-        fused: Mapping[str, str] | None = None,
-        layers: Sequence[str] = ("layer_1", "layer_2", "layer_3", "layer_4"),
+        rows: ReliableRows | None = None,
     ) -> None:
         super().__init__(setting, commands)
-        if not earlier or not masks:
-            raise ConfigError(f"the study compares masks with earlier methods, found {masks} and {earlier}")
-        self.title, self.note = title, note
-        beside = {"fused": "gradient_as_smooth_as_fused"} if fused is None else dict(fused)
-        self.names = Names(tuple(earlier), tuple(masks), ablation, logit, probability, beside, tuple(layers))
+        self.title, self.note, self.rows = title, note, rows or ReliableRows()
 
     def result(self, evaluation: Evaluation) -> StudyResult:
         """The claims, judged by intervals."""
-        evidence, names = Evidence(evaluation), self.names
+        evidence, names = Evidence(evaluation), self.rows
         judged = tuple(findings(evidence, names))
         images = evidence.disturbed(names.masks[0], "accuracy_c0").n
         queries = evidence.present(names.masks[0]).n
@@ -136,7 +102,7 @@ class ReliableSaliency(Study):
         return self.judged(judged, sections, summary=summary(evidence, names), setting=setting)
 
 
-def _answers(evidence: Evidence, names: Names, note: str) -> Section:
+def _answers(evidence: Evidence, names: ReliableRows, note: str) -> Section:
     responses, rows = {}, {}
     for row in names.asked:
         own = {query: evidence.disturbed(row, f"response_ratio_{query}") for query in ABSENT}
@@ -181,7 +147,7 @@ def _maps(evidence: Evidence) -> Iterator[StudyFigure]:
             return
 
 
-def _reliability(evidence: Evidence, names: Names) -> Section:
+def _reliability(evidence: Evidence, names: ReliableRows) -> Section:
     queries = [f"{form} {query}" for form in ("rel", "abs") for query in ABSENT]
     rows = {}
     for row in names.asked:
@@ -205,7 +171,7 @@ def _reliability(evidence: Evidence, names: Names) -> Section:
     )
 
 
-def _vanishing(evidence: Evidence, names: Names) -> Section:
+def _vanishing(evidence: Evidence, names: ReliableRows) -> Section:
     ranks = {
         rank: "least likely" if rank == "last" else f"rank {rank.removeprefix('rank')}"
         for rank in evidence.ranks(names.logit)
@@ -234,7 +200,7 @@ def _vanishing(evidence: Evidence, names: Names) -> Section:
     )
 
 
-def _smoothness(evidence: Evidence, names: Names) -> Section:
+def _smoothness(evidence: Evidence, names: ReliableRows) -> Section:
     scores, first = evidence.scores, next(iter(names.fused))
     columns = ["smoothness/total_variation", "smoothness/high_frequencies"]
     columns += [scores.name(first, pattern) for pattern in (ENERGY, FIDELITY, DELETION)]
@@ -257,7 +223,7 @@ def _smoothness(evidence: Evidence, names: Names) -> Section:
     )
 
 
-def _noise(evidence: Evidence, names: Names) -> Section:
+def _noise(evidence: Evidence, names: ReliableRows) -> Section:
     columns = {
         f"{words}, {said}": f"gate noise/{kind}[{query}]"
         for kind, words in _NOISE.items()

@@ -13,7 +13,7 @@ from verisal.errors import ConfigError
 from verisal.functional.statistics.resampled import Bootstrap
 from verisal.results import Evaluation, SaliencyPanel, Score
 from verisal_studies import ReliableSaliency, page_text
-from verisal_studies.reliable_claims import Evidence, findings
+from verisal_studies.reliable_claims import Evidence, ReliableRows, findings
 
 SHIPPED = Path(__file__).parents[2] / "configs" / "study" / "reliable_saliency.yaml"
 EARLIER = ("gradient", "grad_cam")
@@ -24,12 +24,14 @@ DISTURBED, PRESENT = "D-WSOL (our protocol)", "D-WSOL (our protocol), present cl
 QUERIES = ("c1", "c2", "c3")
 
 
-def study(**settings):
+def study(*, note="", **settings):
+    rows = ReliableRows(**{"earlier": EARLIER, "masks": MASKS, "layers": ("layer_1", "layer_2")} | settings)
     return ReliableSaliency(
         title="Do they?",
         commands=["verisal validate --config x.yaml"],
         setting={"images": "four"},
-        **{"earlier": EARLIER, "masks": MASKS, "layers": ("layer_1", "layer_2")} | settings,
+        note=note,
+        rows=rows,
     )
 
 
@@ -84,7 +86,7 @@ def made(changed=None, *, spread=0.004, lacking=()):
 
 def verdicts(found, **settings):
     # Without the pictures, which take most of the time of a result.
-    return [one.verdict for one in findings(Evidence(found), study(**settings).names)]
+    return [one.verdict for one in findings(Evidence(found), study(**settings).rows)]
 
 
 def test_every_claim_can_hold():
@@ -222,7 +224,7 @@ def tiny(folder, page):
             settings["methods"] = methods
     of_study = content["trainer"]["callbacks"][-1]["init_args"]
     of_study["page"] = str(page)
-    of_study["study"]["init_args"] |= {
+    of_study["study"]["init_args"]["rows"] = {
         "earlier": list(EARLIER),
         "masks": list(MASKS),
         "layers": ["layer_1", "layer_2"],
