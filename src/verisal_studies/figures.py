@@ -10,12 +10,12 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from verisal.errors import DataError
-from verisal.reporting.canvas import COLOURS, MARKERS, Canvas, as_array, few_shades
+from verisal.reporting.canvas import COLOURS, MARKERS, Canvas, Pixels, as_array, few_shades
 from verisal.results import Score
+from verisal_studies.scores import is_defined
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,28 +31,20 @@ def dots_pixels(
     label: str,
     line: float | None = None,
     high: float = math.inf,
-) -> NDArray[np.uint8]:
-    """Draw one line per row with a dot and an interval per column.
+) -> Pixels:
+    """Draw one line per row with a dot and an interval per column, the same columns in all.
 
-    Args:
-        rows: name of the row to column to score, the same columns in all; undefined scores are left out.
-        title: what is shown and which end is good.
-        label: of the axis.
-        line: a value to mark, or None.
-        high: values beyond are drawn at it, as open dots.
+    Undefined scores are left out; values beyond ``high`` are drawn at it, as open dots; ``line`` is marked.
     """
-    _check_some(rows, "scores needs at least one row")
+    canvas, axes = _single_axes(rows, "scores needs at least one row", height=1.3 + 0.34 * len(rows))
     columns = list(next(iter(rows.values())))
-    canvas = Canvas(_WIDTH, 1.3 + 0.34 * len(rows), layout="constrained")
-    axes = canvas.figure.subplots()
-    step = 0.6 / max(len(columns), 1)
     for number, column in enumerate(columns):
         colour, marker = _look(number)
         for place, scores in enumerate(rows.values()):
             score = scores[column]
-            if score.value != score.value:
+            if not is_defined(score):
                 continue
-            height = place + (number - (len(columns) - 1) / 2) * step
+            height = place + (number - (len(columns) - 1) / 2) * 0.6 / len(columns)
             if score.ends is not None:
                 ends = [min(score.low, high), min(score.high, high)]
                 axes.plot(ends, [height, height], color=colour, linewidth=1.5)
@@ -74,16 +66,11 @@ def dots_pixels(
 
 def interval_pixels(
     panels: Mapping[str, Mapping[str, Mapping[str, Score]]], *, title: str, reference: float | None = None
-) -> NDArray[np.uint8]:
+) -> Pixels:
     """Draw one panel per score with a mark and a 95 % interval per line and series.
 
     Panels share their lines, each has a scale of its own. A score without a value is left out; one without an
-    interval is a mark alone.
-
-    Args:
-        panels: title of the panel to line to series to score; all panels have the same lines.
-        title: what is shown and which end is good.
-        reference: where to draw an upright line, e.g. at no difference; None for nowhere.
+    interval is a mark alone. ``reference`` is where an upright line is drawn, e.g. at no difference.
 
     Raises:
         DataError: nothing to draw, or panels of different lines.
@@ -103,7 +90,7 @@ def interval_pixels(
         for number, kind in enumerate(series):
             shift = (number - (len(series) - 1) / 2) * 0.7 / len(series)
             drawn = [(place + shift, panel[line].get(kind)) for place, line in enumerate(lines)]
-            known = [(place, score) for place, score in drawn if score and score.value == score.value]
+            known = [(place, score) for place, score in drawn if score and is_defined(score)]
             colour, marker = _look(number)
             axes.errorbar(
                 [score.value for _, score in known],
@@ -128,18 +115,9 @@ def interval_pixels(
 
 def rank_lines_pixels(
     lines: Mapping[str, Mapping[str, Score]], *, title: str, label: str, floor: float = 1e-4
-) -> NDArray[np.uint8]:
-    """Draw one line per row over ranks, on a logarithmic axis.
-
-    Args:
-        lines: name of the line to rank, in words, to score; values below ``floor`` are drawn at it.
-        title: what is shown and how to read it.
-        label: of the vertical axis.
-        floor: lower end of the axis.
-    """
-    _check_some(lines, "ranks needs at least one line")
-    canvas = Canvas(_WIDTH, 4.6, layout="constrained")
-    axes = canvas.figure.subplots()
+) -> Pixels:
+    """Draw one line per row over ranks, on a logarithmic axis; values below ``floor`` are drawn at it."""
+    canvas, axes = _single_axes(lines, "ranks needs at least one line")
     ranks = list(next(iter(lines.values())))
     for number, (name, scores) in enumerate(lines.items()):
         colour, marker = _look(number)
@@ -157,17 +135,9 @@ def rank_lines_pixels(
 
 def tradeoff_pixels(
     points: Mapping[str, tuple[Score, Score]], *, title: str, labels: tuple[str, str]
-) -> NDArray[np.uint8]:
-    """Draw two scores of each row against each other, with intervals.
-
-    Args:
-        points: name to the scores on the horizontal and the vertical axis.
-        title: what is shown and which corner is good.
-        labels: of the axes.
-    """
-    _check_some(points, "two scores needs at least one point")
-    canvas = Canvas(_WIDTH, 4.6, layout="constrained")
-    axes = canvas.figure.subplots()
+) -> Pixels:
+    """Draw two scores of each row, on the horizontal and the vertical axis, with their intervals."""
+    canvas, axes = _single_axes(points, "two scores needs at least one point")
     for number, (name, (x, y)) in enumerate(points.items()):
         colour, marker = _look(number)
         if x.ends is not None:
@@ -185,15 +155,10 @@ def tradeoff_pixels(
     return _finished(canvas, axes, title)
 
 
-def answer_maps_pixels(
-    image: Tensor, rows: Mapping[str, Mapping[str, Tensor]], *, title: str
-) -> NDArray[np.uint8]:
-    """Draw maps of one image by query, each row on one scale from 0 to the maximum of its first map.
+def answer_maps_pixels(image: Tensor, rows: Mapping[str, Mapping[str, Tensor]], *, title: str) -> Pixels:
+    """Draw ``(H, W)`` maps of one image ``(3, H, W)`` by row and query, the same queries in all rows.
 
-    Args:
-        image: ``(3, H, W)`` in [0, 1].
-        rows: name of the row to query to ``(H, W)`` map, the same queries in all.
-        title: what is shown.
+    Each row is on one scale from 0 to the maximum of its first map.
     """
     _check_some(rows, "maps needs at least one row")
     queries = list(next(iter(rows.values())))
@@ -214,15 +179,8 @@ def answer_maps_pixels(
 
 def map_table_pixels(
     image: Tensor, rows: Mapping[str, Mapping[str, Tensor]], *, title: str, caption: str
-) -> NDArray[np.uint8]:
-    """Draw maps of one image, each from 0 to its own maximum.
-
-    Args:
-        image: ``(3, H, W)`` in [0, 1], in the corner.
-        rows: name of the row to column to ``(H, W)`` map, the same columns in all.
-        title: what is shown.
-        caption: how to read it.
-    """
+) -> Pixels:
+    """Draw ``(H, W)`` maps of one image ``(3, H, W)`` by row and column, each from 0 to its own maximum."""
     _check_some(rows, "maps needs at least one row")
     columns, left = list(next(iter(rows.values()))), 0.95
     cell = (_PAGE - left) / len(columns)
@@ -251,16 +209,11 @@ def matrices_pixels(
     labels: tuple[str, str],
     scale: str,
     limits: tuple[float, float],
-) -> NDArray[np.uint8]:
-    """Draw square tables side by side on one colour scale.
+) -> Pixels:
+    """Draw ``(N, N)`` tables side by side on one colour scale, NaN left white.
 
-    Args:
-        matrices: title to ``(N, N)``; NaN is left white.
-        names: of the N rows and columns.
-        title: what is shown.
-        labels: what rows and columns are.
-        scale: title of the colour scale; which end is good.
-        limits: values at its ends. Limits around 0 get colours that part at 0.
+    ``labels`` say what rows and columns are, ``names`` which; ``scale`` is the title of the colour scale and
+    ``limits`` are its ends. Limits around 0 get colours that part at 0.
     """
     _check_some(matrices, "tables needs at least one")
     longest = _LETTER * max(map(len, names))
@@ -292,6 +245,12 @@ def _check_some(shown: Collection[object], needed: str) -> None:
         raise DataError(f"a figure of {needed}, found none")
 
 
+def _single_axes(shown: Collection[object], needed: str, *, height: float = 4.6) -> tuple[Canvas, Axes]:
+    _check_some(shown, needed)
+    canvas = Canvas(_WIDTH, height, layout="constrained")
+    return canvas, canvas.figure.subplots()
+
+
 def _look(number: int) -> tuple[str, str]:
     """Colour and marker of a series."""
     return COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
@@ -309,7 +268,7 @@ def _reach(score: Score) -> tuple[float, float]:
     return max(0.0, score.value - score.low), max(0.0, score.high - score.value)
 
 
-def _finished(canvas: Canvas, axes: Axes, title: str) -> NDArray[np.uint8]:
+def _finished(canvas: Canvas, axes: Axes, title: str) -> Pixels:
     axes.spines[["right", "top"]].set_visible(False)
     canvas.figure.suptitle(title, fontsize=12)
     canvas.figure.legend(loc="outside right center", fontsize=9, frameon=False)

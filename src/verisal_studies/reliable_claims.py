@@ -20,17 +20,15 @@ ENERGY, DELETION = r"energy_inside.*/energy", r"deletion.*/auc"
 _FAR: Final = "last"
 _CLASSES: Final = {"c0": "predicted class", "rank2": "second class", _FAR: "least likely class"}
 _ABSENT_CLASSES: Final = ("rank2", _FAR)
-_EARLIER: Final = tuple(
-    [
-        "gradient",
-        "input_x_gradient",
-        "smooth_grad",
-        "integrated_gradients",
-        "guided_backpropagation",
-        "grad_cam",
-        "occlusion",
-        "rise",
-    ]
+_EARLIER: Final = (
+    "gradient",
+    "input_x_gradient",
+    "smooth_grad",
+    "integrated_gradients",
+    "guided_backpropagation",
+    "grad_cam",
+    "occlusion",
+    "rise",
 )
 _MASKS: Final = tuple(f"hierarchical_{name}" for name in ("masks", "class", "output", "mixed"))
 

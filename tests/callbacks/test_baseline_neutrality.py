@@ -13,7 +13,7 @@ from verisal.functional.baselines import Blur, Constant, DatasetMean, LinearImpu
 from verisal.functional.baselines.plain import bound
 from verisal.functional.statistics.resampled import Bootstrap
 from verisal.metrics.neutrality import neutrality
-from verisal.reporting import csv_logger
+from verisal.reporting import CsvSink
 from verisal.types import Batch
 
 
@@ -54,7 +54,7 @@ def test_scores_are_those_of_all_images_at_once():
 def test_rows_of_a_stopped_run_are_found(tmp_path):
     files = []
     for seed in (0, 0, 1):
-        run(BaselineNeutrality([DatasetMean()], resamples=10, seed=seed), logger=csv_logger(tmp_path))
+        run(BaselineNeutrality([DatasetMean()], resamples=10, seed=seed), logger=CsvSink(tmp_path))
         files.append({path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")})
     assert len(files[0]) == 3  # a file per batch
     assert files[0] == files[1]

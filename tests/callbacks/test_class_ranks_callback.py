@@ -10,7 +10,7 @@ from helpers.explaining_toys import CLASSES, Brightness, Samples, Task, loader, 
 from helpers.saliency_cases import toy_classifier
 from verisal.callbacks import ClassRanks, GateNoise
 from verisal.errors import ConfigError, DataError
-from verisal.reporting import csv_logger
+from verisal.reporting import CsvSink
 from verisal.saliency import Gradient, HierarchicalMasks
 from verisal.types import Batch
 
@@ -91,7 +91,7 @@ def test_raw_maps_are_drawn_by_query():
 
 
 def test_rows_are_found_again_and_pictures_made_again(tmp_path):
-    settings = {"logger": csv_logger(tmp_path)}
+    settings = {"logger": CsvSink(tmp_path)}
     first = validated(ranks(drawn=["brightness"]), **settings)
     Brightness.seen.clear()
     again = validated(ranks(drawn=["brightness"]), **settings)

@@ -12,7 +12,7 @@ from verisal.callbacks import DisturbedLocalization, PerturbationCurves, Salienc
 from verisal.errors import ConfigError, DataError
 from verisal.functional.baselines import DatasetMean
 from verisal.metrics import EnergyInside, PerturbationCurve, PointingGame
-from verisal.reporting import csv_logger
+from verisal.reporting import CsvSink
 from verisal.results import Evaluates
 from verisal.saliency import CentrePrior, Gradient, RandomMap
 
@@ -207,7 +207,7 @@ def test_second_run_in_a_folder_computes_nothing_and_finds_the_same(tmp_path):
             metrics_callback(max_images=5),
             DisturbedLocalization(METHODS, held_out, several=Samples(4, name="several")),
         ]
-        run = trainer(*callbacks, logger=csv_logger(tmp_path))
+        run = trainer(*callbacks, logger=CsvSink(tmp_path))
         run.validate(Task(), loader(10, labels=right_labels(10)), verbose=False)
         found.append([callback.evaluation for callback in callbacks])
         if len(found) == 1:
@@ -225,7 +225,7 @@ def test_a_damaged_file_and_other_weights_are_computed_again(tmp_path):
     def run(task):
         Brightness.seen.clear()
         callback = metrics_callback()
-        trainer(callback, logger=csv_logger(tmp_path)).validate(task, loader(8), verbose=False)
+        trainer(callback, logger=CsvSink(tmp_path)).validate(task, loader(8), verbose=False)
         return len(Brightness.seen), str(callback.evaluation.scores)
 
     first = run(Task())
@@ -240,7 +240,7 @@ def test_a_damaged_file_and_other_weights_are_computed_again(tmp_path):
 
 
 def test_a_fit_keeps_no_rows(tmp_path):
-    trainer(metrics_callback(), logger=csv_logger(tmp_path)).fit(Task(), loader(4), loader(4))
+    trainer(metrics_callback(), logger=CsvSink(tmp_path)).fit(Task(), loader(4), loader(4))
     assert not (tmp_path / "rows").exists()
 
 

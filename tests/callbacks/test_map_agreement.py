@@ -10,7 +10,7 @@ from verisal.callbacks import MapAgreement
 from verisal.errors import ConfigError
 from verisal.functional.comparison.maps import similarity_with_floor
 from verisal.functional.comparison.similarity import spearman
-from verisal.reporting import csv_logger, main_table
+from verisal.reporting import CsvSink, main_table
 from verisal.saliency import RISE, Occlusion
 from verisal.types import Batch
 
@@ -94,14 +94,14 @@ def test_methods_in_no_group_are_not_run_and_rows_of_a_stopped_run_are_found(tmp
     found = []
     for _ in range(2):
         callback = MapAgreement(methods, {"greys": ["a", "b"]}, resamples=20)
-        found.append(run(callback, logger=csv_logger(tmp_path)))
+        found.append(run(callback, logger=CsvSink(tmp_path)))
         assert sorted({grey for grey, _ in Brightness.seen}) == [0.2, 0.7]
         assert len(Brightness.seen) == 14
     assert found[0].scores == pytest.approx(found[1].scores, nan_ok=True)
     # Another setting of one method of the group is another row.
     run(
         MapAgreement({**methods, "b": Brightness(grey=0.6)}, {"greys": ["a", "b"]}, resamples=20),
-        logger=csv_logger(tmp_path),
+        logger=CsvSink(tmp_path),
     )
     assert len(Brightness.seen) == 28
 

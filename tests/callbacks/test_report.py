@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from helpers import wandb_files
 from helpers.evaluations import evaluation
 from verisal.callbacks import ReportRun
-from verisal.reporting import CsvSink, Sink, WandbSettings, csv_logger, wandb_logger
+from verisal.reporting import CsvSink, Sink, WandbSettings, wandb_logger
 from verisal.results import Score
 
 
@@ -217,7 +217,7 @@ def test_names_become_safe_file_names(tmp_path, loader):
 
 def test_everything_together_offline(tmp_path, loader):
     weights_and_biases = wandb_logger(tmp_path, WandbSettings(), config={}, run_id="r1", resuming=False)
-    runner = trainer(tmp_path, csv_logger(tmp_path), weights_and_biases)
+    runner = trainer(tmp_path, CsvSink(tmp_path), weights_and_biases)
     runner.fit(Task(), loader, loader)
     runner.test(Task(), loader, verbose=False)
     weights_and_biases.close()

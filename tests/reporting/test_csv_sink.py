@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from verisal.reporting import CsvSink, Publication, Table, csv_logger
+from verisal.reporting import CsvSink, Publication, Table
 from verisal.results import Curve
 
 
@@ -14,7 +14,7 @@ def read(path):
 
 
 def test_rows_are_on_disk_at_once_and_new_columns_join(tmp_path):
-    logger = csv_logger(tmp_path)
+    logger = CsvSink(tmp_path)
     logger.log_metrics({"epoch": 0, "train/loss": torch.tensor(0.5)}, step=3)
     assert (tmp_path / "metrics.csv").read_text() == "epoch,step,train/loss\n0,3,0.5\n"
     logger.log_metrics({"epoch": 0, "val/auroc": 0.25}, step=4)
@@ -24,8 +24,8 @@ def test_rows_are_on_disk_at_once_and_new_columns_join(tmp_path):
 
 
 def test_a_second_logger_continues_in_the_same_file(tmp_path):
-    csv_logger(tmp_path).log_metrics({"epoch": 0, "loss": 1.5}, step=1)
-    csv_logger(tmp_path).log_metrics({"epoch": 1, "loss": 0.5, "acc": 1.0}, step=2)
+    CsvSink(tmp_path).log_metrics({"epoch": 0, "loss": 1.5}, step=1)
+    CsvSink(tmp_path).log_metrics({"epoch": 1, "loss": 0.5, "acc": 1.0}, step=2)
     assert read(tmp_path / "metrics.csv") == [
         {"epoch": "0", "step": "1", "loss": "1.5", "acc": ""},
         {"epoch": "1", "step": "2", "loss": "0.5", "acc": "1"},
@@ -35,24 +35,24 @@ def test_a_second_logger_continues_in_the_same_file(tmp_path):
 @pytest.mark.fault
 @pytest.mark.parametrize("cut", [1, 3, 6])
 def test_a_line_cut_short_by_a_kill_is_dropped(tmp_path, cut):
-    csv_logger(tmp_path).log_metrics({"epoch": 0, "loss": 1.5}, step=1)
-    csv_logger(tmp_path).log_metrics({"epoch": 1, "loss": 2.5}, step=2)
+    CsvSink(tmp_path).log_metrics({"epoch": 0, "loss": 1.5}, step=1)
+    CsvSink(tmp_path).log_metrics({"epoch": 1, "loss": 2.5}, step=2)
     path = tmp_path / "metrics.csv"
     path.write_bytes(path.read_bytes()[:-cut])
-    csv_logger(tmp_path).log_metrics({"epoch": 1, "loss": 3.5}, step=2)
+    CsvSink(tmp_path).log_metrics({"epoch": 1, "loss": 3.5}, step=2)
     assert [row["loss"] for row in read(path)] == ["1.5", "3.5"]
 
 
 @pytest.mark.fault
 def test_a_header_cut_short_starts_anew(tmp_path):
     (tmp_path / "metrics.csv").write_text("epoch,st")
-    csv_logger(tmp_path).log_metrics({"loss": 1.5}, step=2)
+    CsvSink(tmp_path).log_metrics({"loss": 1.5}, step=2)
     assert read(tmp_path / "metrics.csv") == [{"epoch": "", "step": "2", "loss": "1.5"}]
 
 
 @pytest.mark.fault
 def test_no_space_while_columns_are_added_leaves_the_old_file(tmp_path, monkeypatch):
-    logger = csv_logger(tmp_path)
+    logger = CsvSink(tmp_path)
     logger.log_metrics({"loss": 1.5}, step=1)
     before = (tmp_path / "metrics.csv").read_bytes()
 
@@ -68,7 +68,7 @@ def test_no_space_while_columns_are_added_leaves_the_old_file(tmp_path, monkeypa
 
 def test_numbers_survive_the_file(tmp_path):
     values = {"a": 0.1 + 0.2, "b": 1e-300, "c": math.inf, "d": 3, "e": 2.0**60}
-    csv_logger(tmp_path).log_metrics({**values, "f": math.nan}, step=0)
+    CsvSink(tmp_path).log_metrics({**values, "f": math.nan}, step=0)
     row = read(tmp_path / "metrics.csv")[0]
     assert {name: float(row[name]) for name in values} == values
     assert math.isnan(float(row["f"]))
@@ -92,5 +92,5 @@ def test_curves_go_to_a_file_of_their_own(tmp_path):
 
 
 def test_lightning_takes_the_run_folder_for_its_log_folder(tmp_path):
-    logger = csv_logger(tmp_path)
+    logger = CsvSink(tmp_path)
     assert (logger.save_dir, logger.name, logger.version) == (str(tmp_path), "", "")

@@ -12,7 +12,7 @@ from lightning.pytorch import Trainer
 
 from verisal.data import SceneData
 from verisal.errors import ConfigError
-from verisal.reporting import csv_logger
+from verisal.reporting import CsvSink
 from verisal.results import Evaluation, Score
 from verisal.tasks import FrozenClassifierTask
 from verisal_studies import (
@@ -153,7 +153,7 @@ def _run(folder, page=None) -> str:
     data = SceneData(val_count=2, val_split="det_test", image_size=64, batch_size=2, num_workers=0)
     trainer = Trainer(
         accelerator="cpu",
-        logger=csv_logger(folder),
+        logger=CsvSink(folder),
         callbacks=[StudyPage(_Counts({}, ()), page=page)],
         enable_progress_bar=False,
         enable_model_summary=False,

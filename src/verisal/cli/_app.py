@@ -56,7 +56,7 @@ from verisal.detection import DetectorData, TransferData  # noqa: F401
 from verisal.detectors import Detector, Measurement
 from verisal.errors import ConfigError
 from verisal.functional.baselines import Baseline
-from verisal.reporting import RunFolder, WandbSettings, WandbSink, csv_logger, wandb_logger
+from verisal.reporting import CsvSink, RunFolder, WandbSettings, WandbSink, wandb_logger
 from verisal.results import Evaluates
 from verisal.saliency import Saliency
 
@@ -212,7 +212,7 @@ class VerisalCLI(LightningCLI):
         self._command.run, self._command.config = run, run.config_file(stage)
         self._command.opening = partial(self._begin, start, config)
         self._checkpoint = self._checkpoint or start.checkpoint
-        self._command.loggers.append(csv_logger(run.path, begin=self._command.begin))
+        self._command.loggers.append(CsvSink(run.path, begin=self._command.begin))
         wandb = wandb_logger(
             run.path,
             self.config_init[stage].wandb,

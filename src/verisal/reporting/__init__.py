@@ -26,7 +26,7 @@ from verisal.reporting.sinks import Picture, Publication, Sink, Table
 from verisal.reporting.tables import main_table, merge_evaluations
 
 if TYPE_CHECKING:
-    from verisal.reporting.csv_sink import CsvSink, csv_logger
+    from verisal.reporting.csv_sink import CsvSink
     from verisal.reporting.wandb_sink import WandbSettings, WandbSink, wandb_logger
 
 __all__ = [
@@ -41,7 +41,6 @@ __all__ = [
     "WandbSettings",
     "WandbSink",
     "create_run_folder",
-    "csv_logger",
     "draw_contact_sheet",
     "draw_curves",
     "draw_explanation",
@@ -69,7 +68,6 @@ _SLOW = {
     "CsvSink": "csv_sink",
     "WandbSettings": "wandb_sink",
     "WandbSink": "wandb_sink",
-    "csv_logger": "csv_sink",
     "wandb_logger": "wandb_sink",
 }
 

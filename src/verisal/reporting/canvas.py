@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, final
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colors import Colormap
 
+Pixels: TypeAlias = NDArray[np.uint8]
 # Colours that colour-blind readers tell apart (Okabe and Ito); markers and line styles for print.
 COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9", "#8C510A")
 MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -90,7 +91,7 @@ class Canvas:
         """Words at a place in inches from the upper left corner, dollars in them as they are."""
         self.figure.text(left / self.width, 1 - top / self.height, words, parse_math=False, **style)
 
-    def pixels(self) -> NDArray[np.uint8]:
+    def pixels(self) -> Pixels:
         """``(H, W, 3)`` uint8."""
         from matplotlib.backends.backend_agg import FigureCanvasAgg
 
@@ -103,7 +104,7 @@ class Canvas:
         write_png(self.pixels(), path, colours=colours)
 
 
-def write_png(pixels: NDArray[np.uint8], path: Path, *, colours: int | None = None) -> None:
+def write_png(pixels: Pixels, path: Path, *, colours: int | None = None) -> None:
     """Write ``(H, W, 3)`` uint8 pixels as they are, or in their most telling colours.
 
     Args:

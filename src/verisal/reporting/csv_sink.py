@@ -18,8 +18,6 @@ from torch import Tensor
 from verisal.checkpoint import write_atomic
 from verisal.reporting.sinks import Publication, Sink
 
-__all__ = ["CsvSink", "csv_logger"]
-
 _LEADING = ("epoch", "step")
 _CURVE_COLUMNS = ("epoch", "step", "figure", "label", "x", "y")
 
@@ -97,16 +95,6 @@ class CsvSink(Logger, Sink):
         if self._begin is not None:
             self._begin()
         _append(path, rows)
-
-
-def csv_logger(run_dir: Path, *, begin: Callable[[], None] | None = None) -> CsvSink:
-    """Logger that writes ``metrics.csv`` in place, and continues in it when it is there already.
-
-    Args:
-        run_dir: folder of the run.
-        begin: called before anything is written.
-    """
-    return CsvSink(run_dir, begin=begin)
 
 
 def _number(value: Tensor | float) -> str:

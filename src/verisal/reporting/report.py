@@ -24,18 +24,7 @@ from verisal.reporting.sinks import Table
 from verisal.reporting.tables import main_table
 from verisal.results import Evaluation, Score
 
-__all__ = ["RunFacts", "installed_versions", "print_results", "result_table", "write_report", "write_samples"]
-
-_PACKAGES = (
-    "verisal",
-    "torch",
-    "torchvision",
-    "lightning",
-    "torchmetrics",
-    "wandb",
-    "numpy",
-    "albumentations",
-)
+_PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "wandb", "numpy", "albumentations")
 _TITLES = {
     "auroc": "AUROC",
     "tpr_at_fpr5": "Share of attacked images found (TPR) at 5 % FPR",
@@ -79,13 +68,13 @@ class _Block:
 
 def installed_versions() -> dict[str, str]:
     """Versions of Python and of the packages that decide the numbers."""
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
+    versions = {"python": platform.python_version()}
+    for package in ("verisal", *_PACKAGES):
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+            versions[package] = "not installed"
+    return versions
 
 
 def write_report(run_dir: Path, evaluation: Evaluation, *, facts: RunFacts, stem: str = "report") -> None:
@@ -163,62 +152,59 @@ def print_results(evaluation: Evaluation, *, file: TextIO | None = None) -> None
         out = Console(file=file, width=_WIDTH)
     main = main_table(evaluation)
     if main is not None:
-        _print_main(out, main, evaluation.split)
+        columns = {
+            name.replace("_", " ").replace("[", " ["): [Text(_number(value)) for value in values]
+            for name, *values in zip(main.columns[1:], *(row[1:] for row in main.rows), strict=True)
+        }
+        rows = [str(row[0]) for row in main.rows]
+        title = f"{evaluation.split}, main table"
+        _print_columns(out, title, rows, columns, width=_NARROW)
     blocks = [] if main is not None else _blocks(evaluation.scores)
     for block in [block for block in blocks if block.metric == "auroc"] or blocks:
-        room = out.width - max(len(row) for row in block.rows) - 3
-        per_table = max(1, room // (_CELL + 2))
-        for start in range(0, len(block.columns), per_table):
-            out.print(_rich_table(evaluation.split, block, block.columns[start : start + per_table]))
+        title = f"{_title(block.metric)} ({evaluation.split}; 95 % interval below each value)"
+        columns = {name: _cells(block, name) for name in block.columns}
+        _print_columns(out, title, block.rows, columns, min_width=_CELL)
     for name, value in evaluation.timings.items():
         out.print(Text(f"{name}: {value:.4g}"))
     for note in evaluation.notes:
         out.print(Text(f"note: {note}"))
 
 
-def _print_main(out: Console, main: Table, split: str) -> None:
-    """As many columns side by side as fit, then the next ones."""
-    names = main.columns[1:]
-    per_table = max(1, (out.width - max(len(str(row[0])) for row in main.rows) - 3) // (_NARROW + 1))
+def _print_columns(
+    out: Console,
+    title: str,
+    rows: Sequence[str],
+    columns: Mapping[str, Sequence[Text]],
+    *,
+    width: int | None = None,
+    min_width: int = 0,
+) -> None:
+    """Print as many columns side by side as fit, then the next ones."""
+    names = list(columns)
+    per_table = max(1, (out.width - max(map(len, rows)) - 3) // (width + 1 if width else min_width + 2))
     for start in range(0, len(names), per_table):
-        shown = range(start, min(start + per_table, len(names)))
-        title = f"{split}, main table" + ("" if start == 0 else ", continued")
+        shown = names[start : start + per_table]
+        head = f"{title}, continued" if start else title
         table = RichTable(
-            title=title, box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 0, 0, 1), pad_edge=False
+            title=head, box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 0, 0, 1), pad_edge=False
         )
         table.add_column("", no_wrap=True)
-        for index in shown:
-            words = names[index].replace("_", " ").replace("[", " [")
-            table.add_column(Text(words), justify="right", overflow="fold", width=_NARROW)
-        for row in main.rows:
-            table.add_row(Text(str(row[0])), *(_number(row[index + 1]) for index in shown))
+        for name in shown:
+            table.add_column(Text(name), justify="right", overflow="fold", width=width, min_width=min_width)
+        for place, row in enumerate(rows):
+            table.add_row(Text(row), *(columns[name][place] for name in shown))
         out.print(table)
 
 
-def _rich_table(split: str, block: _Block, columns: Sequence[str]) -> RichTable:
-    title = f"{_title(block.metric)} ({split}; 95 % interval below each value)"
-    table = RichTable(
-        title=title, box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 0, 0, 1), pad_edge=False
-    )
-    table.add_column("", no_wrap=True)
-    for name in columns:
-        table.add_column(name, justify="right", overflow="fold", min_width=_CELL)
-    best = {name: _best(block, name) for name in columns}
-    for row in block.rows:
-        cells = [Text(row)]
-        for name in columns:
-            score = block.cells.get((row, name))
-            style = "bold" if score is not None and score.value == best[name] else ""
-            cells.append(Text("" if score is None else _two_lines(score), style=style))
-        table.add_row(*cells)
-    return table
-
-
-def _best(block: _Block, column: str) -> float | None:
-    if block.metric != "auroc":
-        return None
-    values = [score.value for (_, name), score in block.cells.items() if name == column]
-    return max((value for value in values if not math.isnan(value)), default=None)
+def _cells(block: _Block, column: str) -> list[Text]:
+    """Value above interval; the best AUROC is bold."""
+    scores = [block.cells.get((row, column)) for row in block.rows]
+    values = [score.value for score in scores if score is not None and not math.isnan(score.value)]
+    best = max(values, default=None) if block.metric == "auroc" else None
+    return [
+        Text("") if score is None else Text(_two_lines(score), style="bold" if score.value == best else "")
+        for score in scores
+    ]
 
 
 def _two_lines(score: Score) -> str:
@@ -279,22 +265,16 @@ def _one_line(score: Score | None) -> str:
 
 def _blocks(scores: Mapping[str, Score]) -> list[_Block]:
     """One block per metric; known metrics first, in reading order, rows and columns as they come."""
-    found: dict[str, dict[tuple[str, str], Score]] = {}
+    cells: dict[str, dict[tuple[str, str], Score]] = {}
     for name, score in scores.items():
         row, metric, group = _parts(name)
-        found.setdefault(metric, {})[row, group] = score
-    order = [metric for metric in _TITLES if metric in found] + [
-        name for name in found if name not in _TITLES
-    ]
-    return [
-        _Block(
-            metric,
-            tuple(dict.fromkeys(row for row, _ in found[metric])),
-            tuple(dict.fromkeys(group for _, group in found[metric])),
-            found[metric],
-        )
-        for metric in order
-    ]
+        cells.setdefault(metric, {})[row, group] = score
+    order = dict.fromkeys([*(metric for metric in _TITLES if metric in cells), *cells])
+    blocks = []
+    for metric in order:
+        rows, columns = (tuple(dict.fromkeys(part)) for part in zip(*cells[metric], strict=True))
+        blocks.append(_Block(metric, rows, columns, cells[metric]))
+    return blocks
 
 
 def _parts(name: str) -> tuple[str, str, str]:
