@@ -7,7 +7,7 @@ import io
 import math
 import os
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 
@@ -30,8 +30,9 @@ class CsvSink(Logger, Sink):
     are appended, new columns join the header, and a last line cut short by a kill is dropped. A run that
     resumes from before its last row repeats the steps in between; the later row is the one that counts.
 
-    Differs from Lightning's ``CSVLogger``: it never deletes an existing file, writes at once instead of every
-    100 steps, and has no ``version_0`` folder and no ``hparams.yaml`` (the run's ``config.yaml`` holds them).
+    Lightning's ``CSVLogger`` cannot do that: it deletes the file of an earlier part of the run, keeps rows in
+    memory for 100 steps, which a kill takes with it, and knows no curves. Nor has this one a ``version_0``
+    folder or ``hparams.yaml``, for the run's ``config.yaml`` holds the settings.
 
     Args:
         run_dir: folder of the run; created when first written to.
@@ -73,7 +74,7 @@ class CsvSink(Logger, Sink):
         row = {name: _number(value) for name, value in metrics.items()}
         if step is not None:
             row["step"] = str(step)
-        self._write(self.metrics_path, [row])
+        self._write(self.metrics_path, [row], _LEADING)
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *_: object, **__: object) -> None:
@@ -89,12 +90,12 @@ class CsvSink(Logger, Sink):
             for x, y in zip(_numbers(line.x), _numbers(line.y), strict=True)
         ]
         if rows:
-            self._write(self.curves_path, rows)
+            self._write(self.curves_path, rows, _CURVE_COLUMNS)
 
-    def _write(self, path: Path, rows: Sequence[Mapping[str, str]]) -> None:
+    def _write(self, path: Path, rows: Sequence[Mapping[str, str]], leading: Sequence[str]) -> None:
         if self._begin is not None:
             self._begin()
-        _append(path, rows)
+        _append(path, rows, leading)
 
 
 def _number(value: Tensor | float) -> str:
@@ -108,16 +109,25 @@ def _numbers(values: Tensor) -> list[str]:
     return [repr(float(value)) for value in values.double().cpu().tolist()]
 
 
-def _append(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
+def _append(path: Path, rows: Sequence[Mapping[str, str]], leading: Sequence[str]) -> None:
+    """Append rows; the whole file is written anew where they have columns that it lacks."""
     path.parent.mkdir(parents=True, exist_ok=True)
     columns = _columns(path)
-    wanted = dict.fromkeys(name for row in rows for name in row)
-    if columns and all(name in columns for name in wanted):
+    known = columns or list(leading)
+    new = sorted({name for row in rows for name in row} - set(known))
+    if columns and not new:
         with path.open("a", newline="", encoding="utf-8") as file:
             csv.DictWriter(file, fieldnames=columns, restval="", lineterminator="\n").writerows(rows)
         return
-    old = _read(path) if columns else []
-    _write(path, _merged(columns, wanted), [*old, *rows])
+    old: list[dict[str, str]] = []
+    if columns:
+        with path.open(newline="", encoding="utf-8") as file:
+            old = list(csv.DictReader(file, restval=""))
+    table = io.StringIO()
+    writer = csv.DictWriter(table, fieldnames=known + new, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows([*old, *rows])
+    write_atomic(path, table.getvalue().encode())
 
 
 def _columns(path: Path) -> list[str]:
@@ -140,25 +150,3 @@ def _drop_partial_line(path: Path) -> None:
             return
         file.seek(0)
         file.truncate(file.read().rfind(b"\n") + 1)
-
-
-def _read(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file, restval=""))
-
-
-def _write(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, str]]) -> None:
-    table = io.StringIO()
-    writer = csv.DictWriter(table, fieldnames=columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomic(path, table.getvalue().encode())
-
-
-def _merged(columns: Sequence[str], wanted: Iterable[str]) -> list[str]:
-    known = list(columns) or list(_LEADING if not _is_curves(wanted) else _CURVE_COLUMNS)
-    return known + sorted(name for name in wanted if name not in known)
-
-
-def _is_curves(names: Iterable[str]) -> bool:
-    return set(names) == set(_CURVE_COLUMNS)

@@ -1,4 +1,4 @@
-"""Weights & Biases beside the CSV files: decided before the run starts; never a prompt, never a run's end."""
+"""Weights & Biases beside the CSV files: decided before the run starts, without a prompt, never fatal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from argparse import Namespace
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, Final, Literal, final
 
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import WandbLogger
@@ -22,11 +22,16 @@ from torch import Tensor
 from verisal.errors import ConfigError
 from verisal.reporting.sinks import Publication, Sink
 
-__all__ = ["WandbSettings", "WandbSink", "wandb_logger"]
-
 _REACH_SECONDS = 3.0
 _INIT_SECONDS = 30.0
 _FINISH_SECONDS = 120.0
+# Values of the variable WANDB_MODE.
+_MODES: Final[dict[str, Literal["online", "offline", "disabled"]]] = {
+    "online": "online",
+    "offline": "offline",
+    "dryrun": "offline",
+    "disabled": "disabled",
+}
 
 
 @dataclass(frozen=True)
@@ -194,7 +199,7 @@ def wandb_logger(
         settings: project, name, mode and tags.
         config: all settings of the run as plain data.
         run_id: id under which the run appears; a resumed run passes its old one.
-        resuming: whether the run continues an earlier one.
+        resuming: True if the run continues an earlier one.
 
     Returns:
         The logger, or None when W&B is disabled.
@@ -202,10 +207,8 @@ def wandb_logger(
     Raises:
         ConfigError: mode ``online``, and not logged in or no answer from the server.
     """
-    decided = _decided(settings)
-    if decided is None:  # Only rank zero asks, speaks and logs; the others hold an idle logger.
-        return _made(run_dir, settings, mode="offline", config=config, run_id=run_id)
-    mode, reason = decided
+    # Only rank zero asks, speaks and logs; the others hold an idle logger.
+    mode, reason = _decided(settings) or ("offline", "")
     sync = f"wandb sync {shlex.quote(os.fspath(run_dir))}/wandb/offline-run-*-{run_id}"
     if mode == "disabled":
         _say(f"Weights & Biases: disabled ({reason})")
@@ -215,17 +218,6 @@ def wandb_logger(
         _say(f"Weights & Biases: offline ({reason}); upload later with: {sync}{again}")
     else:
         _say(f"Weights & Biases: online, project {settings.project}, run {run_id}")
-    return _made(run_dir, settings, mode=mode, config=config, run_id=run_id)
-
-
-def _made(
-    run_dir: Path,
-    settings: WandbSettings,
-    *,
-    mode: Literal["online", "offline"],
-    config: Mapping[str, Any],
-    run_id: str,
-) -> WandbSink:
     import wandb
 
     return WandbSink(
@@ -251,14 +243,8 @@ def _decided(settings: WandbSettings) -> tuple[Literal["online", "offline", "dis
     asked, reason = settings.mode, "as configured"
     if asked == "auto":
         wish = os.environ.get("WANDB_MODE", "")
-        modes: dict[str, Literal["online", "offline", "disabled"]] = {
-            "online": "online",
-            "offline": "offline",
-            "dryrun": "offline",
-            "disabled": "disabled",
-        }
-        if wish in modes:
-            asked, reason = modes[wish], f"WANDB_MODE={wish}"
+        if wish in _MODES:
+            asked, reason = _MODES[wish], f"WANDB_MODE={wish}"
     if asked in ("offline", "disabled"):
         return asked, reason
     problem = _login_problem() or _reach_problem()
