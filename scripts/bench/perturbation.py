@@ -30,7 +30,7 @@ from verisal.functional.baselines import Constant
 from verisal.functional.baselines.plain import compose
 from verisal.models import load_classifier
 from verisal.saliency import RISE, Occlusion
-from verisal.saliency.perturbation.rise_masks import cell_size, upsample_cells
+from verisal.saliency.perturbation.rise import cell_size, upsample_cells
 
 GREY = Constant(level=0.5)
 Classify = Callable[[Tensor], Tensor]

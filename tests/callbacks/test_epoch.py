@@ -5,7 +5,7 @@ import torch
 
 from helpers.explaining_toys import Brightness, Samples, Task
 from verisal.callbacks._epoch import Epoch
-from verisal.saliency.shared_work import shared
+from verisal.functional.shared_work import shared
 from verisal.types import Batch
 
 

@@ -11,9 +11,9 @@ from verisal.attacks.on_maps.attack import MapAttack
 from verisal.errors import ConfigError, DataError
 from verisal.functional.comparison.sensitivity import map_change
 from verisal.functional.comparison.similarity import postprocess
+from verisal.functional.shared_work import SharedWork
 from verisal.metrics import AttackedSensitivity, SaliencyMetric
 from verisal.saliency import Decoy, Gradient, IntegratedGradients, SmoothGrad
-from verisal.saliency.shared_work import SharedWork
 
 ATTACK = MapAttack(kind="top_k", steps=4, judge_every=2)
 CHANGES = ("sensitivity", "top_k", "spearman", "shift", "shift_share", "confidence", "not_found")

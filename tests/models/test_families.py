@@ -12,9 +12,9 @@ from torchvision.models.swin_transformer import SwinTransformer, SwinTransformer
 
 from verisal.errors import ConfigError
 from verisal.models import Classifier, find_stages
-from verisal.models._hooked import hooked_network
 from verisal.models._layout import probe_stages
 from verisal.models._stages import usable_stages
+from verisal.models.split import hooked_network
 from verisal.saliency import HierarchicalMasks
 
 K = 5

@@ -7,8 +7,8 @@ import torch
 from torch.nn import functional
 
 from verisal.errors import CheckpointError, ConfigError
-from verisal.models import imagenet as module
 from verisal.models import load_classifier
+from verisal.models.sources import shipped as module
 
 NAME = "imagenet_efficientnet_lite0"
 # File: classes that a person would accept.

@@ -8,7 +8,7 @@ from helpers.replicates import replicates
 from verisal.functional.baselines import Constant, ImageMean
 from verisal.models import Classifier, SmallResNet
 from verisal.saliency import RISE, Occlusion
-from verisal.saliency.perturbation.rise_masks import upsample_cells
+from verisal.saliency.perturbation.rise import upsample_cells
 
 
 def toy():

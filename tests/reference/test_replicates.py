@@ -44,8 +44,8 @@ from verisal.saliency import (
     SmoothGrad,
     VarGrad,
 )
-from verisal.saliency.perturbation.rise_masks import upsample_cells
-from verisal.saliency.perturbation.smooth_masks import area_deviation, smooth_max
+from verisal.saliency.perturbation.extremal import area_deviation, smooth_max
+from verisal.saliency.perturbation.rise import upsample_cells
 
 # Functions whose speed hides what they compute; each needs a reference. A new one is added here.
 FAST = (

@@ -5,8 +5,7 @@ import torch
 from torch import nn
 
 from verisal.errors import ConfigError
-from verisal.saliency.decoy.patch_lattice import patch_lattice
-from verisal.saliency.decoy.receptive_field import ReceptiveField, least_period, receptive_field
+from verisal.saliency.decoy.layer import ReceptiveField, least_period, patch_lattice, receptive_field
 
 
 def seeded(*layers):

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from verisal.errors import ConfigError
-from verisal.saliency.perturbation.rise_masks import cell_size, upsample_cells
+from verisal.saliency.perturbation.rise import cell_size, upsample_cells
 
 
 def test_values_by_hand():

@@ -20,8 +20,8 @@ from verisal.fingerprint import fingerprint, state_hash
 from verisal.functional.outputs import ask, output_of
 from verisal.functional.scopes import frozen, rng_preserved
 from verisal.functional.seeding import content_ids
+from verisal.functional.shared_work import SharedWork
 from verisal.saliency import Saliency
-from verisal.saliency.shared_work import SharedWork
 from verisal.types import Batch, Explained, SaliencyResult, Sample
 
 _SECONDS_BETWEEN_LINES = 15.0

@@ -16,8 +16,8 @@ from verisal.functional.comparison.sensitivity import map_change
 from verisal.functional.comparison.similarity import attribution_of, defined_maps
 from verisal.functional.outputs import ask
 from verisal.functional.scopes import scoring
+from verisal.functional.shared_work import shared, work_key
 from verisal.metrics._base import SaliencyMetric
-from verisal.saliency.shared_work import shared, work_key
 from verisal.types import Explained, SaliencyResult
 
 __all__ = ["AttackedSensitivity"]

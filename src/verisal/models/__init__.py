@@ -1,11 +1,16 @@
 """Networks only: the classifier wrapper and the shipped classifier's network."""
 
-from verisal.models._architecture import Architecture
-from verisal.models._split import SplitNetwork, split_network
 from verisal.models._stages import find_stages
 from verisal.models.classifier import Classifier
-from verisal.models.resnet import SmallResNet
-from verisal.models.zoo import ClassifierSource, export_classifier, load_classifier, shipped_classifiers
+from verisal.models.sources.libraries import Architecture
+from verisal.models.sources.shipped import SmallResNet
+from verisal.models.sources.zoo import (
+    ClassifierSource,
+    export_classifier,
+    load_classifier,
+    shipped_classifiers,
+)
+from verisal.models.split import SplitNetwork, split_network
 
 __all__ = [
     "Architecture",

@@ -13,10 +13,9 @@ from verisal._numbers import check_range
 from verisal.errors import ConfigError
 from verisal.functional.networks import plain_network
 from verisal.functional.outputs import check_logits, logits_of
-from verisal.models._architecture import Architecture
-from verisal.models._hooked import hooked_network
 from verisal.models._layout import probe_stages
-from verisal.models._split import SplitNetwork, gives_same_logits, split_network
+from verisal.models.sources.libraries import Architecture
+from verisal.models.split import SplitNetwork, gives_same_logits, hooked_network, split_network
 from verisal.types import OutputKind, StageOutputs
 
 __all__ = ["Classifier"]

@@ -2,12 +2,17 @@
 
 from verisal.saliency._base import GateMethod, GateResult, Saliency
 from verisal.saliency.adapters import CallableAdapter, CaptumAdapter, GradCamAdapter, TorchCamAdapter
-from verisal.saliency.controls import CentrePrior, EdgeDetector, RandomMap
+from verisal.saliency.controls import (
+    BlurredLike,
+    CentrePrior,
+    EdgeDetector,
+    OfProbability,
+    OneLayer,
+    RandomMap,
+)
 from verisal.saliency.decoy.decoy import Decoy, Decoys
-from verisal.saliency.decoy.report import DecoyReport
-from verisal.saliency.derived import BlurredLike, OfProbability, OneLayer
-from verisal.saliency.gates.calibration import Calibration, calibrate_reg_weight
-from verisal.saliency.gates.descent import GateDescent
+from verisal.saliency.decoy.problem import DecoyReport
+from verisal.saliency.gates.descent import GateDescent, GateProblem, Objective
 from verisal.saliency.gates.differentiable import (
     DifferentiableGates,
     FrozenGates,
@@ -15,17 +20,16 @@ from verisal.saliency.gates.differentiable import (
     PredictedGates,
     UnrolledGates,
 )
-from verisal.saliency.gates.hierarchical import HierarchicalMasks
+from verisal.saliency.gates.hierarchical import Calibration, HierarchicalMasks, calibrate_reg_weight
 from verisal.saliency.gates.learned import (
     LearnedMask,
     MaskCard,
+    MaskNetwork,
     classifier_fingerprint,
     load_mask_network,
     save_mask_network,
 )
-from verisal.saliency.gates.maps import Shown, fused_maps, maps_of_gates, raw_maps
-from verisal.saliency.gates.network import MaskNetwork
-from verisal.saliency.gates.problem import GateProblem, Objective
+from verisal.saliency.gates.masks import Shown, fused_maps, maps_of_gates, raw_maps
 from verisal.saliency.gradients.captum import (
     DeepLift,
     GradCAM,

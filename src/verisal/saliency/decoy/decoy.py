@@ -24,16 +24,31 @@ from verisal.functional.comparison.similarity import attribution_of
 from verisal.functional.outputs import ask, require_softmax
 from verisal.functional.scopes import images_at_once
 from verisal.functional.seeding import named_after
+from verisal.functional.shared_work import shared, work_key
 from verisal.saliency._base import ONE_SCORE, Saliency, explaining, query_score
-from verisal.saliency.decoy.changes import constant_change, noise_change, problem, small_start
 from verisal.saliency.decoy.descent import DecoyDescent, Rows
-from verisal.saliency.decoy.layer import check_not_linear, find_layer, stopped_at
-from verisal.saliency.decoy.patch_lattice import PatchLattice, patch_lattice
-from verisal.saliency.decoy.receptive_field import ReceptiveField, least_period, receptive_field
-from verisal.saliency.decoy.report import DecoyReport, measured, of_all_decoys, of_all_images
+from verisal.saliency.decoy.layer import (
+    PatchLattice,
+    ReceptiveField,
+    check_not_linear,
+    find_layer,
+    least_period,
+    patch_lattice,
+    receptive_field,
+    stopped_at,
+)
+from verisal.saliency.decoy.problem import (
+    DecoyReport,
+    constant_change,
+    measured,
+    noise_change,
+    of_all_decoys,
+    of_all_images,
+    problem,
+    small_start,
+)
 from verisal.saliency.gradients.captum import Gradient
 from verisal.saliency.gradients.gradient import check_counts, network_of, sample_groups
-from verisal.saliency.shared_work import shared, work_key
 from verisal.types import SaliencyResult
 
 __all__ = ["Decoy", "Decoys"]

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from verisal.saliency.decoy.patch_lattice import SomePatches
+from verisal.saliency.decoy.layer import SomePatches
 
 __all__ = ["DecoyDescent", "Rows", "Solution"]
 

@@ -19,11 +19,15 @@ from torch import Tensor
 from verisal.errors import ConfigError
 from verisal.functional.scopes import frozen
 from verisal.saliency._base import GateMethod
-from verisal.saliency.gates.descent import Kept
+from verisal.saliency.gates.descent import GateProblem, Kept
 from verisal.saliency.gates.hierarchical import HierarchicalMasks
-from verisal.saliency.gates.learned import MaskCard, _check_stages, _check_weights, load_mask_network
-from verisal.saliency.gates.network import MaskNetwork
-from verisal.saliency.gates.problem import GateProblem
+from verisal.saliency.gates.learned import (
+    MaskCard,
+    MaskNetwork,
+    _check_stages,
+    _check_weights,
+    load_mask_network,
+)
 from verisal.types import StagedClassifier, StageOutputs
 
 __all__ = ["DifferentiableGates", "FrozenGates", "GateFunction", "PredictedGates", "UnrolledGates"]

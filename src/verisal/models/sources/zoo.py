@@ -16,14 +16,19 @@ from verisal.checkpoint import IMAGES_KEY, load_export, save_export
 from verisal.errors import CheckpointError, ConfigError
 from verisal.functional.networks import plain_network
 from verisal.functional.outputs import logits_of
-from verisal.models._architecture import Architecture
 from verisal.models._layout import evaluating, probe_image
-from verisal.models._libraries import Built, from_factory, from_timm, from_torchvision, from_transformers
 from verisal.models._stages import find_stages
-from verisal.models._weights import fit_weights, load_named
 from verisal.models.classifier import Classifier, check_statistics
-from verisal.models.imagenet import IMAGENET_CLASSIFIER, imagenet_classifier
-from verisal.models.resnet import SmallResNet
+from verisal.models.sources.libraries import (
+    Architecture,
+    Built,
+    from_factory,
+    from_timm,
+    from_torchvision,
+    from_transformers,
+)
+from verisal.models.sources.shipped import IMAGENET_CLASSIFIER, SmallResNet, imagenet_classifier
+from verisal.models.sources.weights import fit_weights, load_named
 from verisal.types import OutputKind
 
 __all__ = ["ClassifierSource", "export_classifier", "load_classifier", "shipped_classifiers"]

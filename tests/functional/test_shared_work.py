@@ -6,7 +6,7 @@ from torch import nn
 
 from verisal.attacks.on_maps.attack import MapAttack
 from verisal.errors import ConfigError
-from verisal.saliency.shared_work import SharedWork, shared, work_key
+from verisal.functional.shared_work import SharedWork, shared, work_key
 
 
 class Counted:

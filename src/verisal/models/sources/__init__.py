@@ -1,0 +1,1 @@
+"""Where classifiers come from: shipped files, libraries and hubs, files of one's own."""
