@@ -257,7 +257,7 @@ ELSEWHERE = {
     "functional/comparison/randomisation.py",
     "saliency/decoy/layer.py",
     "saliency/gates/differentiable.py",
-    "detectors/cnn.py",
+    "detectors/network.py",
     "attacks/adapters.py",
 }
 
