@@ -24,6 +24,8 @@ from torch import Tensor, nn
 from verisal.errors import ConfigError, DataError
 
 Norm = Literal["linf", "l2"]
+#: Images ``(B, 3, H, W)`` in [0, 1] to logits ``(B, K)``; any function will do.
+AnyClassifier = Callable[[Tensor], Tensor]
 #: How logits become probabilities: classes that exclude each other, or labels decided one by one.
 OutputKind = Literal["softmax", "sigmoid"]
 Split = Literal["cls_train", "cls_val", "det_fit", "det_val", "det_test"]

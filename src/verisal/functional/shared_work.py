@@ -15,8 +15,6 @@ from torch import Tensor, nn
 from verisal.errors import ConfigError
 from verisal.fingerprint import fingerprint, state_hash
 
-__all__ = ["SharedWork", "shared", "work_key"]
-
 T = TypeVar("T")
 
 

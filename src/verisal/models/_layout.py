@@ -15,21 +15,6 @@ from verisal.functional.networks import channels_last, check_hookable, uncompile
 from verisal.functional.outputs import logits_of
 from verisal.functional.scopes import rng_preserved
 
-__all__ = [
-    "Probe",
-    "StageLayout",
-    "apply_gate",
-    "check_stage_names",
-    "evaluating",
-    "from_map",
-    "image_like",
-    "probe_image",
-    "probe_stages",
-    "to_map",
-    "to_maps",
-]
-
-
 Kind = Literal["map", "channels_last", "tokens"]
 
 

@@ -13,8 +13,6 @@ from verisal.functional.networks import check_hookable, uncompiled
 from verisal.functional.outputs import logits_of
 from verisal.models._layout import evaluating, probe_image, probe_stages
 
-__all__ = ["find_stages", "usable_stages"]
-
 _STAGES = 4
 # A network whose outermost few modules of a size are all bypassed has no stage of that size.
 _TRIES = 6

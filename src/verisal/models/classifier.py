@@ -18,8 +18,6 @@ from verisal.models.sources.libraries import Architecture
 from verisal.models.split import SplitNetwork, gives_same_logits, hooked_network, split_network
 from verisal.types import OutputKind, StageOutputs
 
-__all__ = ["Classifier"]
-
 
 @final
 class Classifier(nn.Module):

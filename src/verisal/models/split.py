@@ -83,12 +83,7 @@ class _StageTracer(fx.Tracer):
         return not any(stage.startswith(f"{module_qualified_name}.") for stage in self._stages)
 
 
-def split_network(
-    network: nn.Module,
-    stages: Sequence[str],
-    *,
-    probe: Probe | None = None,
-) -> SplitNetwork:
+def split_network(network: nn.Module, stages: Sequence[str], *, probe: Probe | None = None) -> SplitNetwork:
     """Trace ``network`` once and cut it after ``stages[0]``.
 
     Args:

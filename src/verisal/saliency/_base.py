@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, final
@@ -15,19 +15,14 @@ from verisal.fingerprint import Configured
 from verisal.functional.networks import staged_network
 from verisal.functional.outputs import probabilities
 from verisal.functional.scopes import frozen, gradient_scope, rng_preserved
-from verisal.types import OutputKind, SaliencyResult, StagedClassifier, check_images, check_query_class
-
-__all__ = [
-    "ONE_SCORE",
-    "GateMethod",
-    "GateResult",
-    "Saliency",
-    "ScoreKind",
-    "check_some_images",
-    "explaining",
-    "query_score",
-    "staged",
-]
+from verisal.types import (
+    AnyClassifier,
+    OutputKind,
+    SaliencyResult,
+    StagedClassifier,
+    check_images,
+    check_query_class,
+)
 
 ScoreKind = Literal["logit", "probability"]
 
@@ -47,9 +42,7 @@ class Saliency(Configured, ABC):
     """Whether the classifier must be an ``nn.Module`` with stages, rather than any callable."""
 
     @abstractmethod
-    def __call__(
-        self, classifier: Callable[[Tensor], Tensor], images: Tensor, query_class: Tensor
-    ) -> SaliencyResult:
+    def __call__(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
         """Explain ``query_class (B,)`` int64 on ``images (B, 3, H, W)`` in [0, 1].
 
         The classifier's weights, gradients, modes, flags and hooks, and the global random state, are the
@@ -130,7 +123,7 @@ def staged(classifier: object, images: Tensor, method: str) -> StagedClassifier:
 
 @contextmanager
 def explaining(
-    classifier: Callable[[Tensor], Tensor], images: Tensor, query_class: Tensor
+    classifier: AnyClassifier, images: Tensor, query_class: Tensor
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The scope in which a method may call and differentiate the classifier.
 

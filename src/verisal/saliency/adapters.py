@@ -26,9 +26,7 @@ from verisal.functional.outputs import Answering, ask
 from verisal.saliency._base import Saliency, explaining
 from verisal.saliency.gates.masks import resize_maps
 from verisal.saliency.gradients.gradient import scores_of
-from verisal.types import SaliencyResult, StagedClassifier
-
-__all__ = ["CallableAdapter", "CaptumAdapter", "GradCamAdapter", "TorchCamAdapter"]
+from verisal.types import AnyClassifier, SaliencyResult, StagedClassifier
 
 
 @runtime_checkable
@@ -62,9 +60,7 @@ class CaptumAdapter(Saliency):
                 f"method must have attribute(inputs, target=...), found {type(self.method).__name__}"
             )
 
-    def __call__(
-        self, classifier: Callable[[Tensor], Tensor], images: Tensor, query_class: Tensor
-    ) -> SaliencyResult:
+    def __call__(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
         """What the object attributes to the images."""
         with _peer(classifier, images, query_class) as (inputs, query):
             found = self.method.attribute(inputs, target=query)
@@ -94,9 +90,7 @@ class TorchCamAdapter(Saliency):
     def __post_init__(self) -> None:
         _check_callable("extractor", self.extractor)
 
-    def __call__(
-        self, classifier: Callable[[Tensor], Tensor], images: Tensor, query_class: Tensor
-    ) -> SaliencyResult:
+    def __call__(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
         """One forward pass, then whatever the extractor does."""
         with _peer(classifier, images, query_class) as (inputs, query):
             scores = scores_of(classifier, query)(inputs)
@@ -132,9 +126,7 @@ class GradCamAdapter(Saliency):
     def __post_init__(self) -> None:
         _check_callable("cam", self.cam)
 
-    def __call__(
-        self, classifier: Callable[[Tensor], Tensor], images: Tensor, query_class: Tensor
-    ) -> SaliencyResult:
+    def __call__(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
         """What the object finds for each image's query logit."""
         with _peer(classifier, images, query_class) as (inputs, query):
             targets = [_QueryLogit(index) for index in query.tolist()]
@@ -163,9 +155,7 @@ class CallableAdapter(Saliency):
     def __post_init__(self) -> None:
         _check_callable("function", self.function)
 
-    def __call__(
-        self, classifier: Callable[[Tensor], Tensor], images: Tensor, query_class: Tensor
-    ) -> SaliencyResult:
+    def __call__(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
         """What the function returns for the images."""
         with _peer(classifier, images, query_class) as (inputs, query):
             found = self.function(_answering(classifier), inputs, query)
@@ -182,7 +172,7 @@ class _QueryLogit:
         return logits[..., self.index]
 
 
-def _answering(classifier: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+def _answering(classifier: AnyClassifier) -> Callable[[Tensor], Tensor]:
     if isinstance(classifier, StagedClassifier):
         return classifier
     return Answering(classifier) if isinstance(classifier, nn.Module) else partial(ask, classifier)
@@ -194,9 +184,7 @@ def _check_callable(name: str, value: object) -> None:
 
 
 @contextmanager
-def _peer(
-    classifier: Callable[[Tensor], Tensor], images: Tensor, query_class: Tensor
-) -> Iterator[tuple[Tensor, Tensor]]:
+def _peer(classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """As :func:`explaining`, for code that may also clear or fill the gradients of parameters.
 
     The images ask for gradients: with frozen parameters they alone make a graph.

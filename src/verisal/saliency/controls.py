@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar, final
 
@@ -16,7 +15,7 @@ from verisal.functional.outputs import ask, output_of, probabilities
 from verisal.functional.scopes import gradient_scope
 from verisal.functional.seeding import content_ids, per_sample
 from verisal.saliency._base import Saliency, check_some_images, explaining
-from verisal.types import OutputKind, SaliencyResult, StagedClassifier, check_query_class
+from verisal.types import AnyClassifier, OutputKind, SaliencyResult, StagedClassifier, check_query_class
 
 
 @final
@@ -32,9 +31,7 @@ class RandomMap(Saliency):
 
     needs_module: ClassVar[bool] = False
 
-    def __call__(
-        self, classifier: Callable[[Tensor], Tensor], images: Tensor, query_class: Tensor
-    ) -> SaliencyResult:
+    def __call__(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
         """One draw per image in ``saliency`` and ``raw``; the classifier is not called."""
         _check(classifier, images, query_class)
         shape = (1, *images.shape[-2:])
@@ -59,9 +56,7 @@ class CentrePrior(Saliency):
 
     needs_module: ClassVar[bool] = False
 
-    def __call__(
-        self, classifier: Callable[[Tensor], Tensor], images: Tensor, query_class: Tensor
-    ) -> SaliencyResult:
+    def __call__(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
         """The Gaussian in ``saliency`` and ``raw``; the classifier is not called."""
         _check(classifier, images, query_class)
         height, width = images.shape[-2:]
@@ -89,9 +84,7 @@ class EdgeDetector(Saliency):
 
     needs_module: ClassVar[bool] = False
 
-    def __call__(
-        self, classifier: Callable[[Tensor], Tensor], images: Tensor, query_class: Tensor
-    ) -> SaliencyResult:
+    def __call__(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
         """The magnitude in ``saliency`` and ``raw``; the classifier is not called."""
         _check(classifier, images, query_class)
         weights = images.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
@@ -143,9 +136,7 @@ class OneLayer(Saliency):
 
     needs_module: ClassVar[bool] = True
 
-    def __call__(
-        self, classifier: Callable[[Tensor], Tensor], images: Tensor, query_class: Tensor
-    ) -> SaliencyResult:
+    def __call__(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
         """The layer's map in ``saliency`` and ``raw``."""
         found = self.base(classifier, images, query_class)
         count = len(found.raw_layers)
@@ -175,9 +166,7 @@ class BlurredLike(Saliency):
 
     needs_module: ClassVar[bool] = True
 
-    def __call__(
-        self, classifier: Callable[[Tensor], Tensor], images: Tensor, query_class: Tensor
-    ) -> SaliencyResult:
+    def __call__(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
         """The blurred map in ``saliency`` and ``raw``."""
         like, found = (method(classifier, images, query_class) for method in (self.like, self.base))
         # Autocast would round the blur to half precision.
@@ -220,9 +209,7 @@ class OfProbability(Saliency):
                 " hooks layers; choose Gradient, IntegratedGradients or another one without"
             )
 
-    def __call__(
-        self, classifier: Callable[[Tensor], Tensor], images: Tensor, query_class: Tensor
-    ) -> SaliencyResult:
+    def __call__(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
         """What the base finds for the probability."""
         with explaining(classifier, images, query_class) as (copies, query):
             return self.base(_Probabilities(classifier, output_of(classifier)), copies, query)
@@ -233,7 +220,7 @@ class OfProbability(Saliency):
 class _Probabilities:
     """Images to the probabilities of all classes, in the place of their logits."""
 
-    classifier: Callable[[Tensor], Tensor]
+    classifier: AnyClassifier
     output: OutputKind
 
     def __call__(self, images: Tensor) -> Tensor:

@@ -18,8 +18,6 @@ from torch import Tensor, nn
 from verisal.checkpoint import existing_file
 from verisal.errors import CheckpointError
 
-__all__ = ["fit_states", "fit_weights", "load_named", "read_states"]
-
 _NAMED = 6
 # What DataParallel, its distributed form, AveragedModel and torch.compile put into names, at any depth.
 _WRAPPERS = frozenset({"module", "_orig_mod"})

@@ -31,8 +31,6 @@ from verisal.models.sources.shipped import IMAGENET_CLASSIFIER, SmallResNet, ima
 from verisal.models.sources.weights import fit_weights, load_named
 from verisal.types import OutputKind
 
-__all__ = ["ClassifierSource", "export_classifier", "load_classifier", "shipped_classifiers"]
-
 
 def shipped_classifiers() -> tuple[str, ...]:
     """Names of the classifiers whose weights are inside the package."""

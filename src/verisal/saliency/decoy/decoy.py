@@ -49,9 +49,7 @@ from verisal.saliency.decoy.problem import (
 )
 from verisal.saliency.gradients.captum import Gradient
 from verisal.saliency.gradients.gradient import check_counts, network_of, sample_groups
-from verisal.types import SaliencyResult
-
-__all__ = ["Decoy", "Decoys"]
+from verisal.types import AnyClassifier, SaliencyResult
 
 
 @dataclass(frozen=True)
@@ -183,11 +181,7 @@ class Decoy(Saliency):
             chunk_size=self.chunk_size,
         )
         check_range(
-            0,
-            above=True,
-            epsilon=self.epsilon,
-            learning_rate=self.learning_rate,
-            multiplier=self.multiplier,
+            0, above=True, epsilon=self.epsilon, learning_rate=self.learning_rate, multiplier=self.multiplier
         )
         check_range(1, factor=self.factor)
         if self.max_deviation is not None and not 0 < self.max_deviation <= 1:
@@ -203,9 +197,7 @@ class Decoy(Saliency):
                 f" found period={self.period} with masks={self.masks!r}; None chooses the smallest that works"
             )
 
-    def __call__(
-        self, classifier: Callable[[Tensor], Tensor], images: Tensor, query_class: Tensor
-    ) -> SaliencyResult:
+    def __call__(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
         """Range per channel in ``attribution``, its largest absolute value over the channels in ``saliency``.
 
         ``diagnostics`` holds the fields of :class:`DecoyReport` that are tensors.
@@ -230,7 +222,7 @@ class Decoy(Saliency):
             diagnostics=report.tensors(),
         )
 
-    def decoys(self, classifier: Callable[[Tensor], Tensor], images: Tensor) -> Iterator[Decoys]:
+    def decoys(self, classifier: AnyClassifier, images: Tensor) -> Iterator[Decoys]:
         """All decoys of ``images (B, 3, H, W)``, at most ``chunk_size`` images at a time.
 
         Between two groups the classifier is as it was found.
@@ -273,8 +265,7 @@ class Decoy(Saliency):
                 return layer, receptive_field(features, size, device=device, chunk_size=self.chunk_size)
 
         layer, field = shared(
-            lambda: work_key("layer", [self.layer, size, str(device)], network),
-            measured_layer,
+            lambda: work_key("layer", [self.layer, size, str(device)], network), measured_layer
         )
         lattice = patch_lattice(
             field, size, patch=self.patch, stride=self.stride, period=self._period(field.size, max(size))

@@ -19,8 +19,6 @@ from torch import Tensor
 
 from verisal.saliency.decoy.layer import SomePatches
 
-__all__ = ["DecoyDescent", "Rows", "Solution"]
-
 _BETAS, _ADAM_EPS = (0.9, 0.99), 1e-8
 # A scaled iterate aims just inside of the tolerance, because the layers are not linear.
 _INSIDE = 0.995

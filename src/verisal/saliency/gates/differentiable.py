@@ -30,8 +30,6 @@ from verisal.saliency.gates.learned import (
 )
 from verisal.types import StagedClassifier, StageOutputs
 
-__all__ = ["DifferentiableGates", "FrozenGates", "GateFunction", "PredictedGates", "UnrolledGates"]
-
 GateFunction = Callable[[StagedClassifier, Tensor, StageOutputs, Tensor], tuple[Tensor, ...]]
 """Gates per stage of ``(classifier, images, stage outputs of the images, query class)``."""
 

@@ -204,11 +204,7 @@ def calibrate_reg_weight(
     for reg_weight in sorted(grid):
         candidate = replace(method, reg_weight=reg_weight)
         results = [
-            candidate.learn(
-                classifier,
-                images[start : start + at_once],
-                query[start : start + at_once],
-            )
+            candidate.learn(classifier, images[start : start + at_once], query[start : start + at_once])
             for start in range(0, len(images), at_once)
         ]
         unchanged = float(torch.cat([result.unchanged for result in results]).float().mean())

@@ -8,7 +8,7 @@ where captum's hooks would give wrong numbers.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, final
@@ -34,16 +34,7 @@ from verisal.saliency.gradients.gradient import (
     scores_of,
 )
 from verisal.saliency.gradients.hooks import check_pools, check_rectifiers, check_sum, no_leftovers
-from verisal.types import SaliencyResult, check_query_class
-
-__all__ = [
-    "DeepLift",
-    "GradCAM",
-    "Gradient",
-    "GuidedBackpropagation",
-    "InputXGradient",
-    "IntegratedGradients",
-]
+from verisal.types import AnyClassifier, SaliencyResult, check_query_class
 
 
 @final
@@ -57,9 +48,7 @@ class Gradient(GradientMethod):
 
     needs_module: ClassVar[bool] = False
 
-    def attribute(
-        self, classifier: Callable[[Tensor], Tensor], images: Tensor, query_class: Tensor
-    ) -> Attribution:
+    def attribute(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> Attribution:
         """One forward and one backward pass."""
         method = _captum().Saliency(scores_of(classifier, query_class))
         values = method.attribute(_leaf(images), target=query_class, abs=False)
@@ -80,9 +69,7 @@ class InputXGradient(GradientMethod):
 
     needs_module: ClassVar[bool] = False
 
-    def attribute(
-        self, classifier: Callable[[Tensor], Tensor], images: Tensor, query_class: Tensor
-    ) -> Attribution:
+    def attribute(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> Attribution:
         """One forward and one backward pass."""
         method = _captum().InputXGradient(scores_of(classifier, query_class))
         return Attribution(method.attribute(_leaf(images), target=query_class), n_forward=1, n_backward=1)
@@ -126,9 +113,7 @@ class IntegratedGradients(GradientMethod):
         if self.steps < 2:
             raise ConfigError(f"steps must be at least 2, found {self.steps}")
 
-    def attribute(
-        self, classifier: Callable[[Tensor], Tensor], images: Tensor, query_class: Tensor
-    ) -> Attribution:
+    def attribute(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> Attribution:
         """As many forward and backward passes as steps."""
         at_once = images_at_once(self.chunk_size, images)
 
@@ -165,9 +150,7 @@ class GuidedBackpropagation(GradientMethod):
 
     needs_module: ClassVar[bool] = True
 
-    def attribute(
-        self, classifier: Callable[[Tensor], Tensor], images: Tensor, query_class: Tensor
-    ) -> Attribution:
+    def attribute(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> Attribution:
         """One forward and one backward pass."""
         network = network_of(classifier, type(self).__name__)
         with uncompiled():
@@ -228,9 +211,7 @@ class DeepLift(GradientMethod):
     def __post_init__(self) -> None:
         check_baseline(self.baseline, type(self).__name__)
 
-    def attribute(
-        self, classifier: Callable[[Tensor], Tensor], images: Tensor, query_class: Tensor
-    ) -> Attribution:
+    def attribute(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> Attribution:
         """Image and baseline forwards and backwards together, then both forwards again for the check."""
         network = network_of(classifier, type(self).__name__)
         check_pools(network)
@@ -272,9 +253,7 @@ class GradCAM(Saliency):
 
     needs_module: ClassVar[bool] = True
 
-    def __call__(
-        self, classifier: Callable[[Tensor], Tensor], images: Tensor, query_class: Tensor
-    ) -> SaliencyResult:
+    def __call__(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
         """One forward pass, and one backward pass of the part after the stage."""
         layer = self._layer(classifier, images)
         size = (images.shape[-2], images.shape[-1])
@@ -298,14 +277,10 @@ class GradCAM(Saliency):
         values = (activation * gradient.mean(dim=(2, 3), keepdim=True)).sum(dim=1, keepdim=True)
         saliency = resize_maps(values.clamp_min(0), size)
         return SaliencyResult(
-            saliency=saliency,
-            raw=saliency,
-            attribution=resize_maps(values, size),
-            n_forward=1,
-            n_backward=1,
+            saliency=saliency, raw=saliency, attribution=resize_maps(values, size), n_forward=1, n_backward=1
         )
 
-    def _layer(self, classifier: Callable[[Tensor], Tensor], images: Tensor) -> nn.Module:
+    def _layer(self, classifier: AnyClassifier, images: Tensor) -> nn.Module:
         stages = staged(classifier, images, type(self).__name__).stages
         stage = stages[-1] if self.stage is None else self.stage
         if stage not in stages:

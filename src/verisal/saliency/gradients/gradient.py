@@ -16,19 +16,7 @@ from verisal.functional.baselines.plain import bound
 from verisal.functional.networks import check_hookable, plain_network
 from verisal.functional.outputs import ask
 from verisal.saliency._base import Saliency, explaining
-from verisal.types import SaliencyResult, StagedClassifier, check_query_class
-
-__all__ = [
-    "Attribution",
-    "GradientMethod",
-    "baseline_images",
-    "check_baseline",
-    "check_counts",
-    "in_chunks",
-    "network_of",
-    "sample_groups",
-    "scores_of",
-]
+from verisal.types import AnyClassifier, SaliencyResult, StagedClassifier, check_query_class
 
 
 @dataclass(frozen=True)
@@ -55,18 +43,14 @@ class GradientMethod(Saliency):
     """
 
     @abstractmethod
-    def attribute(
-        self, classifier: Callable[[Tensor], Tensor], images: Tensor, query_class: Tensor
-    ) -> Attribution:
+    def attribute(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> Attribution:
         """Attribution of ``images (B, 3, H, W)``, which may leave [0, 1], for ``query_class (B,)``.
 
         To be called inside :func:`explaining`, which freezes the classifier and turns gradients on.
         """
 
     @final
-    def __call__(
-        self, classifier: Callable[[Tensor], Tensor], images: Tensor, query_class: Tensor
-    ) -> SaliencyResult:
+    def __call__(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
         """Attribution of one batch, and its largest absolute value over the channels as the map."""
         with explaining(classifier, images, query_class) as (inputs, query):
             found = self.attribute(classifier, inputs, query)
@@ -82,7 +66,7 @@ class GradientMethod(Saliency):
         )
 
 
-def scores_of(classifier: Callable[[Tensor], Tensor], query_class: Tensor) -> Callable[[Tensor], Tensor]:
+def scores_of(classifier: AnyClassifier, query_class: Tensor) -> Callable[[Tensor], Tensor]:
     """The classifier's logits ``(B, K)``, and a refusal of a query class that they do not have.
 
     A classifier with stages says how many classes it has, and the query was checked before; any other is
@@ -139,7 +123,7 @@ def check_counts(**counts: int) -> None:
 
 
 def baseline_images(
-    baseline: Baseline, classifier: Callable[[Tensor], Tensor], images: Tensor, query_class: Tensor
+    baseline: Baseline, classifier: AnyClassifier, images: Tensor, query_class: Tensor
 ) -> Tensor:
     """Baseline of every image ``(B, 3, H, W)``; images outside [0, 1] count as clamped."""
     return bound(baseline, classifier)(images.clamp(0, 1), query_class=query_class).clone()

@@ -14,8 +14,6 @@ from torch.autograd.graph import Node
 from verisal.errors import ConfigError, NumericError
 from verisal.functional.outputs import ask
 
-__all__ = ["check_pools", "check_rectifiers", "check_sum", "no_leftovers"]
-
 _MAX_POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
 
 # What autograd calls max(x, 0) in its several spellings; ReLU6 is a hardtanh.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, final
 
@@ -23,8 +22,7 @@ from verisal.saliency.gradients.gradient import (
     in_chunks,
     sample_groups,
 )
-
-__all__ = ["GradientSHAP", "SmoothGrad", "VarGrad"]
+from verisal.types import AnyClassifier
 
 
 @final
@@ -59,9 +57,7 @@ class SmoothGrad(GradientMethod):
     def __post_init__(self) -> None:
         _check_noise(self)
 
-    def attribute(
-        self, classifier: Callable[[Tensor], Tensor], images: Tensor, query_class: Tensor
-    ) -> Attribution:
+    def attribute(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> Attribution:
         """``samples`` times the passes of the base."""
         return in_chunks(
             lambda some, query: _moments(self, classifier, some, query)[0],
@@ -101,9 +97,7 @@ class VarGrad(GradientMethod):
     def __post_init__(self) -> None:
         _check_noise(self)
 
-    def attribute(
-        self, classifier: Callable[[Tensor], Tensor], images: Tensor, query_class: Tensor
-    ) -> Attribution:
+    def attribute(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> Attribution:
         """``samples`` times the passes of the base; the values are variances, never negative."""
         return in_chunks(
             lambda some, query: _moments(self, classifier, some, query)[1],
@@ -122,7 +116,7 @@ def _check_noise(method: SmoothGrad | VarGrad) -> None:
 
 
 def _moments(
-    method: SmoothGrad | VarGrad, classifier: Callable[[Tensor], Tensor], images: Tensor, query: Tensor
+    method: SmoothGrad | VarGrad, classifier: AnyClassifier, images: Tensor, query: Tensor
 ) -> tuple[Attribution, Attribution]:
     """Mean and variance over the copies, merged group by group so that no sum of squares is cancelled."""
     ids = content_ids(images.clamp(0, 1))
@@ -196,9 +190,7 @@ class GradientSHAP(GradientMethod):
     def _baselines(self) -> tuple[Baseline, ...]:
         return (Constant(), Constant(level=1.0)) if self.baselines is None else self.baselines
 
-    def attribute(
-        self, classifier: Callable[[Tensor], Tensor], images: Tensor, query_class: Tensor
-    ) -> Attribution:
+    def attribute(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> Attribution:
         """As many forward and backward passes as samples."""
         return in_chunks(
             lambda some, query: self._chunk(classifier, some, query),
@@ -207,7 +199,7 @@ class GradientSHAP(GradientMethod):
             images_at_once(self.chunk_size, images),
         )
 
-    def _chunk(self, classifier: Callable[[Tensor], Tensor], images: Tensor, query: Tensor) -> Attribution:
+    def _chunk(self, classifier: AnyClassifier, images: Tensor, query: Tensor) -> Attribution:
         ids = content_ids(images.clamp(0, 1))
         choices = torch.stack(
             [baseline_images(baseline, classifier, images, query) for baseline in self._baselines]

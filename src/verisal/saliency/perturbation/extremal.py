@@ -6,7 +6,7 @@ r"""Extremal perturbation: the smooth mask of a given area that keeps, or remove
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import ClassVar, Literal, final, get_args
@@ -23,7 +23,7 @@ from verisal.functional.filters import gaussian_blur
 from verisal.functional.outputs import ask
 from verisal.saliency._base import Saliency, explaining, query_score
 from verisal.saliency.perturbation.meaningful import Replacement, check_grid, replacement
-from verisal.types import SaliencyResult
+from verisal.types import AnyClassifier, SaliencyResult
 
 _COLDNESS = 20.0
 """Inverse temperature of the soft-max pooling."""
@@ -267,17 +267,11 @@ class ExtremalPerturbation(Saliency):
         check_range(1, steps=self.steps, chunk_size=self.chunk_size, grid_step=self.grid_step)
         check_range(2, pyramid_levels=self.pyramid_levels)
         check_range(
-            0,
-            above=True,
-            learning_rate=self.learning_rate,
-            area_growth=self.area_growth,
-            sigma=self.sigma,
+            0, above=True, learning_rate=self.learning_rate, area_growth=self.area_growth, sigma=self.sigma
         )
         check_range(0, area_weight=self.area_weight, pyramid_sigma=self.pyramid_sigma)
 
-    def __call__(
-        self, classifier: Callable[[Tensor], Tensor], images: Tensor, query_class: Tensor
-    ) -> SaliencyResult:
+    def __call__(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
         """Mean of the masks of all areas, in [0, 1], in ``saliency`` and ``raw``."""
         masks = self.masks(classifier, images, query_class)
         saliency = masks.mean(dim=1, keepdim=True)
@@ -290,7 +284,7 @@ class ExtremalPerturbation(Saliency):
             baseline="blur_pyramid" if self.baseline is None else bound(self.baseline, classifier).name,
         )
 
-    def masks(self, classifier: Callable[[Tensor], Tensor], images: Tensor, query_class: Tensor) -> Tensor:
+    def masks(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> Tensor:
         """One mask per image and area, ``(B, A, H, W)`` in [0, 1]; 1 is the evidence.
 
         Raises:
@@ -327,11 +321,7 @@ class ExtremalPerturbation(Saliency):
         scale = min(height, width) / 224
         cell = max(1, round(self.grid_step * scale))
         check_grid(cell, height, width, f"grid_step={self.grid_step}")
-        return {
-            "grid_step": cell,
-            "sigma": self.sigma * scale,
-            "pyramid_sigma": self.pyramid_sigma * scale,
-        }
+        return {"grid_step": cell, "sigma": self.sigma * scale, "pyramid_sigma": self.pyramid_sigma * scale}
 
     def _replacement(
         self, baseline: Baseline | None, images: Tensor, query: Tensor, max_sigma: float
@@ -370,7 +360,7 @@ class ExtremalPerturbation(Saliency):
 class _Reward:
     """What a mask earns: the query's logit of what it keeps, or minus that of what it leaves."""
 
-    classifier: Callable[[Tensor], Tensor]
+    classifier: AnyClassifier
     query: Tensor
     replace: Replacement
     variant: Variant

@@ -24,9 +24,7 @@ from verisal.functional.filters import gaussian_matrix
 from verisal.functional.outputs import ask, output_of
 from verisal.functional.seeding import derive_seed
 from verisal.saliency._base import Saliency, explaining, query_score
-from verisal.types import SaliencyResult
-
-__all__ = ["MeaningfulPerturbation", "Replacement", "replacement"]
+from verisal.types import AnyClassifier, SaliencyResult
 
 Replacement = Callable[[Tensor], Tensor]
 
@@ -88,9 +86,7 @@ class MeaningfulPerturbation(Saliency):
         )
         check_range(1, tv_power=self.tv_power)
 
-    def __call__(
-        self, classifier: Callable[[Tensor], Tensor], images: Tensor, query_class: Tensor
-    ) -> SaliencyResult:
+    def __call__(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
         """``1 - m`` at image resolution, in [0, 1], in ``saliency`` and ``raw``."""
         with explaining(classifier, images, query_class) as (pixels, query):
             size = (pixels.shape[-2], pixels.shape[-1])
@@ -133,7 +129,7 @@ class MeaningfulPerturbation(Saliency):
 
     def _optimise(
         self,
-        classifier: Callable[[Tensor], Tensor],
+        classifier: AnyClassifier,
         images: Tensor,
         query: Tensor,
         replace: Replacement,

@@ -8,7 +8,6 @@ over all windows *W* of a regular grid that cover the pixel.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar, final
 
@@ -20,7 +19,7 @@ from verisal.functional.baselines import Baseline, DatasetMean
 from verisal.functional.baselines.plain import bound, compose
 from verisal.functional.outputs import ask, output_of
 from verisal.saliency._base import Saliency, ScoreKind, explaining, query_score
-from verisal.types import SaliencyResult
+from verisal.types import AnyClassifier, SaliencyResult
 
 
 @final
@@ -43,7 +42,7 @@ class PerturbedScores:
 
     def __init__(
         self,
-        classifier: Callable[[Tensor], Tensor],
+        classifier: AnyClassifier,
         images: Tensor,
         query_class: Tensor,
         *,
@@ -162,9 +161,7 @@ class Occlusion(Saliency):
         if self.chunk_size < 1:
             raise ConfigError(f"chunk_size must be at least 1, found {self.chunk_size}")
 
-    def __call__(
-        self, classifier: Callable[[Tensor], Tensor], images: Tensor, query_class: Tensor
-    ) -> SaliencyResult:
+    def __call__(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
         """Signed falls in ``attribution``, their positive part in ``saliency`` and ``raw``."""
         with explaining(classifier, images, query_class) as (copies, query), torch.no_grad():
             rows, columns = self._indicators(copies)

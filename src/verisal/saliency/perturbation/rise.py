@@ -7,7 +7,7 @@ where the mean of every mask's pixel is *p*.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar, final
 
@@ -20,7 +20,7 @@ from verisal.functional.baselines import Baseline, DatasetMean
 from verisal.functional.seeding import derive_seed
 from verisal.saliency._base import Saliency, ScoreKind, explaining
 from verisal.saliency.perturbation.occlusion import PerturbedScores
-from verisal.types import SaliencyResult
+from verisal.types import AnyClassifier, SaliencyResult
 
 
 def cell_size(cells: int, size: tuple[int, int]) -> tuple[int, int]:
@@ -139,9 +139,7 @@ class RISE(Saliency):
                 f" cells={self.cells}, masks={self.masks}, chunk_size={self.chunk_size}"
             )
 
-    def __call__(
-        self, classifier: Callable[[Tensor], Tensor], images: Tensor, query_class: Tensor
-    ) -> SaliencyResult:
+    def __call__(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
         """The weighted mean in ``attribution``, its positive part in ``saliency`` and ``raw``."""
         with explaining(classifier, images, query_class) as (copies, query), torch.no_grad():
             scores = PerturbedScores(
