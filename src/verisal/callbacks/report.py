@@ -1,4 +1,4 @@
-"""Reports what task and callbacks found: curves and panels as it trains, the whole result at the end."""
+"""Reports of the evaluations of task and callbacks: curves and panels in training, everything at the end."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import re
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, final
 
@@ -15,7 +16,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from verisal._numbers import check_range
-from verisal.callbacks._evaluation import evaluation_of
 from verisal.reporting import (
     Picture,
     Publication,
@@ -27,6 +27,7 @@ from verisal.reporting import (
     heatmap_pixels,
     installed_versions,
     main_table,
+    merge_evaluations,
     panel_pixels,
     print_results,
     result_table,
@@ -35,11 +36,16 @@ from verisal.reporting import (
     write_report,
     write_samples,
 )
-from verisal.results import Curve, Evaluation, SaliencyPanel, Score
-
-__all__ = ["ReportRun"]
+from verisal.results import Curve, Evaluates, Evaluation, SaliencyPanel
 
 _MAX_POINTS = 200
+
+
+def evaluation_of(trainer: Trainer, module: LightningModule) -> Evaluation | None:
+    """Evaluation of the task and all callbacks together; None where there is none."""
+    owners = [module, *trainer.callbacks]  # type: ignore[attr-defined]
+    evaluations = [owner.evaluation for owner in owners if isinstance(owner, Evaluates)]
+    return merge_evaluations([evaluation for evaluation in evaluations if evaluation is not None])
 
 
 @final
@@ -53,7 +59,7 @@ class ReportRun(Callback):
     main table on the terminal, and tables, curves and panels to the sinks. A ``validate`` run writes the same
     as ``report.val.json`` and so on, so that it never replaces the result of a test. Files come before sinks.
 
-    Tasks and callbacks that are no :class:`.Evaluates`, or found nothing, are left alone.
+    Tasks and callbacks that are no :class:`.Evaluates`, or have no evaluation, are left alone.
 
     Args:
         run_dir: folder of the run.
@@ -129,22 +135,20 @@ class ReportRun(Callback):
         write_report(self._run_dir, evaluation, facts=self._facts(), stem=f"report{suffix}")
         if evaluation.samples:
             write_samples(self._run_dir / f"samples{suffix}.csv", evaluation.samples)
-        pictures, heatmaps = self._pictures(evaluation), self._heatmaps(evaluation)
+        pictures = self._pictures(evaluation)
+        heatmaps = {
+            heatmap.figure: (Picture(heatmap_pixels(heatmap), heatmap.title),)
+            for heatmap in evaluation.heatmaps
+        }
         _draw(self._run_dir / "figures", evaluation, pictures, heatmaps)
         print_results(evaluation)
         split = evaluation.split
         tables = {f"{split}_results": result_table(evaluation)}
-        main = main_table(evaluation)
-        if main is not None:
+        if (main := main_table(evaluation)) is not None:
             tables[f"{split}_main"] = main
-        self._publish(
-            trainer,
-            Publication(
-                {f"{split}_{name}": lines for name, lines in _by_figure(evaluation).items()},
-                {f"{split}_{name}": shown for name, shown in (pictures | heatmaps).items()},
-                tables,
-            ),
-        )
+        curves = {f"{split}_{name}": lines for name, lines in _by_figure(evaluation).items()}
+        shown = {f"{split}_{name}": each for name, each in (pictures | heatmaps).items()}
+        self._publish(trainer, Publication(curves, shown, tables))
 
     def _publish(self, trainer: Trainer, publication: Publication) -> None:
         if not publication:
@@ -167,18 +171,13 @@ class ReportRun(Callback):
             pictures[kind] = (*pictures.get(kind, ()), shown)
         return pictures
 
-    @staticmethod
-    def _heatmaps(evaluation: Evaluation) -> dict[str, tuple[Picture, ...]]:
-        return {
-            heatmap.figure: (Picture(heatmap_pixels(heatmap), heatmap.title),)
-            for heatmap in evaluation.heatmaps
-        }
-
     def _facts(self) -> RunFacts:
-        config = _config(self._run_dir / "config.yaml")
-        return RunFacts(
-            seed=_seed(config), config=config, wall_times=self._wall_times, versions=installed_versions()
-        )
+        path = self._run_dir / "config.yaml"
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
+        config: dict[str, Any] = dict(content) if isinstance(content, Mapping) else {}
+        given = config.get("seed_everything", os.environ.get("PL_GLOBAL_SEED"))
+        seed = int(given) if isinstance(given, int | str) and not isinstance(given, bool) else None
+        return RunFacts(seed=seed, config=config, wall_times=self._wall_times, versions=installed_versions())
 
     def _stop(self, stage: str) -> None:
         if stage in self._started:
@@ -192,10 +191,8 @@ def _draw(
     heatmaps: Mapping[str, tuple[Picture, ...]],
 ) -> None:
     prefix = "" if evaluation.split == "test" else f"{evaluation.split}_"
-    groups: dict[str, list[Curve]] = {}
-    for curve in evaluation.curves:
-        groups.setdefault(curve.figure, []).append(curve)
-    for name, curves in groups.items():
+    for name in dict.fromkeys(curve.figure for curve in evaluation.curves):
+        curves = [curve for curve in evaluation.curves if curve.figure == name]
         path = folder / f"{prefix}{_file_name(name)}.png"
         if name.startswith("roc_"):
             attack = name.removeprefix("roc_")
@@ -220,40 +217,19 @@ def _auroc_legend(evaluation: Evaluation, attack: str) -> dict[str, str]:
     for name, score in evaluation.scores.items():
         row, _, rest = name.removeprefix(f"{evaluation.split}/").partition("/")
         if rest == f"auroc/{attack}":
-            legend[row] = f"{row}: AUROC {_interval(score)}"
+            legend[row] = f"{row}: AUROC {score.value:.3f}{score.bracketed()}"
     return legend
 
 
-def _interval(score: Score) -> str:
-    return f"{score.value:.3f}{score.bracketed()}"
-
-
 def _by_figure(evaluation: Evaluation) -> dict[str, tuple[Curve, ...]]:
+    """Curves of every figure, each of at most 200 points, both ends included: what a chart can show."""
     figures: dict[str, tuple[Curve, ...]] = {}
     for curve in evaluation.curves:
-        figures[curve.figure] = (*figures.get(curve.figure, ()), _thinned(curve))
+        kept = torch.linspace(0, len(curve.x) - 1, min(_MAX_POINTS, len(curve.x))).round().long()
+        thinned = replace(curve, x=curve.x[kept], y=curve.y[kept])
+        figures[curve.figure] = (*figures.get(curve.figure, ()), thinned)
     return figures
-
-
-def _thinned(curve: Curve) -> Curve:
-    """At most 200 points, both ends included: what a chart can show."""
-    if len(curve.x) <= _MAX_POINTS:
-        return curve
-    kept = torch.linspace(0, len(curve.x) - 1, _MAX_POINTS).round().long()
-    return Curve(curve.figure, curve.label, curve.x[kept], curve.y[kept], curve.x_label, curve.y_label)
 
 
 def _file_name(name: str) -> str:
     return re.sub(r"[^\w.-]+", "_", name).strip("._") or "unnamed"
-
-
-def _config(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return dict(content) if isinstance(content, Mapping) else {}
-
-
-def _seed(config: Mapping[str, Any]) -> int | None:
-    seed = config.get("seed_everything", os.environ.get("PL_GLOBAL_SEED"))
-    return int(seed) if isinstance(seed, int | str) and not isinstance(seed, bool) else None

@@ -118,14 +118,9 @@ class MaskerTask(L.LightningModule):
         if not optimised_steps:
             raise ConfigError("optimised_steps must not be empty: the predicted masks are compared with them")
         self.save_hyperparameters(logger=False)
-        self.source, self.objective, self.reg_weight, self.penalty = (
-            classifier,
-            objective,
-            reg_weight,
-            penalty,
-        )
+        self.source, self.objective, self.penalty = classifier, objective, penalty
+        self.reg_weight, self.reg_start, self.reg_ramp = reg_weight, reg_start, reg_ramp
         self.width_ratio, self.learning_rate, self.weight_decay = width_ratio, learning_rate, weight_decay
-        self.reg_start, self.reg_ramp = reg_start, reg_ramp
         self.distil_weight, self.distil_images = distil_weight, distil_images
         self.optimised_steps, self.optimised_reg_weight = tuple(optimised_steps), optimised_reg_weight
         self.compare_images, self.refine_steps = compare_images, tuple(refine_steps)
@@ -140,7 +135,7 @@ class MaskerTask(L.LightningModule):
         self._known: dict[str, Tensor] = {}
         self._seen = 0
         self._timings: dict[str, float] = {}
-        self._targets, self._made = Lessons(), list[list[Group]]()
+        self._lessons, self._made = Lessons(), list[list[Group]]()
 
     @property
     def classifier(self) -> Classifier:
@@ -166,13 +161,11 @@ class MaskerTask(L.LightningModule):
         size = classifier.image_size
         with torch.no_grad():
             shapes = classifier.stage_outputs(torch.zeros(1, 3, size, size, device=self.device)).activations
+        channels = [activation.shape[1] for activation in shapes]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(self.seed, "masker"))
-            self.network = MaskNetwork(
-                [activation.shape[1] for activation in shapes],
-                classifier.num_classes,
-                width_ratio=self.width_ratio,
-            ).to(memory_format=torch.channels_last)
+            network = MaskNetwork(channels, classifier.num_classes, width_ratio=self.width_ratio)
+        self.network = network.to(memory_format=torch.channels_last)
         for row in self.row_names:
             self._tables[row] = ImageTable(COLUMNS)
 
@@ -215,7 +208,7 @@ class MaskerTask(L.LightningModule):
         with frozen(self.classifier):
             outputs = self._outputs(batch.images)
             query = self._drawn_queries(outputs.logits)
-            taught = self._teach(batch, query) if self.distil_weight else []
+            taught = self._teach(batch, query) if self.distil_weight else {}
             problem = GateProblem(self.objective, self.penalty, self.classifier, outputs, query)
             gates = self(outputs, query)
             logits = problem.gated(gates)
@@ -223,23 +216,15 @@ class MaskerTask(L.LightningModule):
         reg_weight = self._current_reg_weight()
         loss = distance + reg_weight * penalty + problem.inadmissibility(logits).mean()
         if taught:
-            wanted = [torch.stack(stage) for stage in zip(*(goal for _, goal in taught), strict=True)]
-            rows = [row for row, _ in taught]
-            gaps = [
-                (gate[rows] - goal.to(gate)).abs().mean() for gate, goal in zip(gates, wanted, strict=True)
-            ]
-            loss = loss + self.distil_weight * torch.stack(gaps).mean() * len(rows) / len(batch)
-        logged: dict[str, Tensor | float] = {
-            "loss": loss,
-            "distance": distance,
-            "penalty": penalty,
-            "reg_weight": reg_weight,
-        }
-        for name, value in logged.items():
-            self.log(
-                f"train/{name}", value, on_step=False, on_epoch=True, prog_bar=name == "loss",
-                batch_size=len(batch), sync_dist=True,
-            )  # fmt: skip
+            goals = [torch.stack(stage) for stage in zip(*taught.values(), strict=True)]
+            pairs = zip((gate[[*taught]] for gate in gates), goals, strict=True)
+            gaps = [(gate - goal.to(gate)).abs().mean() for gate, goal in pairs]
+            loss = loss + self.distil_weight * torch.stack(gaps).mean() * len(taught) / len(batch)
+        settings: dict[str, Any] = {"on_step": False, "on_epoch": True, "sync_dist": True}
+        parts: dict[str, Any] = {"distance": distance, "penalty": penalty, "reg_weight": reg_weight}
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch), **settings)
+        for name, value in parts.items():
+            self.log(f"train/{name}", value, batch_size=len(batch), **settings)
         return loss
 
     def _current_reg_weight(self) -> float:
@@ -250,32 +235,30 @@ class MaskerTask(L.LightningModule):
         done = min(1.0, self.global_step / total) if self.reg_ramp else 1.0
         return float(self.reg_weight * self.reg_start ** (1 - done))
 
-    def _teach(self, batch: Batch, query: Tensor) -> list[tuple[int, list[Tensor]]]:
-        """Rows of the batch that have optimised gates, with them; ``query`` is set to theirs in place.
+    def _teach(self, batch: Batch, query: Tensor) -> dict[int, list[Tensor]]:
+        """Optimised gates by row of the batch; ``query`` is set to theirs in place.
 
         What is still missing is made now, for as many images as are asked for.
         """
-        room = share_of(self, self.distil_images) - len(self._targets)
-        new = [row for row, name in enumerate(batch.image_ids) if name not in self._targets][: max(0, room)]
+        whole, rest = divmod(self.distil_images, self.trainer.world_size)
+        room = whole + (self.trainer.global_rank < rest) - len(self._lessons)
+        new = [row for row, name in enumerate(batch.image_ids) if name not in self._lessons][: max(0, room)]
         if new:
             self._learn(batch.rows(new), query[torch.tensor(new, device=query.device)])
-        taught = []
+        taught = {}
         for row, name in enumerate(batch.image_ids):
-            if name in self._targets:
-                known, gates = self._targets[name]
-                query[row] = known
-                taught.append((row, gates))
+            if name in self._lessons:
+                query[row], taught[row] = self._lessons[name]
         return taught
 
     def _learn(self, part: Batch, asked: Tensor) -> None:
-        method = self._optimised(self.optimised_steps[0])
-        found = method.gates(self.classifier, part.images, asked)
-        self._targets.add(part.image_ids, asked.tolist(), found)
+        gates = self._optimised(self.optimised_steps[0]).gates(self.classifier, part.images, asked)
+        self._lessons.add(part.image_ids, asked.tolist(), gates)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say which images have optimised gates, so that a resumed run has the same ones."""
         if self.distil_weight:
-            checkpoint["lessons"] = self._targets.groups()
+            checkpoint["lessons"] = self._lessons.groups()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note what is to be made again when training starts."""
@@ -306,15 +289,18 @@ class MaskerTask(L.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Judge the predicted gates of every image, and the optimised ones of the first few."""
         goal = self.row_names[-1]
-        self._add("masker", batch, self._judged(batch, ["masker"])["masker"])
-        places = positions(self, self._seen, len(batch))
+        self._table("masker").update(batch.image_ids, self._judged(batch, ["masker"])["masker"])
+        # This process reads every ``processes``-th image of the data, in order.
+        processes = self.trainer.world_size
+        places = [(self._seen + row) * processes + self.trainer.global_rank for row in range(len(batch))]
         self._seen += len(batch)
         first = batch.rows([row for row, place in enumerate(places) if place < self.compare_images])
         new = first.rows([index for index, name in enumerate(first.image_ids) if name not in self._known])
         if len(new):
             self._known |= zip(new.image_ids, self._judged(new, [goal])[goal], strict=True)
         if len(first):
-            self._add(goal, first, torch.stack([self._known[name] for name in first.image_ids]))
+            known = torch.stack([self._known[name] for name in first.image_ids])
+            self._table(goal).update(first.image_ids, known)
 
     def on_validation_epoch_end(self) -> None:
         """Log the means, and report them in a run that only validates."""
@@ -324,7 +310,7 @@ class MaskerTask(L.LightningModule):
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Judge every row on every image; the cost is measured on the first batch."""
         for row, values in self._judged(batch, self.row_names, deletion=True).items():
-            self._add(row, batch, values)
+            self._table(row).update(batch.image_ids, values)
         if batch_idx == 0:
             self._timings = self._cost(batch)
 
@@ -339,19 +325,11 @@ class MaskerTask(L.LightningModule):
             problem = GateProblem(
                 self.objective, self.penalty, self.classifier, outputs, outputs.logits.argmax(dim=1)
             )
-            return {
-                row: judged_rows(
-                    problem,
-                    self._gates_of(row, batch, outputs, problem),
-                    batch,
-                    self.reg_weight,
-                    deletion=deletion,
-                )
-                for row in rows
-            }
-
-    def _add(self, row: str, batch: Batch, values: Tensor) -> None:
-        self._table(row).update(batch.image_ids, values)
+            judged = {}
+            for row in rows:
+                gates = self._gates_of(row, batch, outputs, problem)
+                judged[row] = judged_rows(problem, gates, batch, self.reg_weight, deletion=deletion)
+            return judged
 
     def _table(self, row: str) -> ImageTable:
         return cast(ImageTable, self._tables[row])
@@ -399,11 +377,9 @@ class MaskerTask(L.LightningModule):
         tables: dict[str, ImageRows] = {row: self._table(row).compute() for row in rows}
         for row in rows:
             self._table(row).reset()
+        timings = self._timings if split == "test" else {}
         self.evaluation = build_evaluation(
-            split,
-            tables,
-            timings=self._timings if split == "test" else {},
-            bootstrap=Bootstrap(resamples, seed=self.seed),
+            split, tables, timings=timings, bootstrap=Bootstrap(resamples, seed=self.seed)
         )
         values = {name: score.value for name, score in self.evaluation.scores.items()}
         self.log_dict({name: value for name, value in values.items() if value == value}, batch_size=1)
@@ -420,21 +396,3 @@ class MaskerTask(L.LightningModule):
 def _steps_of(row: str) -> int:
     """The number in ``masker_3_steps`` and ``optimised_30_steps``."""
     return int(row.split("_")[1])
-
-
-def positions(module: L.LightningModule, seen: int, count: int) -> range:
-    """Places in the data set of the next ``count`` images of an evaluation.
-
-    Args:
-        module: whose trainer reads every ``world_size``-th image, in order.
-        seen: images that this process has read before.
-        count: of the batch.
-    """
-    rank, world_size = module.trainer.global_rank, module.trainer.world_size
-    return range(seen * world_size + rank, (seen + count) * world_size, world_size)
-
-
-def share_of(module: L.LightningModule, count: int) -> int:
-    """This process's part of a number of images that all together may use."""
-    whole, rest = divmod(count, module.trainer.world_size)
-    return whole + (module.trainer.global_rank < rest)
