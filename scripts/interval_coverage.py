@@ -154,8 +154,8 @@ def _pointing(images: int, rng: torch.Generator) -> tuple[Score, None]:
     """Classes that occur twice as often in the first half; every class is hit in nine of ten."""
     classes = (torch.rand(images, generator=rng) ** 1.5 * 24).floor()
     hits = torch.rand(images, generator=rng) < 0.9
-    metric = PointingGame(resamples=500)
-    return metric.scores_of(_table(torch.stack([hits.double(), classes.double()], dim=1)))["accuracy"], None
+    table = _table(torch.stack([hits.double(), classes.double()], dim=1))
+    return PointingGame().scores_of(table, Bootstrap(500))["accuracy"], None
 
 
 def _pair(images: int, shift: float, correlation: float, rng: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -230,7 +230,7 @@ def _ranges(images: int, rng: torch.Generator) -> Tensor:
 
 def _boxes(hits: Tensor) -> tuple[Score, Score]:
     metric = MaxBoxAcc() if hits.shape[1] == _LEVELS else MaxBoxAccV2()
-    found = metric.scores_of(_table(hits.double()))
+    found = metric.scores_of(_table(hits.double()), Bootstrap())
 
     def at_best(weights: Tensor) -> Tensor:
         rates = (weights.double() @ hits.double()) / len(hits)

@@ -68,14 +68,14 @@ def test_metrics_of_every_method_are_those_of_the_metrics_alone(whole):
     trainer(callback).validate(Task(), loader(10, labels=right_labels(10)), verbose=False)
     evaluation = callback.evaluation
     alone = [
-        EnergyInside(resamples=50),
-        PerturbationCurve("insertion", steps=4, resamples=50),
-        SensitivityMax(samples=2, resamples=50),
-        CascadingRandomisation(method, whole[0].images, steps=2, resamples=50),
+        EnergyInside(),
+        PerturbationCurve("insertion", steps=4),
+        SensitivityMax(samples=2),
+        CascadingRandomisation(method, whole[0].images, steps=2),
     ]
     for metric in alone:
         metric.update(explained(whole, method))
-        same(evaluation.scores, metric.compute(), f"val/b/{metric.name}")
+        same(evaluation.scores, metric.compute(Bootstrap(50)), f"val/b/{metric.name}")
     assert evaluation.scores["val/b/network passes per map/forward"].value == 1.0
     assert evaluation.scores["val/b/network passes per map/backward"].value == 0.5
     assert evaluation.counts == {"explained images": 10}
@@ -191,7 +191,7 @@ def test_disturbed_localisation_is_that_of_its_metrics_at_a_threshold_chosen_els
     queries = disturbed_queries(
         network(batch.images), batch.labels, present=batch.object_labels, image_ids=batch.image_ids
     )
-    absent = DisturbedScores(threshold=tau, resamples=50)
+    absent = DisturbedScores(threshold=tau)
     absent.update(
         {
             name: method(network, batch.images, asked)
@@ -201,9 +201,9 @@ def test_disturbed_localisation_is_that_of_its_metrics_at_a_threshold_chosen_els
         image_ids=batch.image_ids,
         valid=queries.valid,
     )
-    same(scores, absent.compute(), f"test/b/{NAME}")
+    same(scores, absent.compute(Bootstrap(50)), f"test/b/{NAME}")
     # Every other image has a second class; both classes are queries, the own box is the region.
-    present = PresentQueries(threshold=tau, resamples=50)
+    present = PresentQueries(threshold=tau)
     several = batch.rows([index for index in range(10) if index % 2])
     for place in (0, 1):
         classes = torch.stack([labels[place] for labels in several.object_labels])

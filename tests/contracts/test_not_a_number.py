@@ -17,6 +17,7 @@ from verisal.detection.table import detection_report
 from verisal.errors import DataError, NumericError
 from verisal.functional.adversarial import judge_8bit
 from verisal.functional.baselines import DatasetMean
+from verisal.functional.baselines.neutrality import Neutrality
 from verisal.functional.comparison.maps import compare_agreement
 from verisal.functional.comparison.similarity import pearson, spearman, ssim, top_k_intersection
 from verisal.functional.regions.localisation import (
@@ -47,7 +48,6 @@ from verisal.functional.statistics.ranking import (
 )
 from verisal.functional.statistics.resampled import Bootstrap, Resampled
 from verisal.metrics import DisturbedScores
-from verisal.metrics.neutrality import Neutrality
 from verisal.results import Evaluation, Score
 from verisal.tasks._detector_report import mean_auroc
 from verisal.tasks._transfer_report import _worst_benign
@@ -368,7 +368,7 @@ def test_an_image_without_logits_is_no_success_of_an_attack():
 
 
 def test_a_count_of_nothing_is_not_0():
-    metric = DisturbedScores(threshold=0.2, resamples=10)
+    metric = DisturbedScores(threshold=0.2)
     columns = metric.table.columns
     metric.table.update(["a", "b"], torch.full((2, len(columns)), NAN, dtype=torch.float64))
     found = metric.compute()

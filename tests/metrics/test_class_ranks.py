@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from verisal.errors import DataError
+from verisal.functional.statistics.resampled import Bootstrap
 from verisal.metrics import ClassRankScores
 from verisal.types import SaliencyResult
 
@@ -73,14 +74,14 @@ def test_without_box_or_threshold_there_is_nothing_about_boxes():
 
 
 def test_margins_are_made_image_by_image():
-    scores = ClassRankScores(["last"], threshold=0.5, resamples=10)
+    scores = ClassRankScores(["last"], threshold=0.5)
     valid = torch.ones(1, 1, dtype=torch.bool)
     for name, other in (("a", maps(4)), ("b", maps(4, moved=True))):
         scores.table.update([name], scores.rows_of([maps(4), other], (BOX,), valid=valid))
     image_ids, columns = scores.columns()
     assert image_ids == ("a", "b")
     assert columns["margin_rel[last]"].tolist() == [0, 1]
-    assert scores.scores_of(columns)["margin_rel[last]"].value == 0.5
+    assert scores.scores_of(columns, Bootstrap(10))["margin_rel[last]"].value == 0.5
 
 
 def test_a_result_too_few_is_named():

@@ -69,7 +69,7 @@ def square_map():
             "deletion[dataset_mean]_steps224_block8_logit",
         ),
         # What changes memory, speed and intervals only is no part of the name.
-        (PerturbationCurve(chunk_size=3, resamples=10, seed=4, normalised=True), "deletion[dataset_mean]"),
+        (PerturbationCurve(chunk_size=3, normalised=True), "deletion[dataset_mean]"),
         (RelevanceGap(), "relevance_gap[dataset_mean]"),
         (RelevanceGap(baseline=Blur(), steps=32), "relevance_gap[blur5]_steps32"),
         (ROAD(), "road_morf[linear]"),
@@ -116,7 +116,7 @@ def test_rows_are_those_of_the_function(kind):
 
 
 def test_scores_per_image_average_to_the_total():
-    metric = PerturbationCurve(steps=6, resamples=0)
+    metric = PerturbationCurve(steps=6)
     rows(metric, toy_explained())
     for name, score in metric.compute().items():
         assert score.value == pytest.approx(column(metric, name).mean().item())

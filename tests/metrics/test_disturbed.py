@@ -8,6 +8,7 @@ from torch import distributed, multiprocessing
 
 from helpers.metric_cases import toy_explained, with_saliency
 from verisal.errors import ConfigError, DataError
+from verisal.functional.statistics.resampled import Bootstrap
 from verisal.metrics import DisturbedScores, PresentQueries
 from verisal.types import SaliencyResult
 
@@ -31,10 +32,10 @@ def results(*maps):
 
 
 def scored(maps, *, threshold=0.4, valid=None, boxes=(BOX,), metric=None):
-    metric = metric or DisturbedScores(threshold=threshold, resamples=50)
+    metric = metric or DisturbedScores(threshold=threshold)
     valid = torch.ones(4, len(maps[0]), dtype=torch.bool) if valid is None else valid
     metric.update(results(*maps), boxes, image_ids=[f"i{row}" for row in range(len(maps[0]))], valid=valid)
-    return metric.compute()
+    return metric.compute(Bootstrap(50))
 
 
 def values(found, *names):
@@ -76,7 +77,7 @@ def test_weak_response_is_a_false_localisation_by_its_own_maximum_alone():
 
 
 def test_raw_maps_answer_questions_of_magnitude_and_saliency_those_of_place():
-    metric = DisturbedScores(threshold=0.4, resamples=0)
+    metric = DisturbedScores(threshold=0.4)
     given = {query: SaliencyResult(saliency=ON, raw=-OFF if query == "c1" else ON * 2) for query in QUERIES}
     metric.update(given, [BOX], image_ids=["a"], valid=torch.ones(4, 1, dtype=torch.bool))
     found = metric.compute()
@@ -171,9 +172,9 @@ def assert_same(found, expected):
 
 
 def test_batches_order_copies_pickles_and_resets_change_nothing():
-    whole, parts = (DisturbedScores(threshold=0.4, resamples=50) for _ in range(2))
+    whole, parts = (DisturbedScores(threshold=0.4) for _ in range(2))
     add(parts, [1])
-    parts.reset()
+    parts.table.reset()
     add(whole, [0, 1, 2, 3, 4])
     for rows in ([4, 2], [0], [3, 1, 0]):
         add(parts, rows)
@@ -189,7 +190,7 @@ def _work(rank, folder):
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     found = []
     for shares in SHARES:
-        metric = DisturbedScores(threshold=0.4, resamples=50)
+        metric = DisturbedScores(threshold=0.4)
         if shares[rank]:
             add(metric, shares[rank])
         found.append({name: vars(score) for name, score in metric.compute().items()})
@@ -199,7 +200,7 @@ def _work(rank, folder):
 
 def test_two_processes_with_uneven_shares_equal_one(tmp_path):
     multiprocessing.spawn(_work, args=(tmp_path,), nprocs=2)
-    whole = DisturbedScores(threshold=0.4, resamples=50)
+    whole = DisturbedScores(threshold=0.4)
     add(whole, [0, 1, 2, 3, 4])
     expected = whole.compute()
     for rank in range(2):
@@ -209,9 +210,9 @@ def test_two_processes_with_uneven_shares_equal_one(tmp_path):
 
 def present(maps, boxes, masks=None, threshold=0.4):
     explained = with_saliency(toy_explained(len(maps)), maps)
-    metric = PresentQueries(threshold=threshold, resamples=0)
+    metric = PresentQueries(threshold=threshold)
     metric.update(replace(explained, boxes=boxes, object_masks=masks))
-    return metric.compute()
+    return metric.compute(Bootstrap(50))
 
 
 def on_canvas(*boxes):

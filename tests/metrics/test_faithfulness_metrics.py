@@ -64,7 +64,7 @@ def test_every_setting_that_changes_the_score_is_in_its_own_name(metric, name):
 
 def test_fidelity_reads_the_post_processed_attribution_per_image():
     explained = toy_explained()
-    metric = SaliencyFidelity(resamples=10)
+    metric = SaliencyFidelity()
     score = scores_of(metric, explained)["value"]
     expected = saliency_fidelity(
         explained.classifier,
@@ -131,7 +131,7 @@ def test_map_similarity_floor_and_control():
 
 def test_randomisation_rows_are_the_similarities_to_the_randomised_copies():
     explained = explained_by(Gradient())
-    metric = CascadingRandomisation(Gradient(), toy_images(8), steps=4, resamples=20)
+    metric = CascadingRandomisation(Gradient(), toy_images(8), steps=4)
     scores = scores_of(metric, explained)
     copies = randomised_copies(toy_classifier(), toy_images(8), steps=4)
     for step, randomised in enumerate(copies, start=1):

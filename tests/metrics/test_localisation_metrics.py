@@ -9,6 +9,7 @@ from verisal.errors import ConfigError, DataError
 from verisal.functional.regions.localisation import pixel_average_precision, pixel_histograms
 from verisal.functional.seeding import derive_seed
 from verisal.functional.statistics.limits import rate_limits
+from verisal.functional.statistics.resampled import Bootstrap
 from verisal.metrics import EnergyInside, ImageRows, MaxBoxAcc, MaxBoxAccV2, PointingGame, PxAP
 
 EVERY = (PointingGame, EnergyInside, MaxBoxAcc, MaxBoxAccV2, PxAP)
@@ -17,7 +18,7 @@ EVERY = (PointingGame, EnergyInside, MaxBoxAcc, MaxBoxAccV2, PxAP)
 def scores(metric, *parts):
     for part in parts:
         metric.update(part)
-    return metric.compute()
+    return metric.compute(Bootstrap(50))
 
 
 def with_maps(maps, boxes, classes=None):
@@ -48,7 +49,7 @@ def test_pointing_is_averaged_over_classes():
     """Class 0 hits one of three, class 1 its only one: (1/3 + 1) / 2, not 2 / 4."""
     box = (0, 0, 4, 4)
     maps = filled(box, (8, 8, 9, 9), (8, 8, 9, 9), box)
-    found = scores(PointingGame(resamples=200), with_maps(maps, [box] * 4, classes=[0, 0, 0, 1]))
+    found = scores(PointingGame(), with_maps(maps, [box] * 4, classes=[0, 0, 0, 1]))
     assert found["accuracy"].value == pytest.approx(2 / 3)
     assert found["image_accuracy"].value == 0.5
     assert found["accuracy"].n == 4
@@ -58,7 +59,7 @@ def test_pointing_skips_a_class_that_is_undefined():
     box = (0, 0, 4, 4)
     maps = filled(box, box)
     maps[1] = 0
-    found = scores(PointingGame(resamples=0), with_maps(maps, [box] * 2, classes=[0, 1]))
+    found = scores(PointingGame(), with_maps(maps, [box] * 2, classes=[0, 1]))
     assert found["accuracy"].value == 1.0
     assert (found["accuracy"].n, found["accuracy"].undefined) == (1, 1)
 
@@ -81,15 +82,15 @@ def test_boxes_stand_in_for_masks():
     explained = with_maps(filled((0, 0, 4, 4), (2, 0, 6, 4)), [(0, 0, 4, 4)] * 2)
     boxed = replace(explained, object_masks=None)
     for kind in (PointingGame, EnergyInside, PxAP):
-        assert scores(kind(resamples=10), boxed) == scores(kind(resamples=10), explained)
+        assert scores(kind(), boxed) == scores(kind(), explained)
         some = replace(
             explained, object_masks=explained.object_masks & torch.tensor([True, False])[:, None, None]
         )
-        assert scores(kind(resamples=10), some) == scores(kind(resamples=10), explained)
+        assert scores(kind(), some) == scores(kind(), explained)
 
 
 def test_energy_stands_beside_the_area():
-    found = scores(EnergyInside(resamples=0), with_maps(filled((2, 0, 6, 4)), [(0, 0, 4, 4)]))
+    found = scores(EnergyInside(), with_maps(filled((2, 0, 6, 4)), [(0, 0, 4, 4)]))
     assert found["energy"].value == 0.5
     assert found["area"].value == pytest.approx(16 / (16 * 12))
 
@@ -105,7 +106,7 @@ def test_threshold_is_shared_by_the_set_and_never_best_per_image():
         assert math.isnan(found["maximum"].low)
         # What is right for the one is wrong for the other.
         assert (found["accuracy"].value, found["accuracy"].n) == (0.0, 2)
-        alone = [scores(kind(resamples=0), part_of(explained, [row])) for row in (0, 1)]
+        alone = [scores(kind(), part_of(explained, [row])) for row in (0, 1)]
         assert [one["maximum"].value for one in alone] == [1.0, 1.0]
         # One image has no other to choose a threshold on.
         assert all(math.isnan(one["accuracy"].value) for one in alone)
@@ -116,7 +117,7 @@ def hits_of(metric, hits):
     """Scores of a table of hits ``(n, L)``; the rest of the levels never hit."""
     rows = torch.zeros(len(hits), len(metric.columns), dtype=torch.float64)
     rows[:, : hits.shape[1]] = hits
-    return metric.scores_of(ImageRows(tuple(f"{index:04d}" for index in range(len(hits))), rows))
+    return metric.scores_of(ImageRows(tuple(f"{index:04d}" for index in range(len(hits))), rows), Bootstrap())
 
 
 def test_box_accuracy_is_judged_at_the_level_that_is_best_on_the_other_half():
@@ -155,13 +156,13 @@ def test_classes_of_one_image_leave_the_mean_over_classes_unsure():
     metric = PointingGame()
     classes = torch.tensor([0] * 20 + [1] * 20 + [2] * 20 + [3])
     rows = torch.stack([torch.ones(61), classes.float()], dim=1).double()
-    found = metric.scores_of(ImageRows(tuple(f"{index:04d}" for index in range(61)), rows))
+    found = metric.scores_of(ImageRows(tuple(f"{index:04d}" for index in range(61)), rows), Bootstrap())
     assert (found["accuracy"].value, found["accuracy"].high) == (1.0, 1.0)
     # 4^2 / (1 / 20 + 1 / 20 + 1 / 20 + 1) images.
     assert found["accuracy"].low == pytest.approx(rate_limits(1.0, 16 / 1.15)[0])
     assert found["image_accuracy"].low == pytest.approx(rate_limits(1.0, 61)[0])
     rows[60, 0] = 0.0
-    missed = metric.scores_of(ImageRows(tuple(f"{index:04d}" for index in range(61)), rows))
+    missed = metric.scores_of(ImageRows(tuple(f"{index:04d}" for index in range(61)), rows), Bootstrap())
     assert missed["accuracy"].value == 0.75
     assert missed["accuracy"].low < 0.6
     assert missed["accuracy"].high > 0.9
@@ -173,22 +174,22 @@ def test_v1_and_v2_are_named_apart_and_differ():
     explained = with_maps(filled(off) + filled(on), [on])
     assert MaxBoxAcc().name == "max_box_acc[iou0.5]"
     assert MaxBoxAccV2().name == "max_box_acc_v2"
-    assert scores(MaxBoxAcc(resamples=0), explained)["maximum"].value == 0.0
-    assert scores(MaxBoxAccV2(resamples=0), explained)["maximum"].value == 1.0
+    assert scores(MaxBoxAcc(), explained)["maximum"].value == 0.0
+    assert scores(MaxBoxAccV2(), explained)["maximum"].value == 1.0
 
 
 def test_v2_is_the_mean_over_overlaps():
     # 4 x 4 found, 8 x 4 true: an overlap of exactly one half, in half-open boxes.
     one = filled((0, 0, 4, 4))
-    found = scores(MaxBoxAccV2(resamples=0), with_maps(torch.cat([one, one]), [(0, 0, 8, 4)] * 2))
+    found = scores(MaxBoxAccV2(), with_maps(torch.cat([one, one]), [(0, 0, 8, 4)] * 2))
     assert [found[name].value for name in ("iou0.3", "iou0.5", "iou0.7")] == [1.0, 1.0, 0.0]
     assert found["accuracy"].value == pytest.approx(2 / 3)
 
 
 def test_overlap_asked_for_is_part_of_the_name():
     explained = with_maps(filled((0, 0, 4, 4)), [(0, 0, 8, 4)])
-    assert scores(MaxBoxAcc(iou=0.5, resamples=0), explained)["maximum"].value == 1.0
-    assert scores(MaxBoxAcc(iou=0.6, resamples=0), explained)["maximum"].value == 0.0
+    assert scores(MaxBoxAcc(iou=0.5), explained)["maximum"].value == 1.0
+    assert scores(MaxBoxAcc(iou=0.6), explained)["maximum"].value == 0.0
     assert MaxBoxAcc(iou=0.6).name == "max_box_acc[iou0.6]"
     with pytest.raises(ConfigError, match=r"iou must lie in \(0, 1\], found 0"):
         MaxBoxAcc(iou=0)
@@ -197,23 +198,23 @@ def test_overlap_asked_for_is_part_of_the_name():
 def test_any_true_box_counts():
     explained = with_maps(filled((0, 0, 4, 4)), [(6, 6, 9, 9)])
     both = replace(explained, boxes=(torch.tensor([[6.0, 6.0, 9.0, 9.0], [0.0, 0.0, 4.0, 4.0]]),))
-    assert scores(MaxBoxAcc(resamples=0), explained)["maximum"].value == 0.0
-    assert scores(MaxBoxAcc(resamples=0), both)["maximum"].value == 1.0
+    assert scores(MaxBoxAcc(), explained)["maximum"].value == 0.0
+    assert scores(MaxBoxAcc(), both)["maximum"].value == 1.0
 
 
 def test_pixel_precision_pools_the_pixels_of_the_set():
     explained = toy_explained()
     histograms = pixel_histograms(explained.result.saliency, explained.object_masks)
-    found = scores(PxAP(resamples=0), part_of(explained, [0, 3]), part_of(explained, [1, 2, 4, 5]))
+    found = scores(PxAP(), part_of(explained, [0, 3]), part_of(explained, [1, 2, 4, 5]))
     assert found["area"].value == pytest.approx(float(pixel_average_precision(histograms.sum(dim=0))))
-    perfect = scores(PxAP(resamples=0), with_maps(filled((2, 2, 6, 6)), [(2, 2, 6, 6)]))
+    perfect = scores(PxAP(), with_maps(filled((2, 2, 6, 6)), [(2, 2, 6, 6)]))
     assert perfect["area"].value == 1.0
 
 
 @pytest.mark.parametrize("kind", EVERY)
 def test_all_undefined_is_counted_and_not_a_number(kind):
     explained = with_maps(torch.zeros(3, 1, 16, 12), [(0, 0, 4, 4)] * 3)
-    for score in scores(kind(resamples=20), explained).values():
+    for score in scores(kind(), explained).values():
         assert (score.n, score.undefined) == (0, 3)
         assert math.isnan(score.value)
 
@@ -221,7 +222,7 @@ def test_all_undefined_is_counted_and_not_a_number(kind):
 @pytest.mark.parametrize("kind", EVERY)
 def test_one_image_is_enough(kind):
     explained = with_maps(filled((2, 2, 6, 6)), [(2, 2, 6, 6)])
-    found = scores(kind(resamples=20), explained)
+    found = scores(kind(), explained)
     if kind in (MaxBoxAcc, MaxBoxAccV2):
         found = {"maximum": found["maximum"]}  # the others need a second image
     for name, score in found.items():

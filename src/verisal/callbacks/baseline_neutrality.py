@@ -16,9 +16,9 @@ from verisal.callbacks._explaining import ScoringCallback, plain_score, row_eval
 from verisal.errors import ConfigError
 from verisal.fingerprint import canonical
 from verisal.functional.baselines import Baseline
+from verisal.functional.baselines.neutrality import is_neutral, neutrality
 from verisal.functional.baselines.plain import bound
 from verisal.metrics import ImageTable
-from verisal.metrics.neutrality import is_neutral, neutrality
 from verisal.reporting import merge_evaluations
 from verisal.results import Evaluation, Score
 from verisal.saliency import Saliency

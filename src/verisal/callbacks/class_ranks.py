@@ -67,10 +67,8 @@ class ClassRanks(ThresholdCallback):
         """Choose the thresholds, with the classifier as it is now."""
         super().begin(epoch)
         queries = [*(f"rank{rank}" for rank in self.ranks), _LAST]
-        resamples = self.bootstrap_in(epoch).resamples
         self._scores = {
-            name: ClassRankScores(queries, threshold=tau, resamples=resamples, seed=self.seed)
-            for name, tau in self.thresholds(epoch).items()
+            name: ClassRankScores(queries, threshold=tau) for name, tau in self.thresholds(epoch).items()
         }
         for scores in self._scores.values():
             scores.table.to(epoch.device)
@@ -94,7 +92,7 @@ class ClassRanks(ThresholdCallback):
 
     def finish(self, epoch: Epoch) -> Evaluation | None:
         """Scores and values per image of every method, and the pictures."""
-        counted = 0
+        counted, bootstrap = 0, self.bootstrap_in(epoch)
         parts = []
         for name, own in self._scores.items():
             image_ids, columns = own.columns()
@@ -104,7 +102,7 @@ class ClassRanks(ThresholdCallback):
             # Without thresholds there is nothing about boxes; without boxes neither.
             scores = {
                 title: score
-                for title, score in own.scores_of(columns).items()
+                for title, score in own.scores_of(columns, bootstrap).items()
                 if score.n or not title.startswith(("right", "false", "margin"))
             }
             parts.append(

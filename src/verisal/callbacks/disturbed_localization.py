@@ -82,12 +82,11 @@ class DisturbedLocalization(ThresholdCallback):
         self._left_out = [name for name, tau in thresholds.items() if math.isnan(tau)]
         self._absent: dict[str, DisturbedScores] = {}
         self._present: dict[str, PresentQueries] = {}
-        resamples = self.bootstrap_in(epoch).resamples
         for name, tau in thresholds.items():
             if not math.isnan(tau):
-                absent = DisturbedScores(threshold=tau, resamples=resamples, seed=self.seed)
+                absent = DisturbedScores(threshold=tau)
                 absent.table.to(epoch.device)
-                present = PresentQueries(threshold=tau, resamples=resamples, seed=self.seed)
+                present = PresentQueries(threshold=tau)
                 self._absent[name], self._present[name] = absent, present.to(epoch.device)
         if self.several is not None:
             if self._scenes is None:
@@ -124,18 +123,18 @@ class DisturbedLocalization(ThresholdCallback):
 
     def finish(self, epoch: Epoch) -> Evaluation | None:
         """Scores of every method with a threshold."""
-        counted = 0
+        counted, bootstrap = 0, self.bootstrap_in(epoch)
         parts = []
         for name, own in self._absent.items():
             if not len(own.table.compute().rows):
                 return None
-            absent = own.compute()
+            absent = own.compute(bootstrap)
             counted = absent["accuracy_c0"].n
             absent["tau"] = plain_score(own.threshold, counted)
             parts.append(row_evaluation(epoch.split, name, _NAME, absent))
             table = self._present[name].table()
             if len(table.rows):
-                present = self._present[name].scores_of(table)
+                present = self._present[name].scores_of(table, bootstrap)
                 parts.append(row_evaluation(epoch.split, name, _PRESENT, present))
         left_out = [
             f"{_NAME}: {name} is left out, for none of its maps of held-out images can be scored"

@@ -44,7 +44,6 @@ class MetricsCallback(ScoringCallback, ABC):
         self._costs = {name: ImageTable(_COST).to(epoch.device) for name in self.methods}
         for own in self.measured.values():
             for metric in own:
-                metric.resamples = self.bootstrap_in(epoch).resamples
                 metric.to(epoch.device)
 
     def add(self, epoch: Epoch, seen: Seen) -> None:
@@ -64,7 +63,7 @@ class MetricsCallback(ScoringCallback, ABC):
 
     def finish(self, epoch: Epoch) -> Evaluation | None:
         """Scores, curves and values per image of all methods."""
-        split = epoch.split
+        split, bootstrap = epoch.split, self.bootstrap_in(epoch)
         curves: list[Curve] = []
         timings: dict[str, float] = {}
         headline: dict[str, str] = {}
@@ -77,7 +76,7 @@ class MetricsCallback(ScoringCallback, ABC):
                 counted = len(table.image_ids)
                 if not counted:
                     return None
-                scores = metric.scores_of(table)
+                scores = metric.scores_of(table, bootstrap)
                 title = metric.name + _ARROWS[metric.better]
                 headline.setdefault(title, f"{metric.name}/{_main(scores)}")
                 # Columns that are a score of the same name, or all of a metric with few; the rest is bulk.

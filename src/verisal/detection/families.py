@@ -115,7 +115,7 @@ def transfer_report(
             f" {sorted(tables)}, fits {sorted(families.fits)}, default {default!r}, head {head!r}"
         )
     images = 1 + max(int(table.image_index.max()) for table in tables.values())
-    bootstrap = Bootstrap(bootstrap.resamples, seed=bootstrap.seed, together=images)
+    bootstrap = bootstrap.jointly(images)
     numbers = {name: number for number, name in groups.items()}
     report: dict[str, Score] = {}
     compared: dict[tuple[str, str], Resampled] = {}

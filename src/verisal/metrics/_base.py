@@ -100,18 +100,16 @@ class SaliencyMetric(Metric, ABC):
     Args:
         name: of the metric with every setting that changes its value: ``deletion[dataset_mean]``.
         columns: names of the R values kept per image.
-        resamples: bootstrap resamples of the intervals; 0 for none.
-        seed: of the resampling.
+        seed: of what the metric draws, where it draws anything.
     """
 
     full_state_update = False
     better: Literal["high", "low", ""] = ""
 
-    def __init__(self, name: str, columns: Sequence[str], *, resamples: int = 2000, seed: int = 0) -> None:
+    def __init__(self, name: str, columns: Sequence[str], *, seed: int = 0) -> None:
         super().__init__()
-        check_range(0, resamples=resamples, seed=seed)
-        self.name, self.columns = name, tuple(columns)
-        self.resamples, self.seed = resamples, seed
+        check_range(0, seed=seed)
+        self.name, self.columns, self.seed = name, tuple(columns), seed
         self._kept = ImageTable(columns)
 
     @abstractmethod
@@ -151,16 +149,16 @@ class SaliencyMetric(Metric, ABC):
         rows: ImageRows = self._kept.compute()
         return rows
 
-    def compute(self) -> dict[str, Score]:
+    def compute(self, bootstrap: Bootstrap | None = None) -> dict[str, Score]:
         """Every score with its interval over images, how many counted and how many were undefined.
 
         Raises:
             DataError: no image was added.
         """
-        return self.scores_of(self.table())
+        return self.scores_of(self.table(), bootstrap or Bootstrap())
 
-    def scores_of(self, table: ImageRows) -> dict[str, Score]:
-        """The scores of a table, which :meth:`table` has gathered once.
+    def scores_of(self, table: ImageRows, bootstrap: Bootstrap) -> dict[str, Score]:
+        """The scores of a table, which :meth:`table` has gathered once; its images are resampled together.
 
         Raises:
             DataError: a table without images.
@@ -168,8 +166,8 @@ class SaliencyMetric(Metric, ABC):
         rows, n = table.rows, len(table.rows)
         if n == 0:
             raise DataError(f"{self.name}: no image was added before compute()")
-        bootstrap = Bootstrap(self.resamples, seed=self.seed, together=n)
-        return {name: resampled.score() for name, resampled in self.reduce(rows, bootstrap).items()}
+        scores = self.reduce(rows, bootstrap.jointly(n))
+        return {name: resampled.score() for name, resampled in scores.items()}
 
     def reset(self) -> None:
         """Forget all images."""

@@ -1,4 +1,4 @@
-"""How far noise that nobody sees, and that keeps the prediction, can move a method's maps."""
+"""Change of a method's maps under noise that nobody sees and that keeps the prediction."""
 
 from __future__ import annotations
 
@@ -19,8 +19,6 @@ from verisal.functional.scopes import scoring
 from verisal.functional.shared_work import shared, work_key
 from verisal.metrics._base import SaliencyMetric
 from verisal.types import Explained, SaliencyResult
-
-__all__ = ["AttackedSensitivity"]
 
 Method = Callable[[Callable[[Tensor], Tensor], Tensor, Tensor], SaliencyResult]
 _CHANGES = ("sensitivity", "top_k", "spearman", "shift", "shift_share", "confidence", "not_found")
@@ -50,8 +48,6 @@ class AttackedSensitivity(SaliencyMetric):
         attack: its kind, budget and direction.
         aim: classifier, images and query class to the maps that are attacked; None for the scored method's.
         percentile: where the maps' post-processing cuts; the same for all maps that are compared.
-        resamples: bootstrap resamples of the intervals.
-        seed: of the resampling.
 
     Raises:
         ConfigError: a percentile out of range.
@@ -72,13 +68,11 @@ class AttackedSensitivity(SaliencyMetric):
         *,
         aim: Method | None = None,
         percentile: float = 95.0,
-        resamples: int = 2000,
-        seed: int = 0,
     ) -> None:
         cut = "" if percentile == 95.0 else f",p{percentile:g}"
         cut += "" if aim is None else f",aim={_short(aim)}"
         columns = (*_CHANGES, *(f"control_{name}" for name in _CHANGES), "clean_confidence")
-        super().__init__(f"attacked_sensitivity[{attack.name}{cut}]", columns, resamples=resamples, seed=seed)
+        super().__init__(f"attacked_sensitivity[{attack.name}{cut}]", columns)
         if not 0.0 < percentile <= 100.0:
             raise ConfigError(f"percentile must lie in (0, 100], found {percentile}; the 95th is 95.0")
         self.attack, self.aim, self.percentile = attack, aim, percentile

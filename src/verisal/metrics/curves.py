@@ -1,32 +1,34 @@
-"""Perturbation curves as metrics: the areas, the per-image values and the mean curves."""
+"""Removal curves as metrics: their areas, the values per image and the mean curves."""
 
 from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, final
 
 import torch
 from torch import Tensor
 
+from verisal._numbers import check_range
 from verisal.errors import ConfigError, DataError
-from verisal.functional.baselines import Baseline, Blur, DatasetMean
+from verisal.functional.baselines import Baseline, Blur, DatasetMean, LinearImputation
 from verisal.functional.removal.curves import (
     Order,
     aopc,
     curve_area,
     normalised_curve_area,
     perturbation_curve,
+    removal_scores,
     tied_share,
 )
 from verisal.functional.statistics.resampled import Bootstrap, Resampled
 from verisal.metrics._base import SaliencyMetric
 from verisal.types import Explained
 
-__all__ = ["CurveMetric", "MeanCurve", "PerturbationCurve", "RelevanceGap"]
-
 _ORDERS: Mapping[str, Order] = {"morf": "most_relevant_first", "lerf": "least_relevant_first"}
+_SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9)
 
 
 @dataclass(frozen=True)
@@ -53,22 +55,13 @@ class CurveMetric(SaliencyMetric, ABC):
         values: names of the values per image, which are averaged into scores.
         curves: names of the curves.
         fractions: where the curves have their points.
-        resamples: bootstrap resamples of the intervals; 0 for none.
-        seed: of the resampling.
     """
 
     def __init__(
-        self,
-        name: str,
-        values: Sequence[str],
-        *,
-        curves: Sequence[str],
-        fractions: Sequence[float],
-        resamples: int,
-        seed: int,
+        self, name: str, values: Sequence[str], *, curves: Sequence[str], fractions: Sequence[float]
     ) -> None:
         points = [f"{curve}_{index}" for curve in curves for index in range(len(fractions))]
-        super().__init__(name, [*values, *points], resamples=resamples, seed=seed)
+        super().__init__(name, [*values, *points])
         self.values, self.curve_names, self.fractions = tuple(values), tuple(curves), tuple(fractions)
 
     def reduce(self, rows: Tensor, bootstrap: Bootstrap) -> Mapping[str, Resampled]:
@@ -86,16 +79,69 @@ class CurveMetric(SaliencyMetric, ABC):
             raise DataError(f"{self.name}: no image was added before curves()")
         lines = rows[:, len(self.values) :].view(len(rows), len(self.curve_names), len(self.fractions))
         fractions = torch.tensor(self.fractions, dtype=torch.float64)
-        found = {}
-        for index, name in enumerate(self.curve_names):
-            line = lines[:, index]
+        means = {}
+        for name, line in zip(self.curve_names, lines.unbind(1), strict=True):
             defined = line[line.isfinite().all(dim=1)]
-            found[name] = MeanCurve(fractions, defined.mean(dim=0), len(defined))
-        return found
+            means[name] = MeanCurve(fractions, defined.mean(dim=0), len(defined))
+        return means
+
+
+class _StepwiseCurve(CurveMetric, ABC):
+    """Curves of the score of the query class over equal steps; arguments as of the metrics below."""
+
+    def __init__(
+        self,
+        kind: str,
+        values: Sequence[str],
+        *,
+        curves: Sequence[str],
+        baseline: Baseline,
+        steps: int,
+        block_size: int,
+        score: Literal["probability", "logit"],
+        chunk_size: int,
+    ) -> None:
+        check_range(1, steps=steps, block_size=block_size, chunk_size=chunk_size)
+        if score not in ("probability", "logit"):
+            raise ConfigError(f"score must be 'probability' or 'logit', found {score!r}")
+        unusual = [
+            f"_steps{steps}" if steps != 64 else "",
+            f"_block{block_size}" if block_size != 1 else "",
+            f"_{score}" if score != "probability" else "",
+        ]
+        name = f"{kind}[{baseline.name}]" + "".join(unusual)
+        fractions = [point / steps for point in range(steps + 1)]
+        super().__init__(name, values, curves=curves, fractions=fractions)
+        self.baseline, self.steps, self.block_size, self.chunk_size = baseline, steps, block_size, chunk_size
+        self.score: Literal["probability", "logit"] = score
+
+    def line(
+        self, explained: Explained, order: Order, direction: Literal["remove", "insert"] = "remove"
+    ) -> tuple[Tensor, Tensor]:
+        """Changed shares and scores of every image, ``(B, steps + 1)`` each."""
+        return perturbation_curve(
+            explained.classifier,
+            explained.images,
+            explained.result.saliency,
+            explained.query_class,
+            baseline=self.baseline,
+            order=order,
+            direction=direction,
+            steps=self.steps,
+            block_size=self.block_size,
+            score=self.score,
+            chunk_size=self.chunk_size,
+        )
+
+    def rows(self, explained: Explained, values: Mapping[str, Tensor], *lines: Tensor) -> Tensor:
+        """Values and lines side by side, with the share of ties: NaN where the map could not be scored."""
+        ties = tied_share(explained.result.saliency, block_size=self.block_size)
+        values = {**values, "ties": ties.where(~lines[0][:, 0].isnan(), torch.nan)}
+        return torch.cat([torch.stack([values[name].double() for name in self.values], dim=1), *lines], dim=1)
 
 
 @final
-class PerturbationCurve(CurveMetric):
+class PerturbationCurve(_StepwiseCurve):
     """Area under the score of the query class while pixels are removed or shown.
 
     ``deletion`` and ``morf`` remove the most relevant pixels first (low is good), ``lerf`` the least relevant
@@ -115,8 +161,6 @@ class PerturbationCurve(CurveMetric):
         normalised: also scale each image's curve so that the clean image scores 1 and the fully removed one
             0; undefined where they differ by less than 0.05.
         chunk_size: images per pass of the classifier; changes memory and speed only.
-        resamples: bootstrap resamples of the intervals; 0 for none.
-        seed: of the resampling.
 
     Raises:
         ConfigError: a setting that is none of these.
@@ -135,61 +179,42 @@ class PerturbationCurve(CurveMetric):
         score: Literal["probability", "logit"] = "probability",
         normalised: bool = False,
         chunk_size: int = 32,
-        resamples: int = 2000,
-        seed: int = 0,
     ) -> None:
         if kind not in ("insertion", "deletion", "morf", "lerf"):
             raise ConfigError(f"kind must be insertion, deletion, morf or lerf, found {kind!r}")
-        _check_settings(steps, block_size, score, chunk_size)
-        self.baseline = baseline or (Blur(sigma=5) if kind == "insertion" else DatasetMean())
-        values = ["auc", "clean_score", "ties"]
-        if normalised:
-            values.insert(1, "normalised_auc")
-        if kind in ("deletion", "morf"):
-            values.insert(1, "aopc")
+        values = ["auc"]
+        values += ["aopc"] if kind in ("deletion", "morf") else []
+        values += ["normalised_auc"] if normalised else []
         super().__init__(
-            _named(kind, self.baseline, steps, block_size, score),
-            values,
+            kind,
+            [*values, "clean_score", "ties"],
             curves=[kind],
-            fractions=[point / steps for point in range(steps + 1)],
-            resamples=resamples,
-            seed=seed,
+            baseline=baseline or (Blur(sigma=5) if kind == "insertion" else DatasetMean()),
+            steps=steps,
+            block_size=block_size,
+            score=score,
+            chunk_size=chunk_size,
         )
         self.better = "high" if kind in ("insertion", "lerf") else "low"
-        self.kind, self.steps, self.block_size = kind, steps, block_size
-        self.score: Literal["probability", "logit"] = score
-        self.chunk_size = chunk_size
+        self.kind = kind
 
     def rows_of(self, explained: Explained) -> Tensor:
         """Values and curve of every image."""
-        maps = explained.result.saliency
-        fractions, scores = perturbation_curve(
-            explained.classifier,
-            explained.images,
-            maps,
-            explained.query_class,
-            baseline=self.baseline,
-            order="least_relevant_first" if self.kind == "lerf" else "most_relevant_first",
-            direction="insert" if self.kind == "insertion" else "remove",
-            steps=self.steps,
-            block_size=self.block_size,
-            score=self.score,
-            chunk_size=self.chunk_size,
-        )
+        order = _ORDERS["lerf" if self.kind == "lerf" else "morf"]
+        fractions, scores = self.line(explained, order, "insert" if self.kind == "insertion" else "remove")
         ends = scores[:, 0], scores[:, -1]
         clean, removed = ends[::-1] if self.kind == "insertion" else ends
-        found = {
+        values = {
             "auc": curve_area(fractions, scores),
             "aopc": aopc(scores),
             "normalised_auc": normalised_curve_area(fractions, scores, clean=clean, removed=removed),
             "clean_score": clean,
-            "ties": _ties(maps, scores, self.block_size),
         }
-        return torch.cat([torch.stack([found[name].double() for name in self.values], dim=1), scores], dim=1)
+        return self.rows(explained, values, scores)
 
 
 @final
-class RelevanceGap(CurveMetric):
+class RelevanceGap(_StepwiseCurve):
     """Area between the curves that remove the least and the most relevant pixels first.
 
     Scores: ``gap`` = ``lerf_auc`` - ``morf_auc`` (high is good), both areas, ``aopc`` of the MoRF curve, and
@@ -201,8 +226,6 @@ class RelevanceGap(CurveMetric):
         block_size: side in pixels of the cells that are removed.
         score: probability or logit of the query class.
         chunk_size: images per pass of the classifier; changes memory and speed only.
-        resamples: bootstrap resamples of the intervals; 0 for none.
-        seed: of the resampling.
 
     Raises:
         ConfigError: a setting that is none of these.
@@ -221,71 +244,97 @@ class RelevanceGap(CurveMetric):
         block_size: int = 1,
         score: Literal["probability", "logit"] = "probability",
         chunk_size: int = 32,
-        resamples: int = 2000,
-        seed: int = 0,
     ) -> None:
-        _check_settings(steps, block_size, score, chunk_size)
-        self.baseline = baseline or DatasetMean()
         super().__init__(
-            _named("relevance_gap", self.baseline, steps, block_size, score),
+            "relevance_gap",
             ["gap", "morf_auc", "lerf_auc", "aopc", "clean_score", "ties"],
             curves=["morf", "lerf"],
-            fractions=[point / steps for point in range(steps + 1)],
-            resamples=resamples,
-            seed=seed,
+            baseline=baseline or DatasetMean(),
+            steps=steps,
+            block_size=block_size,
+            score=score,
+            chunk_size=chunk_size,
         )
-        self.steps, self.block_size = steps, block_size
-        self.score: Literal["probability", "logit"] = score
-        self.chunk_size = chunk_size
 
     def rows_of(self, explained: Explained) -> Tensor:
         """Values and both curves of every image."""
+        (_, morf), (_, lerf) = lines = [self.line(explained, order) for order in _ORDERS.values()]
+        morf_area, lerf_area = (curve_area(*line) for line in lines)
+        values = {
+            "gap": lerf_area - morf_area,
+            "morf_auc": morf_area,
+            "lerf_auc": lerf_area,
+            "aopc": aopc(morf),
+            "clean_score": morf[:, 0],
+        }
+        return self.rows(explained, values, morf, lerf)
+
+
+@final
+class ROAD(CurveMetric):
+    """Mean score of the query class when given shares of the pixels are imputed from the kept ones.
+
+    Imputed pixels look like their surroundings, so that the shape of what was removed says little by itself.
+
+    Scores: ``probability`` and ``accuracy`` (whether the query class is still predicted), both averaged over
+    the shares (low is good for ``morf``, high for ``lerf``); ``ties``, the share of pixels whose place in the
+    order says nothing. Images with a constant map, or one that is not finite, are undefined.
+
+    Args:
+        order: ``morf`` removes the most relevant pixels first, ``lerf`` the least relevant ones.
+        baseline: what stands for removed pixels; None for noisy linear imputation.
+        shares: of the pixels removed, in (0, 1), rising.
+        chunk_size: images per pass of the classifier, and per solve of the imputation; changes memory and
+            speed only.
+
+    Raises:
+        ConfigError: a setting that is none of these.
+
+    References:
+        rong2022road
+
+    Differs from:
+        rong2022road: no retraining variant; the clean image is not among the shares.
+    """
+
+    def __init__(
+        self,
+        order: Literal["morf", "lerf"] = "morf",
+        *,
+        baseline: Baseline | None = None,
+        shares: Sequence[float] = _SHARES,
+        chunk_size: int = 32,
+    ) -> None:
+        check_range(1, chunk_size=chunk_size)
+        if order not in _ORDERS:
+            raise ConfigError(f"order must be morf or lerf, found {order!r}")
+        rising = all(first < second for first, second in pairwise(shares))
+        if not shares or not rising or shares[0] <= 0 or shares[-1] >= 1:
+            raise ConfigError(f"shares must rise within (0, 1), found {list(shares)}")
+        self.baseline = baseline or LinearImputation()
+        other = "" if tuple(shares) == _SHARES else "_shares" + "-".join(f"{100 * s:g}" for s in shares)
+        super().__init__(
+            f"road_{order}[{self.baseline.name}]{other}",
+            ["probability", "accuracy", "ties"],
+            curves=["probability", "accuracy"],
+            fractions=shares,
+        )
+        self.better = "high" if order == "lerf" else "low"
+        self.order, self.chunk_size = order, chunk_size
+
+    def rows_of(self, explained: Explained) -> Tensor:
+        """Values and both lines of every image."""
         maps = explained.result.saliency
-        lines, areas = {}, {}
-        for name, order in _ORDERS.items():
-            fractions, lines[name] = perturbation_curve(
-                explained.classifier,
-                explained.images,
-                maps,
-                explained.query_class,
-                baseline=self.baseline,
-                order=order,
-                steps=self.steps,
-                block_size=self.block_size,
-                score=self.score,
-                chunk_size=self.chunk_size,
-            )
-            areas[name] = curve_area(fractions, lines[name])
-        morf, lerf = lines["morf"], lines["lerf"]
-        values = [
-            areas["lerf"] - areas["morf"],
-            areas["morf"],
-            areas["lerf"],
-            aopc(morf),
-            morf[:, 0],
-            _ties(maps, morf, self.block_size),
-        ]
-        return torch.cat([torch.stack([value.double() for value in values], dim=1), morf, lerf], dim=1)
-
-
-def _ties(maps: Tensor, scores: Tensor, block_size: int) -> Tensor:
-    """Share of ties; NaN where the map could not be scored."""
-    return torch.where(scores[:, 0].isnan(), torch.nan, tied_share(maps, block_size=block_size))
-
-
-def _check_settings(steps: int, block_size: int, score: str, chunk_size: int) -> None:
-    for name, value in (("steps", steps), ("block_size", block_size), ("chunk_size", chunk_size)):
-        if value < 1:
-            raise ConfigError(f"{name} must be at least 1, found {value}")
-    if score not in ("probability", "logit"):
-        raise ConfigError(f"score must be 'probability' or 'logit', found {score!r}")
-
-
-def _named(kind: str, baseline: Baseline, steps: int, block_size: int, score: str) -> str:
-    """The name of a curve, and whatever differs from the usual settings."""
-    unusual = [
-        f"_steps{steps}" if steps != 64 else "",
-        f"_block{block_size}" if block_size != 1 else "",
-        f"_{score}" if score != "probability" else "",
-    ]
-    return f"{kind}[{baseline.name}]" + "".join(unusual)
+        lines = removal_scores(
+            explained.classifier,
+            explained.images,
+            maps,
+            explained.query_class,
+            baseline=self.baseline,
+            shares=self.fractions,
+            order=_ORDERS[self.order],
+            chunk_size=self.chunk_size,
+        )
+        ties = tied_share(maps).double().where(~lines[0][:, 0].isnan(), torch.nan)
+        means = [values.double().mean(dim=1) for values in lines]
+        return torch.cat([torch.stack([*means, ties], dim=1), *lines], dim=1)

@@ -29,8 +29,6 @@ from verisal.functional.statistics.resampled import Bootstrap, Resampled
 from verisal.metrics._base import SaliencyMetric
 from verisal.types import Explained
 
-__all__ = ["EnergyInside", "MaxBoxAcc", "MaxBoxAccV2", "PointingGame", "PxAP"]
-
 _V2_IOUS = (0.3, 0.5, 0.7)
 _BINS = 1000
 
@@ -73,8 +71,6 @@ class PointingGame(SaliencyMetric):
     Args:
         tolerance: in pixels at a shorter side of 224 px or more; scaled below, see
             :func:`.pointing_tolerance`.
-        resamples: bootstrap resamples of the intervals; 0 for none.
-        seed: of the resampling.
 
     Raises:
         ConfigError: a negative tolerance.
@@ -85,11 +81,9 @@ class PointingGame(SaliencyMetric):
 
     better = "high"
 
-    def __init__(self, *, tolerance: float = 15.0, resamples: int = 2000, seed: int = 0) -> None:
+    def __init__(self, *, tolerance: float = 15.0) -> None:
         check_range(0, tolerance=tolerance)
-        super().__init__(
-            f"pointing_game[{tolerance:g}px@224]", ("hit", "class"), resamples=resamples, seed=seed
-        )
+        super().__init__(f"pointing_game[{tolerance:g}px@224]", ("hit", "class"))
         self.tolerance = tolerance
 
     def rows_of(self, explained: Explained) -> Tensor:
@@ -121,17 +115,12 @@ class PointingGame(SaliencyMetric):
 
 @final
 class EnergyInside(SaliencyMetric):
-    """Share of the positive saliency on the object, with the object's share of the image beside it.
-
-    Args:
-        resamples: bootstrap resamples of the intervals; 0 for none.
-        seed: of the resampling.
-    """
+    """Share of the positive saliency on the object, with the object's share of the image beside it."""
 
     better = "high"
 
-    def __init__(self, *, resamples: int = 2000, seed: int = 0) -> None:
-        super().__init__("energy_inside", ("energy", "area"), resamples=resamples, seed=seed)
+    def __init__(self) -> None:
+        super().__init__("energy_inside", ("energy", "area"))
 
     def rows_of(self, explained: Explained) -> Tensor:
         """Energy inside and area of every image's object."""
@@ -152,7 +141,6 @@ class MaxBoxAcc(SaliencyMetric):
     Args:
         iou: overlap from which a box is right.
         chunk_size: maps at a time; never changes the result.
-        resamples: 0 for no interval.
         seed: of the halves.
 
     Raises:
@@ -167,14 +155,12 @@ class MaxBoxAcc(SaliencyMetric):
 
     better = "high"
 
-    def __init__(
-        self, *, iou: float = 0.5, chunk_size: int = 4, resamples: int = 2000, seed: int = 0
-    ) -> None:
+    def __init__(self, *, iou: float = 0.5, chunk_size: int = 4, seed: int = 0) -> None:
         if not 0 < iou <= 1:
             raise ConfigError(f"iou must lie in (0, 1], found {iou}")
         check_range(1, chunk_size=chunk_size)
         columns = tuple(f"level_{level}" for level in range(NUM_LEVELS))
-        super().__init__(f"max_box_acc[iou{iou:g}]", columns, resamples=resamples, seed=seed)
+        super().__init__(f"max_box_acc[iou{iou:g}]", columns, seed=seed)
         self.iou, self.chunk_size = iou, chunk_size
 
     def rows_of(self, explained: Explained) -> Tensor:
@@ -202,7 +188,6 @@ class MaxBoxAccV2(SaliencyMetric):
 
     Args:
         chunk_size: maps at a time; never changes the result.
-        resamples: 0 for no interval.
         seed: of the halves.
 
     References:
@@ -215,10 +200,10 @@ class MaxBoxAccV2(SaliencyMetric):
 
     better = "high"
 
-    def __init__(self, *, chunk_size: int = 4, resamples: int = 2000, seed: int = 0) -> None:
+    def __init__(self, *, chunk_size: int = 4, seed: int = 0) -> None:
         check_range(1, chunk_size=chunk_size)
         columns = tuple(f"iou{iou:g}_level_{level}" for iou in _V2_IOUS for level in range(NUM_LEVELS))
-        super().__init__("max_box_acc_v2", columns, resamples=resamples, seed=seed)
+        super().__init__("max_box_acc_v2", columns, seed=seed)
         self.chunk_size = chunk_size
 
     def rows_of(self, explained: Explained) -> Tensor:
@@ -247,10 +232,6 @@ class PxAP(SaliencyMetric):
 
     Keeps 2000 numbers per image.
 
-    Args:
-        resamples: bootstrap resamples of the intervals; 0 for none.
-        seed: of the resampling.
-
     References:
         choe2020wsol
 
@@ -260,9 +241,9 @@ class PxAP(SaliencyMetric):
 
     better = "high"
 
-    def __init__(self, *, resamples: int = 2000, seed: int = 0) -> None:
+    def __init__(self) -> None:
         columns = tuple(f"{side}_{index}" for side in ("off", "on") for index in range(_BINS))
-        super().__init__("pxap", columns, resamples=resamples, seed=seed)
+        super().__init__("pxap", columns)
 
     def rows_of(self, explained: Explained) -> Tensor:
         """Histogram of the pixels off and on the object, of every image."""

@@ -194,6 +194,12 @@ class Bootstrap:
         self.resamples, self.seed, self.together = resamples, seed, together
         self._kept: dict[int, Tensor] = {}
 
+    def jointly(self, images: int) -> Bootstrap:
+        """The same resamples for numbers of parts of these images, which are resampled together."""
+        joint = Bootstrap(self.resamples, seed=self.seed, together=images)
+        joint._kept = self._kept
+        return joint
+
     def weights(self, images: int) -> Tensor:
         """``(S, images)`` float32 on the CPU: how often each image occurs in each resample.
 

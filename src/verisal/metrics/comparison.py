@@ -1,4 +1,4 @@
-"""The randomisation check: whether maps change when the network's layers are re-initialised."""
+"""Scores of maps compared with those of other settings, noisy images and randomised networks; smoothness."""
 
 from __future__ import annotations
 
@@ -10,23 +10,126 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from verisal._numbers import check_range
 from verisal.errors import ConfigError, DataError
 from verisal.fingerprint import state_hash
+from verisal.functional.comparison.maps import map_similarities, random_maps
 from verisal.functional.comparison.randomisation import (
     RandomisedCopy,
     derangement,
     randomised_copies,
     weighted_percentile,
 )
+from verisal.functional.comparison.sensitivity import sensitivity_max, uniform_noises
 from verisal.functional.comparison.similarity import attribution_of, defined_maps, spearman, ssim
+from verisal.functional.comparison.smoothness import high_frequency_share, variation_at_equal_mass
 from verisal.functional.statistics.resampled import Bootstrap, Resampled
 from verisal.metrics._base import SaliencyMetric
 from verisal.types import Explained, SaliencyResult, check_images
 
-__all__ = ["CascadingRandomisation"]
-
 Method = Callable[[Callable[[Tensor], Tensor], Tensor, Tensor], SaliencyResult]
 _KINDS = ("spearman", "ssim", "attribution")
+
+
+@final
+class Smoothness(SaliencyMetric):
+    """Total variation at equal mass, and the share of energy at high frequencies; neither end is good.
+
+    Any blur makes a map smoother, so read it beside scores of what the map says; and beside
+    :class:`.BlurredLike`, the plain blur of another method's map to the same variation.
+
+    References:
+        rudin1992
+    """
+
+    def __init__(self) -> None:
+        columns = ("total_variation", "high_frequencies")
+        super().__init__("smoothness", columns)
+
+    def rows_of(self, explained: Explained) -> Tensor:
+        """Of the maps as they are; the network is not asked."""
+        maps = explained.result.saliency
+        return torch.stack([variation_at_equal_mass(maps), high_frequency_share(maps)], dim=1)
+
+
+@final
+class MapSimilarity(SaliencyMetric):
+    """How like the maps of another method, or of another setting of the same one, the maps are.
+
+    Scores: ``spearman``, ``pearson``, ``ssim``, ``top_5``, ``top_10``, ``top_20`` (intersection over union),
+    ``floor`` (Spearman of two runs of the same setting) and ``control`` (Spearman with random maps).
+
+    Args:
+        other: what is compared with: classifier, images and query class to maps.
+        label: of the other, for the metric's name.
+        repeat: the explained setting with other random numbers; None for a deterministic method, whose floor
+            is 1.
+        seed: of the random maps.
+    """
+
+    def __init__(self, other: Method, *, label: str, repeat: Method | None = None, seed: int = 0) -> None:
+        super().__init__(
+            f"map_similarity[{label}]",
+            ("spearman", "pearson", "ssim", "top_5", "top_10", "top_20", "floor", "control"),
+            seed=seed,
+        )
+        self.other, self.repeat = other, repeat
+
+    def rows_of(self, explained: Explained) -> Tensor:
+        """One map of the other and one of the repetition per image."""
+        asked = explained.classifier, explained.images, explained.query_class
+        maps = explained.result.saliency
+        found = map_similarities(maps, self.other(*asked).saliency)
+        control = spearman(maps, random_maps(maps, image_ids=explained.image_ids, seed=self.seed))
+        # A deterministic method is like itself wherever its map is defined.
+        floor = spearman(maps, maps if self.repeat is None else self.repeat(*asked).saliency)
+        return torch.stack([*found.values(), floor, control], dim=1)
+
+
+@final
+class SensitivityMax(SaliencyMetric):
+    """Largest relative change of the attribution under uniform noise, lower is better.
+
+    Asks the method for maps of noisy images; the query class stays. Score: ``value``.
+
+    Args:
+        radius: r of the noise in [-r, r], in [0, 1] pixel units.
+        samples: noisy copies per image.
+        chunk_size: images explained at once, at least a batch.
+        seed: of the noise.
+
+    References:
+        yeh2019
+
+    Differs from:
+        - See :func:`.sensitivity_max`.
+    """
+
+    better = "low"
+
+    def __init__(
+        self,
+        *,
+        radius: float = 0.02,
+        samples: int = 10,
+        chunk_size: int = 64,
+        seed: int = 0,
+    ) -> None:
+        check_range(0, above=True, radius=radius)
+        check_range(1, samples=samples, chunk_size=chunk_size)
+        super().__init__(f"sensitivity_max[{radius:g},{samples}]", ("value",), seed=seed)
+        self.radius, self.samples, self.chunk_size = radius, samples, chunk_size
+
+    def rows_of(self, explained: Explained) -> Tensor:
+        """As many maps per image as samples."""
+        return sensitivity_max(
+            explained.explain,
+            explained.images,
+            query_class=explained.query_class,
+            attribution=attribution_of(explained.result),
+            noises=uniform_noises(explained.images, radius=self.radius, samples=self.samples, seed=self.seed),
+            chunk_size=self.chunk_size,
+        )[:, None]
 
 
 @final
@@ -44,8 +147,7 @@ class CascadingRandomisation(SaliencyMetric):
         images: ``(N, 3, H, W)`` in [0, 1], fixed, of the size of those that are scored: running statistics of
             the re-initialised norm layers are estimated on them.
         steps: into which the layers are divided.
-        resamples: bootstrap resamples of the intervals.
-        seed: of the initial values, of the derangement and of the resampling.
+        seed: of the initial values, of the derangement.
 
     Raises:
         ConfigError: ``steps`` below 1.
@@ -56,9 +158,7 @@ class CascadingRandomisation(SaliencyMetric):
 
     better = "low"
 
-    def __init__(
-        self, method: Method, images: Tensor, *, steps: int = 4, resamples: int = 2000, seed: int = 0
-    ) -> None:
+    def __init__(self, method: Method, images: Tensor, *, steps: int = 4, seed: int = 0) -> None:
         if steps < 1:
             raise ConfigError(f"steps must be at least 1, found {steps}")
         check_images(images)
@@ -66,7 +166,7 @@ class CascadingRandomisation(SaliencyMetric):
         # Maps are kept per image, because the reference compares images of different batches and processes.
         scores = [f"{kind}_{step}" for step in range(1, steps + 1) for kind in _KINDS]
         pixels = [f"pixel_{index}" for index in range(height * width)]
-        super().__init__(f"cascading_randomisation[{steps}]", scores + pixels, resamples=resamples, seed=seed)
+        super().__init__(f"cascading_randomisation[{steps}]", scores + pixels, seed=seed)
         self.method, self.steps, self.images = method, steps, images
         self._copies = _Copies()
 

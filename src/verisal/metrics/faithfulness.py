@@ -1,4 +1,4 @@
-"""Infidelity of a method's attributions."""
+"""Scores of what a map says about the classifier when the image is changed as the map tells."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from torch import Tensor
 
 from verisal._numbers import check_range
 from verisal.errors import ConfigError
-from verisal.functional.comparison.similarity import attribution_of, defined_maps
+from verisal.functional.comparison.similarity import attribution_of, defined_maps, postprocess
+from verisal.functional.removal.faithfulness import dabkowski_gal, saliency_fidelity
 from verisal.functional.removal.infidelity import (
     Responses,
     gaussian_noises,
@@ -20,7 +21,93 @@ from verisal.functional.removal.infidelity import (
 from verisal.metrics._base import SaliencyMetric
 from verisal.types import Explained
 
-__all__ = ["Infidelity"]
+
+@final
+class DabkowskiGal(SaliencyMetric):
+    """Log area of the crop round the map minus the crop's log probability, lower is better.
+
+    Score: ``value``.
+
+    Args:
+        threshold: share of the map's maximum that belongs to the crop; choose it with
+            :func:`.tuned_threshold` on images that are not scored.
+        empty_probability: probability of the empty crop of an all-zero map; None leaves it undefined.
+        chunk_size: images in one network pass.
+
+    References:
+        dabkowski2017
+
+    Differs from:
+        - See :func:`.dabkowski_gal`.
+    """
+
+    better = "low"
+
+    def __init__(
+        self,
+        *,
+        threshold: float = 0.5,
+        empty_probability: float | None = None,
+        chunk_size: int = 64,
+    ) -> None:
+        check_range(0, 1, above=True, threshold=threshold)
+        check_range(0, 1, above=True, empty_probability=empty_probability)
+        check_range(1, chunk_size=chunk_size)
+        setting = "" if empty_probability is None else f",empty={empty_probability:g}"
+        super().__init__(f"dabkowski_gal[{threshold:g}{setting}]", ("value",))
+        self.threshold, self.empty_probability = threshold, empty_probability
+        self.chunk_size = chunk_size
+
+    def rows_of(self, explained: Explained) -> Tensor:
+        """One network pass per image."""
+        return dabkowski_gal(
+            explained.classifier,
+            explained.images,
+            maps=explained.result.saliency,
+            query_class=explained.query_class,
+            threshold=self.threshold,
+            empty_probability=self.empty_probability,
+            chunk_size=self.chunk_size,
+        )[:, None]
+
+
+@final
+class SaliencyFidelity(SaliencyMetric):
+    """Saliency fidelity S_F of post-processed attributions, lower is better.
+
+    Scores: ``value``, and ``floored``, the share of images with a probability below its floor.
+
+    Args:
+        percentile: at which attributions are winsorised; see :func:`.postprocess`.
+        chunk_size: images in one network pass.
+
+    References:
+        lu2021decoys
+
+    Differs from:
+        - See :func:`.saliency_fidelity`.
+    """
+
+    better = "low"
+
+    def __init__(self, *, percentile: float = 95.0, chunk_size: int = 64) -> None:
+        check_range(0, 100, above=True, percentile=percentile)
+        check_range(1, chunk_size=chunk_size)
+        setting = "" if percentile == 95.0 else f",p{percentile:g}"
+        super().__init__(f"saliency_fidelity[black{setting}]", ("value", "floored"))
+        self.percentile, self.chunk_size = percentile, chunk_size
+
+    def rows_of(self, explained: Explained) -> Tensor:
+        """Two network passes per image."""
+        found = saliency_fidelity(
+            explained.classifier,
+            explained.images,
+            maps=postprocess(attribution_of(explained.result), percentile=self.percentile),
+            query_class=explained.query_class,
+            chunk_size=self.chunk_size,
+        )
+        floored = found.floored.double().where(~found.values.isnan(), torch.nan)
+        return torch.stack([found.values, floored], dim=1)
 
 
 @final
@@ -35,8 +122,7 @@ class Infidelity(SaliencyMetric):
             32 px, 480 000 at 224 px.
         deviation: standard deviation of the Gaussian noise, in [0, 1] pixel units.
         chunk_size: images in one network pass.
-        resamples: bootstrap resamples of the intervals.
-        seed: of the perturbations and of the resampling.
+        seed: of the perturbations.
 
     Raises:
         ConfigError: an unknown perturbation, or Gaussian noise without a number of samples.
@@ -57,7 +143,6 @@ class Infidelity(SaliencyMetric):
         samples: int | None = 100,
         deviation: float = 0.2,
         chunk_size: int = 64,
-        resamples: int = 2000,
         seed: int = 0,
     ) -> None:
         check_range(1, samples=samples, chunk_size=chunk_size)
@@ -70,9 +155,7 @@ class Infidelity(SaliencyMetric):
             perturbation if perturbation == "squares" else f"gaussian{deviation:g}",
             "all" if samples is None else str(samples),
         ]
-        super().__init__(
-            f"infidelity[{','.join(settings)}]", ("value", "normalised"), resamples=resamples, seed=seed
-        )
+        super().__init__(f"infidelity[{','.join(settings)}]", ("value", "normalised"), seed=seed)
         self.perturbation, self.samples, self.deviation = perturbation, samples, deviation
         self.chunk_size = chunk_size
 
