@@ -36,8 +36,8 @@ def attacked_panels(evaluation: Evaluation) -> Iterator[Section]:
             yield Section(
                 title,
                 "Every map is scaled as the scores see it; its largest value stands above it. The attack"
-                " aims at the method's own map. Where there is no attacked map, none was found that keeps"
-                " the label.",
+                " aims at the method's own map. Where there is no attacked map, no attack was found that"
+                " keeps the label.",
                 (StudyFigure("attacked_maps", title, saliency_panel_pixels(panel)),),
             )
             return

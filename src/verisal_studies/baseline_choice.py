@@ -109,8 +109,8 @@ class BaselineChoice(Study):
 
     title = "Which baselines to average over"
     claim = (
-        "No single baseline is innocent, so curves are averaged over several. Which ones, is decided here,"
-        " once, on scenes that no report uses. (The choice is ours; it is no claim of the paper.)"
+        "No single baseline is innocent, so curves are averaged over several. Which ones is decided here,"
+        " once, on scenes that no report uses. (The choice is ours, not a claim of the paper.)"
     )
 
     def __init__(
@@ -135,7 +135,7 @@ class BaselineChoice(Study):
         chosen, alone = chosen_step(steps, gain=self.gain), steps[0]
         more = difference_of(chosen.agreement - alone.agreement)
         finding = Finding(
-            "a few neutral baselines together rank methods more as all baselines do than any one alone",
+            "a few neutral baselines together rank methods more like all baselines do than any single one",
             "the chosen set has more than one member, and its agreement with the ranking by all baselines is"
             " above that of the best single one, paired interval above 0",
             "holds" if len(chosen.baselines) > 1 and more.low > 0 else "does not hold here",
@@ -167,10 +167,10 @@ class BaselineChoice(Study):
         yield Section(
             "The rule",
             "Areas of insertion and deletion of every method are averaged over a set of baselines. On every"
-            " image Kendall's tau-b compares the order of the methods by these with their order by the areas"
-            " averaged over all baselines; the agreement of a set is the mean over both curves and all"
-            f" images. All sets of up to {self.largest} candidates are compared. The choice is the best set"
-            f" of the smallest size at which the best set one larger adds less than {self.gain:g}."
+            " image Kendall's tau-b compares the order of the methods by these averages with their order by"
+            " the areas averaged over all baselines; the agreement of a set is the mean over both curves and"
+            f" all images. All sets of up to {self.largest} candidates are compared. The choice is the best"
+            f" set of the smallest size at which the best set one larger adds less than {self.gain:g}."
             " Candidates are neutral, differ from each other, and need neither a mask nor a pool of images,"
             " so that the choice works on any data. What is chosen here is the default of"
             " `PerturbationCurves`. Sets are found and judged on the same scenes here, none of which other"
@@ -188,7 +188,7 @@ class BaselineChoice(Study):
             agreement = [cell(mean_of(step.agreement)), *map(cell, means)]
             rows.append([str(len(some)), quoted(step.baselines), *agreement, mark])
         header = ["size", "best set", "agreement per image", *(f"of mean {kind}" for kind in benefits), ""]
-        note = "Of means: Kendall's tau-b between the rankings of the methods' mean areas."
+        note = "In the columns of means: Kendall's tau-b between the rankings of the methods' mean areas."
         yield Section("The best set of every size", f"{table(header, rows)}\n\n{note}")
         lines = {
             name: [
@@ -201,7 +201,7 @@ class BaselineChoice(Study):
         yield Section(
             "The baselines",
             table(["baseline", "query probability on it (I1)", "candidate", "agreement alone"], lines)
-            + f"\n\nNeutral is a baseline whose mean query probability is at most {scores.limit:.4f}, as far"
-            " as its interval can tell: a baseline that shows the same for all classes has a mean of exactly"
-            " 1/K when classes are equally frequent.",
+            + f"\n\nA baseline is neutral if its mean query probability is at most {scores.limit:.4f}, as"
+            " far as its interval can tell: a baseline that shows the same for all classes has a mean of"
+            " exactly 1/K when classes are equally frequent.",
         )

@@ -50,7 +50,7 @@ class DecoyGrid(Study):
     claim = (
         "It was published that results of ranges over decoys are insensitive to the size of the patches, the"
         " layer whose features are kept and the multiplier of the constraint (after Lu et al. 2021; their"
-        " numbers are not repeated here). Tolerance and schedule are asked as well. See"
+        " numbers are not repeated here). Tolerance and schedule are tested as well. See"
         " [decoys](../decoys.md) and [the study of decoys](decoys.md)."
     )
 
@@ -170,7 +170,7 @@ class _Comparisons:
         ]
         yield Section(
             "Settings",
-            "`better` and `worse` than the default: the 95 % interval of the paired difference leaves out 0."
+            "`better` and `worse` than the default: the 95 % interval of the paired difference excludes 0."
             " Passes: forward passes of the whole network per map. Spearman: mean over images, with the maps"
             " of"
             " the default.\n\n" + table([*header, "Spearman"], {row: self._cells(row) for row in rows}),

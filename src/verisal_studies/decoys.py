@@ -78,10 +78,10 @@ class DecoyStudy(Study):
     title = "Do ranges over decoys make better maps?"
     claim = (
         "A decoy has the features of the image at an early layer, and other pixels in small patches. The"
-        " range over decoys of what a base method says of each pixel was published as a map that is more"
-        " faithful and harder to attack than the base method's own, than a mean over decoys and than ranges"
-        " over images whose patches are constant (after Lu et al. 2021; their numbers are not repeated here)."
-        " See [decoys](../decoys.md) and [attacks on maps](../map_attacks.md)."
+        " range, over decoys, of a base method's value at each pixel was published as a map that is more"
+        " faithful and harder to attack than the base method's own map, than a mean over decoys, and than"
+        " ranges over images whose patches are constant (after Lu et al. 2021; their numbers are not repeated"
+        " here). See [decoys](../decoys.md) and [attacks on maps](../map_attacks.md)."
     )
 
     def result(self, evaluation: Evaluation) -> StudyResult:
@@ -201,7 +201,7 @@ class _Comparisons:
         yield Section(
             "Answer",
             f"Verdicts of {len(_BASES)} base methods, range over decoys beside each control. `better` and"
-            " `worse`: the 95 % interval of the paired difference leaves out 0.\n\n"
+            " `worse`: the 95 % interval of the paired difference excludes 0.\n\n"
             + table(["range over decoys against", *_MEASURES], answer),
             (
                 StudyFigure(

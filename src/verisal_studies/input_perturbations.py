@@ -55,10 +55,10 @@ class InputPerturbations(Study):
 
     title = "Input perturbations"
     claim = (
-        "Baseline images that a classifier holds for neutral still change perturbation maps and their"
+        "Baseline images that are neutral to a classifier still change perturbation maps and their"
         " evaluation; many choices of hyperparameters make perturbation maps diverge; such methods disagree"
         " and are not robust, neither as generators of maps nor as metrics (Brunke, Agrawal and George,"
-        " 2020). The claims are tested here on settings of ours; no table of the paper is repeated."
+        " 2020). The claims are tested here with settings of our own; no table of the paper is repeated."
     )
 
     def __init__(
@@ -123,11 +123,12 @@ def _maps(scores: RemovalScores, generators: Sequence[Divergence]) -> Section:
         "Maps of the same image and generator over the distinct neutral baselines, median Spearman similarity"
         f" of all pairs:\n\n{_divergences('generator', generators, '1 (no random numbers)')}\n\nEvery setting"
         " of RISE draws masks of its own, so that two settings share no more than two runs of one setting"
-        " do.\n\nWhat the classifier makes of the baseline images. Neutral is one whose mean I1 is at most"
-        f" {scores.limit:.4f} (1/K, or 0.01 where that is more), as far as its interval can tell: an image"
-        " that shows the same for all classes has a mean I1 of exactly 1/K when classes are equally frequent."
-        " I1 is the probability of the image's class on the baseline image, I2 its largest probability and"
-        " the entropy over log K, I3 the change when half of the cells of a 7-row grid are replaced:\n\n"
+        " do.\n\nWhat the classifier makes of the baseline images. A baseline is neutral if its mean I1 is at"
+        f" most {scores.limit:.4f} (1/K, or 0.01 where that is more), as far as its interval can tell: an"
+        " image that shows the same for all classes has a mean I1 of exactly 1/K when classes are equally"
+        " frequent. I1 is the probability of the image's class on the baseline image, I2 its largest"
+        " probability and the entropy over log K, I3 the change when half of the cells of a 7-row grid are"
+        " replaced:\n\n"
         + table(["baseline", "I1", "I2, largest", "I2, entropy", "I3", "neutral"], neutrality)
         + "\n\nEvery generator takes every baseline. `inpaint` and `linear` depend on the mask, so that they"
         " are filled anew for every mask and have no neutrality of their own; the gradient of extremal"
@@ -204,8 +205,8 @@ def _axes(changes: Sequence[Divergence]) -> Section:
     text = (
         f"{_divergences('hyperparameter', changes, '1')}\n\nThe settings are in the study's configuration."
         " Where nothing is drawn at random, the same setting gives the same map, and any change counts as"
-        " below the floor; there a similarity of at least 0.9 is still called alike. Fewer masks of RISE are"
-        " the first of more masks, which makes these maps more alike."
+        " below the floor; there a similarity of at least 0.9 is still called alike. A smaller number of"
+        " masks of RISE is the beginning of a larger one, which makes these maps more alike."
     )
     figure = StudyFigure("axes", "similarity of maps along every hyperparameter, beside its floor", pixels)
     return Section("Maps by hyperparameter", text, (figure,))
@@ -267,7 +268,7 @@ def _pairings(pairings: Sequence[Diagonal], neutral: Sequence[str]) -> Section:
     )
     header = ["generator", "curve", "own baseline minus others", "among neutral ones", "own baseline is best"]
     text = (
-        "Mean area where map and metric share a baseline, minus the mean elsewhere, turned so that more is"
+        "Mean area where map and metric share a baseline, minus the mean elsewhere, signed so that more is"
         " better; and for how many baselines of the metric the maps made with it are the best:\n\n"
         + table(header, rows)
     )

@@ -62,8 +62,8 @@ class MapRobustness(Study):
 
     title = "How far do attacks move the maps of any method?"
     claim = (
-        "Noise that nobody sees and that keeps the prediction was published to move saliency maps almost at"
-        " will (after Ghorbani et al. 2019; their numbers are not repeated here). See [attacks on"
+        "It was published that noise that nobody sees and that keeps the prediction moves saliency maps"
+        " almost at will (after Ghorbani et al. 2019; their numbers are not repeated here). See [attacks on"
         " maps](../map_attacks.md)."
     )
 
@@ -153,19 +153,19 @@ def _sections(cases: Sequence[_Case]) -> Iterator[Section]:
     yield Section(
         "Sensitivity",
         "S_S with 95 % intervals, in brackets that of random signs of the same budget; low is good. Random"
-        " signs change the image more, by which S_S is divided: compare methods in one column, not with the"
-        " brackets. Where the direction is not that of the method's own map, it is a transfer attack: a"
-        " weaker one, so that methods compare only within one direction, and a low value is no proof of"
-        " robustness. `random` and `centre` are controls: maps of noise drawn by content, and maps that do"
-        " not look at the image.\n\n"
+        " signs change the image more, and S_S is divided by that change: compare methods in one column, not"
+        " with the brackets. Where the direction is not that of the method's own map, it is a transfer"
+        " attack: a weaker one, so that methods compare only within one direction, and a low value is no"
+        " proof of robustness. `random` and `centre` are controls: maps of noise drawn by content, and maps"
+        " that do not look at the image.\n\n"
         + table(["method", "direction", *(f"{kind} ↓" for kind in ATTACKS)], sensitivities),
         (StudyFigure("sensitivity", "S_S of every method under attack and under random signs", picture),),
     )
     yield Section(
         "Overlap of the largest pixels",
         "Intersection over union of the largest pixels before and after, in brackets that of random signs;"
-        " high is good. `below`, `above`: the interval of the paired difference leaves out 0. This decides,"
-        " because it does not divide by the size of the change, which random signs have more of.\n\n"
+        " high is good. `below`, `above`: the interval of the paired difference excludes 0. This decides,"
+        " because it is not divided by the size of the change, which is larger for random signs.\n\n"
         + table(["method", "direction", *(f"{kind} ↑" for kind in ATTACKS)], overlaps),
     )
 

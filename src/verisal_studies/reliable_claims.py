@@ -146,7 +146,7 @@ def summary(evidence: Evidence, names: ReliableRows) -> str:
         f"Asked for absent classes, {loud or 'no earlier methods'} always answer with nearly the same map,"
         f" {quiet or 'no earlier methods'} never do; `{masks}` keep at most {left:.3f} of their response to"
         f" the true class, masks learned to raise the class {raised:.3f}. `{masks}`"
-        + (f" miss what reliable asks for: {missed}." if missed else " are reliable.")
+        + (f" are not reliable; missed: {missed}." if missed else " are reliable.")
     )
 
 
@@ -167,11 +167,11 @@ def _false_response(evidence: Evidence, names: ReliableRows) -> Finding:
         "Asked for an absent or non-maximum class, earlier methods answer with nearly the same map.",
         "every earlier method does for c1, c2 and c3: the interval of its response (D2) starts at"
         f" {RESPONSE:g} of that to the true class or above, and that of its Spearman similarity (D3) at"
-        f" {SAME:g} or above; in part if some does for some",
+        f" {SAME:g} or above; in part if some method does for some class",
         verdict_of([all(answer) for answer in every]),
         f"{sum(any_ for any_, _ in every)} of {len(every)} pairs of method and absent class answer with at"
-        f" least half of the response, {sum(map(all, every))} of them with nearly the same map; methods that"
-        f" answer none of c1 to c3 so, with the whole interval: {_listed(quiet)}.",
+        f" least half of the response, {sum(map(all, every))} of them with nearly the same map; methods with"
+        f" no such answer to any of c1 to c3: {_listed(quiet)}.",
     )
 
 
@@ -222,7 +222,7 @@ def _vanishing(evidence: Evidence, names: ReliableRows) -> Finding:
         "Attributions vanish for unlikely classes where a probability is explained.",
         f"the raw map of the gradient of the probability has at most {VANISHED:g} of its norm left for the"
         f" least likely class, that of the gradient of the logit at least {RIGHT:g}, each with its whole"
-        " interval; in part if one is so",
+        " interval; in part if one of the two is so",
         verdict_of([gone.high <= VANISHED, kept.low >= RIGHT]),
         f"norm left: {cell(gone)} of the probability's gradient, {cell(kept)} of the logit's; at most"
         f" {VANISHED:g} is left of {_listed(faint)}, whose faint answers (D2) may be that alone.",

@@ -26,7 +26,7 @@ class ReliableDetection(Study):
         commands: that make the page again.
         setting: what was measured on what, name to value.
         masks: the row of the network on masks, the task's head.
-        published: the row of the network on masks of the image alone, the published form.
+        published: the row of the network on masks of the image alone (the published form).
         controls: rows that are the same network on what the masks are made from.
 
     Raises:
@@ -39,7 +39,7 @@ class ReliableDetection(Study):
     title = "Do hierarchical masks give attacks away?"
     claim = (
         "A simple convolutional network that reads hierarchical attribution masks detects adversarial inputs."
-        " Of the paper only the abstract was read: its detector, data, attacks and numbers are unknown, and"
+        " Only the abstract of the paper was read: its detector, data, attacks and numbers are unknown, and"
         " none is repeated."
     )
 
@@ -77,7 +77,7 @@ class ReliableDetection(Study):
         rivals = [row for row in ahead if row not in (*self.controls, self.published)]
         findings = (
             _detects(scores, self.masks, "both views"),
-            _detects(scores, self.published, "the image alone, the published form"),
+            _detects(scores, self.published, "the image alone (the published form)"),
             self._beats(ahead, self.controls, "what the masks are made from", "control"),
             self._beats(ahead, rivals, "every comparison detector", "comparison detector"),
         )
@@ -85,7 +85,7 @@ class ReliableDetection(Study):
         summary = (
             f"Mean AUROC over unseen families {cell(scores.reported(self.masks, 'auroc/mean_unseen'))}; ahead"
             f" of {words.count('better')} of {len(words)} other detectors, behind {words.count('worse')}, the"
-            " rest open. Nothing here was attacked by someone who knows the detector."
+            " rest open. No attacker here knows the detector."
         )
         setting = {
             **self.setting,
@@ -135,11 +135,11 @@ class ReliableDetection(Study):
         header = ["", "seen ↑", "mean unseen ↑", "worst unseen ↑", "FPR clean", f"`{self.masks}` minus it"]
         yield Section(
             "Detectors",
-            "Seen families are those of which an attack was fitted; only successful attacks count, each"
-            " paired with its clean image. FPR is the realised share of false alarms at the threshold for 5"
-            " % on other images. These attackers do not know the detector; what is left with those who do,"
-            f" say [adaptive attacks](../adaptive.md). {len(ahead)} differences were judged, each by its own"
-            f" interval, without correction.\n\n{table(header, lines)}",
+            "Seen families are those with an attack in the fit; only successful attacks count, each paired"
+            " with its clean image. FPR is the realised share of false alarms at the threshold for 5 % on"
+            " other images. These attackers do not know the detector; [adaptive attacks](../adaptive.md)"
+            f" shows what is left against those who do. {len(ahead)} differences were judged, each by its"
+            f" own interval, without correction.\n\n{table(header, lines)}",
             (
                 StudyFigure(
                     "detectors", "AUROC of every detector on seen and unseen families of attacks", pixels

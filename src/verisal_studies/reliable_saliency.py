@@ -63,8 +63,8 @@ class ReliableSaliency(Study):
         "Asked to explain a class that is not the most likely one, earlier methods give nearly the same map"
         " for every class or scattered patterns, a *false response*. Causes are attributions that vanish and"
         " adversarial noise. If the network's output is kept while a mask is learned, the mask of an absent"
-        " class stays empty; fusing the masks of several layers smooths them. Of the paper only the abstract"
-        " was read: objective, protocol and numbers here are ours, and no number of the paper is repeated."
+        " class stays empty; fusing the masks of several layers smooths them. Only the abstract of the paper"
+        " was read: objective, protocol and numbers here are ours; none of the paper's numbers is repeated."
     )
 
     def __init__(
@@ -191,10 +191,10 @@ def _vanishing(evidence: Evidence, names: ReliableRows) -> Section:
     rows = {row: [cell(score) for score in own.values()] for row, own in norms.items()}
     return Section(
         "Attribution vanishing",
-        "A map that fades because the probability does says nothing of the class; one that is empty because"
-        " there is no evidence does. The norm cannot tell them apart: of methods that explain probabilities"
-        f" (`{names.probability}`, occlusion, RISE) and of masks alike read D4 beside it, where the class"
-        " that is asked for is there and is not the most likely"
+        "A map that fades because the probability does says nothing about the class; one that is empty"
+        " because there is no evidence does. The norm cannot tell them apart: for methods that explain"
+        f" probabilities (`{names.probability}`, occlusion, RISE) and for masks alike, read D4 beside it,"
+        " where the class asked for is present and is not the most likely"
         f" one.\n\n{table(['', *ranks.values()], rows)}",
         (StudyFigure("vanishing", words, pixels),),
     )
@@ -218,7 +218,7 @@ def _smoothness(evidence: Evidence, names: ReliableRows) -> Section:
         "Total variation of the map divided by its sum, in units of one over the image's side, and the share"
         " of energy above half of the highest frequency. Any blur lowers both, so the gradient is shown"
         " under the narrowest Gaussian that gives it the total variation of the fused map, image by image."
-        f" Fused maps are without the Gaussian that is shown by default.\n\n{table(header, rows)}",
+        f" Fused maps are shown without the Gaussian that is applied by default.\n\n{table(header, rows)}",
         (StudyFigure("smoothness", "Total variation at equal mass against energy on the object", pixels),),
     )
 
@@ -246,11 +246,11 @@ def _comparisons(count: int) -> Section:
     return Section(
         "Comparisons",
         f"{count} paired differences were judged, each by its own 95 % interval from 2000 resamples of the"
-        " images, and no correction was made: about one in twenty leaves out 0 by chance where there is"
+        " images, and no correction was made: about one in twenty excludes 0 by chance where there is"
         f" nothing. A claim therefore never rests on one of them alone. Rules and limits (D1 {FALSE:g}, D2"
         f" {SMALL:g}, answers and sameness {RESPONSE:g}, Acc(c0) and D4 {RIGHT:g}, vanished {VANISHED:g},"
         f" excess {EXCESS:g}) were written down before any of these images was scored, with the benchmark's"
-        " table, on other scenes, at hand.",
+        " table for other scenes at hand.",
     )
 
 
