@@ -29,8 +29,8 @@ from verisal.data import (
     OxfordPet,
     PascalVOC,
 )
-from verisal.data.readers.mask_sources import counts_of_text
-from verisal.data.readers.synsets import SYNSETS
+from verisal.data.readers.class_map import SYNSETS
+from verisal.data.readers.masks import counts_of_text
 from verisal.errors import ConfigError, DataError
 
 IMAGENET = tuple(

@@ -31,7 +31,7 @@ from verisal.data import (
     check_data,
     find_images,
 )
-from verisal.data._files import NameIndex
+from verisal.data.files import NameIndex
 from verisal.errors import DataError
 
 LEFT_BEHIND = (

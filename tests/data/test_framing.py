@@ -3,7 +3,7 @@ import torch
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from verisal.data.framing import Frame
+from verisal.data.decode import Frame
 
 
 def test_a_wide_picture_loses_its_sides():

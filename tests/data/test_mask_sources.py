@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from verisal.data.readers.mask_sources import PolygonMask, RunLengthMask
+from verisal.data.readers.masks import PolygonMask, RunLengthMask
 from verisal.errors import DataError
 
 

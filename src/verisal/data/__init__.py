@@ -3,10 +3,10 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from verisal.data._files import find_images, image_files, image_id_of, left_out_words, no_image
 from verisal.data.annotated import AnnotatedImages, ImageSplits
 from verisal.data.check import CheckReport, check_data
 from verisal.data.decode import decode_image, resize_image
+from verisal.data.files import find_images, image_files, image_id_of, left_out_words, no_image
 from verisal.data.guard import (
     OF_CLASSIFIER,
     ImageDigests,
@@ -16,12 +16,12 @@ from verisal.data.guard import (
     guard_splits,
     shared_images,
 )
-from verisal.data.readers.catalogue import COCO, CUB200, Imagenette, OxfordPet, PascalVOC
+from verisal.data.readers.catalogue import CUB200, Imagenette, ImageNetValidation, OxfordPet
+from verisal.data.readers.coco import COCO
 from verisal.data.readers.folder import ImageFolder
-from verisal.data.readers.imagenet import ImageNetValidation
 from verisal.data.readers.listing import ImageSet
-from verisal.data.scenes.emoji import EmojiScenes
-from verisal.data.scenes.other_scene import OtherScene
+from verisal.data.readers.voc import PascalVOC
+from verisal.data.scenes.emoji import EmojiScenes, OtherScene
 
 if TYPE_CHECKING:
     from verisal.data.image_data import ImageData

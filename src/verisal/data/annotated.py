@@ -12,10 +12,9 @@ from typing import Any, Literal, final
 from torch.utils.data import Dataset
 
 from verisal._numbers import check_range
-from verisal.data._files import left_out_words
-from verisal.data._objects import objects_of
-from verisal.data.decode import MAX_PIXELS, decode_image
-from verisal.data.framing import Frame
+from verisal.data.decode import MAX_PIXELS, Frame, decode_image
+from verisal.data.files import left_out_words
+from verisal.data.objects import objects_of
 from verisal.data.readers.class_map import class_indices
 from verisal.data.readers.listing import ImageRecord, ImageSet, Listing, Problem
 from verisal.errors import ConfigError, DataError

@@ -10,9 +10,9 @@ from typing import final
 
 from torch import Tensor
 
-from verisal.data._files import left_out_words
-from verisal.data._objects import check_record
 from verisal.data.decode import MAX_PIXELS, decode_image
+from verisal.data.files import left_out_words
+from verisal.data.objects import check_record
 from verisal.data.readers.class_map import class_indices
 from verisal.data.readers.listing import ImageRecord, ImageSet, Problem
 from verisal.errors import ConfigError, DataError

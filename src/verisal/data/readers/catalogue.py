@@ -2,116 +2,30 @@
 
 from __future__ import annotations
 
-import os
+import csv
 import re
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, TypeVar, final
+from typing import Literal, final
 
 from torchvision import datasets  # type: ignore[import-untyped]  # has no annotations
 
-from verisal.data._files import (
+from verisal.data.files import (
     NameIndex,
     existing_folder,
+    files_with_suffix,
     find_images,
     image_id_of,
+    no_image,
     read_text,
     subfolders,
 )
-from verisal.data.readers.coco import read_coco
-from verisal.data.readers.listing import Annotations, ImageRecord, ImageSet, Listing, ObjectRecord, Problem
-from verisal.data.readers.mask_sources import IndexMask
+from verisal.data.readers.class_map import SYNSETS
+from verisal.data.readers.listing import Annotations, ImageSet, Listing, ObjectRecord, Problem
+from verisal.data.readers.masks import IndexMask
 from verisal.data.readers.values import numeral, twice
-from verisal.data.readers.voc import VocFiles
-from verisal.errors import ConfigError, DataError
-
-__all__ = ["COCO", "CUB200", "Imagenette", "OxfordPet", "PascalVOC"]
-
-Data = TypeVar("Data")
-
-_VOC_CLASSES = (
-    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable"),
-    *("dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
-)
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class PascalVOC(ImageSet):
-    """Pascal VOC detection images (``VOCdevkit/VOC<year>``) with boxes, and masks where it has them.
-
-    The label is the class of the largest box. Object ``i`` of an XML file is number ``i`` in
-    ``SegmentationObject``.
-
-    Args:
-        root: the folder of ``VOCdevkit``.
-        year: of the challenge.
-        part: of the images; ``test`` exists for 2007 only.
-        download: whether to fetch the archive if it is not there.
-
-    References:
-        everingham2010pascal
-    """
-
-    root: str
-    year: Literal["2007", "2008", "2009", "2010", "2011", "2012"] = "2012"
-    part: Literal["train", "trainval", "val", "test"] = "val"
-    download: bool = False
-
-    def __post_init__(self) -> None:
-        if self.part == "test" and self.year != "2007":
-            raise ConfigError(f"PascalVOC: only 2007 has a test part, found year {self.year}")
-
-    def listing(self) -> Listing:
-        """Images in the order of the part's list."""
-        data = _through_torchvision(
-            self.root,
-            lambda: datasets.VOCDetection(
-                self.root, year=self.year, image_set=self.part, download=self.download
-            ),
-        )
-        found = Annotations(class_names=list(_VOC_CLASSES))
-        pairs = list(zip(map(Path, data.images), map(Path, data.targets), strict=True))
-        # An empty line of the list is no image.
-        pairs = [(path, target) for path, target in pairs if path.name != ".jpg"]
-        paths = {path.name: path for path, _ in pairs}
-        _add_repeated(found, f"the list of part {self.part}", [path.name for path, _ in pairs])
-        files = VocFiles(found, first=1)
-        for path, target in pairs:
-            objects = path.parents[1] / "SegmentationObject" / f"{path.stem}.png"
-            files.add(path.name, target, numbers=objects if os.path.isfile(objects) else None)
-        found.close(self.root)
-        return _listing(paths, {name: found.main_class(name) for name in paths}, found)
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class COCO(ImageSet):
-    """COCO images with boxes and masks; the label is the class of the largest box.
-
-    Images without any annotation are left out: they have no label.
-
-    Args:
-        images: folder of one part, e.g. ``val2017``.
-        annotations: its file, e.g. ``annotations/instances_val2017.json``.
-
-    References:
-        lin2014coco
-    """
-
-    images: str
-    annotations: str
-
-    def listing(self) -> Listing:
-        """Annotated images in the order of their names."""
-        root = existing_folder(self.images, "the images of one part of COCO")
-        files = find_images(root, without=Path(self.annotations))
-        paths = {image_id_of(path, root): path for path in files.paths}
-        found = read_coco(Path(self.annotations), NameIndex(paths))
-        labels = {name: found.main_class(name) for name in paths}
-        kept = {name: path for name, path in paths.items() if labels[name] is not None}
-        return _listing(kept, labels, found, files.left_out)
+from verisal.data.readers.voc import VocFiles, through_torchvision
+from verisal.errors import DataError
 
 
 @final
@@ -139,7 +53,7 @@ class OxfordPet(ImageSet):
         base = Path(self.root) / "oxford-iiit-pet"
         listed = base / "annotations" / f"{self.part}.txt"
         if not listed.is_file():
-            _through_torchvision(
+            through_torchvision(
                 self.root, lambda: datasets.OxfordIIITPet(self.root, split=self.part, download=self.download)
             )
         found, numbers = Annotations(), dict[str, int]()
@@ -154,7 +68,7 @@ class OxfordPet(ImageSet):
                 found.problems.append(
                     Problem(place, f"expected name, class, species and breed, found {line!r}", entry=True)
                 )
-        _add_repeated(found, str(listed), [f"{stem}.jpg" for stem in stems])
+        found.add_repeated(str(listed), [f"{stem}.jpg" for stem in stems])
         found.class_names = sorted(numbers, key=lambda name: numbers[name])
         paths = {f"{stem}.jpg": base / "images" / f"{stem}.jpg" for stem in stems}
         labels: dict[str, str | None] = {}
@@ -162,7 +76,7 @@ class OxfordPet(ImageSet):
             labels[name] = _pet_class(path.stem)
             trimap = base / "annotations" / "trimaps" / f"{path.stem}.png"
             found.add(name, ObjectRecord(str(trimap), mask=IndexMask(trimap, (1,))))
-        return _listing(paths, labels, found)
+        return found.listing(paths, labels)
 
 
 @final
@@ -191,7 +105,7 @@ class Imagenette(ImageSet):
         root = Path(self.root) / names[self.size] / self.part
         if not root.is_dir():
             # Only to fetch it: torchvision takes every folder for a class.
-            _through_torchvision(
+            through_torchvision(
                 self.root,
                 lambda: datasets.Imagenette(
                     self.root, split=self.part, size=self.size, download=self.download
@@ -208,7 +122,7 @@ class Imagenette(ImageSet):
             for name, label in labels.items()
             if label is None
         ]
-        return _listing(paths, labels, found, files.left_out)
+        return found.listing(paths, labels, left_out=files.left_out)
 
 
 @final
@@ -247,7 +161,7 @@ class CUB200(ImageSet):
                 f"{root / 'classes.txt'}: names the class {repeated[0]!r} twice; give each its own"
             )
         found = Annotations(class_names=list(classes.values()))
-        _add_repeated(found, str(root / "images.txt"), [name for (name,) in images.values()])
+        found.add_repeated(str(root / "images.txt"), [name for (name,) in images.values()])
         paths, known = dict[str, Path](), dict[str, str | None]()
         for key, (name,) in images.items():
             place = f"{root / 'images.txt'} image {key}"
@@ -262,7 +176,7 @@ class CUB200(ImageSet):
                 mask = None if masks is None else _votes(masks / "segmentations" / name)
                 _add_box(found, name, ObjectRecord(place, known[name], mask=mask), boxes[key])
         found.close(str(root / "bounding_boxes.txt"))
-        return _listing(paths, known, found)
+        return found.listing(paths, known)
 
 
 def _pet_class(stem: str) -> str:
@@ -283,38 +197,6 @@ def _add_box(found: Annotations, name: str, bird: ObjectRecord, box: tuple[str, 
     found.add(name, whole, written=(left, top, wide, high))
 
 
-def _add_repeated(found: Annotations, place: str, names: Sequence[str]) -> None:
-    """A problem for every image that a list names more than once."""
-    found.problems += [Problem(place, f"names {name} twice; keep one", name) for name in twice(names)]
-
-
-def _through_torchvision(root: str, make: Callable[[], Data]) -> Data:
-    """The data set that torchvision finds, or fetches where that was asked for.
-
-    Raises:
-        DataError: it is not there, or not whole.
-    """
-    try:
-        return make()
-    except (RuntimeError, OSError, ValueError) as error:
-        raise DataError(
-            f"{root}: {error}; set download to fetch it, or give the folder that holds it"
-        ) from error
-
-
-def _listing(
-    paths: Mapping[str, Path],
-    labels: Mapping[str, str | None],
-    found: Annotations,
-    left_out: Mapping[str, int] | None = None,
-) -> Listing:
-    records = tuple(
-        ImageRecord(path, name, labels[name], tuple(found.objects.get(name, ())), size=found.sizes.get(name))
-        for name, path in paths.items()
-    )
-    return Listing(records, tuple(found.class_names), tuple(found.problems), left_out or {})
-
-
 def _table(path: Path, columns: int) -> dict[str, tuple[str, ...]]:
     """First word of each line to the words after it."""
     rows: dict[str, tuple[str, ...]] = {}
@@ -328,3 +210,97 @@ def _table(path: Path, columns: int) -> dict[str, tuple[str, ...]]:
             )
         rows[key] = tuple(values)
     return rows
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class ImageNetValidation(ImageSet):
+    """ImageNet's 2012 validation images, in folders by WordNet id or all in one folder.
+
+    Classes are WordNet ids. In one folder without a list, labels come from the boxes' files. Coordinates of
+    boxes count from 0; the last one is taken to be behind the last pixel.
+
+    Args:
+        images: the folder, of ``n01440764/ILSVRC2012_val_00000293.JPEG`` or ``ILSVRC2012_val_00000293.JPEG``.
+        boxes: folder of the XML files, or None.
+        labels: for one folder, a list: ``LOC_val_solution.csv``, or lines of an image's name and its WordNet
+            id or index.
+
+    References:
+        russakovsky2015imagenet
+    """
+
+    images: str
+    boxes: str | None = None
+    labels: str | None = None
+
+    def listing(self) -> Listing:
+        """Images in the order of their names.
+
+        Raises:
+            DataError: a folder or the list is missing, or class folders are empty.
+        """
+        root = existing_folder(self.images, "validation images of ImageNet")
+        files = find_images(root, without=None if self.boxes is None else Path(self.boxes))
+        paths = {image_id_of(path, root): path for path in files.paths}
+        if not paths:
+            raise no_image(root, files.left_out)
+        names, found = NameIndex(paths), Annotations()
+        if self.boxes is not None:
+            boxes = VocFiles(found, first=0)
+            for path in files_with_suffix(existing_folder(self.boxes, "XML files of ImageNet"), ".xml"):
+                # The archive has the boxes of all images; a part of them is often enough on disk.
+                for name in names.find(path.stem)[:1]:
+                    boxes.add(name, path)
+            found.close(self.boxes)
+        labels = self._labels(root, paths, names, found)
+        found.problems += [
+            Problem(str(paths[name]), "has no label; give a list of labels or the boxes", name)
+            for name in paths
+            if name not in labels
+        ]
+        class_names = tuple(sorted({*labels.values(), *found.class_names}))
+        return found.listing(paths, labels, class_names=class_names, left_out=files.left_out)
+
+    def _labels(
+        self, root: Path, paths: dict[str, Path], names: NameIndex, found: Annotations
+    ) -> dict[str, str]:
+        folders = [path.name for path in subfolders(root) if path.name in SYNSETS]
+        if folders:
+            used = {name.partition("/")[0] for name in paths}
+            if empty := [name for name in folders if name not in used]:
+                raise DataError(f"{root}: {len(empty)} class folders hold no image: {', '.join(empty)}")
+            return {name: name.partition("/")[0] for name in paths if "/" in name}
+        if self.labels is not None:
+            return _listed(Path(self.labels), names, found)
+        known = {name: found.main_class(name) for name in paths}
+        return {name: label for name, label in known.items() if label is not None}
+
+
+def _listed(path: Path, names: NameIndex, found: Annotations) -> dict[str, str]:
+    """Labels of the images that are on disk."""
+    text = read_text(path, "a list of labels")
+    kaggle = text.startswith("ImageId,PredictionString")
+    lines = text.splitlines()
+    try:
+        rows = list(csv.reader(lines)) if kaggle else [line.split() for line in lines]
+    except csv.Error as error:
+        raise DataError(f"{path}: is no CSV ({error})") from error
+    labels: dict[str, str] = {}
+    first: dict[str, int] = {}
+    for number, row in enumerate(rows, start=1):
+        if not row or (kaggle and number == 1):
+            continue
+        word = (row[1].split() or [""])[0] if len(row) == 2 else ""
+        synset = SYNSETS[int(word)] if re.fullmatch("[0-9]{1,3}", word) else word
+        if synset not in SYNSETS:
+            words = f"expected an image's name and a WordNet id or index below 1000, found {row}"
+            found.problems.append(Problem(f"{path} row {number}", words, entry=True))
+            continue
+        for name in names.find(row[0])[:1]:
+            if name in first:
+                words = f"names image {row[0]!r} again, after row {first[name]}; keep one"
+                found.problems.append(Problem(f"{path} row {number}", words, name))
+            first.setdefault(name, number)
+            labels.setdefault(name, synset)
+    return labels

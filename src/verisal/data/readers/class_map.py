@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
 
-from verisal.data.readers.synsets import SYNSETS
 from verisal.data.readers.values import composed
 from verisal.errors import ConfigError, DataError
 
-__all__ = ["class_indices"]
+SYNSETS = tuple((resources.files(__package__) / "synsets.txt").read_text(encoding="ascii").split())
+"""WordNet ids of the 1000 classes of ImageNet in the order of their indices, which is that of the numbers."""
+
 
 _SHOWN = 40
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
-from verisal.data._files import NameIndex, read_text
-from verisal.data.readers.listing import Annotations, ObjectRecord, Problem
-from verisal.data.readers.mask_sources import MaskSource, PolygonMask, RunLengthMask, counts_of_text
+from verisal.data.files import NameIndex, existing_folder, find_images, image_id_of, read_text
+from verisal.data.readers.listing import Annotations, ImageSet, Listing, ObjectRecord, Problem
+from verisal.data.readers.masks import MaskSource, PolygonMask, RunLengthMask, counts_of_text
 from verisal.data.readers.values import (
     Repeated,
     entry_of,
@@ -22,8 +23,6 @@ from verisal.data.readers.values import (
     whole,
 )
 from verisal.errors import DataError
-
-__all__ = ["read_coco"]
 
 _LISTS = ("images", "annotations", "categories")
 
@@ -296,3 +295,32 @@ def _runs(counts: object) -> tuple[int, ...]:
             raise DataError(str(error)) from None
     values = numbers(counts, "counts", "a list of run lengths or their compressed text")
     return tuple(whole(value, "a run length", least=0) for value in values)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class COCO(ImageSet):
+    """COCO images with boxes and masks; the label is the class of the largest box.
+
+    Images without any annotation are left out: they have no label.
+
+    Args:
+        images: folder of one part, e.g. ``val2017``.
+        annotations: its file, e.g. ``annotations/instances_val2017.json``.
+
+    References:
+        lin2014coco
+    """
+
+    images: str
+    annotations: str
+
+    def listing(self) -> Listing:
+        """Annotated images in the order of their names."""
+        root = existing_folder(self.images, "the images of one part of COCO")
+        files = find_images(root, without=Path(self.annotations))
+        paths = {image_id_of(path, root): path for path in files.paths}
+        found = read_coco(Path(self.annotations), NameIndex(paths))
+        labels = {name: found.main_class(name) for name in paths}
+        kept = {name: path for name, path in paths.items() if labels[name] is not None}
+        return found.listing(kept, labels, left_out=files.left_out)

@@ -7,9 +7,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
-from verisal.data.readers.mask_sources import IndexMask, MaskSource
-from verisal.data.readers.values import LARGEST
+from verisal.data.readers.masks import IndexMask, MaskSource
+from verisal.data.readers.values import LARGEST, twice
 
 __all__ = ["Annotations", "ImageRecord", "ImageSet", "Listing", "ObjectRecord", "Problem"]
 
@@ -171,6 +172,39 @@ class Annotations:
         if not named:
             return None
         return max(named, key=lambda found: (not found.difficult, _area(found))).class_name
+
+    def of(self, image_id: str) -> tuple[ObjectRecord, ...]:
+        """The objects of an image."""
+        return tuple(self.objects.get(image_id, ()))
+
+    def add_repeated(self, place: str, names: Sequence[str]) -> None:
+        """A problem for every image that a list names more than once."""
+        self.problems += [Problem(place, f"names {name} twice; keep one", name) for name in twice(names)]
+
+    def listing(
+        self,
+        paths: Mapping[str, Path],
+        labels: Mapping[str, str | None],
+        *,
+        class_names: Sequence[str] | None = None,
+        left_out: Mapping[str, int] = MappingProxyType({}),
+    ) -> Listing:
+        """The images with these paths and classes, and what is known of each.
+
+        Args:
+            paths: image to file, in order.
+            labels: image to class.
+            class_names: classes of the data set, where they are not those of the annotations.
+            left_out: kind of file to the number of files among the images that are none.
+        """
+        records = tuple(
+            ImageRecord(
+                path, name, labels.get(name), tuple(self.objects.get(name, ())), size=self.sizes.get(name)
+            )
+            for name, path in paths.items()
+        )
+        classes = self.class_names if class_names is None else class_names
+        return Listing(records, tuple(classes), tuple(self.problems), left_out)
 
 
 class ImageSet(ABC):

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple, final
+from typing import Literal, NamedTuple, TypeVar, final
 from xml.etree import ElementTree
 
-from verisal.data._files import NameIndex, files_with_suffix, image_id_of, read_content, text_of
-from verisal.data.readers.listing import Annotations, Box, ObjectRecord, Problem
-from verisal.data.readers.mask_sources import IndexMask
-from verisal.data.readers.values import composed, flag, numeral, shown
-from verisal.errors import DataError
+from torchvision import datasets  # type: ignore[import-untyped]  # has no annotations
 
-__all__ = ["VocFiles", "read_voc_folder", "read_voc_xml"]
+from verisal.data.files import NameIndex, files_with_suffix, image_id_of, read_content, text_of
+from verisal.data.readers.listing import Annotations, Box, ImageSet, Listing, ObjectRecord, Problem
+from verisal.data.readers.masks import IndexMask
+from verisal.data.readers.values import composed, flag, numeral, shown
+from verisal.errors import ConfigError, DataError
 
 _WHAT = "an XML file of Pascal VOC"
 _DECLARED = re.compile(rb"""\s*<\?xml[^>]*?\sencoding\s*=\s*["']([A-Za-z0-9._:-]+)["']""")
+
+
+Data = TypeVar("Data")
+_VOC_CLASSES = (
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable"),
+    *("dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
+)
 
 
 class VocObject(NamedTuple):
@@ -184,3 +194,66 @@ def _side(element: ElementTree.Element, key: str) -> int:
     if found < 0 or not found.is_integer():
         raise DataError(f"<size> has no whole width and height: {key} is {shown(text)}")
     return int(found)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class PascalVOC(ImageSet):
+    """Pascal VOC detection images (``VOCdevkit/VOC<year>``) with boxes, and masks where it has them.
+
+    The label is the class of the largest box. Object ``i`` of an XML file is number ``i`` in
+    ``SegmentationObject``.
+
+    Args:
+        root: the folder of ``VOCdevkit``.
+        year: of the challenge.
+        part: of the images; ``test`` exists for 2007 only.
+        download: whether to fetch the archive if it is not there.
+
+    References:
+        everingham2010pascal
+    """
+
+    root: str
+    year: Literal["2007", "2008", "2009", "2010", "2011", "2012"] = "2012"
+    part: Literal["train", "trainval", "val", "test"] = "val"
+    download: bool = False
+
+    def __post_init__(self) -> None:
+        if self.part == "test" and self.year != "2007":
+            raise ConfigError(f"PascalVOC: only 2007 has a test part, found year {self.year}")
+
+    def listing(self) -> Listing:
+        """Images in the order of the part's list."""
+        data = through_torchvision(
+            self.root,
+            lambda: datasets.VOCDetection(
+                self.root, year=self.year, image_set=self.part, download=self.download
+            ),
+        )
+        found = Annotations(class_names=list(_VOC_CLASSES))
+        pairs = list(zip(map(Path, data.images), map(Path, data.targets), strict=True))
+        # An empty line of the list is no image.
+        pairs = [(path, target) for path, target in pairs if path.name != ".jpg"]
+        paths = {path.name: path for path, _ in pairs}
+        found.add_repeated(f"the list of part {self.part}", [path.name for path, _ in pairs])
+        files = VocFiles(found, first=1)
+        for path, target in pairs:
+            objects = path.parents[1] / "SegmentationObject" / f"{path.stem}.png"
+            files.add(path.name, target, numbers=objects if os.path.isfile(objects) else None)
+        found.close(self.root)
+        return found.listing(paths, {name: found.main_class(name) for name in paths})
+
+
+def through_torchvision(root: str, make: Callable[[], Data]) -> Data:
+    """The data set that torchvision finds, or fetches where that was asked for.
+
+    Raises:
+        DataError: it is not there, or not whole.
+    """
+    try:
+        return make()
+    except (RuntimeError, OSError, ValueError) as error:
+        raise DataError(
+            f"{root}: {error}; set download to fetch it, or give the folder that holds it"
+        ) from error

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from itertools import count as counter
-from typing import Literal, final
+from typing import ClassVar, Literal, final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import Dataset
 
+from verisal._numbers import check_range
 from verisal.data.scenes.assets import CLASSES, Drawing, scene_assets
 from verisal.data.transforms import backdrop_jitter, scene_jitter, tight_boxes, tint_jitter, turn_jitter
 from verisal.errors import ConfigError
+from verisal.functional.baselines import Baseline, OtherImage
 from verisal.functional.seeding import derive_seed
 from verisal.types import Batch, Sample, Split
-
-__all__ = ["LARGEST_SCENE", "SMALLEST_SCENE", "EmojiScenes"]
 
 # Sides in pixels: of drawings that show anything, and of the largest that are useful.
 SMALLEST_SCENE, LARGEST_SCENE = 16, 4096
@@ -243,3 +246,50 @@ def _free_centre(
 def _check(name: str, value: object, fits: bool, expected: str) -> None:
     if not fits:
         raise ConfigError(f"EmojiScenes: {name} must be {expected}, found {value!r}")
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class OtherScene(Baseline):
+    """:class:`.OtherImage` with a pool of EmojiScenes, drawn when it is first needed.
+
+    Args:
+        split: of the pool, best one of which nothing is reported.
+        count: scenes in the pool.
+        size: side of the scenes in pixels, that of the images to be explained.
+        seed: of the choice among them.
+
+    Raises:
+        ConfigError: fewer than two scenes, or images of another size when called.
+    """
+
+    split: Split = "det_fit"
+    count: int = 96
+    size: int = 64
+    seed: int = 0
+
+    needs_mask: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.count < 2:
+            raise ConfigError(f"a pool of other scenes must hold at least 2, found count={self.count}")
+        check_range(SMALLEST_SCENE, LARGEST_SCENE, size=self.size)
+
+    @property
+    def name(self) -> str:
+        """``other``, as of the baseline that it makes, followed by ``_seed<n>`` for a seed other than 0."""
+        return f"other_seed{self.seed}" if self.seed else "other"
+
+    def __call__(
+        self, images: Tensor, masks: Tensor | None = None, *, query_class: Tensor | None = None
+    ) -> Tensor:
+        """One scene of the pool per image, of another class than its query."""
+        pool = _pool(self.split, self.count, self.size, self.seed)
+        return pool(images, masks, query_class=query_class)
+
+
+@lru_cache(maxsize=2)
+def _pool(split: Split, count: int, size: int, seed: int) -> OtherImage:
+    scenes = EmojiScenes(split, count, size=size)
+    batch = Batch.collate([scenes[index] for index in range(count)])
+    return OtherImage(images=batch.images, labels=batch.labels, seed=seed)

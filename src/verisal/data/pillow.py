@@ -1,24 +1,87 @@
-"""What stands in image files beside the pixels: the orientation, read alone, and the rest, done without.
+"""What Pillow is told and spared: the formats it reads, files without their metadata, colours of 16 bits.
 
 Cameras, phones and editors damage tags more often than pixels. Pillow reads all tags to turn a picture, and
-writes them again, so that one bad tag would cost the picture.
+writes them again, so that one bad tag would cost the picture: the orientation is read here, and the other
+tags are left out. Of colours with 16 bits a channel Pillow keeps the high byte, and reads the low one if told
+so.
 """
 
 from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Mapping
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
-__all__ = ["orientation_in", "png_without_metadata", "tiff_without_metadata", "turned"]
+# Formats that Pillow names but cannot draw by itself: containers, films, what another program must render.
+_NO_PICTURES = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"})
+# Their first bytes are no accident, so a file that has them is a picture even if it is damaged.
+_CERTAIN = frozenset({"AVIF", "GIF", "JPEG", "JPEG2000", "PNG", "TIFF", "WEBP"})
+
+
+@cache
+def picture_formats() -> tuple[str, ...]:
+    """Names of the formats of pictures that the installed Pillow reads, in its order."""
+    Image.init()
+    return tuple(name for name in Image.ID if name not in _NO_PICTURES)
+
+
+@cache
+def image_suffixes() -> frozenset[str]:
+    """Suffixes of pictures that the installed Pillow reads, in small letters with their dot."""
+    registered, readable = Image.registered_extensions(), set(picture_formats())
+    return frozenset(suffix for suffix, name in registered.items() if name in readable)
+
+
+def holds_picture(path: Path) -> bool:
+    """Whether the first bytes of a file are those of a picture.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        start = file.read(16)
+        fitting = [name for name in picture_formats() if _begins(name, start)]
+        if not _CERTAIN.isdisjoint(fitting):
+            return True
+        file.seek(0)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                return bool(fitting) and Image.open(file, formats=fitting) is not None
+        except Image.DecompressionBombError:
+            return True
+        # Whatever a reader stumbles over in a file of something else.
+        except Exception:
+            return False
+
+
+def _begins(name: str, start: bytes) -> bool:
+    """Whether files of a format begin so."""
+    accepts = Image.OPEN[name][1]
+    # A format without a test of the first bytes would take almost any file for its own.
+    if accepts is None:
+        return False
+    try:
+        # A text says why this Pillow cannot read the format.
+        return accepts(start) is True
+    # The tests of some formats read numbers, which a file of a few bytes does not have.
+    except struct.error:
+        return False
+
 
 Value = TypeVar("Value", bound=np.generic)
 
-_BITS, _PHOTOMETRIC, _ORIENTATION = 258, 262, 274
+_BITS, _PHOTOMETRIC, _ORIENTATION, _PLANAR = 258, 262, 274, 284
 _WHOLE_NUMBERS = {3: "H", 4: "L"}
 _XMP = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
 
@@ -163,3 +226,78 @@ def png_without_metadata(content: bytes) -> tuple[bytes, int] | None:
 
 def _valid(orientation: int) -> int:
     return orientation if 1 <= orientation <= 8 else 1
+
+
+_OTHER_BYTE = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
+
+
+def raw_mode(image: Image.Image) -> str:
+    """How the pixels of a picture that is not decoded yet lie in its file; "" where that is not said."""
+    if not isinstance(image, ImageFile.ImageFile) or not image.tile:
+        return ""
+    args = image.tile[0].args
+    mode = args[0] if isinstance(args, tuple) and args else args
+    return mode if isinstance(mode, str) else ""
+
+
+def sixteen_bits(image: Image.Image, again: Callable[[], Image.Image]) -> NDArray[np.uint16] | None:
+    """``(H, W, C)`` of a picture with 16 bits a channel: RGB, RGB and opacity, or grey and opacity.
+
+    None for any other picture, and for opacity that the colours are multiplied with.
+
+    Args:
+        image: opened and not decoded yet.
+        again: opens the file once more.
+    """
+    mode = raw_mode(image)
+    if mode == "LA;16B":
+        # 4 bytes a pixel, as 8-bit colours with opacity have.
+        four = _bytes_of(image, "RGBA")
+        return _joined(four[..., ::2], four[..., 1::2])
+    if order := _planes(image):
+        high = _bytes_of_planes(image, order)
+        with again() as second:
+            return _joined(high, _bytes_of_planes(second, _OTHER_BYTE[order]))
+    colours, _, order = mode.partition(";16")
+    if colours not in ("RGB", "RGBX", "RGBA") or order not in _OTHER_BYTE:
+        return None
+    high = _bytes_of(image, mode)
+    with again() as second:
+        return _joined(high, _bytes_of(second, f"{colours};16{_OTHER_BYTE[order]}"))
+
+
+def _planes(image: Image.Image) -> str:
+    """Byte order of a TIFF file with 16 bits in separate channels, which Pillow takes for 8 bits; else ""."""
+    if not isinstance(image, TiffImageFile) or image.tag_v2.get(_PLANAR) != 2 or ";16" in raw_mode(image):
+        return ""
+    if set(image.tag_v2.get(_BITS, ())) != {16}:
+        return ""
+    return "L" if image.tag_v2.prefix == b"II" else "B"
+
+
+def _bytes_of_planes(image: Image.Image, order: str) -> NDArray[np.uint8]:
+    if isinstance(image, ImageFile.ImageFile):
+        image.tile = [
+            tile._replace(args=(f"{tile.args[0]};16{order}", *tile.args[1:]))
+            for tile in image.tile
+            if isinstance(tile.args, tuple)
+        ]
+    image.load()
+    return np.asarray(image)
+
+
+def _bytes_of(image: Image.Image, mode: str) -> NDArray[np.uint8]:
+    """``(H, W, C)``, decoded as if the pixels lay in the file like those of another kind."""
+    if isinstance(image, ImageFile.ImageFile):
+        image.tile = [
+            tile._replace(args=(mode, *tile.args[1:]) if isinstance(tile.args, tuple) else mode)
+            for tile in image.tile
+        ]
+    image.load()
+    return np.asarray(image)
+
+
+def _joined(high: NDArray[np.uint8], low: NDArray[np.uint8]) -> NDArray[np.uint16]:
+    both: NDArray[np.uint16] = np.multiply(high, 256, dtype=np.uint16)
+    both += low
+    return both

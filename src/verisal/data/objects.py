@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from verisal.data.framing import Frame
+from verisal.data.decode import Frame
 from verisal.data.readers.listing import Box, ImageRecord, ObjectRecord
-from verisal.data.readers.mask_sources import IndexMask
+from verisal.data.readers.masks import IndexMask
 from verisal.data.transforms import tight_boxes
 from verisal.errors import DataError
 

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import final
 
 from verisal._left_behind import left_behind
-from verisal.data._formats import holds_picture, image_suffixes
+from verisal.data.pillow import holds_picture, image_suffixes
 from verisal.data.readers.values import composed
 from verisal.errors import DataError
 

@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 from verisal.data.decode import MAX_PIXELS, decode_index_mask
 from verisal.errors import DataError
 
-__all__ = ["IndexMask", "MaskSource", "PolygonMask", "RunLengthMask", "counts_of_text"]
-
 Bits = NDArray[np.bool_]
 
 
