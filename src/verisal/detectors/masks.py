@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from verisal.detectors.base import Detector, matching, require_rows, unfitted
-from verisal.detectors.measurements import Measured
+from verisal.detectors.measurements import Measured, Measurement
 from verisal.detectors.statistical import LogisticDetector
 from verisal.errors import ConfigError
 from verisal.functional.seeding import derive_seed
@@ -60,6 +60,7 @@ class MaskStatistics(LogisticDetector):
     """Logistic regression on the dispersion of every mask: mean, maximum, deviation, IQR, entropy, variation.
 
     Args:
+        source: what is measured of an image.
         reads: names of the masks ``(B, S, h, w)``, with ``*`` and ``?`` standing for anything. The first of
             their S channels is read, which is the mean over the channels of a gate.
 
@@ -67,6 +68,7 @@ class MaskStatistics(LogisticDetector):
         ConfigError: no name to read.
     """
 
+    source: Measurement
     reads: tuple[str, ...] = ("masks/*",)
 
     def __post_init__(self) -> None:
@@ -103,6 +105,7 @@ class MaskForest(Detector):
         - The authors' code gives hard predictions to its AUC; the score here is continuous.
     """
 
+    source: Measurement
     reads: tuple[str, ...] = ("gates/*",)
     trees: int = 200
     least_leaf: int = 2

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from verisal._numbers import check_range
 from verisal.detectors.base import TrainedDetector, matching
-from verisal.detectors.measurements import Measured
+from verisal.detectors.measurements import Measured, Measurement
 from verisal.errors import ConfigError
 from verisal.functional.scopes import rng_preserved
 from verisal.functional.seeding import derive_seed
@@ -33,6 +33,7 @@ class CNNDetector(TrainedDetector):
     half of the time, and both classes weigh the same.
 
     Args:
+        source: what is measured of an image.
         reads: names of the maps to read, with ``*`` and ``?`` standing for anything, e.g. ``masks/*``.
         scalars: names of values per image, in the same way, that join the pooled features: ``(B,)``, or
             ``(B, K)``, which are sorted, e.g. ``logits``.
@@ -51,6 +52,7 @@ class CNNDetector(TrainedDetector):
         ConfigError: no name to read, or settings out of range.
     """
 
+    source: Measurement
     reads: tuple[str, ...]
     scalars: tuple[str, ...] = ()
     folds: tuple[str, ...] = ("image", "*/image", "gradient", "*/gradient")
