@@ -37,7 +37,7 @@ _SHELVES = ("attacks.on_maps", "functional")
 # What is computed, never set: fields of results and tables.
 _RESULTS = {
     "Attribution", "Calibration", "CheckReport", "Components", "DecoyReport", "MaskCard", "MeanCurve",
-    "Neutrality", "Removals",
+    "Neutrality", "Removals", "Resampled",
 }  # fmt: skip
 # Any seed names random numbers. Elsewhere -1 and what is no number mean: darker; no threshold; the last
 # layer; a score; a mean; nothing, as the commands alone set it.
@@ -111,6 +111,7 @@ def _classes() -> Iterator[tuple[str, type]]:
 def _cases() -> Iterator[Any]:
     for room, found in _classes():
         parameters = inspect.signature(found).parameters
+        print(found)
         for key, annotation in typing.get_type_hints(found.__init__).items():
             for kind, several in sorted(_numbers(annotation), key=str) if key != "seed" else ():
                 for number in (-1,) if kind is int else (-1.0, math.nan, math.inf):

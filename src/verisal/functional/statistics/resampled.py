@@ -20,6 +20,7 @@ from typing import Literal, Self, final
 import torch
 from torch import Tensor
 
+from verisal._numbers import check_range
 from verisal.errors import DataError
 from verisal.functional.statistics.detection import (
     auroc,
@@ -188,9 +189,13 @@ class Bootstrap:
         together: number of images that are resampled as one, of which each number is of a part: an image
             then takes everything that is made of it along. None: the images that count for a number are
             resampled for it.
+
+    Raises:
+        ConfigError: a number below 0.
     """
 
     def __init__(self, resamples: int = 2000, *, seed: int = 0, together: int | None = None) -> None:
+        check_range(0, resamples=resamples, seed=seed, together=together)
         self.resamples, self.seed, self.together = resamples, seed, together
         self._kept: dict[int, Tensor] = {}
 
