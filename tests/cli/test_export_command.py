@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("without_figures")
 
 CLASSIFIER = """
 model: {{class_path: ClassifierTask, init_args: {{blocks: 2}}}}
-data: {{class_path: SceneData, init_args: {{image_size: {size}, test_count: 20, num_workers: 0}}}}
+data: {{class_path: ImageData, init_args: {{image_size: {size}, test_count: 20, num_workers: 0}}}}
 trainer: {{accelerator: cpu}}
 wandb: {{mode: disabled}}
 """

@@ -69,10 +69,10 @@ def test_a_part_can_have_a_set_of_its_own(tmp_path):
 def test_a_part_without_enough_images_says_what_there_is(tmp_path):
     splits = ImageSplits(images=many(tmp_path, 6), ratios=(1, 0, 0))
     with pytest.raises(
-        DataError, match=r"part fit holds 6 images, 7 asked for; add images, or change counts"
+        DataError, match=r"split fit holds 6 images, 7 asked for; add images, or change counts"
     ):
         ids(splits, "fit", count=7)
-    with pytest.raises(DataError, match=r"part val holds 0 images, at least 1 asked for"):
+    with pytest.raises(DataError, match=r"split val holds 0 images, at least 1 asked for"):
         ids(splits, "val")
 
 
@@ -124,7 +124,7 @@ def test_a_broken_file_is_named_with_its_index(tmp_path):
     splits = ImageSplits(images=damaged(tmp_path, 4, 1), ratios=(1, 0, 0))
     data = AnnotatedImages(splits, "fit", classifier=CAT_DOG)
     index = [data.image_id(row) for row in range(4)].index("cat/000.png")
-    with pytest.raises(DataError, match=rf"image {index} of part fit: .*cat/000.png: "):
+    with pytest.raises(DataError, match=rf"image {index} of split fit: .*cat/000.png: "):
         data[index]
     assert len([data[row] for row in range(4) if row != index]) == 3
 

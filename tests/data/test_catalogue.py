@@ -243,7 +243,7 @@ def test_nothing_is_downloaded_that_was_not_asked_for(tmp_path, monkeypatch):
 def test_a_missing_image_of_a_known_set_is_named_with_its_file(tmp_path):
     root = make_voc(tmp_path)
     (tmp_path / "VOCdevkit" / "VOC2012" / "JPEGImages" / "2007_000032.jpg").unlink()
-    with pytest.raises(DataError, match=r"image \d of part fit: .*2007_000032.jpg: cannot be read"):
+    with pytest.raises(DataError, match=r"image \d of split fit: .*2007_000032.jpg: cannot be read"):
         samples(PascalVOC(root=root))
 
 

@@ -117,7 +117,7 @@ def test_what_is_left_out_is_counted_with_its_kind(tmp_path, caplog, capsys):
     assert words in report.text().splitlines()
     splits = ImageSplits(images=ImageFolder(root=str(root)), ratios=(1, 0, 0))
     AnnotatedImages(splits, "fit", classifier=classifier_of(("cat", "dog")))
-    assert [record.getMessage() for record in caplog.records] == [f"ImageFolder, part fit: {words}"]
+    assert [record.getMessage() for record in caplog.records] == [f"ImageFolder, split fit: {words}"]
     assert len(named_files([root])) == 6
     assert capsys.readouterr().err == f"verisal: {root}: {words}\n"
     for path in (root / "dog").iterdir():

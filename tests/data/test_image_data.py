@@ -43,7 +43,7 @@ def test_each_stage_reads_its_part(tmp_path):
 
 
 def test_validation_can_read_the_test_part(tmp_path):
-    data = ImageData(splits_of(tmp_path), classifier=CAT_DOG, num_workers=0, val_part="test")
+    data = ImageData(splits_of(tmp_path), classifier=CAT_DOG, num_workers=0, val_split="det_test")
     data.setup("validate")
     data.setup("test")
     (one,), (two,) = list(data.val_dataloader()), list(data.test_dataloader())
@@ -143,7 +143,7 @@ def test_a_detector_can_be_fitted_on_images_on_disk(tmp_path):
 def test_attacks_need_labels(tmp_path):
     write_image(tmp_path / "photos" / "a.png")
     splits = ImageSplits(images=ImageFolder(root=str(tmp_path / "photos"), labels="none"), ratios=(1, 0, 0))
-    with pytest.raises(DataError, match=r"part fit has images without a label, e.g. a.png; attacks need"):
+    with pytest.raises(DataError, match=r"split fit has images without a label, e.g. a.png; attacks need"):
         image_source(splits, "det_fit", 1, classifier=CAT_DOG, seed=0)
     assert image_source(None, "det_fit", 3, classifier=CAT_DOG, seed=5).image_id(1) == "emoji-5-det_fit-1"
 

@@ -59,11 +59,11 @@ def configs(folder):
     return {
         "classifier": (
             made("ClassifierTask", widths=[4, 8, 8, 8], learning_rate=0.02),
-            made("SceneData", **SCENES | {"batch_size": 8}, train_count=50, val_count=33, test_count=35),
+            made("ImageData", **SCENES | {"batch_size": 8}, fit_count=50, val_count=33, test_count=35),
         ),
         "frozen": (
             made("FrozenClassifierTask", classifier=classifier),
-            made("SceneData", **SCENES, val_split="det_test", val_count=7),
+            made("ImageData", **SCENES, val_split="det_test", val_count=7),
         ),
         "masker": (
             made(
@@ -71,7 +71,7 @@ def configs(folder):
                 refine_steps=[1], resamples=20,
             ),
             # One image a batch: which images stand beside it changes twenty steps of descent by rounding.
-            made("SceneData", **SCENES | {"batch_size": 1}, train_count=6, val_count=11, test_count=7),
+            made("ImageData", **SCENES | {"batch_size": 1}, fit_count=6, val_count=11, test_count=7),
         ),
     }  # fmt: skip
 

@@ -246,7 +246,7 @@ def test_misspelt_settings_die_at_once_with_the_known_ones(inside, capsys, bad):
     wrong.write_text(text.replace(old, new))
     line = failed(["fit", "--config", str(wrong), "--run_dir", "never"], capsys, 2)
     assert all(word in line for word in words), line
-    assert "SceneData" not in line
+    assert "ImageData" not in line
     assert not Path("never").exists()
 
 

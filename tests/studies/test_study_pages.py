@@ -10,7 +10,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
-from verisal.data import SceneData
+from verisal.data import ImageData
 from verisal.errors import ConfigError
 from verisal.reporting import CsvSink
 from verisal.results import Evaluation, Score
@@ -150,7 +150,7 @@ def test_cells_and_tables():
 
 
 def _run(folder, page=None) -> str:
-    data = SceneData(val_count=2, val_split="det_test", image_size=64, batch_size=2, num_workers=0)
+    data = ImageData(val_count=2, val_split="det_test", image_size=64, batch_size=2, num_workers=0)
     trainer = Trainer(
         accelerator="cpu",
         logger=CsvSink(folder),

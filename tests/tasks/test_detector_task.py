@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from helpers.tiny_detector import SIZE, data, memorised
-from verisal.data import SceneData
+from verisal.data import ImageData
 from verisal.detection.attacked_images import GroupTable
 from verisal.detectors import MaxSoftmax
 from verisal.errors import ConfigError
@@ -435,7 +435,5 @@ def test_settings_that_cannot_work_are_refused(bad):
 
 
 def test_another_data_module_is_refused():
-    with pytest.raises(ConfigError, match="DetectorTask needs DetectorData, found SceneData"):
-        trainer().fit(
-            task_of(), datamodule=SceneData(train_count=1, val_count=1, test_count=1, num_workers=0)
-        )
+    with pytest.raises(ConfigError, match="DetectorTask needs DetectorData, found ImageData"):
+        trainer().fit(task_of(), datamodule=ImageData(fit_count=1, val_count=1, test_count=1, num_workers=0))

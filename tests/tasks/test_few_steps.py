@@ -26,11 +26,11 @@ def home(tmp_path_factory):
     tasks = {
         "classifier": (
             made("ClassifierTask", widths=[4, 8, 8, 8]),
-            made("SceneData", **scenes, train_count=20, val_count=6, test_count=6),
+            made("ImageData", **scenes, fit_count=20, val_count=6, test_count=6),
         ),
         "masker": (
             made("MaskerTask", classifier=classifier, width_ratio=0.25, optimised_steps=[20], resamples=5),
-            made("SceneData", **scenes, train_count=5, val_count=2, test_count=2),
+            made("ImageData", **scenes, fit_count=5, val_count=2, test_count=2),
         ),
     }
     for name, (model, data) in tasks.items():
@@ -83,7 +83,7 @@ def test_a_detector_that_would_keep_nothing_is_refused(home, capsys, option):
 @pytest.mark.parametrize(
     "options",
     [
-        ["--data.train_count=3"],
+        ["--data.fit_count=3"],
         ["--trainer.accumulate_grad_batches=7"],
         ["--trainer.limit_train_batches=0.5"],
     ],

@@ -15,8 +15,8 @@ model:
   class_path: ClassifierTask
   init_args: {widths: [8, 8, 8, 8]}
 data:
-  class_path: SceneData
-  init_args: {train_count: 24, val_count: 8, test_count: 8, image_size: 32, batch_size: 8, num_workers: 0}
+  class_path: ImageData
+  init_args: {fit_count: 24, val_count: 8, test_count: 8, image_size: 32, batch_size: 8, num_workers: 0}
 trainer:
   accelerator: cpu
   max_epochs: 2
@@ -65,7 +65,7 @@ def rates(run):
         (["--trainer.max_epochs=4"], 12),
         (["--trainer.max_epochs=3", "--data.batch_size=4"], 12),
         (["--trainer.max_epochs=4", "--data.batch_size=12"], 10),
-        (["--trainer.max_epochs=3", "--data.train_count=40"], 11),
+        (["--trainer.max_epochs=3", "--data.fit_count=40"], 11),
         (["--trainer.max_epochs=-1", "--trainer.max_steps=9"], 9),
     ],
 )

@@ -13,7 +13,7 @@ from lightning import Trainer, seed_everything
 from verisal.callbacks import LastCheckpoint
 from verisal.checkpoint import load_checkpoint
 from verisal.cli import main
-from verisal.data import SceneData
+from verisal.data import ImageData
 from verisal.errors import ConfigError
 from verisal.models import load_classifier
 from verisal.saliency import LearnedMask
@@ -31,8 +31,8 @@ QUIET = {
 
 
 def scenes(**settings):
-    counts = {"train_count": 96, "val_count": 12, "test_count": 8}
-    return SceneData(**counts | settings, batch_size=16, num_workers=0)
+    counts = {"fit_count": 96, "val_count": 12, "test_count": 8}
+    return ImageData(**counts | settings, batch_size=16, num_workers=0)
 
 
 def fitted(task, *, epochs=1):
@@ -130,9 +130,9 @@ def test_command_trains_tests_and_gives_a_usable_method(tmp_path, monkeypatch, c
             "init_args": {"optimised_steps": [20], "refine_steps": [2], "compare_images": 4, "resamples": 50},
         },
         "data": {
-            "class_path": "SceneData",
+            "class_path": "ImageData",
             "init_args": {
-                "train_count": 32, "val_count": 8, "test_count": 6, "batch_size": 16, "num_workers": 0,
+                "fit_count": 32, "val_count": 8, "test_count": 6, "batch_size": 16, "num_workers": 0,
             },
         },
         "trainer": {"max_epochs": 1, "accelerator": "cpu"},
@@ -174,11 +174,11 @@ def test_command_trains_tests_and_gives_a_usable_method(tmp_path, monkeypatch, c
 
 def test_a_resumed_run_is_taught_with_the_same_gates(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    data = {"train_count": 8, "val_count": 4, "test_count": 4, "batch_size": 4, "num_workers": 0}
+    data = {"fit_count": 8, "val_count": 4, "test_count": 4, "batch_size": 4, "num_workers": 0}
     task = {"optimised_steps": [20], "refine_steps": [], "compare_images": 1, "distil_weight": 3.0}
     config = {
         "model": {"class_path": "MaskerTask", "init_args": task | {"distil_images": 6}},
-        "data": {"class_path": "SceneData", "init_args": data},
+        "data": {"class_path": "ImageData", "init_args": data},
         "trainer": {"max_epochs": 2, "accelerator": "cpu"},
         "wandb": {"mode": "disabled"},
         "test_after_fit": False,

@@ -51,7 +51,7 @@ from verisal.cli._trainer import (
     training_precision,
     write_predictions,
 )
-from verisal.data import ImageData, SceneData  # noqa: F401
+from verisal.data import ImageData  # noqa: F401
 from verisal.detection import DetectorData, TransferData  # noqa: F401
 from verisal.detectors import Detector, Measurement
 from verisal.errors import ConfigError

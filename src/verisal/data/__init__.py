@@ -25,7 +25,6 @@ from verisal.data.scenes.emoji import EmojiScenes, OtherScene
 
 if TYPE_CHECKING:
     from verisal.data.image_data import ImageData
-    from verisal.data.scenes.datamodule import SceneData
 
 __all__ = [
     "COCO",
@@ -45,7 +44,6 @@ __all__ = [
     "OtherScene",
     "OxfordPet",
     "PascalVOC",
-    "SceneData",
     "check_data",
     "decode_image",
     "different",
@@ -60,12 +58,9 @@ __all__ = [
     "shared_images",
 ]
 
-# Lightning and torchmetrics take seconds to import, which a command that only reads images need not wait for.
-_SLOW = {"ImageData": "image_data", "SceneData": "scenes.datamodule"}
-
 
 def __getattr__(name: str) -> object:
-    """What needs Lightning or torchmetrics, imported when it is first asked for."""
-    if name not in _SLOW:
+    """The data module, imported when it is first asked for: Lightning takes seconds."""
+    if name != "ImageData":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_SLOW[name]}", __name__), name)
+    return import_module("verisal.data.image_data").ImageData

@@ -1,4 +1,4 @@
-"""Images of a data set on disk, as a classifier takes them: parts, class map, decoding."""
+"""Images of a data set on disk, as a classifier takes them: splits, class map, decoding."""
 
 from __future__ import annotations
 
@@ -22,10 +22,8 @@ from verisal.functional.seeding import derive_seed
 from verisal.models import Classifier, ClassifierSource, load_classifier
 from verisal.types import Sample
 
-__all__ = ["AnnotatedImages", "ImageSplits", "Part"]
-
-Part = Literal["fit", "val", "test"]
-_PARTS: tuple[Part, ...] = ("fit", "val", "test")
+DiskSplit = Literal["fit", "val", "test"]
+_SPLITS: tuple[DiskSplit, ...] = ("fit", "val", "test")
 _SHOWN = 10
 # Share of the images that may be skipped before a data set counts as broken.
 _SKIPPED = 0.01
@@ -36,17 +34,17 @@ _logger = logging.getLogger(__name__)
 @final
 @dataclass(frozen=True, kw_only=True)
 class ImageSplits:
-    """Which images stand in which part, and how they are read.
+    """Which images stand in which split, and how they are read.
 
-    A part without a set of its own takes images of ``images`` by a hash of their names: an image stays where
-    it is when others are added. The order within a part is that of another hash, so that the first images
+    A split without a set of its own takes images of ``images`` by a hash of their names: an image stays where
+    it is when others are added. The order within a split is that of another hash, so that the first images
     are of all classes.
 
     Args:
-        images: the set that parts share.
-        val_images: set of the part ``val``, or None to share.
-        test_images: set of the part ``test``, or None to share.
-        ratios: proportions of ``fit``, ``val`` and ``test`` in the shared set; those of parts with their own
+        images: the set that splits share.
+        val_images: set of the split ``val``, or None to share.
+        test_images: set of the split ``test``, or None to share.
+        ratios: proportions of ``fit``, ``val`` and ``test`` in the shared set; those of splits with their own
             set do not count.
         seed: of the hashes.
         class_map: class of the data to name or index of the classifier's class; null leaves a class out.
@@ -85,42 +83,42 @@ class ImageSplits:
         if self.max_pixels < 1:
             raise ConfigError(f"ImageSplits: max_pixels must be at least 1, found {self.max_pixels}")
 
-    def set_of(self, part: Part) -> ImageSet:
-        """The set that the images of a part come from."""
-        return self._own(part) or self.images
+    def set_of(self, split: DiskSplit) -> ImageSet:
+        """The set that the images of a split come from."""
+        return self._own(split) or self.images
 
-    def holds(self, part: Part, image_id: str) -> bool:
-        """Whether an image of the part's set stands in the part."""
-        if self._own(part) is not None:
+    def holds(self, split: DiskSplit, image_id: str) -> bool:
+        """Whether an image of the split's set stands in the split."""
+        if self._own(split) is not None:
             return True
-        shares, number = self._shares(), _PARTS.index(part)
+        shares, number = self._shares(), _SPLITS.index(split)
         place = derive_seed("image split", self.seed, image_id) / 2**63 * sum(shares)
         return sum(shares[:number]) <= place < sum(shares[: number + 1])
 
     def rank(self, image_id: str) -> int:
-        """Where an image stands in its part."""
+        """Where an image stands in its split."""
         return derive_seed("image order", self.seed, image_id)
 
-    def _own(self, part: Part) -> ImageSet | None:
-        return {"fit": None, "val": self.val_images, "test": self.test_images}[part]
+    def _own(self, split: DiskSplit) -> ImageSet | None:
+        return {"fit": None, "val": self.val_images, "test": self.test_images}[split]
 
     def _shares(self) -> list[float]:
-        """Proportions of the parts that share; those with a set of their own take nothing."""
-        own = map(self._own, _PARTS)
+        """Proportions of the splits that share; those with a set of their own take nothing."""
+        own = map(self._own, _SPLITS)
         return [0.0 if one is not None else share for share, one in zip(self.ratios, own, strict=True)]
 
 
 @final
 class AnnotatedImages(Dataset[Sample]):
-    """One part of a data set on disk, for one classifier: its size, its classes.
+    """One split of a data set on disk, for one classifier: its size, its classes.
 
     Objects of classes that are left out, and objects outside the central square, are not in a sample. An
     object with a mask has the box around its visible pixels; one with a box alone has an empty mask. The
     main object is the largest of the image's class. The label of an image without a class is -1.
 
     Args:
-        splits: the data set and its parts.
-        part: which part.
+        splits: the data set and its splits.
+        split: which split.
         classifier: its name, path or source, or the classifier itself.
         count: number of images, the first ones; None for all.
 
@@ -132,37 +130,32 @@ class AnnotatedImages(Dataset[Sample]):
     def __init__(
         self,
         splits: ImageSplits,
-        part: Part,
+        split: DiskSplit,
         *,
         classifier: str | ClassifierSource | Classifier,
         count: int | None = None,
     ) -> None:
         check_range(1, count=count)
         known = classifier if isinstance(classifier, Classifier) else load_classifier(classifier)
-        self.part, self.size, self.class_names = part, known.image_size, known.class_names
+        self.split, self.size, self.class_names = split, known.image_size, known.class_names
         self._splits = splits
-        source = splits.set_of(part)
+        source = splits.set_of(split)
         self._name = type(source).__name__
         listing = source.listing()
         self._classes = class_indices(listing.class_names, known.class_names, given=splits.class_map)
-        records = [record for record in self._usable(listing) if splits.holds(part, record.image_id)]
+        records = [record for record in self._usable(listing) if splits.holds(split, record.image_id)]
         records.sort(key=lambda record: splits.rank(record.image_id))
         if words := left_out_words(listing.left_out):
-            _logger.warning("%s, part %s: %s", self._name, part, words)
+            _logger.warning("%s, split %s: %s", self._name, split, words)
         self._records, self.skipped = self._kept(records, listing, count)
         if self.skipped:
             more = f" and {len(self.skipped) - 1} more" if len(self.skipped) > 1 else ""
-            _logger.warning("%s, part %s: left out: %s%s", self._name, part, self.skipped[0], more)
+            _logger.warning("%s, split %s: left out: %s%s", self._name, split, self.skipped[0], more)
         if len(self._records) < (count or 1):
             raise DataError(
-                f"{self._name}: part {part} holds {len(self._records)} images, {count or 'at least 1'} asked"
-                f" for; add images, or change counts or ratios {splits.ratios}"
+                f"{self._name}: split {split} holds {len(self._records)} images, {count or 'at least 1'}"
+                f" asked for; add images, or change counts or ratios {splits.ratios}"
             )
-
-    @property
-    def split(self) -> str:
-        """Name of the part."""
-        return self.part
 
     @property
     def labels(self) -> tuple[int, ...]:
@@ -170,14 +163,14 @@ class AnnotatedImages(Dataset[Sample]):
         return tuple(map(self._label, self._records))
 
     def identity(self) -> dict[str, Any]:
-        """Set, part, framing, and a hash over names, sizes and labels of the images."""
+        """Set, split, framing, and a hash over names, sizes and labels of the images."""
         digest = hashlib.sha256()
         for record in self._records:
             line = (record.image_id, record.path.stat().st_size, self._label(record))
             digest.update("\x1f".join(map(str, line)).encode() + b"\n")
         return {
             "name": self._name,
-            "split": self.part,
+            "split": self.split,
             "size": self.size,
             "crop_share": self._splits.crop_share,
             "files": digest.hexdigest(),
@@ -200,7 +193,7 @@ class AnnotatedImages(Dataset[Sample]):
         try:
             return self._sample(record)
         except DataError as error:
-            raise DataError(f"image {index} of part {self.part}: {error}") from error
+            raise DataError(f"image {index} of split {self.split}: {error}") from error
 
     def _usable(self, listing: Listing) -> Iterator[ImageRecord]:
         """All but images of a class that is left out."""

@@ -1,88 +1,176 @@
-"""Lightning data module of images on disk."""
+"""The Lightning data module of images, of a data set on disk or of EmojiScenes."""
 
 from __future__ import annotations
 
 from typing import Any, Literal, final
 
 import lightning as L
-from torch.utils.data import DataLoader
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from verisal._numbers import check_range
-from verisal.data.annotated import AnnotatedImages, ImageSplits, Part
+from verisal.data.annotated import AnnotatedImages, DiskSplit, ImageSplits
 from verisal.data.guard import ImageDigests
+from verisal.data.scenes.emoji import LARGEST_SCENE, SMALLEST_SCENE, EmojiScenes
 from verisal.data.shares import Processes, ShareSampler, more_than_a_batch
+from verisal.errors import ConfigError
 from verisal.functional.adversarial import round_to_8bit
 from verisal.models import Classifier, ClassifierSource, load_classifier
-from verisal.types import Batch
+from verisal.types import Batch, Sample, Split
 
-__all__ = ["ImageData"]
+_ON_DISK: dict[Split, DiskSplit] = {
+    "cls_train": "fit",
+    "cls_val": "val",
+    "det_val": "val",
+    "det_test": "test",
+}
+_SCENES = {"fit": 24_000, "val": 2_000, "test": 4_000}
+
+
+@final
+class RenderedScenes(Dataset[Sample]):
+    """Scenes rendered once and kept as 8-bit images, for epochs that read each of them many times.
+
+    Args:
+        scenes: what is rendered.
+        num_workers: processes that render.
+        objects: whether classes, masks and boxes of the objects are kept; training does not read them.
+    """
+
+    def __init__(self, scenes: EmojiScenes, *, num_workers: int, objects: bool) -> None:
+        images, labels, self.image_ids = [], [], []
+        self._objects: list[tuple[Tensor, Tensor, Tensor]] = []
+        for batch in _in_order(scenes, num_workers):
+            images.append(round_to_8bit(batch.images))
+            labels.append(batch.labels)
+            self.image_ids += batch.image_ids
+            if objects:
+                self._objects += zip(batch.object_labels, batch.object_masks, batch.boxes, strict=True)
+        self.images, self._labels = torch.cat(images), torch.cat(labels)
+        nothing = torch.zeros(0, scenes.size, scenes.size, dtype=torch.bool)
+        self._none = (torch.zeros(0, dtype=torch.int64), nothing, torch.zeros(0, 4))
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Image and label, with its objects where they are kept."""
+        objects = self._objects[index] if self._objects else self._none
+        return Sample(self.images[index] / 255, int(self._labels[index]), self.image_ids[index], *objects)
 
 
 @final
 class ImageData(L.LightningDataModule):
-    """Images of a data set on disk: ``fit`` to train, ``val`` to validate, ``test`` to test.
+    """Images of ``cls_train`` to train, of ``val_split`` to validate, and of ``det_test`` to test.
+
+    On disk these are ``fit``, ``val`` (for ``det_val`` too) and ``test`` of the data set. Scenes are rendered
+    once.
 
     Args:
-        splits: the data set, how it is divided and how it is read.
-        classifier: its name, path or source, or the classifier itself; images get its size and classes.
-        fit_count: number of images of the part, the first ones; None for all.
-        val_count: the same of the part that validation reads.
-        test_count: the same of the part ``test``.
-        val_part: the part that validation reads.
+        splits: the data set on disk, how it is divided and how it is read; None for EmojiScenes.
+        classifier: its name, path or source, or the classifier itself; images on disk get its size and
+            classes. Scenes need none.
+        fit_count: number of images to train on, the first ones; None for all, or for 24000 scenes.
+        val_count: the same of those to validate; None for all, or for 2000 scenes.
+        test_count: the same of those to test; None for those of the validation where both read ``det_test``,
+            else for all, or for 4000 scenes.
+        val_split: what validation reads; of the scenes the classifier's own split by default.
+        image_size: side of a scene in pixels.
+        seed: of the scenes; images on disk have their own.
         batch_size: images per step.
-        num_workers: processes that decode.
+        num_workers: processes that decode or render.
+
+    Raises:
+        ConfigError: images on disk without a classifier; ``det_test`` to validate and to test, with different
+            counts.
     """
 
     def __init__(
         self,
-        splits: ImageSplits,
+        splits: ImageSplits | None = None,
         *,
-        classifier: str | ClassifierSource | Classifier,
+        classifier: str | ClassifierSource | Classifier | None = None,
         fit_count: int | None = None,
         val_count: int | None = None,
         test_count: int | None = None,
-        val_part: Literal["val", "test"] = "val",
+        val_split: Literal["cls_val", "det_val", "det_test"] = "cls_val",
+        image_size: int = 64,
+        seed: int = 0,
         batch_size: int = 16,
         num_workers: int = 2,
     ) -> None:
         super().__init__()
         check_range(1, fit_count=fit_count, val_count=val_count, test_count=test_count)
         check_range(1, batch_size=batch_size)
-        check_range(0, num_workers=num_workers)
-        self._splits = splits
-        self._classifier = classifier if isinstance(classifier, Classifier) else load_classifier(classifier)
-        self._counts = {"fit": fit_count, "val": val_count, "test": test_count}
-        self._parts: dict[str, Part] = {"fit": "fit", "val": val_part, "test": "test"}
+        check_range(0, seed=seed, num_workers=num_workers)
+        check_range(SMALLEST_SCENE, LARGEST_SCENE, image_size=image_size)
+        if splits is None:
+            fit_count, val_count = fit_count or _SCENES["fit"], val_count or _SCENES["val"]
+            test_count = test_count or (None if val_split == "det_test" else _SCENES["test"])
+            self.class_names, self.image_size = (
+                EmojiScenes("cls_train", 1, size=image_size).class_names,
+                image_size,
+            )
+        elif classifier is None:
+            raise ConfigError("images on disk need a classifier, whose size and classes they get")
+        else:
+            known = classifier if isinstance(classifier, Classifier) else load_classifier(classifier)
+            self.class_names, self.image_size = known.class_names, known.image_size
+            self._classifier = known
+        if val_split == "det_test":
+            test_count = test_count or val_count
+            if val_count != test_count:
+                raise ConfigError(
+                    "validation and test read the same images, so val_count and test_count must be equal;"
+                    f" found {val_count} and {test_count}; leave test_count out"
+                )
+        self._on_disk, self._seed = splits, seed
+        self._splits: dict[str, Split] = {"fit": "cls_train", "val": val_split, "test": "det_test"}
+        self._counts: dict[Split, int | None] = {
+            "cls_train": fit_count,
+            val_split: val_count,
+            "det_test": test_count,
+        }
         self.batch_size, self.num_workers = batch_size, num_workers
-        self.class_names, self.image_size = self._classifier.class_names, self._classifier.image_size
-        self._images: dict[str, AnnotatedImages] = {}
-        self._digests: dict[str, ImageDigests] = {}
+        self._images: dict[Split, AnnotatedImages | RenderedScenes] = {}
+        self._digests: dict[Split, ImageDigests] = {}
 
     def setup(self, stage: str) -> None:
-        """List the parts that the stage reads; with ``on_error: skip``, look at their images too."""
+        """List or render what the stage reads; with ``on_error: skip``, look at images on disk too."""
         uses = {"fit": ("fit", "val"), "validate": ("val",), "test": ("test",), "predict": ("test",)}
         for use in uses[stage]:
-            self._listed(use)
+            self._read(self._splits[use])
 
-    def _listed(self, use: str) -> AnnotatedImages:
-        if use not in self._images:
-            self._images[use] = AnnotatedImages(
-                self._splits, self._parts[use], classifier=self._classifier, count=self._counts[use]
-            )
-        return self._images[use]
+    def _read(self, split: Split) -> AnnotatedImages | RenderedScenes:
+        if split not in self._images:
+            count = self._counts[split]
+            if self._on_disk is not None:
+                self._images[split] = AnnotatedImages(
+                    self._on_disk, _ON_DISK[split], classifier=self._classifier, count=count
+                )
+            else:
+                scenes = EmojiScenes(split, count or 0, seed=self._seed, size=self.image_size)
+                self._images[split] = RenderedScenes(
+                    scenes, num_workers=self.num_workers, objects=split != "cls_train"
+                )
+        return self._images[split]
 
     def digests(self, use: str) -> ImageDigests:
         """The images that ``fit``, ``val`` or ``test`` reads; the first time they are all decoded for it."""
-        if use not in self._digests:
-            loader = DataLoader(
-                self._listed(use), batch_size=64, num_workers=self.num_workers, collate_fn=Batch.collate
-            )
-            parts = [ImageDigests.of(round_to_8bit(batch.images), batch.image_ids) for batch in loader]
-            self._digests[use] = ImageDigests.joined(parts)
-        return self._digests[use]
+        split = self._splits[use]
+        if split not in self._digests:
+            images = self._read(split)
+            if isinstance(images, RenderedScenes):
+                self._digests[split] = ImageDigests.of(images.images, images.image_ids)
+            else:
+                batches = _in_order(images, self.num_workers)
+                parts = [ImageDigests.of(round_to_8bit(batch.images), batch.image_ids) for batch in batches]
+                self._digests[split] = ImageDigests.joined(parts)
+        return self._digests[split]
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Shuffled images of ``fit``."""
+        """Shuffled images to train on."""
         return self._loader("fit", shuffle=True)
 
     def val_dataloader(self) -> DataLoader[Any]:
@@ -90,21 +178,25 @@ class ImageData(L.LightningDataModule):
         return self._loader("val")
 
     def test_dataloader(self) -> DataLoader[Any]:
-        """Images of ``test``, in order."""
+        """Images to test, in order."""
         return self._loader("test")
 
     def predict_dataloader(self) -> DataLoader[Any]:
-        """Images of ``test``, in order."""
+        """Images to test, in order."""
         return self._loader("test")
 
     def _loader(self, use: str, *, shuffle: bool = False) -> DataLoader[Any]:
-        images, processes = self._images[use], Processes.of(self.trainer)
+        images, processes = self._images[self._splits[use]], Processes.of(self.trainer)
         return DataLoader(
             images,
             batch_size=self.batch_size,
             shuffle=shuffle,
             sampler=None if shuffle else ShareSampler(images, processes),
             drop_last=shuffle and more_than_a_batch(len(images), self.batch_size, processes),
-            num_workers=self.num_workers,
+            num_workers=0 if isinstance(images, RenderedScenes) else self.num_workers,
             collate_fn=Batch.collate,
         )
+
+
+def _in_order(images: Dataset[Sample], num_workers: int) -> DataLoader[Any]:
+    return DataLoader(images, batch_size=64, num_workers=num_workers, collate_fn=Batch.collate)

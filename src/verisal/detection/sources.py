@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from verisal.data.annotated import AnnotatedImages, ImageSplits, Part
+from verisal.data.annotated import AnnotatedImages, DiskSplit, ImageSplits
 from verisal.data.scenes.emoji import EmojiScenes
 from verisal.detection.attacked_images import ImageSource
 from verisal.errors import DataError
@@ -11,7 +11,7 @@ from verisal.types import Split
 
 __all__ = ["image_source"]
 
-_PARTS: dict[Split, Part] = {"det_fit": "fit", "det_val": "val", "det_test": "test"}
+_ON_DISK: dict[Split, DiskSplit] = {"det_fit": "fit", "det_val": "val", "det_test": "test"}
 
 
 def image_source(
@@ -32,10 +32,11 @@ def image_source(
     """
     if splits is None:
         return EmojiScenes(split, count, seed=seed, size=classifier.image_size)
-    images = AnnotatedImages(splits, _PARTS[split], classifier=classifier, count=count)
+    images = AnnotatedImages(splits, _ON_DISK[split], classifier=classifier, count=count)
     if -1 in images.labels:
+        first = images.image_id(images.labels.index(-1))
         raise DataError(
-            f"part {images.part} has images without a label, e.g. {images.image_id(images.labels.index(-1))};"
-            " attacks need labels: give classes by folders or annotations"
+            f"split {images.split} has images without a label, e.g. {first}; attacks need labels: give"
+            " classes by folders or annotations"
         )
     return images
