@@ -1,4 +1,4 @@
-"""Which weights a run keeps, and how they are written, read and resumed."""
+"""Weights that a run keeps: how they are chosen, written, read and resumed."""
 
 from __future__ import annotations
 
@@ -28,8 +28,6 @@ from verisal.checkpoint import (
 )
 from verisal.errors import CheckpointError
 
-__all__ = ["CheckpointFiles", "LastCheckpoint", "LastValidation", "Monitored", "best_checkpoint"]
-
 
 @runtime_checkable
 class Monitored(Protocol):
@@ -37,7 +35,7 @@ class Monitored(Protocol):
 
     Attributes:
         monitor: name of a value logged in validation.
-        monitor_mode: whether a higher or a lower value is better.
+        monitor_mode: ``max`` if a higher value is better, else ``min``.
     """
 
     monitor: str
@@ -73,7 +71,7 @@ class _BestCheckpoint(ModelCheckpoint):
 
 @final
 class LastValidation(Callback):
-    """Validates what a training that ends inside an epoch, by its number of steps, has come to.
+    """Validates the weights of a training that ends inside an epoch, by its number of steps.
 
     Lightning validates where an epoch ends or a callback stops the training, and would let this one end
     without a checkpoint of its last part, or of any.
@@ -92,8 +90,7 @@ class LastCheckpoint(Checkpoint):
     """Keeps ``last.ckpt``: the state at the newest epoch boundary, random number generators included.
 
     Written when an epoch starts (the first one, with its first batch) and when training ends. A run that is
-    stopped anywhere inside an epoch resumes at the start of that epoch and goes on exactly as it would have
-    done.
+    stopped inside an epoch resumes at the start of that epoch and goes on exactly as it would have done.
 
     Args:
         folder: folder of the checkpoints.
@@ -109,7 +106,7 @@ class LastCheckpoint(Checkpoint):
         self._first_loops: dict[str, Any] | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """State of the generators of Python, NumPy and torch, and whether it is that of an epoch boundary."""
+        """State of the global generators, and True with ``boundary`` if it is that of an epoch boundary."""
         return {"boundary": self._at_boundary, **(self._at_start or _generators())}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -118,18 +115,15 @@ class LastCheckpoint(Checkpoint):
         _set_generators(state_dict)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Note the generators before the first loader draws from them, which may be for the optimizers.
-
-        The loader of the first epoch is made before that epoch starts, those of later epochs after.
-        """
+        """Note the generators before the first loader draws from them, which may be for the optimizers."""
         if stage == "fit":
             self._at_start = _generators()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note whether a resumed run begins where an epoch does; its generators are back already."""
+        """Take a resumed run as one that begins where an epoch does; its generators are back already."""
         if self._restored is not None:
-            state, self._restored, self._resumed = self._restored, None, True
-            self._at_boundary, self._at_start = bool(state["boundary"]), None
+            self._at_boundary, self._at_start = bool(self._restored["boundary"]), None
+            self._restored, self._resumed = None, True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin the epoch of a boundary checkpoint as any other.
@@ -178,7 +172,7 @@ class LastCheckpoint(Checkpoint):
 
 @final
 class CheckpointFiles(CheckpointIO):
-    """How Lightning writes and reads checkpoints: whole files with checksums, tensors and plain data only.
+    """Checkpoints as whole files with checksums, of tensors and plain data only.
 
     A :class:`Carded` task's card is stored with its weights and compared before they are loaded.
 
@@ -191,20 +185,14 @@ class CheckpointFiles(CheckpointIO):
         self._task, self._branch = task, branch
 
     def save_checkpoint(
-        self,
-        checkpoint: dict[str, Any],
-        path: str | os.PathLike[str],
-        storage_options: object | None = None,
+        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: object | None = None
     ) -> None:
         """Write ``checkpoint`` with the task's card and the run's branch."""
         cards: Mapping[str, Any] = {CARD_KEY: self._task.card()} if isinstance(self._task, Carded) else {}
         save_checkpoint({**checkpoint, **cards, BRANCH_KEY: self._branch}, Path(path))
 
     def load_checkpoint(
-        self,
-        path: str | os.PathLike[str],
-        map_location: object | None = None,
-        weights_only: bool | None = None,
+        self, path: str | os.PathLike[str], map_location: object = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
         """Read a checkpoint or an export made for this task; ``weights_only`` cannot be switched off."""
         # An export does not say which Lightning wrote it: none did, and no callback has a state in it.
@@ -220,21 +208,19 @@ class CheckpointFiles(CheckpointIO):
         remove_checkpoint(Path(path))
 
 
-def _check_tensors(found: Mapping[str, torch.Tensor], task: LightningModule, path: object) -> None:
+def _check_tensors(weights: Mapping[str, torch.Tensor], task: LightningModule, path: object) -> None:
     """Raise unless the weights have the names and shapes of the task's."""
-    given = {name: tuple(value.shape) for name, value in found.items()}
+    given = {name: tuple(value.shape) for name, value in weights.items()}
     wanted = {name: tuple(value.shape) for name, value in task.state_dict().items()}
     different = sorted(name for name in given.keys() | wanted.keys() if given.get(name) != wanted.get(name))
     if task.strict_loading and different:
-        shown = [
+        shown = "\n".join(
             f"  {name}: checkpoint {given.get(name, 'nothing')}, config {wanted.get(name, 'nothing')}"
             for name in different[:5]
-        ]
+        )
         raise CheckpointError(
-            "\n".join(
-                [f"{path} does not fit the config's network ({len(different)} weights differ):", *shown]
-            )
-            + "\nUse the config in that run's folder, or train again with this one"
+            f"{path} does not fit the config's network ({len(different)} weights differ):\n{shown}\n"
+            "Use the config in that run's folder, or train again with this one"
         )
 
 

@@ -1,4 +1,4 @@
-"""No image may serve two purposes, also in commands and runs that follow one another."""
+"""Images that serve two purposes, also in commands and runs that follow one another, are refused."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from verisal.checkpoint import IMAGES_KEY
 from verisal.data import OF_CLASSIFIER, KnowsImages, different, guard_seen, guard_splits, shared_images
 from verisal.models import Classifier
 from verisal.types import HasClassifier
-
-__all__ = ["ImageGuard"]
 
 _USES = {"fit": ("fit", "val"), "validate": ("val",), "test": ("test",), "predict": ()}
 # What the images of a use must not have been before.
@@ -39,7 +37,7 @@ class ImageGuard(Callback):
     before there were records, of which a line tells.
 
     Args:
-        tests: whether a fit is followed by a test, whose images then are compared beforehand.
+        tests: True if a fit is followed by a test, whose images then are compared beforehand.
     """
 
     def __init__(self, *, tests: bool = False) -> None:
@@ -48,7 +46,7 @@ class ImageGuard(Callback):
         self._seen: dict[str, Tensor] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Compare what the command reads.
+        """Compare the images that the command reads.
 
         Raises:
             DataError: an image serves two purposes.
@@ -75,14 +73,14 @@ class ImageGuard(Callback):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Write down what the weights depend on."""
+        """Write down the images that the weights depend on."""
         if self._seen:
             checkpoint[IMAGES_KEY] = dict(self._seen)
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Compare what the command reads with what the weights depend on.
+        """Compare the images that the command reads with those that the weights depend on.
 
         Raises:
             DataError: an image serves two purposes.
@@ -98,19 +96,15 @@ class ImageGuard(Callback):
             before = {key: seen[key] for key in _APART[use] if key in seen}
             guard_seen(data.digests(use), use, before, told=_TOLD)
         if fn == "predict":
-            self._tell(trainer, data, seen)
+            digests = data.digests("predict")
+            if names := shared_images(digests, torch.cat(list(seen.values()))):
+                _say(
+                    trainer,
+                    f"images: {len(names)} of {len(digests.names)} are among those that the weights depend on"
+                    f" ({', '.join(names[:2])}); their scores say little of new images",
+                )
         for use, values in self._seen.items():
             self._seen[use] = different(torch.cat([values, seen.get(use, values)]))
-
-    def _tell(self, trainer: Trainer, data: KnowsImages, seen: dict[str, Tensor]) -> None:
-        found = data.digests("predict")
-        names = shared_images(found, torch.cat(list(seen.values())))
-        if names:
-            _say(
-                trainer,
-                f"images: {len(names)} of {len(found.names)} are among those that the weights depend on"
-                f" ({', '.join(names[:2])}); their scores say little of new images",
-            )
 
 
 def _data(trainer: Trainer) -> KnowsImages | None:

@@ -1,9 +1,8 @@
-"""Stop at the first loss or weight that is not finite, before it reaches a checkpoint."""
+"""A stop at the first loss or weight that is not finite, before it reaches a checkpoint."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, final
 
@@ -15,8 +14,6 @@ from verisal.checkpoint import write_atomic
 from verisal.errors import NumericError
 from verisal.types import Batch
 
-__all__ = ["NumericGuard"]
-
 
 @final
 class NumericGuard(Callback):
@@ -24,7 +21,7 @@ class NumericGuard(Callback):
 
     The loss is read before the backward pass, so the weights are still those of the step before. Weights
     are read before each validation and at the end of each training epoch: before a checkpoint is written.
-    What was found is kept in ``numeric_error.json`` in the run folder.
+    A record is kept in ``numeric_error.json`` in the run folder.
 
     Args:
         run_dir: folder of the run.
@@ -46,7 +43,7 @@ class NumericGuard(Callback):
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Check the loss."""
         if not bool(torch.isfinite(loss.detach()).all()):
-            self._stop(trainer, f"training loss is {float(loss.detach().float().mean())}", ())
+            self._stop(trainer, f"training loss is {float(loss.detach().float().mean())}", [])
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check the weights before they are judged."""
@@ -58,32 +55,29 @@ class NumericGuard(Callback):
         self._check_weights(trainer, pl_module)
 
     def _check_weights(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        broken = tuple(name for name, tensor in _floats(pl_module) if not bool(torch.isfinite(tensor).all()))
+        broken = [
+            name
+            for name, tensor in pl_module.state_dict().items()
+            if isinstance(tensor, Tensor) and tensor.is_floating_point() and not tensor.isfinite().all()
+        ]
         if broken:
             self._stop(trainer, f"{len(broken)} weights are not finite, the first is {broken[0]}", broken)
 
-    def _stop(self, trainer: Trainer, what: str, broken: tuple[str, ...]) -> None:
+    def _stop(self, trainer: Trainer, what: str, broken: list[str]) -> None:
         record: dict[str, Any] = {
             "what": what,
             "epoch": trainer.current_epoch,
             "step": trainer.global_step,
             "batch_index": self._batch_index,
             "image_ids": list(self._image_ids),
-            "weights": list(broken),
+            "weights": broken,
             "config": "config.yaml",
         }
-        target = (
-            self.run_dir / f"numeric_error{f'.{trainer.global_rank}' if trainer.global_rank else ''}.json"
-        )
+        rank = f".{trainer.global_rank}" if trainer.global_rank else ""
+        target = self.run_dir / f"numeric_error{rank}.json"
         write_atomic(target, (json.dumps(record, indent=2) + "\n").encode())
         raise NumericError(
             f"{what} in epoch {trainer.current_epoch}, batch {self._batch_index}; training stopped."
             f" The checkpoints in {self.run_dir / 'checkpoints'} are from before it, the batch is named in"
             f" {target.name}. Lower the learning rate, or set trainer.gradient_clip_val"
         )
-
-
-def _floats(module: LightningModule) -> Iterator[tuple[str, Tensor]]:
-    for name, tensor in module.state_dict().items():
-        if isinstance(tensor, Tensor) and tensor.is_floating_point():
-            yield name, tensor

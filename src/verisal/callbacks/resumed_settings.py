@@ -1,10 +1,10 @@
-"""A resumed run is trained with the settings that its config states, or refused."""
+"""Settings of a resumed run: those that its config states, or a refusal."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, final
 
 import torch
@@ -29,9 +29,8 @@ class ResumedSettings(Callback):
     Optimizers, learning rate schedules, callbacks and random number generators get their state back when a
     run is resumed, and with it the settings that they were made with. What the config gives them is noted
     before the first step, travels in the checkpoint, and is compared before anything is restored. All other
-    settings that differ hold from here on, and are named in a line.
-
-    Callbacks that keep checkpoints find those of the earlier part in the folder where they lie now.
+    settings that differ hold from here on, and are named in a line. Callbacks that keep checkpoints find
+    those of the earlier part in the folder where they lie now.
 
     Args:
         config: all settings of the run as nested plain data.
@@ -85,16 +84,15 @@ class ResumedSettings(Callback):
             key = callback.state_key
             if not isinstance(callback, ModelCheckpoint) or key not in states or callback.dirpath is None:
                 continue
-            found = found_again(
-                states[key], str(callback.dirpath), key=key, mode=callback.mode, filename=callback.filename
-            )
-            if states[key]["best_model_path"] and not found["best_model_path"] and trainer.is_global_zero:
+            mode, filename = callback.mode, callback.filename
+            own = found_again(states[key], str(callback.dirpath), key=key, mode=mode, filename=filename)
+            if states[key]["best_model_path"] and not own["best_model_path"] and trainer.is_global_zero:
                 print(
                     f"no checkpoint of the earlier part of this run is in {callback.dirpath}: the best epoch"
                     " from here on is kept",
                     flush=True,
                 )
-            states[key] = found
+            states[key] = own
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare, while optimizers and schedules are still as the config makes them.
@@ -127,24 +125,22 @@ class ResumedSettings(Callback):
         for name, values in optional.items():
             if values and _NOTHING in values:
                 del ignored[name]
-        changed = [f"{name}: {old} so far, now {new}" for name, (old, new) in different["config"].items()]
+        changed = [f"  {name}: {old} so far, now {new}" for name, (old, new) in different["config"].items()]
         if ignored:
-            lines = [f"{name}: {old} so far, config gives {new}" for name, (old, new) in ignored.items()]
-            more = f"  and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
+            lines = [f"  {name}: {old} so far, config gives {new}" for name, (old, new) in ignored.items()]
+            more = [f"  and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
+            others = ["in the config:", *changed[:_SHOWN]] if changed else []
             raise ConfigError(
                 "\n".join(
                     [
                         "a resumed run keeps these settings, because they are part of its state:",
-                        *(f"  {line}" for line in lines[:_SHOWN]),
-                        *filter(None, [more]),
-                        *(["in the config:"] if changed else []),
-                        *(f"  {line}" for line in changed[:_SHOWN]),
+                        *[*lines[:_SHOWN], *more, *others],
                         "Use the config in the run's folder, or begin a new run with --resume never",
                     ]
                 )
             )
         if changed and speak:
-            print("\n".join(["resumed with other settings:", *(f"  {line}" for line in changed)]), flush=True)
+            print("\n".join(["resumed with other settings:", *changed]), flush=True)
 
 
 def _state_of(callback: Callback) -> dict[str, Any]:
@@ -168,12 +164,9 @@ def _unscheduled(group: Mapping[str, Any]) -> dict[str, Any]:
 
 def _differences(made: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     """Both values, as text, of all entries that differ; NaN equals NaN."""
-    both = {name: (_text(made, name), _text(own, name)) for name in dict.fromkeys([*made, *own])}
+    texts = [{name: repr(value) for name, value in values.items()} for values in (made, own)]
+    both = {name: tuple(text.get(name, _NOTHING) for text in texts) for name in dict.fromkeys([*made, *own])}
     return {name: (old, new) for name, (old, new) in both.items() if old != new}
-
-
-def _text(values: Mapping[str, Any], name: str) -> str:
-    return repr(values[name]) if name in values else _NOTHING
 
 
 def _numbered(name: str, number: int) -> str:
@@ -182,22 +175,14 @@ def _numbered(name: str, number: int) -> str:
 
 def _flat(name: str, value: object) -> dict[str, Any]:
     """Numbers and texts in nested plain data, by dotted names; everything else is no setting."""
-    return dict(_leaves(name, value))
-
-
-def _leaves(name: str, value: object) -> Iterator[tuple[str, Any]]:
-    match value:
-        case Mapping():
-            for key, item in value.items():
-                yield from _leaves(f"{name}.{key}" if name else str(key), item)
-        case list() | tuple():
-            for place, item in enumerate(value):
-                yield from _leaves(f"{name}.{place}", item)
-        case Tensor():
-            if value.numel() == 1:
-                yield name, value.item()
-        case bool() | int() | float() | str() | None:
-            yield name, value
+    if isinstance(value, Tensor) and value.numel() == 1:
+        value = value.item()
+    if isinstance(value, list | tuple):
+        value = dict(enumerate(value))
+    if isinstance(value, Mapping):
+        parts = [_flat(f"{name}.{key}" if name else str(key), item) for key, item in value.items()]
+        return {key: leaf for part in parts for key, leaf in part.items()}
+    return {name: value} if value is None or isinstance(value, bool | int | float | str) else {}
 
 
 def found_again(
@@ -232,20 +217,23 @@ def found_again(
         if score is not None:
             kept[file] = score
     ranked = sorted(kept, key=lambda path: float(kept[path]), reverse=mode == "max")
-    found: dict[str, Any] = {**state, "dirpath": folder, "best_k_models": kept}
-    if ranked:
-        found |= {"best_model_path": ranked[0], "best_model_score": kept[ranked[0]]}
-        found |= {"kth_best_model_path": ranked[-1], "kth_value": kept[ranked[-1]]}
-    else:
-        worst = torch.tensor(torch.inf if mode == "min" else -torch.inf)
-        found |= {"best_model_path": "", "best_model_score": None}
-        found |= {"kth_best_model_path": "", "kth_value": worst}
+    best, last = (ranked[0], ranked[-1]) if ranked else ("", "")
+    worst = torch.tensor(torch.inf if mode == "min" else -torch.inf)
+    again: dict[str, Any] = {
+        **state,
+        "dirpath": folder,
+        "best_k_models": kept,
+        "best_model_path": best,
+        "best_model_score": kept.get(best),
+        "kth_best_model_path": last,
+        "kth_value": kept.get(last, worst),
+    }
     # Without a monitored value the newest file alone is known.
     places = ("last_model_path",) if state["monitor"] else ("last_model_path", "best_model_path")
     for place in places:
         file = os.path.join(folder, _name(state[place], before))
-        found[place] = file if state[place] and os.path.isfile(file) else ""
-    return found
+        again[place] = file if state[place] and os.path.isfile(file) else ""
+    return again
 
 
 def _name(path: str, folder: str) -> str:
