@@ -49,8 +49,8 @@ def test_lines_come_now_and_then_with_the_time_left(monkeypatch, capsys):
         session.step("gradient")
     lines = capsys.readouterr().out.splitlines()
     assert lines == [
-        "gradient: 2/10 steps, 0:20 gone, about 1:20 left",
-        "gradient: 4/10 steps, 0:40 gone, about 1:00 left",
+        "gradient: 2/10 items, 1:20 left",
+        "gradient: 4/10 items, 1:00 left",
     ]
     session = epoch(quiet=True)
     session.expect(1)

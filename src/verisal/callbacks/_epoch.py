@@ -21,6 +21,7 @@ from verisal.functional.outputs import ask, output_of
 from verisal.functional.scopes import frozen, rng_preserved
 from verisal.functional.seeding import content_ids
 from verisal.functional.shared_work import SharedWork
+from verisal.progress import progress_line
 from verisal.saliency import Saliency
 from verisal.types import Batch, Explained, SaliencyResult, Sample
 
@@ -108,10 +109,9 @@ class Epoch:
         if self._quiet or now - self._said < _SECONDS_BETWEEN_LINES:
             return
         self._said = now
-        gone = now - self._started
-        left = gone * (self._total - self._done) / self._done
-        progress = f"{self._done}/{self._total} steps, {_clock(gone)} gone, about {_clock(left)} left"
-        print(f"{what}: {progress}", flush=True)
+        seconds = now - self._started
+        line = progress_line(what, done=self._done, total=self._total, fresh=self._done, seconds=seconds)
+        print(line, flush=True)
 
     @contextmanager
     def scope(self) -> Iterator[None]:
@@ -262,8 +262,3 @@ def _stacked(maps: Sequence[tuple[SaliencyResult, int, float]]) -> SaliencyResul
         n_backward=first.n_backward,
         baseline=first.baseline,
     )
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02d}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
-from functools import partial
 from typing import final
 
 import torch
@@ -14,7 +13,7 @@ from torch.utils.data import Dataset
 from verisal._numbers import check_range
 from verisal.callbacks._epoch import Epoch, Seen
 from verisal.callbacks._explaining import row_evaluation
-from verisal.callbacks._thresholds import ThresholdCallback
+from verisal.callbacks._queries import QueryCallback
 from verisal.data import AnnotatedImages, EmojiScenes
 from verisal.errors import ConfigError
 from verisal.metrics import ClassRankScores
@@ -28,7 +27,7 @@ _LAST = "last"
 
 @final
 @dataclass(eq=False, repr=False)
-class ClassRanks(ThresholdCallback):
+class ClassRanks(QueryCallback):
     """Response, norm, similarity and false localisation of maps of classes by their rank.
 
     The first query is the predicted class; images where it is not the label do not count. The others are the
@@ -79,12 +78,8 @@ class ClassRanks(ThresholdCallback):
         self.check_apart(batch.image_ids)
         right = seen.rows(torch.nonzero(seen.query_class == batch.labels)[:, 0].tolist())
         asked, valid = self._queries(right)
-        for name, method in self.methods.items():
-            scores = self._scores[name]
-            key = f"ranks {tuple(self.ranks)} {scores.threshold}"
-            rows = partial(self._rows, epoch, name, right, asked, valid)
-            known = epoch.rows(name, [method], batch, {key: rows}, objects=True)
-            scores.table.update(right.batch.image_ids, known[key])
+        self.ask(epoch, self._scores, right, asked, valid)
+        for name in self.methods:
             epoch.step(name)
         missing = self.drawn_images - len(self.panels)
         if self.drawn and missing > 0 and epoch.rank == 0:
@@ -118,28 +113,21 @@ class ClassRanks(ThresholdCallback):
         return merge_evaluations([*parts, whole])
 
     def _queries(self, seen: Seen) -> tuple[Tensor, Tensor]:
-        """``(Q, B)``: classes by rank, and whether they are absent."""
+        """Classes ``(Q + 1, B)``, the predicted one first; True ``(Q, B)`` where a further one is absent."""
         order = seen.logits.sort(dim=1, descending=True, stable=True).indices
         classes = order.shape[1]
-        asked = torch.stack([order[:, min(rank, classes) - 1] for rank in (*self.ranks, classes)])
-        exists = torch.tensor([rank <= classes for rank in (*self.ranks, classes)], device=asked.device)
+        further = torch.stack([order[:, min(rank, classes) - 1] for rank in (*self.ranks, classes)])
+        exists = torch.tensor([rank <= classes for rank in (*self.ranks, classes)], device=order.device)
         annotated = torch.zeros_like(seen.logits, dtype=torch.bool)
         for row, labels in zip(annotated, seen.batch.object_labels, strict=True):
             row[labels.to(row.device)] = True
-        return asked, ~annotated.gather(1, asked.t()).t() & exists[:, None]
-
-    def _rows(self, epoch: Epoch, name: str, seen: Seen, asked: Tensor, valid: Tensor) -> Tensor:
-        scores, batch = self._scores[name], seen.batch
-        if not len(batch):
-            return torch.empty(0, len(scores.table.columns))
-        queries = (seen.query_class, *asked)
-        results = [epoch.explain(self.methods[name], batch, query)[0] for query in queries]
-        return scores.rows_of(results, batch.boxes_of(seen.query_class), valid=valid)
+        absent = ~annotated.gather(1, further.t()).t()
+        return torch.cat([seen.query_class[None], further]), absent & exists[:, None]
 
     def _draw(self, epoch: Epoch, seen: Seen, asked: Tensor) -> None:
         names = ["c0", *(f"rank {rank}" for rank in self.ranks), _LAST]
         for row, image_id in enumerate(seen.batch.image_ids):
-            image, queries = seen.batch.images[[row]], (seen.query_class[[row]], *asked[:, [row]])
+            image, queries = seen.batch.images[[row]], asked[:, [row]]
             # Each image alone, not as part of what else is computed: after a stop that is another batch.
             maps = {
                 f"{method}, {name}": self.methods[method](epoch.classifier, image, query)

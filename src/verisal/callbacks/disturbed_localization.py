@@ -14,9 +14,9 @@ from torch.utils.data import Dataset
 from verisal._numbers import check_range
 from verisal.callbacks._epoch import Epoch, Seen, first_samples
 from verisal.callbacks._explaining import plain_score, row_evaluation
-from verisal.callbacks._thresholds import ThresholdCallback
+from verisal.callbacks._queries import QueryCallback
 from verisal.data import AnnotatedImages, EmojiScenes
-from verisal.functional.regions.disturbed import QUERIES, DisturbedQueries, disturbed_queries, present_queries
+from verisal.functional.regions.disturbed import disturbed_queries, present_queries
 from verisal.metrics import DisturbedScores, PresentQueries
 from verisal.reporting import merge_evaluations
 from verisal.results import Evaluation
@@ -42,7 +42,7 @@ _HEADLINE = {
 
 @final
 @dataclass(eq=False, repr=False)
-class DisturbedLocalization(ThresholdCallback):
+class DisturbedLocalization(QueryCallback):
     """Queries of the true class, of three absent ones, and of every class of images with several.
 
     Every method has its own threshold, at which its boxes for the true class are right most often on
@@ -97,26 +97,13 @@ class DisturbedLocalization(ThresholdCallback):
         """Rows of absent and present classes for the images that count."""
         batch = seen.batch
         self.check_apart(batch.image_ids)
-        queries = disturbed_queries(
-            seen.logits,
-            batch.labels,
-            present=batch.object_labels,
-            image_ids=batch.image_ids,
-            seed=self.seed,
-        )
+        present, ids = batch.object_labels, batch.image_ids
+        queries = disturbed_queries(seen.logits, batch.labels, present=present, image_ids=ids, seed=self.seed)
         # Without a box of its class there is nothing that a map could find.
         answerable = queries.valid.new_tensor([len(boxes) > 0 for boxes in batch.boxes_of(batch.labels)])
         counted = torch.nonzero(queries.valid[0] & answerable)[:, 0].tolist()
-        if counted:
-            part = seen.rows(counted)
-            asked = replace(
-                queries, query_class=queries.query_class[:, counted], valid=queries.valid[:, counted]
-            )
-            for name, scores in self._absent.items():
-                rows = partial(self._absent_rows, epoch, name, part.batch, asked)
-                key = f"absent {scores.threshold} {self.seed}"
-                known = epoch.rows(name, [self.methods[name]], part.batch, {key: rows}, objects=True)
-                scores.table.update(part.batch.image_ids, known[key])
+        asked, valid = queries.query_class[:, counted], queries.valid[:, counted]
+        self.ask(epoch, self._absent, seen.rows(counted), asked, valid)
         self._add_present(epoch, seen)
         for name in self._absent:
             epoch.step(name)
@@ -126,9 +113,10 @@ class DisturbedLocalization(ThresholdCallback):
         counted, bootstrap = 0, self.bootstrap_in(epoch)
         parts = []
         for name, own in self._absent.items():
-            if not len(own.table.compute().rows):
+            image_ids, columns = own.columns()
+            if not image_ids:
                 return None
-            absent = own.compute(bootstrap)
+            absent = own.scores_of(columns, bootstrap)
             counted = absent["accuracy_c0"].n
             absent["tau"] = plain_score(own.threshold, counted)
             parts.append(row_evaluation(epoch.split, name, _NAME, absent))
@@ -143,14 +131,6 @@ class DisturbedLocalization(ThresholdCallback):
         counts = {"correctly classified images (D-WSOL)": counted}
         whole = Evaluation(epoch.split, {}, counts=counts, notes=(_NOTE, *left_out), headline=_HEADLINE)
         return merge_evaluations([*parts, whole])
-
-    def _absent_rows(self, epoch: Epoch, name: str, batch: Batch, queries: DisturbedQueries) -> Tensor:
-        results = {
-            query: epoch.explain(self.methods[name], batch, asked)[0]
-            for query, asked in zip(QUERIES, queries.query_class, strict=True)
-        }
-        boxes = batch.boxes_of(batch.labels)
-        return self._absent[name].rows_of(results, boxes, valid=queries.valid)
 
     def _add_scenes(self, epoch: Epoch, scenes: Batch) -> None:
         """Take this process's share of further images, for the queries of present classes."""

@@ -120,14 +120,12 @@ class DisturbedScores(_QueryScores):
                 f" found {', '.join(sorted(results))} and {tuple(valid.shape)} for {len(image_ids)} images"
             )
         kept = [image_id for image_id, counts in zip(image_ids, valid[0].tolist(), strict=True) if counts]
-        self.table.update(kept, self.rows_of(results, boxes, valid=valid))
+        self.table.update(kept, self.rows_of([results[query] for query in QUERIES], boxes, valid=valid))
 
-    def rows_of(
-        self, results: Mapping[str, SaliencyResult], boxes: Sequence[Tensor], *, valid: Tensor
-    ) -> Tensor:
-        """Rows of the images that count for c0, for ``table``; arguments as of :meth:`update`."""
+    def rows_of(self, results: Sequence[SaliencyResult], boxes: Sequence[Tensor], *, valid: Tensor) -> Tensor:
+        """Rows of the images that count for c0, for ``table``; arguments as of :meth:`update`, in order."""
         kept = torch.nonzero(valid[0])[:, 0]
-        true, *absent = (_part(results[query], kept) for query in QUERIES)
+        true, *absent = (_part(result, kept) for result in results)
         boxes, finite = [boxes[index] for index in kept.tolist()], _finite(true)
         height, width = true.saliency.shape[-2:]
         whole = torch.tensor([0, 0, width, height], device=kept.device).expand(len(kept), 4)

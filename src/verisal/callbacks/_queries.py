@@ -1,10 +1,10 @@
-"""Thresholds for boxes, chosen on images of which nothing is reported."""
+"""Queries of several classes, with a threshold for boxes chosen on images of which nothing is reported."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -13,20 +13,22 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from verisal._numbers import check_range
-from verisal.callbacks._epoch import Epoch, first_samples
+from verisal.callbacks._epoch import Epoch, Seen, first_samples
 from verisal.callbacks._explaining import ScoringCallback
 from verisal.errors import DataError
-from verisal.functional.outputs import ask
 from verisal.functional.regions.localisation import choose_threshold
+from verisal.functional.seeding import derive_seed
+from verisal.metrics import ClassRankScores, DisturbedScores
 from verisal.saliency import Saliency
 from verisal.types import Batch, Sample
 
 _CHUNK = 32
+Scores = ClassRankScores | DisturbedScores
 
 
 @dataclass(eq=False, repr=False)
-class ThresholdCallback(ScoringCallback, ABC):
-    """A :class:`ScoringCallback` with a threshold for the boxes of every method, chosen on held-out images.
+class QueryCallback(ScoringCallback, ABC):
+    """A :class:`ScoringCallback` that asks every method for several classes of an image.
 
     Args:
         held_out: annotated samples of which nothing is reported, of the classifier's classes and image size.
@@ -71,14 +73,36 @@ class ThresholdCallback(ScoringCallback, ABC):
                 f" {common[0]}; give held_out another split"
             )
 
+    def ask(
+        self, epoch: Epoch, scores: Mapping[str, Scores], seen: Seen, asked: Tensor, valid: Tensor
+    ) -> None:
+        """Add the rows of every method, known or measured.
+
+        Args:
+            epoch: explains.
+            scores: by method.
+            seen: images of which all count.
+            asked: ``(Q, B)`` query classes, the first of which is in its image.
+            valid: bool, as of :meth:`.DisturbedScores.rows_of` or :meth:`.ClassRankScores.rows_of`.
+        """
+        batch = seen.batch
+        for name, own in scores.items() if len(batch) else ():
+
+            def rows(own: Scores = own, method: Saliency = self.methods[name]) -> Tensor:
+                results = [epoch.explain(method, batch, query)[0] for query in asked]
+                return own.rows_of(results, batch.boxes_of(asked[0]), valid=valid)
+
+            key = f"queries {derive_seed(self.seed, own.threshold, *own.table.columns):x}"
+            known = epoch.rows(name, [self.methods[name]], batch, {key: rows}, objects=True)
+            own.table.update(batch.image_ids, known[key])
+
 
 def _chosen_threshold(epoch: Epoch, method: Saliency, samples: Batch) -> Tensor:
     maps: list[Tensor] = []
     boxes: list[Tensor] = []
     for start in range(0, len(samples), _CHUNK):
-        part = samples.rows(range(start, min(start + _CHUNK, len(samples))))
-        predicted = ask(epoch.classifier, part.images).argmax(dim=1)
-        right = part.rows(torch.nonzero(predicted == part.labels)[:, 0].tolist())
+        seen = epoch.seen(samples.rows(range(start, min(start + _CHUNK, len(samples)))))
+        right = seen.batch.rows(torch.nonzero(seen.query_class == seen.batch.labels)[:, 0].tolist())
         if len(right):
             maps.append(method(epoch.classifier, right.images, right.labels).saliency)
             boxes += right.boxes_of(right.labels)
