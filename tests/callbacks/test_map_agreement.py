@@ -8,8 +8,8 @@ import torch
 from helpers.explaining_toys import Brightness, Samples, Task, loader, trainer
 from verisal.callbacks import MapAgreement
 from verisal.errors import ConfigError
-from verisal.functional.comparison.maps import similarity_with_floor
-from verisal.functional.comparison.similarity import spearman
+from verisal.functional.comparison.similarity import diverges, map_agreement, spearman
+from verisal.functional.statistics.resampled import Bootstrap
 from verisal.reporting import CsvSink, main_table
 from verisal.saliency import RISE, Occlusion
 from verisal.types import Batch
@@ -52,13 +52,16 @@ def test_scores_are_those_of_the_maps_of_all_images_at_once(whole):
     found = run(MapAgreement(METHODS, GROUPS, repeats=REPEATS, resamples=50))
     for group, members in GROUPS.items():
         repeats = [(maps[one], maps[other]) for one, other in REPEATS.get(group, [])]
-        expected = similarity_with_floor(
-            [maps[name] for name in members], image_ids=ids, repeats=repeats, resamples=50
-        )
+        alike = map_agreement([maps[name] for name in members], image_ids=ids, repeats=repeats)
+        scores = {
+            name: Bootstrap(50).mean(getattr(alike, name), kind="measure").score()
+            for name in ("similarity", "floor", "control")
+        }
         prefix = f"val/{group}/map_agreement"
         for name in ("similarity", "floor", "control"):
-            same(found.scores[f"{prefix}/{name}"], getattr(expected, name))
-        assert found.scores[f"{prefix}/diverges"].value == float(expected.diverges)
+            same(found.scores[f"{prefix}/{name}"], scores[name])
+        apart = diverges(scores["similarity"], scores["floor"])
+        assert found.scores[f"{prefix}/diverges"].value == float(apart)
         assert found.scores[f"{prefix}/repeats"].value == len(repeats)
     assert found.scores["val/window/map_agreement/floor"].low == 1.0
     pair = found.scores["val/window/map_agreement/small ~ long"]

@@ -18,7 +18,6 @@ from verisal.errors import DataError, NumericError
 from verisal.functional.adversarial import judge_8bit
 from verisal.functional.baselines import DatasetMean
 from verisal.functional.baselines.neutrality import Neutrality
-from verisal.functional.comparison.maps import compare_agreement
 from verisal.functional.comparison.similarity import pearson, spearman, ssim, top_k_intersection
 from verisal.functional.regions.localisation import (
     choose_threshold,
@@ -89,9 +88,7 @@ OVER_IMAGES = {
         True,
     ),
     "agreement of settings": (
-        lambda values: (
-            compare_agreement(values, values, values, bootstrap=Bootstrap(), deterministic=False).similarity
-        ),
+        lambda values: Bootstrap().mean(values, kind="measure").score(),
         False,
     ),
     "shared baseline": (

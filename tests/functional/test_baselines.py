@@ -41,7 +41,7 @@ def test_constant_is_named_by_its_level(level, name):
 
 
 def test_constant_outside_the_pixel_range_is_refused():
-    with pytest.raises(ConfigError, match=r"\[0, 1\], found 2"):
+    with pytest.raises(ConfigError, match="level must be from 0 to 1, found 2"):
         Constant(level=2)
 
 

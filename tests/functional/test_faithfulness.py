@@ -243,7 +243,7 @@ def test_drawn_squares_are_squares_and_depend_on_content_only():
 def test_settings_of_infidelity_that_cannot_work_are_refused():
     images, attribution = images_of(), images_of()
     settings = {"attribution": attribution, "query_class": QUERY}
-    with pytest.raises(ConfigError, match="or None for all squares"):
+    with pytest.raises(ConfigError, match="samples must be at least 1, found 0"):
         square_responses(red_sum, images, **settings, samples=0)
     with pytest.raises(ConfigError, match="chunk_size"):
         square_responses(red_sum, images, **settings, samples=1, chunk_size=0)

@@ -88,9 +88,15 @@ def test_noise_is_clamped_to_the_pixel_range():
     assert float(noisy[..., 1:].eq(1).float().mean()) == pytest.approx(0.5, abs=0.15)
 
 
-@pytest.mark.parametrize("settings", [{"noise": -0.1}, {"tolerance": 0.0}])
-def test_settings_that_cannot_work_are_refused(settings):
-    with pytest.raises(ConfigError, match="noise must be at least 0 and tolerance above 0"):
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"noise": -0.1}, "noise must be at least 0, found"),
+        ({"tolerance": 0.0}, "tolerance must be positive"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
         linear_imputation(IMAGES, masks(0.5, 0.5, 0.5, 0.5), **settings)
 
 

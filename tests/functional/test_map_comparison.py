@@ -4,8 +4,14 @@ import pytest
 import torch
 
 from verisal.errors import DataError
-from verisal.functional.comparison.maps import map_similarities, random_maps, similarity_with_floor
-from verisal.functional.comparison.similarity import spearman
+from verisal.functional.comparison.similarity import (
+    diverges,
+    map_agreement,
+    map_similarities,
+    random_maps,
+    spearman,
+)
+from verisal.functional.statistics.resampled import Bootstrap
 
 IDS = tuple("abcdefgh")
 
@@ -16,6 +22,16 @@ def run(seed, noise):
     return shared + noise * torch.rand(8, 1, 9, 7, generator=torch.Generator().manual_seed(seed))
 
 
+class Compared:
+    """Means over the images, and whether the settings differ by more than the method's own noise."""
+
+    def __init__(self, settings, repeats=()):
+        alike = map_agreement(settings, image_ids=IDS, repeats=repeats)
+        for name in ("similarity", "floor", "control"):
+            setattr(self, name, Bootstrap().mean(getattr(alike, name), kind="measure").score())
+        self.diverges = diverges(self.similarity, self.floor)
+
+
 def test_every_similarity_is_there_and_one_for_the_map_itself():
     found = map_similarities(run(1, 1.0), run(1, 1.0))
     assert list(found) == ["spearman", "pearson", "ssim", "top_5", "top_10", "top_20"]
@@ -24,10 +40,9 @@ def test_every_similarity_is_there_and_one_for_the_map_itself():
 
 def test_settings_as_alike_as_two_runs_do_not_diverge_and_others_do():
     noisy = [(run(1, 0.3), run(2, 0.3)), (run(3, 0.3), run(4, 0.3))]
-    same = similarity_with_floor([run(5, 0.3), run(6, 0.3), run(7, 0.3)], image_ids=IDS, repeats=noisy)
+    same = Compared([run(5, 0.3), run(6, 0.3), run(7, 0.3)], repeats=noisy)
     assert same.diverges is False
-    assert not same.deterministic
-    other = similarity_with_floor([run(5, 0.3), 1 - run(6, 0.3), run(7, 0.3)], image_ids=IDS, repeats=noisy)
+    other = Compared([run(5, 0.3), 1 - run(6, 0.3), run(7, 0.3)], repeats=noisy)
     assert other.diverges is True
     assert other.similarity.high < other.floor.low
     assert abs(other.control.value) < 0.2
@@ -37,12 +52,11 @@ def test_median_over_pairs_then_mean_over_images():
     maps = [run(5, 0.3), run(6, 2.0), run(7, 9.0)]
     pairs = [spearman(maps[i], maps[j]) for i, j in ((0, 1), (0, 2), (1, 2))]
     expected = torch.stack(pairs).median(dim=0).values.mean().item()
-    assert similarity_with_floor(maps, image_ids=IDS).similarity.value == pytest.approx(expected)
+    assert Compared(maps).similarity.value == pytest.approx(expected)
 
 
-def test_deterministic_method_has_floor_one_and_says_so():
-    found = similarity_with_floor([run(1, 0.3), run(2, 0.3)], image_ids=IDS)
-    assert found.deterministic
+def test_deterministic_method_has_floor_one():
+    found = Compared([run(1, 0.3), run(2, 0.3)])
     assert (found.floor.value, found.floor.low, found.floor.n) == (1.0, 1.0, 8)
     assert found.diverges is True
 
@@ -50,9 +64,9 @@ def test_deterministic_method_has_floor_one_and_says_so():
 def test_undefined_maps_are_counted_and_without_any_there_is_no_verdict():
     first = run(1, 0.3)
     first[0], first[1, 0, 0, 0] = 0.0, math.nan
-    found = similarity_with_floor([first, run(2, 0.3)], image_ids=IDS)
+    found = Compared([first, run(2, 0.3)])
     assert (found.similarity.n, found.similarity.undefined) == (6, 2)
-    assert similarity_with_floor([0 * first, run(2, 0.3)], image_ids=IDS).diverges is None
+    assert Compared([0 * first, run(2, 0.3)]).diverges is None
 
 
 def test_random_maps_depend_on_seed_and_id_only():
@@ -64,4 +78,4 @@ def test_random_maps_depend_on_seed_and_id_only():
 
 def test_one_setting_is_refused():
     with pytest.raises(DataError, match="at least two"):
-        similarity_with_floor([run(1, 0.3)], image_ids=IDS)
+        Compared([run(1, 0.3)])

@@ -15,7 +15,7 @@ from torch import Tensor
 from verisal.callbacks._epoch import Epoch, Seen
 from verisal.callbacks._explaining import ScoringCallback, plain_score, row_evaluation
 from verisal.errors import ConfigError
-from verisal.functional.comparison.maps import compare_agreement, map_agreement
+from verisal.functional.comparison.similarity import diverges, map_agreement
 from verisal.metrics import ImageTable
 from verisal.reporting import merge_evaluations
 from verisal.results import Evaluation, Heatmap, Score
@@ -150,25 +150,13 @@ class MapAgreement(ScoringCallback):
 
     def _scores(self, epoch: Epoch, columns: Mapping[str, Tensor], repeats: int) -> dict[str, Score]:
         bootstrap = self.bootstrap_in(epoch)
-        compared = compare_agreement(
-            *(columns[name] for name in _OF_GROUP),
-            bootstrap=bootstrap,
-            deterministic=not repeats,
-        )
-        pairs = {
-            key: bootstrap.mean(values, kind="measure").score()
-            for key, values in columns.items()
-            if key not in _OF_GROUP
-        }
-        n = compared.similarity.n
-        diverges = torch.nan if compared.diverges is None else float(compared.diverges)
+        means = {key: bootstrap.mean(values, kind="measure").score() for key, values in columns.items()}
+        apart, n = diverges(means["similarity"], means["floor"]), means["similarity"].n
         return {
-            "similarity": compared.similarity,
-            "floor": compared.floor,
-            "control": compared.control,
-            "diverges": plain_score(diverges, n),
+            **{key: means.pop(key) for key in _OF_GROUP},
+            "diverges": plain_score(torch.nan if apart is None else float(apart), n),
             "repeats": plain_score(float(repeats), n),
-            **pairs,
+            **means,
         }
 
 

@@ -59,6 +59,25 @@ def _exact(images: Tensor) -> list[bytes]:
     return row_digests(images, 16)
 
 
+def per_image(
+    draw: Callable[[torch.Generator], Tensor], images: Tensor, *, seed: int, stream: object
+) -> Tensor:
+    """:func:`per_sample` of images, named by their content."""
+    ids = content_ids(images)
+    return per_sample(draw, seed=seed, sample_ids=ids, stream=stream, device=images.device)
+
+
+def series(
+    draw: Callable[[torch.Generator], Tensor], images: Tensor, *, samples: int, seed: int, stream: str
+) -> Iterator[Tensor]:
+    """Several :func:`per_image`, one after the other, each with its number in its stream."""
+    ids = content_ids(images)
+    return (
+        per_sample(draw, seed=seed, sample_ids=ids, stream=(stream, number), device=images.device)
+        for number in range(samples)
+    )
+
+
 def per_sample(
     draw: Callable[[torch.Generator], Tensor],
     *,

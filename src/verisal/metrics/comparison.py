@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from verisal._numbers import check_range
 from verisal.errors import ConfigError, DataError
 from verisal.fingerprint import state_hash
-from verisal.functional.comparison.maps import map_similarities, random_maps
+from verisal.functional.comparison.similarity import (map_similarities, random_maps)
 from verisal.functional.comparison.randomisation import (
     RandomisedCopy,
     derangement,

@@ -11,14 +11,17 @@ from torch import Tensor
 from verisal._numbers import check_range
 from verisal.errors import ConfigError, DataError
 from verisal.functional.baselines.multigrid import solve_laplace
-from verisal.functional.baselines.plain import Baseline, seeded_name
-from verisal.functional.seeding import content_ids, per_sample
+from verisal.functional.baselines.plain import Baseline, Given, seeded_name
+from verisal.functional.seeding import per_image
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Inpaint(Baseline):
-    """Removed regions filled from their rim inwards.
+    """Removed regions filled from their rim inwards by the fast marching method.
+
+    OpenCV works on one 8-bit image at a time on the CPU, so that filled pixels are multiples of 1/255. An
+    image without any kept pixel becomes its own mean per channel.
 
     Args:
         radius: of the neighbourhood that a filled pixel is made from, in pixels.
@@ -42,11 +45,17 @@ class Inpaint(Baseline):
         """``inpaint``, followed by ``_radius<pixels>`` for a radius other than 3."""
         return "inpaint" if self.radius == 3 else f"inpaint_radius{self.radius:g}"
 
-    def __call__(
-        self, images: Tensor, masks: Tensor | None = None, *, query_class: Tensor | None = None
-    ) -> Tensor:
+    def __call__(self, images: Tensor, masks: Given = None, *, query_class: Given = None) -> Tensor:
         """The images with removed pixels filled, and kept pixels as they are."""
-        return telea_inpainting(images, removed_pixels(images, masks, who="Inpaint"), radius=self.radius)
+        removed = removed_pixels(images, masks, who="Inpaint")
+        if len(images) == 0:
+            return images.clone()
+        filled = torch.where(
+            removed.flatten(1).all(dim=1).view(-1, 1, 1, 1),
+            images.mean(dim=(2, 3), keepdim=True),
+            _telea(images, removed, self.radius),
+        )
+        return torch.where(removed, filled, images)
 
 
 @final
@@ -78,9 +87,7 @@ class LinearImputation(Baseline):
         """``linear``, followed by ``_noise<sd>`` for other noise than 0.01, and by a seed other than 0."""
         return seeded_name("linear" if self.noise == 0.01 else f"linear_noise{self.noise:g}", self.seed)
 
-    def __call__(
-        self, images: Tensor, masks: Tensor | None = None, *, query_class: Tensor | None = None
-    ) -> Tensor:
+    def __call__(self, images: Tensor, masks: Given = None, *, query_class: Given = None) -> Tensor:
         """The images with removed pixels imputed, and kept pixels as they are."""
         removed = removed_pixels(images, masks, who="LinearImputation")
         return linear_imputation(images, (~removed).to(images), noise=self.noise, seed=self.seed)
@@ -109,22 +116,14 @@ def removed_pixels(images: Tensor, keep_masks: Tensor | None, *, who: str) -> Te
 
 @torch.no_grad()
 def linear_imputation(
-    images: Tensor,
-    keep_masks: Tensor,
-    *,
-    noise: float = 0.0,
-    seed: int = 0,
-    tolerance: float = 3e-4,
+    images: Tensor, keep_masks: Tensor, *, noise: float = 0.0, seed: int = 0, tolerance: float = 3e-4
 ) -> Tensor:
     r"""Fill removed pixels with the linear interpolation of what surrounds them.
 
     All removed pixels of an image are the solution of one sparse linear system per channel:
     :math:`x_i = \sum_j w_{ij} x_j / \sum_j w_{ij}` over the eight neighbours inside the image, with weight
-    1/6 for direct and 1/12 for diagonal ones. It is solved for the whole batch at once by conjugate gradients
-    with a multigrid preconditioner, on the device of the images. Every image stops by itself, so that its
-    result does not depend on its batch mates.
-
-    An image without any kept pixel leaves the system undetermined; it becomes its own mean per channel.
+    1/6 for direct and 1/12 for diagonal ones; see :func:`.solve_laplace`. An image without any kept pixel
+    becomes its own mean per channel.
 
     Args:
         images: ``(B, 3, H, W)`` float32 in [0, 1].
@@ -148,10 +147,8 @@ def linear_imputation(
         rong2022road: iterative instead of a sparse factorisation; an image without kept pixels is defined;
         values are clamped to [0, 1] after the noise.
     """
-    if noise < 0 or tolerance <= 0:
-        raise ConfigError(
-            f"noise must be at least 0 and tolerance above 0, found noise={noise}, tolerance={tolerance}"
-        )
+    check_range(0, noise=noise)
+    check_range(0, above=True, tolerance=tolerance)
     free = removed_pixels(images, keep_masks, who="linear imputation").to(images.dtype)
     undetermined = free.flatten(1).amin(dim=1).view(-1, 1, 1, 1) > 0
     filled = torch.where(free > 0, _kept_mean(images, free), images)
@@ -160,13 +157,7 @@ def linear_imputation(
     solved = torch.where(undetermined, images.mean(dim=(2, 3), keepdim=True), solved)
     if noise > 0:
         shape = tuple(images.shape[1:])
-        grain = per_sample(
-            lambda generator: torch.randn(shape, generator=generator),
-            seed=seed,
-            sample_ids=content_ids(images),
-            stream="linear",
-            device=images.device,
-        )
+        grain = per_image(lambda rng: torch.randn(shape, generator=rng), images, seed=seed, stream="linear")
         solved = solved + noise * grain * free
     return torch.where(free > 0, solved.clamp(0, 1), images)
 
@@ -176,25 +167,7 @@ def _kept_mean(images: Tensor, free: Tensor) -> Tensor:
     return total / (1 - free).sum(dim=(2, 3), keepdim=True).clamp_min(1)
 
 
-def telea_inpainting(images: Tensor, removed: Tensor, *, radius: float) -> Tensor:
-    """Fill each image's removed region from its rim inwards by the fast marching method.
-
-    OpenCV works on one 8-bit image at a time on the CPU, so that filled pixels are multiples of 1/255. An
-    image without any kept pixel becomes its own mean per channel.
-
-    Args:
-        images: ``(B, 3, H, W)`` float32 in [0, 1].
-        removed: ``(B, 1, H, W)`` bool.
-        radius: of the neighbourhood that a filled pixel is made from, in pixels.
-
-    Returns:
-        ``(B, 3, H, W)`` in [0, 1] on the device of the images; kept pixels are as they were.
-
-    References:
-        telea2004
-    """
-    if len(images) == 0:
-        return images.clone()
+def _telea(images: Tensor, removed: Tensor, radius: float) -> Tensor:
     # Only this function needs OpenCV, and importing it costs more than most baselines.
     import cv2
 
@@ -204,7 +177,4 @@ def telea_inpainting(images: Tensor, removed: Tensor, *, radius: float) -> Tenso
         torch.from_numpy(cv2.inpaint(image, hole, radius, cv2.INPAINT_TELEA))
         for image, hole in zip(coded, holes, strict=True)
     ]
-    filled = torch.stack(rows).permute(0, 3, 1, 2).to(images) / 255
-    empty = removed.flatten(1).all(dim=1).view(-1, 1, 1, 1)
-    filled = torch.where(empty, images.mean(dim=(2, 3), keepdim=True), filled)
-    return torch.where(removed, filled, images)
+    return torch.stack(rows).permute(0, 3, 1, 2).to(images) / 255

@@ -20,6 +20,7 @@ from verisal.functional.filters import gaussian_blur
 from verisal.types import Normalised
 
 RGB = tuple[float, float, float]
+Given = Tensor | None
 _NAMED_LEVELS = {0.0: "black", 0.5: "grey", 1.0: "white"}
 _KERNELS = {5.0: 11, 10.0: 61}
 _KERNEL_IMAGE = 224
@@ -33,8 +34,8 @@ class Baseline(Configured, ABC):
     for that of the data set and is filled in by :func:`bound`.
     """
 
-    needs_mask: ClassVar[bool]
-    """Whether the baseline depends on which pixels are removed; if not, it is made once per image."""
+    needs_mask: ClassVar[bool] = False
+    """True if the baseline depends on which pixels are removed; if not, it is made once per image."""
 
     @property
     @abstractmethod
@@ -42,9 +43,7 @@ class Baseline(Configured, ABC):
         """Short, file-name-safe, different for different settings; printed in every score: ``blur5``."""
 
     @abstractmethod
-    def __call__(
-        self, images: Tensor, masks: Tensor | None = None, *, query_class: Tensor | None = None
-    ) -> Tensor:
+    def __call__(self, images: Tensor, masks: Given = None, *, query_class: Given = None) -> Tensor:
         """Baseline images ``(B, 3, H, W)`` float32 in [0, 1], on the device of the images.
 
         Args:
@@ -64,28 +63,19 @@ BaselineType = TypeVar("BaselineType", bound=Baseline)
 @final
 @dataclass(frozen=True, kw_only=True)
 class Constant(Baseline):
-    """One grey level everywhere: 0 is ``black``, 0.5 ``grey``, 1 ``white``.
-
-    Raises:
-        ConfigError: a level outside [0, 1].
-    """
+    """One grey level in [0, 1] everywhere: 0 is ``black``, 0.5 ``grey``, 1 ``white``."""
 
     level: float = 0.0
 
-    needs_mask: ClassVar[bool] = False
-
     def __post_init__(self) -> None:
-        if not 0 <= self.level <= 1:
-            raise ConfigError(f"level must lie in [0, 1], found {self.level}")
+        check_range(0, 1, level=self.level)
 
     @property
     def name(self) -> str:
         """``black``, ``grey``, ``white``, or ``level<value>``."""
         return _NAMED_LEVELS.get(self.level, f"level{self.level:g}")
 
-    def __call__(
-        self, images: Tensor, masks: Tensor | None = None, *, query_class: Tensor | None = None
-    ) -> Tensor:
+    def __call__(self, images: Tensor, masks: Given = None, *, query_class: Given = None) -> Tensor:
         """The level in every channel of every pixel."""
         return torch.full_like(images, self.level)
 
@@ -104,8 +94,6 @@ class DatasetMean(Baseline):
 
     mean: RGB | None = None
 
-    needs_mask: ClassVar[bool] = False
-
     def __post_init__(self) -> None:
         check_statistic(self, "mean")
 
@@ -114,9 +102,7 @@ class DatasetMean(Baseline):
         """``dataset_mean``."""
         return "dataset_mean"
 
-    def __call__(
-        self, images: Tensor, masks: Tensor | None = None, *, query_class: Tensor | None = None
-    ) -> Tensor:
+    def __call__(self, images: Tensor, masks: Given = None, *, query_class: Given = None) -> Tensor:
         """The mean in every pixel."""
         return per_channel(self, images, "mean").expand_as(images).clone()
 
@@ -126,16 +112,12 @@ class DatasetMean(Baseline):
 class ImageMean(Baseline):
     """Each image's own mean per channel."""
 
-    needs_mask: ClassVar[bool] = False
-
     @property
     def name(self) -> str:
         """``image_mean``."""
         return "image_mean"
 
-    def __call__(
-        self, images: Tensor, masks: Tensor | None = None, *, query_class: Tensor | None = None
-    ) -> Tensor:
+    def __call__(self, images: Tensor, masks: Given = None, *, query_class: Given = None) -> Tensor:
         """The mean in every pixel."""
         return images.mean(dim=(2, 3), keepdim=True).clamp(0, 1).expand_as(images).clone()
 
@@ -163,8 +145,6 @@ class Blur(Baseline):
     sigma: float = 5.0
     kernel: int | None = None
 
-    needs_mask: ClassVar[bool] = False
-
     def __post_init__(self) -> None:
         check_range(0, above=True, sigma=self.sigma)
         if self.kernel is not None and (self.kernel < 3 or self.kernel % 2 == 0):
@@ -185,9 +165,7 @@ class Blur(Baseline):
         taps = self.kernel or self._usual_kernel()
         return self.sigma * scale, 2 * max(1, round((taps * scale - 1) / 2)) + 1
 
-    def __call__(
-        self, images: Tensor, masks: Tensor | None = None, *, query_class: Tensor | None = None
-    ) -> Tensor:
+    def __call__(self, images: Tensor, masks: Given = None, *, query_class: Given = None) -> Tensor:
         """The blurred images."""
         height, width = images.shape[2:]
         sigma, kernel = self.resolved(height, width)
@@ -196,11 +174,7 @@ class Blur(Baseline):
 
 
 def check_statistic(baseline: Baseline, name: str) -> None:
-    """Raise unless the statistic ``name`` is open or three values in [0, 1].
-
-    Raises:
-        ConfigError: naming the values found.
-    """
+    """Raise :class:`ConfigError` unless the statistic ``name`` is open or three values in [0, 1]."""
     values = getattr(baseline, name)
     if values is not None and not (len(values) == 3 and all(0 <= value <= 1 for value in values)):
         raise ConfigError(f"{name} must be three values in [0, 1], one per channel, found {values}")
@@ -239,8 +213,8 @@ def bound(baseline: BaselineType, classifier: object) -> BaselineType:
             f"{type(baseline).__name__} takes its {' and '.join(missing)} from the classifier's"
             f" normalisation, and {type(classifier).__name__} has none; give {missing[0]}=(r, g, b)"
         )
-    found = {name: tuple(getattr(classifier, name).flatten().tolist()) for name in missing}
-    return replace(baseline, **found)  # type: ignore[type-var]
+    known = {name: tuple(getattr(classifier, name).flatten().tolist()) for name in missing}
+    return replace(baseline, **known)  # type: ignore[type-var]
 
 
 def compose(images: Tensor, baseline_images: Tensor, masks: Tensor) -> Tensor:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar, final
+from typing import final
 
 import torch
 from torch import Tensor
@@ -14,19 +13,14 @@ from verisal.functional.baselines.plain import (
     RGB,
     Baseline,
     DatasetMean,
+    Given,
     ImageMean,
     check_statistic,
     per_channel,
     seeded_name,
 )
-from verisal.functional.seeding import content_ids, derive_seed, per_sample
+from verisal.functional.seeding import content_ids, derive_seed, per_image
 from verisal.types import check_images
-
-
-def _draws(draw: Callable[[torch.Generator], Tensor], images: Tensor, stream: str, seed: int) -> Tensor:
-    """One draw per image, by its content."""
-    ids = content_ids(images)
-    return per_sample(draw, seed=seed, sample_ids=ids, stream=stream, device=images.device)
 
 
 @final
@@ -47,8 +41,6 @@ class GaussianNoise(Baseline):
     std: RGB | None = None
     seed: int = 0
 
-    needs_mask: ClassVar[bool] = False
-
     def __post_init__(self) -> None:
         check_statistic(self, "mean")
         check_statistic(self, "std")
@@ -58,13 +50,13 @@ class GaussianNoise(Baseline):
         """``gauss``, followed by ``_seed<n>`` for a seed other than 0."""
         return seeded_name("gauss", self.seed)
 
-    def __call__(
-        self, images: Tensor, masks: Tensor | None = None, *, query_class: Tensor | None = None
-    ) -> Tensor:
+    def __call__(self, images: Tensor, masks: Given = None, *, query_class: Given = None) -> Tensor:
         """One draw per image."""
         mean, std = (per_channel(self, images, name) for name in ("mean", "std"))
         shape = tuple(images.shape[1:])
-        noise = _draws(lambda generator: torch.randn(shape, generator=generator), images, "gauss", self.seed)
+        noise = per_image(
+            lambda rng: torch.randn(shape, generator=rng), images, seed=self.seed, stream="gauss"
+        )
         return (mean + std * noise).clamp(0, 1)
 
 
@@ -79,19 +71,17 @@ class UniformNoise(Baseline):
 
     seed: int = 0
 
-    needs_mask: ClassVar[bool] = False
-
     @property
     def name(self) -> str:
         """``uniform``, followed by ``_seed<n>`` for a seed other than 0."""
         return seeded_name("uniform", self.seed)
 
-    def __call__(
-        self, images: Tensor, masks: Tensor | None = None, *, query_class: Tensor | None = None
-    ) -> Tensor:
+    def __call__(self, images: Tensor, masks: Given = None, *, query_class: Given = None) -> Tensor:
         """One draw per image."""
         shape = tuple(images.shape[1:])
-        return _draws(lambda generator: torch.rand(shape, generator=generator), images, "uniform", self.seed)
+        return per_image(
+            lambda rng: torch.rand(shape, generator=rng), images, seed=self.seed, stream="uniform"
+        )
 
 
 @final
@@ -105,21 +95,17 @@ class Shuffle(Baseline):
 
     seed: int = 0
 
-    needs_mask: ClassVar[bool] = False
-
     @property
     def name(self) -> str:
         """``shuffle``, followed by ``_seed<n>`` for a seed other than 0."""
         return seeded_name("shuffle", self.seed)
 
-    def __call__(
-        self, images: Tensor, masks: Tensor | None = None, *, query_class: Tensor | None = None
-    ) -> Tensor:
+    def __call__(self, images: Tensor, masks: Given = None, *, query_class: Given = None) -> Tensor:
         """One order per image."""
         pixels = images.flatten(2)
         count = pixels.shape[2]
-        order = _draws(
-            lambda generator: torch.randperm(count, generator=generator), images, "shuffle", self.seed
+        order = per_image(
+            lambda rng: torch.randperm(count, generator=rng), images, seed=self.seed, stream="shuffle"
         )
         return pixels.gather(2, order[:, None].expand_as(pixels)).view_as(images)
 
@@ -144,8 +130,6 @@ class OtherImage(Baseline):
     seed: int = 0
     contents: tuple[tuple[str, int], ...] = field(init=False, repr=False)
 
-    needs_mask: ClassVar[bool] = False
-
     def __post_init__(self) -> None:
         check_images(self.images)
         if tuple(self.labels.shape) != (len(self.images),):
@@ -161,9 +145,7 @@ class OtherImage(Baseline):
         """``other``, followed by ``_seed<n>`` for a seed other than 0."""
         return seeded_name("other", self.seed)
 
-    def __call__(
-        self, images: Tensor, masks: Tensor | None = None, *, query_class: Tensor | None = None
-    ) -> Tensor:
+    def __call__(self, images: Tensor, masks: Given = None, *, query_class: Given = None) -> Tensor:
         """One image of the pool per image, never the image itself."""
         if query_class is None:
             raise ConfigError("OtherImage chooses an image of another class: give query_class (B,) int64")

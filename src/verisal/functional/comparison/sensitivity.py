@@ -1,4 +1,4 @@
-"""How much a map changes when the image changes too little for the eye."""
+"""Change of a map under a change of the image: small noise, or an attack."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from verisal._numbers import check_range
-from verisal.errors import ConfigError, DataError
+from verisal.errors import DataError
 from verisal.functional.comparison.similarity import (
     attribution_of,
     defined_maps,
@@ -19,7 +19,7 @@ from verisal.functional.comparison.similarity import (
     spearman,
     top_k_intersection,
 )
-from verisal.functional.seeding import content_ids, per_sample
+from verisal.functional.seeding import series
 from verisal.types import SaliencyResult
 
 Explain = Callable[[Tensor, Tensor], SaliencyResult]
@@ -33,21 +33,13 @@ def uniform_noises(images: Tensor, *, radius: float, samples: int, seed: int = 0
     Raises:
         ConfigError: a radius that is not positive, or ``samples`` below 1.
     """
-    if not radius > 0 or samples < 1:
-        raise ConfigError(
-            f"the radius must be positive and samples at least 1, found radius {radius}, samples {samples}"
-        )
-    ids, shape = content_ids(images), tuple(images.shape[1:])
-    return (
-        per_sample(
-            lambda generator: (2 * torch.rand(shape, generator=generator) - 1) * radius,
-            seed=seed,
-            sample_ids=ids,
-            stream=("noise in a ball", index),
-            device=images.device,
-        )
-        for index in range(samples)
-    )
+    check_range(0, above=True, radius=radius)
+    check_range(1, samples=samples)
+
+    def draw(rng: torch.Generator) -> Tensor:
+        return (2 * torch.rand(images.shape[1:], generator=rng) - 1) * radius
+
+    return series(draw, images, samples=samples, seed=seed, stream="noise in a ball")
 
 
 def sensitivity_max(
@@ -88,32 +80,25 @@ def sensitivity_max(
         - The authors' code divides inside the running maximum.
     """
     check_range(1, chunk_size=chunk_size)
-    largest: Tensor | None = None
-    for group in _groups(noises, max(1, chunk_size // max(1, len(images)))):
+    waiting, changes = iter(noises), []
+    while group := list(islice(waiting, max(1, chunk_size // max(1, len(images))))):
         noisy = [(images + noise).clamp(0, 1) for noise in group]
-        change = _changes(explain, noisy, query_class, attribution)
-        largest = change if largest is None else torch.maximum(largest, change)
-    if largest is None:
+        changes.append(_changes(explain, noisy, query_class, attribution))
+    if not changes:
         raise DataError("sensitivity needs at least one noise sample, found none")
-    values = largest / _size(attribution.detach().flatten(1))
+    values = torch.stack(changes).amax(dim=0) / _size(attribution.detach().flatten(1))
     return values.where(defined_maps(attribution) & values.isfinite(), torch.nan)
-
-
-def _groups(noises: Iterable[Tensor], size: int) -> Iterator[list[Tensor]]:
-    remaining = iter(noises)
-    while group := list(islice(remaining, size)):
-        yield group
 
 
 def _changes(explain: Explain, noisy: list[Tensor], query: Tensor, attribution: Tensor) -> Tensor:
     """``(B,)``: the largest norm of the change over several noisy copies of a batch."""
-    found = attribution_of(explain(torch.cat(noisy), query.repeat(len(noisy))))
-    if found.shape[2:] != attribution.shape[2:] or attribution.shape[1] not in {1, found.shape[1]}:
+    maps = attribution_of(explain(torch.cat(noisy), query.repeat(len(noisy))))
+    if maps.shape[2:] != attribution.shape[2:] or attribution.shape[1] not in {1, maps.shape[1]}:
         raise DataError(
-            f"explain() gave maps {tuple(found.shape[1:])} for noisy images, but those of the images are"
+            f"explain() gave maps {tuple(maps.shape[1:])} for noisy images, but those of the images are"
             f" {tuple(attribution.shape[1:])}; both must come from one method"
         )
-    change = found.detach().view(len(noisy), -1, *found.shape[1:]) - attribution.detach()
+    change = maps.detach().view(len(noisy), -1, *maps.shape[1:]) - attribution.detach()
     return _size(change.flatten(2)).amax(dim=0)
 
 
@@ -143,12 +128,7 @@ class MapChange:
 
 
 def map_change(
-    attribution: Tensor,
-    attacked: Tensor,
-    *,
-    l2: Tensor,
-    percentile: float = 95.0,
-    top_share: float = 0.1,
+    attribution: Tensor, attacked: Tensor, *, l2: Tensor, percentile: float = 95.0, top_share: float = 0.1
 ) -> MapChange:
     r"""Change of maps under an attack.
 

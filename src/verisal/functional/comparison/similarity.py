@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import combinations
 
 import torch
 from torch import Tensor
 
 from verisal.errors import ConfigError, DataError
+from verisal.functional.seeding import per_sample
+from verisal.results import Score
 from verisal.types import SaliencyResult
 
 _FLAT = 1e-6
@@ -171,6 +175,89 @@ def top_k_intersection(a: Tensor, b: Tensor, share: float) -> Tensor:
     ]
     both = (hits[0] & hits[1]).sum(dim=1).double()
     return (both / (2 * count - both)).where(defined, torch.nan)
+
+
+def map_similarities(a: Tensor, b: Tensor) -> dict[str, Tensor]:
+    """``spearman``, ``pearson``, ``ssim``, ``top_5``, ``top_10`` and ``top_20`` of two batches of maps.
+
+    Args:
+        a: ``(B, C, H, W)``.
+        b: shaped like ``a``.
+
+    Returns:
+        Each ``(B,)`` float64; NaN where either map is undefined. ``top_k`` is the intersection over union of
+        the largest k %.
+    """
+    tops = {f"top_{percent}": top_k_intersection(a, b, percent / 100) for percent in (5, 10, 20)}
+    return {"spearman": spearman(a, b), "pearson": pearson(a, b), "ssim": ssim(a, b), **tops}
+
+
+def random_maps(like: Tensor, *, image_ids: Sequence[str], seed: int = 0) -> Tensor:
+    """Uniform maps in [0, 1) shaped ``like (B, ...)``, drawn by (seed, image id)."""
+    shape, device = tuple(like.shape[1:]), like.device
+
+    def draw(rng: torch.Generator) -> Tensor:
+        return torch.rand(shape, generator=rng)
+
+    return per_sample(draw, seed=seed, sample_ids=image_ids, stream="random map", device=device)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Spearman similarities of the maps of several settings, per image; NaN where a map is undefined.
+
+    Attributes:
+        pairs: ``(P, B)``, all pairs of settings in the order of ``itertools.combinations``.
+        similarity: ``(B,)`` median over the pairs; NaN where one of them is.
+        floor: ``(B,)`` mean over the repeated settings; 1 where there are none.
+        control: ``(B,)`` mean similarity of the settings to random maps.
+    """
+
+    pairs: Tensor
+    similarity: Tensor
+    floor: Tensor
+    control: Tensor
+
+
+def map_agreement(
+    settings: Sequence[Tensor],
+    *,
+    image_ids: Sequence[str],
+    repeats: Sequence[tuple[Tensor, Tensor]] = (),
+    seed: int = 0,
+) -> Agreement:
+    """Similarity of the maps of several settings on each image, beside the method's own noise.
+
+    Args:
+        settings: maps ``(B, 1, H, W)`` of at least two settings, for the same images.
+        image_ids: B names, from which the random control is drawn.
+        repeats: pairs of maps of one setting with different random masks; none for a deterministic method.
+        seed: of the control.
+
+    Raises:
+        DataError: fewer than two settings, or maps of different shapes.
+    """
+    if len(settings) < 2:
+        raise DataError(f"similarity between settings needs the maps of at least two, found {len(settings)}")
+    pairs = spearman_of_pairs(settings)
+    control = random_maps(settings[0], image_ids=image_ids, seed=seed)
+    controls = torch.stack([spearman(maps, control) for maps in settings]).mean(dim=0)
+    # The median of an even number of pairs is the mean of the middle two; NaN in any pair is NaN.
+    between = pairs.quantile(0.5, dim=0)
+    if repeats:
+        floor = torch.stack([spearman(a, b) for a, b in repeats]).mean(dim=0)
+    else:
+        floor = torch.ones_like(between).where(~between.isnan(), torch.nan)
+    return Agreement(pairs, between, floor, controls)
+
+
+def diverges(similarity: Score, floor: Score) -> bool | None:
+    """True if the interval of the settings' similarity lies wholly below that of the method's own noise.
+
+    None where one of them is undefined.
+    """
+    known = not (math.isnan(similarity.high) or math.isnan(floor.low))
+    return similarity.high < floor.low if known else None
 
 
 def _pairs(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:

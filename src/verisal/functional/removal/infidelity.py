@@ -1,25 +1,26 @@
-"""Infidelity: whether an attribution foretells how the logit changes with the image."""
+"""Infidelity: how badly an attribution foretells the change of the logit with the image."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from verisal._numbers import check_range
-from verisal.errors import ConfigError, DataError
+from verisal.errors import DataError
 from verisal.functional.scopes import in_chunks, query_logits, scoring
-from verisal.functional.seeding import content_ids, per_sample
+from verisal.functional.seeding import per_image, series
 
 _LARGEST_SQUARE = 10
 
 
 @dataclass(frozen=True)
 class Responses:
-    r"""What N perturbations I of each image did, and what the attribution foretold.
+    r"""Effects of N perturbations I of each image, and what the attribution foretold.
 
     Attributes:
         foretold: ``(B, N)`` float64, :math:`I \cdot \Phi`.
@@ -30,11 +31,11 @@ class Responses:
     observed: Tensor
 
 
-def infidelity(found: Responses, *, normalised: bool) -> Tensor:
+def infidelity(effects: Responses, *, normalised: bool) -> Tensor:
     r"""Mean squared error :math:`E_I[(I \cdot \Phi - (f_c(x) - f_c(x - I)))^2]`; low is good.
 
     Args:
-        found: of :func:`square_responses`, or of :func:`responses` to any perturbations.
+        effects: of :func:`square_responses`, or of :func:`responses` to any perturbations.
         normalised: take :math:`\beta \Phi` for the attribution with
             :math:`\beta = E[\Delta f \; I \cdot \Phi] / E[(I \cdot \Phi)^2]`, so that its
             scale does not count.
@@ -46,7 +47,7 @@ def infidelity(found: Responses, *, normalised: bool) -> Tensor:
     References:
         yeh2019
     """
-    foretold, observed = found.foretold, found.observed
+    foretold, observed = effects.foretold, effects.observed
     if normalised:
         beta = (observed * foretold).mean(dim=1) / foretold.square().mean(dim=1)
         foretold = beta[:, None] * foretold
@@ -96,20 +97,20 @@ def square_responses(
         DataError: an attribution of another shape.
     """
     _check(images, attribution, chunk_size)
-    if samples is not None and samples < 1:
-        raise ConfigError(f"samples must be at least 1, or None for all squares, found {samples}")
+    check_range(1, samples=samples)
     height, width = images.shape[2:]
-    every = squares_of(height, width, device=images.device)
+    squares = squares_of(height, width, device=images.device)
+    count = len(squares)
     if samples is None:
-        squares = every.expand(len(images), *every.shape)
+        squares = squares.expand(len(images), -1, -1)
     else:
-        squares = every[
-            per_sample(
-                lambda generator: torch.randint(len(every), (samples,), generator=generator),
+        size = (samples,)
+        squares = squares[
+            per_image(
+                lambda rng: torch.randint(count, size, generator=rng),
+                images,
                 seed=seed,
-                sample_ids=content_ids(images),
                 stream="black squares",
-                device=images.device,
             )
         ]
     # Sums over rectangles from an integral image: four look-ups a square.
@@ -144,23 +145,13 @@ def gaussian_noises(images: Tensor, *, deviation: float, samples: int, seed: int
     Raises:
         ConfigError: a deviation that is not positive, or ``samples`` below 1.
     """
-    if not deviation > 0 or samples < 1:
-        raise ConfigError(
-            "the deviation must be positive and samples at least 1,"
-            f" found deviation {deviation}, samples {samples}"
-        )
-    ids, shape = content_ids(images), tuple(images.shape[1:])
-    return (
-        deviation
-        * per_sample(
-            lambda generator: torch.randn(shape, generator=generator),
-            seed=seed,
-            sample_ids=ids,
-            stream=("gaussian perturbation", index),
-            device=images.device,
-        )
-        for index in range(samples)
-    )
+    check_range(0, above=True, deviation=deviation)
+    check_range(1, samples=samples)
+
+    def draw(rng: torch.Generator) -> Tensor:
+        return deviation * torch.randn(images.shape[1:], generator=rng)
+
+    return series(draw, images, samples=samples, seed=seed, stream="gaussian perturbation")
 
 
 def responses(
@@ -177,7 +168,7 @@ def responses(
     Args:
         classifier: maps images to logits.
         images: ``(B, 3, H, W)`` in [0, 1].
-        attribution: ``(B, 3, H, W)``, or ``(B, 1, H, W)``, which then holds for every channel.
+        attribution: as of :func:`square_responses`.
         query_class: ``(B,)`` int64.
         perturbations: N samples I, each ``(B, 3, H, W)``.
         chunk_size: images in one network pass, at least a batch.
@@ -187,18 +178,13 @@ def responses(
         DataError: an attribution of another shape, or no perturbation.
     """
     _check(images, attribution, chunk_size)
-    phi, foretold = attribution.detach().double(), []
+    phi, foretold = attribution.detach().double(), list[Tensor]()
 
     def chunks() -> Iterator[tuple[Tensor, Tensor]]:
-        room, waiting = max(1, chunk_size // max(1, len(images))), []
-        for perturbation in perturbations:
-            foretold.append((phi * perturbation).sum(dim=(1, 2, 3)))
-            waiting.append(images - perturbation)
-            if len(waiting) == room:
-                yield torch.cat(waiting), query_class.repeat(len(waiting))
-                waiting = []
-        if waiting:
-            yield torch.cat(waiting), query_class.repeat(len(waiting))
+        waiting = iter(perturbations)
+        while group := list(islice(waiting, max(1, chunk_size // max(1, len(images))))):
+            foretold.extend((phi * perturbation).sum(dim=(1, 2, 3)) for perturbation in group)
+            yield torch.cat([images - part for part in group]), query_class.repeat(len(group))
 
     with scoring(classifier, images.device):
         clean = query_logits(classifier, [(images, query_class)])
