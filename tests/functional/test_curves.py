@@ -333,7 +333,7 @@ def test_curve_is_the_same_on_every_device(baseline):
     ("settings", "message"),
     [
         ({"steps": 0}, "steps must be at least 1, found 0"),
-        ({"block_size": 0}, "block_size must be at least 1 pixel, found 0"),
+        ({"block_size": 0}, "block_size must be at least 1, found 0"),
         ({"chunk_size": 0}, "chunk_size must be at least 1, found 0"),
         ({"score": "margin"}, "score must be 'probability' or 'logit', found 'margin'"),
         (

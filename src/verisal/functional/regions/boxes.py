@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torchvision.ops import box_iou  # type: ignore[import-untyped]  # has no stubs
 
 from verisal.errors import DataError
 from verisal.functional.regions.component_tree import component_rows
@@ -104,29 +105,8 @@ def largest_boxes(found: Components) -> Tensor:
     return boxes.view(found.count, found.levels, 4)
 
 
-def box_iou(boxes: Tensor, others: Tensor) -> Tensor:
-    """Intersection over union of half-open boxes; a box without area overlaps with nothing.
-
-    Args:
-        boxes: ``(..., 4)`` xyxy.
-        others: broadcastable to the boxes.
-
-    Returns:
-        ``(...)`` float64 in [0, 1].
-
-    >>> float(box_iou(torch.tensor([0, 0, 2, 2]), torch.tensor([1, 0, 3, 2])))
-    0.3333333333333333
-    """
-    boxes, others = boxes.double(), others.double()
-    common = torch.minimum(boxes[..., 2:], others[..., 2:]) - torch.maximum(boxes[..., :2], others[..., :2])
-    shared = common.clamp_min(0).prod(dim=-1)
-    areas = [(box[..., 2:] - box[..., :2]).clamp_min(0).prod(dim=-1) for box in (boxes, others)]
-    union = areas[0] + areas[1] - shared
-    return torch.where(shared > 0, shared / union, 0.0)
-
-
 def nearest_ious(found: Tensor, boxes: Sequence[Tensor]) -> Tensor:
-    """Overlap of each found box with the nearest true box of its image.
+    """Overlap of each found box with the nearest true box of its image; a box without area has none.
 
     Args:
         found: ``(B, 4)`` or ``(B, L, 4)`` xyxy, half-open.
@@ -134,11 +114,12 @@ def nearest_ious(found: Tensor, boxes: Sequence[Tensor]) -> Tensor:
 
     Returns:
         Float64, shaped like the boxes without the last dimension; 0 without a true box.
+
+    >>> nearest_ious(torch.tensor([[0, 0, 2, 2]]), [torch.tensor([[1, 0, 3, 2]])]).tolist()
+    [0.3333333333333333]
     """
-    true = _padded(boxes, found.device)
-    if found.ndim == 3:
-        true = true[:, None]
-    return box_iou(found[..., None, :], true).amax(dim=-1)
+    whole = found if found.ndim == 3 else found[:, None]
+    return _ious(whole, _padded(boxes, found.device)).amax(dim=-1).view(found.shape[:-1])
 
 
 def best_ious(found: Components, boxes: Sequence[Tensor]) -> Tensor:
@@ -152,10 +133,17 @@ def best_ious(found: Components, boxes: Sequence[Tensor]) -> Tensor:
         ``(B, L)`` float64; 0 without a component or a true box.
     """
     true = _padded(boxes, found.box.device)
-    overlap = box_iou(found.box[:, None], true[found.image]).amax(dim=1)
+    overlap = _ious(found.box[:, None], true[found.image]).amax(dim=(1, 2))
     best = overlap.new_zeros(found.count * found.levels)
     best.scatter_reduce_(0, found.image * found.levels + found.level, overlap, "amax")
     return best.view(found.count, found.levels)
+
+
+def _ious(boxes: Tensor, others: Tensor) -> Tensor:
+    """``(..., N, M)`` float64 of boxes ``(..., N, 4)`` and ``(..., M, 4)``."""
+    overlaps: Tensor = box_iou(boxes.double(), others.double())
+    # Two boxes without area.
+    return overlaps.nan_to_num(nan=0.0)
 
 
 def _padded(boxes: Sequence[Tensor], device: torch.device) -> Tensor:

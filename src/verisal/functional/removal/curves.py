@@ -1,4 +1,4 @@
-r"""How a classifier's score falls or rises while pixels are removed or shown in the order of a saliency map.
+r"""Curves of a classifier's score while pixels are removed or shown in the order of a saliency map.
 
 The unit of removal is the pixel, all channels together. The score is that of the query class, which is fixed
 from the clean image for all changed versions. Both end points belong to a curve, and its fractions are the
@@ -25,14 +25,11 @@ from verisal.functional.scopes import scoring
 from verisal.types import check_images, check_query_class
 
 Order = Literal["most_relevant_first", "least_relevant_first"]
+_SMALLEST_DROP = 0.05
 
 
 def check_maps(maps: Tensor, images: Tensor) -> None:
-    """Raise unless there is one map per image, ``(B, 1, H, W)``, at the image's resolution.
-
-    Raises:
-        DataError: naming the shape found and the one expected.
-    """
+    """Raise :class:`DataError` unless there is one map per image, ``(B, 1, H, W)``, at its resolution."""
     expected = (len(images), 1, *images.shape[-2:])
     if tuple(maps.shape) != expected:
         raise DataError(
@@ -98,8 +95,7 @@ def removal_counts(pixels: int, steps: int) -> list[int]:
 
 def _cells(maps: Tensor, block_size: int) -> Tensor:
     """``(B, h, w)``: mean over the pixels of every cell."""
-    if block_size < 1:
-        raise ConfigError(f"block_size must be at least 1 pixel, found {block_size}")
+    check_range(1, block_size=block_size)
     if block_size == 1:
         return maps[:, 0]
     return F.avg_pool2d(maps, block_size, ceil_mode=True)[:, 0]
@@ -119,16 +115,8 @@ def _ranks(values: Tensor, *, descending: bool) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Removals:
-    """What is removed from which images.
-
-    Attributes:
-        images: ``(B, 3, H, W)`` float32 in [0, 1].
-        query_class: ``(B,)`` int64.
-        ranks: ``(B, 1, H, W)`` int32; at a count of n the pixels of rank below n are removed.
-        counts: N numbers of removed pixels.
-        baseline: what replaces them, or the baseline images ``(B, 3, H, W)``.
-    """
+class _Removals:
+    """Removal of the pixels of rank below each of ``counts``, of ``ranks (B, 1, H, W)`` int32."""
 
     images: Tensor
     query_class: Tensor
@@ -137,21 +125,17 @@ class Removals:
     baseline: Baseline | Tensor
 
 
-def removal_results(
+def _removal_results(
     classifier: Callable[[Tensor], Tensor],
-    removals: Removals,
+    removals: _Removals,
     scored: Tensor,
     *,
     score: Literal["probability", "logit"],
     chunk_size: int,
 ) -> Tensor:
-    """``(B, N, 2)``: score of the query class and whether it is predicted; NaN where not ``scored (B,)``.
+    """``(B, N, 2)``: score of the query class and 1 if it is predicted; NaN where not ``scored (B,)``.
 
     The versions of all images stand in one queue, image by image, so that only the last pass is not full.
-
-    Raises:
-        ConfigError: a score, a chunk size, a query class or a baseline that does not fit.
-        DataError: baseline images that do not fit the images.
     """
     if score not in ("probability", "logit"):
         raise ConfigError(f"score must be 'probability' or 'logit', found {score!r}")
@@ -159,7 +143,7 @@ def removal_results(
     points = len(removals.counts)
     rows = scored.nonzero()[:, 0]
     queries = removals.query_class[rows].repeat_interleave(points)
-    found = removals.images.new_empty(len(queries), 2)
+    values = removals.images.new_empty(len(queries), 2)
     output = output_of(classifier)
     with scoring(classifier, removals.images.device):
         done = 0
@@ -168,19 +152,19 @@ def removal_results(
             if done == 0:
                 check_query_class(removals.query_class, len(removals.images), logits.shape[1])
             part = slice(done, done + len(batch))
-            values = logits if score == "logit" else probabilities(logits, output)
-            found[part, 0] = values.gather(1, queries[part, None])[:, 0]
+            scores = logits if score == "logit" else probabilities(logits, output)
+            values[part, 0] = scores.gather(1, queries[part, None])[:, 0]
             # The largest of logits that are not numbers is no prediction.
-            predicted = decides_for(logits, queries[part], output).to(found.dtype)
-            found[part, 1] = predicted.where(~logits.isnan().any(dim=1), torch.nan)
+            predicted = decides_for(logits, queries[part], output).to(values.dtype)
+            values[part, 1] = predicted.where(~logits.isnan().any(dim=1), torch.nan)
             done += len(batch)
     results = removals.images.new_full((len(removals.images), points, 2), torch.nan)
-    results[rows] = found.view(-1, points, 2)
+    results[rows] = values.view(-1, points, 2)
     return results
 
 
 def _batches(
-    classifier: Callable[[Tensor], Tensor], removals: Removals, rows: Sequence[int], chunk_size: int
+    classifier: Callable[[Tensor], Tensor], removals: _Removals, rows: Sequence[int], chunk_size: int
 ) -> Iterator[Tensor]:
     baseline, images = removals.baseline, removals.images
     if isinstance(baseline, Tensor):
@@ -196,48 +180,37 @@ def _batches(
     return _replaced(removals, filled(images, query_class=removals.query_class), rows, chunk_size)
 
 
-def _chunks(rows: Sequence[int], points: int, chunk_size: int) -> Iterator[list[tuple[int, int, int]]]:
-    """The queue, cut: each chunk is a list of (row, first point, one past the last)."""
-    total = len(rows) * points
-    for start in range(0, total, chunk_size):
-        stop = min(start + chunk_size, total)
-        yield [
-            (rows[place], max(start - place * points, 0), min(stop - place * points, points))
-            for place in range(start // points, (stop - 1) // points + 1)
-        ]
-
-
-def _replaced(removals: Removals, fills: Tensor, rows: Sequence[int], chunk_size: int) -> Iterator[Tensor]:
+def _replaced(removals: _Removals, fills: Tensor, rows: Sequence[int], chunk_size: int) -> Iterator[Tensor]:
     """Images whose removed pixels come from ``fills (B, 3, H, W)``; every batch is written over the last."""
     # In one layout and one type, whatever the caller's: mixed ones are several times slower to blend.
     images, fills = removals.images.contiguous(), fills.contiguous()
     ranks = removals.ranks.to(images.dtype)
     limits = ranks.new_tensor(removals.counts).view(-1, 1, 1, 1)
-    size = min(chunk_size, len(rows) * len(limits))
+    points, total = len(limits), len(rows) * len(limits)
+    size = min(chunk_size, total)
     buffer, keep = images.new_empty(size, *images.shape[1:]), images.new_empty(size, *ranks.shape[1:])
-    for chunk in _chunks(rows, len(limits), chunk_size):
-        end = 0
-        for row, first, last in chunk:
-            start, end = end, end + last - first
-            torch.ge(ranks[row], limits[first:last], out=keep[start:end])
+    for start in range(0, total, chunk_size):
+        stop = min(start + chunk_size, total)
+        for place in range(start // points, (stop - 1) // points + 1):
+            first, last = max(start - place * points, 0), min(stop - place * points, points)
+            part = slice(place * points + first - start, place * points + last - start)
+            torch.ge(ranks[rows[place]], limits[first:last], out=keep[part])
             # Exact at weights 0 and 1, and ten times as fast on a CPU as torch.where.
-            torch.lerp(fills[row], images[row], keep[start:end], out=buffer[start:end])
-        yield buffer[:end]
+            torch.lerp(fills[rows[place]], images[rows[place]], keep[part], out=buffer[part])
+        yield buffer[: stop - start]
 
 
-def _filled(removals: Removals, baseline: Baseline, rows: Sequence[int], chunk_size: int) -> Iterator[Tensor]:
+def _filled(
+    removals: _Removals, baseline: Baseline, rows: Sequence[int], chunk_size: int
+) -> Iterator[Tensor]:
     """Images whose removed pixels are filled anew for every number of them."""
-    device = removals.images.device
-    for chunk in _chunks(rows, len(removals.counts), chunk_size):
-        index = torch.tensor([row for row, first, last in chunk for _ in range(first, last)], device=device)
-        counts = [count for _, first, last in chunk for count in removals.counts[first:last]]
-        limits = torch.tensor(counts, device=device).view(-1, 1, 1, 1)
-        images = removals.images[index]
-        keep = (removals.ranks[index] >= limits).to(images.dtype)
-        yield baseline(images, keep, query_class=removals.query_class[index])
-
-
-_SMALLEST_DROP = 0.05
+    index = torch.tensor(rows, device=removals.images.device).repeat_interleave(len(removals.counts))
+    counts = torch.tensor(removals.counts, device=index.device).repeat(len(rows))
+    for start in range(0, len(index), chunk_size):
+        some = index[start : start + chunk_size]
+        images = removals.images[some]
+        keep = removals.ranks[some] >= counts[start : start + chunk_size].view(-1, 1, 1, 1)
+        yield baseline(images, keep.to(images.dtype), query_class=removals.query_class[some])
 
 
 def perturbation_curve(
@@ -290,26 +263,19 @@ def perturbation_curve(
         one ends at the fully changed image; trapezoid over true fractions.
         samek2017: pixels, or cells of any side, are replaced by any baseline, not by uniform noise alone.
     """
-    if steps < 1:
-        raise ConfigError(f"steps must be at least 1, found {steps}")
+    check_range(1, steps=steps)
     if direction not in ("remove", "insert"):
         raise ConfigError(f"direction must be 'remove' or 'insert', found {direction!r}")
     check_images(images)
     check_maps(maps, images)
     pixels = images.shape[2] * images.shape[3]
-    changed = removal_counts(pixels, steps)
+    removed = changed = removal_counts(pixels, steps)
     ranks = pixel_ranks(maps, order=order, block_size=block_size)
-    removed = changed
     if direction == "insert":
         # What is shown first is missing last.
         ranks, removed = pixels - 1 - ranks, [pixels - count for count in changed]
-    results = removal_results(
-        classifier,
-        Removals(images, query_class, ranks, removed, baseline),
-        defined_maps(maps),
-        score=score,
-        chunk_size=chunk_size,
-    )
+    removals = _Removals(images, query_class, ranks, removed, baseline)
+    results = _removal_results(classifier, removals, defined_maps(maps), score=score, chunk_size=chunk_size)
     fractions = torch.tensor(changed, dtype=torch.float64, device=images.device) / pixels
     return fractions, results[..., 0]
 
@@ -328,14 +294,14 @@ def removal_scores(
     """Probability of the query class, and whether it is still predicted, with given shares of pixels removed.
 
     Args:
-        classifier: gives logits ``(B, K)`` of images in [0, 1]; a module is put into eval mode meanwhile.
+        classifier: as for :func:`perturbation_curve`, like all that is not listed.
         images: ``(B, 3, H, W)`` float32 in [0, 1].
         maps: ``(B, 1, H, W)``; constant ones and those that are not finite give NaN, as for a curve.
         query_class: ``(B,)`` int64.
-        baseline: as for :func:`perturbation_curve`.
+        baseline: what replaces removed pixels.
         shares: of the pixels, each in [0, 1]; rounded to whole pixels.
         order: which pixels come first.
-        chunk_size: images per pass of the classifier; changes memory and speed only.
+        chunk_size: images per pass of the classifier.
 
     Returns:
         Probabilities and 0 or 1, both ``(B, S)`` float32.
@@ -352,13 +318,9 @@ def removal_scores(
     check_images(images)
     check_maps(maps, images)
     counts = [round(share * images.shape[2] * images.shape[3]) for share in shares]
-    results = removal_results(
-        classifier,
-        Removals(images, query_class, pixel_ranks(maps, order=order), counts, baseline),
-        defined_maps(maps),
-        score="probability",
-        chunk_size=chunk_size,
-    )
+    removals = _Removals(images, query_class, pixel_ranks(maps, order=order), counts, baseline)
+    defined = defined_maps(maps)
+    results = _removal_results(classifier, removals, defined, score="probability", chunk_size=chunk_size)
     return results[..., 0], results[..., 1]
 
 
