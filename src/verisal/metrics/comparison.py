@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from verisal._numbers import check_range
 from verisal.errors import ConfigError, DataError
 from verisal.fingerprint import state_hash
-from verisal.functional.comparison.similarity import (map_similarities, random_maps)
 from verisal.functional.comparison.randomisation import (
     RandomisedCopy,
     derangement,
@@ -21,7 +20,14 @@ from verisal.functional.comparison.randomisation import (
     weighted_percentile,
 )
 from verisal.functional.comparison.sensitivity import sensitivity_max, uniform_noises
-from verisal.functional.comparison.similarity import attribution_of, defined_maps, spearman, ssim
+from verisal.functional.comparison.similarity import (
+    attribution_of,
+    defined_maps,
+    map_similarities,
+    random_maps,
+    spearman,
+    ssim,
+)
 from verisal.functional.comparison.smoothness import high_frequency_share, variation_at_equal_mass
 from verisal.functional.statistics.resampled import Bootstrap, Resampled
 from verisal.metrics._base import SaliencyMetric
