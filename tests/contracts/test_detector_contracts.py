@@ -9,9 +9,11 @@ import torch
 
 import verisal.detectors
 from helpers.detector_cases import CASES, DetectorCase, toy_classifier, toy_images
-from verisal.detectors import Detector
+from verisal.detectors import CNNDetector, Detector, DetectorFeatures, SalientPixels, SqueezedLogits
 from verisal.errors import ConfigError, NumericError
+from verisal.functional.baselines import Blur
 from verisal.models import Classifier
+from verisal.saliency import Gradient, HierarchicalMasks, LearnedMask, Occlusion, SmoothGrad
 
 EVERY = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 MODES = {"no_grad": torch.no_grad, "inference_mode": torch.inference_mode}
@@ -182,3 +184,27 @@ def test_the_state_of_another_detector_and_that_of_an_unfitted_one_are_refused(c
     if case.learns:
         with pytest.raises(ConfigError, match="learned nothing"):
             detector.restore({})
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        DetectorFeatures(saliency=HierarchicalMasks(reg_weight=0.3, shown="gates"), queries=("prediction",)),
+        DetectorFeatures(
+            saliency=LearnedMask(checkpoint="emoji_scenes_64_masks"), views=("original", "shifted")
+        ),
+        SalientPixels(saliency=SmoothGrad(base=Gradient(), samples=3)),
+        SalientPixels(saliency=Occlusion(window=4, stride=2, baseline=Blur(sigma=3.0))),
+        SqueezedLogits(bits=3),
+    ],
+    ids=lambda source: type(source).__name__,
+)
+def test_a_recipe_makes_what_is_nested_again_and_names_what_it_cannot_make(source):
+    detector = CNNDetector(source=source, reads=("a/*", "b"), members=1)
+    recipe = json.loads(json.dumps(detector.recipe()))
+    assert Detector.from_recipe(recipe) == detector
+    for change in ({"class": "os.system"}, {"width_": 3}, {"source": {"class": "Path"}}):
+        with pytest.raises(ConfigError, match="no detector can be made of"):
+            Detector.from_recipe(recipe | change)
+    with pytest.raises(ConfigError, match="a detector was expected"):
+        Detector.from_recipe(recipe["source"])
