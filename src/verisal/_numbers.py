@@ -8,8 +8,6 @@ from numbers import Real
 
 from verisal.errors import ConfigError
 
-__all__ = ["check_range"]
-
 
 def check_range(
     least: float, most: float = math.inf, *, above: bool = False, **settings: float | Sequence[float] | None

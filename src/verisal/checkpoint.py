@@ -23,27 +23,8 @@ from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 from torch.types import Storage
 
-from verisal._left_behind import left_behind
-from verisal._whole_files import write_atomic
+from verisal._files import left_behind, write_atomic
 from verisal.errors import CheckpointError
-
-__all__ = [
-    "BRANCH_KEY",
-    "CARD_KEY",
-    "IMAGES_KEY",
-    "Carded",
-    "CardedByData",
-    "check_card",
-    "existing_file",
-    "file_sha256",
-    "load_checkpoint",
-    "load_export",
-    "load_weights",
-    "remove_checkpoint",
-    "save_checkpoint",
-    "save_export",
-    "write_atomic",
-]
 
 CARD_KEY = "verisal_card"
 """Key of the card inside a checkpoint."""

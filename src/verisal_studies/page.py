@@ -9,8 +9,8 @@ from typing import Final, final
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
+from verisal._files import write_atomic
 from verisal.callbacks.report import evaluation_of
-from verisal.checkpoint import write_atomic
 from verisal.reporting import CsvSink, write_png
 from verisal_studies.study import Study, StudyResult
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from verisal._files import write_atomic
 from verisal.checkpoint import (
     CARD_KEY,
     check_card,
@@ -21,7 +22,6 @@ from verisal.checkpoint import (
     remove_checkpoint,
     save_checkpoint,
     save_export,
-    write_atomic,
 )
 from verisal.errors import CheckpointError
 from verisal.fingerprint import state_hash

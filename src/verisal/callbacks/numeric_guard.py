@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from verisal.checkpoint import write_atomic
+from verisal._files import write_atomic
 from verisal.errors import NumericError
 from verisal.types import Batch
 

@@ -16,7 +16,7 @@ import torch
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 from torch import Tensor
 
-from verisal._whole_files import write_atomic
+from verisal._files import write_atomic
 from verisal.cli._explain_inputs import ContactSheets, Images, named_files, other_classes, query_classes
 from verisal.cli._settings import check_paths, class_that_failed, parsed_settings, refused_settings
 from verisal.cli._verdicts import Alarm

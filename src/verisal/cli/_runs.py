@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
-from verisal._left_behind import left_behind
+from verisal._files import left_behind
 from verisal.checkpoint import BRANCH_KEY, load_checkpoint, save_checkpoint
 from verisal.cli._rendezvous import started_group
 from verisal.errors import CheckpointError, ConfigError, VerisalError

@@ -18,7 +18,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor, distributed
 
-from verisal._whole_files import write_atomic
+from verisal._files import write_atomic
 from verisal.callbacks import Monitored
 from verisal.cli._runs import Command, process_rank
 from verisal.errors import ConfigError

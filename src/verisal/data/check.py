@@ -19,8 +19,6 @@ from verisal.errors import ConfigError, DataError
 from verisal.models import Classifier
 from verisal.progress import progress_bar
 
-__all__ = ["CheckReport", "check_data"]
-
 
 @final
 @dataclass(frozen=True)

@@ -10,27 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import final
 
-from verisal._left_behind import left_behind
+from verisal._files import left_behind
 from verisal.data.pillow import holds_picture, image_suffixes
 from verisal.data.readers.values import composed
 from verisal.errors import DataError
-
-__all__ = [
-    "FoundImages",
-    "NameIndex",
-    "existing_folder",
-    "files_with_suffix",
-    "find_images",
-    "image_files",
-    "image_id_of",
-    "left_out_words",
-    "no_image",
-    "path_text",
-    "read_content",
-    "read_text",
-    "subfolders",
-    "text_of",
-]
 
 # The longer marks first: that of UTF-32 starts with that of UTF-16.
 _BYTE_ORDER_MARKS = (

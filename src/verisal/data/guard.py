@@ -14,17 +14,6 @@ from verisal.errors import DataError
 from verisal.fingerprint import row_digests
 from verisal.models import Classifier
 
-__all__ = [
-    "OF_CLASSIFIER",
-    "ImageDigests",
-    "KnowsImages",
-    "different",
-    "guard_classifier_data",
-    "guard_seen",
-    "guard_splits",
-    "shared_images",
-]
-
 OF_CLASSIFIER = {
     "fit": "the images that the classifier was trained on",
     "val": "the images by which the classifier's weights were chosen",

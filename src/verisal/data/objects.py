@@ -17,8 +17,6 @@ from verisal.data.readers.masks import IndexMask
 from verisal.data.transforms import tight_boxes
 from verisal.errors import DataError
 
-__all__ = ["check_record", "objects_of"]
-
 _NOT_KNOWN = 255
 
 

@@ -11,8 +11,6 @@ from torch.utils.data import DistributedSampler
 
 from verisal._numbers import check_range
 
-__all__ = ["Processes", "ShareSampler", "more_than_a_batch"]
-
 
 class _Ranked(Protocol):
     """What is asked of a trainer."""

@@ -20,16 +20,6 @@ from torch import Tensor
 from verisal.errors import ConfigError, DataError
 from verisal.types import Sample
 
-__all__ = [
-    "Augmentation",
-    "Jitter",
-    "backdrop_jitter",
-    "scene_jitter",
-    "tight_boxes",
-    "tint_jitter",
-    "turn_jitter",
-]
-
 Pixels = NDArray[np.uint8]
 
 # Share of the main object's pixels that an augmentation must leave in the picture, and the draws it gets.

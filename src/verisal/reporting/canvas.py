@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from verisal.checkpoint import write_atomic
+from verisal._files import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from verisal.checkpoint import write_atomic
+from verisal._files import write_atomic
 from verisal.reporting.sinks import Publication, Sink
 
 _LEADING = ("epoch", "step")

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from verisal.checkpoint import write_atomic
+from verisal._files import write_atomic
 from verisal.errors import DataError
 from verisal.reporting.sinks import Table
 from verisal.reporting.tables import main_table

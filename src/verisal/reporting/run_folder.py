@@ -15,8 +15,7 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import final
 
-from verisal._left_behind import left_behind
-from verisal.checkpoint import write_atomic
+from verisal._files import left_behind, write_atomic
 from verisal.errors import ConfigError
 
 __all__ = ["RunFolder", "create_run_folder", "find_run_of", "open_run_folder"]

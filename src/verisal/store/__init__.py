@@ -2,6 +2,4 @@
 
 from verisal.store.store import FeatureStore
 
-__all__ = [
-    "FeatureStore",
-]
+__all__ = ["FeatureStore"]

@@ -20,7 +20,7 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 from torch import Tensor
 
-from verisal._whole_files import write_atomic
+from verisal._files import write_atomic
 from verisal.errors import ConfigError, DataError
 
 _HIDDEN = re.compile(r"\.(store|shard-\d+)\.")

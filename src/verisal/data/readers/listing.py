@@ -12,8 +12,6 @@ from types import MappingProxyType
 from verisal.data.readers.masks import IndexMask, MaskSource
 from verisal.data.readers.values import LARGEST, twice
 
-__all__ = ["Annotations", "ImageRecord", "ImageSet", "Listing", "ObjectRecord", "Problem"]
-
 Box = tuple[float, float, float, float]
 
 _SHARES = "; these seem to be shares of the image, expected pixels: multiply by its width and height"

@@ -10,24 +10,6 @@ from typing import Any, final
 
 from verisal.errors import DataError
 
-__all__ = [
-    "LARGEST",
-    "Repeated",
-    "composed",
-    "entry_of",
-    "flag",
-    "given",
-    "identity",
-    "json_of",
-    "name_of",
-    "number",
-    "numbers",
-    "numeral",
-    "shown",
-    "twice",
-    "whole",
-]
-
 # Pixels; no picture is as large, and sums and products of such numbers are exact enough.
 LARGEST = 1e9
 

@@ -20,8 +20,6 @@ from torch.nn import functional as F
 from verisal.data.decode import decode_image
 from verisal.errors import DataError
 
-__all__ = ["CLASSES", "DISTRACTORS", "PHOTOS", "Drawing", "SceneAssets", "scene_assets"]
-
 Pixels = NDArray[np.uint8]
 
 # Neighbours in a row are confusable pairs: alike in shape or in colour.

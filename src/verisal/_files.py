@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and nothing beside them that a killed process leaves behind."""
+"""Files that appear whole or not at all, and those that a killed process or another system leaves behind."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import fcntl
 import os
 import tempfile
 from pathlib import Path
-
-__all__ = ["write_atomic"]
 
 
 def write_atomic(path: Path | str, content: bytes) -> None:
@@ -62,3 +60,25 @@ def _umask() -> int:
     current = os.umask(0)
     os.umask(current)
     return current
+
+
+# Besides hidden files, in small letters.
+_NAMES = frozenset(
+    {
+        *("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "icon\r", "picasa.ini"),
+        *("__macosx", "network trash folder", "temporary items", "__pycache__"),
+        *("@eadir", "@tmp", "@recycle", "@recently-snapshot", "#recycle", "#snapshot"),
+        *("lost+found", "$recycle.bin", "system volume information"),
+    }
+)
+
+
+def left_behind(name: str) -> bool:
+    """Whether a file or folder of this name is nobody's.
+
+    >>> [name for name in ("._last.ckpt", ".DS_Store", "Thumbs.db", "last.ckpt") if left_behind(name)]
+    ['._last.ckpt', '.DS_Store', 'Thumbs.db']
+    """
+    small = name.casefold()
+    # Windows keeps where a file came from in a stream behind a colon, which becomes a file elsewhere.
+    return small.startswith((".", "~$")) or small in _NAMES or small.endswith(":zone.identifier")
