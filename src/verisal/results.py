@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Protocol, Self, final, runtime_checkable
 
 from torch import Tensor
 
@@ -41,6 +42,46 @@ class Score:
         if self.ends is None:
             return " [too few]" if self.few else ""
         return f" [{self.low:.{digits}f}, {self.high:.{digits}f}]"
+
+
+@final
+class ScoreName(str):
+    """Name of a score, ``<split>/<row>/<metric>/<part>``: a string that knows its parts.
+
+    The row is a detector, a saliency method or a network; the part is an attack, a group of images, or one of
+    several scores of the metric. A shorter name lacks the part, then the row.
+
+    >>> name = ScoreName("test", "masks", "auroc", "cw_l2")
+    >>> print(name, name.row, name.column)
+    test/masks/auroc/cw_l2 masks auroc/cw_l2
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, *parts: str) -> Self:
+        """Join the parts that are not empty; a whole name is one part."""
+        return super().__new__(cls, "/".join(part for part in parts if part))
+
+    @property
+    def row(self) -> str:
+        """Whose score it is."""
+        return self.split("/", 2)[1] if self.count("/") > 1 else ""
+
+    @property
+    def column(self) -> str:
+        """Metric and part, as a headline names the score of every row."""
+        return self.split("/", 2)[-1]
+
+    @property
+    def metric(self) -> str:
+        """What is measured."""
+        # A slash in brackets, such as that of 8/255, is of a setting.
+        return re.match(r"(\[[^]]*\]|[^/])*", self.column)[0]  # type: ignore[index]
+
+    @property
+    def part(self) -> str:
+        """Attack, group or score within the metric; empty where there is one alone."""
+        return self.column[len(self.metric) + 1 :]
 
 
 @dataclass(frozen=True)
@@ -160,7 +201,7 @@ class Evaluation:
 
     Attributes:
         split: first part of every metric name, ``val`` or ``test``.
-        scores: ``<split>/<row>/<metric>/<attack or group>`` to its score.
+        scores: by name; plain strings are names, too.
         counts: group name to the number of images in it.
         curves: lines to draw.
         histograms: score distributions to draw.
@@ -173,7 +214,7 @@ class Evaluation:
     """
 
     split: str
-    scores: Mapping[str, Score]
+    scores: Mapping[ScoreName, Score]
     counts: Mapping[str, int] = field(default_factory=dict)
     curves: tuple[Curve, ...] = ()
     histograms: tuple[Histogram, ...] = ()
@@ -183,6 +224,9 @@ class Evaluation:
     timings: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     headline: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scores", {ScoreName(name): score for name, score in self.scores.items()})
 
 
 @runtime_checkable

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, final
 
 from verisal.errors import ConfigError
-from verisal.results import Evaluation, Score
+from verisal.results import Evaluation, Score, ScoreName
 from verisal_studies.attacked_maps import counted_images, is_halved, sensitivity_under
 from verisal_studies.figures import interval_pixels
 from verisal_studies.scores import (
@@ -201,7 +201,7 @@ class _Comparisons:
 
     def _cells(self, row: str) -> list[str]:
         evaluation, default = self.scores.evaluation, self.study.default
-        passes = evaluation.scores.get(f"{evaluation.split}/{row}/network passes per map/forward")
+        passes = evaluation.scores.get(ScoreName(evaluation.split, row, "network passes per map", "forward"))
         cells = [self.place.get(row, ""), "" if passes is None else f"{passes.value:g}"]
         for score in _NAMES:
             word = "" if row == default else difference_word(self._difference(row, default, score), "low")

@@ -60,8 +60,8 @@ class ReliableDetection(Study):
     def result(self, evaluation: Evaluation) -> StudyResult:
         """Four claims: two detectors on masks, ahead of controls, ahead of comparison detectors."""
         scores = Scores(evaluation)
-        areas = (name for name in evaluation.scores if "/auroc/mean_unseen" in name)
-        rows = list(dict.fromkeys(name.split("/")[1] for name in areas))
+        areas = (name for name in evaluation.scores if name.column == "auroc/mean_unseen")
+        rows = list(dict.fromkeys(name.row for name in areas))
         for row in (self.masks, self.published, *self.controls):
             if row not in rows:
                 raise ConfigError(

@@ -12,7 +12,7 @@ from torch import Tensor
 from verisal.errors import ConfigError
 from verisal.functional.statistics.detection import resampled_mean
 from verisal.functional.statistics.resampled import Bootstrap
-from verisal.results import Evaluation, Score
+from verisal.results import Evaluation, Score, ScoreName
 
 Better = Literal["low", "high"]
 # The name of a score, as a regular expression.
@@ -94,11 +94,11 @@ class Scores:
         Raises:
             ConfigError: there is none.
         """
-        full = f"{self.evaluation.split}/{row}/{name}"
+        full = ScoreName(self.evaluation.split, row, name)
         if full not in self.evaluation.scores:
-            rows = sorted({known.split("/")[1] for known in self.evaluation.scores})
+            rows = sorted({known.row for known in self.evaluation.scores})
             raise ConfigError(
-                f"the study reads {full!r}, which the evaluation lacks; it has the rows {rows}; {remedy}"
+                f"the study reads {str(full)!r}, which the evaluation lacks; it has the rows {rows}; {remedy}"
             )
         return self.evaluation.scores[full]
 

@@ -151,6 +151,10 @@ def test_result_table_takes_names_apart():
     table = result_table(Evaluation("test", {"test/masks/auroc/cw/l2": Score(0.5, 0.25, 0.75, 9, 1)}))
     assert table.columns == ("row", "metric", "group", "value", "low", "high", "n", "undefined")
     assert table.rows == (("masks", "auroc", "cw/l2", 0.5, 0.25, 0.75, 9, 1),)
+    name = "test/gradient/attacked_sensitivity[top_k,8/255]/shift"
+    assert result_table(Evaluation("test", {name: Score(0.5, 0.25, 0.75, 9, 1)})).rows[0][:3] == (
+        "gradient", "attacked_sensitivity[top_k,8/255]", "shift",
+    )  # fmt: skip
 
 
 def test_samples(tmp_path):

@@ -22,7 +22,7 @@ from verisal.functional.scopes import rng_preserved
 from verisal.functional.seeding import derive_seed
 from verisal.functional.statistics.resampled import Bootstrap
 from verisal.reporting import CsvSink
-from verisal.results import Evaluation, SaliencyPanel, Score
+from verisal.results import Evaluation, SaliencyPanel, Score, ScoreName
 from verisal.saliency import CentrePrior, RandomMap, Saliency
 from verisal.types import Batch, HasClassifier, Sample
 
@@ -171,9 +171,9 @@ class ExplainingCallback(Callback, ABC):
             return
         shown = set(self.evaluation.headline.values())
         values = {
-            name: score.value
+            str(name): score.value
             for name, score in self.evaluation.scores.items()
-            if name.split("/", 2)[-1] in shown and not math.isnan(score.value)
+            if name.column in shown and not math.isnan(score.value)
         }
         # The same on every process: gathered already.
         pl_module.log_dict(values, batch_size=1, rank_zero_only=True)
@@ -233,7 +233,7 @@ def row_evaluation(
         "score": [f"{metric}/{name}" for name in values for _ in range(n)],
         "value": [value for column in values.values() for value in column.tolist()],
     }
-    named = {f"{split}/{row}/{metric}/{name}": score for name, score in scores.items()}
+    named = {ScoreName(split, row, metric, name): score for name, score in scores.items()}
     return Evaluation(split, named, samples=samples if values else {})
 
 

@@ -19,7 +19,7 @@ from verisal.functional.baselines.random import recommended_baselines
 from verisal.functional.statistics.ranking import ranking_agreement
 from verisal.metrics import PerturbationCurve, SaliencyMetric
 from verisal.reporting import merge_evaluations
-from verisal.results import Evaluation, Score
+from verisal.results import Evaluation, Score, ScoreName
 from verisal.saliency import CentrePrior, RandomMap
 
 _FEW = 4
@@ -109,7 +109,7 @@ class PerturbationCurves(MetricsCallback):
         whole = Evaluation(epoch.split, {}, headline=headline, notes=(note,))
         return merge_evaluations([*parts, whole]) or evaluation
 
-    def _agreement(self, epoch: Epoch) -> dict[str, Score]:
+    def _agreement(self, epoch: Epoch) -> dict[ScoreName, Score]:
         controls = (RandomMap, CentrePrior)
         ranked = [name for name, method in self.methods.items() if not isinstance(method, controls)]
         if not ranked:
@@ -120,7 +120,7 @@ class PerturbationCurves(MetricsCallback):
             areas[curve.name] = rows if curve.better == "high" else -rows
         bootstrap = self.bootstrap_in(epoch)
         return {
-            f"{epoch.split}/{one}/ranking_consistency/{two}": ranking_agreement(
+            ScoreName(epoch.split, one, "ranking_consistency", two): ranking_agreement(
                 areas[one], areas[two], bootstrap
             )["kendall"]
             for one, two in combinations(areas, 2)

@@ -215,9 +215,8 @@ def _auroc_legend(evaluation: Evaluation, attack: str) -> dict[str, str]:
     """Legend text of every detector that has an AUROC against the attack."""
     legend = {}
     for name, score in evaluation.scores.items():
-        row, _, rest = name.removeprefix(f"{evaluation.split}/").partition("/")
-        if rest == f"auroc/{attack}":
-            legend[row] = f"{row}: AUROC {score.value:.3f}{score.bracketed()}"
+        if (name.metric, name.part) == ("auroc", attack):
+            legend[name.row] = f"{name.row}: AUROC {score.value:.3f}{score.bracketed()}"
     return legend
 
 

@@ -18,6 +18,7 @@ from verisal.cli._options import Options, path_word
 from verisal.errors import CheckpointError, ConfigError
 from verisal.models import Classifier, SmallResNet, export_classifier
 from verisal.reporting import find_run_of
+from verisal.results import ScoreName
 from verisal.saliency import load_mask_network, save_mask_network
 
 _RATES = ("FPR 5 %", "FPR 1 %")
@@ -182,6 +183,8 @@ def _origin(source: Path, row: str = "") -> dict[str, Any]:
     if report.is_file():
         metrics = json.loads(report.read_text(encoding="utf-8")).get("metrics", {})
         origin["test"] = {
-            name: score["value"] for name, score in metrics.items() if name.startswith(f"test/{row}")
+            name: score["value"]
+            for name, score in metrics.items()
+            if name.startswith("test/") and ScoreName(name).row.startswith(row)
         }
     return origin

@@ -20,7 +20,7 @@ from verisal.functional.outputs import ask
 from verisal.functional.seeding import derive_seed
 from verisal.functional.statistics.resampled import Bootstrap
 from verisal.models import Classifier
-from verisal.results import Score
+from verisal.results import Score, ScoreName
 from verisal.saliency import DifferentiableGates
 
 __all__ = ["AdaptiveSuite", "adaptive_scores", "attack_defence"]
@@ -147,7 +147,7 @@ def adaptive_scores(
     *,
     row: str,
     bootstrap: Bootstrap,
-) -> tuple[dict[str, Score], tuple[str, ...]]:
+) -> tuple[dict[ScoreName, Score], tuple[str, ...]]:
     """What is left of the defence, per radius: strongest attack per image, over all and over each suite.
 
     Args:
@@ -161,7 +161,7 @@ def adaptive_scores(
         ``test/<row>/adaptive_<name>/eps_<e>`` for the strongest of all, ``.../eps_<e>_<suite>`` for each
         suite, and sentences that belong beside them.
     """
-    scores: dict[str, Score] = {}
+    scores: dict[ScoreName, Score] = {}
     notes = []
     for eps in sorted({key[1] for key in found}):
         level = f"eps_{eps * 255:g}"
@@ -174,7 +174,9 @@ def adaptive_scores(
             )
             left = end_to_end(worst.fooled, worst.score, clean_scores, threshold, bootstrap)
             group = level if suite is None else f"{level}_{suite}"
-            scores |= {f"test/{row}/adaptive_{name}/{group}": score for name, score in vars(left).items()}
+            scores |= {
+                ScoreName("test", row, f"adaptive_{name}", group): score for name, score in vars(left).items()
+            }
             if suite is None:
                 notes.append(f"adaptive attacks on {row}, {left.remark(eps)}")
     return scores, tuple(notes)

@@ -83,10 +83,6 @@ class EndToEnd:
     right_or_rejected: Score
     clean_rejected: Score
 
-    def named(self, prefix: str) -> dict[str, Score]:
-        """Every score as ``<prefix>/<name>``."""
-        return {f"{prefix}/{name}": score for name, score in vars(self).items()}
-
     def remark(self, eps: float) -> str:
         """What a claim of this size would imply, to stand beside it.
 

@@ -13,7 +13,7 @@ from verisal.detection.metric import DetectionTable
 from verisal.errors import ConfigError, DataError
 from verisal.functional.statistics.detection import pair_by_image
 from verisal.functional.statistics.resampled import Bootstrap, Resampled
-from verisal.results import Score
+from verisal.results import Score, ScoreName
 
 __all__ = ["Families", "transfer_report"]
 
@@ -79,7 +79,7 @@ def transfer_report(
     default: str,
     head: str,
     bootstrap: Bootstrap,
-) -> dict[str, Score]:
+) -> dict[ScoreName, Score]:
     """The leave-one-family-out matrix, its seen and unseen columns, and differences to the head row.
 
     A family's score is the mean over its attacks. ``mean_unseen`` and ``worst_unseen`` are mean and least
@@ -117,27 +117,28 @@ def transfer_report(
     images = 1 + max(int(table.image_index.max()) for table in tables.values())
     bootstrap = bootstrap.jointly(images)
     numbers = {name: number for number, name in groups.items()}
-    report: dict[str, Score] = {}
+    report: dict[ScoreName, Score] = {}
     compared: dict[tuple[str, str], Resampled] = {}
     for fit, table in tables.items():
         for index, row in enumerate(rows):
             cells = _by_family(table, index, families, numbers, clean, bootstrap)
             for family in families.attacks:
-                name = f"{split}/{row}/auroc_fitted_on_{fit}/{family}"
+                name = ScoreName(split, row, f"auroc_fitted_on_{fit}", family)
                 report[name] = cells[family].score() if family in cells else _UNDEFINED
             for column, found in _columns(cells, families, fit).items():
-                report[f"{split}/{row}/auroc_fitted_on_{fit}/{column}"] = found.score()
+                report[ScoreName(split, row, f"auroc_fitted_on_{fit}", column)] = found.score()
                 if fit == default:
-                    report[f"{split}/{row}/auroc/{column}"] = found.score()
+                    report[ScoreName(split, row, "auroc", column)] = found.score()
                     compared[row, column] = found
             at = thresholds[fit].get(row, {}).get(_RATE)
             if fit == default and at is not None:
                 rates = _by_family(table, index, families, numbers, clean, bootstrap, threshold=at)
                 for column, found in _columns(rates, families, fit).items():
-                    report[f"{split}/{row}/tpr_at_fpr5/{column}"] = found.score()
+                    report[ScoreName(split, row, "tpr_at_fpr5", column)] = found.score()
     for (row, column), other in compared.items():
         if row != head and column in ("mean_unseen", "worst_unseen"):
-            report[f"{split}/{head}_minus_{row}/difference/{column}"] = compared[head, column].minus(other)
+            name = ScoreName(split, f"{head}_minus_{row}", "difference", column)
+            report[name] = compared[head, column].minus(other)
     return report
 
 

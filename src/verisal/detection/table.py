@@ -18,7 +18,7 @@ from verisal.functional.statistics.detection import (
     threshold_at_fpr,
 )
 from verisal.functional.statistics.resampled import Bootstrap, Resampled
-from verisal.results import Curve, Histogram, Score
+from verisal.results import Curve, Histogram, Score, ScoreName
 
 __all__ = [
     "Role",
@@ -87,7 +87,7 @@ def detection_report(
     roles: Mapping[str, Role],
     thresholds: Mapping[str, Mapping[float, float | None]],
     bootstrap: Bootstrap,
-) -> dict[str, Score]:
+) -> dict[ScoreName, Score]:
     """Every number of the detection table, each with its interval over images.
 
     Per row and attack: ``auroc``, ``fpr_at_tpr95`` (both paired 1:1 by image with the clean group),
@@ -113,7 +113,7 @@ def detection_report(
         NumericError: a detector that gives only two distinct scores, naming the row and the attack.
     """
     clean = _clean_group(groups, roles)
-    report: dict[str, Score] = {}
+    report: dict[ScoreName, Score] = {}
     for row_index, row in enumerate(rows):
         at = {rate: thresholds.get(row, {}).get(rate) for rate in _RATES}
         negatives = table.of_group(clean)
@@ -123,11 +123,11 @@ def detection_report(
             role = roles[group]
             if role == "attack":
                 paired = _paired(part, negatives, row_index, name=f"{row}, {group}", bootstrap=bootstrap)
-                report.update({f"{split}/{row}/{metric}/{group}": score for metric, score in paired.items()})
+                report |= {ScoreName(split, row, metric, group): score for metric, score in paired.items()}
             for rate, (tpr, fpr) in _RATES.items():
                 metric = {"attack": tpr, "clean": fpr, "benign": fpr, "failed": "alarm_rate"}[role]
                 if role != "failed" or rate == 0.05:
-                    report[f"{split}/{row}/{metric}/{group}"] = _rate_above(own, at[rate], bootstrap)
+                    report[ScoreName(split, row, metric, group)] = _rate_above(own, at[rate], bootstrap)
     return report
 
 

@@ -22,7 +22,7 @@ from verisal._files import write_atomic
 from verisal.errors import DataError
 from verisal.reporting.sinks import Table
 from verisal.reporting.tables import main_table
-from verisal.results import Evaluation, Score
+from verisal.results import Evaluation, Score, ScoreName
 
 _PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "wandb", "numpy", "albumentations")
 _TITLES = {
@@ -131,9 +131,10 @@ def result_table(evaluation: Evaluation) -> Table:
     """
     rows = []
     for name, score in evaluation.scores.items():
-        row, metric, group = _parts(name)
         low, high = score.ends or (math.nan, math.nan)
-        rows.append((row, metric, group, score.value, low, high, score.n, score.undefined))
+        rows.append(
+            (name.row, name.metric, name.part or "all", score.value, low, high, score.n, score.undefined)
+        )
     return Table(("row", "metric", "group", "value", "low", "high", "n", "undefined"), tuple(rows))
 
 
@@ -263,28 +264,17 @@ def _one_line(score: Score | None) -> str:
     return f"{score.value:.3f}{score.bracketed()} ({counted})"
 
 
-def _blocks(scores: Mapping[str, Score]) -> list[_Block]:
+def _blocks(scores: Mapping[ScoreName, Score]) -> list[_Block]:
     """One block per metric; known metrics first, in reading order, rows and columns as they come."""
     cells: dict[str, dict[tuple[str, str], Score]] = {}
     for name, score in scores.items():
-        row, metric, group = _parts(name)
-        cells.setdefault(metric, {})[row, group] = score
+        cells.setdefault(name.metric, {})[name.row, name.part or "all"] = score
     order = dict.fromkeys([*(metric for metric in _TITLES if metric in cells), *cells])
     blocks = []
     for metric in order:
         rows, columns = (tuple(dict.fromkeys(part)) for part in zip(*cells[metric], strict=True))
         blocks.append(_Block(metric, rows, columns, cells[metric]))
     return blocks
-
-
-def _parts(name: str) -> tuple[str, str, str]:
-    """Row, metric and group of ``<split>/<row>/<metric>/<group>``; shorter names fill in less."""
-    parts = name.split("/")
-    if len(parts) >= 4:
-        return parts[1], parts[2], "/".join(parts[3:])
-    if len(parts) == 3:
-        return parts[1], parts[2], "all"
-    return "", parts[-1], "all"
 
 
 def _title(metric: str) -> str:

@@ -10,6 +10,7 @@ from typing import TypeVar
 from verisal.reporting.sinks import Table
 from verisal.results import Evaluation, Score
 
+_Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
 
 
@@ -19,8 +20,7 @@ def main_table(evaluation: Evaluation) -> Table | None:
         return None
     cells: dict[str, dict[str, Score]] = {}
     for name, score in evaluation.scores.items():
-        row, _, rest = name.removeprefix(f"{evaluation.split}/").partition("/")
-        cells.setdefault(row, {})[rest] = score
+        cells.setdefault(name.row, {})[name.column] = score
     wanted = list(evaluation.headline.values())
     rows = [
         (row, *(_value(found.get(name)) for name in wanted))
@@ -56,8 +56,8 @@ def _value(score: Score | None) -> float:
     return math.nan if score is None else score.value
 
 
-def _first_of(parts: Sequence[Mapping[str, _Value]]) -> dict[str, _Value]:
-    joined: dict[str, _Value] = {}
+def _first_of(parts: Sequence[Mapping[_Key, _Value]]) -> dict[_Key, _Value]:
+    joined: dict[_Key, _Value] = {}
     for part in parts:
         joined = {**joined, **{name: value for name, value in part.items() if name not in joined}}
     return joined

@@ -76,8 +76,8 @@ def mean_auroc(evaluation: Evaluation, row: str) -> float:
     Minus infinity, the worst, where none is left or one is undefined although it has images: a row that
     cannot score the hardest attack must not look better for it.
     """
-    prefix = f"{evaluation.split}/{row}/auroc/"
-    scores = [score for name, score in evaluation.scores.items() if name.startswith(prefix)]
+    named = evaluation.scores.items()
+    scores = [score for name, score in named if (name.row, name.metric) == (row, "auroc")]
     asked = [score.value for score in scores if score.n + score.undefined]
     return sum(asked) / len(asked) if asked and not any(map(math.isnan, asked)) else -math.inf
 

@@ -15,7 +15,7 @@ from verisal.detection.families import Families, transfer_report
 from verisal.detection.metric import DetectionTable
 from verisal.detection.table import detection_curves, detection_report, threshold_notes
 from verisal.functional.statistics.resampled import Bootstrap, Resampled
-from verisal.results import Evaluation, Heatmap, Score
+from verisal.results import Evaluation, Heatmap, Score, ScoreName
 
 __all__ = ["TransferResult", "build_transfer_evaluation"]
 
@@ -110,21 +110,21 @@ def _falling(value: float) -> float:
 
 
 def _worst_benign(
-    scores: Mapping[str, Score], row: str, groups: GroupTable, bootstrap: Bootstrap
-) -> dict[str, Score]:
+    scores: Mapping[ScoreName, Score], row: str, groups: GroupTable, bootstrap: Bootstrap
+) -> dict[ScoreName, Score]:
     """The highest rate of false alarms on a noisy or corrupted group; misclassified images stay apart."""
     names = [
         name
         for name, role in groups.roles.items()
         if role == "benign" and not name.endswith("_misclassified")
     ]
-    found = [scores[f"test/{row}/fpr/{name}"] for name in names]
+    found = [scores[ScoreName("test", row, "fpr", name)] for name in names]
     asked = [score for score in found if score.n + score.undefined]
     if not asked:
         return {}
     # Undefined for one group, undefined for the worst of all.
     parts = [bootstrap.rate(score.value, score.n, score.undefined) for score in asked]
-    return {f"test/{row}/fpr/worst_benign": Resampled.greatest(parts).score()}
+    return {ScoreName("test", row, "fpr", "worst_benign"): Resampled.greatest(parts).score()}
 
 
 def _worst_case(
@@ -134,7 +134,7 @@ def _worst_case(
     groups: GroupTable,
     threshold: float,
     bootstrap: Bootstrap,
-) -> dict[str, Score]:
+) -> dict[ScoreName, Score]:
     """Classifier and detector together, each image under the attack that is worst for it."""
     clean = table.of_group(groups.groups.index("clean"))
     place = {image: position for position, image in enumerate(clean.image_index.tolist())}
@@ -148,16 +148,16 @@ def _worst_case(
         scored[position, at] = part.row_scores(index)
     worst = strongest(fooled, scored)
     found = end_to_end(worst.fooled, worst.score, clean.row_scores(index), threshold, bootstrap)
-    return found.named(f"test/{row}/end_to_end")
+    return {ScoreName("test", row, "end_to_end", name): score for name, score in vars(found).items()}
 
 
 def _heatmaps(
-    scores: Mapping[str, Score], families: Families, *, rows: Sequence[str], head: str, default: str
+    scores: Mapping[ScoreName, Score], families: Families, *, rows: Sequence[str], head: str, default: str
 ) -> tuple[Heatmap, ...]:
     columns = (*families.attacks, "mean_unseen", "worst_unseen")
 
     def of(row: str, fit: str, column: str) -> float:
-        score = scores.get(f"test/{row}/auroc_fitted_on_{fit}/{column}")
+        score = scores.get(ScoreName("test", row, f"auroc_fitted_on_{fit}", column))
         return math.nan if score is None else score.value
 
     fits = tuple(families.fits)

@@ -17,7 +17,7 @@ from verisal.functional.seeding import derive_seed
 from verisal.functional.statistics.resampled import Bootstrap
 from verisal.metrics import ImageTable
 from verisal.models import Classifier, ClassifierSource, SmallResNet, load_classifier
-from verisal.results import Evaluation
+from verisal.results import Evaluation, ScoreName
 from verisal.tasks._training import OneCycle, agree_on_buffers, check_planned
 from verisal.types import Batch
 
@@ -215,9 +215,9 @@ class FrozenClassifierTask(_ClassifierTask):
 
     def report(self, split: str, rows: Tensor) -> None:
         """Keep the accuracy for the report, and log it."""
-        name = f"{split}/classifier/accuracy"
+        name = ScoreName(split, "classifier", "accuracy")
         self.evaluation = Evaluation(
             split, {name: Bootstrap().mean(rows[:, 0]).score()}, counts={"images": len(rows)}
         )
         # The same on every process: gathered already.
-        self.log(name, self.evaluation.scores[name].value, batch_size=1, rank_zero_only=True)
+        self.log(str(name), self.evaluation.scores[name].value, batch_size=1, rank_zero_only=True)

@@ -348,7 +348,11 @@ class DetectorTask(L.LightningModule):
 
     def _log_scores(self, evaluation: Evaluation) -> None:
         """Log every defined score; each member's own stay in the report."""
-        values = {name: score.value for name, score in evaluation.scores.items() if "_member_" not in name}
+        values = {
+            str(name): score.value
+            for name, score in evaluation.scores.items()
+            if "_member_" not in name.metric
+        }
         self.log_dict({name: value for name, value in values.items() if value == value}, batch_size=1)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Sequence[object]]:

@@ -29,7 +29,7 @@ from verisal.functional.networks import uncompiled
 from verisal.functional.statistics.detection import threshold_at_fpr
 from verisal.functional.statistics.resampled import Bootstrap
 from verisal.models import Classifier
-from verisal.results import Evaluation
+from verisal.results import Evaluation, ScoreName
 from verisal.store import FeatureStore
 from verisal.tasks._transfer_report import TransferResult, build_transfer_evaluation
 
@@ -215,9 +215,9 @@ class TransferTask(L.LightningModule):
         if self.adaptive:
             self.evaluation = self._with_adaptive(self.evaluation, validation, test)
         for row in self.rows:
-            name = f"test/{row}/auroc/mean_unseen"
+            name = ScoreName("test", row, "auroc", "mean_unseen")
             if name in self.evaluation.scores:
-                self.log(name, self.evaluation.scores[name].value, batch_size=1, rank_zero_only=True)
+                self.log(str(name), self.evaluation.scores[name].value, batch_size=1, rank_zero_only=True)
 
     def _store(self, cell: _Cell | _AdaptiveCell) -> FeatureStore:
         if isinstance(cell, _Cell):

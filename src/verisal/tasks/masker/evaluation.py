@@ -17,7 +17,7 @@ from verisal.functional.seeding import derive_seed
 from verisal.functional.statistics.detection import resampled_mean
 from verisal.functional.statistics.resampled import Bootstrap, Resampled
 from verisal.metrics import ImageRows
-from verisal.results import Evaluation, Score
+from verisal.results import Evaluation, Score, ScoreName
 from verisal.saliency import GateProblem, maps_of_gates
 from verisal.types import Batch
 
@@ -89,20 +89,20 @@ def build_evaluation(
     bootstrap: Bootstrap,
 ) -> Evaluation:
     """Means of every row and column, and what the prediction keeps of each optimisation."""
-    scores: dict[str, Score] = {}
+    scores: dict[ScoreName, Score] = {}
     for row, table in tables.items():
         for index, column in enumerate(COLUMNS):
             values = table.rows[:, index]
             # The deletion is not asked for at every epoch; all else that is undefined is told.
             if column != "deletion" or bool(values.isfinite().any()):
-                scores[f"{split}/{row}/{column}"] = bootstrap.mean(values).score()
+                scores[ScoreName(split, row, column)] = bootstrap.mean(values).score()
     optimised = [row for row in tables if row.startswith("optimised")]
     if "random" in tables:
         for row in tables:
             if row.startswith("masker"):
                 for goal in optimised:
                     for column in _KEPT:
-                        scores[f"{split}/{row}/kept_{column}/{goal}"] = _kept(
+                        scores[ScoreName(split, row, f"kept_{column}", goal)] = _kept(
                             tables[row], tables[goal], tables["random"], column, bootstrap
                         )
     return Evaluation(
@@ -141,7 +141,7 @@ def _ratios(timings: Mapping[str, float]) -> dict[str, float]:
     return {f"{name} / classifier": value / whole for name, value in timings.items() if name != "classifier"}
 
 
-def _notes(scores: Mapping[str, Score]) -> tuple[str, ...]:
+def _notes(scores: Mapping[ScoreName, Score]) -> tuple[str, ...]:
     if not any("/kept_" in name for name in scores):
         return ()
     return (

@@ -381,7 +381,7 @@ class MaskerTask(L.LightningModule):
         self.evaluation = build_evaluation(
             split, tables, timings=timings, bootstrap=Bootstrap(resamples, seed=self.seed)
         )
-        values = {name: score.value for name, score in self.evaluation.scores.items()}
+        values = {str(name): score.value for name, score in self.evaluation.scores.items()}
         self.log_dict({name: value for name, value in values.items() if value == value}, batch_size=1)
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's union of eight shapes
