@@ -11,14 +11,12 @@ from verisal.callbacks.checkpoints import (
 from verisal.callbacks.class_ranks import ClassRanks
 from verisal.callbacks.disturbed_localization import DisturbedLocalization
 from verisal.callbacks.gate_noise import GateNoise
-from verisal.callbacks.image_guard import ImageGuard
+from verisal.callbacks.guards import ImageGuard, NumericGuard
 from verisal.callbacks.map_agreement import MapAgreement
-from verisal.callbacks.numeric_guard import NumericGuard
 from verisal.callbacks.panels import AttackedMaps, SaliencyPanels
-from verisal.callbacks.perturbation_curves import PerturbationCurves
 from verisal.callbacks.report import ReportRun
 from verisal.callbacks.resumed_settings import ResumedSettings
-from verisal.callbacks.saliency_metrics import SaliencyMetrics
+from verisal.callbacks.saliency_metrics import PerturbationCurves, SaliencyMetrics
 
 __all__ = [
     "AttackedMaps",

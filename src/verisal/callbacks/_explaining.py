@@ -1,4 +1,4 @@
-"""What the callbacks that explain a classifier have in common: options, hooks, the images they look at."""
+"""Common parts of the callbacks that explain a classifier: options, hooks, the images that are explained."""
 
 from __future__ import annotations
 
@@ -318,7 +318,7 @@ def chosen_rows(loaders: Sequence[DataLoader[Sample]], *, max_images: int | None
 
 
 def batches_with_rows(chosen: Chosen | None, batches: Sequence[int]) -> int:
-    """How many batches hold an image to explain, of the first ``batches`` of every loader."""
+    """Number of batches with an image to explain among the first ``batches`` of every loader."""
     if chosen is None:
         return sum(batches)
     return sum(bool(rows) for own, count in zip(chosen, batches, strict=True) for rows in own[:count])

@@ -1,4 +1,4 @@
-"""What the classifier itself makes of the images that stand for removed pixels."""
+"""Neutrality of baselines: the classifier's own answer to the images that stand for removed pixels."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _COLUMNS = ("query_probability", "max_probability", "entropy", "change")
 @final
 @dataclass(eq=False, repr=False)
 class BaselineNeutrality(ScoringCallback):
-    """How little every baseline says to the classifier; a baseline is a row.
+    """Neutrality of every baseline to the classifier; a baseline is a row.
 
     Scores: ``query_probability`` (I1), the probability of the predicted class on the baseline image;
     ``max_probability`` and ``entropy`` (I2), the latter over log K; ``change`` (I3), how far replacing half

@@ -1,4 +1,4 @@
-"""What methods answer when they are asked for classes that are less and less likely."""
+"""Maps of classes that are less and less likely."""
 
 from __future__ import annotations
 

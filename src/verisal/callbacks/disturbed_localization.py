@@ -1,4 +1,4 @@
-"""D-WSOL (our protocol): whether maps answer the query, on absent and on present classes."""
+"""D-WSOL (our protocol): localisation under queries of absent and of present classes."""
 
 from __future__ import annotations
 

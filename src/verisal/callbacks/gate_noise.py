@@ -1,4 +1,4 @@
-"""Whether learned gates keep what the network says of a class, or make it say more."""
+"""Noise of learned gates: evidence of a class that they add, where they should only keep it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _COLUMNS = ("change", "excess", "fall", "mirrored_fall")
 @final
 @dataclass(eq=False, repr=False)
 class GateNoise(ScoringCallback):
-    """How far gates raise a class's logit, and how far it falls again when they are blurred.
+    """Rise of a class's logit under its gates, and its fall when they are blurred.
 
     Gates that keep evidence leave the logit where it was. Gates that are noise to the network raise it, and
     depend on each cell. For the predicted class, those of the given ranks and the least likely one, as shares

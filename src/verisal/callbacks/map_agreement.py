@@ -1,4 +1,4 @@
-"""How alike the maps of several settings of a method are, beside the method's own noise."""
+"""Similarity of the maps of several settings of a method, beside the method's own noise."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _OF_GROUP = ("similarity", "floor", "control")
 @final
 @dataclass(eq=False, repr=False)
 class MapAgreement(ScoringCallback):
-    """Spearman similarities of the maps of the methods of each group, and whether they diverge.
+    """Spearman similarities of the maps of the methods of each group, and a verdict on their divergence.
 
     A group is a row. Scores: ``similarity``, per image the median over all pairs of the group; ``floor``, the
     same setting run twice; ``control``, similarity to random maps; ``diverges``, 1 if the similarity's
@@ -143,7 +143,7 @@ class MapAgreement(ScoringCallback):
         alike = map_agreement(
             [maps[name] for name in members],
             image_ids=seen.batch.image_ids,
-            repeats=[(maps[one], maps[other]) for one, other in repeats],
+            repeats=[(maps[first], maps[second]) for first, second in repeats],
             seed=self.seed,
         )
         return torch.stack([alike.similarity, alike.floor, alike.control, *alike.pairs], dim=1)
@@ -161,7 +161,7 @@ class MapAgreement(ScoringCallback):
 
 
 def _pair_names(members: Sequence[str]) -> list[str]:
-    return [f"{one} ~ {other}" for one, other in combinations(members, 2)]
+    return [f"{first} ~ {second}" for first, second in combinations(members, 2)]
 
 
 def _heatmap(name: str, members: tuple[str, ...], scores: Mapping[str, Score]) -> Heatmap:

@@ -77,7 +77,7 @@ class ReportRun(Callback):
         self._loaded: tuple[int, int] | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run must remember."""
+        """True with ``panels_sent`` if a resumed run sends no more panels."""
         return {"panels_sent": self._panels_sent}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

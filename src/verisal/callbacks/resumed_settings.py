@@ -16,7 +16,7 @@ from verisal.callbacks.checkpoints import Monitored
 from verisal.checkpoint import load_checkpoint
 from verisal.errors import CheckpointError, ConfigError
 
-# What trains; the rest says where a run is and what is logged.
+# Parts that train; the rest says where a run is and what is logged.
 _PARTS = ("model", "data", "trainer")
 _NOTHING = "nothing"
 _SHOWN = 8
@@ -47,11 +47,11 @@ class ResumedSettings(Callback):
         self._made: dict[str, dict[str, Any]] | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """What the config gives."""
+        """Settings that the config gives."""
         return self._own
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep what the run was made with, to compare."""
+        """Keep the settings that the run was made with, to compare."""
         self._made = state_dict
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -199,7 +199,7 @@ def found_again(
         state: of the callback, from the checkpoint that is resumed.
         folder: where the callback keeps its files.
         key: of the callback's state in a checkpoint.
-        mode: whether the lowest or the highest score is the best.
+        mode: ``min`` if the lowest score is the best, else ``max``.
         filename: pattern of the files' names; None for Lightning's own.
     """
     before = str(state["dirpath"])

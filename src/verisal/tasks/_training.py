@@ -1,4 +1,4 @@
-"""What trainings have in common: a learning rate over a known length, one network on all processes."""
+"""Common parts of trainings: a learning rate over a known length, one network on all processes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def check_planned(trainer: Trainer, *, keeps_by_validation: bool = False) -> Non
 
     Args:
         trainer: as configured.
-        keeps_by_validation: whether a training without a validation keeps nothing.
+        keeps_by_validation: True if a training without a validation keeps nothing.
 
     Raises:
         ConfigError: neither epochs nor steps end the training; or it keeps nothing.
@@ -81,9 +81,9 @@ class OneCycle(OneCycleLR):
 def _all_steps(trainer: Trainer) -> int:
     steps = trainer.estimated_stepping_batches
     if not 0 < steps < math.inf:
-        found = "endless" if steps else "without a single step"
+        length = "endless" if steps else "without a single step"
         raise ConfigError(
-            f"this training is {found}, and its learning rate rises and falls over {_KNOWN}, and give"
+            f"this training is {length}, and its learning rate rises and falls over {_KNOWN}, and give"
             " at least one batch of training images"
         )
     return int(steps)

@@ -131,7 +131,7 @@ class ClassifierTask(_ClassifierTask):
         check_planned(trainer)
 
     def card(self) -> dict[str, object]:
-        """What a checkpoint must agree with to be loaded into this task."""
+        """Facts that a checkpoint must agree with to be loaded into this task."""
         return {
             "task": self.task_name,
             "class_names": list(self._network.class_names),

@@ -1,4 +1,4 @@
-"""What the mask network's evaluation judges, measures and reports."""
+"""Values, costs and report of the mask network's evaluation."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -21,13 +22,16 @@ from verisal.results import Evaluation, Score, ScoreName
 from verisal.saliency import GateProblem, maps_of_gates
 from verisal.types import Batch
 
-__all__ = ["COLUMNS", "build_evaluation", "judged_rows", "milliseconds_per_image", "shuffled_gates"]
-
 COLUMNS = ("objective", "distance", "penalty", "logit_change", "unchanged", "energy_inside", "deletion")
 """Values kept per image. ``logit_change``: of the query logit, as a share of the spread of all logits."""
 
 _KEPT = ("logit_change", "unchanged", "energy_inside", "deletion")
 _REPEATS = 6
+_NOTES = (
+    "kept_<metric>/<optimisation>: (masker - random) / (optimised - random); 1 is as good as the"
+    " optimisation, more is better. random: the predicted gates at shuffled positions.",
+    "objective, distance and penalty are judged with the network's own lambda in every row.",
+)
 
 
 def judged_rows(
@@ -82,11 +86,7 @@ def milliseconds_per_image(calls: Mapping[str, Callable[[], object]], images: in
 
 
 def build_evaluation(
-    split: str,
-    tables: Mapping[str, ImageRows],
-    *,
-    timings: Mapping[str, float],
-    bootstrap: Bootstrap,
+    split: str, tables: Mapping[str, ImageRows], *, timings: Mapping[str, float], bootstrap: Bootstrap
 ) -> Evaluation:
     """Means of every row and column, and what the prediction keeps of each optimisation."""
     scores: dict[ScoreName, Score] = {}
@@ -96,21 +96,23 @@ def build_evaluation(
             # The deletion is not asked for at every epoch; all else that is undefined is told.
             if column != "deletion" or bool(values.isfinite().any()):
                 scores[ScoreName(split, row, column)] = bootstrap.mean(values).score()
-    optimised = [row for row in tables if row.startswith("optimised")]
-    if "random" in tables:
-        for row in tables:
-            if row.startswith("masker"):
-                for goal in optimised:
-                    for column in _KEPT:
-                        scores[ScoreName(split, row, f"kept_{column}", goal)] = _kept(
-                            tables[row], tables[goal], tables["random"], column, bootstrap
-                        )
+    goals = [row for row in tables if row.startswith("optimised")]
+    rows = [row for row in tables if row.startswith("masker") and "random" in tables]
+    for row, goal, column in product(rows, goals, _KEPT):
+        kept = _kept(tables[row], tables[goal], tables["random"], column, bootstrap)
+        scores[ScoreName(split, row, f"kept_{column}", goal)] = kept
+    taken = {f"{name} (ms per image)": value for name, value in timings.items()}
+    ratios = {
+        f"{name} / classifier": value / timings["classifier"]
+        for name, value in timings.items()
+        if name != "classifier"
+    }
     return Evaluation(
         split,
         scores,
         counts={row: len(table.image_ids) for row, table in tables.items()},
-        timings={f"{name} (ms per image)": value for name, value in timings.items()} | _ratios(timings),
-        notes=_notes(scores),
+        timings=taken | ratios,
+        notes=_NOTES if rows and goals else (),
     )
 
 
@@ -132,20 +134,3 @@ def _kept(masker: ImageRows, goal: ImageRows, control: ImageRows, column: str, b
     if bootstrap.resamples and not (low > 0 or high < 0):
         resampled = Resampled(math.nan, n=resampled.n, undefined=resampled.undefined)
     return resampled.score()
-
-
-def _ratios(timings: Mapping[str, float]) -> dict[str, float]:
-    whole = timings.get("classifier")
-    if not whole:
-        return {}
-    return {f"{name} / classifier": value / whole for name, value in timings.items() if name != "classifier"}
-
-
-def _notes(scores: Mapping[ScoreName, Score]) -> tuple[str, ...]:
-    if not any("/kept_" in name for name in scores):
-        return ()
-    return (
-        "kept_<metric>/<optimisation>: (masker - random) / (optimised - random); 1 is as good as the"
-        " optimisation, more is better. random: the predicted gates at shuffled positions.",
-        "objective, distance and penalty are judged with the network's own lambda in every row.",
-    )

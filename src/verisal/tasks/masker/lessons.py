@@ -1,4 +1,4 @@
-"""Optimised gates that a mask model is taught with, and how a resumed run comes to the same ones."""
+"""Optimised gates that a mask model is taught with; a resumed run makes the same ones again."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from torch import Tensor, distributed
 
 from verisal.types import Batch
 
-__all__ = ["Group", "Lessons", "batches_of"]
-
 Group = tuple[list[str], list[int]]
 
 
@@ -19,8 +17,8 @@ Group = tuple[list[str], list[int]]
 class Lessons:
     """Query class and gates by the image's name.
 
-    Gates are too many for a checkpoint. It holds which images were optimised together, and for which classes:
-    made again in the same groups they are the same, bit for bit.
+    Gates are too many for a checkpoint. It holds the images that were optimised together and their classes:
+    made again in the same groups, gates are the same bit for bit.
     """
 
     def __init__(self) -> None:
@@ -54,13 +52,13 @@ class Lessons:
 def batches_of(groups: Sequence[Group], loader: Any) -> Iterator[tuple[Batch, Tensor]]:  # noqa: ANN401 - any loader
     """Images and classes of each group, as the loader stacks them."""
     wanted = {name for names, _ in groups for name in names}
-    found: dict[str, Any] = {}
+    samples: dict[str, Any] = {}
     for index in range(len(loader.dataset)):
-        if len(found) == len(wanted):
+        if len(samples) == len(wanted):
             break
         sample = loader.dataset[index]
         if sample.image_id in wanted:
-            found[sample.image_id] = sample
+            samples[sample.image_id] = sample
     for names, classes in groups:
-        if all(name in found for name in names):
-            yield loader.collate_fn([found[name] for name in names]), torch.tensor(classes)
+        if all(name in samples for name in names):
+            yield loader.collate_fn([samples[name] for name in names]), torch.tensor(classes)

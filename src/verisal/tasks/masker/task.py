@@ -39,8 +39,6 @@ from verisal.tasks.masker.evaluation import (
 from verisal.tasks.masker.lessons import Group, Lessons, batches_of
 from verisal.types import Batch, StageOutputs
 
-__all__ = ["MaskerTask"]
-
 
 @final
 class MaskerTask(L.LightningModule):
@@ -180,7 +178,7 @@ class MaskerTask(L.LightningModule):
         check_planned(trainer)
 
     def card(self) -> dict[str, object]:
-        """What a checkpoint must agree with to be loaded into this task; what a mask network is made for."""
+        """Facts that a checkpoint must agree with to be loaded: what its mask network is made for."""
         return {
             "task": self.task_name,
             "network": "MaskNetwork",
@@ -238,7 +236,7 @@ class MaskerTask(L.LightningModule):
     def _teach(self, batch: Batch, query: Tensor) -> dict[int, list[Tensor]]:
         """Optimised gates by row of the batch; ``query`` is set to theirs in place.
 
-        What is still missing is made now, for as many images as are asked for.
+        Missing gates are made now, for as many images as are asked for.
         """
         whole, rest = divmod(self.distil_images, self.trainer.world_size)
         room = whole + (self.trainer.global_rank < rest) - len(self._lessons)

@@ -1,20 +1,24 @@
-"""Images that serve two purposes, also in commands and runs that follow one another, are refused."""
+"""Guards: images that serve two purposes are refused, and numbers that are not finite end a training."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any, final
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from verisal._files import write_atomic
 from verisal.checkpoint import IMAGES_KEY
 from verisal.data import OF_CLASSIFIER, KnowsImages, different, guard_seen, guard_splits, shared_images
+from verisal.errors import NumericError
 from verisal.models import Classifier
-from verisal.types import HasClassifier
+from verisal.types import Batch, HasClassifier
 
 _USES = {"fit": ("fit", "val"), "validate": ("val",), "test": ("test",), "predict": ()}
-# What the images of a use must not have been before.
+# Uses that the images of a use must not have had before.
 _APART = {"fit": ("val",), "val": ("fit", "classifier"), "test": ("fit", "val", "classifier")}
 _TOLD = {
     "fit": "the images that the checkpoint was fitted on",
@@ -29,7 +33,7 @@ class ImageGuard(Callback):
 
     Images are compared by their pixels, see :class:`.ImageDigests`. A fit writes those that it
     fits and validates on into its checkpoints, from where they get into exports, and beside them those that
-    trained its classifier, where that one knows. Refused before any work are, in a fit, an image of two
+    trained its classifier, where it knows them. Refused before any work are, in a fit, an image of two
     splits; in a validation, one that was fitted on; in a test, one that was fitted or validated on, or
     trained the classifier. Predictions claim nothing: there the shared images are named in a line.
 
@@ -113,7 +117,7 @@ def _data(trainer: Trainer) -> KnowsImages | None:
 
 
 def _classifier_images(owner: object) -> dict[str, Tensor]:
-    """What trained the frozen classifier of a task or data module, where it has one that knows."""
+    """Images that trained the frozen classifier of a task or data module, where it knows them."""
     classifier = owner.classifier if isinstance(owner, HasClassifier) else None
     return dict(classifier.seen_images) if isinstance(classifier, Classifier) else {}
 
@@ -121,3 +125,71 @@ def _classifier_images(owner: object) -> dict[str, Tensor]:
 def _say(trainer: Trainer, line: str) -> None:
     if trainer.is_global_zero:
         print(line, flush=True)
+
+
+@final
+class NumericGuard(Callback):
+    """Raises :class:`NumericError` when a training loss, a weight or a buffer is NaN or infinite.
+
+    The loss is read before the backward pass, so the weights are still those of the step before. Weights
+    are read before each validation and at the end of each training epoch: before a checkpoint is written.
+    A record is kept in ``numeric_error.json`` in the run folder.
+
+    Args:
+        run_dir: folder of the run.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        super().__init__()
+        self.run_dir = run_dir
+        self._batch_index = -1
+        self._image_ids: tuple[str, ...] = ()
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int
+    ) -> None:
+        """Remember which images the next loss is of."""
+        self._batch_index = batch_idx
+        self._image_ids = batch.image_ids if isinstance(batch, Batch) else ()
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        """Check the loss."""
+        if not bool(torch.isfinite(loss.detach()).all()):
+            self._stop(trainer, f"training loss is {float(loss.detach().float().mean())}", [])
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check the weights before they are judged."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._check_weights(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check the weights before they are saved."""
+        self._check_weights(trainer, pl_module)
+
+    def _check_weights(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        broken = [
+            name
+            for name, tensor in pl_module.state_dict().items()
+            if isinstance(tensor, Tensor) and tensor.is_floating_point() and not tensor.isfinite().all()
+        ]
+        if broken:
+            self._stop(trainer, f"{len(broken)} weights are not finite, the first is {broken[0]}", broken)
+
+    def _stop(self, trainer: Trainer, what: str, broken: list[str]) -> None:
+        record: dict[str, Any] = {
+            "what": what,
+            "epoch": trainer.current_epoch,
+            "step": trainer.global_step,
+            "batch_index": self._batch_index,
+            "image_ids": list(self._image_ids),
+            "weights": broken,
+            "config": "config.yaml",
+        }
+        rank = f".{trainer.global_rank}" if trainer.global_rank else ""
+        target = self.run_dir / f"numeric_error{rank}.json"
+        write_atomic(target, (json.dumps(record, indent=2) + "\n").encode())
+        raise NumericError(
+            f"{what} in epoch {trainer.current_epoch}, batch {self._batch_index}; training stopped."
+            f" The checkpoints in {self.run_dir / 'checkpoints'} are from before it, the batch is named in"
+            f" {target.name}. Lower the learning rate, or set trainer.gradient_clip_val"
+        )
