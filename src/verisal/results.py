@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,21 +21,21 @@ class Score:
         high: upper end of the interval; NaN where there is none.
         n: images (or image pairs) that counted.
         undefined: images that could not be scored and were left out.
-        few: whether there are too few images for the interval to hold as often as it says, by its kind and
+        few: True if there are too few images for the interval to hold as often as it says, by its kind and
             ``n`` alone; reports say so in its place.
     """
 
     value: float
-    low: float
-    high: float
-    n: int
+    low: float = math.nan
+    high: float = math.nan
+    n: int = 0
     undefined: int = 0
     few: bool = field(default=False, compare=False)
 
     @property
     def ends(self) -> tuple[float, float] | None:
         """The interval as reports show it: None where there is none, or too few images for one."""
-        none = self.few or self.low != self.low or self.high != self.high
+        none = self.few or math.isnan(self.low) or math.isnan(self.high)
         return None if none else (self.low, self.high)
 
     def bracketed(self, digits: int = 3) -> str:
@@ -197,7 +198,7 @@ class SaliencyPanel:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What one validation or test epoch found; a task or callback keeps it in ``evaluation`` to be reported.
+    """Results of one validation or test epoch; a task or callback keeps them in ``evaluation`` for reports.
 
     Attributes:
         split: first part of every metric name, ``val`` or ``test``.

@@ -171,35 +171,6 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class FeatureBatch:
-    """Stored features of several images, as a detector reads them.
-
-    Attributes:
-        features: name to ``(B, ...)``.
-        image_index: ``(B,)`` int64, position of the clean image in its split.
-        group: ``(B,)`` int64, what was done to the image.
-        target: ``(B,)`` float32, 1 for successful attacks.
-    """
-
-    features: Mapping[str, Tensor]
-    image_index: Tensor
-    group: Tensor
-    target: Tensor
-
-    def __len__(self) -> int:
-        return len(self.group)
-
-    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
-        """Copy of the batch on ``device``."""
-        moved = {name: tensor.to(device, non_blocking=non_blocking) for name, tensor in self.features.items()}
-        index, group, target = (
-            tensor.to(device, non_blocking=non_blocking)
-            for tensor in (self.image_index, self.group, self.target)
-        )
-        return replace(self, features=moved, image_index=index, group=group, target=target)
-
-
-@dataclass(frozen=True)
 class StageOutputs:
     """Logits and the activation of every stage: ``logits (B, K)``, ``activations[l] (B, C_l, H_l, W_l)``."""
 
@@ -209,7 +180,7 @@ class StageOutputs:
 
 @runtime_checkable
 class StagedClassifier(Protocol):
-    """What methods that gate or read stages ask of a classifier; ``models.Classifier`` is one."""
+    """A classifier whose stages can be gated and read; ``models.Classifier`` is one."""
 
     def modules(self) -> Iterator[nn.Module]:
         """Every sub-module, as of ``nn.Module``."""
@@ -246,24 +217,9 @@ class StagedClassifier(Protocol):
         ...
 
 
-@runtime_checkable
-class Normalised(Protocol):
-    """A classifier that says how it normalises images; both ``(1, 3, 1, 1)``, in units of [0, 1]."""
-
-    mean: Tensor
-    std: Tensor
-
-
-@runtime_checkable
-class SaysOutput(Protocol):
-    """A classifier that says what its logits are; one that does not say is taken to have a softmax."""
-
-    output: OutputKind
-
-
 @dataclass(frozen=True)
 class SaliencyResult:
-    """What every saliency method returns.
+    """Maps of one batch, as every saliency method returns them.
 
     Attributes:
         saliency: ``(B, 1, H, W)`` non-negative, at image resolution, magnitudes kept.
@@ -274,7 +230,7 @@ class SaliencyResult:
         n_forward: network forward passes spent per image.
         n_backward: network backward passes spent per image.
         baseline: name of the baseline image that replaced removed pixels, empty where there is none.
-        diagnostics: name to ``(B,)``, what a method reports about its own work on each image.
+        diagnostics: name to ``(B,)``: a method's own report of its work on each image.
     """
 
     saliency: Tensor
@@ -310,25 +266,6 @@ class Explained:
     explain: Callable[[Tensor, Tensor], SaliencyResult]
     object_masks: Tensor | None = None
     boxes: tuple[Tensor, ...] | None = None
-
-
-@dataclass(frozen=True)
-class AttackResult:
-    """What every attack returns, all on the device of the input.
-
-    Attributes:
-        x_adv: ``(B, 3, H, W)`` in [0, 1]; an unsuccessful sample holds its best or last iterate.
-        success: ``(B,)`` bool, judged by the classifier on ``x_adv`` as it is (before 8-bit rounding).
-        norms: ``(B,)`` size of the change in the attack's own norm.
-        n_fwd: ``(B,)`` int64 forward passes spent on each sample.
-        n_bwd: ``(B,)`` int64 backward passes spent on each sample.
-    """
-
-    x_adv: Tensor
-    success: Tensor
-    norms: Tensor
-    n_fwd: Tensor
-    n_bwd: Tensor
 
 
 @runtime_checkable

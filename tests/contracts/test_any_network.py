@@ -18,10 +18,10 @@ from helpers.attack_cases import AttackCase, toy_problem
 from helpers.detector_cases import CASES as DETECTORS
 from helpers.saliency_cases import SaliencyCase, toy_images
 from verisal.attacks import AALight, Attack
+from verisal.attacks._base import AttackResult
 from verisal.errors import ConfigError, NumericError
 from verisal.models import Classifier, find_stages
 from verisal.saliency import RISE, GradCAM, Gradient, Occlusion, OfProbability, Saliency
-from verisal.types import AttackResult
 
 QUERY = torch.tensor([0, 3])
 Answer = namedtuple("Answer", "aux logits")

@@ -11,9 +11,9 @@ from torch import Tensor
 import verisal.attacks
 from helpers.attack_cases import CASES, NUM_CLASSES, AttackCase, ToyNet, toy_problem
 from verisal.attacks import FGSM, PGD, Attack
+from verisal.attacks._base import AttackResult
 from verisal.errors import ConfigError, DataError, NumericError
 from verisal.functional.adversarial import judge_8bit, noise_norm
-from verisal.types import AttackResult
 
 EVERY = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 GRADIENT = pytest.mark.parametrize(

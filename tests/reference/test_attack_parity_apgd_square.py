@@ -18,10 +18,10 @@ from verisal.attacks import (
     SquareAttack,
     TorchattacksCall,
 )
+from verisal.attacks._base import AttackResult
 from verisal.attacks._victim import rising_loss
 from verisal.errors import ConfigError
 from verisal.functional.seeding import per_sample
-from verisal.types import AttackResult
 
 SIZE, CLASSES = 16, 4
 

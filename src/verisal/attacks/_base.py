@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar, final
 
@@ -18,7 +19,7 @@ from verisal.fingerprint import Configured
 from verisal.functional.adversarial import noise_norm
 from verisal.functional.scopes import differentiated, images_at_once
 from verisal.functional.seeding import per_sample
-from verisal.types import AttackResult, Norm, check_images
+from verisal.types import Norm, check_images
 
 #: Slack of the budget and of the range [0, 1], for other orders of float operations.
 SLACK = 1e-6
@@ -28,6 +29,25 @@ Draw = Callable[..., Tensor]
 #: The chunk's rows of a tensor with one row per image, as copies that may enter a graph.
 Pick = Callable[[Tensor], Tensor]
 Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class AttackResult:
+    """What every attack returns, all on the device of the input.
+
+    Attributes:
+        x_adv: ``(B, 3, H, W)`` in [0, 1]; an unsuccessful sample holds its best or last iterate.
+        success: ``(B,)`` bool, judged by the classifier on ``x_adv`` as it is (before 8-bit rounding).
+        norms: ``(B,)`` size of the change in the attack's own norm.
+        n_fwd: ``(B,)`` int64 forward passes spent on each sample.
+        n_bwd: ``(B,)`` int64 backward passes spent on each sample.
+    """
+
+    x_adv: Tensor
+    success: Tensor
+    norms: Tensor
+    n_fwd: Tensor
+    n_bwd: Tensor
 
 
 class Attack(Configured, ABC):

@@ -237,11 +237,6 @@ def row_evaluation(
     return Evaluation(split, named, samples=samples if values else {})
 
 
-def plain_score(value: float, n: int, *, undefined: int = 0) -> Score:
-    """A number without an interval."""
-    return Score(value, math.nan, math.nan, n=n, undefined=undefined)
-
-
 def _with_controls(methods: Mapping[str, Saliency], *, seed: int) -> dict[str, Saliency]:
     kinds = {type(method) for method in methods.values()}
     controls: dict[str, Saliency] = {"random": RandomMap(seed=seed), "centre": CentrePrior()}

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from verisal._numbers import check_range
 from verisal.callbacks._epoch import Epoch, Seen
-from verisal.callbacks._explaining import ScoringCallback, plain_score, row_evaluation
+from verisal.callbacks._explaining import ScoringCallback, row_evaluation
 from verisal.errors import ConfigError
 from verisal.fingerprint import canonical
 from verisal.functional.baselines import Baseline
@@ -137,6 +137,6 @@ def verdict(rows: Tensor) -> dict[str, Score]:
     n = len(probabilities)
     neutral = float(is_neutral(float(probabilities.mean()), limit)) if n else torch.nan
     return {
-        "limit": plain_score(limit, len(rows)),
-        "neutral": plain_score(neutral, n, undefined=len(rows) - n),
+        "limit": Score(limit, n=len(rows)),
+        "neutral": Score(neutral, n=n, undefined=len(rows) - n),
     }

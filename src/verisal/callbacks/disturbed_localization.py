@@ -13,13 +13,13 @@ from torch.utils.data import Dataset
 
 from verisal._numbers import check_range
 from verisal.callbacks._epoch import Epoch, Seen, first_samples
-from verisal.callbacks._explaining import plain_score, row_evaluation
+from verisal.callbacks._explaining import row_evaluation
 from verisal.callbacks._queries import QueryCallback
 from verisal.data import AnnotatedImages, EmojiScenes
 from verisal.functional.regions.disturbed import disturbed_queries, present_queries
 from verisal.metrics import DisturbedScores, PresentQueries
 from verisal.reporting import merge_evaluations
-from verisal.results import Evaluation
+from verisal.results import Evaluation, Score
 from verisal.types import Batch, Sample
 
 _NAME = "D-WSOL (our protocol)"
@@ -118,7 +118,7 @@ class DisturbedLocalization(QueryCallback):
                 return None
             absent = own.scores_of(columns, bootstrap)
             counted = absent["accuracy_c0"].n
-            absent["tau"] = plain_score(own.threshold, counted)
+            absent["tau"] = Score(own.threshold, n=counted)
             parts.append(row_evaluation(epoch.split, name, _NAME, absent))
             table = self._present[name].table()
             if len(table.rows):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from verisal.callbacks._epoch import Epoch, Seen
-from verisal.callbacks._explaining import ScoringCallback, plain_score, row_evaluation
+from verisal.callbacks._explaining import ScoringCallback, row_evaluation
 from verisal.errors import ConfigError
 from verisal.functional.comparison.similarity import diverges, map_agreement
 from verisal.metrics import ImageTable
@@ -154,8 +154,8 @@ class MapAgreement(ScoringCallback):
         apart, n = diverges(means["similarity"], means["floor"]), means["similarity"].n
         return {
             **{key: means.pop(key) for key in _OF_GROUP},
-            "diverges": plain_score(torch.nan if apart is None else float(apart), n),
-            "repeats": plain_score(float(repeats), n),
+            "diverges": Score(torch.nan if apart is None else float(apart), n=n),
+            "repeats": Score(float(repeats), n=n),
             **means,
         }
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from verisal._numbers import check_range
 from verisal.callbacks._epoch import Epoch, Seen, first_samples
-from verisal.callbacks._explaining import ScoringCallback, plain_score, row_evaluation
+from verisal.callbacks._explaining import ScoringCallback, row_evaluation
 from verisal.errors import ConfigError
 from verisal.functional.baselines import Baseline
 from verisal.functional.baselines.random import recommended_baselines
@@ -106,7 +106,7 @@ class MetricsCallback(ScoringCallback, ABC):
                     curves += _curves(name, metric)
             seconds, *passes = self._costs[name].compute().rows.mean(dim=0).tolist()
             timings[f"{name}: seconds per image"] = seconds
-            costs = {key: plain_score(value, counted) for key, value in zip(_COST[1:], passes, strict=True)}
+            costs = {key: Score(value, n=counted) for key, value in zip(_COST[1:], passes, strict=True)}
             parts.append(row_evaluation(split, name, "network passes per map", costs))
         whole = Evaluation(
             split,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, Literal, Self, final
 
 import lightning as L
 import torch
@@ -28,7 +29,7 @@ from verisal.fingerprint import state_hash
 from verisal.functional.adversarial import round_to_8bit
 from verisal.functional.outputs import require_softmax
 from verisal.models import ClassifierSource, load_classifier
-from verisal.types import Batch, FeatureBatch, Sample, Split
+from verisal.types import Batch, Sample, Split
 
 __all__ = ["DetectorData"]
 
@@ -40,6 +41,35 @@ _STAGE_SPLITS: dict[str, tuple[Split, ...]] = {
 }
 _logger = logging.getLogger(__name__)
 _REPORTED: dict[str, Split] = {"val": "det_val", "test": "det_test"}
+
+
+@dataclass(frozen=True)
+class FeatureBatch:
+    """Stored features of several images, as a detector reads them.
+
+    Attributes:
+        features: name to ``(B, ...)``.
+        image_index: ``(B,)`` int64, position of the clean image in its split.
+        group: ``(B,)`` int64, what was done to the image.
+        target: ``(B,)`` float32, 1 for successful attacks.
+    """
+
+    features: Mapping[str, Tensor]
+    image_index: Tensor
+    group: Tensor
+    target: Tensor
+
+    def __len__(self) -> int:
+        return len(self.group)
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
+        """Copy of the batch on ``device``."""
+        moved = {name: tensor.to(device, non_blocking=non_blocking) for name, tensor in self.features.items()}
+        index, group, target = (
+            tensor.to(device, non_blocking=non_blocking)
+            for tensor in (self.image_index, self.group, self.target)
+        )
+        return replace(self, features=moved, image_index=index, group=group, target=target)
 
 
 @final

@@ -64,7 +64,7 @@ class Families:
         return tuple(family for family in self.attacks if family not in seen)
 
 
-_UNDEFINED = Score(math.nan, math.nan, math.nan, n=0)
+_UNDEFINED = Score(math.nan)
 
 
 def transfer_report(

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from verisal.errors import ConfigError, NumericError
 from verisal.functional.networks import plain_network
-from verisal.types import OutputKind, SaysOutput, StagedClassifier
+from verisal.types import OutputKind, StagedClassifier
 
 NO_GRADIENT = (
     "the classifier's logits carry no gradient to the image, which is needed here; remove no_grad,"
@@ -24,6 +24,13 @@ _SAY_SIGMOID = (
     "say output: sigmoid where the classifier is loaded (Classifier(..., output='sigmoid')), or set the"
     " attribute output = 'sigmoid' on a network or function of your own"
 )
+
+
+@runtime_checkable
+class SaysOutput(Protocol):
+    """A classifier that says what its logits are; one that does not say is taken to have a softmax."""
+
+    output: OutputKind
 
 
 @runtime_checkable

@@ -293,7 +293,7 @@ def _score(name: str, values: Tensor, bootstrap: Bootstrap) -> Score:
     if name.startswith("n_empty"):
         counted = int((~values.isnan()).sum())
         total = float(values.nansum()) if counted else math.nan
-        return Score(total, math.nan, math.nan, n=counted, undefined=len(values) - counted)
+        return Score(total, n=counted, undefined=len(values) - counted)
     kind: Literal["value", "measure", "hit difference"] = "value"
     if name.startswith("margin"):
         kind = "hit difference"

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from verisal._numbers import check_range
 from verisal.detection import DetectorData
 from verisal.detection.attacked_images import GroupTable
+from verisal.detection.detector_data import FeatureBatch
 from verisal.detection.metric import DetectionScores, DetectionTable
 from verisal.detection.table import detection_thresholds
 from verisal.detectors import AttributionCNN, DetectorFeatures
@@ -26,7 +27,7 @@ from verisal.results import Evaluation
 from verisal.saliency.gates.masks import CHANNEL_STATISTICS, stack_layers
 from verisal.tasks._detector_report import build_evaluation, mean_auroc
 from verisal.tasks._training import OneCycle, agree_on_buffers, check_planned
-from verisal.types import Batch, FeatureBatch
+from verisal.types import Batch
 
 __all__ = ["DetectorTask", "Row", "Untrained"]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields, replace
-from typing import ClassVar, TypeVar, final
+from typing import ClassVar, Protocol, TypeVar, final, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -17,13 +17,20 @@ from verisal._numbers import check_range
 from verisal.errors import ConfigError
 from verisal.fingerprint import Configured
 from verisal.functional.filters import gaussian_blur
-from verisal.types import Normalised
 
 RGB = tuple[float, float, float]
 Given = Tensor | None
 _NAMED_LEVELS = {0.0: "black", 0.5: "grey", 1.0: "white"}
 _KERNELS = {5.0: 11, 10.0: 61}
 _KERNEL_IMAGE = 224
+
+
+@runtime_checkable
+class Normalised(Protocol):
+    """A classifier that says how it normalises images; both ``(1, 3, 1, 1)``, in units of [0, 1]."""
+
+    mean: Tensor
+    std: Tensor
 
 
 class Baseline(Configured, ABC):
