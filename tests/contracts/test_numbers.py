@@ -108,11 +108,18 @@ def _classes() -> Iterator[tuple[str, type]]:
                 yield room, found
 
 
+def _hints(found: type) -> dict[str, object]:
+    """Types of the arguments, whose names a dataclass may have from the modules of its bases."""
+    known: dict[str, object] = {}
+    for base in reversed(found.__mro__):
+        known |= vars(import_module(base.__module__))
+    return typing.get_type_hints(found.__init__, known)
+
+
 def _cases() -> Iterator[Any]:
     for room, found in _classes():
         parameters = inspect.signature(found).parameters
-        print(found)
-        for key, annotation in typing.get_type_hints(found.__init__).items():
+        for key, annotation in _hints(found).items():
             for kind, several in sorted(_numbers(annotation), key=str) if key != "seed" else ():
                 for number in (-1,) if kind is int else (-1.0, math.nan, math.inf):
                     usual = parameters[key].default
@@ -127,7 +134,7 @@ def _cases() -> Iterator[Any]:
 def test_a_number_that_a_class_cannot_use_is_refused_by_its_name(
     found: type, key: str, value: object
 ) -> None:
-    hints = typing.get_type_hints(found.__init__)
+    hints = _hints(found)
     kinds = {name: {kind for kind, several in _numbers(hint) if not several} for name, hint in hints.items()}
     parameters = inspect.signature(found).parameters
     needed = [name for name, parameter in parameters.items() if parameter.default is parameter.empty]
