@@ -1,6 +1,6 @@
 """Saliency methods: one family a file."""
 
-from verisal.saliency._base import GateMethod, GateResult, Saliency
+from verisal.saliency._base import Saliency
 from verisal.saliency.adapters import CallableAdapter, CaptumAdapter, GradCamAdapter, TorchCamAdapter
 from verisal.saliency.controls import (
     BlurredLike,
@@ -12,7 +12,7 @@ from verisal.saliency.controls import (
 )
 from verisal.saliency.decoy.decoy import Decoy, Decoys
 from verisal.saliency.decoy.problem import DecoyReport
-from verisal.saliency.gates.descent import GateDescent, GateProblem, Objective
+from verisal.saliency.gates.descent import GateDescent, GateProblem, GateResult, Objective
 from verisal.saliency.gates.differentiable import (
     DifferentiableGates,
     FrozenGates,
@@ -30,16 +30,10 @@ from verisal.saliency.gates.learned import (
     save_mask_network,
 )
 from verisal.saliency.gates.masks import Shown, fused_maps, maps_of_gates, raw_maps
-from verisal.saliency.gradients.captum import (
-    DeepLift,
-    GradCAM,
-    Gradient,
-    GuidedBackpropagation,
-    InputXGradient,
-    IntegratedGradients,
-)
-from verisal.saliency.gradients.gradient import Attribution, GradientMethod
-from verisal.saliency.gradients.sampled import GradientSHAP, SmoothGrad, VarGrad
+from verisal.saliency.gates.method import GateMethod
+from verisal.saliency.gradients.gradient import Attribution, GradCAM, Gradient, GradientMethod, InputXGradient
+from verisal.saliency.gradients.rules import DeepLift, GuidedBackpropagation
+from verisal.saliency.gradients.sampled import GradientSHAP, IntegratedGradients, SmoothGrad, VarGrad
 from verisal.saliency.perturbation.extremal import ExtremalPerturbation
 from verisal.saliency.perturbation.meaningful import MeaningfulPerturbation
 from verisal.saliency.perturbation.occlusion import Occlusion

@@ -1,12 +1,11 @@
-"""What every saliency method is."""
+"""Base of all saliency methods, and the scope in which they may call a classifier."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, final
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -28,8 +27,6 @@ ScoreKind = Literal["logit", "probability"]
 
 ONE_SCORE = "choose a method that asks for the score of one class: Gradient, GradCAM, Occlusion or RISE"
 """Advice for classifiers whose labels are decided one by one."""
-
-_OF_MAPS = ("chunk_size", "fusion", "same_weights", "shown", "smoothing")
 
 
 class Saliency(Configured, ABC):
@@ -54,51 +51,6 @@ class Saliency(Configured, ABC):
         """
 
 
-class GateMethod(Saliency):
-    """A method that finds gates on the stages, by optimisation or by a network; the detector reads them."""
-
-    @property
-    @abstractmethod
-    def uses_query(self) -> bool:
-        """Whether the gates depend on the query class."""
-
-    @abstractmethod
-    def gates(self, classifier: StagedClassifier, images: Tensor, query_class: Tensor) -> tuple[Tensor, ...]:
-        """Gates per stage ``(B, C_l, H_l, W_l)`` for ``query_class (B,)``, all images at once."""
-
-    @final
-    def gate_settings(self) -> dict[str, Any]:
-        """The settings but for those of the maps, which change no gate."""
-        return {name: value for name, value in self.settings().items() if name not in _OF_MAPS}
-
-
-@dataclass(frozen=True)
-class GateResult:
-    """Learned gates and how they were learned, per image.
-
-    Attributes:
-        gates: per stage ``(B, C_l, H_l, W_l)``, non-negative.
-        activations: per stage, ungated, of the same shapes.
-        distance: ``(B,)`` D of the kept iterate.
-        penalty: ``(B,)`` R of the kept iterate.
-        objective: ``(B,)`` J of the kept iterate.
-        query_change: ``(B,)`` query logit with gates minus without.
-        kept_step: ``(B,)`` int64, 0 (untouched gates) .. T.
-        unchanged: ``(B,)`` bool, whether the predicted class is the same.
-        zero_share: ``(B,)`` share of gates at exactly 0.
-    """
-
-    gates: tuple[Tensor, ...]
-    activations: tuple[Tensor, ...]
-    distance: Tensor
-    penalty: Tensor
-    objective: Tensor
-    query_change: Tensor
-    kept_step: Tensor
-    unchanged: Tensor
-    zero_share: Tensor
-
-
 def check_some_images(images: Tensor) -> None:
     """Raise unless there is something to explain.
 
@@ -111,7 +63,7 @@ def check_some_images(images: Tensor) -> None:
 
 
 def staged(classifier: object, images: Tensor, method: str) -> StagedClassifier:
-    """The classifier as one with stages, outside of the wrappers of torch, or a clear refusal.
+    """The classifier as one with stages, outside of the wrappers of torch.
 
     Raises:
         ConfigError: it is not an ``nn.Module`` with stages.
@@ -164,3 +116,16 @@ def query_score(
     check_query_class(query_class, len(logits), logits.shape[1])
     values = logits if kind == "logit" else probabilities(logits, output)
     return values.gather(1, query_class[:, None])[:, 0]
+
+
+def signed_result(
+    values: Tensor, *, n_forward: float = 0, n_backward: float = 0, baseline: str = ""
+) -> SaliencyResult:
+    """A signed attribution ``(B, C, h, w)`` and the map that it gives.
+
+    The map is the positive part of one channel, and the largest absolute value over several.
+    """
+    saliency = values.clamp_min(0) if values.shape[1] == 1 else values.abs().amax(dim=1, keepdim=True)
+    return SaliencyResult(
+        saliency, saliency, values, n_forward=n_forward, n_backward=n_backward, baseline=baseline
+    )

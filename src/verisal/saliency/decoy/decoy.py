@@ -47,8 +47,7 @@ from verisal.saliency.decoy.problem import (
     problem,
     small_start,
 )
-from verisal.saliency.gradients.captum import Gradient
-from verisal.saliency.gradients.gradient import check_counts, network_of, sample_groups
+from verisal.saliency.gradients.gradient import Gradient, network_of, sample_groups
 from verisal.types import AnyClassifier, SaliencyResult
 
 
@@ -173,7 +172,8 @@ class Decoy(Saliency):
     needs_module: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_counts(
+        check_range(
+            1,
             patch=self.patch,
             stride=self.stride,
             steps=self.steps,

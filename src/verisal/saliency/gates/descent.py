@@ -1,23 +1,50 @@
-"""Descent on the gates of one batch."""
+"""What gates are asked to keep and what they cost, and the descent that finds them, for one batch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Literal, final
+from typing import Literal, NamedTuple, final
 
 import torch
 from torch import Tensor
 
 from verisal._numbers import check_range
 from verisal.functional.outputs import require_softmax
-from verisal.saliency._base import ONE_SCORE, GateResult
+from verisal.saliency._base import ONE_SCORE
 from verisal.saliency.gates.masks import GatePenalty, gate_penalty_weights
 from verisal.types import StagedClassifier, StageOutputs
 
-_MARGIN = 0.5
+Keep = Literal["best", "fidelity", "last"]
 Objective = Literal["class", "output", "evidence", "mixed", "maximise", "maximise_log_probability"]
+_MARGIN = 0.5
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """Learned gates and how they were learned, per image.
+
+    Attributes:
+        gates: per stage ``(B, C_l, H_l, W_l)``, non-negative.
+        activations: per stage, ungated, of the same shapes.
+        distance: ``(B,)`` D of the kept iterate.
+        penalty: ``(B,)`` R of the kept iterate.
+        objective: ``(B,)`` J of the kept iterate.
+        query_change: ``(B,)`` query logit with gates minus without.
+        kept_step: ``(B,)`` int64, 0 (untouched gates) .. T.
+        unchanged: ``(B,)`` bool, True if the predicted class is the same.
+        zero_share: ``(B,)`` share of gates at exactly 0.
+    """
+
+    gates: tuple[Tensor, ...]
+    activations: tuple[Tensor, ...]
+    distance: Tensor
+    penalty: Tensor
+    objective: Tensor
+    query_change: Tensor
+    kept_step: Tensor
+    unchanged: Tensor
+    zero_share: Tensor
 
 
 @final
@@ -141,9 +168,6 @@ class GateProblem:
         return logits.gather(1, self.query[:, None])[:, 0]
 
 
-Keep = Literal["best", "fidelity", "last"]
-
-
 @final
 @dataclass(frozen=True, kw_only=True)
 class GateDescent:
@@ -170,47 +194,62 @@ class GateDescent:
         check_range(0, reg_weight=self.reg_weight, steps=self.steps)
         check_range(0, above=True, learning_rate=self.learning_rate, gate_max=self.gate_max)
 
-    def run(self, problem: GateProblem, start: Sequence[Tensor] | None = None) -> GateResult:
+    def run(
+        self, problem: GateProblem, start: Sequence[Tensor] | None = None, *, note: Note | None = None
+    ) -> GateResult:
         """The kept iterate of every image.
 
         Args:
             problem: of the batch.
             start: gates to begin from; ones if None.
+            note: called with a copy of the state before each step 0..T.
         """
-        rows = _Rows(problem.activations)
-        gates = [view.detach().requires_grad_() for view in rows.views(rows.values)]
+        activations = problem.activations
+        # One row per image lets Adam, the projection and the copies run once instead of once per stage.
+        values = activations[0].new_ones(len(activations[0]), sum(part[0].numel() for part in activations))
+        gates = [view.detach().requires_grad_() for view in stage_views(values, activations)]
         if start is not None:
             with torch.no_grad():
                 for gate, given in zip(gates, start, strict=True):
                     gate.copy_(given)
-        weight_row = rows.spread(problem.weights)
-        gradient = torch.empty_like(rows.values)
-        gradient_views = rows.views(gradient)
-        optimiser = torch.optim.Adam([rows.values], lr=self.learning_rate, fused=True)
-        rows.values.grad = gradient
-        kept = Kept(self.keep, self.steps, rows.values)
+        weights = weight_row(problem)
+        gradient = torch.empty_like(values)
+        gradient_views = stage_views(gradient, activations)
+        optimiser = torch.optim.Adam([values], lr=self.learning_rate, fused=True)
+        values.grad = gradient
+        kept = Kept(self.keep, self.steps, values)
         for step in range(self.steps + 1):
+            if note is not None:
+                moments = optimiser.state[values]
+                none = torch.zeros_like(values)
+                note(
+                    DescentState(
+                        values.clone(),
+                        moments.get("exp_avg", none).clone(),
+                        moments.get("exp_avg_sq", none).clone(),
+                    )
+                )
             logits = problem.gated(gates)
             distance = problem.distance(logits)
             with torch.no_grad():
                 # Gates are never negative, so their L1 norm is their sum.
-                penalty = rows.values @ weight_row
+                penalty = values @ weights
                 total = distance + self.reg_weight * penalty
                 record = torch.stack([distance, penalty, problem.query_change(logits)], dim=1)
                 value = distance if self.keep == "fidelity" else total
-                kept.offer(step, rows.values, problem, logits, record, value)
+                kept.offer(step, values, problem, logits, record, value)
             if step == self.steps:
                 break
-            found = torch.autograd.grad(distance.sum(), gates)
+            slopes = torch.autograd.grad(distance.sum(), gates)
             with torch.no_grad():
-                for view, part, weight in zip(gradient_views, found, problem.weights, strict=True):
-                    torch.add(part, self.reg_weight * weight, out=view)
+                for view, slope, weight in zip(gradient_views, slopes, problem.weights, strict=True):
+                    torch.add(slope, self.reg_weight * weight, out=view)
                 optimiser.step()
-                rows.values.clamp_(min=0, max=self.gate_max)
+                values.clamp_(min=0, max=self.gate_max)
         distance, penalty, change = kept.records.unbind(dim=1)
         return GateResult(
-            gates=tuple(rows.views(kept.values)),
-            activations=problem.activations,
+            gates=tuple(stage_views(kept.values, activations)),
+            activations=activations,
             distance=distance,
             penalty=penalty,
             objective=distance + self.reg_weight * penalty,
@@ -221,35 +260,38 @@ class GateDescent:
         )
 
 
-class _Rows:
-    """The gates of all stages as one row per image, and each stage's gate as a view of it.
+class DescentState(NamedTuple):
+    """Gates of all stages as one row per image ``(B, N)``, and Adam's two moments of their slope."""
 
-    One row lets Adam, the projection and the copies run once instead of once per stage. Views share the
-    activations' memory layout: a product of two layouts would copy one of them every step.
+    values: Tensor
+    mean: Tensor
+    square: Tensor
+
+
+Note = Callable[[DescentState], None]
+
+
+def stage_views(rows: Tensor, activations: Sequence[Tensor]) -> list[Tensor]:
+    """Each stage's gates ``(B, C_l, H_l, W_l)`` as a view of ``rows (B, N)``.
+
+    Views share the activations' memory layout: a product of two layouts would copy one of them every step.
     """
+    views, start = [], 0
+    for activation in activations:
+        batch, channels, height, width = activation.shape
+        part = rows[:, start : start + activation[0].numel()]
+        start += activation[0].numel()
+        if activation.is_contiguous():
+            views.append(part.view(activation.shape))
+        else:
+            views.append(part.view(batch, height, width, channels).permute(0, 3, 1, 2))
+    return views
 
-    def __init__(self, activations: Sequence[Tensor]) -> None:
-        self._activations = activations
-        sizes = [activation[0].numel() for activation in activations]
-        self._ends = torch.tensor(sizes).cumsum(dim=0).tolist()
-        self.values = activations[0].new_ones(len(activations[0]), self._ends[-1])
 
-    def views(self, rows: Tensor) -> list[Tensor]:
-        """Stage views ``(B, C_l, H_l, W_l)`` of ``rows (B, N)``."""
-        parts = []
-        for activation, end in zip(self._activations, self._ends, strict=True):
-            batch, channels, height, width = activation.shape
-            part = rows[:, end - activation[0].numel() : end]
-            if activation.is_contiguous():
-                parts.append(part.view(activation.shape))
-            else:
-                parts.append(part.view(batch, height, width, channels).permute(0, 3, 1, 2))
-        return parts
-
-    def spread(self, per_stage: Sequence[float]) -> Tensor:
-        """``(N,)``: one number per stage, repeated over the stage's gates."""
-        counts = torch.tensor([self._ends[0], *(b - a for a, b in pairwise(self._ends))])
-        return torch.tensor(per_stage).repeat_interleave(counts).to(self.values)
+def weight_row(problem: GateProblem) -> Tensor:
+    """``(N,)``: the penalty's weight of every gate of a row."""
+    parts = zip(problem.weights, problem.activations, strict=True)
+    return torch.cat([activation.new_full((activation[0].numel(),), weight) for weight, activation in parts])
 
 
 class Kept:

@@ -8,18 +8,17 @@ all (:class:`FrozenGates`), or that of a network that predicts the gates (:class
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple, final
+from typing import final
 
 import torch
 from torch import Tensor
 
 from verisal.errors import ConfigError
 from verisal.functional.scopes import frozen
-from verisal.saliency._base import GateMethod
-from verisal.saliency.gates.descent import GateProblem, Kept
+from verisal.saliency.gates.descent import DescentState, GateProblem, stage_views, weight_row
 from verisal.saliency.gates.hierarchical import HierarchicalMasks
 from verisal.saliency.gates.learned import (
     MaskCard,
@@ -28,6 +27,7 @@ from verisal.saliency.gates.learned import (
     _check_weights,
     load_mask_network,
 )
+from verisal.saliency.gates.method import GateMethod
 from verisal.types import StagedClassifier, StageOutputs
 
 GateFunction = Callable[[StagedClassifier, Tensor, StageOutputs, Tensor], tuple[Tensor, ...]]
@@ -170,95 +170,42 @@ class UnrolledGates(DifferentiableGates):
         """The gates of the descent, in the graph of its last steps."""
         with frozen(classifier):
             constant = StageOutputs(outputs.logits.detach(), tuple(a.detach() for a in outputs.activations))
-            states, kept = self._run(self._problem(classifier, constant, query_class))
+            states: list[DescentState] = []
+            problem = self._problem(classifier, constant, query_class)
+            learned = self.method.descent.run(problem, note=states.append)
             if not outputs.logits.requires_grad:
-                return tuple(_stage_views(kept.values, constant.activations))
+                return learned.gates
             repeated = self.method.steps if self.last_steps is None else self.last_steps
-            first = (kept.step - repeated).clamp_min(0)
+            first = (learned.kept_step - repeated).clamp_min(0)
             # Every image starts from its own step.
             begin = [[part[row] for part in states[step]] for row, step in enumerate(first.tolist())]
-            state = _State(*(torch.stack(part) for part in zip(*begin, strict=True)))
+            state = DescentState(*(torch.stack(part) for part in zip(*begin, strict=True)))
             state.values.requires_grad_()
             problem = self._problem(classifier, outputs, query_class)
-            for offset in range(int((kept.step - first).max())):
-                gates = _stage_views(state.values, problem.activations)
+            for offset in range(int((learned.kept_step - first).max())):
+                gates = stage_views(state.values, problem.activations)
                 distance = problem.distance(problem.gated(gates))
                 (gradient,) = torch.autograd.grad(distance.sum(), state.values, create_graph=True)
                 moved = self._moved(state, gradient, first + offset, problem)
-                going = (first + offset < kept.step)[:, None]
-                state = _State(*(torch.where(going, new, old) for new, old in zip(moved, state, strict=True)))
+                going = (first + offset < learned.kept_step)[:, None]
+                parts = zip(moved, state, strict=True)
+                state = DescentState(*(torch.where(going, new, old) for new, old in parts))
             # The values of the first run, so that no rounding of the second is in the result.
-            return tuple(_stage_views(_with_values(state.values, kept.values), problem.activations))
+            views = zip(stage_views(state.values, problem.activations), learned.gates, strict=True)
+            return tuple(graph + (values - graph).detach() for graph, values in views)
 
     def _problem(self, classifier: StagedClassifier, outputs: StageOutputs, query: Tensor) -> GateProblem:
         return GateProblem(self.method.objective, self.method.penalty, classifier, outputs, query)
 
-    def _run(self, problem: GateProblem) -> tuple[list[_State], Kept]:
-        """States before steps 0..T, and the iterate that :class:`HierarchicalMasks` keeps."""
-        activations, steps = problem.activations, self.method.steps
-        count = sum(activation[0].numel() for activation in activations)
-        values = activations[0].new_ones(len(activations[0]), count)
-        state = _State(values, torch.zeros_like(values), torch.zeros_like(values))
-        kept = Kept(self.method.keep, steps, values)
-        weights = _weight_row(problem)
-        states = []
-        for step in range(steps + 1):
-            states.append(state)
-            values = state.values.detach().requires_grad_()
-            logits = problem.gated(_stage_views(values, activations))
-            distance = problem.distance(logits)
-            with torch.no_grad():
-                penalty = values @ weights
-                total = distance + self.method.reg_weight * penalty
-                record = torch.stack([distance, penalty, problem.query_change(logits)], dim=1)
-                offered = distance if self.method.keep == "fidelity" else total
-                kept.offer(step, values, problem, logits, record, offered)
-            if step < steps:
-                (gradient,) = torch.autograd.grad(distance.sum(), values)
-                number = torch.full_like(kept.step, step)
-                with torch.no_grad():
-                    state = self._moved(state, gradient, number, problem)
-        return states, kept
-
-    def _moved(self, state: _State, gradient: Tensor, number: Tensor, problem: GateProblem) -> _State:
+    def _moved(
+        self, state: DescentState, gradient: Tensor, number: Tensor, problem: GateProblem
+    ) -> DescentState:
         """One step of Adam and the projection; ``number (B,)`` says which step it is for each image."""
-        slope = gradient + self.method.reg_weight * _weight_row(problem)
+        slope = gradient + self.method.reg_weight * weight_row(problem)
         mean = _DECAY * state.mean + (1 - _DECAY) * slope
         square = _DECAY_SQUARE * state.square + (1 - _DECAY_SQUARE) * slope.square()
         done = (number + 1)[:, None].to(slope)
         # The root has no slope at 0.
         root = square.clamp_min(_SMALLEST).sqrt() / (1 - _DECAY_SQUARE**done).sqrt()
         step = self.method.learning_rate / (1 - _DECAY**done) * mean / (root + _TINY)
-        return _State((state.values - step).clamp(min=0, max=self.method.gate_max), mean, square)
-
-
-class _State(NamedTuple):
-    """Gates of all stages as one row per image ``(B, N)``, and Adam's two moments of their slope."""
-
-    values: Tensor
-    mean: Tensor
-    square: Tensor
-
-
-def _stage_views(rows: Tensor, activations: Sequence[Tensor]) -> list[Tensor]:
-    """Stage gates of ``rows (B, N)``, in the memory layout of the activations."""
-    parts = torch.split(rows, [activation[0].numel() for activation in activations], dim=1)
-    views = []
-    for part, activation in zip(parts, activations, strict=True):
-        batch, channels, height, width = activation.shape
-        if activation.is_contiguous():
-            views.append(part.reshape(activation.shape))
-        else:
-            views.append(part.reshape(batch, height, width, channels).permute(0, 3, 1, 2))
-    return views
-
-
-def _weight_row(problem: GateProblem) -> Tensor:
-    """``(N,)``: the penalty's weight of every gate of a row."""
-    parts = zip(problem.weights, problem.activations, strict=True)
-    return torch.cat([activation.new_full((activation[0].numel(),), weight) for weight, activation in parts])
-
-
-def _with_values(graph: Tensor, values: Tensor) -> Tensor:
-    """``values``, with the gradient of ``graph``."""
-    return graph + (values - graph).detach()
+        return DescentState((state.values - step).clamp(min=0, max=self.method.gate_max), mean, square)

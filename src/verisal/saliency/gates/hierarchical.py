@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, final
+from typing import final
 
 import torch
 from torch import Tensor
@@ -21,11 +21,12 @@ from torch import Tensor
 from verisal._numbers import check_range
 from verisal.errors import ConfigError
 from verisal.functional.outputs import ask
-from verisal.functional.scopes import gradient_scope, images_at_once
-from verisal.saliency._base import GateMethod, GateResult, explaining, staged
-from verisal.saliency.gates.descent import GateDescent, GateProblem, Keep, Objective
-from verisal.saliency.gates.masks import Fusion, GatePenalty, Shown, fused_maps, raw_maps
-from verisal.types import SaliencyResult, StagedClassifier, check_query_class
+from verisal.functional.scopes import images_at_once, in_chunks
+from verisal.saliency._base import explaining, staged
+from verisal.saliency.gates.descent import GateDescent, GateProblem, GateResult, Keep, Objective
+from verisal.saliency.gates.masks import GatePenalty
+from verisal.saliency.gates.method import FoundGates, GateMethod
+from verisal.types import StagedClassifier
 
 
 @final
@@ -77,43 +78,16 @@ class HierarchicalMasks(GateMethod):
     learning_rate: float = 0.05
     keep: Keep = "best"
     gate_max: float | None = None
-    shown: Shown = "gated_activation"
-    fusion: Fusion = "geometric"
-    smoothing: float = 5.0
-    chunk_size: int = 64
-
-    needs_module: ClassVar[bool] = True
-    rules = 2
 
     def __post_init__(self) -> None:
-        check_range(1, steps=self.steps, chunk_size=self.chunk_size)
+        super().__post_init__()
+        check_range(1, steps=self.steps)
         check_range(0, above=True, learning_rate=self.learning_rate, gate_max=self.gate_max)
-        check_range(0, reg_weight=self.reg_weight, smoothing=self.smoothing)
+        check_range(0, reg_weight=self.reg_weight)
         if self.steps * self.learning_rate < 1 - 1e-9:
             raise ConfigError(
                 f"steps * learning_rate is {self.steps * self.learning_rate:.3g}; a gate falls by at most the"
                 " learning rate per step, so it must be at least 1 for gates to reach 0"
-            )
-
-    def __call__(self, classifier: object, images: Tensor, query_class: Tensor) -> SaliencyResult:
-        """Fused map in ``saliency``, mean of raw maps in ``raw``, upsampled raw maps in ``raw_layers``."""
-        network = staged(classifier, images, "HierarchicalMasks")
-        check_query_class(query_class, len(images), network.num_classes)
-        size = (images.shape[-2], images.shape[-1])
-        at_once = images_at_once(self.chunk_size, images)
-        with gradient_scope(images.device.type):
-            parts = []
-            for start in range(0, len(images), at_once):
-                chunk = slice(start, start + at_once)
-                result = self.learn(network, images[chunk], query_class[chunk])
-                parts.append(raw_maps(result.gates, result.activations, size, self.shown))
-            layers = tuple(torch.cat(layer) for layer in zip(*parts, strict=True))
-            return SaliencyResult(
-                saliency=fused_maps(layers, self.fusion, self.smoothing),
-                raw=torch.stack(layers).mean(dim=0),
-                raw_layers=layers,
-                n_forward=self.steps + 1,
-                n_backward=self.steps,
             )
 
     @property
@@ -121,11 +95,23 @@ class HierarchicalMasks(GateMethod):
         """False for ``output``, which keeps all logits."""
         return self.objective != "output"
 
-    def gates(self, classifier: StagedClassifier, images: Tensor, query_class: Tensor) -> tuple[Tensor, ...]:
-        """The gates that :meth:`learn` finds."""
-        return self.learn(classifier, images, query_class).gates
+    @property
+    def descent(self) -> GateDescent:
+        """The descent of these settings."""
+        return GateDescent(
+            reg_weight=self.reg_weight,
+            steps=self.steps,
+            learning_rate=self.learning_rate,
+            keep=self.keep,
+            gate_max=self.gate_max,
+        )
 
-    def learn(self, classifier: StagedClassifier, images: Tensor, query_class: Tensor) -> GateResult:
+    def find(self, classifier: object, images: Tensor, query_class: Tensor) -> FoundGates:
+        """The gates that :meth:`learn` finds."""
+        learned = self.learn(classifier, images, query_class)
+        return FoundGates(learned.gates, learned.activations, self.steps + 1, self.steps)
+
+    def learn(self, classifier: object, images: Tensor, query_class: Tensor) -> GateResult:
         """Learn the gates of one batch; every image's result is independent of its batch mates.
 
         Args:
@@ -137,18 +123,11 @@ class HierarchicalMasks(GateMethod):
             ConfigError: a query class out of range, or a classifier without stages.
         """
         network = staged(classifier, images, "HierarchicalMasks")
-        descent = GateDescent(
-            reg_weight=self.reg_weight,
-            steps=self.steps,
-            learning_rate=self.learning_rate,
-            keep=self.keep,
-            gate_max=self.gate_max,
-        )
         with explaining(network, images, query_class) as (images, query):
             with torch.no_grad():
                 outputs = network.stage_outputs(images)
             problem = GateProblem(self.objective, self.penalty, network, outputs, query)
-            return descent.run(problem)
+            return self.descent.run(problem)
 
 
 @final
@@ -203,10 +182,7 @@ def calibrate_reg_weight(
     tried = []
     for reg_weight in sorted(grid):
         candidate = replace(method, reg_weight=reg_weight)
-        results = [
-            candidate.learn(classifier, images[start : start + at_once], query[start : start + at_once])
-            for start in range(0, len(images), at_once)
-        ]
+        results = [candidate.learn(classifier, *some) for some in in_chunks(images, query, at_once)]
         unchanged = float(torch.cat([result.unchanged for result in results]).float().mean())
         change = torch.cat([result.query_change for result in results]).abs() / spread
         zeros = float(torch.cat([result.zero_share for result in results]).mean())

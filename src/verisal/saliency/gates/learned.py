@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Any, ClassVar, final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +19,12 @@ from verisal.checkpoint import CARD_KEY, load_checkpoint, load_export, save_expo
 from verisal.errors import CheckpointError, ConfigError
 from verisal.fingerprint import state_hash
 from verisal.functional.outputs import require_softmax
-from verisal.functional.scopes import gradient_scope, images_at_once, rng_preserved
-from verisal.saliency._base import ONE_SCORE, GateMethod, explaining, staged
+from verisal.functional.scopes import rng_preserved
+from verisal.saliency._base import ONE_SCORE, explaining, staged
 from verisal.saliency.gates.descent import GateDescent, GateProblem, Objective
-from verisal.saliency.gates.masks import Fusion, GatePenalty, Shown, fused_maps, raw_maps
-from verisal.types import SaliencyResult, StagedClassifier, StageOutputs, check_query_class
+from verisal.saliency.gates.masks import GatePenalty
+from verisal.saliency.gates.method import FoundGates, GateMethod
+from verisal.types import StagedClassifier, StageOutputs
 
 _SHARPNESS = 4.0
 
@@ -141,15 +142,8 @@ class MaskCard:
     @classmethod
     def of(cls, card: Mapping[str, Any]) -> MaskCard:
         """The card inside a file's card, which may hold more."""
-        return cls(
-            channels=tuple(card["channels"]),
-            num_classes=card["num_classes"],
-            width_ratio=card["width_ratio"],
-            classifier=card["classifier"],
-            objective=card["objective"],
-            penalty=card["penalty"],
-            reg_weight=card["reg_weight"],
-        )
+        own = {item.name: card[item.name] for item in fields(cls)}
+        return cls(**own | {"channels": tuple(card["channels"])})
 
 
 @final
@@ -182,42 +176,15 @@ class LearnedMask(GateMethod):
     same_weights: bool = True
     steps: int = 0
     learning_rate: float = 0.05
-    shown: Shown = "gated_activation"
-    fusion: Fusion = "geometric"
-    smoothing: float = 5.0
-    chunk_size: int = 64
-
-    needs_module: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_range(0, steps=self.steps, smoothing=self.smoothing)
+        super().__post_init__()
+        check_range(0, steps=self.steps)
         check_range(0, above=True, learning_rate=self.learning_rate)
-        check_range(1, chunk_size=self.chunk_size)
 
     @cached_property
     def _loaded(self) -> tuple[MaskNetwork, MaskCard]:
         return load_mask_network(self.checkpoint)
-
-    def __call__(self, classifier: object, images: Tensor, query_class: Tensor) -> SaliencyResult:
-        """Fused map in ``saliency``, mean of raw maps in ``raw``, upsampled raw maps in ``raw_layers``."""
-        network = staged(classifier, images, "LearnedMask")
-        check_query_class(query_class, len(images), network.num_classes)
-        size = (images.shape[-2], images.shape[-1])
-        at_once = images_at_once(self.chunk_size, images)
-        with gradient_scope(images.device.type):
-            parts = []
-            for start in range(0, len(images), at_once):
-                chunk = slice(start, start + at_once)
-                gates, activations = self._predicted(network, images[chunk], query_class[chunk])
-                parts.append(raw_maps(gates, activations, size, self.shown))
-            layers = tuple(torch.cat(layer) for layer in zip(*parts, strict=True))
-            return SaliencyResult(
-                saliency=fused_maps(layers, self.fusion, self.smoothing),
-                raw=torch.stack(layers).mean(dim=0),
-                raw_layers=layers,
-                n_forward=1 + (self.steps + 1 if self.steps else 0),
-                n_backward=self.steps,
-            )
 
     @property
     def uses_query(self) -> bool:
@@ -227,19 +194,9 @@ class LearnedMask(GateMethod):
     def _decisive(self) -> dict[str, Any]:
         return super()._decisive() | {"checkpoint": state_hash(self._loaded[0])}
 
-    def gates(self, classifier: StagedClassifier, images: Tensor, query_class: Tensor) -> tuple[Tensor, ...]:
-        """Gates per stage ``(B, C_l, H_l, W_l)``, all images at once.
-
-        Raises:
-            ConfigError: a query class out of range, or a classifier that the weights were not made for.
-        """
-        return self._predicted(classifier, images, query_class)[0]
-
-    def _predicted(
-        self, classifier: StagedClassifier, images: Tensor, query_class: Tensor
-    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """Gates, and the ungated activations that they belong to."""
-        network = staged(classifier, images, "LearnedMask")
+    def find(self, classifier: object, images: Tensor, query_class: Tensor) -> FoundGates:
+        """What the network predicts, after the steps of descent if there are any."""
+        network = staged(classifier, images, type(self).__name__)
         require_softmax(network, type(self).__name__, instead=ONE_SCORE)
         masks, card = self._loaded
         masks.to(images.device)
@@ -253,12 +210,13 @@ class LearnedMask(GateMethod):
                 asked = query if self.uses_query else torch.full_like(query, network.num_classes)
                 predicted = masks(outputs.activations, asked)
             if not self.steps:
-                return tuple(predicted), outputs.activations
+                return FoundGates(tuple(predicted), outputs.activations, 1, 0)
             problem = GateProblem(card.objective, card.penalty, network, outputs, query)
             descent = GateDescent(
                 reg_weight=card.reg_weight, steps=self.steps, learning_rate=self.learning_rate
             )
-            return descent.run(problem, start=predicted).gates, outputs.activations
+            learned = descent.run(problem, start=predicted)
+            return FoundGates(learned.gates, learned.activations, self.steps + 2, self.steps)
 
 
 def save_mask_network(path: Path | str, network: MaskNetwork, card: Mapping[str, Any]) -> None:

@@ -1,11 +1,16 @@
-"""What gradient-like methods share: a signed attribution per colour channel, and how it becomes a map."""
+"""Methods that read gradients: a signed attribution per colour channel, and how it becomes a map.
+
+Captum computes; the shells fix what captum leaves open: images in [0, 1], baselines in pixel space, one query
+class per image, float32 gradients in any surrounding mode, nothing left behind on the network, and a refusal
+where captum's hooks would give wrong numbers.
+"""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import final
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +18,10 @@ from torch import Tensor, nn
 from verisal.errors import ConfigError
 from verisal.functional.baselines import Baseline
 from verisal.functional.baselines.plain import bound
-from verisal.functional.networks import check_hookable, plain_network
+from verisal.functional.networks import channels_last, check_hookable, plain_network, uncompiled
 from verisal.functional.outputs import ask
-from verisal.saliency._base import Saliency, explaining
+from verisal.saliency._base import Saliency, explaining, signed_result, staged
+from verisal.saliency.gates.masks import resize_maps
 from verisal.types import AnyClassifier, SaliencyResult, StagedClassifier, check_query_class
 
 
@@ -54,16 +60,113 @@ class GradientMethod(Saliency):
         """Attribution of one batch, and its largest absolute value over the channels as the map."""
         with explaining(classifier, images, query_class) as (inputs, query):
             found = self.attribute(classifier, inputs, query)
-        values = found.values.detach()
-        saliency = values.abs().amax(dim=1, keepdim=True)
-        return SaliencyResult(
-            saliency=saliency,
-            raw=saliency,
-            attribution=values,
+        return signed_result(
+            found.values.detach(),
             n_forward=found.n_forward,
             n_backward=found.n_backward,
             baseline=found.baseline,
         )
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Gradient(GradientMethod):
+    r"""Gradient of the query logit, :math:`\partial f_c / \partial x`.
+
+    References:
+        simonyan2014
+    """
+
+    needs_module: ClassVar[bool] = False
+
+    def attribute(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> Attribution:
+        """One forward and one backward pass."""
+        method = captum_methods().Saliency(scores_of(classifier, query_class))
+        values = method.attribute(leaf(images), target=query_class, abs=False)
+        return Attribution(values, n_forward=1, n_backward=1)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class InputXGradient(GradientMethod):
+    r"""Image times gradient, :math:`x \odot \partial f_c / \partial x`, in pixel space.
+
+    References:
+        shrikumar2017
+
+    Differs from:
+        - The image is in [0, 1], not normalised: a black pixel has no attribution, a mean one has.
+    """
+
+    needs_module: ClassVar[bool] = False
+
+    def attribute(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> Attribution:
+        """One forward and one backward pass."""
+        method = captum_methods().InputXGradient(scores_of(classifier, query_class))
+        return Attribution(method.attribute(leaf(images), target=query_class), n_forward=1, n_backward=1)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class GradCAM(Saliency):
+    r"""Channels of a stage, weighted by their mean gradient.
+
+    .. math:: \sum_k w_k a_k, \qquad w_k = \mathrm{mean}_{hw}\, \partial f_c / \partial a_k
+
+    The map is the positive part, resized bilinearly to the image; the attribution is the same sum with its
+    signs, resized likewise.
+
+    Args:
+        stage: name of a stage of the classifier; None stands for the last.
+
+    Raises:
+        ConfigError: when called with a classifier that has no such stage, or no stages.
+
+    References:
+        selvaraju2017
+    """
+
+    stage: str | None = None
+
+    needs_module: ClassVar[bool] = True
+
+    def __call__(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
+        """One forward pass, and one backward pass of the part after the stage."""
+        layer = self._layer(classifier, images)
+        size = (images.shape[-2], images.shape[-1])
+        with explaining(classifier, images, query_class) as (inputs, query), uncompiled():
+            given: list[Tensor] = []
+            handle = layer.register_forward_hook(lambda _module, _inputs, output: given.append(output))
+            try:
+                logits = ask(network_of(classifier, type(self).__name__), inputs.requires_grad_())
+            finally:
+                handle.remove()
+            asked = logits.gather(1, query[:, None]).sum()
+            (gradient,) = torch.autograd.grad(asked, given, allow_unused=True)
+        stage = self.stage or "the last stage"
+        if gradient is None:
+            raise ConfigError(f"the logits do not depend on {stage}; name another stage")
+        activation = given[0].detach()
+        if activation.ndim != 4:
+            raise ConfigError(
+                f"GradCAM needs a stage with output (B, C, H, W), and {stage} gives"
+                f" {tuple(activation.shape)}; name another stage"
+            )
+        if channels_last(activation.shape, size):
+            activation, gradient = activation.permute(0, 3, 1, 2), gradient.permute(0, 3, 1, 2)
+        values = (activation * gradient.mean(dim=(2, 3), keepdim=True)).sum(dim=1, keepdim=True)
+        saliency = resize_maps(values.clamp_min(0), size)
+        return SaliencyResult(saliency, saliency, resize_maps(values, size), n_forward=1, n_backward=1)
+
+    def _layer(self, classifier: AnyClassifier, images: Tensor) -> nn.Module:
+        stages = staged(classifier, images, type(self).__name__).stages
+        stage = stages[-1] if self.stage is None else self.stage
+        if stage not in stages:
+            raise ConfigError(f"stage {stage!r} is none of the classifier's stages; known: {list(stages)}")
+        network = network_of(classifier, type(self).__name__)
+        # The classifier keeps the network, in which the stage has its name, under a name of its own.
+        names = [name for name, _ in network.named_modules() if f".{name}".endswith(f".{stage}")]
+        return network.get_submodule(min(names, key=len))
 
 
 def scores_of(classifier: AnyClassifier, query_class: Tensor) -> Callable[[Tensor], Tensor]:
@@ -111,17 +214,6 @@ def check_baseline(baseline: Baseline, method: str) -> None:
         )
 
 
-def check_counts(**counts: int) -> None:
-    """Raise unless every number is at least 1.
-
-    Raises:
-        ConfigError: naming all numbers found.
-    """
-    if min(counts.values()) < 1:
-        found = ", ".join(f"{name}={count}" for name, count in counts.items())
-        raise ConfigError(f"{' and '.join(counts)} must be at least 1; found {found}")
-
-
 def baseline_images(
     baseline: Baseline, classifier: AnyClassifier, images: Tensor, query_class: Tensor
 ) -> Tensor:
@@ -129,21 +221,26 @@ def baseline_images(
     return bound(baseline, classifier)(images.clamp(0, 1), query_class=query_class).clone()
 
 
-def in_chunks(
-    attribute: Callable[[Tensor, Tensor], Attribution], images: Tensor, query_class: Tensor, chunk_size: int
-) -> Attribution:
-    """``attribute`` of at most ``chunk_size`` images at a time."""
-    parts = [
-        attribute(some, query)
-        for some, query in zip(
-            torch.split(images, chunk_size), torch.split(query_class, chunk_size), strict=True
-        )
-    ]
-    return replace(parts[0], values=torch.cat([part.values for part in parts]))
-
-
 def sample_groups(samples: int, batch: int, chunk_size: int) -> Iterator[range]:
     """Indices of samples to evaluate together, so that ``batch`` images times them fit ``chunk_size``."""
     size = max(1, chunk_size // batch)
     for start in range(0, samples, size):
         yield range(start, min(start + size, samples))
+
+
+def captum_methods() -> Any:  # noqa: ANN401 - it says nothing of its types
+    """Captum's methods, imported at the first call: that takes a third as long as torch and loads pyplot."""
+    from captum import attr  # type: ignore[import-untyped]  # as said
+
+    return attr
+
+
+def leaf(images: Tensor) -> Tensor:
+    """Copy that asks for gradients, so that captum need not ask, and warn that it did."""
+    return images.detach().clone().requires_grad_()
+
+
+def joined(parts: Iterable[Attribution]) -> Attribution:
+    """One attribution of several chunks of images."""
+    found = list(parts)
+    return replace(found[0], values=torch.cat([part.values for part in found]))

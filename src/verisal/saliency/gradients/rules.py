@@ -1,23 +1,125 @@
-"""What hooks on modules can miss or leave behind, and the checks without which results would be wrong."""
+"""Methods that change how non-linear layers pass gradients back, by hooks, and the checks that they need.
+
+Hooks on modules can miss a rectifier, or change more than they should: without the checks results would be
+wrong in silence.
+"""
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
 from verisal.errors import ConfigError, NumericError
-from verisal.functional.outputs import ask
+from verisal.functional.baselines import Baseline, Constant
+from verisal.functional.networks import uncompiled
+from verisal.functional.outputs import Answering, ask
+from verisal.saliency.gradients.gradient import (
+    Attribution,
+    GradientMethod,
+    baseline_images,
+    captum_methods,
+    check_baseline,
+    leaf,
+    network_of,
+)
+from verisal.types import AnyClassifier, check_query_class
 
 _MAX_POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
-
+# What captum's DeepLift has a rule for.
+_RESCALED = (nn.ReLU, nn.ELU, nn.LeakyReLU, nn.Sigmoid, nn.Tanh, nn.Softplus, *_MAX_POOLS, nn.Softmax)
 # What autograd calls max(x, 0) in its several spellings; ReLU6 is a hardtanh.
 _RECTIFIERS = ("ReluBackward", "ThresholdBackward", "HardtanhBackward", "ClampBackward", "ClampMinBackward")
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class GuidedBackpropagation(GradientMethod):
+    """Gradient in which every ReLU passes back positive values only.
+
+    Defined for networks whose every rectifier is a ``torch.nn.ReLU`` module; other activations pass their
+    plain gradient. One more forward pass of one image per call checks that.
+
+    Raises:
+        ConfigError: when called with a function, or with a network that has no ReLU module, rectifies outside
+            of modules, or reads a ReLU's input elsewhere as well.
+
+    References:
+        springenberg2015
+    """
+
+    needs_module: ClassVar[bool] = True
+
+    def attribute(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> Attribution:
+        """One forward and one backward pass."""
+        network = network_of(classifier, type(self).__name__)
+        with uncompiled():
+            logits = check_rectifiers(network, images[:1], type(self).__name__, hooked=(nn.ReLU,), reuse=True)
+        check_query_class(query_class, len(images), logits.shape[1])
+        if not any(isinstance(module, nn.ReLU) for module in network.modules()):
+            raise ConfigError(
+                f"GuidedBackpropagation changes the gradient of torch.nn.ReLU modules, and"
+                f" {type(network).__name__} has none; choose Gradient, which is the same without them"
+            )
+        with _quiet(), uncompiled():
+            method = captum_methods().GuidedBackprop(Answering(network))
+            values = method.attribute(leaf(images), target=query_class)
+        return Attribution(values, n_forward=1, n_backward=1)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class DeepLift(GradientMethod):
+    """Differences from a baseline, propagated by the rescale rule.
+
+    Attributions sum to the change of the query logit, which is checked: a network with a non-linearity that
+    the rule does not reach is refused, not explained wrongly, and so is one with max pooling at which the
+    rule loses a part.
+
+    Args:
+        baseline: image that the image is compared with.
+
+    Raises:
+        ConfigError: a baseline that needs a mask; when called, a function, a network that rectifies outside
+            of modules or uses a non-linear module twice, or attributions that do not sum to the change.
+
+    References:
+        shrikumar2017
+
+    Differs from:
+        - The rescale rule only, as captum has it.
+    """
+
+    baseline: Baseline = field(default_factory=Constant)
+
+    needs_module: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_baseline(self.baseline, type(self).__name__)
+
+    def attribute(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> Attribution:
+        """Image and baseline forwards and backwards together, then both forwards again for the check."""
+        network = network_of(classifier, type(self).__name__)
+        check_pools(network)
+        with uncompiled():
+            logits = check_rectifiers(network, images[:1], type(self).__name__, hooked=_RESCALED, reuse=False)
+        check_query_class(query_class, len(images), logits.shape[1])
+        baselines = baseline_images(self.baseline, classifier, images, query_class)
+        with _quiet(), no_leftovers(network), uncompiled():
+            method = captum_methods().DeepLift(Answering(network))
+            values = method.attribute(leaf(images), baselines, target=query_class).detach()
+        with torch.no_grad():
+            both = ask(network, torch.cat([images, baselines])).gather(1, query_class.repeat(2)[:, None])
+        change = both[: len(images), 0] - both[len(images) :, 0]
+        check_sum(values, change, network, rescaled=_RESCALED)
+        return Attribution(values, n_forward=4, n_backward=2, baseline=self.baseline.name)
 
 
 def check_rectifiers(
@@ -179,3 +281,11 @@ def _readers(logits: Tensor) -> Counter[tuple[Any, int]]:
                 seen.add(node)
                 waiting.append(node)
     return readers
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without captum's announcements that it sets hooks and removes them."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"\s*Setting (forward, )?backward hooks")
+        yield
