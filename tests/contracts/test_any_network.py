@@ -252,6 +252,7 @@ def test_stages_and_gates_of_a_network_that_edits_its_input():
 
 # Passes of networks that are our own, or that stop half-way, and what is asked through :func:`ask` in turn.
 ELSEWHERE = {
+    "functional/networks.py",
     "functional/outputs.py",
     "attacks/on_maps/attack.py",
     "functional/comparison/randomisation.py",

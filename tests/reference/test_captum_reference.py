@@ -115,13 +115,13 @@ def gradient(network, image, query):
     return torch.autograd.grad(network(leaf[None])[0, query], leaf)[0]
 
 
-@replicates(SmoothGrad.attribute)
+@replicates(SmoothGrad.read)
 def slow_smoothgrad(method, network):
     """Mean over single noisy copies of single images."""
     return torch.stack([torch.stack(copies).mean(dim=0) for copies in slow_copies(method, network)])
 
 
-@replicates(VarGrad.attribute)
+@replicates(VarGrad.read)
 def slow_vargrad(method, network):
     """Mean squared distance from the mean."""
     variances = []

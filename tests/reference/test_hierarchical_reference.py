@@ -8,7 +8,7 @@ from verisal.models import Classifier, SmallResNet
 from verisal.saliency import HierarchicalMasks
 
 
-@replicates(HierarchicalMasks.gates)
+@replicates(HierarchicalMasks.learn)
 def slow_gates(method, classifier, image, query):
     """One image; hooks on the whole network, textbook Adam, no prefix reuse, no batching."""
     with torch.no_grad():

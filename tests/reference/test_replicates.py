@@ -84,14 +84,14 @@ FAST = (
     Decoy.decoys,
     ExtremalPerturbation.masks,
     GradientSHAP.attribute,
-    HierarchicalMasks.gates,
+    HierarchicalMasks.learn,
     IntegratedGradients.attribute,
     MapAttack.__call__,
     MeaningfulPerturbation.__call__,
     Occlusion.__call__,
     RISE.__call__,
-    SmoothGrad.attribute,
-    VarGrad.attribute,
+    SmoothGrad.read,
+    VarGrad.read,
 )
 
 replicates(auroc)(slow_auroc)

@@ -8,11 +8,12 @@ from torch.nn import functional as F
 from helpers.saliency_cases import toy_classifier, toy_images
 from verisal.errors import ConfigError
 from verisal.functional.comparison.similarity import attribution_of, spearman
+from verisal.functional.networks import stopped_at
 from verisal.functional.shared_work import SharedWork
 from verisal.models import Classifier
 from verisal.saliency import Decoy, Gradient, Occlusion, SmoothGrad
 from verisal.saliency.decoy.descent import DecoyDescent
-from verisal.saliency.decoy.layer import find_layer, stopped_at
+from verisal.saliency.decoy.layer import find_layer
 
 QUERY = torch.tensor([0, 2, 1])
 FEW = {"steps": 8, "rounds": 2, "epsilon": 0.1}

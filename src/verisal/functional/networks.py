@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any, Never
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from verisal.errors import ConfigError
@@ -75,6 +76,55 @@ def uncompiled() -> Iterator[None]:
         return
     with torch.compiler.set_stance("force_eager"):
         yield
+
+
+@contextmanager
+def hooked(
+    modules: Mapping[str, nn.Module] | Iterable[tuple[str, nn.Module]], act: Callable[[str, Any], Any]
+) -> Iterator[None]:
+    """Hooks inside, which call ``act(name, output)`` after each module; gone afterwards, on exceptions too.
+
+    Compiled parts run as they were written. What ``act`` returns, if not None, takes the output's place.
+    """
+    handles = [
+        module.register_forward_hook(lambda _module, _inputs, output, name=name: act(name, output))
+        for name, module in dict(modules).items()
+    ]
+    try:
+        with uncompiled():
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _ReachedError(BaseException):
+    """Carries a layer's output out of the network; no network's ``except Exception`` can swallow it."""
+
+    def __init__(self, output: Any) -> None:  # noqa: ANN401 - whatever a layer gives
+        super().__init__("a layer was reached")
+        self.output = output
+
+
+@contextmanager
+def stopped_at(network: nn.Module, layer: nn.Module) -> Iterator[Callable[[Tensor], Any]]:
+    """Images to the output of ``layer``, inside; whatever the network does after it is not run.
+
+    The function raises :class:`ConfigError` if the layer does not run.
+    """
+
+    def stop(_: str, output: Any) -> Never:  # noqa: ANN401 - whatever a layer gives
+        raise _ReachedError(output)
+
+    def features(images: Tensor) -> Any:  # noqa: ANN401 - whatever a layer gives
+        try:
+            network(images.clone())
+        except _ReachedError as reached:
+            return reached.output
+        raise ConfigError(f"layer {type(layer).__name__} does not run for every image")
+
+    with hooked({"": layer}, stop):
+        yield features
 
 
 def check_hookable(network: nn.Module, who: str, names: Sequence[str] | None = None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from verisal.errors import ConfigError
-from verisal.functional.networks import channels_last, check_hookable, uncompiled
+from verisal.functional.networks import channels_last, check_hookable, hooked
 from verisal.functional.outputs import logits_of
 from verisal.functional.scopes import rng_preserved
 
@@ -151,6 +151,24 @@ def evaluating(network: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
+def run_once(
+    network: nn.Module, modules: Mapping[str, nn.Module], note: Callable[[str, object], None], image_size: int
+) -> object:
+    """What a network answers to a blank image; ``note(name, output)`` is told what some modules give out.
+
+    Raises:
+        ConfigError: a network that does not take such an image.
+    """
+    try:
+        with torch.no_grad(), evaluating(network), hooked(modules, note):
+            return network(probe_image(network, image_size))
+    except (RuntimeError, ValueError, AssertionError, TypeError) as error:
+        raise ConfigError(
+            f"{type(network).__name__} fails on an image of {image_size} x {image_size} px ({error});"
+            " give the image_size that it was trained at"
+        ) from error
+
+
 def probe_stages(
     network: nn.Module, stages: Sequence[str], image_size: int, *, classes: int | None = None
 ) -> Probe:
@@ -176,23 +194,7 @@ def probe_stages(
         calls.append((name, output))
         versions.append(output._version if isinstance(output, Tensor) else 0)
 
-    hooks = [
-        network.get_submodule(name).register_forward_hook(
-            lambda _module, _inputs, output, name=name: note(name, output)
-        )
-        for name in stages
-    ]
-    try:
-        with torch.no_grad(), evaluating(network), uncompiled():
-            answer = network(probe_image(network, image_size))
-    except (RuntimeError, ValueError, AssertionError, TypeError) as error:
-        raise ConfigError(
-            f"{type(network).__name__} fails on an image of {image_size} x {image_size} px ({error});"
-            " give the image_size that it was trained at"
-        ) from error
-    finally:
-        for hook in hooks:
-            hook.remove()
+    answer = run_once(network, {name: network.get_submodule(name) for name in stages}, note, image_size)
     logits = logits_of(answer, 1, classes=classes, source=type(network).__name__)
     order = [name for name, _ in calls]
     if order != list(stages):
@@ -223,9 +225,9 @@ def _layouts(outputs: Sequence[tuple[str, object]], image_size: int) -> tuple[St
         elif isinstance(output, Tensor) and output.ndim == 3 and 0 < grid[0] * grid[1] <= output.shape[1]:
             layouts.append(StageLayout("tokens", grid_of))
         else:
-            found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            shown = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
             raise ConfigError(
-                f"stage {name!r} gives {found}, which cannot be gated: maps (B, C, h, w) were expected, or"
+                f"stage {name!r} gives {shown}, which cannot be gated: maps (B, C, h, w) were expected, or"
                 " tokens (B, N, C) after a stage whose map has one position per patch; for a vision"
                 " transformer name the convolution that cuts the patches first"
                 " ('conv_proj' in torchvision, 'patch_embed.proj' in timm)"

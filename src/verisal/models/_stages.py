@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from verisal.errors import ConfigError
-from verisal.functional.networks import check_hookable, uncompiled
+from verisal.functional.networks import check_hookable, hooked
 from verisal.functional.outputs import logits_of
-from verisal.models._layout import evaluating, probe_image, probe_stages
+from verisal.models._layout import evaluating, probe_image, probe_stages, run_once
 
 _STAGES = 4
 # A network whose outermost few modules of a size are all bypassed has no stage of that size.
@@ -104,22 +104,13 @@ def _calls(network: nn.Module, image_size: int) -> list[_Call]:
         elif isinstance(output, Tensor):
             calls[name] = _Call(name, len(calls), tuple(output.shape))
 
-    hooks = [
-        module.register_forward_hook(lambda _module, _inputs, output, name=name: note(name, output))
-        for name, module in network.named_modules()
-        if name and not isinstance(module, torch.jit.ScriptModule)
-    ]
-    try:
-        with torch.no_grad(), evaluating(network), uncompiled():
-            network(probe_image(network, image_size))
-    except (RuntimeError, ValueError, AssertionError, TypeError) as error:
-        raise ConfigError(
-            f"{type(network).__name__} fails on an image of {image_size} x {image_size} px ({error});"
-            " give the image_size that it was trained at"
-        ) from error
-    finally:
-        for hook in hooks:
-            hook.remove()
+    named = network.named_modules()
+    run_once(
+        network,
+        {name: part for name, part in named if name and not isinstance(part, torch.jit.ScriptModule)},
+        note,
+        image_size,
+    )
     return [call for name, call in calls.items() if name not in repeated]
 
 
@@ -192,7 +183,7 @@ def _sensitivity(network: nn.Module, image_size: int, name: str) -> tuple[bool, 
     """Whether logits depend on the image otherwise than through a module, and on its last token."""
     kept: list[Tensor] = []
 
-    def hold(output: Tensor) -> Tensor:
+    def hold(_: str, output: Tensor) -> Tensor:
         kept.append(output.detach().requires_grad_())
         # A copy, so that a module after it may work in place.
         return kept[0].clone()
@@ -200,14 +191,11 @@ def _sensitivity(network: nn.Module, image_size: int, name: str) -> tuple[bool, 
     generator = torch.Generator().manual_seed(0)
     blank = probe_image(network, image_size)
     image = torch.rand(blank.shape, generator=generator).to(blank).requires_grad_()
-    hook = network.get_submodule(name).register_forward_hook(lambda _module, _inputs, output: hold(output))
-    try:
-        with torch.inference_mode(False), torch.enable_grad(), evaluating(network), uncompiled():
-            logits = logits_of(network(image.clone()), 1)[0]
-            # Of any fixed sum of logits but their plain one, which a softmax-like head may hold constant.
-            score = (logits * torch.arange(1, len(logits) + 1).to(logits)).sum()
-    finally:
-        hook.remove()
+    held = hooked({name: network.get_submodule(name)}, hold)
+    with torch.inference_mode(False), torch.enable_grad(), evaluating(network), held:
+        logits = logits_of(network(image.clone()), 1)[0]
+        # Of any fixed sum of logits but their plain one, which a softmax-like head may hold constant.
+        score = (logits * torch.arange(1, len(logits) + 1).to(logits)).sum()
     if not score.requires_grad:
         return False, False
     around, through = torch.autograd.grad(score, [image, kept[0]], allow_unused=True)

@@ -166,7 +166,7 @@ def _split(
             f" class names ({', '.join(class_names[:5])} ...); give one name per logit"
         )
     try:
-        split = split_network(network, stages, probe=probe)
+        split = split_network(network, stages, probe)
     except ConfigError:
         split = None
     # A tracer loses what a network does in place, such as normalising its input.

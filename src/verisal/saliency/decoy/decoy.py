@@ -21,12 +21,13 @@ from torch import Tensor, nn
 from verisal._numbers import check_range
 from verisal.errors import ConfigError
 from verisal.functional.comparison.similarity import attribution_of
+from verisal.functional.networks import stopped_at
 from verisal.functional.outputs import ask, require_softmax
 from verisal.functional.scopes import images_at_once
 from verisal.functional.seeding import named_after
 from verisal.functional.shared_work import shared, work_key
 from verisal.saliency._base import ONE_SCORE, Saliency, explaining, query_score
-from verisal.saliency.decoy.descent import DecoyDescent, Rows
+from verisal.saliency.decoy.descent import DecoyDescent
 from verisal.saliency.decoy.layer import (
     PatchLattice,
     ReceptiveField,
@@ -35,16 +36,16 @@ from verisal.saliency.decoy.layer import (
     least_period,
     patch_lattice,
     receptive_field,
-    stopped_at,
 )
 from verisal.saliency.decoy.problem import (
     DecoyReport,
+    Rows,
     constant_change,
     measured,
     noise_change,
     of_all_decoys,
     of_all_images,
-    problem,
+    rows_of,
     small_start,
 )
 from verisal.saliency.gradients.gradient import Gradient, network_of, sample_groups
@@ -334,7 +335,7 @@ class Decoy(Saliency):
         signs = torch.tensor([1.0, -1.0][: self._signs], device=device).repeat(len(numbers))
         with stopped_at(network, plan.layer) as features:
             patches = plan.lattice.masks(mask)
-            rows = problem(
+            rows = rows_of(
                 features, images, patches, signs, epsilon=self.epsilon, max_deviation=self.max_deviation
             )
             change, missing, passes = self._change(features, rows, images, network, numbers)

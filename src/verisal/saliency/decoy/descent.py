@@ -12,12 +12,12 @@ own largest change of a feature and its own kept iterate.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
-from verisal.saliency.decoy.layer import SomePatches
+from verisal.saliency.decoy.problem import Rows
 
 _BETAS, _ADAM_EPS = (0.9, 0.99), 1e-8
 # A scaled iterate aims just inside of the tolerance, because the layers are not linear.
@@ -28,66 +28,6 @@ _LAST_TRIES = 8
 _SHRINK = 0.8
 # Share of the first learning rate that the last step has; gain of a round below which a decoy is finished.
 _FINAL_RATE, _HARDLY = 1 / 64, 0.01
-
-
-@dataclass(frozen=True)
-class Rows:
-    """One decoy a row: an image, a mask with one or more patches, a sign.
-
-    Attributes:
-        images: ``(N, 3, H, W)``.
-        features: ``(N, C, h, w)``, of the images.
-        patches: N masks.
-        sign: ``(N, 1, 1, 1)``, +1 or -1.
-        epsilon: ``(N, 1, 1)``, largest change of a feature.
-        spread: ``(N, 1, 1)``, deviation of the image's features, the unit of the penalty.
-        slack: ``(N, 1, 1)``, rounding of the features: by how much a change may exceed epsilon.
-        low: ``(N, 3, H, W)``, smallest change of every pixel.
-        high: ``(N, 3, H, W)``, largest one.
-    """
-
-    images: Tensor
-    features: Tensor
-    patches: SomePatches
-    sign: Tensor
-    epsilon: Tensor
-    spread: Tensor
-    slack: Tensor
-    low: Tensor
-    high: Tensor
-
-    def __getitem__(self, index: Tensor) -> Rows:
-        return Rows(
-            self.images[index],
-            self.features[index],
-            self.patches[index],
-            self.sign[index],
-            self.epsilon[index],
-            self.spread[index],
-            self.slack[index],
-            self.low[index],
-            self.high[index],
-        )
-
-    @property
-    def unit(self) -> Tensor:
-        """``(N, ky, kx)``: what turns a sum over a patch's features into a mean in their deviations."""
-        ones = torch.ones_like(self.features[:, 0])
-        count = self.patches.sum_features(ones) * self.features.shape[1]
-        return 1 / (self.spread * count.clamp_min(1))
-
-    def gain(self, change: Tensor) -> Tensor:
-        """``(N, ky, kx)``: objective of every patch, its mean change in the direction of the sign."""
-        wanted = (self.sign * change).clamp_min(0).sum(dim=1)
-        return self.patches.sum_pixels(wanted) / (3 * self.patches.area).clamp_min(1)
-
-    def moved(self, difference: Tensor) -> Tensor:
-        """``(N, ky, kx)``: largest change of a feature by every patch, from ``(N, C, h, w)``."""
-        return self.patches.max_features(difference.abs().amax(dim=1))
-
-    def feasible(self, moved: Tensor) -> Tensor:
-        """``(N, ky, kx)`` bool."""
-        return moved <= self.epsilon + self.slack
 
 
 @dataclass(frozen=True)
@@ -202,10 +142,7 @@ class _State:
         )
 
     def part(self, index: Tensor) -> _State:
-        return _State(
-            self.change[index], self.mean[index], self.square[index], self.multiplier[index],
-            self.feasible[index],
-        )  # fmt: skip
+        return _State(*(getattr(self, item.name)[index] for item in fields(self)))
 
     def stepped(self, gradient: Tensor, change: Tensor, rate: float, count: int) -> Tensor:
         first, second = _BETAS
@@ -230,11 +167,11 @@ class _Best:
         return cls(torch.zeros_like(rows.images), none, torch.zeros_like(rows.images), none.clone())
 
     def part(self, index: Tensor) -> _Best:
-        return _Best(self.change[index], self.gain[index], self.candidate[index], self.promise[index])
+        return _Best(*(getattr(self, item.name)[index] for item in fields(self)))
 
     def put(self, index: Tensor, part: _Best) -> None:
-        self.change[index], self.gain[index] = part.change, part.gain
-        self.candidate[index], self.promise[index] = part.candidate, part.promise
+        for item in fields(self):
+            getattr(self, item.name)[index] = getattr(part, item.name)
 
     def offer(self, rows: Rows, change: Tensor, moved: Tensor) -> None:
         """Keep the iterate where it is feasible; elsewhere note what it would be, drawn towards the image."""

@@ -2,56 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Never
 
 import torch
 from torch import Tensor, nn
 
 from verisal._numbers import check_range
 from verisal.errors import ConfigError
-from verisal.functional.networks import channels_last, uncompiled
+from verisal.functional.networks import channels_last, hooked
 from verisal.functional.outputs import ask
 from verisal.functional.seeding import derive_seed
 from verisal.types import StagedClassifier
 
 # Pairs of random images on which a network is tried for being linear.
 _PAIRS = 4
-
-
-class _ReachedError(BaseException):
-    """Carries a layer's output out of the network; no network's ``except Exception`` can swallow it."""
-
-    def __init__(self, output: Tensor) -> None:
-        super().__init__("a layer was reached")
-        self.output = output
-
-
-@contextmanager
-def stopped_at(network: nn.Module, layer: nn.Module) -> Iterator[Callable[[Tensor], Tensor]]:
-    """Images to the output of ``layer``; whatever the network does after it is not run.
-
-    The hook that stops the network is gone afterwards, on exceptions too.
-    """
-
-    def stop(_: nn.Module, __: Any, output: Tensor) -> Never:  # noqa: ANN401 - whatever a layer takes
-        raise _ReachedError(output)
-
-    def features(images: Tensor) -> Tensor:
-        try:
-            network(images.clone())
-        except _ReachedError as reached:
-            return reached.output
-        raise ConfigError(f"the decoys' layer {type(layer).__name__} does not run for every image")
-
-    handle = layer.register_forward_hook(stop)
-    try:
-        with uncompiled():
-            yield features
-    finally:
-        handle.remove()
 
 
 def find_layer(network: nn.Module, name: str | None, image: Tensor) -> nn.Module:
@@ -78,39 +43,31 @@ def find_layer(network: nn.Module, name: str | None, image: Tensor) -> nn.Module
             else "there is no max-pooling layer that runs once and no stage to choose the decoys' layer by"
             f" default; name one as layer: {known[:30]}"
         )
-    found = calls.get(full, [])
-    if found != [True]:
+    runs = calls.get(full, [])
+    if runs != [True]:
         why = "its output is no map (B, C, h, w) of several places"
-        if len(found) != 1:
-            why = f"it runs {len(found)} times, and a decoy keeps the output of one run"
+        if len(runs) != 1:
+            why = f"it runs {len(runs)} times, and a decoy keeps the output of one run"
         raise ConfigError(f"layer {name or full!r} does not suit decoys: {why}; known: {known[:30]}")
     module: nn.Module = modules[full]
     return module
 
 
 def _calls(network: nn.Module, image: Tensor) -> dict[str, list[bool]]:
-    """Per module in the order of first calls, whether the output of each call is a map of several places."""
+    """Per module in the order of first calls, if the output of each call is a map of several places."""
     calls: dict[str, list[bool]] = {}
 
-    def note(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def noted(_: nn.Module, __: Any, output: Any) -> None:  # noqa: ANN401 - whatever a layer gives
-            is_map = (
-                isinstance(output, Tensor)
-                and output.ndim == 4
-                and output.shape[-2:].numel() > 1
-                and not channels_last(output.shape, (image.shape[-2], image.shape[-1]))
-            )
-            calls.setdefault(name, []).append(is_map)
+    def note(name: str, output: object) -> None:
+        is_map = (
+            isinstance(output, Tensor)
+            and output.ndim == 4
+            and output.shape[-2:].numel() > 1
+            and not channels_last(output.shape, (image.shape[-2], image.shape[-1]))
+        )
+        calls.setdefault(name, []).append(is_map)
 
-        return noted
-
-    handles = [module.register_forward_hook(note(name)) for name, module in network.named_modules() if name]
-    try:
-        with torch.no_grad(), uncompiled():
-            network(image.clone())
-    finally:
-        for handle in handles:
-            handle.remove()
+    with torch.no_grad(), hooked((named for named in network.named_modules() if named[0]), note):
+        network(image.clone())
     return calls
 
 
@@ -231,9 +188,9 @@ def _extents(
     for image in images:
         for some in torch.split(torch.arange(count, device=device), chunk_size):
             leaf = image.expand(len(some), *image.shape).clone().requires_grad_()
-            found = features(leaf)
-            if found.requires_grad:
-                (gradient,) = torch.autograd.grad(found, leaf, grad_outputs=weights * chosen[some])
+            given = features(leaf)
+            if given.requires_grad:
+                (gradient,) = torch.autograd.grad(given, leaf, grad_outputs=weights * chosen[some])
                 reached[some] |= (gradient != 0).any(dim=other).any(dim=1)
     places = torch.arange(length, device=device)
     first = torch.where(reached, places, length).amin(dim=1)

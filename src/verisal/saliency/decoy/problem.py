@@ -1,4 +1,4 @@
-"""What is put into the patches: decoys proper, and the controls of equal size."""
+"""The problem that decoys solve, what is put into the patches, and the report of what it did."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from torch import Tensor
 
 from verisal.errors import ConfigError
 from verisal.functional.seeding import content_ids, per_sample
-from verisal.saliency.decoy.descent import Rows
 from verisal.saliency.decoy.layer import SomePatches
 
 # Largest start of a pixel, in the direction of the sign; at 0 the objective has no slope.
@@ -21,7 +20,57 @@ _ROUNDING = 4 * torch.finfo(torch.float32).eps
 _LEAST = 4
 
 
-def problem(
+@dataclass(frozen=True)
+class Rows:
+    """One decoy a row: an image, a mask with one or more patches, a sign.
+
+    Attributes:
+        images: ``(N, 3, H, W)``.
+        features: ``(N, C, h, w)``, of the images.
+        patches: N masks.
+        sign: ``(N, 1, 1, 1)``, +1 or -1.
+        epsilon: ``(N, 1, 1)``, largest change of a feature.
+        spread: ``(N, 1, 1)``, deviation of the image's features, the unit of the penalty.
+        slack: ``(N, 1, 1)``, rounding of the features: by how much a change may exceed epsilon.
+        low: ``(N, 3, H, W)``, smallest change of every pixel.
+        high: ``(N, 3, H, W)``, largest one.
+    """
+
+    images: Tensor
+    features: Tensor
+    patches: SomePatches
+    sign: Tensor
+    epsilon: Tensor
+    spread: Tensor
+    slack: Tensor
+    low: Tensor
+    high: Tensor
+
+    def __getitem__(self, index: Tensor) -> Rows:
+        return Rows(*(getattr(self, item.name)[index] for item in fields(self)))
+
+    @property
+    def unit(self) -> Tensor:
+        """``(N, ky, kx)``: what turns a sum over a patch's features into a mean in their deviations."""
+        ones = torch.ones_like(self.features[:, 0])
+        count = self.patches.sum_features(ones) * self.features.shape[1]
+        return 1 / (self.spread * count.clamp_min(1))
+
+    def gain(self, change: Tensor) -> Tensor:
+        """``(N, ky, kx)``: objective of every patch, its mean change in the direction of the sign."""
+        wanted = (self.sign * change).clamp_min(0).sum(dim=1)
+        return self.patches.sum_pixels(wanted) / (3 * self.patches.area).clamp_min(1)
+
+    def moved(self, difference: Tensor) -> Tensor:
+        """``(N, ky, kx)``: largest change of a feature by every patch, from ``(N, C, h, w)``."""
+        return self.patches.max_features(difference.abs().amax(dim=1))
+
+    def feasible(self, moved: Tensor) -> Tensor:
+        """``(N, ky, kx)`` bool."""
+        return moved <= self.epsilon + self.slack
+
+
+def rows_of(
     features: Callable[[Tensor], Tensor],
     images: Tensor,
     patches: SomePatches,
@@ -182,22 +231,24 @@ def measured(
 
 def of_all_decoys(reports: Sequence[DecoyReport]) -> DecoyReport:
     """One report of several groups of decoys of the same images."""
-    decoys = torch.tensor([report.n_decoys for report in reports], dtype=torch.float32)
-    patches = torch.tensor([report.n_patches for report in reports], dtype=torch.float32)
 
-    def mean(values: Sequence[Tensor], weights: Tensor) -> Tensor:
-        stack = torch.stack(list(values))
-        return (weights.to(stack.device) / weights.sum().to(stack.device)) @ stack
+    def stack(name: str) -> Tensor:
+        return torch.stack([getattr(report, name) for report in reports])
+
+    def mean(name: str, weight: str) -> Tensor:
+        values = stack(name)
+        weights = values.new_tensor([getattr(report, weight) for report in reports])
+        return (weights / weights.sum()) @ values
 
     return DecoyReport(
-        violation_max=torch.stack([report.violation_max for report in reports]).amax(dim=0),
-        violation_mean=mean([report.violation_mean for report in reports], decoys),
-        infeasible=mean([report.infeasible for report in reports], patches),
-        deviation=mean([report.deviation for report in reports], patches),
-        top1_agreement=mean([report.top1_agreement for report in reports], decoys),
-        prefix_passes=torch.stack([report.prefix_passes for report in reports]).sum(dim=0),
-        n_decoys=int(decoys.sum()),
-        n_patches=int(patches.sum()),
+        violation_max=stack("violation_max").amax(dim=0),
+        violation_mean=mean("violation_mean", "n_decoys"),
+        infeasible=mean("infeasible", "n_patches"),
+        deviation=mean("deviation", "n_patches"),
+        top1_agreement=mean("top1_agreement", "n_decoys"),
+        prefix_passes=stack("prefix_passes").sum(dim=0),
+        n_decoys=sum(report.n_decoys for report in reports),
+        n_patches=sum(report.n_patches for report in reports),
     )
 
 

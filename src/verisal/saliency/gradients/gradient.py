@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from verisal.errors import ConfigError
 from verisal.functional.baselines import Baseline
 from verisal.functional.baselines.plain import bound
-from verisal.functional.networks import channels_last, check_hookable, plain_network, uncompiled
+from verisal.functional.networks import channels_last, check_hookable, hooked, plain_network, uncompiled
 from verisal.functional.outputs import ask
 from verisal.saliency._base import Saliency, explaining, signed_result, staged
 from verisal.saliency.gates.masks import resize_maps
@@ -136,11 +136,8 @@ class GradCAM(Saliency):
         size = (images.shape[-2], images.shape[-1])
         with explaining(classifier, images, query_class) as (inputs, query), uncompiled():
             given: list[Tensor] = []
-            handle = layer.register_forward_hook(lambda _module, _inputs, output: given.append(output))
-            try:
+            with hooked({"": layer}, lambda _, output: given.append(output)):
                 logits = ask(network_of(classifier, type(self).__name__), inputs.requires_grad_())
-            finally:
-                handle.remove()
             asked = logits.gather(1, query[:, None]).sum()
             (gradient,) = torch.autograd.grad(asked, given, allow_unused=True)
         stage = self.stage or "the last stage"
