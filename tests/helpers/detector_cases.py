@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,9 +28,9 @@ from verisal.detectors import (
 )
 from verisal.functional.networks import staged_network
 from verisal.models import Classifier
-from verisal.saliency import GateMethod
+from verisal.saliency import FoundGates, GateMethod
 from verisal.saliency.gates.masks import gate_map
-from verisal.types import SaliencyResult, StagedClassifier
+from verisal.types import StagedClassifier
 
 NUM_CLASSES = 5
 
@@ -60,21 +59,15 @@ def cnn() -> Detector:
 class ToyGates(GateMethod):
     """Gates that a forward pass gives: how far every activation is beyond its image's mean."""
 
-    needs_module = True
     uses_query = False
     power: float = 1.0
 
-    def __call__(self, classifier: Any, images: Tensor, query_class: Tensor) -> SaliencyResult:
-        raise NotImplementedError
-
-    def gate_settings(self) -> dict[str, Any]:
-        return {"power": self.power}
-
-    def gates(self, classifier: StagedClassifier, images: Tensor, query_class: Tensor) -> tuple[Tensor, ...]:
+    def find(self, classifier: object, images: Tensor, query_class: Tensor) -> FoundGates:
         assert len(query_class) == len(images)
         with torch.no_grad():
             activations = staged_network(classifier, "a toy").stage_outputs(images.clone()).activations
-        return tuple((a / (a.mean(dim=(1, 2, 3), keepdim=True) + 1e-3)) ** self.power for a in activations)
+        gates = ((a / (a.mean(dim=(1, 2, 3), keepdim=True) + 1e-3)) ** self.power for a in activations)
+        return FoundGates(tuple(gates), activations, n_forward=1, n_backward=0)
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from verisal.saliency.gates.learned import (
     save_mask_network,
 )
 from verisal.saliency.gates.masks import Shown, fused_maps, maps_of_gates, raw_maps
-from verisal.saliency.gates.method import GateMethod
+from verisal.saliency.gates.method import FoundGates, GateMethod
 from verisal.saliency.gradients.gradient import Attribution, GradCAM, Gradient, GradientMethod, InputXGradient
 from verisal.saliency.gradients.rules import DeepLift, GuidedBackpropagation
 from verisal.saliency.gradients.sampled import GradientSHAP, IntegratedGradients, SmoothGrad, VarGrad
@@ -54,6 +54,7 @@ __all__ = [
     "DifferentiableGates",
     "EdgeDetector",
     "ExtremalPerturbation",
+    "FoundGates",
     "FrozenGates",
     "GateDescent",
     "GateFunction",

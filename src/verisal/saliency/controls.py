@@ -42,7 +42,7 @@ class RandomMap(Saliency):
             stream="random map",
             device=images.device,
         )
-        return SaliencyResult(saliency=saliency, raw=saliency)
+        return SaliencyResult(saliency, saliency)
 
 
 @final
@@ -66,7 +66,7 @@ class CentrePrior(Saliency):
             for length in (height, width)
         )
         saliency = (rows[:, None] * columns).expand(len(images), 1, -1, -1).clone()
-        return SaliencyResult(saliency=saliency, raw=saliency)
+        return SaliencyResult(saliency, saliency)
 
 
 @final
@@ -95,7 +95,7 @@ class EdgeDetector(Saliency):
         g_x = across[..., :-2, :] + 2 * across[..., 1:-1, :] + across[..., 2:, :]
         g_y = down[..., :-2] + 2 * down[..., 1:-1] + down[..., 2:]
         saliency = torch.hypot(g_x, g_y) / 8
-        return SaliencyResult(saliency=saliency, raw=saliency)
+        return SaliencyResult(saliency, saliency)
 
 
 def _check(classifier: object, images: Tensor, query_class: Tensor) -> None:
@@ -138,14 +138,14 @@ class OneLayer(Saliency):
 
     def __call__(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
         """The layer's map in ``saliency`` and ``raw``."""
-        found = self.base(classifier, images, query_class)
-        count = len(found.raw_layers)
+        result = self.base(classifier, images, query_class)
+        count = len(result.raw_layers)
         if not -count <= self.layer < count:
             raise ConfigError(
                 f"OneLayer asks {type(self.base).__name__} for layer {self.layer}, which has {count} layers"
             )
-        own = found.raw_layers[self.layer].clamp_min(0)
-        return replace(found, saliency=own, raw=own, attribution=None, raw_layers=())
+        own = result.raw_layers[self.layer].clamp_min(0)
+        return replace(result, saliency=own, raw=own, attribution=None, raw_layers=())
 
 
 @final
@@ -168,18 +168,18 @@ class BlurredLike(Saliency):
 
     def __call__(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
         """The blurred map in ``saliency`` and ``raw``."""
-        like, found = (method(classifier, images, query_class) for method in (self.like, self.base))
+        like, base = (method(classifier, images, query_class) for method in (self.like, self.base))
         # Autocast would round the blur to half precision.
         with gradient_scope(images.device.type):
-            blurred = blur_to_variation(found.saliency, variation_at_equal_mass(like.saliency))
+            blurred = blur_to_variation(base.saliency, variation_at_equal_mass(like.saliency))
         return replace(
-            found,
+            base,
             saliency=blurred,
             raw=blurred,
             attribution=None,
             raw_layers=(),
-            n_forward=found.n_forward + like.n_forward,
-            n_backward=found.n_backward + like.n_backward,
+            n_forward=base.n_forward + like.n_forward,
+            n_backward=base.n_backward + like.n_backward,
         )
 
 

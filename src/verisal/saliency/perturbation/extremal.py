@@ -276,13 +276,8 @@ class ExtremalPerturbation(Saliency):
         masks = self.masks(classifier, images, query_class)
         saliency = masks.mean(dim=1, keepdim=True)
         passes = self.steps * len(self.areas) * (2 if self.variant == "dual" else 1)
-        return SaliencyResult(
-            saliency=saliency,
-            raw=saliency,
-            n_forward=passes,
-            n_backward=passes,
-            baseline="blur_pyramid" if self.baseline is None else bound(self.baseline, classifier).name,
-        )
+        baseline = "blur_pyramid" if self.baseline is None else bound(self.baseline, classifier).name
+        return SaliencyResult(saliency, saliency, n_forward=passes, n_backward=passes, baseline=baseline)
 
     def masks(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> Tensor:
         """One mask per image and area, ``(B, A, H, W)`` in [0, 1]; 1 is the evidence.

@@ -22,6 +22,7 @@ from verisal.functional.baselines.plain import bound, compose
 from verisal.functional.comparison.smoothness import total_variation
 from verisal.functional.filters import gaussian_matrix
 from verisal.functional.outputs import ask, output_of
+from verisal.functional.scopes import in_chunks
 from verisal.functional.seeding import derive_seed
 from verisal.saliency._base import Saliency, explaining, query_score
 from verisal.types import AnyClassifier, SaliencyResult
@@ -77,13 +78,8 @@ class MeaningfulPerturbation(Saliency):
     def __post_init__(self) -> None:
         check_range(1, steps=self.steps, chunk_size=self.chunk_size, mask_scale=self.mask_scale)
         check_range(0, above=True, learning_rate=self.learning_rate)
-        check_range(
-            0,
-            l1_weight=self.l1_weight,
-            tv_weight=self.tv_weight,
-            mask_sigma=self.mask_sigma,
-            jitter=self.jitter,
-        )
+        check_range(0, l1_weight=self.l1_weight, tv_weight=self.tv_weight)
+        check_range(0, mask_sigma=self.mask_sigma, jitter=self.jitter)
         check_range(1, tv_power=self.tv_power)
 
     def __call__(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
@@ -93,18 +89,11 @@ class MeaningfulPerturbation(Saliency):
             baseline, lift = bound(self.baseline, classifier), self._lift(size, pixels.device)
             maps = [
                 self._optimise(classifier, part, asked, replacement(baseline, part, asked), lift)
-                for part, asked in zip(
-                    torch.split(pixels, self.chunk_size), torch.split(query, self.chunk_size), strict=True
-                )
+                for part, asked in in_chunks(pixels, query, self.chunk_size)
             ]
         saliency = torch.cat(maps)
-        return SaliencyResult(
-            saliency=saliency,
-            raw=saliency,
-            n_forward=self.steps,
-            n_backward=self.steps,
-            baseline=baseline.name,
-        )
+        steps, name = self.steps, baseline.name
+        return SaliencyResult(saliency, saliency, n_forward=steps, n_backward=steps, baseline=name)
 
     def sizes(self, height: int, width: int) -> dict[str, float]:
         """``mask_scale``, ``mask_sigma`` and ``jitter`` in pixels of an image of this size.
@@ -146,9 +135,8 @@ class MeaningfulPerturbation(Saliency):
             logits = ask(classifier, perturbed)
             score = query_score(logits, query, "probability", output=output)
             removed = (1 - mask).abs().flatten(1).sum(dim=1)
-            objective = (
-                self.l1_weight * removed + self.tv_weight * total_variation(mask, self.tv_power) + score
-            )
+            roughness = total_variation(mask, self.tv_power)
+            objective = self.l1_weight * removed + self.tv_weight * roughness + score
             mask.grad = torch.autograd.grad(objective.sum(), mask)[0]
             optimiser.step()
             with torch.no_grad():

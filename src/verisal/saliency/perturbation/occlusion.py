@@ -14,11 +14,12 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
+from verisal._numbers import check_range
 from verisal.errors import ConfigError
 from verisal.functional.baselines import Baseline, DatasetMean
 from verisal.functional.baselines.plain import bound, compose
 from verisal.functional.outputs import ask, output_of
-from verisal.saliency._base import Saliency, ScoreKind, explaining, query_score
+from verisal.saliency._base import Saliency, ScoreKind, explaining, query_score, signed_result
 from verisal.types import AnyClassifier, SaliencyResult
 
 
@@ -45,36 +46,26 @@ class PerturbedScores:
         classifier: AnyClassifier,
         images: Tensor,
         query_class: Tensor,
-        *,
         baseline: Baseline,
         score: ScoreKind,
         chunk_size: int,
     ) -> None:
-        self._classifier = classifier
-        self._output = output_of(classifier)
-        self._images = images
-        self._query = query_class
+        self._classifier, self._output = classifier, output_of(classifier)
+        self._images, self._query = images, query_class
         self._baseline = bound(baseline, classifier)
         self._kind: ScoreKind = score
-        self._chunk_size = chunk_size
-        self._fixed = None
-        if not self._baseline.needs_mask:
-            self._fixed = self._baseline(images, query_class=query_class)
-
-    @property
-    def baseline_name(self) -> str:
+        fixed = None if self._baseline.needs_mask else self._baseline(images, query_class=query_class)
+        self._fixed = fixed
+        self._groups = [slice(start, start + chunk_size) for start in range(0, len(images), chunk_size)]
+        self.baseline_name = self._baseline.name
         """Name of the baseline, with its statistics filled in."""
-        return self._baseline.name
-
-    @property
-    def masks_per_pass(self) -> int:
+        self.masks_per_pass = max(1, chunk_size // max(1, len(images)))
         """Masks that one pass of the classifier takes, and thus how many are worth making at once."""
-        return max(1, self._chunk_size // max(1, len(self._images)))
 
     def clean(self) -> Tensor:
         """``(B,)``: scores of the images as they are."""
         scores = self._images.new_empty(len(self._images))
-        for rows in self._groups():
+        for rows in self._groups:
             scores[rows] = self._score(self._images[rows], self._query[rows])
         return scores
 
@@ -83,16 +74,11 @@ class PerturbedScores:
         scores = self._images.new_empty(len(masks), len(self._images))
         for start in range(0, len(masks), self.masks_per_pass):
             some = masks[start : start + self.masks_per_pass]
-            for rows in self._groups():
+            for rows in self._groups:
                 query = self._query[rows].expand(len(some), -1).flatten()
-                found = self._score(self._perturbed(some, rows), query)
-                scores[start : start + len(some), rows] = found.view(len(some), -1)
+                flat = self._score(self._perturbed(some, rows), query)
+                scores[start : start + len(some), rows] = flat.view(len(some), -1)
         return scores
-
-    def _groups(self) -> list[slice]:
-        return [
-            slice(start, start + self._chunk_size) for start in range(0, len(self._images), self._chunk_size)
-        ]
 
     def _score(self, images: Tensor, query_class: Tensor) -> Tensor:
         return query_score(ask(self._classifier, images), query_class, self._kind, output=self._output)
@@ -158,8 +144,7 @@ class Occlusion(Saliency):
                 f"stride must lie between 1 and the window's smaller side ({min(height, width)} px), so that"
                 f" no pixel is left out; found {self.stride}"
             )
-        if self.chunk_size < 1:
-            raise ConfigError(f"chunk_size must be at least 1, found {self.chunk_size}")
+        check_range(1, chunk_size=self.chunk_size)
 
     def __call__(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
         """Signed falls in ``attribution``, their positive part in ``saliency`` and ``raw``."""
@@ -185,14 +170,7 @@ class Occlusion(Saliency):
             grid = falls.T.reshape(len(copies), len(rows), len(columns))
             covered = rows.sum(dim=0)[:, None] * columns.sum(dim=0)
             attribution = (rows.T @ grid @ columns / covered)[:, None]
-        saliency = attribution.clamp_min(0)
-        return SaliencyResult(
-            saliency=saliency,
-            raw=saliency,
-            attribution=attribution,
-            n_forward=count + 1,
-            baseline=scores.baseline_name,
-        )
+        return signed_result(attribution, n_forward=count + 1, baseline=scores.baseline_name)
 
     @property
     def _window(self) -> tuple[int, int]:
@@ -206,10 +184,8 @@ class Occlusion(Saliency):
                 f"window must fit the image of {height} x {width} px, found"
                 f" {self._window[0]} x {self._window[1]} px; choose a smaller window"
             )
-        return tuple(  # type: ignore[return-value]
-            _intervals(length, side, self.stride, images)
-            for length, side in zip((height, width), self._window, strict=True)
-        )
+        rows = _intervals(height, self._window[0], self.stride, images)
+        return rows, _intervals(width, self._window[1], self.stride, images)
 
 
 def _intervals(length: int, side: int, stride: int, like: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from verisal.errors import ConfigError
 from verisal.functional.baselines import Baseline, DatasetMean
 from verisal.functional.seeding import derive_seed
-from verisal.saliency._base import Saliency, ScoreKind, explaining
+from verisal.saliency._base import Saliency, ScoreKind, explaining, signed_result
 from verisal.saliency.perturbation.occlusion import PerturbedScores
 from verisal.types import AnyClassifier, SaliencyResult
 
@@ -155,14 +155,7 @@ class RISE(Saliency):
                 total += scores(masks).T @ masks.flatten(1)
             total /= self.masks * self.keep_probability
             attribution = total.view(len(copies), 1, *copies.shape[-2:])
-        saliency = attribution.clamp_min(0)
-        return SaliencyResult(
-            saliency=saliency,
-            raw=saliency,
-            attribution=attribution,
-            n_forward=self.masks,
-            baseline=scores.baseline_name,
-        )
+        return signed_result(attribution, n_forward=self.masks, baseline=scores.baseline_name)
 
     def _masks(self, images: Tensor, at_once: int) -> Iterator[Tensor]:
         """All N masks, ``(n, 1, H, W)`` with n at most ``at_once``, on the device of the images."""
