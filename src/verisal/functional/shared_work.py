@@ -27,7 +27,7 @@ class _Kept:
 
 @final
 class SharedWork:
-    """What was computed inside of :meth:`sharing`, found again by whoever asks there for the same.
+    """Results computed inside of :meth:`sharing`, found again by whoever asks there for the same.
 
     Decoys of one image are the same for every base method, and an attacked image is the same for every method
     that is judged on it: inside of one scope each is made once. Results are those without it.
@@ -63,7 +63,7 @@ class SharedWork:
         self.bytes = 0
 
     def get(self, key: Hashable, compute: Callable[[], T]) -> T:
-        """What is kept under ``key``, or what ``compute`` gives, which then is kept."""
+        """The value kept under ``key``, or that of ``compute``, which then is kept."""
         known = self._kept.get(key)
         if known is not None:
             self._kept.move_to_end(key)
@@ -89,7 +89,7 @@ _CURRENT: ContextVar[SharedWork | None] = ContextVar("verisal shared work", defa
 
 
 def shared(key: Callable[[], Hashable | None], compute: Callable[[], T]) -> T:
-    """What ``compute`` gives, from the scope's :class:`SharedWork` if it is known there.
+    """The value of ``compute``, from the scope's :class:`SharedWork` if it is known there.
 
     Args:
         key: everything that decides the result, compared by equality; asked for inside of a scope only. None:

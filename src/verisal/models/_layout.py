@@ -1,4 +1,4 @@
-"""How a stage's output lies: maps, maps with channels last, or tokens of which a few are no patches."""
+"""Layouts of stage outputs: maps, maps with channels last, or tokens of which a few are no patches."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Kind = Literal["map", "channels_last", "tokens"]
 
 @dataclass(frozen=True)
 class StageLayout:
-    """What turns a stage's output into a map ``(B, C, h, w)`` and back.
+    """Layout by which a stage's output becomes a map ``(B, C, h, w)`` and back.
 
     Attributes:
         kind: ``map`` is ``(B, C, h, w)``; ``channels_last`` is ``(B, h, w, C)``; ``tokens`` is ``(B, N, C)``.
@@ -33,7 +33,7 @@ class StageLayout:
 
 @dataclass(frozen=True)
 class Probe:
-    """What one pass over a blank image of the trained size showed.
+    """Findings of one pass over a blank image of the trained size.
 
     Attributes:
         layouts: one per stage.
@@ -83,7 +83,7 @@ def to_map(value: Tensor, kind: Kind, grid: Tensor) -> Tensor:
 
 
 def to_maps(values: Sequence[Tensor], layouts: Sequence[StageLayout]) -> tuple[Tensor, ...]:
-    """What all stages gave out, as maps."""
+    """Outputs of all stages, as maps."""
     maps: list[Tensor] = []
     for value, layout in zip(values, layouts, strict=True):
         maps.append(to_map(value, layout.kind, maps[layout.grid_of] if layout.kind == "tokens" else value))
@@ -154,7 +154,7 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 def run_once(
     network: nn.Module, modules: Mapping[str, nn.Module], note: Callable[[str, object], None], image_size: int
 ) -> object:
-    """What a network answers to a blank image; ``note(name, output)`` is told what some modules give out.
+    """Answer of a network to a blank image; ``note(name, output)`` is called after each of ``modules``.
 
     Raises:
         ConfigError: a network that does not take such an image.

@@ -127,7 +127,7 @@ def _at_resolution(network: nn.Module, image_size: int, calls: Sequence[_Call], 
 
 
 def _spans(network: nn.Module, calls: Sequence[_Call], call: _Call) -> bool:
-    """Whether a module holds several stages, or stretches maps that were smaller before, as pools may."""
+    """True if a module holds several stages, or stretches maps that were smaller before, as pools may."""
     inside = [other for other in calls if other.name.startswith(f"{call.name}.") and other.side > call.side]
     if len({other.side for other in inside}) > 1:
         return True
@@ -175,12 +175,12 @@ def _size(network: nn.Module, name: str) -> int:
 
 
 def _bypassed(network: nn.Module, image_size: int, name: str) -> bool:
-    """Whether logits still depend on the image once what the module gives out is held fixed."""
+    """True if logits still depend on the image once the module's output is held fixed."""
     return _sensitivity(network, image_size, name)[0]
 
 
 def _sensitivity(network: nn.Module, image_size: int, name: str) -> tuple[bool, bool]:
-    """Whether logits depend on the image otherwise than through a module, and on its last token."""
+    """Dependence of the logits on the image otherwise than through a module, and on its last token."""
     kept: list[Tensor] = []
 
     def hold(_: str, output: Tensor) -> Tensor:

@@ -49,7 +49,7 @@ class SplitNetwork:
 
 
 class _Logits(nn.Module):
-    """What a network returns to logits; a module, which a tracer takes whole."""
+    """Logits of a network's answer; a module, which a tracer takes whole."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -118,7 +118,7 @@ def split_network(network: nn.Module, stages: Sequence[str], probe: Probe) -> Sp
 
 
 def gives_same_logits(network: nn.Module, split: SplitNetwork, probe: Probe) -> bool:
-    """Whether the views, one after the other, give the logits of the network itself on a random image."""
+    """True if the views, one after the other, give the logits of the network itself on a random image."""
     generator = torch.Generator().manual_seed(0)
     blank = probe_image(network, probe.image_size)
     image = torch.rand(blank.shape, generator=generator).to(blank)

@@ -36,7 +36,7 @@ class Saliency(Configured, ABC):
     """
 
     needs_module: ClassVar[bool]
-    """Whether the classifier must be an ``nn.Module`` with stages, rather than any callable."""
+    """True if the classifier must be an ``nn.Module`` with stages, rather than any callable."""
 
     @abstractmethod
     def __call__(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:

@@ -1,9 +1,8 @@
-"""Methods of other packages, by the shape of their calls; nothing of theirs is imported.
+"""Maps of other packages, found by duck typing alone and judged like ours.
 
-Every result goes through one conversion. Values may be ``(B, C, H, W)``, ``(B, 1, h, w)`` or ``(B, h, w)``, a
-tensor or an array, on any device; other sizes are resized. They are kept with their signs as the attribution.
-The saliency map is their positive part if there is one channel, as of Grad-CAM, and their largest absolute
-value over the channels if there are several, as of a gradient.
+Values may be ``(B, C, H, W)``, ``(B, 1, h, w)`` or ``(B, h, w)``, a tensor or an array, on any device; other
+sizes are resized. They are kept with their signs as the attribution. The saliency map is their positive part
+if there is one channel, as of Grad-CAM, and their largest absolute value over several, as of a gradient.
 
 A peer's object explains the network that it was built on: build it on the classifier that is explained, which
 normalises inside itself, and not on the bare network in it. Passes are not counted.
@@ -11,6 +10,7 @@ normalises inside itself, and not on the bare network in it. Passes are not coun
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,9 +37,33 @@ class _Attributes(Protocol):
         """Attribution of a batch."""
 
 
+class _Adapter(Saliency):
+    """Base of the adapters: a peer's object in the field that ``called`` names."""
+
+    needs_module: ClassVar[bool] = False
+    called: ClassVar[str]
+    source: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        peer = getattr(self, self.called)
+        if not callable(peer):
+            raise ConfigError(f"{self.called} must be callable, found {type(peer).__name__}")
+
+    @abstractmethod
+    def results(self, classifier: AnyClassifier, inputs: Tensor, query: Tensor) -> Sequence[object]:
+        """Results of the peer for images that ask for gradients, one entry per layer."""
+
+    @final
+    def __call__(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
+        """The peer's map of each image and its query class."""
+        with _peer(classifier, images, query_class) as (inputs, query):
+            found = self.results(classifier, inputs, query)
+        return _result(found, images, self.source or type(getattr(self, self.called)).__name__)
+
+
 @final
 @dataclass(frozen=True, kw_only=True)
-class CaptumAdapter(Saliency):
+class CaptumAdapter(_Adapter):
     """Any object with captum's ``attribute(inputs, target=...)``.
 
     Args:
@@ -52,7 +76,7 @@ class CaptumAdapter(Saliency):
 
     method: _Attributes
 
-    needs_module: ClassVar[bool] = False
+    called = "method"
 
     def __post_init__(self) -> None:
         if not isinstance(self.method, _Attributes):
@@ -60,16 +84,14 @@ class CaptumAdapter(Saliency):
                 f"method must have attribute(inputs, target=...), found {type(self.method).__name__}"
             )
 
-    def __call__(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
-        """What the object attributes to the images."""
-        with _peer(classifier, images, query_class) as (inputs, query):
-            found = self.method.attribute(inputs, target=query)
-        return _result([found], images, type(self.method).__name__)
+    def results(self, classifier: AnyClassifier, inputs: Tensor, query: Tensor) -> Sequence[object]:
+        """The attribution."""
+        return [self.method.attribute(inputs, target=query)]
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class TorchCamAdapter(Saliency):
+class TorchCamAdapter(_Adapter):
     """Any torch-cam extractor: called with classes and logits after a forward pass of the hooked network.
 
     The maps of several hooked layers are averaged; each one's positive part is in ``raw_layers``.
@@ -85,27 +107,23 @@ class TorchCamAdapter(Saliency):
 
     extractor: Callable[..., Sequence[Tensor]]
 
-    needs_module: ClassVar[bool] = False
+    called = "extractor"
 
-    def __post_init__(self) -> None:
-        _check_callable("extractor", self.extractor)
-
-    def __call__(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
+    def results(self, classifier: AnyClassifier, inputs: Tensor, query: Tensor) -> Sequence[object]:
         """One forward pass, then whatever the extractor does."""
-        with _peer(classifier, images, query_class) as (inputs, query):
-            scores = scores_of(classifier, query)(inputs)
-            found = self.extractor(class_idx=query.tolist(), scores=scores, normalized=False)
-        if not isinstance(found, (list, tuple)) or not found:
+        scores = scores_of(classifier, query)(inputs)
+        maps = self.extractor(class_idx=query.tolist(), scores=scores, normalized=False)
+        if not isinstance(maps, (list, tuple)) or not maps:
             raise ConfigError(
                 f"{type(self.extractor).__name__} must return a list with one map per hooked layer, found"
-                f" {type(found).__name__}"
+                f" {type(maps).__name__}"
             )
-        return _result(found, images, type(self.extractor).__name__)
+        return maps
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class GradCamAdapter(Saliency):
+class GradCamAdapter(_Adapter):
     """Any pytorch-grad-cam object: called with images and one target function per image.
 
     That package scales every image's map to [0, 1] by itself, so that magnitudes are lost.
@@ -121,22 +139,17 @@ class GradCamAdapter(Saliency):
 
     cam: Callable[..., Any]
 
-    needs_module: ClassVar[bool] = False
+    called = "cam"
 
-    def __post_init__(self) -> None:
-        _check_callable("cam", self.cam)
-
-    def __call__(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
-        """What the object finds for each image's query logit."""
-        with _peer(classifier, images, query_class) as (inputs, query):
-            targets = [_QueryLogit(index) for index in query.tolist()]
-            found = self.cam(input_tensor=inputs, targets=targets)
-        return _result([found], images, type(self.cam).__name__)
+    def results(self, classifier: AnyClassifier, inputs: Tensor, query: Tensor) -> Sequence[object]:
+        """The map of each image's query logit."""
+        targets = [partial(_query_logit, index) for index in query.tolist()]
+        return [self.cam(input_tensor=inputs, targets=targets)]
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class CallableAdapter(Saliency):
+class CallableAdapter(_Adapter):
     """Any function ``(classifier, images, query_class)`` that returns a map or an attribution.
 
     Args:
@@ -148,39 +161,23 @@ class CallableAdapter(Saliency):
         NumericError: a result that is not finite.
     """
 
-    function: Callable[[Callable[[Tensor], Tensor], Tensor, Tensor], Any]
+    function: Callable[[AnyClassifier, Tensor, Tensor], Any]
 
-    needs_module: ClassVar[bool] = False
+    called = "function"
+    source = "the function"
 
-    def __post_init__(self) -> None:
-        _check_callable("function", self.function)
+    def results(self, classifier: AnyClassifier, inputs: Tensor, query: Tensor) -> Sequence[object]:
+        """The result of the function."""
+        if isinstance(classifier, nn.Module) and not isinstance(classifier, StagedClassifier):
+            classifier = Answering(classifier)
+        elif not isinstance(classifier, StagedClassifier):
+            classifier = partial(ask, classifier)
+        return [self.function(classifier, inputs, query)]
 
-    def __call__(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
-        """What the function returns for the images."""
-        with _peer(classifier, images, query_class) as (inputs, query):
-            found = self.function(_answering(classifier), inputs, query)
-        return _result([found], images, "the function")
 
-
-@dataclass(frozen=True)
-class _QueryLogit:
+def _query_logit(index: int, logits: Tensor) -> Tensor:
     """Target function of pytorch-grad-cam: one image's logits ``(K,)`` or ``(1, K)`` to its query's logit."""
-
-    index: int
-
-    def __call__(self, logits: Tensor) -> Tensor:
-        return logits[..., self.index]
-
-
-def _answering(classifier: AnyClassifier) -> Callable[[Tensor], Tensor]:
-    if isinstance(classifier, StagedClassifier):
-        return classifier
-    return Answering(classifier) if isinstance(classifier, nn.Module) else partial(ask, classifier)
-
-
-def _check_callable(name: str, value: object) -> None:
-    if not callable(value):
-        raise ConfigError(f"{name} must be callable, found {type(value).__name__}")
+    return logits[..., index]
 
 
 @contextmanager
@@ -212,15 +209,11 @@ def _result(found: Sequence[object], images: Tensor, source: str) -> SaliencyRes
     ]
     resized = tuple(resize_maps(part, size) for part in maps)
     saliency = torch.stack(resized).mean(dim=0)
-    return SaliencyResult(
-        saliency=saliency,
-        raw=saliency,
-        attribution=torch.stack([resize_maps(layer, size) for layer in layers]).mean(dim=0),
-        raw_layers=resized if len(resized) > 1 else (),
-    )
+    attribution = torch.stack([resize_maps(layer, size) for layer in layers]).mean(dim=0)
+    return SaliencyResult(saliency, saliency, attribution, raw_layers=resized if len(resized) > 1 else ())
 
 
-def _values(found: object, images: Tensor, source: str) -> Tensor:
+def _values(result: object, images: Tensor, source: str) -> Tensor:
     """``(B, C, h, w)`` float32 on the device of the images.
 
     Raises:
@@ -228,10 +221,10 @@ def _values(found: object, images: Tensor, source: str) -> Tensor:
         NumericError: values that are not finite.
     """
     try:
-        values = torch.as_tensor(found).detach().to(images.device, torch.float32)
+        values = torch.as_tensor(result).detach().to(images.device, torch.float32)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(
-            f"{source} must return a tensor or an array, found {type(found).__name__}"
+            f"{source} must return a tensor or an array, found {type(result).__name__}"
         ) from error
     shape = tuple(values.shape)
     if values.ndim == 3:

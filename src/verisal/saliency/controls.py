@@ -210,7 +210,7 @@ class OfProbability(Saliency):
             )
 
     def __call__(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
-        """What the base finds for the probability."""
+        """The base's result for the probability."""
         with explaining(classifier, images, query_class) as (copies, query):
             return self.base(_Probabilities(classifier, output_of(classifier)), copies, query)
 

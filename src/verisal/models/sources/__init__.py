@@ -1,1 +1,1 @@
-"""Where classifiers come from: shipped files, libraries and hubs, files of one's own."""
+"""Sources of classifiers: shipped files, libraries and hubs, a user's own files."""

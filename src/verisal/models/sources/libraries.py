@@ -43,7 +43,7 @@ class LogitsOnly(nn.Module):
 
 @dataclass(frozen=True)
 class Architecture:
-    """Who builds a network, and from what.
+    """Builder of a network, and its settings.
 
     Attributes:
         library: ``torchvision``, ``timm``, ``transformers``, or ``factory`` for a user's own function.
@@ -238,7 +238,7 @@ def from_timm(
 def from_factory(
     name: str, weights: str | None, arguments: Mapping[str, Any], class_names: Sequence[str] | None
 ) -> Built:
-    """What a user's function builds, which may bring its own weights."""
+    """The network that a user's function builds, which may bring its own weights."""
     architecture = Architecture("factory", name, dict(arguments))
     if weights in ("default", None):
         return Built(architecture.build(), architecture)

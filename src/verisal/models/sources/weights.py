@@ -57,7 +57,8 @@ def read_states(path: Path | str) -> list[SavedState]:
             f"{path}: weights are not loaded from URLs; download the file and give its path"
         )
     target = existing_file(path, "a .safetensors or .pth file")
-    start = _start(target)
+    with target.open("rb") as file:
+        start = file.read(16)
     # Of a safetensors file a length of 8 bytes, then JSON, whatever its suffix.
     if target.suffix == ".safetensors" or start[8:9] == b"{":
         try:
@@ -77,12 +78,12 @@ def read_states(path: Path | str) -> list[SavedState]:
             f"{target} ({target.stat().st_size} bytes) cannot be loaded: {_reason(error)};"
             " save the network's state_dict() and give that file"
         ) from None
-    found = list(_mappings("", content))
-    if not found:
+    states = list(_mappings("", content))
+    if not states:
         raise CheckpointError(
             f"{target} holds no state dict (names to tensors); save the network's state_dict()"
         )
-    return found
+    return states
 
 
 def fit_states(
@@ -104,12 +105,11 @@ def fit_states(
         CheckpointError: none fits, or several do that differ.
     """
     own = network.state_dict()
-    read = [_read_as(own, state) for state in states]
-    fitting = [found for found in read if found.fits]
-    best = max(fitting or read, key=lambda found: found.common)
-    others = [
-        found.place for found in fitting if found is not best and not _same(found.tensors, best.tensors)
-    ]
+    readings = [_read_as(own, state) for state in states]
+    fitting = [reading for reading in readings if reading.fits]
+    best = max(fitting or readings, key=lambda reading: reading.common)
+    rivals = (reading for reading in fitting if reading is not best)
+    others = [rival.place for rival in rivals if not _same(rival.tensors, best.tensors)]
     if others:
         raise CheckpointError(
             f"{source} holds {1 + len(others)} state dicts that fit {type(network).__name__}:"
@@ -136,7 +136,7 @@ def load_named(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 
 @dataclass(frozen=True)
-class _Found:
+class _Reading:
     """A state dict as a network may read it: where it lies, its tensors, and what was done."""
 
     place: str
@@ -146,9 +146,9 @@ class _Found:
     common: int
 
 
-def _read_as(own: Mapping[str, Tensor], state: SavedState) -> _Found:
+def _read_as(own: Mapping[str, Tensor], state: SavedState) -> _Reading:
     """Names with as little left out of them as makes them the network's, else as makes most of them alike."""
-    found = []
+    readings = []
     for removed, tensors, outside in _readings(own, state.tensors):
         beside = (*state.beside, *outside)
         counters = [name for name in own if name.rpartition(".")[2] == _COUNTER and name not in tensors]
@@ -160,14 +160,15 @@ def _read_as(own: Mapping[str, Tensor], state: SavedState) -> _Found:
             *([f"{len(counters)} {_COUNTER} are missing and stay at 0"] if counters else []),
         )
         fits = _shapes(whole) == _shapes(own)
-        found.append(_Found(state.place, whole, words, fits, len(own.keys() & tensors.keys())))
-    return max(found, key=lambda one: (one.fits, one.common))
+        common = len(own.keys() & tensors.keys())
+        readings.append(_Reading(state.place, whole, words, fits, common))
+    return max(readings, key=lambda reading: (reading.fits, reading.common))
 
 
 def _readings(
     own: Mapping[str, Tensor], state: Mapping[str, Tensor]
 ) -> Iterator[tuple[tuple[str, ...], Mapping[str, Tensor], tuple[str, ...]]]:
-    """What is left out of the names, the state dict with the names that are left, and what lies beside it.
+    """Parts left out of the names, the state dict with the names that are left, and what lies beside it.
 
     The plainest comes first. Beside a network that a script's class holds may lie what else it holds, such as
     the weights of a loss, but nothing that may be a second copy of the network.
@@ -222,13 +223,8 @@ def _mappings(place: str, content: object) -> Iterator[SavedState]:
         yield from _mappings(f"{place}.{key}" if place else str(key), value)
 
 
-def _start(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(16)
-
-
 def _strange(start: bytes) -> str:
-    """What a file is that begins like this, if it is one that is often taken for weights."""
+    """Kind of a file that begins like this, if it is one that is often taken for weights."""
     if start.startswith(b"version https://"):
         return "it is a pointer of Git LFS; fetch the file itself (git lfs pull)"
     if start.lstrip()[:1] == b"<":
@@ -237,9 +233,7 @@ def _strange(start: bytes) -> str:
         return (
             "it is a text in JSON; of weights in several files, put them together into one safetensors file"
         )
-    if start.startswith(b"\x1f\x8b"):
-        return "it is compressed; unpack it"
-    return ""
+    return "it is compressed; unpack it" if start.startswith(b"\x1f\x8b") else ""
 
 
 def _reason(error: Exception) -> str:
@@ -281,27 +275,21 @@ def fit_weights(
         load_named(network, weights)
         return
     number = len(class_names)
-    heads = {found[0] for found, wanted in shapes.values() if wanted[:1] == (number,) and found}
-    if (
-        not missing
-        and not unknown
-        and len(heads) == 1
-        and all(w[:1] == (number,) for _, w in shapes.values())
-    ):
+    heads = {there[0] for there, wanted in shapes.values() if wanted[:1] == (number,) and there}
+    only_heads = not missing and not unknown and all(own[:1] == (number,) for _, own in shapes.values())
+    if only_heads and len(heads) == 1:
         raise CheckpointError(
             f"{source} was made for {heads.pop()} classes (the file does not name them), but the classifier"
             f" has {number}: {', '.join(class_names)}; give the class_names of the file"
         )
+    differing = [f"{name}: file {there}, network {own}" for name, (there, own) in shapes.items()]
     lines = [
         *_listed("the network has, the file lacks", missing),
         *_listed("the file has, the network lacks", unknown),
-        *_listed(
-            "other shapes", [f"{name}: file {found}, network {own}" for name, (found, own) in shapes.items()]
-        ),
+        *_listed("other shapes", differing),
     ]
     raise CheckpointError(
-        f"{source} does not fit {type(network).__name__}:\n"
-        + "\n".join(lines)
+        "\n".join([f"{source} does not fit {type(network).__name__}:", *lines])
         + "\nCheck the architecture and its arguments"
     )
 
@@ -313,16 +301,16 @@ def _check_values(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], sour
         CheckpointError: whole numbers for weights (a quantised network), NaN, tensors without values.
     """
     pairs = {name: (weights[name], tensor) for name, tensor in own.items() if isinstance(tensor, Tensor)}
-    if empty := [name for name, (found, _) in pairs.items() if found.is_meta]:
+    if empty := [name for name, (given, _) in pairs.items() if given.is_meta]:
         raise CheckpointError(f"{source} holds tensors without values: {', '.join(empty[:_NAMED])}")
-    floats = {name: found for name, (found, tensor) in pairs.items() if tensor.is_floating_point()}
-    if other := [name for name, found in floats.items() if not found.is_floating_point()]:
+    floats = {name: given for name, (given, tensor) in pairs.items() if tensor.is_floating_point()}
+    if other := [name for name, given in floats.items() if not given.is_floating_point()]:
         kinds = ", ".join(sorted({str(floats[name].dtype).removeprefix("torch.") for name in other}))
         raise CheckpointError(
             f"{source} holds {kinds} where the network has floating-point numbers"
             f" ({', '.join(other[:_NAMED])}), as a quantised network has; save weights from before that"
         )
-    if broken := [name for name, found in floats.items() if found.isnan().any()]:
+    if broken := [name for name, given in floats.items() if given.isnan().any()]:
         raise CheckpointError(
             f"{source} holds NaN in {len(broken)} of {len(pairs)} tensors ({', '.join(broken[:_NAMED])}):"
             " its training diverged; take an earlier checkpoint"

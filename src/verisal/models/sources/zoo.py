@@ -42,7 +42,7 @@ def shipped_classifiers() -> tuple[str, ...]:
 @final
 @dataclass(frozen=True, kw_only=True)
 class ClassifierSource:
-    """Where a classifier comes from, and what is to be believed instead of what the source says.
+    """Source of a classifier, and settings that replace those of the source.
 
     Attributes:
         name: a shipped name; ``imagenet_efficientnet_lite0`` (extra ``imagenet``); the path of an export
@@ -305,7 +305,7 @@ class _NoClassifierError(Exception):
 
 
 def _network_of(card: Mapping[str, Any], factory: str | None) -> tuple[Architecture | None, nn.Module]:
-    """What a card describes; a function that it names is imported only if the user names one himself."""
+    """The network of a card; a function that it names is imported only if the user names one too."""
     kind = card.get("network")
     if kind == "SmallResNet":
         count = len(card["class_names"])

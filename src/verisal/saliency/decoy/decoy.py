@@ -73,7 +73,7 @@ class Decoys:
 
 @dataclass(frozen=True)
 class _Plan:
-    """What is the same for all decoys of a batch."""
+    """The parts that all decoys of a batch share."""
 
     layer: nn.Module
     lattice: PatchLattice
@@ -82,7 +82,7 @@ class _Plan:
 
 @dataclass(frozen=True)
 class _Part:
-    """What E says about some decoys: memory does not grow with their number.
+    """Maps of E over some decoys: memory does not grow with their number.
 
     ``passes`` and ``baseline`` are those of the base, forward and backward.
     """
@@ -292,7 +292,7 @@ class Decoy(Saliency):
     def _whole(
         self, plan: _Plan, network: nn.Module, images: Tensor, query_class: Tensor, top: Tensor
     ) -> _Part:
-        """What E says about all decoys: the same for every aggregate, and made once for all of them."""
+        """Maps of E over all decoys: the same for every aggregate, and made once for all of them."""
         asked = replace(self, aggregate="range")
         return shared(
             lambda: work_key("maps", [asked], network, [images, query_class]),
@@ -302,7 +302,7 @@ class Decoy(Saliency):
     def _parts(
         self, plan: _Plan, network: nn.Module, images: Tensor, query_class: Tensor, top: Tensor
     ) -> Iterator[_Part]:
-        """What E says about the decoys, a group at a time."""
+        """Maps of E over the decoys, a group at a time."""
         for numbers in sample_groups(
             len(plan.lattice), self._signs * len(images), images_at_once(self.chunk_size, images)
         ):

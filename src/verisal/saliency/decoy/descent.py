@@ -32,7 +32,7 @@ _FINAL_RATE, _HARDLY = 1 / 64, 0.01
 
 @dataclass(frozen=True)
 class Solution:
-    """What was found for every row.
+    """Changes that were found, by row.
 
     Attributes:
         change: ``(N, 3, H, W)``, zero on patches for which nothing feasible was found.

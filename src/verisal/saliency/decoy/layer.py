@@ -291,7 +291,7 @@ def patch_lattice(
 
 
 def _along(extents: Tensor, length: int, patch: int, stride: int, period: int) -> tuple[Tensor, Tensor]:
-    """Which pixels are in, and which features depend on, the patches of every offset along one side."""
+    """Pixels in the patches of every offset along one side, and features that depend on them."""
     device = extents.device
     offsets = torch.arange(0, min(period, length), stride, device=device)
     starts = offsets[:, None] + torch.arange(0, length, period, device=device)

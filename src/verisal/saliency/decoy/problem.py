@@ -158,7 +158,7 @@ def noise_change(rows: Rows, change: Tensor, images: Tensor, *, seed: int) -> Te
 
 @dataclass(frozen=True)
 class DecoyReport:
-    """How well decoys kept what they should keep, measured on the finished decoys of every image.
+    """Quality of the finished decoys of every image: how well they kept the features.
 
     Attributes:
         violation_max: ``(B,)`` largest amount by which a feature's change exceeds epsilon, in epsilons; below

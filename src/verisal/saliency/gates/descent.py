@@ -1,4 +1,4 @@
-"""What gates are asked to keep and what they cost, and the descent that finds them, for one batch."""
+"""The objective of gates on one batch, and the descent that finds them."""
 
 from __future__ import annotations
 
@@ -121,11 +121,11 @@ class GateProblem:
         return self._of_query(logits) - self._reference
 
     def unchanged(self, logits: Tensor) -> Tensor:
-        """``(B,)`` bool, whether the predicted class is the same."""
+        """``(B,)`` bool, True if the predicted class is the same."""
         return logits.argmax(dim=1) == self._prediction
 
     def admissible(self, logits: Tensor) -> Tensor:
-        """``(B,)`` bool, whether the iterate may be kept: what was predicted, if it is asked for, stays so.
+        """``(B,)`` bool, True if the iterate may be kept: a predicted class that is asked for stays so.
 
         A query that was not predicted may come out on top: once the evidence for all other classes is gated
         away, the biases decide, and to prevent that is to keep evidence for another class.
@@ -147,7 +147,7 @@ class GateProblem:
         return gap * (self._prediction == self.query)
 
     def judge(self, gates: Sequence[Tensor], reg_weight: float) -> GateResult:
-        """What gates of any origin keep and cost."""
+        """The result of gates of any origin."""
         with torch.no_grad():
             logits = self.gated(gates)
             distance, penalty = self.distance(logits), self.penalty(gates)

@@ -44,7 +44,7 @@ class DifferentiableGates(ABC):
     @property
     @abstractmethod
     def way(self) -> str:
-        """How gradients pass, for reports: ``unrolled``, ``unrolled_last10``, ``frozen``, ``predicted``."""
+        """Way of the gradients, for reports: ``unrolled``, ``unrolled_last10``, ``frozen``, ``predicted``."""
 
     @abstractmethod
     def __call__(
@@ -82,7 +82,7 @@ class FrozenGates(DifferentiableGates):
     def __call__(
         self, classifier: StagedClassifier, images: Tensor, outputs: StageOutputs, query_class: Tensor
     ) -> tuple[Tensor, ...]:
-        """What the method learns, without a graph."""
+        """The gates that the method learns, without a graph."""
         return tuple(gate.detach() for gate in self.method.gates(classifier, images.detach(), query_class))
 
 
@@ -113,7 +113,7 @@ class PredictedGates(DifferentiableGates):
     def __call__(
         self, classifier: StagedClassifier, images: Tensor, outputs: StageOutputs, query_class: Tensor
     ) -> tuple[Tensor, ...]:
-        """What the network predicts."""
+        """The gates that the network predicts."""
         network, card = self._loaded
         _check_stages(card, classifier, outputs, self.checkpoint)
         _check_weights(card, classifier, self.checkpoint)

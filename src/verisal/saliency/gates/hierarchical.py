@@ -133,7 +133,7 @@ class HierarchicalMasks(GateMethod):
 @final
 @dataclass(frozen=True)
 class Calibration:
-    """What one lambda does to the calibration images.
+    """Effect of one lambda on the calibration images.
 
     Attributes:
         reg_weight: the lambda tried.

@@ -119,7 +119,7 @@ _PREFIX = "network."
 @final
 @dataclass(frozen=True, kw_only=True)
 class MaskCard:
-    """What a mask network was trained for.
+    """Purpose that a mask network was trained for.
 
     Attributes:
         channels: ``C_l`` of every stage.
@@ -153,8 +153,8 @@ class LearnedMask(GateMethod):
 
     Args:
         checkpoint: name of shipped weights, path of an export, or ``best.ckpt`` of a masker run.
-        same_weights: whether a classifier with other weights than those of training is refused. Off, any with
-            the same stages is taken, as randomisation checks need it.
+        same_weights: refuse a classifier with other weights than those of training. Off, any with the same
+            stages is taken, as randomisation checks need it.
         steps: steps of descent on the objective of training that follow the prediction; per image the better
             of all iterates is kept.
         learning_rate: Adam's rate in these steps.
@@ -195,7 +195,7 @@ class LearnedMask(GateMethod):
         return super()._decisive() | {"checkpoint": state_hash(self._loaded[0])}
 
     def find(self, classifier: object, images: Tensor, query_class: Tensor) -> FoundGates:
-        """What the network predicts, after the steps of descent if there are any."""
+        """The predicted gates, after the steps of descent if there are any."""
         network = staged(classifier, images, type(self).__name__)
         require_softmax(network, type(self).__name__, instead=ONE_SCORE)
         masks, card = self._loaded

@@ -135,7 +135,7 @@ def check_rectifiers(
         image: ``(1, 3, H, W)``.
         method: named in the errors.
         hooked: module types that the method hooks.
-        reuse: whether one module may be called more than once.
+        reuse: True if one module may be called more than once.
 
     Returns:
         Logits ``(1, K)``.
@@ -236,7 +236,7 @@ def check_pools(network: nn.Module) -> None:
 
 @contextmanager
 def no_leftovers(network: nn.Module) -> Iterator[None]:
-    """What is stored on modules inside is gone afterwards, on exceptions too."""
+    """Remove afterwards what is stored on modules inside, on exceptions too."""
     before = [(module, set(vars(module))) for module in network.modules()]
     try:
         yield

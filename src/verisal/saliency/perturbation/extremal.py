@@ -353,7 +353,7 @@ class ExtremalPerturbation(Saliency):
 
 @dataclass(frozen=True)
 class _Reward:
-    """What a mask earns: the query's logit of what it keeps, or minus that of what it leaves."""
+    """Reward of a mask: the query's logit of what it keeps, or minus that of what it leaves."""
 
     classifier: AnyClassifier
     query: Tensor

@@ -146,7 +146,7 @@ class MeaningfulPerturbation(Saliency):
 
 
 def replacement(baseline: Baseline, images: Tensor, query_class: Tensor) -> Replacement:
-    """How masks ``(B, 1, H, W)`` perturb these images; 1 keeps, 0 shows the baseline.
+    """Function from masks ``(B, 1, H, W)`` to these images under them; 1 keeps, 0 shows the baseline.
 
     A baseline that depends on the mask is made anew for every mask, and is constant to the gradient.
     """
