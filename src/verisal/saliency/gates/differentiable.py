@@ -191,8 +191,11 @@ class UnrolledGates(DifferentiableGates):
                 parts = zip(moved, state, strict=True)
                 state = DescentState(*(torch.where(going, new, old) for new, old in parts))
             # The values of the first run, so that no rounding of the second is in the result.
-            views = zip(stage_views(state.values, problem.activations), learned.gates, strict=True)
-            return tuple(graph + (values - graph).detach() for graph, values in views)
+            values = torch.empty_like(state.values, requires_grad=False)
+            for view, gate in zip(stage_views(values, problem.activations), learned.gates, strict=True):
+                view.copy_(gate)
+            rows = state.values + (values - state.values).detach()
+            return tuple(stage_views(rows, problem.activations))
 
     def _problem(self, classifier: StagedClassifier, outputs: StageOutputs, query: Tensor) -> GateProblem:
         return GateProblem(self.method.objective, self.method.penalty, classifier, outputs, query)
