@@ -1,7 +1,7 @@
 """Gated passes of a cut network against one with hooks: python scripts/bench/gates.py.
 
 Asserts that both give the same logits and gradients, then prints milliseconds of one gated pass forward and
-back, and their ratio (medians over repeats in order A B B A). All but the shipped network have random weights.
+back, and their ratio (medians over repeats in order A B B A). Weights are random but for the shipped network.
 """
 
 from __future__ import annotations
