@@ -7,7 +7,7 @@ from torch import nn
 from helpers.tiny_detector import SIZE, attacks, features, masks, memorised
 from verisal.attacks import FGSM, PGD, GaussianNoise, SignNoise
 from verisal.data import EmojiScenes
-from verisal.data.shares import Processes
+from verisal.data.image_data import Processes
 from verisal.detection.attacked_images import AttackedImages, ImageSource
 from verisal.errors import ConfigError, DataError
 from verisal.fingerprint import canonical, state_hash

@@ -10,7 +10,7 @@ from helpers.tiny_detector import COUNTS, SIZE, data, exported, features, masks,
 from verisal.attacks import FGSM, PGD
 from verisal.cli._trainer import write_predictions
 from verisal.data.guard import guard_classifier_data
-from verisal.data.shares import Processes, ShareSampler
+from verisal.data.image_data import Processes, ShareSampler
 from verisal.detection.detector_data import TableDataset
 from verisal.errors import ConfigError, DataError
 from verisal.fingerprint import state_hash

@@ -10,7 +10,7 @@ from helpers.tiny_detector import COUNTS
 from helpers.tiny_transfer import FAMILIES, FITS, ROWS, attacks, data, study
 from verisal.attacks import FGSM, SignNoise
 from verisal.data import EmojiScenes, ImageFolder, ImageSplits
-from verisal.data.shares import Processes
+from verisal.data.image_data import Processes
 from verisal.detectors import MaxSoftmax
 from verisal.errors import ConfigError, DataError
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from verisal.data.annotated import AnnotatedImages, ImageSplits
 from verisal.data.check import CheckReport, check_data
 from verisal.data.decode import decode_image, resize_image
-from verisal.data.files import find_images, image_files, image_id_of, left_out_words, no_image
+from verisal.data.files import find_images, image_id_of, left_out_words, no_image
 from verisal.data.guard import (
     OF_CLASSIFIER,
     ImageDigests,
@@ -50,7 +50,6 @@ __all__ = [
     "find_images",
     "guard_seen",
     "guard_splits",
-    "image_files",
     "image_id_of",
     "left_out_words",
     "no_image",

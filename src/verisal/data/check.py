@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from verisal.data.objects import check_record
 from verisal.data.readers.class_map import class_indices
 from verisal.data.readers.listing import ImageRecord, ImageSet, Problem
 from verisal.errors import ConfigError, DataError
+from verisal.fingerprint import state_hash
 from verisal.models import Classifier
 from verisal.progress import progress_bar
 
@@ -92,7 +92,7 @@ def check_data(
     problems = list(listing.problems)
     if not listing.records and not problems:
         problems.append(Problem(type(images).__name__, "holds no image"))
-    pictures: dict[bytes, ImageRecord] = {}
+    pictures: dict[str, ImageRecord] = {}
     if classifier is not None:
         try:
             class_indices(listing.class_names, classifier.class_names, given={})
@@ -134,13 +134,12 @@ def check_data(
     )
 
 
-def _content(image: Tensor) -> bytes:
+def _content(image: Tensor) -> str:
     """Name of a picture by its pixels."""
-    shape = str(tuple(image.shape)).encode()
-    return hashlib.blake2b(image.contiguous().numpy().data, digest_size=16, person=shape[:16]).digest()
+    return state_hash({"": image})
 
 
-def _shared(other: ImageRecord, pictures: Mapping[bytes, ImageRecord], max_pixels: int) -> Iterator[Problem]:
+def _shared(other: ImageRecord, pictures: Mapping[str, ImageRecord], max_pixels: int) -> Iterator[Problem]:
     """A problem if the image of another split is one of these pictures."""
     try:
         known = pictures.get(_content(decode_image(other.path, max_pixels=max_pixels)))

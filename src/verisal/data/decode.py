@@ -99,17 +99,10 @@ class Frame:
 
 
 def _taps(length: int, scaled: int, first: int, count: int) -> tuple[slice, Tensor]:
-    """Where results ``first`` to ``first + count`` of an antialiased bilinear resize of a line come from.
+    """Pixels and their weights ``(count, pixels)`` for a part of an antialiased bilinear resize of a line.
 
-    Args:
-        length: pixels of the line.
-        scaled: pixels after the resize of the whole line.
-        first: first result that is wanted.
-        count: of results.
-
-    Returns:
-        The pixels, and their weights ``(count, pixels)``; they are rounded where ``F.interpolate`` rounds, so
-        that both ways give equal images.
+    The resize is from ``length`` to ``scaled`` pixels; wanted are ``count`` results from ``first``. Weights
+    are rounded where ``F.interpolate`` rounds, so that both ways give equal images.
     """
     step = float(torch.tensor(length / scaled))
     reach = max(step, 1.0)
@@ -155,16 +148,13 @@ def decode_image(path: str | PathLike[str], *, max_pixels: int = MAX_PIXELS) -> 
 
 
 def decode_index_mask(path: str | PathLike[str], *, max_pixels: int = MAX_PIXELS) -> NDArray[np.int64]:
-    """Read a picture whose values are numbers, not colours: of objects, of classes, or 0 and anything else.
+    """Numbers ``(H, W)`` int64 of a picture: of objects, of classes, or 0 and anything else.
 
     A palette's colours are ignored: its indices are the numbers. The EXIF orientation is applied.
 
     Args:
         path: the file; of 1 to 16 bits, with one channel or a palette.
         max_pixels: largest width times height that is decoded.
-
-    Returns:
-        ``(H, W)`` int64.
 
     Raises:
         DataError: as of :func:`decode_image`; or the picture is in colour, or a JPEG file.
@@ -173,14 +163,9 @@ def decode_index_mask(path: str | PathLike[str], *, max_pixels: int = MAX_PIXELS
 
 
 def resize_image(image: Tensor, size: int) -> Tensor:
-    """Antialiased bilinear resize of the short side to ``size``, then the central ``size`` x ``size`` crop.
+    """Central square ``(3, size, size)`` of an image ``(3, H, W)`` float32 in [0, 1].
 
-    Args:
-        image: ``(3, H, W)`` float32 in [0, 1].
-        size: side of the result in pixels.
-
-    Returns:
-        ``(3, size, size)`` float32 in [0, 1].
+    Its short side is resized to ``size``, bilinear and antialiased.
 
     Raises:
         DataError: the image is not ``(3, H, W)`` with at least one pixel.
@@ -312,9 +297,7 @@ def _rgb(image: Image.Image, file: _File) -> NDArray[np.float32]:
 def _over_white(values: NDArray[np.uint16], clear: object) -> NDArray[np.float32]:
     """16-bit grey or colours ``(H, W, 1..4)`` on white; opacity is the last of an even number of channels.
 
-    Args:
-        values: the pixels.
-        clear: values of the channels of a pixel that is transparent, if a tuple.
+    ``clear`` are the values of a pixel that is transparent, if a tuple.
     """
     colours = values.astype(np.float32) / 65535.0
     if values.shape[2] % 2 == 0:

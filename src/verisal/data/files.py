@@ -1,4 +1,7 @@
-"""Files below a folder: which are images, and finding them again by the names that annotations use."""
+"""Files below a folder: which are images, and finding them again by the names that annotations use.
+
+What is missing, or cannot be read, is a DataError that names the path.
+"""
 
 from __future__ import annotations
 
@@ -26,11 +29,7 @@ _BYTE_ORDER_MARKS = (
 
 
 def existing_folder(path: str | Path, what: str) -> Path:
-    """The folder itself.
-
-    Raises:
-        DataError: there is none.
-    """
+    """The folder itself, which must be there; ``what`` is expected in it."""
     folder = Path(path)
     # The path's own methods raise for a name that is too long.
     if not os.path.isdir(folder):
@@ -40,20 +39,12 @@ def existing_folder(path: str | Path, what: str) -> Path:
 
 
 def read_text(path: Path, what: str) -> str:
-    """Content of a text file in UTF-8, or in UTF-16 or UTF-32 with a byte order mark.
-
-    Raises:
-        DataError: it is missing, or is no such text.
-    """
+    """Content of a text file in UTF-8, or in UTF-16 or UTF-32 with a byte order mark."""
     return text_of(read_content(path, what), path, what)
 
 
 def read_content(path: Path, what: str) -> bytes:
-    """Bytes of a file.
-
-    Raises:
-        DataError: it is missing or cannot be read.
-    """
+    """Bytes of a file."""
     try:
         return path.read_bytes()
     except OSError as error:
@@ -64,11 +55,7 @@ def read_content(path: Path, what: str) -> bytes:
 
 
 def text_of(content: bytes, path: Path, what: str, *, encoding: str = "utf-8") -> str:
-    """Text of a file's bytes; a byte order mark counts more than ``encoding``.
-
-    Raises:
-        DataError: the bytes are no such text, or there is no such encoding.
-    """
+    """Text of a file's bytes; a byte order mark counts more than ``encoding``."""
     marked = (name for mark, name in _BYTE_ORDER_MARKS if content.startswith(mark))
     used = next(marked, encoding)
     try:
@@ -84,27 +71,18 @@ def text_of(content: bytes, path: Path, what: str, *, encoding: str = "utf-8") -
 @final
 @dataclass(frozen=True)
 class FoundImages:
-    """What lies below a folder.
-
-    Attributes:
-        paths: the images in the order of their names.
-        left_out: suffix, or another word for the kind of file, to the number of files that are no images.
-    """
+    """Images in the order of their names, and kind of file to the number of those that are none."""
 
     paths: list[Path]
     left_out: Mapping[str, int]
 
 
 def find_images(root: Path, *, without: Path | None = None) -> FoundImages:
-    """Images below ``root``; links are followed.
+    """Images below ``root``, but for the file or folder ``without``; links are followed.
 
     A file is an image if the installed Pillow reads files with its suffix, in large or small letters, or, for
     a file without a suffix, if its first bytes are those of a picture. Hidden files and folders, and those
     that other systems leave behind, are left out and not counted.
-
-    Args:
-        root: the folder.
-        without: a file or folder that is passed over, e.g. the annotations.
 
     Raises:
         DataError: a symbolic link leads back to a folder that it lies in, or a folder cannot be read.
@@ -119,15 +97,6 @@ def find_images(root: Path, *, without: Path | None = None) -> FoundImages:
         else:
             paths.append(path)
     return FoundImages(paths, dict(left_out))
-
-
-def image_files(root: Path) -> list[Path]:
-    """The images that :func:`find_images` finds.
-
-    Raises:
-        DataError: as of :func:`find_images`.
-    """
-    return find_images(root).paths
 
 
 def left_out_words(left_out: Mapping[str, int]) -> str:
@@ -149,11 +118,7 @@ def no_image(folder: Path, left_out: Mapping[str, int]) -> DataError:
 
 
 def files_with_suffix(root: Path, suffix: str) -> list[Path]:
-    """Files below ``root`` with this suffix, in large or small letters; as of :func:`find_images` otherwise.
-
-    Raises:
-        DataError: as of :func:`find_images`.
-    """
+    """Files below ``root``, as of :func:`find_images`, with this suffix in any letters."""
     return [path for path in _walk(root, (os.path.realpath(root),), None) if path.suffix.lower() == suffix]
 
 
@@ -220,11 +185,7 @@ def path_text(path: str | Path) -> str:
 
 @final
 class NameIndex:
-    """Finds images by path, by file name, and by either of them without the suffix or with one in capitals.
-
-    Args:
-        image_ids: paths below the folder of the images, with forward slashes.
-    """
+    """Images by their paths and file names, also without the suffix or with one in capitals."""
 
     def __init__(self, image_ids: Iterable[str]) -> None:
         self._paths: dict[str, list[str]] = {}
@@ -246,13 +207,11 @@ class NameIndex:
     def find(self, name: str, *, path_only: bool = False) -> list[str]:
         """Images that ``name`` may mean: one if all is well, none, or several of one name.
 
-        Of a path that begins elsewhere, as on another machine, the longest end counts that is the path of an
-        image. Its file name alone counts only if no end of its folders is a folder of images: that folder
-        then lacks the image, and one of the same name in another folder is another image.
-
-        Args:
-            name: a path below the folder, or a file name, with or without the suffix.
-            path_only: whether a file name alone must not match an image in another folder.
+        It is a path below the folder, or a file name, with or without the suffix. Of a path that begins
+        elsewhere, as on another machine, the longest end counts that is the path of an image. Its file name
+        alone counts only if no end of its folders is a folder of images: that folder then lacks the image,
+        and one of the same name in another folder is another image. With ``path_only`` a file name alone
+        matches no image in another folder.
         """
         written = composed(name.strip())
         # Windows writes paths with backslashes; those of a name with bytes that are no text are its own.
@@ -266,6 +225,12 @@ class NameIndex:
         if path_only or any(folder in self._folders for folder in folders):
             return []
         return self._names.get(alone) or self._small_names.get(_small(alone), [])
+
+    def one(self, name: str) -> str:
+        """The image that ``name`` means; DataError if it means none or several."""
+        if problem := self.problem(name):
+            raise DataError(problem)
+        return self.find(name)[0]
 
     def problem(self, name: str) -> str:
         """Why ``name`` means no single image; empty if it does."""

@@ -67,10 +67,7 @@ def different(values: Tensor) -> Tensor:
 
 
 def guard_splits(splits: Mapping[str, Callable[[], ImageDigests] | ImageDigests]) -> None:
-    """Raise if an image stands in two splits.
-
-    Args:
-        splits: name of a split to its clean images.
+    """Raise if an image stands in two of the splits, which are given by name.
 
     Raises:
         DataError: naming both splits, the number of images and two of them.
@@ -85,9 +82,7 @@ def guard_splits(splits: Mapping[str, Callable[[], ImageDigests] | ImageDigests]
 def guard_classifier_data(splits: Mapping[str, Callable[[], ImageDigests]], classifier: Classifier) -> None:
     """Raise if an image stands in two splits of a detector, or trained the classifier that is attacked.
 
-    Args:
-        splits: name of a split to its clean images.
-        classifier: may know the images that it was trained on, and those that chose its weights.
+    The classifier may know the images that it was trained on, and those that chose its weights.
 
     Raises:
         DataError: naming both, the number of images and two of them.

@@ -2,22 +2,81 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, final
+import math
+from collections.abc import Iterator, Sized
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, Self, final
 
 import lightning as L
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from verisal._numbers import check_range
 from verisal.data.annotated import AnnotatedImages, DiskSplit, ImageSplits
 from verisal.data.guard import ImageDigests
 from verisal.data.scenes.emoji import LARGEST_SCENE, SMALLEST_SCENE, EmojiScenes
-from verisal.data.shares import Processes, ShareSampler, more_than_a_batch
 from verisal.errors import ConfigError
 from verisal.functional.adversarial import round_to_8bit
 from verisal.models import Classifier, ClassifierSource, load_classifier
 from verisal.types import Batch, Sample, Split
+
+
+class _Ranked(Protocol):
+    """What is asked of a trainer."""
+
+    @property
+    def global_rank(self) -> int: ...
+
+    @property
+    def world_size(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among those that share the work."""
+
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        check_range(1, world_size=self.world_size)
+        check_range(0, self.world_size - 1, rank=self.rank)
+
+    @classmethod
+    def of(cls, trainer: _Ranked | None) -> Self:
+        """This process among those of a trainer; alone without one."""
+        return cls() if trainer is None else cls(trainer.global_rank, trainer.world_size)
+
+
+def more_than_a_batch(count: int, batch_size: int, processes: Processes) -> bool:
+    """Whether a process's share of training rows is more than one batch, so that a short last one may go."""
+    return math.ceil(count / processes.world_size) > batch_size
+
+
+@final
+class ShareSampler(DistributedSampler[int]):
+    """Every ``world_size``-th row in order, without padding, so that no row is counted twice.
+
+    A process beyond the number of rows gets a copy of one: whoever had none would leave out the end of the
+    epoch, at which the others wait. Tables know rows by their names and drop the copy.
+
+    A ``DistributedSampler`` by name only: Lightning wraps a sampler of any other kind in one of its own,
+    which would share out this process's share once more and lose the rest.
+    """
+
+    def __init__(self, dataset: Sized, processes: Processes) -> None:
+        rank, world_size = processes.rank, processes.world_size
+        super().__init__(dataset, num_replicas=world_size, rank=rank, shuffle=False)  # type: ignore[arg-type]  # reads its length
+        count = len(dataset)
+        self._rows = range(rank % max(1, count) if rank >= count else rank, count, world_size)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
 
 _ON_DISK: dict[Split, DiskSplit] = {
     "cls_train": "fit",
@@ -32,10 +91,7 @@ _SCENES = {"fit": 24_000, "val": 2_000, "test": 4_000}
 class RenderedScenes(Dataset[Sample]):
     """Scenes rendered once and kept as 8-bit images, for epochs that read each of them many times.
 
-    Args:
-        scenes: what is rendered.
-        num_workers: processes that render.
-        objects: whether classes, masks and boxes of the objects are kept; training does not read them.
+    Training does not read the ``objects``, their classes, masks and boxes.
     """
 
     def __init__(self, scenes: EmojiScenes, *, num_workers: int, objects: bool) -> None:

@@ -43,11 +43,7 @@ def image_suffixes() -> frozenset[str]:
 
 
 def holds_picture(path: Path) -> bool:
-    """Whether the first bytes of a file are those of a picture.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
+    """True if the first bytes of a file are those of a picture; OSError if it cannot be read."""
     with path.open("rb") as file:
         start = file.read(16)
         fitting = [name for name in picture_formats() if _begins(name, start)]
@@ -100,10 +96,7 @@ _PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 class _Tags(NamedTuple):
     """The first block of tags in a TIFF file or in EXIF data, as far as it lies inside.
 
-    Attributes:
-        order: byte order, as :mod:`struct` writes it.
-        entries: number of the tag to all bytes of its entry; of two with one number the first.
-        body: where the value begins in an entry.
+    ``entries`` has all bytes of an entry, the first of two with one number; its value begins at ``body``.
     """
 
     order: str
@@ -243,11 +236,8 @@ def raw_mode(image: Image.Image) -> str:
 def sixteen_bits(image: Image.Image, again: Callable[[], Image.Image]) -> NDArray[np.uint16] | None:
     """``(H, W, C)`` of a picture with 16 bits a channel: RGB, RGB and opacity, or grey and opacity.
 
-    None for any other picture, and for opacity that the colours are multiplied with.
-
-    Args:
-        image: opened and not decoded yet.
-        again: opens the file once more.
+    None for any other picture, and for opacity that the colours are multiplied with. ``image`` is opened and
+    not decoded yet; ``again`` opens the file once more.
     """
     mode = raw_mode(image)
     if mode == "LA;16B":

@@ -118,20 +118,12 @@ class Jitter:
 
 
 def tint_jitter(*, colour: float) -> Jitter:
-    """Hue, saturation and brightness of one drawing.
-
-    Args:
-        colour: strength of the changes; 1 is the usual, 0 is none.
-    """
+    """Hue, saturation and brightness of one drawing; ``colour`` 1 is the usual strength, 0 none."""
     return Jitter([A.HueSaturationValue(5 * colour, 35 * colour, 25 * colour, p=1.0 if colour > 0 else 0.0)])
 
 
 def turn_jitter(*, rotate_degrees: float) -> Jitter:
-    """Rotation, shear, and shrinking by up to a fifth of one drawing on its own canvas, opacity included.
-
-    Args:
-        rotate_degrees: largest rotation either way; the shear goes up to 0.3 of it.
-    """
+    """Rotation, shear up to 0.3 of it, and shrinking by up to a fifth of one drawing with its opacity."""
     shear = 0.3 * rotate_degrees
     return Jitter(
         [
@@ -163,10 +155,7 @@ def backdrop_jitter(*, size: int, colour: float) -> Jitter:
 def scene_jitter(*, size: int, colour: float, blur: float) -> Jitter:
     """Exposure, contrast and blur of a finished scene; no pixel moves, so masks stay exact.
 
-    Args:
-        size: side of the scene in pixels; the blur grows with it.
-        colour: strength of the exposure changes; 1 is the usual, 0 is none.
-        blur: strength of the blur; at 1 the widest Gaussian has a standard deviation of 1/64 of the side.
+    At ``blur`` 1 the widest Gaussian has a standard deviation of 1/64 of the side ``size``.
     """
     sigma = max(blur * size / 64.0, 0.01)
     return Jitter(
@@ -178,10 +167,9 @@ def scene_jitter(*, size: int, colour: float, blur: float) -> Jitter:
 
 
 def tight_boxes(masks: NDArray[np.bool_]) -> Tensor:
-    """``(N, 4)`` float32 half-open xyxy boxes around the true pixels of ``masks (N, H, W)``.
+    """Half-open xyxy boxes ``(N, 4)`` around the true pixels of ``masks (N, H, W)``.
 
-    Raises:
-        DataError: a mask without a pixel; names its row.
+    DataError for a mask without one.
     """
     boxes = torch.zeros(len(masks), 4)
     for row, mask in enumerate(masks):

@@ -13,7 +13,7 @@ from torch import Tensor
 from verisal._numbers import check_range
 from verisal.attacks import Attack
 from verisal.data.guard import ImageDigests
-from verisal.data.shares import Processes
+from verisal.data.image_data import Processes
 from verisal.detection.table import Role
 from verisal.detectors import Measurement
 from verisal.errors import ConfigError, DataError

@@ -20,7 +20,7 @@ from verisal.data.annotated import ImageSplits
 from verisal.data.decode import decode_image, resize_image
 from verisal.data.files import find_images, left_out_words, no_image, path_text
 from verisal.data.guard import ImageDigests, guard_classifier_data
-from verisal.data.shares import Processes, ShareSampler, more_than_a_batch
+from verisal.data.image_data import Processes, ShareSampler, more_than_a_batch
 from verisal.detection.attacked_images import AttackedImages, GroupTable
 from verisal.detection.sources import image_source
 from verisal.detectors import DetectorFeatures

@@ -14,7 +14,7 @@ from verisal._numbers import check_range
 from verisal.attacks import Attack
 from verisal.data.annotated import ImageSplits
 from verisal.data.guard import guard_classifier_data
-from verisal.data.shares import Processes, ShareSampler
+from verisal.data.image_data import Processes, ShareSampler
 from verisal.detection.attacked_images import AttackedImages, GroupTable
 from verisal.detection.families import Families
 from verisal.detection.sources import image_source

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from verisal._numbers import check_range
 from verisal.attacks import AdaptivePGD
-from verisal.data.shares import Processes
+from verisal.data.image_data import Processes
 from verisal.detection import TransferData
 from verisal.detection.adaptive import AdaptiveSuite, adaptive_scores, attack_defence
 from verisal.detection.attacked_images import GroupTable

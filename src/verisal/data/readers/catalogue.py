@@ -65,9 +65,7 @@ class OxfordPet(ImageSet):
                 numbers[_pet_class(words[0])] = int(words[1])
             elif words:
                 place = f"{listed} line {number}"
-                found.problems.append(
-                    Problem(place, f"expected name, class, species and breed, found {line!r}", entry=True)
-                )
+                found.refuse(place, f"expected name, class, species and breed, found {line!r}", entry=True)
         found.add_repeated(str(listed), [f"{stem}.jpg" for stem in stems])
         found.class_names = sorted(numbers, key=lambda name: numbers[name])
         paths = {f"{stem}.jpg": base / "images" / f"{stem}.jpg" for stem in stems}
@@ -145,11 +143,7 @@ class CUB200(ImageSet):
     part: Literal["train", "test", "all"] = "test"
 
     def listing(self) -> Listing:
-        """Images in the order of ``images.txt``.
-
-        Raises:
-            DataError: one of the five text files is missing or has a line that is not as expected.
-        """
+        """Images in the order of ``images.txt``."""
         root = existing_folder(self.root, "CUB_200_2011")
         images, numbers = _table(root / "images.txt", 1), _table(root / "classes.txt", 1)
         labels, boxes = _table(root / "image_class_labels.txt", 1), _table(root / "bounding_boxes.txt", 4)
@@ -167,10 +161,10 @@ class CUB200(ImageSet):
             place = f"{root / 'images.txt'} image {key}"
             if key not in division or labels.get(key, ("",))[0] not in classes or key not in boxes:
                 words = "is not in all of the tables of labels, classes, boxes and division"
-                found.problems.append(Problem(place, words, name))
+                found.refuse(place, words, name)
             elif division[key][0] not in ("0", "1"):
                 words = f"has {division[key][0]!r} in train_test_split.txt, expected 0 or 1"
-                found.problems.append(Problem(place, words, name))
+                found.refuse(place, words, name)
             elif self.part == "all" or (division[key][0] == "1") == (self.part == "train"):
                 paths[name], known[name] = root / "images" / name, classes[labels[key][0]]
                 mask = None if masks is None else _votes(masks / "segmentations" / name)
@@ -235,11 +229,7 @@ class ImageNetValidation(ImageSet):
     labels: str | None = None
 
     def listing(self) -> Listing:
-        """Images in the order of their names.
-
-        Raises:
-            DataError: a folder or the list is missing, or class folders are empty.
-        """
+        """Images in the order of their names."""
         root = existing_folder(self.images, "validation images of ImageNet")
         files = find_images(root, without=None if self.boxes is None else Path(self.boxes))
         paths = {image_id_of(path, root): path for path in files.paths}
@@ -295,12 +285,12 @@ def _listed(path: Path, names: NameIndex, found: Annotations) -> dict[str, str]:
         synset = SYNSETS[int(word)] if re.fullmatch("[0-9]{1,3}", word) else word
         if synset not in SYNSETS:
             words = f"expected an image's name and a WordNet id or index below 1000, found {row}"
-            found.problems.append(Problem(f"{path} row {number}", words, entry=True))
+            found.refuse(f"{path} row {number}", words, entry=True)
             continue
         for name in names.find(row[0])[:1]:
             if name in first:
                 words = f"names image {row[0]!r} again, after row {first[name]}; keep one"
-                found.problems.append(Problem(f"{path} row {number}", words, name))
+                found.refuse(f"{path} row {number}", words, name)
             first.setdefault(name, number)
             labels.setdefault(name, synset)
     return labels

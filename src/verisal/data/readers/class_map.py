@@ -19,16 +19,11 @@ _SHOWN = 40
 def class_indices(
     found: Sequence[str], class_names: Sequence[str], *, given: Mapping[str, str | int | None]
 ) -> dict[str, int | None]:
-    """Name in the data set to index of the classifier's class.
+    """Name in the data set to index of the classifier's class; None for a class that is left out.
 
     A name is looked up in ``given``; then among the classifier's names, as it is, without regard to case,
     ``_`` and ``-``, and as one of several names with commas between; then as a WordNet id, if the
     classifier's 1000 classes are those of ImageNet.
-
-    Args:
-        found: names in the data set.
-        class_names: the classifier's.
-        given: name in the data set to name or index of the classifier; None leaves the class out.
 
     Raises:
         DataError: names without a class; lists them and the classifier's.

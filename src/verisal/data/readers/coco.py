@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, final
 
 from verisal.data.files import NameIndex, existing_folder, find_images, image_id_of, read_text
-from verisal.data.readers.listing import Annotations, ImageSet, Listing, ObjectRecord, Problem
+from verisal.data.readers.listing import Annotations, ImageSet, Listing, ObjectRecord
 from verisal.data.readers.masks import MaskSource, PolygonMask, RunLengthMask, counts_of_text
 from verisal.data.readers.values import (
     Repeated,
@@ -41,16 +41,13 @@ def read_coco(path: Path, names: NameIndex) -> Annotations:
     Polygons and run lengths, plain or compressed, become masks. Regions of a crowd are no single object and
     are left out. Objects with ``difficult`` or ``ignore`` are difficult. Images of the file that are not on
     disk are a problem only if the file says something of them. An id that two entries have means neither.
-
-    Raises:
-        DataError: the file is missing or no text.
     """
     text = read_text(path, "a JSON file of COCO")
     found = Annotations()
     try:
         images, annotations, categories = _lists(json_of(text))
     except DataError as error:
-        found.problems.append(Problem(str(path), str(error)))
+        found.refuse(str(path), str(error))
         return found
     _Reader(path, names, found).read(images, annotations, categories)
     found.close(str(path))
@@ -80,13 +77,7 @@ class _Category(NamedTuple):
 
 @final
 class _Ids:
-    """Entries of one list by their ids, of which each may stand once.
-
-    Args:
-        path: the file.
-        kind: word for an entry.
-        found: gets the problems.
-    """
+    """Entries of one list, ``kind``, by their ids, of which each may stand once."""
 
     def __init__(self, path: Path, kind: str, found: Annotations) -> None:
         self._path, self._kind, self._found = path, kind, found
@@ -98,7 +89,7 @@ class _Ids:
         return f"{self._path} {self._kind} {number}"
 
     def refuse(self, number: int, words: str, image_id: str | None) -> None:
-        self._found.problems.append(Problem(self.place(number), words, image_id, entry=image_id is None))
+        self._found.refuse(self.place(number), words, image_id, entry=image_id is None)
 
     def add(self, number: int, key: int | str, image_id: str | None) -> None:
         """Keep the id of an entry that is about an image, or of one that is not."""
@@ -162,7 +153,7 @@ class _Reader:
                 "boxes seem to be left, top, right and bottom, as that of "
                 f"{self._fits_as_corners} reaches outside its image if not; expected left, top, width, height"
             )
-            self._found.problems.append(Problem(str(self._path), words))
+            self._found.refuse(str(self._path), words)
 
     def _read_image(self, number: int, entry: object, owners: dict[str, tuple[int, int | str]]) -> None:
         key: int | str | None = None

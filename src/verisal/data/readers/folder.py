@@ -47,9 +47,6 @@ def read_csv(path: Path, names: NameIndex) -> Annotations:
     the four coordinates gives its image a class and no object. A column ``difficult`` of 0 and 1 may follow;
     other columns are not read. Semicolons or tabs may divide the columns; with semicolons, numbers may have a
     decimal comma.
-
-    Raises:
-        DataError: the file is missing or no text.
     """
     found = Annotations()
     # Spreadsheets may name the divider in a first line of its own.
@@ -61,10 +58,10 @@ def read_csv(path: Path, names: NameIndex) -> Annotations:
     try:
         columns = [name.strip().lower() for name in next(reader, [])]
     except csv.Error as error:
-        found.problems.append(Problem(f"{path} row 1", f"is no CSV ({error})"))
+        found.refuse(f"{path} row 1", f"is no CSV ({error})")
         return found
     if words := _column_problem(columns):
-        found.problems.append(Problem(str(path), words))
+        found.refuse(str(path), words)
         return found
     table = _Table(found, names, decimal="," if divider == ";" else ".")
     while True:
@@ -75,7 +72,7 @@ def read_csv(path: Path, names: NameIndex) -> Annotations:
         except csv.Error as error:
             # Without its closing quote a row reaches to the end of the file, and nobody knows what it holds.
             place, rest = f"{path} row {reader.line_num + before}", "end of data" in str(error)
-            found.problems.append(Problem(place, f"is no CSV ({error})", entry=not rest))
+            found.refuse(place, f"is no CSV ({error})", entry=not rest)
             continue
         if any(cell.strip() for cell in row):
             table.add(f"{path} row {reader.line_num + before}", columns, row)
@@ -85,13 +82,7 @@ def read_csv(path: Path, names: NameIndex) -> Annotations:
 
 @final
 class _Table:
-    """Adds rows to what is known.
-
-    Args:
-        found: filled.
-        names: of the images.
-        decimal: mark before the decimals of a number.
-    """
+    """Adds rows to what is known; ``decimal`` is the mark before the decimals of a number."""
 
     def __init__(self, found: Annotations, names: NameIndex, *, decimal: str) -> None:
         self._found, self._names, self._decimal = found, names, decimal
@@ -106,15 +97,13 @@ class _Table:
         try:
             cells = {column: cell.strip() for column, cell in zip(columns, row, strict=False)}
             image = cells.get("image", "")
-            if problem := self._names.problem(image):
-                raise DataError(problem)
-            image_id = self._names.find(image)[0]
+            image_id = self._names.one(image)
             self._same_folder(place, image_id, image)
             if len(row) > len(columns):
                 raise DataError(f"has {len(row)} values, the first row {len(columns)}; put a text in quotes")
             self._add(place, image_id, cells)
         except DataError as error:
-            self._found.problems.append(Problem(place, str(error), image_id, entry=image_id is None))
+            self._found.refuse(place, str(error), image_id, entry=image_id is None)
 
     def _add(self, place: str, image_id: str, cells: Mapping[str, str]) -> None:
         class_name = composed(cells.get("class", "")) or None
@@ -227,12 +216,7 @@ class ImageFolder(ImageSet):
             raise ConfigError(f"ImageFolder: mask_classes needs format masks, found {self.format!r}")
 
     def listing(self) -> Listing:
-        """All images in the order of their names.
-
-        Raises:
-            DataError: the folder is missing or holds no image, a class folder is empty, or a file cannot be
-            read.
-        """
+        """All images in the order of their names."""
         root = existing_folder(self.root, "a folder of images")
         beside = None if self.annotations is None else Path(self.annotations)
         files = find_images(root, without=beside)
@@ -320,15 +304,15 @@ def find_mask_files(folder: Path, names: NameIndex) -> tuple[Annotations, dict[s
     files = find_images(folder)
     found.left_out = files.left_out
     if not files.paths:
-        found.problems.append(Problem(str(folder), "holds no mask picture"))
+        found.refuse(str(folder), "holds no mask picture")
     for path in files.paths:
         name = str(PurePosixPath(image_id_of(path, folder)).with_suffix(""))
         owner, whole = _owner(name, names)
         if owner is None:
-            found.problems.append(Problem(str(path), names.problem(name), entry=True))
+            found.refuse(str(path), names.problem(name), entry=True)
         elif whole:
             if (first := numbered.setdefault(owner, IndexMask(path)).path) != path:
-                found.problems.append(Problem(str(path), f"is the mask of {owner}, as {first} is", owner))
+                found.refuse(str(path), f"is the mask of {owner}, as {first} is", owner)
         else:
             found.add(owner, ObjectRecord(str(path), mask=IndexMask(path)))
     return found, numbered

@@ -25,8 +25,8 @@ class Problem:
         place: the file, with a row or an object where there is one.
         words: what was found and what was expected.
         image_id: the image that cannot be used because of it; None where it is none or nobody knows which.
-        entry: whether a single entry of a file cannot be used, and the rest of the file can; without an
-            image and without this, the whole data set cannot be used.
+        entry: True if one entry of a file cannot be used, and the rest can; without an image and without
+            this, the whole data set cannot be used.
     """
 
     place: str
@@ -48,7 +48,7 @@ class ObjectRecord:
         class_name: its class; None for that of the image.
         box: xyxy, half-open, in pixels, or None.
         mask: where its visible pixels are written down, or None.
-        difficult: whether the annotators marked it as hard to recognise.
+        difficult: True if the annotators marked it as hard to recognise.
     """
 
     place: str
@@ -120,13 +120,14 @@ class Annotations:
     _shares: list[Problem] = field(default_factory=list, init=False)
     _boxes: int = field(default=0, init=False)
 
+    def refuse(self, place: str, words: str, image_id: str | None = None, *, entry: bool = False) -> None:
+        """Keep a problem, whose attributes these are."""
+        self.problems.append(Problem(place, words, image_id, entry))
+
     def add(self, image_id: str, found: ObjectRecord, *, written: Sequence[float] = ()) -> None:
         """Keep an object, or the reason why it cannot be used.
 
-        Args:
-            image_id: the image.
-            found: the object.
-            written: its four numbers as they stand in the file.
+        ``written`` are its four numbers as they stand in the file.
         """
         if found.box is not None:
             if _are_shares(written):
@@ -135,7 +136,7 @@ class Annotations:
                 self._shares.append(Problem(found.place, words, image_id))
                 return
             if words := _box_problem(found.box):
-                self.problems.append(Problem(found.place, words, image_id))
+                self.refuse(found.place, words, image_id)
                 return
             self._boxes += 1
         self.objects.setdefault(image_id, []).append(found)
@@ -146,10 +147,10 @@ class Annotations:
         """Judge what a file or folder says together, once all of it is read."""
         if not (self._shares or self.objects or self.classes or self.problems):
             words = "marks no object and names no class in any of the images; is it that of these images?"
-            self.problems.append(Problem(place, words))
+            self.refuse(place, words)
         if len(self._shares) > 1 and not self._boxes:
             words = f"the coordinates of all {len(self._shares)} boxes lie between 0 and 1"
-            self.problems.append(Problem(place, words + _SHARES))
+            self.refuse(place, words + _SHARES)
         else:
             self.problems += self._shares
         self._shares.clear()
@@ -187,13 +188,9 @@ class Annotations:
         class_names: Sequence[str] | None = None,
         left_out: Mapping[str, int] = MappingProxyType({}),
     ) -> Listing:
-        """The images with these paths and classes, and what is known of each.
+        """The images with these paths and classes, in this order, and what is known of each.
 
-        Args:
-            paths: image to file, in order.
-            labels: image to class.
-            class_names: classes of the data set, where they are not those of the annotations.
-            left_out: kind of file to the number of files among the images that are none.
+        ``class_names`` are those of the data set, where they are not those of the annotations.
         """
         records = tuple(
             ImageRecord(
@@ -210,10 +207,10 @@ class ImageSet(ABC):
 
     @abstractmethod
     def listing(self) -> Listing:
-        """Find every image and read every annotation, without decoding images.
+        """Every image and all annotations, without decoding images.
 
         Raises:
-            DataError: the folder or a file without which nothing can be listed is missing.
+            DataError: a folder or file without which nothing can be listed is missing.
         """
 
 
@@ -242,6 +239,6 @@ def _box_problem(box: Box) -> str:
 
 
 def _are_shares(written: Sequence[float]) -> bool:
-    """Whether coordinates are shares of the image, not pixels; rounded ones may lie a little outside."""
+    """True for shares of the image rather than pixels; rounded ones may lie a little outside."""
     inside = all(-0.5 <= value <= 1.5 for value in written)
     return inside and any(not float(value).is_integer() for value in written)

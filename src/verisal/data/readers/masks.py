@@ -24,20 +24,15 @@ class IndexMask:
     values: tuple[int, ...] = ()
 
     def read(self, height: int, width: int) -> Bits:
-        """``(height, width)``.
+        """Pixels of the object ``(height, width)``.
 
-        Raises:
-            DataError: the file cannot be read or has another size.
+        DataError for a file of another size, or that cannot be read.
         """
         numbers = self.numbers(height, width)
         return np.isin(numbers, self.values) if self.values else numbers != 0
 
     def numbers(self, height: int, width: int) -> NDArray[np.int64]:
-        """The numbers themselves.
-
-        Raises:
-            DataError: the file cannot be read or has another size.
-        """
+        """The numbers ``(height, width)``; DataError for a file of another size, or that cannot be read."""
         # An image that was decoded may have a mask of its size, whatever the limit.
         numbers = decode_index_mask(self.path, max_pixels=max(MAX_PIXELS, height * width))
         if numbers.shape != (height, width):
@@ -86,11 +81,7 @@ class RunLengthMask:
     place: str
 
     def read(self, height: int, width: int) -> Bits:
-        """``(height, width)``.
-
-        Raises:
-            DataError: the runs do not fill a picture of that size.
-        """
+        """Pixels of the object ``(height, width)``; DataError where the runs do not fill such a picture."""
         if (self.height, self.width) != (height, width) or sum(self.counts) != height * width:
             raise DataError(
                 f"{self.place}: run lengths fill {sum(self.counts)} pixels of {self.width} x {self.height},"
@@ -106,8 +97,7 @@ MaskSource: TypeAlias = IndexMask | PolygonMask | RunLengthMask
 def counts_of_text(text: str) -> tuple[int, ...]:
     """Run lengths of COCO's compressed text: 5 bits a character, differences from the run before last.
 
-    Raises:
-        ValueError: a character that the code does not have, or a text that ends within a number.
+    ValueError for a character that the code does not have, or a text that ends within a number.
     """
     counts: list[int] = []
     value = shift = 0

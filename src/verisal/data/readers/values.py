@@ -1,4 +1,4 @@
-"""Values in annotation files: what is not as expected becomes one sentence, without its place."""
+"""Values in annotation files: what is not as expected is a DataError of one sentence, without its place."""
 
 from __future__ import annotations
 
@@ -16,11 +16,7 @@ LARGEST = 1e9
 
 @final
 class Repeated(dict[str, Any]):
-    """A JSON object in which keys stand twice.
-
-    Attributes:
-        keys_twice: these keys.
-    """
+    """A JSON object with keys that stand twice, which are ``keys_twice``."""
 
     def __init__(self, pairs: Sequence[tuple[str, Any]]) -> None:
         super().__init__(pairs)
@@ -47,11 +43,7 @@ def twice(values: Iterable[str]) -> list[str]:
 
 
 def json_of(text: str) -> Any:  # noqa: ANN401 - whatever the file says
-    """Content of a JSON text; objects with doubled keys are :class:`Repeated`.
-
-    Raises:
-        DataError: it is no whole JSON.
-    """
+    """Content of a JSON text; objects with doubled keys are :class:`Repeated`."""
     try:
         return json.loads(text, object_pairs_hook=_object)
     except RecursionError:
@@ -66,11 +58,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def entry_of(value: object) -> Mapping[str, Any]:
-    """A JSON object in which every key stands once.
-
-    Raises:
-        DataError: it is something else.
-    """
+    """A JSON object in which every key stands once."""
     if isinstance(value, Repeated):
         raise DataError(f"has the key {', '.join(map(repr, value.keys_twice))} twice; keep one")
     if not isinstance(value, dict):
@@ -93,22 +81,14 @@ def shown(value: object) -> str:
 
 
 def given(entry: Mapping[str, Any], key: str) -> Any:  # noqa: ANN401 - judged by the caller
-    """The value of a key.
-
-    Raises:
-        DataError: there is none.
-    """
+    """The value of a key that must be there."""
     if key not in entry:
         raise DataError(f"lacks {key}")
     return entry[key]
 
 
 def identity(entry: Mapping[str, Any], key: str) -> int | str:
-    """An id, a whole number or a text.
-
-    Raises:
-        DataError: it is missing or something else.
-    """
+    """An id, a whole number or a text."""
     value = given(entry, key)
     if isinstance(value, float) and value.is_integer():
         return int(value)
@@ -118,11 +98,7 @@ def identity(entry: Mapping[str, Any], key: str) -> int | str:
 
 
 def name_of(entry: Mapping[str, Any], key: str) -> str:
-    """A name that is not empty; a number counts as its digits.
-
-    Raises:
-        DataError: it is missing or something else.
-    """
+    """A name that is not empty; a number counts as its digits."""
     value = given(entry, key)
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
@@ -132,11 +108,7 @@ def name_of(entry: Mapping[str, Any], key: str) -> str:
 
 
 def number(value: object, name: str) -> float:
-    """A number of pixels as JSON writes it.
-
-    Raises:
-        DataError: it is no number, not finite, or larger than any picture.
-    """
+    """A finite number of pixels as JSON writes it, no larger than any picture."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise DataError(f"{name} is {shown(value)}, expected a number")
     if not abs(value) <= LARGEST:
@@ -146,11 +118,7 @@ def number(value: object, name: str) -> float:
 
 
 def numbers(value: object, name: str, expected: str) -> tuple[float, ...]:
-    """A list of numbers.
-
-    Raises:
-        DataError: it is something else.
-    """
+    """A list of numbers."""
     if not isinstance(value, list):
         raise DataError(f"{name} is {shown(value)}, expected {expected}")
     # Files of millions of coordinates are well formed almost everywhere.
@@ -160,11 +128,7 @@ def numbers(value: object, name: str, expected: str) -> tuple[float, ...]:
 
 
 def whole(value: object, name: str, *, least: int) -> int:
-    """A whole number, at least ``least``.
-
-    Raises:
-        DataError: it is something else.
-    """
+    """A whole number, at least ``least``."""
     found = number(value, name)
     if not found.is_integer() or found < least:
         raise DataError(f"{name} is {shown(value)}, expected a whole number of at least {least}")
@@ -172,22 +136,14 @@ def whole(value: object, name: str, *, least: int) -> int:
 
 
 def numeral(text: str) -> float:
-    """A number as CSV and XML write it, however large; not finite ones are left to the caller.
-
-    Raises:
-        ValueError: it is no number.
-    """
+    """A number as CSV and XML write it, however large or not finite; ValueError where it is none."""
     if "_" in text:
         raise ValueError(text)
     return float(text)
 
 
 def flag(value: object, name: str) -> bool:
-    """Yes or no: 0 or 1, also as a text; false or true.
-
-    Raises:
-        DataError: it is something else.
-    """
+    """Yes or no: 0 or 1, also as a text; false or true."""
     text = value.strip().lower() if isinstance(value, str) else value
     if text in (1, "1", "true"):
         return True

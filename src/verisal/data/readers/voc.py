@@ -54,12 +54,12 @@ def read_voc_folder(folder: Path, names: NameIndex) -> Annotations:
     found = Annotations()
     paths = files_with_suffix(folder, ".xml")
     if not paths:
-        found.problems.append(Problem(str(folder), "holds no .xml file"))
+        found.refuse(str(folder), "holds no .xml file")
     files = VocFiles(found, first=1)
     for path in paths:
         name = str(PurePosixPath(image_id_of(path, folder)).with_suffix(""))
         if problem := names.problem(name):
-            found.problems.append(Problem(str(path), problem, entry=True))
+            found.refuse(str(path), problem, entry=True)
         else:
             files.add(names.find(name)[0], path)
     found.close(str(folder))
@@ -70,9 +70,7 @@ def read_voc_folder(folder: Path, names: NameIndex) -> Annotations:
 class VocFiles:
     """Adds the objects of files to what is known of their images.
 
-    Args:
-        found: filled.
-        first: the coordinate of the first pixel: 1 where the last one is included, 0 for half-open boxes.
+    ``first`` is the coordinate of the first pixel: 1 where the last one is included, 0 for half-open boxes.
     """
 
     def __init__(self, found: Annotations, *, first: int) -> None:
@@ -82,10 +80,7 @@ class VocFiles:
     def add(self, image_id: str, path: Path, *, numbers: Path | None = None) -> None:
         """Add the file of an image, of which there may be one.
 
-        Args:
-            image_id: the image.
-            path: the file.
-            numbers: a picture with the number of the object, from 1, in each of its pixels; or None.
+        ``numbers`` is a picture with the number of the object, from 1, in each of its pixels.
         """
         problems = self._found.problems
         if (other := self._paths.get(image_id)) is not None:
@@ -110,11 +105,7 @@ class VocFiles:
 
 
 def read_voc_xml(path: Path) -> VocFile:
-    """Coordinates as they are written.
-
-    Raises:
-        DataError: the file is missing, no XML, or says nothing of objects.
-    """
+    """Content of a file with coordinates as they are written; DataError for one that is no such XML."""
     content = read_content(path, _WHAT)
     text = text_of(content, path, _WHAT, encoding=_encoding(content))
     # Entities are of no use here, and nested ones fill the memory.
@@ -248,8 +239,7 @@ class PascalVOC(ImageSet):
 def through_torchvision(root: str, make: Callable[[], Data]) -> Data:
     """The data set that torchvision finds, or fetches where that was asked for.
 
-    Raises:
-        DataError: it is not there, or not whole.
+    DataError if it is not there or not whole.
     """
     try:
         return make()

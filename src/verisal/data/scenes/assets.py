@@ -66,8 +66,7 @@ class Drawing:
     """One glyph at several sizes, on square canvases with room to rotate.
 
     Attributes:
-        levels: ``(S, S, 4)`` uint8 colour and opacity, falling in size; black where nothing is drawn, as the
-            outlines are.
+        levels: ``(S, S, 4)`` uint8 colour and opacity, falling in size; black where nothing is drawn.
         roots: per level the square root of the opaque area in pixels, falling.
         reach: long side of the drawing in units of its root: 1 for a full square, more for thin things.
     """

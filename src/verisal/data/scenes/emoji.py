@@ -290,6 +290,5 @@ class OtherScene(Baseline):
 
 @lru_cache(maxsize=2)
 def _pool(split: Split, count: int, size: int, seed: int) -> OtherImage:
-    scenes = EmojiScenes(split, count, size=size)
-    batch = Batch.collate([scenes[index] for index in range(count)])
+    batch = EmojiScenes(split, count, size=size).stack(range(count))
     return OtherImage(images=batch.images, labels=batch.labels, seed=seed)
