@@ -66,11 +66,7 @@ def file_sha256(path: Path | str) -> str:
 
 
 def existing_file(path: Path | str, what: str = "an existing file") -> Path:
-    """The path, where a file can be read.
-
-    Args:
-        path: as it was given.
-        what: what it should be the path of, for the message.
+    """The path, where a file can be read; ``what`` it should be the path of is for the message.
 
     Raises:
         CheckpointError: nothing there, a folder, or something that cannot be read.
@@ -126,11 +122,7 @@ def save_checkpoint(checkpoint: Mapping[str, Any], path: Path | str) -> None:
 
 
 def load_checkpoint(path: Path | str, *, map_location: MapLocation = "cpu") -> dict[str, Any]:
-    """Load a checkpoint: tensors and plain data, never code.
-
-    Args:
-        path: local file. URLs are refused.
-        map_location: device or function as in :func:`torch.load`.
+    """Load the tensors and plain data of a local file, never code.
 
     Raises:
         CheckpointError: missing, truncated or changed file, content beyond tensors and plain data, or a URL.
@@ -177,12 +169,7 @@ def remove_checkpoint(path: Path) -> None:
 
 
 def check_card(checkpoint: Mapping[str, Any], expected: Mapping[str, Any], path: object) -> None:
-    """Compare the card in a checkpoint with what the configured task expects.
-
-    Args:
-        checkpoint: loaded checkpoint.
-        expected: the configured task's card.
-        path: of the checkpoint, for the message.
+    """Compare the card in a loaded checkpoint with that of the configured task.
 
     Raises:
         CheckpointError: no card, or entries that differ; both values of each are shown.
@@ -209,11 +196,7 @@ def check_card(checkpoint: Mapping[str, Any], expected: Mapping[str, Any], path:
 def save_export(path: Path | str, tensors: Mapping[str, Tensor], card: Mapping[str, Any]) -> None:
     """Write ``x.safetensors`` and its card ``x.json``, which records the checksum of the tensors.
 
-    Args:
-        path: file ending in ``.safetensors``.
-        tensors: named tensors.
-        card: plain data, and tensors under :data:`IMAGES_KEY`, which are kept with the others; ``sha256`` is
-            added.
+    The card is plain data, and tensors under :data:`IMAGES_KEY`, which are kept with the others.
 
     Raises:
         CheckpointError: the files cannot be written; the earlier ones are untouched.
@@ -234,10 +217,7 @@ def save_export(path: Path | str, tensors: Mapping[str, Tensor], card: Mapping[s
 
 
 def load_export(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read a pair written by :func:`save_export`.
-
-    Returns:
-        The tensors by name, and the card with its ``sha256`` and what :data:`IMAGES_KEY` says.
+    """Read a pair written by :func:`save_export`: the tensors by name, and the card with its ``sha256``.
 
     Raises:
         CheckpointError: a file is missing or damaged, or the tensors are not those that the card describes.
@@ -273,11 +253,10 @@ def load_weights(path: Path | str) -> dict[str, Any]:
 
     An export says in its card, under ``checkpoint``, how: ``card`` is the task's, ``prefix`` stands before
     the names of its tensors, and ``twins`` maps beginnings of names that were left out to those of equal
-    tensors that were not.
+    tensors.
 
     Raises:
-        CheckpointError: as of :func:`load_checkpoint` and :func:`load_export`; or an export of something that
-            is no task's.
+        CheckpointError: as of :func:`load_checkpoint` and :func:`load_export`; or weights of no task.
     """
     if Path(path).suffix != ".safetensors":
         return load_checkpoint(path)
@@ -300,7 +279,7 @@ def load_weights(path: Path | str) -> dict[str, Any]:
 
 
 def _plain(card: Mapping[str, Any]) -> dict[str, Any]:
-    """What a card looks like after JSON, so that tuples equal lists."""
+    """A card as it is after JSON, so that tuples equal lists."""
     try:
         plain: dict[str, Any] = json.loads(json.dumps(dict(card)))
     except TypeError as error:

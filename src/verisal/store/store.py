@@ -75,12 +75,10 @@ class FeatureStore:
 
     @classmethod
     def open(cls, path: Path | str, *, expect: Mapping[str, Any] | None = None) -> Self:
-        """Open a store by its folder.
+        """Open a store by the path or URL of its folder.
 
-        Args:
-            path: path or URL of the folder.
-            expect: key that the store must have been made with, e.g. with the checksum of the classifier in
-                use; None takes any.
+        ``expect`` is the key that it must have been made with, for one with the checksum of the classifier in
+        use.
 
         Raises:
             DataError: no store there, or one made with another key; names every entry that differs.
@@ -98,21 +96,14 @@ class FeatureStore:
 
     @property
     def path(self) -> Path:
-        """The folder.
-
-        Raises:
-            ConfigError: the store is behind a URL.
-        """
+        """The folder; ConfigError where the store is behind a URL."""
         if self._files.folder is None:
             raise ConfigError(f"store {self.location} is no folder of this machine")
         return self._files.folder
 
     @property
     def complete(self) -> bool:
-        """Whether every shard is there and its bytes are those that were written.
-
-        A shard found sound is not read again by this object, see :meth:`verify`.
-        """
+        """True if every shard is there with the bytes that were written; a sound one is read once."""
         self._read_header()
         return self.count is not None and all(self._sound(shard) for shard in range(self._shards))
 
@@ -235,7 +226,7 @@ class FeatureStore:
         return ShardRecord.read(self._files, _sidecar(shard), self._items(shard))
 
     def _sound(self, shard: int) -> bool:
-        """Whether the shard's bytes are those written; looked at once, then remembered."""
+        """True if the shard's bytes are those written; looked at once, then remembered."""
         if shard in self._checked:
             return True
         record = self._record(shard)
