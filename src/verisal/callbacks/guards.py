@@ -12,7 +12,7 @@ from torch import Tensor
 
 from verisal._files import write_atomic
 from verisal.checkpoint import IMAGES_KEY
-from verisal.data import OF_CLASSIFIER, KnowsImages, different, guard_seen, guard_splits, shared_images
+from verisal.data.guard import OF_CLASSIFIER, KnowsImages, different, guard_seen, guard_splits, shared_images
 from verisal.errors import NumericError
 from verisal.models import Classifier
 from verisal.types import Batch, HasClassifier

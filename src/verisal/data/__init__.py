@@ -1,21 +1,12 @@
-"""Data sets, decoding, augmentation, the feature store and the Lightning data modules."""
+"""Images: data sets on disk, drawn scenes, decoding, and the Lightning data module."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 from verisal.data.annotated import AnnotatedImages, ImageSplits
-from verisal.data.check import CheckReport, check_data
+from verisal.data.check import check_data
 from verisal.data.decode import decode_image, resize_image
-from verisal.data.files import find_images, image_id_of, left_out_words, no_image
-from verisal.data.guard import (
-    OF_CLASSIFIER,
-    ImageDigests,
-    KnowsImages,
-    different,
-    guard_seen,
-    guard_splits,
-    shared_images,
-)
+from verisal.data.files import find_images
 from verisal.data.readers.catalogue import CUB200, Imagenette, ImageNetValidation, OxfordPet
 from verisal.data.readers.coco import COCO
 from verisal.data.readers.folder import ImageFolder
@@ -29,32 +20,21 @@ if TYPE_CHECKING:
 __all__ = [
     "COCO",
     "CUB200",
-    "OF_CLASSIFIER",
     "AnnotatedImages",
-    "CheckReport",
     "EmojiScenes",
     "ImageData",
-    "ImageDigests",
     "ImageFolder",
     "ImageNetValidation",
     "ImageSet",
     "ImageSplits",
     "Imagenette",
-    "KnowsImages",
     "OtherScene",
     "OxfordPet",
     "PascalVOC",
     "check_data",
     "decode_image",
-    "different",
     "find_images",
-    "guard_seen",
-    "guard_splits",
-    "image_id_of",
-    "left_out_words",
-    "no_image",
     "resize_image",
-    "shared_images",
 ]
 
 
