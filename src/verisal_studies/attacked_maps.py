@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Final
 
 from verisal.reporting import saliency_panel_pixels
+from verisal.reporting.canvas import Pixels
 from verisal.results import Evaluation, SaliencyPanel, Score
-from verisal_studies.study import Section, StudyFigure
 
 ATTACKS: Final = ("top_k", "mass_centre", "target")
 
@@ -28,16 +28,9 @@ def is_halved(ours: Score, plain: Score) -> bool:
     return ours.value <= plain.value / 2 and ours.high < plain.low
 
 
-def attacked_panels(evaluation: Evaluation) -> Iterator[Section]:
+def attacked_figure(evaluation: Evaluation) -> dict[str, Pixels]:
     """The first picture of maps before and after an attack, if the evaluation has one."""
-    title = "Maps before and after an attack"
     for panel in evaluation.panels:
         if isinstance(panel, SaliencyPanel) and any(name.endswith(", attacked") for name in panel.maps):
-            yield Section(
-                title,
-                "Every map is scaled as the scores see it; its largest value stands above it. The attack"
-                " aims at the method's own map. Where there is no attacked map, no attack was found that"
-                " keeps the label.",
-                (StudyFigure("attacked_maps", title, saliency_panel_pixels(panel)),),
-            )
-            return
+            return {"attacked_maps": saliency_panel_pixels(panel)}
+    return {}

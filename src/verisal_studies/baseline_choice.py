@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
 from typing import Final, final
@@ -17,7 +17,7 @@ from verisal.functional.statistics.resampled import Bootstrap
 from verisal.results import Evaluation
 from verisal_studies.removal_scores import RemovalScores
 from verisal_studies.scores import cell, difference_of, mean_of, quoted, table
-from verisal_studies.study import Finding, Section, Study, StudyResult
+from verisal_studies.study import Finding, Study, StudyResult
 
 _COMMANDS: Final = ("verisal validate --config configs/study/baseline_choice.yaml",)
 
@@ -107,11 +107,7 @@ class BaselineChoice(Study):
         ConfigError: settings out of range.
     """
 
-    title = "Which baselines to average over"
-    claim = (
-        "No single baseline is innocent, so curves are averaged over several. Which ones is decided here,"
-        " once, on scenes that no report uses. (The choice is ours, not a claim of the paper.)"
-    )
+    page = "baseline_choice"
 
     def __init__(
         self,
@@ -151,57 +147,42 @@ class BaselineChoice(Study):
             "equal baselines": "; ".join(same) or "none",
             **self.setting,
         }
-        sections = self._sections(scores, candidates, benefits, steps, chosen)
-        return self.judged(
-            [finding], sections, summary=f"Chosen: {quoted(chosen.baselines)}.", setting=setting
-        )
-
-    def _sections(
-        self,
-        scores: RemovalScores,
-        candidates: Sequence[str],
-        benefits: Mapping[str, Tensor],
-        steps: Sequence[Step],
-        chosen: Step,
-    ) -> Iterator[Section]:
-        yield Section(
-            "The rule",
-            "Areas of insertion and deletion of every method are averaged over a set of baselines. On every"
-            " image Kendall's tau-b compares the order of the methods by these averages with their order by"
-            " the areas averaged over all baselines; the agreement of a set is the mean over both curves and"
-            f" all images. All sets of up to {self.largest} candidates are compared. The choice is the best"
-            f" set of the smallest size at which the best set one larger adds less than {self.gain:g}."
-            " Candidates are neutral, differ from each other, and need neither a mask nor a pool of images,"
-            " so that the choice works on any data. What is chosen here is the default of"
-            " `PerturbationCurves`. Sets are found and judged on the same scenes here, none of which other"
-            " pages report; [Input perturbations](input_perturbations.md) judges the choice on scenes that"
-            " had no part in it.",
-        )
-        rows = []
-        for step in steps:
-            some = [scores.distinct.index(name) for name in step.baselines]
-            means = (
-                ranking_agreement(areas[some].mean(dim=0), areas.mean(dim=0), Bootstrap())["kendall"]
-                for areas in benefits.values()
-            )
-            mark = "**chosen**" if step is chosen else ""
-            agreement = [cell(mean_of(step.agreement)), *map(cell, means)]
-            rows.append([str(len(some)), quoted(step.baselines), *agreement, mark])
-        header = ["size", "best set", "agreement per image", *(f"of mean {kind}" for kind in benefits), ""]
-        note = "In the columns of means: Kendall's tau-b between the rankings of the methods' mean areas."
-        yield Section("The best set of every size", f"{table(header, rows)}\n\n{note}")
-        lines = {
-            name: [
-                cell(scores.scores.mean(name, "neutrality/query_probability")),
-                "yes" if name in candidates else "",
-                cell(mean_of(image_agreement(benefits, [place]))),
-            ]
-            for place, name in enumerate(scores.distinct)
+        values = {
+            "largest": self.largest,
+            "gain": self.gain,
+            "limit": scores.limit,
+            "steps": _steps(steps, chosen, benefits, scores.distinct),
+            "baselines": _baselines(scores, candidates, benefits),
         }
-        yield Section(
-            "The baselines",
-            table(["baseline", "query probability on it (I1)", "candidate", "agreement alone"], lines)
-            + f"\n\nA baseline is neutral if its mean query probability is at most {scores.limit:.4f}, as"
-            " far as its interval can tell: a baseline that shows the same for all classes has a mean of"
-            " exactly 1/K when classes are equally frequent.",
+        summary = f"Chosen: {quoted(chosen.baselines)}."
+        return self.judged([finding], summary=summary, setting=setting, values=values, figures={})
+
+
+def _steps(
+    steps: Sequence[Step], chosen: Step, benefits: Mapping[str, Tensor], baselines: Sequence[str]
+) -> str:
+    rows = []
+    for step in steps:
+        some = [baselines.index(name) for name in step.baselines]
+        of_means = (
+            ranking_agreement(areas[some].mean(dim=0), areas.mean(dim=0), Bootstrap())["kendall"]
+            for areas in benefits.values()
         )
+        agreement = [cell(mean_of(step.agreement)), *map(cell, of_means)]
+        mark = "**chosen**" if step is chosen else ""
+        rows.append([str(len(some)), quoted(step.baselines), *agreement, mark])
+    return table(
+        ["size", "best set", "agreement per image", *(f"of mean {kind}" for kind in benefits), ""], rows
+    )
+
+
+def _baselines(scores: RemovalScores, candidates: Sequence[str], benefits: Mapping[str, Tensor]) -> str:
+    rows = {
+        name: [
+            cell(scores.scores.mean(name, "neutrality/query_probability")),
+            "yes" if name in candidates else "",
+            cell(mean_of(image_agreement(benefits, [place]))),
+        ]
+        for place, name in enumerate(scores.distinct)
+    }
+    return table(["baseline", "query probability on it (I1)", "candidate", "agreement alone"], rows)

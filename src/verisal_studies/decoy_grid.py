@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, final
 
 from verisal.errors import ConfigError
+from verisal.reporting.canvas import Pixels
 from verisal.results import Evaluation, Score, ScoreName
 from verisal_studies.attacked_maps import counted_images, is_halved, sensitivity_under
 from verisal_studies.figures import interval_pixels
@@ -19,7 +20,7 @@ from verisal_studies.scores import (
     ratio_of_means,
     table,
 )
-from verisal_studies.study import Finding, Section, Study, StudyFigure, StudyResult, verdict_of
+from verisal_studies.study import Finding, Study, StudyResult, verdict_of
 
 # Maps of an axis may be this much less alike than two runs of one setting.
 _MARGIN: Final = 0.1
@@ -46,13 +47,7 @@ class DecoyGrid(Study):
         ConfigError: no axis, or one without the default or without another setting.
     """
 
-    title = "Do decoys depend on how they are made?"
-    claim = (
-        "It was published that results of ranges over decoys are insensitive to the size of the patches, the"
-        " layer whose features are kept and the multiplier of the constraint (after Lu et al. 2021; their"
-        " numbers are not repeated here). Tolerance and schedule are tested as well. See"
-        " [decoys](../decoys.md) and [the study of decoys](decoys.md)."
-    )
+    page = "decoy_grid"
 
     def __init__(
         self,
@@ -86,7 +81,8 @@ class DecoyGrid(Study):
             f" {len(self.axes)} groups of maps",
         }
         summary = "; ".join(f"{finding.claim}: {finding.verdict}" for finding in findings) + "."
-        return self.judged(findings, read.sections(), summary=summary, setting=setting)
+        figures = {"settings": read.picture()}
+        return self.judged(findings, summary=summary, setting=setting, values=read.tables(), figures=figures)
 
 
 @final
@@ -96,6 +92,7 @@ class _Comparisons:
         members = [(row, axis) for axis, group in study.axes.items() for row in group if row != study.default]
         # Of a setting on several axes the last one counts.
         self.place = dict(members)
+        self._rows = [study.plain, study.default, *self.place]
         self.images = counted_images(scores.values(*self._key(study.default, "fidelity")))
 
     def _key(self, row: str, score: str) -> tuple[str, str]:
@@ -149,8 +146,8 @@ class _Comparisons:
             f"fidelity {cell(difference)} {word}; S_S times {cell(ratio)}",
         )
 
-    def sections(self) -> Iterator[Section]:
-        rows = [self.study.plain, self.study.default, *self.place]
+    def picture(self) -> Pixels:
+        rows = self._rows
         panels = {
             "fidelity, left is good": {row: {"": self._mean(row, "fidelity")} for row in rows},
             "S_S top_k, left is good": {row: {"": self._mean(row, "S_S")} for row in rows},
@@ -158,24 +155,11 @@ class _Comparisons:
                 row: {"": self._alike(row)} if row in self.place else {} for row in rows
             },
         }
-        picture = interval_pixels(panels, title="One setting changed at a time")
-        header = [
-            "setting",
-            "axis",
-            "passes",
-            "fidelity ↓",
-            "against default",
-            "S_S top_k ↓",
-            "against default",
-        ]
-        yield Section(
-            "Settings",
-            "`better` and `worse` than the default: the 95 % interval of the paired difference excludes 0."
-            " Passes: forward passes of the whole network per map. Spearman: mean over images, with the maps"
-            " of"
-            " the default.\n\n" + table([*header, "Spearman"], {row: self._cells(row) for row in rows}),
-            (StudyFigure("settings", "Fidelity, S_S and likeness of maps for every setting", picture),),
-        )
+        return interval_pixels(panels, title="One setting changed at a time")
+
+    def tables(self) -> dict[str, object]:
+        settings = {row: self._cells(row) for row in self._rows}
+        header = ["setting", "axis", "passes", "fidelity ↓", "against default", "S_S top_k ↓"]
         maps = (
             [
                 axis,
@@ -185,19 +169,11 @@ class _Comparisons:
             ]
             for axis, members in self.study.axes.items()
         )
-        header = [
-            "axis",
-            "settings",
-            "Spearman ↑",
-            "another seed",
-            "random maps",
-            "wholly below another seed",
-        ]
-        yield Section(
-            "Maps",
-            "Median over the pairs of an axis, per image; the default with another seed; random maps.\n\n"
-            + table(header, maps),
-        )
+        titles = ["axis", "settings", "Spearman ↑", "another seed", "random maps"]
+        return {
+            "settings": table([*header, "against default", "Spearman"], settings),
+            "maps": table([*titles, "wholly below another seed"], maps),
+        }
 
     def _cells(self, row: str) -> list[str]:
         evaluation, default = self.scores.evaluation, self.study.default

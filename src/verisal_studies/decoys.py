@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import product
 from typing import Final, final
 
+from verisal.reporting.canvas import Pixels
 from verisal.results import Evaluation, Score
 from verisal_studies.attacked_maps import (
     ATTACKS,
-    attacked_panels,
+    attacked_figure,
     counted_images,
     is_halved,
     sensitivity_under,
@@ -28,9 +30,7 @@ from verisal_studies.scores import (
 )
 from verisal_studies.study import (
     Finding,
-    Section,
     Study,
-    StudyFigure,
     StudyResult,
     verdict_of,
     verdict_of_words,
@@ -75,14 +75,7 @@ class DecoyStudy(Study):
         commands: that make the page again.
     """
 
-    title = "Do ranges over decoys make better maps?"
-    claim = (
-        "A decoy has the features of the image at an early layer, and other pixels in small patches. The"
-        " range, over decoys, of a base method's value at each pixel was published as a map that is more"
-        " faithful and harder to attack than the base method's own map, than a mean over decoys, and than"
-        " ranges over images whose patches are constant (after Lu et al. 2021; their numbers are not repeated"
-        " here). See [decoys](../decoys.md) and [attacks on maps](../map_attacks.md)."
-    )
+    page = "decoys"
 
     def result(self, evaluation: Evaluation) -> StudyResult:
         """Five claims: fidelity, attacks, attacks on the decoys' own maps, features kept, range not mean."""
@@ -101,7 +94,8 @@ class DecoyStudy(Study):
             " `better` or `worse` is weak evidence",
         }
         summary = f"{words[:1].upper()}{words[1:]}."
-        return self.judged(findings, read.sections(), summary=summary, setting=setting)
+        figures = {"differences": read.picture(), **attacked_figure(evaluation)}
+        return self.judged(findings, summary=summary, setting=setting, values=read.tables(), figures=figures)
 
 
 @final
@@ -185,7 +179,7 @@ class _Comparisons:
             f"of {len(words)} comparisons {counted(words)}",
         )
 
-    def sections(self) -> Iterator[Section]:
+    def picture(self) -> Pixels:
         panels = {
             title.rstrip(" ↓"): {
                 base: {control: self.differences[base, control, title] for control in _CONTROLS}
@@ -193,46 +187,28 @@ class _Comparisons:
             }
             for title in (_FIDELITY, *_SENSITIVITIES)
         }
-        head = "Range over decoys minus control: left of the line the range is better"
-        answer = (
-            [control, *(counted([self.word(base, control, title) for base in _BASES]) for title in _MEASURES)]
-            for control in _CONTROLS
-        )
-        yield Section(
-            "Answer",
-            f"Verdicts of {len(_BASES)} base methods, range over decoys beside each control. `better` and"
-            " `worse`: the 95 % interval of the paired difference excludes 0.\n\n"
-            + table(["range over decoys against", *_MEASURES], answer),
-            (
-                StudyFigure(
-                    "differences",
-                    "Range over decoys minus each control, fidelity and S_S, with intervals",
-                    interval_pixels(panels, title=head, reference=0.0),
-                ),
-            ),
-        )
-        yield from attacked_panels(self.scores.evaluation)
-        yield Section(
-            "Sensitivity under attack",
-            "Range over decoys divided by the base method, with interval. The first three columns: the attack"
-            " aims at the base method's map, and both are scored on the same attacked images. Last column: it"
-            " aims at the map that is scored, along the base method's direction.\n\n"
-            + table(["base", *_SENSITIVITIES, _OWN], {base: self._ratios(base) for base in _BASES}),
-        )
-        rows = (
-            [
-                f"`{base}`",
-                control,
-                *(
-                    f"{cell(self.differences[base, control, title])} {self.word(base, control, title)}"
-                    for title in _MEASURES
-                ),
-            ]
-            for base in _BASES
-            for control in _CONTROLS
-        )
-        yield Section("Differences", table(["base", "control", *_MEASURES], rows))
-        yield Section("Scores", table(["", *_MEASURES], self._means()))
+        title = "Range over decoys minus control: left of the line the range is better"
+        return interval_pixels(panels, title=title, reference=0.0)
+
+    def tables(self) -> dict[str, object]:
+        answer, differences = [], []
+        for control in _CONTROLS:
+            words = ([self.word(base, control, title) for base in _BASES] for title in _MEASURES)
+            answer.append([control, *map(counted, words)])
+        for base, control in product(_BASES, _CONTROLS):
+            cells = (
+                f"{cell(self.differences[base, control, title])} {self.word(base, control, title)}"
+                for title in _MEASURES
+            )
+            differences.append([f"`{base}`", control, *cells])
+        ratios = {base: self._ratios(base) for base in _BASES}
+        return {
+            "bases": len(_BASES),
+            "answer": table(["range over decoys against", *_MEASURES], answer),
+            "ratios": table(["base", *_SENSITIVITIES, _OWN], ratios),
+            "differences": table(["base", "control", *_MEASURES], differences),
+            "scores": table(["", *_MEASURES], self._means()),
+        }
 
     def _ratios(self, base: str) -> list[str]:
         pairs = [self.pair(base, title, title) for title in _SENSITIVITIES]

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Final, final
 
 from verisal.errors import ConfigError
+from verisal.reporting.canvas import Pixels
 from verisal.results import Evaluation, Score
-from verisal_studies.attacked_maps import ATTACKS, attacked_panels, counted_images, sensitivity_under
+from verisal_studies.attacked_maps import ATTACKS, attacked_figure, counted_images, sensitivity_under
 from verisal_studies.figures import interval_pixels
 from verisal_studies.scores import INTERVALS, Scores, cell, difference_word, quoted, table
-from verisal_studies.study import Finding, Section, Study, StudyFigure, StudyResult, verdict_of_words
+from verisal_studies.study import Finding, Study, StudyResult, verdict_of_words
 
 _SENSITIVITY: Final = sensitivity_under("[^,]*", aimed=False)
 _NO_METHODS: Final = ("random", "centre")
@@ -60,12 +61,7 @@ class MapRobustness(Study):
         commands: that make the page again.
     """
 
-    title = "How far do attacks move the maps of any method?"
-    claim = (
-        "It was published that noise that nobody sees and that keeps the prediction moves saliency maps"
-        " almost at will (after Ghorbani et al. 2019; their numbers are not repeated here). See [attacks on"
-        " maps](../map_attacks.md)."
-    )
+    page = "map_robustness"
 
     def result(self, evaluation: Evaluation) -> StudyResult:
         """Two claims: methods attacked along their own direction, and all others along the gradient's."""
@@ -90,8 +86,11 @@ class MapRobustness(Study):
             "comparisons": f"{len(own) + len(others)}, each with an interval of its own",
         }
         summary = "; ".join(f"{one.claim}: {one.verdict} ({one.evidence})" for one in findings) + "."
-        sections = (*_sections(cases), *attacked_panels(evaluation))
-        return self.judged(findings, sections, summary=summary, setting=setting)
+        lines: dict[tuple[str, str], dict[str, _Case]] = {}
+        for case in cases:
+            lines.setdefault((case.row, case.direction), {})[case.kind] = case
+        figures = {"sensitivity": _picture(lines), **attacked_figure(evaluation)}
+        return self.judged(findings, summary=summary, setting=setting, values=_tables(lines), figures=figures)
 
 
 def _cases(scores: Scores) -> Iterator[_Case]:
@@ -127,10 +126,7 @@ def _moved(claim: str, cases: Sequence[_Case]) -> Finding:
     )
 
 
-def _sections(cases: Sequence[_Case]) -> Iterator[Section]:
-    lines: dict[tuple[str, str], dict[str, _Case]] = {}
-    for case in cases:
-        lines.setdefault((case.row, case.direction), {})[case.kind] = case
+def _picture(lines: Mapping[tuple[str, str], Mapping[str, _Case]]) -> Pixels:
     panels = {
         f"S_S {kind}": {
             row if direction == "gradient" else f"{row}, {direction}": {
@@ -141,33 +137,22 @@ def _sections(cases: Sequence[_Case]) -> Iterator[Section]:
         }
         for kind in ATTACKS
     }
-    picture = interval_pixels(panels, title="Change of the map per change of the image: left is robust")
-    sensitivities, overlaps = [], []
+    return interval_pixels(panels, title="Change of the map per change of the image: left is robust")
+
+
+def _tables(lines: Mapping[tuple[str, str], Mapping[str, _Case]]) -> dict[str, object]:
+    sensitivity, overlap = [], []
     for (row, direction), own in lines.items():
         shown = [own[kind] for kind in ATTACKS]
-        sensitivities.append([f"`{row}`", direction, *(_beside(case.plain, case.control) for case in shown)])
+        sensitivity.append([f"`{row}`", direction, *(_beside(case.plain, case.control) for case in shown)])
         words = (
             f"{_beside(case.overlap, case.control_overlap)} {_OVERLAP_WORDS[case.word]}" for case in shown
         )
-        overlaps.append([f"`{row}`", direction, *words])
-    yield Section(
-        "Sensitivity",
-        "S_S with 95 % intervals, in brackets that of random signs of the same budget; low is good. Random"
-        " signs change the image more, and S_S is divided by that change: compare methods in one column, not"
-        " with the brackets. Where the direction is not that of the method's own map, it is a transfer"
-        " attack: a weaker one, so that methods compare only within one direction, and a low value is no"
-        " proof of robustness. `random` and `centre` are controls: maps of noise drawn by content, and maps"
-        " that do not look at the image.\n\n"
-        + table(["method", "direction", *(f"{kind} ↓" for kind in ATTACKS)], sensitivities),
-        (StudyFigure("sensitivity", "S_S of every method under attack and under random signs", picture),),
-    )
-    yield Section(
-        "Overlap of the largest pixels",
-        "Intersection over union of the largest pixels before and after, in brackets that of random signs;"
-        " high is good. `below`, `above`: the interval of the paired difference excludes 0. This decides,"
-        " because it is not divided by the size of the change, which is larger for random signs.\n\n"
-        + table(["method", "direction", *(f"{kind} ↑" for kind in ATTACKS)], overlaps),
-    )
+        overlap.append([f"`{row}`", direction, *words])
+    return {
+        "sensitivity": table(["method", "direction", *(f"{kind} ↓" for kind in ATTACKS)], sensitivity),
+        "overlap": table(["method", "direction", *(f"{kind} ↑" for kind in ATTACKS)], overlap),
+    }
 
 
 def _beside(score: Score, control: Score) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, final
 
 from verisal.errors import ConfigError
 from verisal.results import Evaluation, Score
 from verisal_studies.figures import dots_pixels
 from verisal_studies.scores import INTERVALS, Scores, cell, difference_word, is_defined, quoted, table
-from verisal_studies.study import Finding, Section, Study, StudyFigure, StudyResult, verdict_of
+from verisal_studies.study import Finding, Study, StudyResult, verdict_of
 
 _USABLE: Final = 0.9
 _COLUMNS: Final = ("mean_seen", "mean_unseen", "worst_unseen")
@@ -36,12 +36,7 @@ class ReliableDetection(Study):
         wang2020haf
     """
 
-    title = "Do hierarchical masks give attacks away?"
-    claim = (
-        "A simple convolutional network that reads hierarchical attribution masks detects adversarial inputs."
-        " Only the abstract of the paper was read: its detector, data, attacks and numbers are unknown, and"
-        " none is repeated."
-    )
+    page = "reliable_detection"
 
     def __init__(
         self,
@@ -60,8 +55,8 @@ class ReliableDetection(Study):
     def result(self, evaluation: Evaluation) -> StudyResult:
         """Four claims: two detectors on masks, ahead of controls, ahead of comparison detectors."""
         scores = Scores(evaluation)
-        areas = (name for name in evaluation.scores if name.column == "auroc/mean_unseen")
-        rows = list(dict.fromkeys(name.row for name in areas))
+        full = (name for name in evaluation.scores if name.column == "auroc/mean_unseen")
+        rows = list(dict.fromkeys(name.row for name in full))
         for row in (self.masks, self.published, *self.controls):
             if row not in rows:
                 raise ConfigError(
@@ -93,7 +88,35 @@ class ReliableDetection(Study):
             "detectors": quoted(rows),
             "intervals": INTERVALS,
         }
-        return self.judged(findings, self._sections(scores, rows, ahead), summary=summary, setting=setting)
+        areas = {row: {name: scores.reported(row, f"auroc/{name}") for name in _COLUMNS} for row in rows}
+        means = {row: own["mean_unseen"] for row, own in areas.items()}
+        # What is undefined comes last.
+        rows.sort(key=lambda row: (not is_defined(means[row]), -means[row].value))
+        lines = {
+            row: [
+                *map(cell, areas[row].values()),
+                cell(scores.reported(row, "fpr/clean")),
+                cell(ahead[row]) if row in ahead else "",
+            ]
+            for row in rows
+        }
+        header = ["", "seen ↑", "mean unseen ↑", "worst unseen ↑", "FPR clean", f"`{self.masks}` minus it"]
+        picture = dots_pixels(
+            {
+                row.replace("_", " "): {name.replace("_", " "): one for name, one in areas[row].items()}
+                for row in rows
+            },
+            title="Detecting attacks of families that were fitted or not (right is good)",
+            label="AUROC, 95 % interval; 0.5 is chance",
+            line=0.5,
+        )
+        return self.judged(
+            findings,
+            summary=summary,
+            setting=setting,
+            values={"differences": len(ahead), "detectors": table(header, lines)},
+            figures={"detectors": picture},
+        )
 
     def _beats(self, ahead: Mapping[str, Score], rows: Sequence[str], over: str, each: str) -> Finding:
         words = {row: difference_word(ahead[row], "high") for row in rows}
@@ -108,43 +131,6 @@ class ReliableDetection(Study):
             f" interval for every {each}; in part if for some",
             verdict_of([row in better for row in rows]),
             f"ahead of {len(better)} of {len(rows)}{f', behind {worse}' if worse else ''}{near}.",
-        )
-
-    def _sections(self, scores: Scores, rows: Sequence[str], ahead: Mapping[str, Score]) -> Iterator[Section]:
-        areas = {row: {name: scores.reported(row, f"auroc/{name}") for name in _COLUMNS} for row in rows}
-        means = {row: own["mean_unseen"] for row, own in areas.items()}
-        # What is undefined comes last.
-        ordered = sorted(rows, key=lambda row: (not is_defined(means[row]), -means[row].value))
-        pixels = dots_pixels(
-            {
-                row.replace("_", " "): {name.replace("_", " "): one for name, one in areas[row].items()}
-                for row in ordered
-            },
-            title="Detecting attacks of families that were fitted or not (right is good)",
-            label="AUROC, 95 % interval; 0.5 is chance",
-            line=0.5,
-        )
-        lines = {
-            row: [
-                *map(cell, areas[row].values()),
-                cell(scores.reported(row, "fpr/clean")),
-                cell(ahead[row]) if row in ahead else "",
-            ]
-            for row in ordered
-        }
-        header = ["", "seen ↑", "mean unseen ↑", "worst unseen ↑", "FPR clean", f"`{self.masks}` minus it"]
-        yield Section(
-            "Detectors",
-            "Seen families are those with an attack in the fit; only successful attacks count, each paired"
-            " with its clean image. FPR is the realised share of false alarms at the threshold for 5 % on"
-            " other images. These attackers do not know the detector; [adaptive attacks](../adaptive.md)"
-            f" shows what is left against those who do. {len(ahead)} differences were judged, each by its"
-            f" own interval, without correction.\n\n{table(header, lines)}",
-            (
-                StudyFigure(
-                    "detectors", "AUROC of every detector on seen and unseen families of attacks", pixels
-                ),
-            ),
         )
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from typing import ClassVar, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from verisal.errors import ConfigError
+from verisal.reporting.canvas import Pixels
 from verisal.results import Evaluation
 
 Verdict = Literal["holds", "holds in part", "does not hold here", "cannot be said"]
@@ -57,7 +57,7 @@ class StudyFigure:
 
     name: str
     text: str
-    pixels: NDArray[np.uint8]
+    pixels: Pixels
 
 
 @dataclass(frozen=True)
@@ -123,10 +123,12 @@ class Study(ABC):
     Args:
         setting: what was measured on what, name to value, as the page shows it.
         commands: that make the page again.
+
+    Attributes:
+        page: name of the text of the study in ``pages``, without ending.
     """
 
-    title: str
-    claim: ClassVar[str]
+    page: ClassVar[str]
 
     def __init__(self, setting: Mapping[str, str], commands: Sequence[str]) -> None:
         self.setting, self.commands = dict(setting), tuple(commands)
@@ -142,11 +144,45 @@ class Study(ABC):
     def judged(
         self,
         findings: Iterable[Finding],
-        sections: Iterable[Section],
         *,
         summary: str,
         setting: Mapping[str, str],
+        values: Mapping[str, object],
+        figures: Mapping[str, Pixels],
     ) -> StudyResult:
-        """The result under the study's own title, claim and commands."""
-        own = (self.title, self.claim, self.commands)
-        return StudyResult(*own, setting, tuple(findings), summary, tuple(sections))
+        """The result, on the study's page.
+
+        The text has a title, the claim, and sections; numbers and tables stand in it as ``{name}``, pictures
+        as ``![what is seen](name)``. A section without number or table is left out with its pictures.
+
+        Args:
+            findings: the claims.
+            summary: one sentence, for who reads nothing else.
+            setting: what was measured on what.
+            values: by their names in the text.
+            figures: by their names in the text; a picture that is not there is left out.
+        """
+        text = files(__package__).joinpath("pages", f"{self.page}.md").read_text(encoding="utf-8")
+        head, *parts = text.removeprefix("# ").split("\n## ")
+        title, claim = (_in_one_line(words).format_map(values) for words in head.split("\n", 1))
+        sections = tuple(section for part in parts for section in _section(part, values, figures))
+        return StudyResult(title, claim, self.commands, setting, tuple(findings), summary, sections)
+
+
+def _section(part: str, values: Mapping[str, object], figures: Mapping[str, Pixels]) -> Iterator[Section]:
+    title, _, body = part.partition("\n")
+    texts, shown, pictures = [], [], 0
+    for paragraph in body.strip().split("\n\n"):
+        picture = re.fullmatch(r"!\[(.*)\]\((.*)\)", _in_one_line(paragraph))
+        if picture is None:
+            texts.append(_in_one_line(paragraph).format_map(values))
+            continue
+        pictures += 1
+        if picture[2] in figures:
+            shown.append(StudyFigure(picture[2], picture[1], figures[picture[2]]))
+    if shown or not pictures or "{" in body:
+        yield Section(title, "\n\n".join(texts), tuple(shown))
+
+
+def _in_one_line(words: str) -> str:
+    return words.strip().replace("\n", " ")

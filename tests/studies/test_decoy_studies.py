@@ -92,6 +92,8 @@ def test_a_range_that_equals_its_controls_beats_the_base_method_in_part():
     assert "of 24 comparisons 11 better, 13 open" in found.findings[3].evidence
     assert "of 12 comparisons 11 better, 1 open" in found.findings[4].evidence
     text = page_text(found, "decoys")
+    assert "## Scores" in text
+    assert "## Maps before and after an attack" not in text  # there is no picture of them
     assert row_of(text, "plain base method")[1] == "2 better, 1 open"
     assert row_of(text, "range over noise")[1:] == ["3 open"] * 6
     ratios = [line for line in text.splitlines() if line.startswith("| `gradient` | 0.344")]
