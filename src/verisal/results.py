@@ -75,7 +75,7 @@ class ScoreName(str):
 
     @property
     def metric(self) -> str:
-        """What is measured."""
+        """The measured quantity."""
         # A slash in brackets, such as that of 8/255, is of a setting.
         return re.match(r"(\[[^]]*\]|[^/])*", self.column)[0]  # type: ignore[index]
 
@@ -154,7 +154,7 @@ class Heatmap:
 
 @dataclass(frozen=True)
 class MaskPanel:
-    """Pictures of one attacked image: what a person looks at to believe or doubt an alarm.
+    """Pictures of one attacked image, by which a person believes or doubts an alarm.
 
     Attributes:
         image_id: of the clean image.

@@ -57,28 +57,20 @@ class Sample:
     difficult: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
 
     def __post_init__(self) -> None:
-        if self.image.ndim != 3 or self.image.shape[0] != 3 or self.image.dtype != torch.float32:
-            raise DataError(
-                f"sample {self.image_id}: image must be (3, H, W) float32,"
-                f" found {tuple(self.image.shape)} {self.image.dtype}"
-            )
         count, size = len(self.object_labels), tuple(self.image.shape[1:])
-        if tuple(self.object_masks.shape) != (count, *size) or self.object_masks.dtype != torch.bool:
-            raise DataError(
-                f"sample {self.image_id}: object masks must be ({count}, {size[0]}, {size[1]}) bool,"
-                f" found {tuple(self.object_masks.shape)} {self.object_masks.dtype}"
-            )
-        if tuple(self.boxes.shape) != (count, 4):
-            raise DataError(
-                f"sample {self.image_id}: boxes must be ({count}, 4), found {tuple(self.boxes.shape)}"
-            )
         if len(self.difficult) == 0:
             object.__setattr__(self, "difficult", torch.zeros(count, dtype=torch.bool))
-        if tuple(self.difficult.shape) != (count,) or self.difficult.dtype != torch.bool:
-            raise DataError(
-                f"sample {self.image_id}: difficult must be ({count},) bool,"
-                f" found {tuple(self.difficult.shape)} {self.difficult.dtype}"
-            )
+        for name, tensor, shape, dtype in (
+            ("image", self.image, (3, *size) if len(size) == 2 else "(3, H, W)", torch.float32),
+            ("object masks", self.object_masks, (count, *size), torch.bool),
+            ("boxes", self.boxes, (count, 4), self.boxes.dtype),
+            ("difficult", self.difficult, (count,), torch.bool),
+        ):
+            if tuple(tensor.shape) != shape or tensor.dtype != dtype:
+                raise DataError(
+                    f"sample {self.image_id}: {name} must be {shape} {str(dtype).removeprefix('torch.')},"
+                    f" found {tuple(tensor.shape)} {tensor.dtype}"
+                )
 
 
 @dataclass(frozen=True)

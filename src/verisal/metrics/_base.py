@@ -1,4 +1,4 @@
-"""What every saliency metric is: per-image rows gathered over batches and processes, then reduced."""
+"""The base of saliency metrics: per-image rows gathered over batches and processes, then reduced."""
 
 from __future__ import annotations
 

@@ -94,9 +94,9 @@ class AttackedSensitivity(SaliencyMetric):
         images, query = explained.images[rows], explained.query_class[rows]
         columns: list[Tensor] = []
         for is_control in (False, True):
-            found = self._found(explained, images, query, attribution, is_control=is_control)
-            columns += self._changes(attribution, found)
-            clean_confidence = found.clean_confidence.double()
+            attacked = self._found(explained, images, query, attribution, is_control=is_control)
+            columns += self._changes(attribution, attacked)
+            clean_confidence = attacked.clean_confidence.double()
         return torch.stack([*columns, clean_confidence], dim=1)
 
     def _found(
@@ -111,26 +111,26 @@ class AttackedSensitivity(SaliencyMetric):
         def asked(images: Tensor, query: Tensor) -> SaliencyResult:
             return aim(classifier, images, query)
 
-        found = shared(
+        attacked = shared(
             lambda: work_key("attack", [self.attack, aim, is_control], classifier, [images, query]),
             lambda: attack(
                 classifier, asked, images, query_class=query, attribution=attribution_of(asked(images, query))
             ),
         )
-        return replace(found, maps=attribution_of(explained.explain(found.x_adv, query)))
+        return replace(attacked, maps=attribution_of(explained.explain(attacked.x_adv, query)))
 
-    def _changes(self, attribution: Tensor, found: MapAttackResult) -> list[Tensor]:
+    def _changes(self, attribution: Tensor, attacked: MapAttackResult) -> list[Tensor]:
         change = map_change(
             attribution,
-            found.maps,
-            l2=found.l2,
+            attacked.maps,
+            l2=attacked.l2,
             percentile=self.percentile,
             top_share=self.attack.top_share,
         )
-        values = [*vars(change).values(), found.confidence.double()]
+        values = [*vars(change).values(), attacked.confidence.double()]
         # An image without a label has none that could be kept.
-        missed = (~found.found).double().where(found.clean_confidence.isfinite(), torch.nan)
-        return [*(value.where(found.found, torch.nan) for value in values), missed]
+        missed = (~attacked.found).double().where(attacked.clean_confidence.isfinite(), torch.nan)
+        return [*(value.where(attacked.found, torch.nan) for value in values), missed]
 
 
 def _short(method: object) -> str:

@@ -1,4 +1,4 @@
-"""Scores of maps compared with those of other settings, noisy images and randomised networks; smoothness."""
+"""Comparisons of maps with those of other settings, noisy images and randomised networks; smoothness."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Smoothness(SaliencyMetric):
 
 @final
 class MapSimilarity(SaliencyMetric):
-    """How like the maps of another method, or of another setting of the same one, the maps are.
+    """Similarity of the maps to those of another method, or of another setting of the same method.
 
     Scores: ``spearman``, ``pearson``, ``ssim``, ``top_5``, ``top_10``, ``top_20`` (intersection over union),
     ``floor`` (Spearman of two runs of the same setting) and ``control`` (Spearman with random maps).
@@ -85,11 +85,11 @@ class MapSimilarity(SaliencyMetric):
         """One map of the other and one of the repetition per image."""
         asked = explained.classifier, explained.images, explained.query_class
         maps = explained.result.saliency
-        found = map_similarities(maps, self.other(*asked).saliency)
+        similarities = map_similarities(maps, self.other(*asked).saliency)
         control = spearman(maps, random_maps(maps, image_ids=explained.image_ids, seed=self.seed))
         # A deterministic method is like itself wherever its map is defined.
         floor = spearman(maps, maps if self.repeat is None else self.repeat(*asked).saliency)
-        return torch.stack([*found.values(), floor, control], dim=1)
+        return torch.stack([*similarities.values(), floor, control], dim=1)
 
 
 @final
@@ -197,9 +197,9 @@ class CascadingRandomisation(SaliencyMetric):
         columns = []
         statistics = self.images.to(images.device)
         for copy in self._copies.of(classifier, statistics, steps=self.steps, seed=self.seed):
-            found = self.method(copy.classifier, images, query)
-            columns += [spearman(intact.saliency, found.saliency), ssim(intact.saliency, found.saliency)]
-            attribution = attribution_of(found)
+            result = self.method(copy.classifier, images, query)
+            columns += [spearman(intact.saliency, result.saliency), ssim(intact.saliency, result.saliency)]
+            attribution = attribution_of(result)
             columns.append(spearman(attribution_of(intact).expand_as(attribution), attribution))
         return torch.cat([torch.stack(columns, dim=1), intact.saliency.double().flatten(1)], dim=1)
 

@@ -1,4 +1,4 @@
-"""Scores of what a map says about the classifier when the image is changed as the map tells."""
+"""Faithfulness of maps: the classifier's answers when the image is cropped or changed as the map says."""
 
 from __future__ import annotations
 
@@ -99,15 +99,15 @@ class SaliencyFidelity(SaliencyMetric):
 
     def rows_of(self, explained: Explained) -> Tensor:
         """Two network passes per image."""
-        found = saliency_fidelity(
+        fidelity = saliency_fidelity(
             explained.classifier,
             explained.images,
             maps=postprocess(attribution_of(explained.result), percentile=self.percentile),
             query_class=explained.query_class,
             chunk_size=self.chunk_size,
         )
-        floored = found.floored.double().where(~found.values.isnan(), torch.nan)
-        return torch.stack([found.values, floored], dim=1)
+        floored = fidelity.floored.double().where(~fidelity.values.isnan(), torch.nan)
+        return torch.stack([fidelity.values, floored], dim=1)
 
 
 @final
@@ -162,8 +162,8 @@ class Infidelity(SaliencyMetric):
     def rows_of(self, explained: Explained) -> Tensor:
         """One network pass per perturbation."""
         attribution = attribution_of(explained.result)
-        found = self._responses(explained, attribution)
-        values = torch.stack([infidelity(found, normalised=flag) for flag in (False, True)], dim=1)
+        asked = self._responses(explained, attribution)
+        values = torch.stack([infidelity(asked, normalised=flag) for flag in (False, True)], dim=1)
         return values.where(defined_maps(attribution)[:, None], torch.nan)
 
     def _responses(self, explained: Explained, attribution: Tensor) -> Responses:

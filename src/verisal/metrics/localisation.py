@@ -164,7 +164,7 @@ class MaxBoxAcc(SaliencyMetric):
         self.iou, self.chunk_size = iou, chunk_size
 
     def rows_of(self, explained: Explained) -> Tensor:
-        """Whether the box is right, at every level."""
+        """1 where the box is right, at every level."""
         ious = largest_component_ious(
             explained.result.saliency, boxes_of(explained, self.name), chunk_size=self.chunk_size
         )
@@ -207,7 +207,7 @@ class MaxBoxAccV2(SaliencyMetric):
         self.chunk_size = chunk_size
 
     def rows_of(self, explained: Explained) -> Tensor:
-        """Whether a box is right, at every overlap and level."""
+        """1 where a box is right, at every overlap and level."""
         ious = multi_component_ious(
             explained.result.saliency, boxes_of(explained, self.name), chunk_size=self.chunk_size
         )
@@ -269,7 +269,7 @@ def _rate(bootstrap: Bootstrap, value: float, highest: float, n: int, undefined:
     """A rate among n images whose upper limit is that of the highest rate; undefined for one image."""
     if math.isnan(value):
         n, undefined = 0, undefined + n
-    rate, ceiling = (bootstrap.rate(one, n, undefined) for one in (value, highest))
+    rate, ceiling = (bootstrap.rate(share, n, undefined) for share in (value, highest))
     return replace(rate, ends=(rate.limits()[0], ceiling.limits()[1]))
 
 

@@ -54,10 +54,10 @@ class _QueryScores(ABC):
 
 @final
 class DisturbedScores(_QueryScores):
-    """What maps of absent classes have in common with the map of the true one.
+    """Likeness of maps of absent classes to the map of the true class.
 
-    One row per image: under c0, whether the box is right, whether the whole image's box would be, and
-    whether the map is empty; under each absent class
+    One row per image: under c0, if the box is right, if the whole image's box would be, and
+    if the map is empty; under each absent class
 
     - ``flr_rel``: false localisation, the box at the threshold of the map's own range is right for the true
       object; ``flr_abs``: the box at the same share of the maximum of the raw c0 map is. No box is none;
@@ -158,7 +158,7 @@ class DisturbedScores(_QueryScores):
 class ClassRankScores(_QueryScores):
     """Maps of classes of several ranks beside the map of the predicted class.
 
-    One row per image: ``right[c0]``, whether the box of the predicted class's map is right; and for each
+    One row per image: ``right[c0]``, 1 if the box of the predicted class's map is right; and for each
     further query
 
     - ``response``, ``norm``: sum and Euclidean norm of the raw map's magnitudes over those of the first;
@@ -194,7 +194,7 @@ class ClassRankScores(_QueryScores):
             results: of the predicted class, then of each further query, on the same images.
             boxes: per image ``(N, 4)`` boxes of the objects of the predicted class; none leaves boxes
                 undefined.
-            valid: ``(Q, B)`` bool, whether the further query counts for the image.
+            valid: ``(Q, B)`` bool, True if the further query counts for the image.
 
         Raises:
             DataError: another number of results or of rows in ``valid`` than there are queries.

@@ -80,7 +80,7 @@ def _clamped(limit: float) -> float:
 
 @lru_cache(maxsize=4096)
 def _beta_quantile(a: float, b: float, share: float) -> float:
-    """Where the regularised incomplete beta function reaches ``share``: Newton's steps inside a bisection."""
+    """Quantile of the beta distribution: Newton's steps inside a bisection."""
     if a < _NONE:
         return 0.0  # or less than 1e-150
     low, high, at = 0.0, 1.0, a / (a + b)
