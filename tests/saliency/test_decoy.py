@@ -9,11 +9,12 @@ from helpers.saliency_cases import toy_classifier, toy_images
 from verisal.errors import ConfigError
 from verisal.functional.comparison.similarity import attribution_of, spearman
 from verisal.functional.networks import stopped_at
+from verisal.functional.seeding import derive_seed
 from verisal.functional.shared_work import SharedWork
 from verisal.models import Classifier
 from verisal.saliency import Decoy, Gradient, Occlusion, SmoothGrad
 from verisal.saliency.decoy.descent import DecoyDescent
-from verisal.saliency.decoy.layer import find_layer
+from verisal.saliency.decoy.layer import check_not_linear, find_layer
 
 QUERY = torch.tensor([0, 2, 1])
 FEW = {"steps": 8, "rounds": 2, "epsilon": 0.1}
@@ -93,6 +94,9 @@ def test_report_is_what_the_decoys_themselves_say():
     assert group.report.n_patches == 2 * 6 * 4
     assert group.report.n_decoys == len(group.images) == 2 * 9
     assert result.diagnostics["infeasible"].tolist() == group.report.infeasible.tolist()
+    # One round: its steps and their check, eight tries, both measurements.
+    (once,) = Decoy(**FEW | {"rounds": 1}, period=9).decoys(classifier, images)
+    assert once.report.prefix_passes.tolist() == [18 * (8 + 1 + 8 + 1 + 1)] * 2
 
 
 @pytest.mark.parametrize("base", [Gradient(), Occlusion(window=8, stride=4)], ids=["gradient", "occlusion"])
@@ -164,6 +168,22 @@ class LinearNet(nn.Module):
 
 def linear_classifier():
     return Classifier(LinearNet(), ("one", "two"), class_names=("a", "b", "c"), image_size=16).eval()
+
+
+def test_a_network_that_bends_between_one_pair_of_four_is_not_linear():
+    size, asked = (6, 5), []
+    generator = torch.Generator().manual_seed(derive_seed("linear or not"))
+    ends = torch.rand(2, 4, 3, *size, generator=generator).flatten(0, 1).flatten(1).sum(dim=1)
+    highest = ends.sort().values[-2:].mean()
+
+    class Bent(nn.Module):
+        def forward(self, images):
+            asked.append(len(images))
+            total = images.flatten(1).sum(dim=1)
+            return torch.stack([total, (total - highest).relu()], dim=1)
+
+    check_not_linear(Bent(), size, torch.device("cpu"))
+    assert asked == [3 * 4]
 
 
 def test_range_of_gradients_of_a_linear_model_is_zero_at_any_images():
