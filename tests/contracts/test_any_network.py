@@ -257,7 +257,6 @@ ELSEWHERE = {
     "attacks/on_maps/attack.py",
     "functional/comparison/randomisation.py",
     "saliency/decoy/layer.py",
-    "saliency/gates/differentiable.py",
     "detectors/network.py",
     "attacks/adapters.py",
 }

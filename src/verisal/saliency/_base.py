@@ -35,7 +35,7 @@ class Saliency(Configured, ABC):
     Sub-classes are frozen dataclasses, so that their settings are plain data and can key a cache.
     """
 
-    needs_module: ClassVar[bool]
+    needs_module: ClassVar[bool] = False
     """True if the classifier must be an ``nn.Module`` with stages, rather than any callable."""
 
     @abstractmethod

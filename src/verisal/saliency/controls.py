@@ -29,8 +29,6 @@ class RandomMap(Saliency):
 
     seed: int = 0
 
-    needs_module: ClassVar[bool] = False
-
     def __call__(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
         """One draw per image in ``saliency`` and ``raw``; the classifier is not called."""
         _check(classifier, images, query_class)
@@ -53,8 +51,6 @@ class CentrePrior(Saliency):
     :math:`S = \exp(-r^2 / 2 \sigma^2)` with :math:`\sigma = \min(H, W) / 4` and *r* the distance in pixels
     from the centre.
     """
-
-    needs_module: ClassVar[bool] = False
 
     def __call__(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
         """The Gaussian in ``saliency`` and ``raw``; the classifier is not called."""
@@ -81,8 +77,6 @@ class EdgeDetector(Saliency):
     References:
         adebayo2018
     """
-
-    needs_module: ClassVar[bool] = False
 
     def __call__(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
         """The magnitude in ``saliency`` and ``raw``; the classifier is not called."""
@@ -199,8 +193,6 @@ class OfProbability(Saliency):
     """
 
     base: Saliency
-
-    needs_module: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.base.needs_module:

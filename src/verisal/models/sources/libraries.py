@@ -19,7 +19,6 @@ from verisal.models._stages import usable_stages
 from verisal.models.sources.weights import fit_states, read_states
 from verisal.types import OutputKind
 
-_LIBRARIES = {"timm": "hub", "transformers": "hub"}
 # Arguments with which a constructor would read files or the network by itself.
 _LOADING = ("pretrained", "weights", "checkpoint", "cache", "file", "url", "hf_hub", "progress")
 _SEED = 0
@@ -103,28 +102,18 @@ class Architecture:
 
 
 def optional(module: str) -> Any:  # noqa: ANN401 - of a package that may be missing
-    """A module of a package that may not be installed.
-
-    Raises:
-        ConfigError: it is not; names the extra that brings it.
-    """
+    """A module of a package; ``ConfigError`` names the extra that brings it where it is not installed."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        package = module.partition(".")[0]
-        extra = _LIBRARIES.get(package, "hub")
         raise ConfigError(
-            f"this classifier needs the package {package!r}, which is not installed;"
-            f" install verisal with the extra {extra!r}: verisal[{extra}]"
+            f"this classifier needs the package {module.partition('.')[0]!r}, which is not installed;"
+            " install verisal with the extra 'hub': verisal[hub]"
         ) from error
 
 
 def known_name(name: str, known: Sequence[str], *, library: str) -> None:
-    """Raise unless a library has a model of this name.
-
-    Raises:
-        ConfigError: with the nearest names.
-    """
+    """Raise ``ConfigError``, with the nearest names, unless a library has a model of this name."""
     if name in known:
         return
     near = difflib.get_close_matches(name, known, n=5, cutoff=0.4) or list(known[:5])
@@ -198,8 +187,7 @@ def from_torchvision(
         def load() -> nn.Module:
             # Read as tensors first: torchvision itself would run code in a file that lies in its cache.
             own.get_state_dict(progress=False, check_hash=True, weights_only=True)
-            network: nn.Module = models.get_model(name, weights=own, progress=False, **architecture.arguments)
-            return network
+            return models.get_model(name, weights=own, progress=False, **architecture.arguments)  # type: ignore[no-any-return]
 
         network = _fetched(load, name)
     names = told.meta["categories"] if _count(architecture) == len(told.meta["categories"]) else None

@@ -122,32 +122,23 @@ class SmallResNet(nn.Module):
 
         Every method that differentiates a frozen classifier runs about a third faster on it.
         """
-        source_network = copy.deepcopy(self).eval()
+        source = copy.deepcopy(self).eval()
         folded = SmallResNet(self.num_classes, widths=self.widths, blocks=self.blocks, folded=True)
-        fused = [
-            _fuse(sequence) for sequence in source_network.modules() if isinstance(sequence, nn.Sequential)
-        ]
-        convolutions = [conv for sequence in fused for conv in sequence]
-        targets = [
-            conv
-            for sequence in folded.modules()
-            if isinstance(sequence, nn.Sequential)
-            for conv in sequence
-            if isinstance(conv, nn.Conv2d)
-        ]
-        for source, target in zip(convolutions, targets, strict=True):
-            target.load_state_dict(source.state_dict())
+        for ours, theirs in zip(_sequences(source), _sequences(folded), strict=True):
+            fused = [
+                fuse_conv_bn_eval(conv, norm)
+                for conv, norm in itertools.pairwise(ours)
+                if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
+            ]
+            targets = [layer for layer in theirs if isinstance(layer, nn.Conv2d)]
+            for conv, target in zip(fused, targets, strict=True):
+                target.load_state_dict(conv.state_dict())
         folded.head.load_state_dict(self.head.state_dict())
         return folded.eval()
 
 
-def _fuse(sequence: nn.Sequential) -> list[nn.Conv2d]:
-    layers = list(sequence)
-    fused = []
-    for conv, norm in itertools.pairwise(layers):
-        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-            fused.append(fuse_conv_bn_eval(conv, norm))
-    return fused
+def _sequences(network: nn.Module) -> list[nn.Sequential]:
+    return [module for module in network.modules() if isinstance(module, nn.Sequential)]
 
 
 IMAGENET_CLASSIFIER = "imagenet_efficientnet_lite0"

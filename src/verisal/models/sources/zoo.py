@@ -207,19 +207,13 @@ def export_classifier(path: Path | str, classifier: Classifier, *, origin: Mappi
     network = classifier.network
     if isinstance(network, SmallResNet):
         network = network if network.folded else network.fold()
-        built_by: dict[str, Any] = {
-            "network": "SmallResNet",
-            "widths": list(network.widths),
-            "blocks": network.blocks,
-        }
+        widths = list(network.widths)
+        built_by: dict[str, Any] = {"network": "SmallResNet", "widths": widths, "blocks": network.blocks}
     elif classifier.architecture is not None:
         architecture = classifier.architecture
         _check_rebuilds(classifier, architecture)
-        built_by = {
-            "network": architecture.library,
-            "architecture": architecture.name,
-            "arguments": dict(architecture.arguments),
-        }
+        built_by = {"network": architecture.library, "architecture": architecture.name}
+        built_by["arguments"] = dict(architecture.arguments)
     else:
         raise ConfigError(
             f"nobody knows how this {type(network).__name__} is built again; load it by load_classifier,"
@@ -262,7 +256,7 @@ def _check_rebuilds(classifier: Classifier, architecture: Architecture) -> None:
     image = torch.rand(blank.shape, generator=torch.Generator().manual_seed(0)).to(blank)
     twin, count = twin.to(blank).eval(), classifier.num_classes
     with torch.no_grad(), evaluating(network):
-        ours, theirs = (logits_of(one(image.clone()), 1, classes=count) for one in (twin, network))
+        ours, theirs = (logits_of(each(image.clone()), 1, classes=count) for each in (twin, network))
         same = torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3)
     if not same:
         raise ConfigError(
@@ -287,31 +281,25 @@ def _from_export(path: Path, factory: str | None) -> Built:
     tensors, card = load_export(path)
     try:
         names, size = card["class_names"], card["image_size"]
-        architecture, network = _network_of(card, factory)
+        architecture, network = _network_of(path, card, factory)
         told = {key: card[key] for key in ("mean", "std", "stages")}
     except KeyError as error:
         raise CheckpointError(f"{path} is no classifier export: its card has no {error}") from None
-    except _NoClassifierError as error:
-        raise CheckpointError(f"{path} is no classifier export: {error}") from None
     fit_weights(network, tensors, source=path, class_names=names)
-    return Built(
-        network, architecture, size, class_names=names, output=card.get("output", "softmax"),
-        seen_images=card.get(IMAGES_KEY, {}), **told,
-    )  # fmt: skip
+    told |= {"output": card.get("output", "softmax"), "seen_images": card.get(IMAGES_KEY, {})}
+    return Built(network, architecture, size, class_names=names, **told)
 
 
-class _NoClassifierError(Exception):
-    pass
-
-
-def _network_of(card: Mapping[str, Any], factory: str | None) -> tuple[Architecture | None, nn.Module]:
+def _network_of(
+    path: Path, card: Mapping[str, Any], factory: str | None
+) -> tuple[Architecture | None, nn.Module]:
     """The network of a card; a function that it names is imported only if the user names one too."""
     kind = card.get("network")
     if kind == "SmallResNet":
         count = len(card["class_names"])
         return None, SmallResNet(count, widths=card["widths"], blocks=card["blocks"], folded=True)
     if kind not in ("torchvision", "timm", "transformers", "factory"):
-        raise _NoClassifierError(f"its card names {kind!r}")
+        raise CheckpointError(f"{path} is no classifier export: its card names {kind!r}")
     arguments = card["arguments"]
     if kind == "factory" and factory is None:
         raise ConfigError(

@@ -20,13 +20,7 @@ from verisal.errors import ConfigError
 from verisal.functional.scopes import frozen
 from verisal.saliency.gates.descent import DescentState, GateProblem, stage_views, weight_row
 from verisal.saliency.gates.hierarchical import HierarchicalMasks
-from verisal.saliency.gates.learned import (
-    MaskCard,
-    MaskNetwork,
-    _check_stages,
-    _check_weights,
-    load_mask_network,
-)
+from verisal.saliency.gates.learned import LearnedMask
 from verisal.saliency.gates.method import GateMethod
 from verisal.types import StagedClassifier, StageOutputs
 
@@ -107,21 +101,14 @@ class PredictedGates(DifferentiableGates):
         return "predicted"
 
     @cached_property
-    def _loaded(self) -> tuple[MaskNetwork, MaskCard]:
-        return load_mask_network(self.checkpoint)
+    def _method(self) -> LearnedMask:
+        return LearnedMask(checkpoint=self.checkpoint)
 
     def __call__(
         self, classifier: StagedClassifier, images: Tensor, outputs: StageOutputs, query_class: Tensor
     ) -> tuple[Tensor, ...]:
         """The gates that the network predicts."""
-        network, card = self._loaded
-        _check_stages(card, classifier, outputs, self.checkpoint)
-        _check_weights(card, classifier, self.checkpoint)
-        network.to(images.device)
-        asked = query_class
-        if card.objective == "output":
-            asked = torch.full_like(query_class, classifier.num_classes)
-        return tuple(network(outputs.activations, asked))
+        return self._method.predicted(classifier, outputs, query_class)
 
 
 @final

@@ -198,25 +198,40 @@ class LearnedMask(GateMethod):
         """The predicted gates, after the steps of descent if there are any."""
         network = staged(classifier, images, type(self).__name__)
         require_softmax(network, type(self).__name__, instead=ONE_SCORE)
-        masks, card = self._loaded
-        masks.to(images.device)
         images = images.contiguous(memory_format=torch.channels_last)
         with explaining(network, images, query_class) as (images, query):
             with torch.no_grad():
                 outputs = network.stage_outputs(images)
-                _check_stages(card, network, outputs, self.checkpoint)
-                if self.same_weights:
-                    _check_weights(card, network, self.checkpoint)
-                asked = query if self.uses_query else torch.full_like(query, network.num_classes)
-                predicted = masks(outputs.activations, asked)
+                predicted = self.predicted(network, outputs, query)
             if not self.steps:
-                return FoundGates(tuple(predicted), outputs.activations, 1, 0)
+                return FoundGates(predicted, outputs.activations, 1, 0)
+            card = self._loaded[1]
             problem = GateProblem(card.objective, card.penalty, network, outputs, query)
             descent = GateDescent(
                 reg_weight=card.reg_weight, steps=self.steps, learning_rate=self.learning_rate
             )
             learned = descent.run(problem, start=predicted)
             return FoundGates(learned.gates, learned.activations, self.steps + 2, self.steps)
+
+    def predicted(
+        self, classifier: StagedClassifier, outputs: StageOutputs, query: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Gates that the network predicts from stage outputs, in their graph."""
+        masks, card = self._loaded
+        channels = tuple(activation.shape[1] for activation in outputs.activations)
+        if (channels, classifier.num_classes) != (card.channels, card.num_classes):
+            raise ConfigError(
+                f"mask network {self.checkpoint} was trained for stages of {card.channels} channels and"
+                f" {card.num_classes} classes, the classifier has {channels} and {classifier.num_classes};"
+                " train one for it with configs/masker.yaml"
+            )
+        if self.same_weights and classifier_fingerprint(classifier) != card.classifier:
+            raise ConfigError(
+                f"mask network {self.checkpoint} was trained for a classifier with other weights; train one"
+                " for this classifier with configs/masker.yaml"
+            )
+        asked = query if self.uses_query else torch.full_like(query, classifier.num_classes)
+        return tuple(masks.to(outputs.logits.device)(outputs.activations, asked))
 
 
 def save_mask_network(path: Path | str, network: MaskNetwork, card: Mapping[str, Any]) -> None:
@@ -280,21 +295,3 @@ def classifier_fingerprint(classifier: StagedClassifier) -> str:
     """State hash of a classifier's last two parameters, its head as a rule: cheap enough for every call."""
     last = list(classifier.parameters())[-2:]
     return state_hash({str(index): parameter for index, parameter in enumerate(last)})
-
-
-def _check_stages(card: MaskCard, classifier: StagedClassifier, outputs: StageOutputs, source: str) -> None:
-    channels = tuple(activation.shape[1] for activation in outputs.activations)
-    if (channels, classifier.num_classes) != (card.channels, card.num_classes):
-        raise ConfigError(
-            f"mask network {source} was trained for stages of {card.channels} channels and"
-            f" {card.num_classes} classes, the classifier has {channels} and {classifier.num_classes};"
-            " train one for it with configs/masker.yaml"
-        )
-
-
-def _check_weights(card: MaskCard, classifier: StagedClassifier, source: str) -> None:
-    if classifier_fingerprint(classifier) != card.classifier:
-        raise ConfigError(
-            f"mask network {source} was trained for a classifier with other weights; train one for this"
-            " classifier with configs/masker.yaml"
-        )

@@ -77,8 +77,6 @@ class Gradient(GradientMethod):
         simonyan2014
     """
 
-    needs_module: ClassVar[bool] = False
-
     def attribute(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> Attribution:
         """One forward and one backward pass."""
         method = captum_methods().Saliency(scores_of(classifier, query_class))
@@ -97,8 +95,6 @@ class InputXGradient(GradientMethod):
     Differs from:
         - The image is in [0, 1], not normalised: a black pixel has no attribution, a mean one has.
     """
-
-    needs_module: ClassVar[bool] = False
 
     def attribute(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> Attribution:
         """One forward and one backward pass."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass, field
-from typing import ClassVar, final
+from typing import final
 
 import torch
 from torch import Tensor
@@ -58,8 +58,6 @@ class IntegratedGradients(GradientMethod):
     steps: int = 50
     chunk_size: int = 64
 
-    needs_module: ClassVar[bool] = False
-
     def __post_init__(self) -> None:
         check_range(1, chunk_size=self.chunk_size)
         check_baseline(self.baseline, type(self).__name__)
@@ -97,8 +95,6 @@ class NoisyCopies(GradientMethod):
     noise: float = 0.15
     seed: int = 0
     chunk_size: int = 64
-
-    needs_module: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_range(1, samples=self.samples, chunk_size=self.chunk_size)
@@ -227,8 +223,6 @@ class GradientSHAP(GradientMethod):
     samples: int = 50
     seed: int = 0
     chunk_size: int = 64
-
-    needs_module: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_range(1, samples=self.samples, chunk_size=self.chunk_size)

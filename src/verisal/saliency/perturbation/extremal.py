@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import ClassVar, Literal, final, get_args
+from typing import Literal, final, get_args
 
 import torch
 from torch import Tensor
@@ -253,8 +253,6 @@ class ExtremalPerturbation(Saliency):
     pyramid_levels: int = 8
     pyramid_sigma: float = 20.0
     chunk_size: int = 16
-
-    needs_module: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         rising = all(low < high for low, high in zip(self.areas, self.areas[1:], strict=False))

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import ClassVar, final
+from typing import final
 
 import torch
 from torch import Tensor
@@ -72,8 +72,6 @@ class MeaningfulPerturbation(Saliency):
     baseline: Baseline = field(default_factory=partial(Blur, sigma=10.0))
     seed: int = 0
     chunk_size: int = 16
-
-    needs_module: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_range(1, steps=self.steps, chunk_size=self.chunk_size, mask_scale=self.mask_scale)

@@ -9,7 +9,7 @@ over all windows *W* of a regular grid that cover the pixel.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, final
+from typing import final
 
 import torch
 from torch import Tensor
@@ -128,8 +128,6 @@ class Occlusion(Saliency):
     baseline: Baseline = field(default_factory=DatasetMean)
     score: ScoreKind = "probability"
     chunk_size: int = 64
-
-    needs_module: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.window, int) and len(self.window) != 2:

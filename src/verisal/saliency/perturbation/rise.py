@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import ClassVar, final
+from typing import final
 
 import torch
 from torch import Tensor
@@ -125,8 +125,6 @@ class RISE(Saliency):
     seed: int = 0
     score: ScoreKind = "probability"
     chunk_size: int = 64
-
-    needs_module: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not 0 < self.keep_probability <= 1:
