@@ -193,3 +193,10 @@ def test_a_layer_without_attribution_contributes_zeros():
     empty, full = torch.zeros(1, 1, 1, 2), torch.tensor([[[[1.0, 2.0]]]])
     assert fuse_layers([empty, full], "mean").flatten().tolist() == pytest.approx([0.25, 0.5])
     assert fuse_layers([empty, full], "geometric").sum() == 0
+
+
+def test_rules_are_part_of_the_settings_but_maps_are_not_part_of_the_gates():
+    settings = HierarchicalMasks().gate_settings()
+    assert settings["rules"] == 2
+    assert not {"shown", "fusion", "smoothing", "chunk_size"} & settings.keys()
+    assert HierarchicalMasks(shown="gate").settings() != HierarchicalMasks().settings()

@@ -54,12 +54,9 @@ class Probe:
 
 
 def image_like(first: Tensor, image_size: int, grid: int) -> Tensor:
-    """Something with the shape of the images that gave this map of the first stage, and without values.
+    """A tensor without values, shaped like the images that gave this map of the first stage.
 
-    Args:
-        first: map of the first stage.
-        image_size: of the images whose maps are known.
-        grid: height and width of those maps.
+    Images of ``image_size`` are known to give maps of height and width ``grid``.
     """
     rows, columns = (image_size * length // grid for length in first.shape[-2:])
     return torch.empty(len(first), 3, rows, columns, device="meta", dtype=first.dtype)
@@ -68,10 +65,7 @@ def image_like(first: Tensor, image_size: int, grid: int) -> Tensor:
 def to_map(value: Tensor, kind: Kind, grid: Tensor) -> Tensor:
     """A stage's output as a map; tokens that are no patches (class, registers) come first and are left out.
 
-    Args:
-        value: output of the stage.
-        kind: how it lies.
-        grid: map whose height and width the tokens have; read for tokens only.
+    Tokens have the height and width of the map ``grid``, which is read for them only.
     """
     if kind == "map":
         return value
@@ -96,13 +90,9 @@ def from_map(value: Tensor, kind: Kind) -> Tensor:
 
 
 def apply_gate(value: Tensor, gate: Tensor, kind: Kind, grid: Tensor) -> Tensor:
-    """A stage's output, as it lies, with every patch multiplied by its gate.
+    """A stage's output, as it lies, with every patch multiplied by its gate, broadcastable to its map.
 
-    Args:
-        value: output of the stage.
-        gate: broadcastable to the map of the stage.
-        kind: how the output lies.
-        grid: map whose height and width the tokens have; read for tokens only.
+    Tokens have the height and width of the map ``grid``, which is read for them only.
     """
     if kind == "map":
         return value * gate
@@ -115,11 +105,7 @@ def apply_gate(value: Tensor, gate: Tensor, kind: Kind, grid: Tensor) -> Tensor:
 
 
 def check_stage_names(network: nn.Module, stages: Sequence[str]) -> None:
-    """Raise unless every stage is a sub-module.
-
-    Raises:
-        ConfigError: naming the missing ones and some that there are.
-    """
+    """Raise ``ConfigError``, naming some that there are, unless every stage is a sub-module."""
     known = dict(network.named_modules())
     missing = [name for name in stages if name not in known]
     if missing or not stages:
@@ -154,11 +140,7 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 def run_once(
     network: nn.Module, modules: Mapping[str, nn.Module], note: Callable[[str, object], None], image_size: int
 ) -> object:
-    """Answer of a network to a blank image; ``note(name, output)`` is called after each of ``modules``.
-
-    Raises:
-        ConfigError: a network that does not take such an image.
-    """
+    """Answer of a network to a blank image; ``note(name, output)`` is called after each of ``modules``."""
     try:
         with torch.no_grad(), evaluating(network), hooked(modules, note):
             return network(probe_image(network, image_size))

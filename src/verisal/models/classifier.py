@@ -132,11 +132,7 @@ class Classifier(nn.Module):
 
 
 def check_output(output: str, num_classes: int) -> None:
-    """Raise unless the logits can be what they are said to be.
-
-    Raises:
-        ConfigError: another word, or one logit with ``softmax``.
-    """
+    """Raise ``ConfigError`` for another word than the two, or one logit with ``softmax``."""
     if output not in ("softmax", "sigmoid"):
         raise ConfigError(f"output must be 'softmax' or 'sigmoid', found {output!r}")
     if output == "softmax" and num_classes == 1:
@@ -147,11 +143,7 @@ def check_output(output: str, num_classes: int) -> None:
 
 
 def check_statistics(mean: Sequence[float], std: Sequence[float]) -> None:
-    """Raise unless images can be normalised by them.
-
-    Raises:
-        ConfigError: not three finite numbers each, or a deviation that is not positive.
-    """
+    """Raise ``ConfigError`` unless they are three finite numbers each, with positive deviations."""
     if len(mean) != 3 or len(std) != 3 or not all(map(math.isfinite, [*mean, *std])) or min(std) <= 0:
         raise ConfigError(f"mean and std must be three finite numbers, std positive; found {mean} and {std}")
 

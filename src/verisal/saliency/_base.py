@@ -52,23 +52,14 @@ class Saliency(Configured, ABC):
 
 
 def check_some_images(images: Tensor) -> None:
-    """Raise unless there is something to explain.
-
-    Raises:
-        DataError: no image, or images that are none.
-    """
+    """Raise ``DataError`` unless there are images, and at least one."""
     check_images(images)
     if len(images) == 0:
         raise DataError(f"there is no image to explain, found {tuple(images.shape)}; leave empty batches out")
 
 
 def staged(classifier: object, images: Tensor, method: str) -> StagedClassifier:
-    """The classifier as one with stages, outside of the wrappers of torch.
-
-    Raises:
-        ConfigError: it is not an ``nn.Module`` with stages.
-        DataError: no image, or images that are not ``(B, 3, H, W)`` float32 in [0, 1].
-    """
+    """The classifier as one with stages, outside of the wrappers of torch; a refusal for others."""
     check_some_images(images)
     return staged_network(classifier, method)
 

@@ -93,12 +93,7 @@ class EdgeDetector(Saliency):
 
 
 def _check(classifier: object, images: Tensor, query_class: Tensor) -> None:
-    """Refuse what every method refuses; a bare callable does not say how many classes it has.
-
-    Raises:
-        DataError: no image, or images that are none.
-        ConfigError: a query class that does not fit.
-    """
+    """Refuse what every method refuses; a bare callable does not say how many classes it has."""
     check_some_images(images)
     if isinstance(classifier, StagedClassifier):
         check_query_class(query_class, len(images), classifier.num_classes)

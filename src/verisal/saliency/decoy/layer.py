@@ -84,10 +84,9 @@ def _full_name(name: str, modules: dict[str, nn.Module]) -> str | None:
 
 
 def check_not_linear(network: nn.Module, size: tuple[int, int], device: torch.device) -> None:
-    """Raise if the logits half-way between two images are the mean of the logits at both ends.
+    """Raise ``ConfigError`` if logits half-way between two images are always the mean of those at both ends.
 
-    Raises:
-        ConfigError: it is so for several pairs of random images, up to rounding.
+    Always: for several pairs of random images, up to rounding.
     """
     generator = torch.Generator().manual_seed(derive_seed("linear or not"))
     ends = torch.rand(2, _PAIRS, 3, *size, generator=generator).to(device)
@@ -137,18 +136,14 @@ def receptive_field(
     """The support of the gradient of every row and every column of features.
 
     A row's features of all channels and columns are summed with random weights, so that nothing cancels, and
-    the pixels whose gradient is not exactly zero count, over several random images. Strides, padding,
-    dilation and pooling need no special case, and a layer that looks at the whole image is found out. To be
-    called where gradients are on.
+    the pixels whose gradient is not exactly zero count, over several random images: strides, padding,
+    dilation and pooling need no special case. To be called where gradients are on.
 
     Args:
-        features: images ``(B, 3, H, W)`` to features ``(B, C, h, w)``.
+        features: images ``(B, 3, H, W)`` to features ``(B, C, h, w)``; ``ConfigError`` for others.
         size: H and W.
         device: of the images; the CPU if None.
-        chunk_size: images at once; bounds memory, never changes the result.
-
-    Raises:
-        ConfigError: features that are not ``(B, C, h, w)``, or ``chunk_size`` below 1.
+        chunk_size: images at once, at least 1; bounds memory, never changes the result.
     """
     check_range(1, chunk_size=chunk_size)
     device = torch.device("cpu") if device is None else device

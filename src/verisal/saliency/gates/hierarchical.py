@@ -79,6 +79,8 @@ class HierarchicalMasks(GateMethod):
     keep: Keep = "best"
     gate_max: float | None = None
 
+    rules = 2
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range(1, steps=self.steps)

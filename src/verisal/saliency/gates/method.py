@@ -39,13 +39,7 @@ class FoundGates:
 class GateMethod(Saliency):
     """A method that finds gates on the stages, by optimisation or by a network; the detector reads them.
 
-    Args:
-        shown: what a stage's raw map is the channel mean of: ``gated_activation`` (gate times activation, the
-            evidence that is left) or ``gate``.
-        fusion: how per-layer maps become one.
-        smoothing: sigma of a Gaussian over the fused map, in pixels of an image of side 224; 0 for none.
-        chunk_size: images at once, fewer above 128 x 128 pixels; bounds memory, never changes the result
-            beyond float rounding.
+    The settings are those of the maps; :class:`HierarchicalMasks` describes them.
 
     Raises:
         ConfigError: values out of range.

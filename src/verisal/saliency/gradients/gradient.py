@@ -165,8 +165,7 @@ class GradCAM(Saliency):
 def scores_of(classifier: AnyClassifier, query_class: Tensor) -> Callable[[Tensor], Tensor]:
     """The classifier's logits ``(B, K)``, and a refusal of a query class that they do not have.
 
-    A classifier with stages says how many classes it has, and the query was checked before; any other is
-    checked when it is called.
+    Only a classifier with stages says before it is called how many classes it has.
     """
     known = isinstance(classifier, StagedClassifier)
 
@@ -180,11 +179,7 @@ def scores_of(classifier: AnyClassifier, query_class: Tensor) -> Callable[[Tenso
 
 
 def network_of(classifier: object, method: str) -> nn.Module:
-    """The classifier as a module whose layers can be hooked, inside :func:`uncompiled`.
-
-    Raises:
-        ConfigError: it is a function, or TorchScript has compiled it or a part of it.
-    """
+    """The classifier as a module whose layers can be hooked inside :func:`uncompiled`, or ``ConfigError``."""
     if not isinstance(classifier, nn.Module):
         raise ConfigError(
             f"{method} hooks the layers of a torch.nn.Module, found {type(classifier).__name__};"
@@ -195,11 +190,7 @@ def network_of(classifier: object, method: str) -> nn.Module:
 
 
 def check_baseline(baseline: Baseline, method: str) -> None:
-    """Raise unless the baseline is one image, whatever is removed.
-
-    Raises:
-        ConfigError: it depends on which pixels are removed, and the method removes none.
-    """
+    """Raise ``ConfigError`` for a baseline that depends on the pixels removed; the method removes none."""
     if baseline.needs_mask:
         raise ConfigError(
             f"{method} compares with one whole baseline image, and {baseline.name} is made for a mask of"

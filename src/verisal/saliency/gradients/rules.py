@@ -219,11 +219,7 @@ def check_sum(
 
 
 def check_pools(network: nn.Module) -> None:
-    """Raise where DeepLift has no rule for a max pooling.
-
-    Raises:
-        ConfigError: one with dilation.
-    """
+    """Raise ``ConfigError`` for a max pooling with dilation, for which DeepLift has no rule."""
     for name, module in network.named_modules():
         if isinstance(module, _MAX_POOLS):
             dilation = module.dilation if isinstance(module.dilation, tuple) else (module.dilation,)

@@ -38,22 +38,17 @@ _CORNER = 0.02
 def smooth_max_weights(step: int, sigma: float) -> Tensor:
     r"""Convolution weights with which :func:`smooth_max` pools cells ``step`` px apart.
 
-    A cell at distance *d* weighs :math:`w = \exp(-2 \max(d / \sigma - 1/2, 0)^2)`. Pooling needs
-    :math:`e^{T w m}` of every pair of pixel and cell. For values *m* in [0, 1] it is a sum of few products,
-
-    .. math:: e^{T w m} \approx \sum_k a_k(w) e^{T w_k m},
-
-    whose coefficients are fitted here (relative error below 2e-3 everywhere). So the sums over cells become
-    convolutions of a few maps on the coarse grid, one output channel per place of a pixel inside its block
-    of ``step`` x ``step`` pixels, in the middle of which its cell sits.
+    A cell at distance *d* weighs :math:`w = \exp(-2 \max(d / \sigma - 1/2, 0)^2)`. For values *m* in [0, 1],
+    :math:`e^{T w m} \approx \sum_k a_k(w) e^{T w_k m}` with coefficients that are fitted here (error below
+    0.2 %). So the sums over cells become convolutions of a few maps on the grid, one output channel per
+    place of a pixel inside its block of ``step`` x ``step`` pixels, in the middle of which its cell sits.
 
     Args:
         step: distance of cells, in pixels, at least 1.
         sigma: reach of a cell, in pixels, positive.
 
     Returns:
-        ``(2 * step ** 2, rank, taps, taps)`` float32: first those of the sum of exponentials, then those of
-        the sum weighted by ``w``.
+        ``(2 * step ** 2, rank, taps, taps)`` float32: of the sum of exponentials, then of that weighted by w.
     """
     radius = 1 + math.ceil(sigma / step)
     cells = torch.arange(-radius, radius + 1, dtype=torch.float64) * step
@@ -93,8 +88,8 @@ def smooth_max(
 
     .. math:: m(u) = \frac{\sum_i w_{ui} m_i e^{T w_{ui} m_i}}{\sum_i e^{T w_{ui} m_i}}, \qquad T = 20.
 
-    Cells sit in the middle of blocks of ``step`` x ``step`` pixels, which are centred on the image (to half a
-    pixel, where they overlap its border by an odd number); cells outside the grid count as 0.
+    Blocks of ``step`` x ``step`` pixels, a cell in the middle, are centred on the image (to half a pixel,
+    where they overlap its border by an odd number); cells outside the grid count as 0.
 
     Args:
         values: ``(N, 1, ceil(H / step), ceil(W / step))`` in [0, 1].
@@ -105,9 +100,6 @@ def smooth_max(
 
     Returns:
         ``(N, 1, H + 2 * margin, W + 2 * margin)``, within 1e-4 of the formula.
-
-    References:
-        fong2019extremal
     """
     around = math.ceil(margin / step)
     padded = F.pad(values, (around + weights.shape[-1] // 2,) * 4)
@@ -129,15 +121,7 @@ def area_deviation(masks: Tensor, count: int) -> Tensor:
     the threshold between the two parts share what is left of the area, and from there to 0.02 the share goes
     over into 0 or 1. So neither rounding nor the order of equal pixels decides who is in.
 
-    Args:
-        masks: ``(N, 1, H, W)`` in [0, 1].
-        count: pixels at 1, from 1 to H * W.
-
-    Returns:
-        ``(N,)``.
-
-    References:
-        fong2019extremal
+    Masks are ``(N, 1, H, W)`` in [0, 1], ``count`` lies in 1 to H * W, and the distances are ``(N,)``.
     """
     pixels = masks.flatten(1)
     with torch.no_grad():
@@ -152,15 +136,9 @@ def area_deviation(masks: Tensor, count: int) -> Tensor:
 
 
 def blur_pyramid(images: Tensor, *, levels: int, max_sigma: float) -> Tensor:
-    """Images blurred less and less: level *k* has sigma ``max_sigma * (1 - k / (levels - 1))``.
+    """Images blurred less and less ``(B, levels, 3, H, W)``, the last level being the image itself.
 
-    Args:
-        images: ``(B, 3, H, W)`` in [0, 1].
-        levels: at least 2; the last is the image itself.
-        max_sigma: in pixels.
-
-    Returns:
-        ``(B, levels, 3, H, W)`` in [0, 1].
+    Level *k* of at least two has sigma ``max_sigma * (1 - k / (levels - 1))``, in pixels.
     """
     blurred = []
     for level in range(levels):
@@ -173,13 +151,7 @@ def pyramid_blend(pyramid: Tensor, masks: Tensor) -> Tensor:
     """Every pixel from the level that its mask names, linear between levels; 1 is the image, 0 the first.
 
     The gradient is continuous: within 0.02 levels of a level the slope below goes over into the one above.
-
-    Args:
-        pyramid: ``(N, levels, 3, H, W)``.
-        masks: ``(N, 1, H, W)`` in [0, 1].
-
-    Returns:
-        ``(N, 3, H, W)``.
+    ``pyramid (N, levels, 3, H, W)`` and ``masks (N, 1, H, W)`` give ``(N, 3, H, W)``.
     """
     last = pyramid.shape[1] - 1
     place = masks * last
@@ -281,7 +253,6 @@ class ExtremalPerturbation(Saliency):
         """One mask per image and area, ``(B, A, H, W)`` in [0, 1]; 1 is the evidence.
 
         Raises:
-            DataError: images that are none.
             ConfigError: a query class that does not fit, an image too small for the grid, a baseline that
                 lacks something.
         """

@@ -102,11 +102,8 @@ class MeaningfulPerturbation(Saliency):
         scale = min(height, width) / 224
         cell = max(1, round(self.mask_scale * scale))
         check_grid(cell, height, width, f"mask_scale={self.mask_scale}")
-        return {
-            "mask_scale": cell,
-            "mask_sigma": self.mask_sigma * scale,
-            "jitter": round(self.jitter * scale),
-        }
+        jitter = round(self.jitter * scale)
+        return {"mask_scale": cell, "mask_sigma": self.mask_sigma * scale, "jitter": jitter}
 
     def _lift(self, size: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
         """Upsampling and blur along each axis as one matrix, so that a step takes two small products."""
@@ -159,11 +156,7 @@ def replacement(baseline: Baseline, images: Tensor, query_class: Tensor) -> Repl
 
 
 def check_grid(cell: int, height: int, width: int, setting: str) -> None:
-    """Raise unless cells of this many pixels give a mask of at least two by two.
-
-    Raises:
-        ConfigError: naming the setting, the cell and the image.
-    """
+    """Raise ``ConfigError`` unless cells of this many pixels give a mask of at least two by two."""
     if cell >= min(height, width):
         raise ConfigError(
             f"{setting} (for 224 px) makes cells of {cell} px, which a {height} x {width} px image cannot"

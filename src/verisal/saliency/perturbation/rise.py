@@ -24,11 +24,7 @@ from verisal.types import AnyClassifier, SaliencyResult
 
 
 def cell_size(cells: int, size: tuple[int, int]) -> tuple[int, int]:
-    """Height and width in pixels of one cell when ``cells`` of them span ``size`` (H, W), rounded up.
-
-    Raises:
-        ConfigError: more cells than pixels, or none.
-    """
+    """Height and width in pixels, rounded up, of one cell when ``cells`` of them span ``size`` (H, W)."""
     if not 1 <= cells <= min(size):
         raise ConfigError(
             f"cells must lie between 1 and the image's smaller side, found cells={cells} for an image of"
@@ -60,12 +56,6 @@ def upsample_cells(
 
     Returns:
         ``(N, 1, H, W)``, within the range of the cells.
-
-    Raises:
-        ConfigError: more cells than pixels.
-
-    References:
-        petsiuk2018rise
     """
     count, side = len(cells), cells.shape[-1]
     heights, widths = cell_size(side, size)
