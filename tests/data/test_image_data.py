@@ -14,7 +14,7 @@ from verisal.cli import main
 from verisal.data import EmojiScenes, ImageData, ImageFolder, ImageSplits
 from verisal.detection import DetectorData
 from verisal.detection.sources import image_source
-from verisal.errors import DataError
+from verisal.errors import ConfigError, DataError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 CAT_DOG = classifier_of(("cat", "dog"), 16)
@@ -48,6 +48,16 @@ def test_validation_can_read_the_test_part(tmp_path):
     data.setup("test")
     (one,), (two,) = list(data.val_dataloader()), list(data.test_dataloader())
     assert one.image_ids == two.image_ids
+
+
+def test_images_on_disk_need_a_classifier_and_one_number_for_the_same_images(tmp_path):
+    splits = splits_of(tmp_path)
+    with pytest.raises(
+        ConfigError, match="images on disk need a classifier, whose size and classes they get"
+    ):
+        ImageData(splits)
+    with pytest.raises(ConfigError, match="found None and 2; leave test_count out"):
+        ImageData(splits, classifier=CAT_DOG, val_split="det_test", test_count=2)
 
 
 def test_a_broken_file_in_a_worker_is_an_error_with_its_name(tmp_path):
