@@ -62,13 +62,7 @@ class AttackedSensitivity(SaliencyMetric):
 
     better = "low"
 
-    def __init__(
-        self,
-        attack: MapAttack,
-        *,
-        aim: Method | None = None,
-        percentile: float = 95.0,
-    ) -> None:
+    def __init__(self, attack: MapAttack, *, aim: Method | None = None, percentile: float = 95.0) -> None:
         cut = "" if percentile == 95.0 else f",p{percentile:g}"
         cut += "" if aim is None else f",aim={_short(aim)}"
         columns = (*_CHANGES, *(f"control_{name}" for name in _CHANGES), "clean_confidence")

@@ -114,12 +114,7 @@ class SensitivityMax(SaliencyMetric):
     better = "low"
 
     def __init__(
-        self,
-        *,
-        radius: float = 0.02,
-        samples: int = 10,
-        chunk_size: int = 64,
-        seed: int = 0,
+        self, *, radius: float = 0.02, samples: int = 10, chunk_size: int = 64, seed: int = 0
     ) -> None:
         check_range(0, above=True, radius=radius)
         check_range(1, samples=samples, chunk_size=chunk_size)

@@ -44,11 +44,7 @@ class DabkowskiGal(SaliencyMetric):
     better = "low"
 
     def __init__(
-        self,
-        *,
-        threshold: float = 0.5,
-        empty_probability: float | None = None,
-        chunk_size: int = 64,
+        self, *, threshold: float = 0.5, empty_probability: float | None = None, chunk_size: int = 64
     ) -> None:
         check_range(0, 1, above=True, threshold=threshold)
         check_range(0, 1, above=True, empty_probability=empty_probability)
