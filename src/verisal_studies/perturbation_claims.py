@@ -14,7 +14,6 @@ from torch import Tensor
 from verisal.errors import ConfigError
 from verisal.functional.statistics.ranking import (
     diagonal_effect,
-    morf_lerf_agreement,
     ranking_agreement,
     ranking_stability,
 )
@@ -240,7 +239,7 @@ class Rankings:
         pairs["ROAD"] = (self.settings[-2], self.settings[-1])
         return {
             name: (
-                morf_lerf_agreement(-self.benefits[morf], self.benefits[lerf], Bootstrap())["kendall"],
+                ranking_agreement(self.benefits[morf], self.benefits[lerf], Bootstrap())["kendall"],
                 self._differ(lerf, morf),
             )
             for name, (morf, lerf) in pairs.items()

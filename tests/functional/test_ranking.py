@@ -7,7 +7,6 @@ from verisal.errors import DataError
 from verisal.functional.statistics.ranking import (
     diagonal_effect,
     kendall_tau_b,
-    morf_lerf_agreement,
     rank_correlation,
     ranking_agreement,
     ranking_stability,
@@ -86,10 +85,10 @@ def test_fewer_than_four_methods_are_undefined():
         assert (found.n, found.undefined) == (0, 9)
 
 
-def test_morf_is_better_when_low_and_lerf_when_high():
+def test_equal_and_opposite_rankings():
     morf = spread([0.1, 0.2, 0.3, 0.4])
-    assert morf_lerf_agreement(morf, -morf, Bootstrap(10))["kendall"].value == 1.0
-    assert morf_lerf_agreement(morf, morf, Bootstrap(10))["kendall"].value == -1.0
+    assert ranking_agreement(-morf, -morf, Bootstrap(10))["kendall"].value == 1.0
+    assert ranking_agreement(-morf, morf, Bootstrap(10))["kendall"].value == -1.0
 
 
 def test_swap_shares_worked_by_hand():

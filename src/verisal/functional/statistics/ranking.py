@@ -39,20 +39,18 @@ def kendall_tau_b(a: Tensor, b: Tensor) -> Tensor:
     0.3333333333333333
     """
     # The sign of NaN is 0.
-    one, two = (
+    first, second = (
         differences.sign().where(~differences.isnan(), torch.nan)
         for differences in (_pair_differences(part) for part in (a, b))
     )
-    squares = one.square().sum(dim=-1) * two.square().sum(dim=-1)
-    return (one * two).sum(dim=-1) / squares.sqrt()
+    return _cosine(first, second)
 
 
 def rank_correlation(a: Tensor, b: Tensor) -> Tensor:
     """Spearman's correlation along the last dimension, ties sharing their rank; as :func:`kendall_tau_b`."""
     bad = a.isnan().any(dim=-1) | b.isnan().any(dim=-1)
-    one, two = (average_ranks(part) - (part.shape[-1] + 1) / 2 for part in (a, b))
-    squares = one.square().sum(dim=-1) * two.square().sum(dim=-1)
-    return ((one * two).sum(dim=-1) / squares.sqrt()).where(~bad, torch.nan)
+    first, second = (average_ranks(part) - (part.shape[-1] + 1) / 2 for part in (a, b))
+    return _cosine(first, second).where(~bad, torch.nan)
 
 
 def ranking_agreement(first: Tensor, second: Tensor, bootstrap: Bootstrap) -> dict[str, Score]:
@@ -110,17 +108,6 @@ def ranking_stability(scores: Tensor, bootstrap: Bootstrap) -> Score:
     return replace(resampled, value=float(resampled.draws.nanmean())).score()
 
 
-def morf_lerf_agreement(morf: Tensor, lerf: Tensor, bootstrap: Bootstrap) -> dict[str, Score]:
-    """Agreement of the rankings by MoRF areas (low is better) and by LeRF areas (high is better).
-
-    Args:
-        morf: ``(M, n)`` areas as they are.
-        lerf: ``(M, n)`` areas as they are.
-        bootstrap: as of :func:`ranking_agreement`.
-    """
-    return ranking_agreement(-morf, lerf, bootstrap)
-
-
 def swap_shares(first: Tensor, second: Tensor, bootstrap: Bootstrap) -> dict[tuple[int, int], Score]:
     """Share of images on which a pair of methods swaps its order between two settings; a tie swaps nothing.
 
@@ -164,6 +151,11 @@ def diagonal_effect(scores: Tensor, bootstrap: Bootstrap) -> Score:
     scores = scores.double()
     more = scores[same].mean(dim=0) - scores[~same].mean(dim=0)
     return bootstrap.mean(more, kind="difference").score()
+
+
+def _cosine(first: Tensor, second: Tensor) -> Tensor:
+    squares = first.square().sum(dim=-1) * second.square().sum(dim=-1)
+    return (first * second).sum(dim=-1) / squares.sqrt()
 
 
 def _pair_differences(values: Tensor) -> Tensor:
