@@ -73,8 +73,14 @@ def text_of(content: bytes, path: Path, what: str, *, encoding: str = "utf-8") -
 class FoundImages:
     """Images in the order of their names, and kind of file to the number of those that are none."""
 
+    root: Path
     paths: list[Path]
     left_out: Mapping[str, int]
+
+    @property
+    def by_id(self) -> dict[str, Path]:
+        """Path below the root, as text, to the image."""
+        return {image_id_of(path, self.root): path for path in self.paths}
 
 
 def find_images(root: Path, *, without: Path | None = None) -> FoundImages:
@@ -96,7 +102,7 @@ def find_images(root: Path, *, without: Path | None = None) -> FoundImages:
             left_out[kind] += 1
         else:
             paths.append(path)
-    return FoundImages(paths, dict(left_out))
+    return FoundImages(root, paths, dict(left_out))
 
 
 def left_out_words(left_out: Mapping[str, int]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, final
@@ -15,7 +16,6 @@ from verisal.data.files import (
     existing_folder,
     files_with_suffix,
     find_images,
-    image_id_of,
     no_image,
     read_text,
     subfolders,
@@ -110,17 +110,10 @@ class Imagenette(ImageSet):
                 ),
             )
         files = find_images(root)
-        paths = {image_id_of(path, root): path for path in files.paths}
-        labels: dict[str, str | None] = {
-            name: name.rpartition("/")[0].partition("/")[0] or None for name in paths
-        }
+        labels = {name: name.partition("/")[0] for name in files.by_id if "/" in name}
         found = Annotations(class_names=[path.name for path in subfolders(root)])
-        found.problems += [
-            Problem(str(paths[name]), "lies in no class folder", name)
-            for name, label in labels.items()
-            if label is None
-        ]
-        return found.listing(paths, labels, left_out=files.left_out)
+        words = "lies in no class folder"
+        return found.listing(files.by_id, labels, unlabelled=words, left_out=files.left_out)
 
 
 @final
@@ -232,7 +225,7 @@ class ImageNetValidation(ImageSet):
         """Images in the order of their names."""
         root = existing_folder(self.images, "validation images of ImageNet")
         files = find_images(root, without=None if self.boxes is None else Path(self.boxes))
-        paths = {image_id_of(path, root): path for path in files.paths}
+        paths = files.by_id
         if not paths:
             raise no_image(root, files.left_out)
         names, found = NameIndex(paths), Annotations()
@@ -244,17 +237,17 @@ class ImageNetValidation(ImageSet):
                     boxes.add(name, path)
             found.close(self.boxes)
         labels = self._labels(root, paths, names, found)
-        found.problems += [
-            Problem(str(paths[name]), "has no label; give a list of labels or the boxes", name)
-            for name in paths
-            if name not in labels
-        ]
-        class_names = tuple(sorted({*labels.values(), *found.class_names}))
-        return found.listing(paths, labels, class_names=class_names, left_out=files.left_out)
+        return found.listing(
+            paths,
+            labels,
+            unlabelled="has no label; give a list of labels or the boxes",
+            class_names=sorted({label for label in labels.values() if label}.union(found.class_names)),
+            left_out=files.left_out,
+        )
 
     def _labels(
-        self, root: Path, paths: dict[str, Path], names: NameIndex, found: Annotations
-    ) -> dict[str, str]:
+        self, root: Path, paths: Mapping[str, Path], names: NameIndex, found: Annotations
+    ) -> Mapping[str, str | None]:
         folders = [path.name for path in subfolders(root) if path.name in SYNSETS]
         if folders:
             used = {name.partition("/")[0] for name in paths}
@@ -263,8 +256,7 @@ class ImageNetValidation(ImageSet):
             return {name: name.partition("/")[0] for name in paths if "/" in name}
         if self.labels is not None:
             return _listed(Path(self.labels), names, found)
-        known = {name: found.main_class(name) for name in paths}
-        return {name: label for name, label in known.items() if label is not None}
+        return found.main_classes(paths)
 
 
 def _listed(path: Path, names: NameIndex, found: Annotations) -> dict[str, str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
-from verisal.data.files import NameIndex, existing_folder, find_images, image_id_of, read_text
+from verisal.data.files import NameIndex, existing_folder, find_images, read_text
 from verisal.data.readers.listing import Annotations, ImageSet, Listing, ObjectRecord
 from verisal.data.readers.masks import MaskSource, PolygonMask, RunLengthMask, counts_of_text
 from verisal.data.readers.values import (
@@ -310,8 +310,7 @@ class COCO(ImageSet):
         """Annotated images in the order of their names."""
         root = existing_folder(self.images, "the images of one part of COCO")
         files = find_images(root, without=Path(self.annotations))
-        paths = {image_id_of(path, root): path for path in files.paths}
-        found = read_coco(Path(self.annotations), NameIndex(paths))
-        labels = {name: found.main_class(name) for name in paths}
-        kept = {name: path for name, path in paths.items() if labels[name] is not None}
+        found = read_coco(Path(self.annotations), NameIndex(files.by_id))
+        labels = found.main_classes(files.by_id)
+        kept = {name: path for name, path in files.by_id.items() if labels[name] is not None}
         return found.listing(kept, labels, left_out=files.left_out)

@@ -25,11 +25,9 @@ from verisal.data.readers.coco import read_coco
 from verisal.data.readers.listing import (
     Annotations,
     Box,
-    ImageRecord,
     ImageSet,
     Listing,
     ObjectRecord,
-    Problem,
 )
 from verisal.data.readers.masks import IndexMask
 from verisal.data.readers.values import composed, flag, numeral, twice
@@ -165,10 +163,47 @@ def _column_problem(columns: Sequence[str]) -> str:
     return ""
 
 
+def read_masks(folder: Path, names: NameIndex) -> Annotations:
+    """Masks of objects, and pictures that number objects, by image.
+
+    ``cat/a.png`` belongs to the image ``cat/a`` of any suffix and numbers its objects: 0 is no object, 255 is
+    not known. Pictures ``cat/a/*.png`` or ``cat/a_*.png`` are one object each, wherever they are not 0.
+    """
+    files = find_images(folder)
+    found = Annotations(left_out=files.left_out)
+    if not files.paths:
+        found.refuse(str(folder), "holds no mask picture")
+    for path in files.paths:
+        name = str(PurePosixPath(image_id_of(path, folder)).with_suffix(""))
+        owner, whole = _owner(name, names)
+        if owner is None:
+            found.refuse(str(path), names.problem(name), entry=True)
+        elif whole:
+            if (first := found.index_masks.setdefault(owner, IndexMask(path)).path) != path:
+                found.refuse(str(path), f"is the mask of {owner}, as {first} is", owner)
+        else:
+            found.add(owner, ObjectRecord(str(path), mask=IndexMask(path)))
+    return found
+
+
+def _owner(name: str, names: NameIndex) -> tuple[str | None, bool]:
+    """The image that a mask belongs to, and whether the mask is of all of its objects."""
+    part = name.rpartition("_")[0]
+    guesses = (
+        *((name, True, True), (name.rpartition("/")[0], True, False), (part, True, False)),
+        *((name, False, True), (part, False, False)),
+    )
+    for guess, path_only, whole in guesses:
+        if len(found := names.find(guess, path_only=path_only)) == 1:
+            return found[0], whole
+    return None, False
+
+
 _READERS: dict[str, Callable[[Path, NameIndex], Annotations]] = {
     "csv": read_csv,
     "coco": read_coco,
     "voc": read_voc_folder,
+    "masks": read_masks,
 }
 
 
@@ -222,58 +257,39 @@ class ImageFolder(ImageSet):
         files = find_images(root, without=beside)
         if not files.paths:
             raise no_image(root, files.left_out)
-        ids = {image_id_of(path, root): path for path in files.paths}
-        names = NameIndex(ids)
-        annotated, numbered = self._annotated(names)
+        ids = files.by_id
+        annotated = self._annotated(NameIndex(ids))
+        folders, unlabelled = list[str](), ""
+        labels: dict[str, str | None] = {}
         if self.labels == "folders":
             folders = _class_folders(root, beside, ids, self.format)
-            classes: dict[str, str] = {name: composed(name.partition("/")[0]) for name in ids if "/" in name}
-            loose = [name for name in ids if name not in classes]
-            annotated.problems += [
-                Problem(str(ids[name]), "lies in no class folder; move it into one, or set labels", name)
-                for name in loose
-            ]
-        else:
-            folders = []
-            classes = {}
-            if self.labels == "annotations":
-                known = {name: annotated.main_class(name) for name in ids}
-                classes = {name: found for name, found in known.items() if found is not None}
-                annotated.problems += [
-                    Problem(str(ids[name]), f"has no class in {self.annotations}", name)
-                    for name, found in known.items()
-                    if found is None
-                ]
-        class_names = [*folders, *annotated.class_names, *self.mask_classes.values()]
-        records = tuple(
-            ImageRecord(
-                path,
-                name,
-                classes.get(name),
-                annotated.of(name),
-                numbered.get(name),
-                self.mask_classes or None,
-                annotated.sizes.get(name),
-            )
-            for name, path in ids.items()
-        )
+            labels = {name: composed(name.partition("/")[0]) for name in ids if "/" in name}
+            unlabelled = "lies in no class folder; move it into one, or set labels"
+        elif self.labels == "annotations":
+            labels = annotated.main_classes(ids)
+            unlabelled = f"has no class in {self.annotations}"
         left_out = Counter(files.left_out) + Counter(annotated.left_out)
         if self.format == "voc":
             # XML files often lie beside their images.
             del left_out[".xml"]
-        return Listing(records, tuple(dict.fromkeys(class_names)), tuple(annotated.problems), left_out)
+        return annotated.listing(
+            ids,
+            labels,
+            unlabelled=unlabelled,
+            class_names=[*folders, *annotated.class_names, *self.mask_classes.values()],
+            index_classes=self.mask_classes or None,
+            left_out=left_out,
+        )
 
-    def _annotated(self, names: NameIndex) -> tuple[Annotations, Mapping[str, IndexMask]]:
+    def _annotated(self, names: NameIndex) -> Annotations:
         if self.annotations is None or self.format is None:
-            return Annotations(), {}
+            return Annotations()
         path = Path(self.annotations)
         if self.format in ("voc", "masks"):
             existing_folder(path, f"a folder of annotations in the format {self.format}")
-        if self.format == "masks":
-            if path.samefile(self.root):
-                raise DataError(f"{path}: holds the images; masks need a folder of their own")
-            return find_mask_files(path, names)
-        return _READERS[self.format](path, names), {}
+        if self.format == "masks" and path.samefile(self.root):
+            raise DataError(f"{path}: holds the images; masks need a folder of their own")
+        return _READERS[self.format](path, names)
 
 
 def _class_folders(root: Path, beside: Path | None, image_ids: Iterable[str], form: str | None) -> list[str]:
@@ -292,40 +308,3 @@ def _class_folders(root: Path, beside: Path | None, image_ids: Iterable[str], fo
             + (f"; {words}" if words else "")
         )
     return [composed(image_id_of(path, root)) for path in folders]
-
-
-def find_mask_files(folder: Path, names: NameIndex) -> tuple[Annotations, dict[str, IndexMask]]:
-    """Masks of objects, and pictures that number objects, by image.
-
-    ``cat/a.png`` belongs to the image ``cat/a`` of any suffix and numbers its objects: 0 is no object, 255 is
-    not known. Pictures ``cat/a/*.png`` or ``cat/a_*.png`` are one object each, wherever they are not 0.
-    """
-    found, numbered = Annotations(), dict[str, IndexMask]()
-    files = find_images(folder)
-    found.left_out = files.left_out
-    if not files.paths:
-        found.refuse(str(folder), "holds no mask picture")
-    for path in files.paths:
-        name = str(PurePosixPath(image_id_of(path, folder)).with_suffix(""))
-        owner, whole = _owner(name, names)
-        if owner is None:
-            found.refuse(str(path), names.problem(name), entry=True)
-        elif whole:
-            if (first := numbered.setdefault(owner, IndexMask(path)).path) != path:
-                found.refuse(str(path), f"is the mask of {owner}, as {first} is", owner)
-        else:
-            found.add(owner, ObjectRecord(str(path), mask=IndexMask(path)))
-    return found, numbered
-
-
-def _owner(name: str, names: NameIndex) -> tuple[str | None, bool]:
-    """The image that a mask belongs to, and whether the mask is of all of its objects."""
-    part = name.rpartition("_")[0]
-    guesses = (
-        *((name, True, True), (name.rpartition("/")[0], True, False), (part, True, False)),
-        *((name, False, True), (part, False, False)),
-    )
-    for guess, path_only, whole in guesses:
-        if len(found := names.find(guess, path_only=path_only)) == 1:
-            return found[0], whole
-    return None, False

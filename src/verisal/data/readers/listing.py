@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -106,6 +106,7 @@ class Annotations:
         objects: image to its objects.
         classes: image to its class, where the file names one.
         sizes: image to the width and height that the file states.
+        index_masks: image to the picture that numbers its objects.
         class_names: classes in the order of the file.
         problems: what is wrong with the file.
         left_out: kind of file to the number of files in a folder of annotations that are none.
@@ -114,6 +115,7 @@ class Annotations:
     objects: dict[str, list[ObjectRecord]] = field(default_factory=dict)
     classes: dict[str, str] = field(default_factory=dict)
     sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
+    index_masks: dict[str, IndexMask] = field(default_factory=dict)
     class_names: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     left_out: Mapping[str, int] = field(default_factory=dict)
@@ -160,21 +162,19 @@ class Annotations:
         if name not in self.class_names:
             self.class_names.append(name)
 
-    def main_class(self, image_id: str) -> str | None:
-        """Class that the file gives to the image, else that of the object with the largest box.
+    def main_classes(self, image_ids: Iterable[str]) -> dict[str, str | None]:
+        """Class that the file gives to each image, else that of its object with the largest box.
 
         Difficult objects give it only where there are no others.
         """
+        return {image_id: self._main_class(image_id) for image_id in image_ids}
+
+    def _main_class(self, image_id: str) -> str | None:
         if image_id in self.classes:
             return self.classes[image_id]
-        named = [found for found in self.objects.get(image_id, []) if found.class_name is not None]
-        if not named:
-            return None
-        return max(named, key=lambda found: (not found.difficult, _area(found))).class_name
-
-    def of(self, image_id: str) -> tuple[ObjectRecord, ...]:
-        """The objects of an image."""
-        return tuple(self.objects.get(image_id, ()))
+        named = [marked for marked in self.objects.get(image_id, []) if marked.class_name is not None]
+        main = max(named, key=lambda marked: (not marked.difficult, _area(marked)), default=None)
+        return None if main is None else main.class_name
 
     def add_repeated(self, place: str, names: Sequence[str]) -> None:
         """A problem for every image that a list names more than once."""
@@ -185,20 +185,37 @@ class Annotations:
         paths: Mapping[str, Path],
         labels: Mapping[str, str | None],
         *,
-        class_names: Sequence[str] | None = None,
+        unlabelled: str = "",
+        class_names: Iterable[str] | None = None,
+        index_classes: Mapping[int, str] | None = None,
         left_out: Mapping[str, int] = MappingProxyType({}),
     ) -> Listing:
         """The images with these paths and classes, in this order, and what is known of each.
 
-        ``class_names`` are those of the data set, where they are not those of the annotations.
+        Args:
+            paths: image to its file.
+            labels: image to its class.
+            unlabelled: the problem with an image that has none; "" where that is no problem.
+            class_names: of the data set, where they are not those of the annotations.
+            index_classes: number to class name, for pictures that number classes.
+            left_out: kind of file to the number of files among the images that are none.
         """
+        for name in paths if unlabelled else ():
+            if labels.get(name) is None:
+                self.refuse(str(paths[name]), unlabelled, name)
         records = tuple(
             ImageRecord(
-                path, name, labels.get(name), tuple(self.objects.get(name, ())), size=self.sizes.get(name)
+                path,
+                name,
+                labels.get(name),
+                tuple(self.objects.get(name, ())),
+                self.index_masks.get(name),
+                index_classes,
+                self.sizes.get(name),
             )
             for name, path in paths.items()
         )
-        classes = self.class_names if class_names is None else class_names
+        classes = dict.fromkeys(self.class_names if class_names is None else class_names)
         return Listing(records, tuple(classes), tuple(self.problems), left_out)
 
 

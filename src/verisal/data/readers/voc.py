@@ -233,7 +233,7 @@ class PascalVOC(ImageSet):
             objects = path.parents[1] / "SegmentationObject" / f"{path.stem}.png"
             files.add(path.name, target, numbers=objects if os.path.isfile(objects) else None)
         found.close(self.root)
-        return found.listing(paths, {name: found.main_class(name) for name in paths})
+        return found.listing(paths, found.main_classes(paths))
 
 
 def through_torchvision(root: str, make: Callable[[], Data]) -> Data:
