@@ -154,13 +154,7 @@ def run_once(
 def probe_stages(
     network: nn.Module, stages: Sequence[str], image_size: int, *, classes: int | None = None
 ) -> Probe:
-    """Run the network once on a blank image and see what its stages give out.
-
-    Args:
-        network: maps normalised images to logits.
-        stages: names of its modules.
-        image_size: height and width in pixels that it takes.
-        classes: number of logits where it is known.
+    """Run the network once on a blank image of its size and see what the named stages give out.
 
     Raises:
         ConfigError: a stage that does not exist, does not run exactly once and in the given order, or gives

@@ -75,13 +75,7 @@ def find_stages(network: nn.Module, image_size: int) -> tuple[str, ...]:
 
 
 def usable_stages(network: nn.Module, stages: Sequence[str], image_size: int) -> tuple[str, ...]:
-    """The last four of these stages, or none where gates cannot act on them.
-
-    Args:
-        network: maps normalised images to logits.
-        stages: names that a library gives, in running order.
-        image_size: height and width in pixels that the network takes.
-    """
+    """The last four of the stages that a library names in running order; none if gates cannot act."""
     chosen = tuple(stages)[-_STAGES:]
     try:
         probe = probe_stages(network, chosen, image_size)

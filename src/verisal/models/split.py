@@ -89,11 +89,6 @@ class _StageTracer(fx.Tracer):
 def split_network(network: nn.Module, stages: Sequence[str], probe: Probe) -> SplitNetwork:
     """Trace ``network`` once and cut it after ``stages[0]``.
 
-    Args:
-        network: maps one image tensor to one logit tensor.
-        stages: names of sub-modules in the order in which they run.
-        probe: of the same stages.
-
     Raises:
         ConfigError: the network cannot be traced, or the part after the first stage also reads something
             computed before it.

@@ -30,13 +30,7 @@ _COUNTER = "num_batches_tracked"
 
 @dataclass(frozen=True)
 class SavedState:
-    """A mapping of names to tensors as it lies in a file.
-
-    Attributes:
-        place: keys that lead to it, joined by dots; empty for the whole file.
-        tensors: by name.
-        beside: other entries of the same mapping.
-    """
+    """A mapping of names to tensors in a file, with the dotted keys that lead to it and its other entries."""
 
     place: str
     tensors: Mapping[str, Tensor]
@@ -44,10 +38,7 @@ class SavedState:
 
 
 def read_states(path: Path | str) -> list[SavedState]:
-    """Every mapping of names to tensors in a file.
-
-    Args:
-        path: a ``.safetensors`` file, or a pickle that is read with ``weights_only=True``.
+    """Every mapping of names to tensors in a ``.safetensors`` file, or in a pickle of nothing else.
 
     Raises:
         CheckpointError: a URL, a missing or damaged file, or one that holds no named tensors.
@@ -95,12 +86,6 @@ def fit_states(
     and counts; its names may carry what DataParallel, torch.compile or the script's own class put before
     them; and batch normalisation may lack ``num_batches_tracked``, which came later than the layer.
 
-    Args:
-        network: whose parameters and buffers are set.
-        states: by :func:`read_states`.
-        source: of the weights, for the messages.
-        class_names: of the network.
-
     Raises:
         CheckpointError: none fits, or several do that differ.
     """
@@ -123,12 +108,9 @@ def fit_states(
 
 
 def load_named(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Load tensors with the network's own names and shapes, whatever a library says of other versions.
+    """Load tensors with the network's own names and shapes, else ``RuntimeError``.
 
     Without the versions that a state dict carries, some networks take it for one of an old release.
-
-    Raises:
-        RuntimeError: names or shapes differ.
     """
     state = OrderedDict(tensors)
     state._metadata = network.state_dict()._metadata  # type: ignore[attr-defined]  # as torch itself sets it
@@ -250,13 +232,7 @@ def _reason(error: Exception) -> str:
 def fit_weights(
     network: nn.Module, weights: Mapping[str, Tensor], *, source: object, class_names: Sequence[str]
 ) -> None:
-    """Load all weights into the network.
-
-    Args:
-        network: whose parameters and buffers are set.
-        weights: by name.
-        source: of the weights, for the message.
-        class_names: of the network.
+    """Load all weights, by name, into the network; ``source`` is named in the message.
 
     Raises:
         CheckpointError: names or shapes that differ; where only the number of classes does, both numbers
@@ -295,10 +271,9 @@ def fit_weights(
 
 
 def _check_values(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], source: object) -> None:
-    """Raise for tensors that would load, but not as the numbers that were meant.
+    """Raise ``CheckpointError`` for tensors that would load, but not as the numbers that were meant.
 
-    Raises:
-        CheckpointError: whole numbers for weights (a quantised network), NaN, tensors without values.
+    That is whole numbers for weights (a quantised network), NaN, and tensors without values.
     """
     pairs = {name: (weights[name], tensor) for name, tensor in own.items() if isinstance(tensor, Tensor)}
     if empty := [name for name, (given, _) in pairs.items() if given.is_meta]:

@@ -10,7 +10,7 @@ pixels, not from the noise that the image's own map holds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import ClassVar, Literal, final
@@ -29,6 +29,7 @@ from verisal.functional.shared_work import shared, work_key
 from verisal.saliency._base import ONE_SCORE, Saliency, explaining, query_score
 from verisal.saliency.decoy.descent import DecoyDescent
 from verisal.saliency.decoy.layer import (
+    Features,
     PatchLattice,
     ReceptiveField,
     check_not_linear,
@@ -173,18 +174,10 @@ class Decoy(Saliency):
     needs_module: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_range(
-            1,
-            patch=self.patch,
-            stride=self.stride,
-            steps=self.steps,
-            rounds=self.rounds,
-            chunk_size=self.chunk_size,
-        )
-        check_range(
-            0, above=True, epsilon=self.epsilon, learning_rate=self.learning_rate, multiplier=self.multiplier
-        )
-        check_range(1, factor=self.factor)
+        check_range(1, patch=self.patch, stride=self.stride, chunk_size=self.chunk_size)
+        check_range(1, steps=self.steps, rounds=self.rounds, factor=self.factor)
+        check_range(0, above=True, epsilon=self.epsilon, learning_rate=self.learning_rate)
+        check_range(0, above=True, multiplier=self.multiplier)
         if self.max_deviation is not None and not 0 < self.max_deviation <= 1:
             raise ConfigError(
                 f"max_deviation is in [0, 1] pixel units and must lie in (0, 1], found {self.max_deviation};"
@@ -214,9 +207,9 @@ class Decoy(Saliency):
             report = of_all_images([of_all_decoys(part.reports) for part in parts])
             saliency = attribution.abs().amax(dim=1, keepdim=True)
         return SaliencyResult(
-            saliency=saliency,
-            raw=saliency,
-            attribution=attribution,
+            saliency,
+            saliency,
+            attribution,
             n_forward=report.n_decoys * (parts[0].passes[0] + 1) + 1,
             n_backward=report.n_decoys * parts[0].passes[1],
             baseline=parts[0].baseline,
@@ -237,9 +230,7 @@ class Decoy(Saliency):
         with explaining(network, images, any_class) as (copies, query):
             plan = self._plan(network, copies, query)
         for some in self._chunks(images):
-            for numbers in sample_groups(
-                len(plan.lattice), self._signs * len(some), images_at_once(self.chunk_size, images)
-            ):
+            for numbers in self._groups(plan, images[some]):
                 with explaining(network, images[some], any_class[some]) as (copies, _):
                     group = self._group(plan, network, copies, plan.top[some], numbers)
                 yield replace(group, rows=some)
@@ -247,6 +238,11 @@ class Decoy(Saliency):
     @property
     def _signs(self) -> int:
         return 1 if self.perturbation == "constant" else 2
+
+    def _groups(self, plan: _Plan, images: Tensor) -> Iterator[range]:
+        """Numbers of masks whose decoys of some images are made at once."""
+        at_once = images_at_once(self.chunk_size, images)
+        return sample_groups(len(plan.lattice), self._signs * len(images), at_once)
 
     def _chunks(self, images: Tensor) -> tuple[Tensor, ...]:
         rows = torch.arange(len(images), device=images.device)
@@ -303,24 +299,16 @@ class Decoy(Saliency):
         self, plan: _Plan, network: nn.Module, images: Tensor, query_class: Tensor, top: Tensor
     ) -> Iterator[_Part]:
         """Maps of E over the decoys, a group at a time."""
-        for numbers in sample_groups(
-            len(plan.lattice), self._signs * len(images), images_at_once(self.chunk_size, images)
-        ):
+        for numbers in self._groups(plan, images):
             group = self._group(plan, network, images, top, numbers)
             copies = len(group.images)
             # What a base method draws is the image's, so that it adds nothing to the range over decoys.
             with named_after(images, group.images):
-                found = self.base(network, group.images.flatten(0, 1), query_class.repeat(copies))
-            values = attribution_of(found)
+                result = self.base(network, group.images.flatten(0, 1), query_class.repeat(copies))
+            values = attribution_of(result)
             values = values.view(copies, len(images), *values.shape[1:])
-            yield _Part(
-                values.amax(dim=0),
-                values.amin(dim=0),
-                values.sum(dim=0),
-                (group.report,),
-                (found.n_forward, found.n_backward),
-                found.baseline,
-            )
+            ends, passes = (values.amax(dim=0), values.amin(dim=0)), (result.n_forward, result.n_backward)
+            yield _Part(*ends, values.sum(dim=0), (group.report,), passes, result.baseline)
 
     def _aggregated(self, part: _Part) -> Tensor:
         if self.aggregate == "mean":
@@ -347,21 +335,11 @@ class Decoy(Saliency):
         with torch.no_grad():
             agrees = ask(network, decoys).argmax(dim=1) == top.repeat(copies)
         report = measured(rows, change, kept, missing=missing, agrees=agrees, passes=passes + 1, batch=batch)
-        return Decoys(
-            rows=torch.arange(batch, device=device),
-            masks=patches.mask() > 0,
-            signs=signs,
-            images=decoys.view(copies, *images.shape),
-            report=report,
-        )
+        decoys = decoys.view(copies, *images.shape)
+        return Decoys(torch.arange(batch, device=device), patches.mask() > 0, signs, decoys, report)
 
     def _change(
-        self,
-        features: Callable[[Tensor], Tensor],
-        rows: Rows,
-        images: Tensor,
-        network: nn.Module,
-        numbers: range,
+        self, features: Features, rows: Rows, images: Tensor, network: nn.Module, numbers: range
     ) -> tuple[Tensor, Tensor | None, Tensor]:
         """Change of every row, patches without a feasible one (None for controls), passes.
 

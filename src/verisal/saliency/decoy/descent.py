@@ -11,12 +11,12 @@ own largest change of a feature and its own kept iterate.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
+from verisal.saliency.decoy.layer import Features
 from verisal.saliency.decoy.problem import Rows
 
 _BETAS, _ADAM_EPS = (0.9, 0.99), 1e-8
@@ -52,15 +52,8 @@ class DecoyDescent:
     Every iterate is also drawn towards the image until it would be feasible if the layers were linear, and
     that, verified after the round, is kept if it is the best so far: the penalty need not end feasible.
 
-    Args:
-        steps: of one round.
-        rounds: at most; a decoy whose patches all hold a feasible iterate that a round has hardly improved is
-            finished.
-        learning_rate: of the first step, in pixel units; it falls geometrically to a 64th of it.
-        multiplier: first weight of the penalty, the mean over a patch's features of what exceeds epsilon, in
-            deviations of the image's features.
-        factor: by which a patch's weight rises after a round that ends infeasible, and falls after a feasible
-            one.
+    The settings are those of :class:`Decoy`. The learning rate falls geometrically to a 64th; a decoy whose
+    patches all hold a feasible iterate that a round has hardly improved is finished.
     """
 
     steps: int
@@ -69,7 +62,7 @@ class DecoyDescent:
     multiplier: float
     factor: float
 
-    def run(self, features: Callable[[Tensor], Tensor], rows: Rows, start: Tensor) -> Solution:
+    def run(self, features: Features, rows: Rows, start: Tensor) -> Solution:
         """Solve all rows; ``start (N, 3, H, W)`` is a small change in the direction of the sign."""
         best = _Best.of(rows)
         state = _State.of(rows, start, self.multiplier)
@@ -98,13 +91,7 @@ class DecoyDescent:
         return _assembled(features, rows, best, passes)
 
     def _step(
-        self,
-        features: Callable[[Tensor], Tensor],
-        rows: Rows,
-        state: _State,
-        kept: _Best,
-        rate: float,
-        count: int,
+        self, features: Features, rows: Rows, state: _State, kept: _Best, rate: float, count: int
     ) -> None:
         leaf = state.change.requires_grad_()
         found = features(rows.images + leaf)
@@ -202,12 +189,12 @@ def _scale(rows: Rows, moved: Tensor) -> Tensor:
     return torch.where(rows.feasible(moved), 1.0, _INSIDE * rows.epsilon / moved.maximum(rows.epsilon))
 
 
-def _verify(features: Callable[[Tensor], Tensor], rows: Rows, best: _Best) -> None:
+def _verify(features: Features, rows: Rows, best: _Best) -> None:
     with torch.no_grad():
         best.verify(rows, rows.moved(features(rows.images + best.candidate) - rows.features))
 
 
-def _assembled(features: Callable[[Tensor], Tensor], rows: Rows, best: _Best, passes: Tensor) -> Solution:
+def _assembled(features: Features, rows: Rows, best: _Best, passes: Tensor) -> Solution:
     """The kept iterates of all patches in one image, measured together; what is not feasible is taken out."""
     for _ in range(_LAST_TRIES):
         _verify(features, rows, best)

@@ -15,6 +15,8 @@ from verisal.functional.outputs import ask
 from verisal.functional.seeding import derive_seed
 from verisal.types import StagedClassifier
 
+#: Images to the output of a layer.
+Features = Callable[[Tensor], Tensor]
 # Pairs of random images on which a network is tried for being linear.
 _PAIRS = 4
 
@@ -26,7 +28,7 @@ def find_layer(network: nn.Module, name: str | None, image: Tensor) -> nn.Module
         network: frozen, in eval mode.
         name: of a stage or a module; the end of a dotted name will do. None: the first max-pooling layer that
             runs, or the first stage where there is none.
-        image: ``(1, 3, H, W)``, for one pass that shows what runs, in which order, and what it puts out.
+        image: ``(1, 3, H, W)``, for one pass that shows the order and the outputs of the modules.
 
     Raises:
         ConfigError: no such module, one that runs more than once or not at all, one above the head (its
@@ -127,11 +129,7 @@ class ReceptiveField:
 
 
 def receptive_field(
-    features: Callable[[Tensor], Tensor],
-    size: tuple[int, int],
-    *,
-    device: torch.device | None = None,
-    chunk_size: int = 64,
+    features: Features, size: tuple[int, int], *, device: torch.device | None = None, chunk_size: int = 64
 ) -> ReceptiveField:
     """The support of the gradient of every row and every column of features.
 
@@ -172,9 +170,7 @@ def least_period(field: int, patch: int, stride: int) -> int:
     return -(-(patch + field - 1) // stride) * stride
 
 
-def _extents(
-    features: Callable[[Tensor], Tensor], images: Tensor, weights: Tensor, *, dim: int, chunk_size: int
-) -> Tensor:
+def _extents(features: Features, images: Tensor, weights: Tensor, *, dim: int, chunk_size: int) -> Tensor:
     """``(n, 2)`` int64: first and last pixel along ``dim`` of each of the n places along ``dim``."""
     count, length, device = weights.shape[dim], images.shape[dim], images.device
     reached = torch.zeros(count, length, dtype=torch.bool, device=device)

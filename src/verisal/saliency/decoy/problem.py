@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from verisal.errors import ConfigError
 from verisal.functional.seeding import content_ids, per_sample
-from verisal.saliency.decoy.layer import SomePatches
+from verisal.saliency.decoy.layer import Features, SomePatches
 
 # Largest start of a pixel, in the direction of the sign; at 0 the objective has no slope.
 _START = 2 / 255
@@ -71,7 +71,7 @@ class Rows:
 
 
 def rows_of(
-    features: Callable[[Tensor], Tensor],
+    features: Features,
     images: Tensor,
     patches: SomePatches,
     sign: Tensor,
@@ -81,13 +81,8 @@ def rows_of(
 ) -> Rows:
     """The rows of several decoys of every image, in order (decoy, image).
 
-    Args:
-        features: images to the output of the layer.
-        images: ``(b, 3, H, W)``.
-        patches: of the g decoys.
-        sign: ``(g,)``, of the decoys.
-        epsilon: relative to the deviation of an image's features.
-        max_deviation: of a pixel, or None.
+    ``features`` gives the output of the layer for ``images (b, 3, H, W)``; ``patches`` and ``sign (g,)`` are
+    those of the decoys; ``epsilon`` is relative to the deviation of an image's features.
 
     Raises:
         ConfigError: an epsilon below the rounding of the features of an image.
@@ -204,8 +199,8 @@ def measured(
         rows: the problem.
         change: ``(N, 3, H, W)``, of the finished decoys.
         features: ``(N, C, h, w)``, of the finished decoys.
-        missing: ``(N, ky, kx)`` bool, patches to be counted as infeasible.
-        agrees: ``(N,)`` bool, whether the decoy gets the image's prediction.
+        missing: ``(N, ky, kx)`` bool, patches that count as infeasible.
+        agrees: ``(N,)`` bool, True for decoys that get the image's prediction.
         passes: ``(N,)``, spent on each row.
         batch: number of images.
     """

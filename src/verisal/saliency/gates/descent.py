@@ -173,15 +173,7 @@ class GateProblem:
 class GateDescent:
     """Adam on all gates together, with a projection to ``[0, gate_max]`` after each step.
 
-    Args:
-        reg_weight: lambda.
-        steps: T.
-        learning_rate: Adam's rate.
-        keep: which iterate is returned; see :class:`HierarchicalMasks`.
-        gate_max: upper bound of gates, or None.
-
-    Raises:
-        ConfigError: values out of range.
+    The settings are those of :class:`HierarchicalMasks`; values out of range raise ``ConfigError``.
     """
 
     reg_weight: float

@@ -132,13 +132,10 @@ def check_rectifiers(
 
     Args:
         network: frozen, in eval mode, inside ``uncompiled``.
-        image: ``(1, 3, H, W)``.
+        image: ``(1, 3, H, W)``, whose logits ``(1, K)`` are returned.
         method: named in the errors.
         hooked: module types that the method hooks.
         reuse: True if one module may be called more than once.
-
-    Returns:
-        Logits ``(1, K)``.
 
     Raises:
         ConfigError: a rectifier that is no module, a module called twice, or one whose input other layers

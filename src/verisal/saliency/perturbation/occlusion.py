@@ -29,16 +29,8 @@ class PerturbedScores:
 
     Baselines that do not depend on the mask are made once; the others anew for every mask.
 
-    Args:
-        classifier: maps images to logits.
-        images: ``(B, 3, H, W)`` in [0, 1].
-        query_class: ``(B,)`` int64.
-        baseline: replaces removed pixels; data-set statistics come from the classifier.
-        score: what is kept of the logits.
-        chunk_size: perturbed images in one pass of the classifier, at most.
-
-    Raises:
-        ConfigError: a baseline that lacks the data set's statistics.
+    They take data-set statistics from the classifier, and raise ``ConfigError`` where they lack them. At most
+    ``chunk_size`` perturbed images are in one pass of the classifier.
     """
 
     def __init__(
