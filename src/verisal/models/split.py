@@ -122,8 +122,8 @@ def gives_same_logits(network: nn.Module, split: SplitNetwork, probe: Probe) -> 
         torch.manual_seed(0)
         expected = logits_of(network(image.clone()), 1, classes=probe.num_classes)
         torch.manual_seed(0)
-        found, _ = split.observed(split.prefix(image.clone()))
-    return torch.allclose(found, expected, rtol=_TOLERANCE, atol=_TOLERANCE, equal_nan=True)
+        logits, _ = split.observed(split.prefix(image.clone()))
+    return torch.allclose(logits, expected, rtol=_TOLERANCE, atol=_TOLERANCE, equal_nan=True)
 
 
 def _copy(graph: fx.Graph) -> fx.Graph:

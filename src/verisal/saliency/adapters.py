@@ -57,8 +57,8 @@ class _Adapter(Saliency):
     def __call__(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
         """The peer's map of each image and its query class."""
         with _peer(classifier, images, query_class) as (inputs, query):
-            found = self.results(classifier, inputs, query)
-        return _result(found, images, self.source or type(getattr(self, self.called)).__name__)
+            results = self.results(classifier, inputs, query)
+        return _result(results, images, self.source or type(getattr(self, self.called)).__name__)
 
 
 @final
@@ -199,10 +199,10 @@ def _peer(classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> Ite
                 parameter.grad = gradient
 
 
-def _result(found: Sequence[object], images: Tensor, source: str) -> SaliencyResult:
+def _result(results: Sequence[object], images: Tensor, source: str) -> SaliencyResult:
     """Maps of one peer by our conventions; several, one per layer, are averaged."""
     size = (images.shape[-2], images.shape[-1])
-    layers = [_values(part, images, source) for part in found]
+    layers = [_values(part, images, source) for part in results]
     maps = [
         layer.clamp_min(0) if layer.shape[1] == 1 else layer.abs().amax(dim=1, keepdim=True)
         for layer in layers

@@ -36,7 +36,7 @@ class Solution:
 
     Attributes:
         change: ``(N, 3, H, W)``, zero on patches for which nothing feasible was found.
-        found: ``(N, ky, kx)`` bool, whether the patch holds a feasible iterate.
+        found: ``(N, ky, kx)`` bool, True if the patch holds a feasible iterate.
         passes: ``(N,)``, runs of layers 1..l.
     """
 
@@ -94,11 +94,13 @@ class DecoyDescent:
         self, features: Features, rows: Rows, state: _State, kept: _Best, rate: float, count: int
     ) -> None:
         leaf = state.change.requires_grad_()
-        found = features(rows.images + leaf)
-        difference = (found - rows.features).detach()
+        moved_features = features(rows.images + leaf)
+        difference = (moved_features - rows.features).detach()
         over = difference.abs() > rows.epsilon[..., None]
         weight = rows.patches.to_features(state.multiplier * rows.unit)
-        (gradient,) = torch.autograd.grad(found, leaf, grad_outputs=weight * over * difference.sign())
+        (gradient,) = torch.autograd.grad(
+            moved_features, leaf, grad_outputs=weight * over * difference.sign()
+        )
         change = leaf.detach()
         with torch.no_grad():
             moved = rows.moved(difference)
@@ -200,6 +202,6 @@ def _assembled(features: Features, rows: Rows, best: _Best, passes: Tensor) -> S
         _verify(features, rows, best)
     with torch.no_grad():
         moved = rows.moved(features(rows.images + best.change) - rows.features)
-        found = rows.feasible(moved) & (best.gain > 0)
-        change = best.change * rows.patches.to_pixels(found.float())
-    return Solution(change, found, passes + _LAST_TRIES + 1)
+        solved = rows.feasible(moved) & (best.gain > 0)
+        change = best.change * rows.patches.to_pixels(solved.float())
+    return Solution(change, solved, passes + _LAST_TRIES + 1)

@@ -84,13 +84,13 @@ class GateMethod(Saliency):
         with gradient_scope(images.device.type):
             parts = []
             for some, query in in_chunks(images, query_class, images_at_once(self.chunk_size, images)):
-                found = self.find(network, some, query)
-                parts.append(raw_maps(found.gates, found.activations, size, self.shown))
+                learned = self.find(network, some, query)
+                parts.append(raw_maps(learned.gates, learned.activations, size, self.shown))
             layers = tuple(torch.cat(layer) for layer in zip(*parts, strict=True))
             return SaliencyResult(
                 fused_maps(layers, self.fusion, self.smoothing),
                 torch.stack(layers).mean(dim=0),
                 raw_layers=layers,
-                n_forward=found.n_forward,
-                n_backward=found.n_backward,
+                n_forward=learned.n_forward,
+                n_backward=learned.n_backward,
             )

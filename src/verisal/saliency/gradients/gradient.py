@@ -59,12 +59,12 @@ class GradientMethod(Saliency):
     def __call__(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
         """Attribution of one batch, and its largest absolute value over the channels as the map."""
         with explaining(classifier, images, query_class) as (inputs, query):
-            found = self.attribute(classifier, inputs, query)
+            result = self.attribute(classifier, inputs, query)
         return signed_result(
-            found.values.detach(),
-            n_forward=found.n_forward,
-            n_backward=found.n_backward,
-            baseline=found.baseline,
+            result.values.detach(),
+            n_forward=result.n_forward,
+            n_backward=result.n_backward,
+            baseline=result.baseline,
         )
 
 
@@ -226,5 +226,5 @@ def leaf(images: Tensor) -> Tensor:
 
 def joined(parts: Iterable[Attribution]) -> Attribution:
     """One attribution of several chunks of images."""
-    found = list(parts)
-    return replace(found[0], values=torch.cat([part.values for part in found]))
+    chunks = list(parts)
+    return replace(chunks[0], values=torch.cat([chunk.values for chunk in chunks]))
