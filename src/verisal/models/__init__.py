@@ -1,4 +1,4 @@
-"""Networks only: the classifier wrapper and the shipped classifier's network."""
+"""Classifiers from anywhere, their stages, and gates on them."""
 
 from verisal.models._stages import find_stages
 from verisal.models.classifier import Classifier

@@ -1,4 +1,4 @@
-"""Saliency methods: one family a file."""
+"""Saliency methods: gates, gradients, decoys, perturbations, controls and adapters."""
 
 from verisal.saliency._base import Saliency
 from verisal.saliency.adapters import CallableAdapter, CaptumAdapter, GradCamAdapter, TorchCamAdapter

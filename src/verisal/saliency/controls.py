@@ -1,4 +1,7 @@
-"""Maps that know nothing of the classifier; a score says something only beside theirs."""
+"""Controls: maps that know nothing of the classifier, and maps derived from those of another method.
+
+A score says something only beside theirs.
+"""
 
 from __future__ import annotations
 

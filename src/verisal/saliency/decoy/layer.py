@@ -1,4 +1,4 @@
-"""The layer whose features a decoy leaves as they are: found by name, run without what comes after it."""
+"""The layer whose features a decoy keeps, its receptive field, and patches that share no feature."""
 
 from __future__ import annotations
 
@@ -19,6 +19,11 @@ from verisal.types import StagedClassifier
 Features = Callable[[Tensor], Tensor]
 # Pairs of random images on which a network is tried for being linear.
 _PAIRS = 4
+
+
+# Random images on which the support is collected: what a rectifier or a pooling window hides on one of them,
+# some channel, row or column of another shows.
+_IMAGES = 3
 
 
 def find_layer(network: nn.Module, name: str | None, image: Tensor) -> nn.Module:
@@ -100,11 +105,6 @@ def check_not_linear(network: nn.Module, size: tuple[int, int], device: torch.de
             f"{type(network).__name__} is linear in the image: its gradient is the same at every decoy, so"
             " that decoys say nothing about it; use the base method alone"
         )
-
-
-# Random images on which the support is collected: what a rectifier or a pooling window hides on one of them,
-# some channel, row or column of another shows.
-_IMAGES = 3
 
 
 @dataclass(frozen=True)

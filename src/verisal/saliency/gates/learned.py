@@ -29,6 +29,9 @@ from verisal.types import StagedClassifier, StageOutputs
 _SHARPNESS = 4.0
 
 
+_PREFIX = "network."
+
+
 @final
 class MaskNetwork(nn.Module):
     """Gates ``M_1 .. M_L`` from the classifier's own stage activations and a query class.
@@ -111,9 +114,6 @@ class _Level(nn.Module):
         if self.spread is not None and self.mix is not None:
             features = features + self.mix(self.spread(features)).relu_()
         return features, F.softplus(self.head(features), beta=_SHARPNESS)
-
-
-_PREFIX = "network."
 
 
 @final

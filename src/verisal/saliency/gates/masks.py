@@ -17,6 +17,11 @@ GatePenalty = Literal["per_layer", "per_channel", "relative"]
 CHANNEL_STATISTICS = ("mean", "std", "max")
 
 
+Shown = Literal["gated_activation", "gate"]
+# Smoothing is stated for images of this side, and scaled to others.
+_SIDE = 224
+
+
 def gate_penalty_weights(shapes: Sequence[torch.Size], penalty: GatePenalty) -> list[float]:
     r"""Weights ``t_l`` of ``R(M) = sum_l t_l * ||M_l||_1`` for one image.
 
@@ -86,11 +91,6 @@ def channel_statistics(gate: Tensor) -> Tensor:
 def stack_layers(layers: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
     """Resize per-layer maps ``(B, S, h_l, w_l)`` to one grid and join them: ``(B, S * L, *size)``."""
     return torch.cat([resize_maps(layer, size) for layer in layers], dim=1)
-
-
-Shown = Literal["gated_activation", "gate"]
-# Smoothing is stated for images of this side, and scaled to others.
-_SIDE = 224
 
 
 def raw_maps(

@@ -35,6 +35,10 @@ _CORNER = 0.02
 """Levels on both sides of one of a pyramid over which the slope below it goes over into the one above."""
 
 
+Variant = Literal["preserve", "delete", "dual"]
+_MOMENTUM = 0.9
+
+
 def smooth_max_weights(step: int, sigma: float) -> Tensor:
     r"""Convolution weights with which :func:`smooth_max` pools cells ``step`` px apart.
 
@@ -165,10 +169,6 @@ def pyramid_blend(pyramid: Tensor, masks: Tensor) -> Tensor:
     rising = (offset / (2 * _CORNER) + 0.5).clamp(0, 1)
     value = middle + torch.where(offset > 0, up, down) * offset
     return value + (down + (up - down) * rising) * (place - place.detach())
-
-
-Variant = Literal["preserve", "delete", "dual"]
-_MOMENTUM = 0.9
 
 
 @final

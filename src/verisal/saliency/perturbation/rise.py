@@ -22,6 +22,9 @@ from verisal.saliency._base import Saliency, ScoreKind, explaining, signed_resul
 from verisal.saliency.perturbation.occlusion import PerturbedScores
 from verisal.types import AnyClassifier, SaliencyResult
 
+# Masks that share a generator. Fixed, so that mask n is the same whatever the chunk size and the mask count.
+_BLOCK = 256
+
 
 def cell_size(cells: int, size: tuple[int, int]) -> tuple[int, int]:
     """Height and width in pixels, rounded up, of one cell when ``cells`` of them span ``size`` (H, W)."""
@@ -71,10 +74,6 @@ def _windows(side: int, cell: int, length: int, like: Tensor) -> Tensor:
     axis = torch.eye(side, device=like.device, dtype=like.dtype)[None]
     enlarged = F.interpolate(axis, size=(side + 1) * cell, mode="linear", align_corners=False)[0]
     return enlarged.unfold(1, length, 1).transpose(0, 1)
-
-
-# Masks that share a generator. Fixed, so that mask n is the same whatever the chunk size and the mask count.
-_BLOCK = 256
 
 
 @final
