@@ -130,7 +130,7 @@ def check_data(
         sizes=_extent(sizes),
         problems=tuple(problems),
         left_out=listing.left_out,
-        difficult=sum(found.difficult for record in listing.records for found in record.objects),
+        difficult=sum(mark.difficult for record in listing.records for mark in record.objects),
     )
 
 

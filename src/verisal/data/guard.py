@@ -73,8 +73,8 @@ def guard_splits(splits: Mapping[str, Callable[[], ImageDigests] | ImageDigests]
         DataError: naming both splits, the number of images and two of them.
     """
     known: dict[str, Tensor] = {}
-    for split, found in splits.items():
-        digests = found if isinstance(found, ImageDigests) else found()
+    for split, images in splits.items():
+        digests = images if isinstance(images, ImageDigests) else images()
         guard_seen(digests, split, known)
         known[split] = digests.values
 
@@ -89,18 +89,18 @@ def guard_classifier_data(splits: Mapping[str, Callable[[], ImageDigests]], clas
     """
     guard_splits(splits)
     seen = classifier.seen_images
-    for split, found in splits.items() if seen else ():
+    for split, images in splits.items() if seen else ():
         uses = ("fit", "val") if split == "det_test" else ("fit",)
-        guard_seen(found(), split, {use: seen[use] for use in uses if use in seen}, told=OF_CLASSIFIER)
+        guard_seen(images(), split, {use: seen[use] for use in uses if use in seen}, told=OF_CLASSIFIER)
 
 
 def guard_seen(
-    found: ImageDigests, split: str, seen: Mapping[str, Tensor], *, told: Mapping[str, str] | None = None
+    images: ImageDigests, split: str, seen: Mapping[str, Tensor], *, told: Mapping[str, str] | None = None
 ) -> None:
     """Raise if an image of a split was used before.
 
     Args:
-        found: clean images of the split.
+        images: the clean ones of the split.
         split: its name.
         seen: earlier use to digests.
         told: earlier use in other words.
@@ -109,16 +109,16 @@ def guard_seen(
         DataError: naming split and use, the number of images and two of them.
     """
     for use, values in seen.items():
-        names = shared_images(found, values)
+        names = shared_images(images, values)
         if names:
             raise DataError(
-                f"{len(names)} of the {len(found.names)} images of {split} stand in"
+                f"{len(names)} of the {len(images.names)} images of {split} stand in"
                 f" {(told or {}).get(use, use)} too, by their pixels: {', '.join(names[:_SHOWN])}"
                 f"{', ...' if len(names) > _SHOWN else ''}; splits must share no image: take them out of one"
             )
 
 
-def shared_images(found: ImageDigests, seen: Tensor) -> list[str]:
+def shared_images(images: ImageDigests, seen: Tensor) -> list[str]:
     """Names of the images that are among ``seen``."""
-    places = torch.isin(found.values, seen.to(found.values.device)).nonzero()[:, 0].tolist()
-    return [found.names[place] for place in places]
+    places = torch.isin(images.values, seen.to(images.values.device)).nonzero()[:, 0].tolist()
+    return [images.names[place] for place in places]

@@ -32,7 +32,7 @@ def check_record(record: ImageRecord, height: int, width: int) -> tuple[int, lis
     alone = replace(record, objects=(), index_mask=None)
     parts = [
         alone,
-        *(replace(alone, objects=(found,)) for found in record.objects),
+        *(replace(alone, objects=(mark,)) for mark in record.objects),
         replace(alone, index_mask=record.index_mask, index_classes=record.index_classes),
     ]
     count, problems = 0, list[str]()
@@ -70,36 +70,36 @@ def objects_of(
         DataError: annotations of another size than the image, a mask that cannot be read, a box that lies
             outside; names the file and the row or object.
     """
-    labels, masks, boxes, marked = [], [], [], []
-    for found in _objects(record, frame.height, frame.width):
-        index = label if found.class_name is None else classes[found.class_name]
+    labels, masks, boxes, hard = [], [], [], []
+    for mark in _objects(record, frame.height, frame.width):
+        index = label if mark.class_name is None else classes[mark.class_name]
         if index is None:
             continue
         mask = torch.zeros(frame.size, frame.size, dtype=torch.bool)
         box = torch.zeros(4)
-        if found.mask is not None:
-            mask = frame.masks(torch.from_numpy(found.mask)[None])[0]
+        if mark.mask is not None:
+            mask = frame.masks(torch.from_numpy(mark.mask)[None])[0]
             if mask.any():
                 box = tight_boxes(mask.numpy()[None])[0]
-        elif found.box is not None:
-            box = frame.boxes(torch.tensor([found.box]))[0]
+        elif mark.box is not None:
+            box = frame.boxes(torch.tensor([mark.box]))[0]
         if box[2] > box[0] and box[3] > box[1]:
             labels.append(index)
             masks.append(mask)
             boxes.append(box)
-            marked.append(found.difficult and difficult == "leave_out")
+            hard.append(mark.difficult and difficult == "leave_out")
     if not labels:
         nothing = torch.zeros(0, frame.size, frame.size, dtype=torch.bool)
         empty = torch.zeros(0, dtype=torch.bool)
         return torch.zeros(0, dtype=torch.int64), nothing, torch.zeros(0, 4), empty
     areas = [float((box[2] - box[0]) * (box[3] - box[1])) for box in boxes]
-    main = max(range(len(labels)), key=lambda row: (labels[row] == label, not marked[row], areas[row]))
+    main = max(range(len(labels)), key=lambda row: (labels[row] == label, not hard[row], areas[row]))
     order = [main, *(row for row in range(len(labels)) if row != main)]
     return (
         torch.tensor([labels[row] for row in order]),
         torch.stack([masks[row] for row in order]),
         torch.stack([boxes[row] for row in order]),
-        torch.tensor([marked[row] for row in order]),
+        torch.tensor([hard[row] for row in order]),
     )
 
 
@@ -112,14 +112,14 @@ def _objects(record: ImageRecord, height: int, width: int) -> Iterator[_Object]:
             f" {record.size[0]} x {record.size[1]}"
             + ("; they seem to leave out its EXIF rotation" if rotated else "")
         )
-    for found in record.objects:
-        box = _clipped(found, height, width)
-        mask = None if found.mask is None else found.mask.read(height, width)
+    for mark in record.objects:
+        box = _clipped(mark, height, width)
+        mask = None if mark.mask is None else mark.mask.read(height, width)
         if mask is not None and not mask.any():
             if box is None:
-                raise DataError(f"{found.place}: the mask is empty; remove it or mark the object's pixels")
+                raise DataError(f"{mark.place}: the mask is empty; remove it or mark the object's pixels")
             mask = None
-        yield _Object(found.class_name, mask, box, found.difficult)
+        yield _Object(mark.class_name, mask, box, mark.difficult)
     if record.index_mask is not None:
         yield from _numbered(record, record.index_mask, height, width)
 
@@ -144,19 +144,19 @@ def _numbered(record: ImageRecord, mask: IndexMask, height: int, width: int) -> 
         yield _Object(name, numbers == number, None)
 
 
-def _clipped(found: ObjectRecord, height: int, width: int) -> Box | None:
-    if found.box is None:
+def _clipped(mark: ObjectRecord, height: int, width: int) -> Box | None:
+    if mark.box is None:
         return None
-    left, top, right, bottom = found.box
+    left, top, right, bottom = mark.box
     box = (max(left, 0.0), max(top, 0.0), min(right, float(width)), min(bottom, float(height)))
     if box[2] <= box[0] or box[3] <= box[1]:
-        shown = ", ".join(f"{value:g}" for value in found.box)
-        raise DataError(f"{found.place}: box ({shown}) lies outside its image of {width} x {height} pixels")
+        shown = ", ".join(f"{value:g}" for value in mark.box)
+        raise DataError(f"{mark.place}: box ({shown}) lies outside its image of {width} x {height} pixels")
     # One that only reaches outside is cut off; rounding may put it a pixel over each side.
     if right - left > width + 2 and bottom - top > height + 2:
-        shown = ", ".join(f"{value:g}" for value in found.box)
+        shown = ", ".join(f"{value:g}" for value in mark.box)
         raise DataError(
-            f"{found.place}: box ({shown}) is larger than its image of {width} x {height} pixels;"
+            f"{mark.place}: box ({shown}) is larger than its image of {width} x {height} pixels;"
             " was the image made smaller since?"
         )
     return box

@@ -21,7 +21,7 @@ from verisal.data.files import (
     subfolders,
 )
 from verisal.data.readers.class_map import SYNSETS
-from verisal.data.readers.listing import Annotations, ImageSet, Listing, ObjectRecord, Problem
+from verisal.data.readers.listing import Annotations, ImageSet, Listing, ObjectRecord
 from verisal.data.readers.masks import IndexMask
 from verisal.data.readers.values import numeral, twice
 from verisal.data.readers.voc import VocFiles, through_torchvision
@@ -56,7 +56,7 @@ class OxfordPet(ImageSet):
             through_torchvision(
                 self.root, lambda: datasets.OxfordIIITPet(self.root, split=self.part, download=self.download)
             )
-        found, numbers = Annotations(), dict[str, int]()
+        notes, numbers = Annotations(), dict[str, int]()
         stems: list[str] = []
         for number, line in enumerate(read_text(listed, "lines 'name class species breed'").splitlines(), 1):
             words = line.split()
@@ -65,16 +65,16 @@ class OxfordPet(ImageSet):
                 numbers[_pet_class(words[0])] = int(words[1])
             elif words:
                 place = f"{listed} line {number}"
-                found.refuse(place, f"expected name, class, species and breed, found {line!r}", entry=True)
-        found.add_repeated(str(listed), [f"{stem}.jpg" for stem in stems])
-        found.class_names = sorted(numbers, key=lambda name: numbers[name])
+                notes.refuse(place, f"expected name, class, species and breed, found {line!r}", entry=True)
+        notes.add_repeated(str(listed), [f"{stem}.jpg" for stem in stems])
+        notes.class_names = sorted(numbers, key=lambda name: numbers[name])
         paths = {f"{stem}.jpg": base / "images" / f"{stem}.jpg" for stem in stems}
         labels: dict[str, str | None] = {}
         for name, path in paths.items():
             labels[name] = _pet_class(path.stem)
             trimap = base / "annotations" / "trimaps" / f"{path.stem}.png"
-            found.add(name, ObjectRecord(str(trimap), mask=IndexMask(trimap, (1,))))
-        return found.listing(paths, labels)
+            notes.add(name, ObjectRecord(str(trimap), mask=IndexMask(trimap, (1,))))
+        return notes.listing(paths, labels)
 
 
 @final
@@ -111,9 +111,9 @@ class Imagenette(ImageSet):
             )
         files = find_images(root)
         labels = {name: name.partition("/")[0] for name in files.by_id if "/" in name}
-        found = Annotations(class_names=[path.name for path in subfolders(root)])
+        notes = Annotations(class_names=[path.name for path in subfolders(root)])
         words = "lies in no class folder"
-        return found.listing(files.by_id, labels, unlabelled=words, left_out=files.left_out)
+        return notes.listing(files.by_id, labels, unlabelled=words, left_out=files.left_out)
 
 
 @final
@@ -147,23 +147,23 @@ class CUB200(ImageSet):
             raise DataError(
                 f"{root / 'classes.txt'}: names the class {repeated[0]!r} twice; give each its own"
             )
-        found = Annotations(class_names=list(classes.values()))
-        found.add_repeated(str(root / "images.txt"), [name for (name,) in images.values()])
+        notes = Annotations(class_names=list(classes.values()))
+        notes.add_repeated(str(root / "images.txt"), [name for (name,) in images.values()])
         paths, known = dict[str, Path](), dict[str, str | None]()
         for key, (name,) in images.items():
             place = f"{root / 'images.txt'} image {key}"
             if key not in division or labels.get(key, ("",))[0] not in classes or key not in boxes:
                 words = "is not in all of the tables of labels, classes, boxes and division"
-                found.refuse(place, words, name)
+                notes.refuse(place, words, name)
             elif division[key][0] not in ("0", "1"):
                 words = f"has {division[key][0]!r} in train_test_split.txt, expected 0 or 1"
-                found.refuse(place, words, name)
+                notes.refuse(place, words, name)
             elif self.part == "all" or (division[key][0] == "1") == (self.part == "train"):
                 paths[name], known[name] = root / "images" / name, classes[labels[key][0]]
                 mask = None if masks is None else _votes(masks / "segmentations" / name)
-                _add_box(found, name, ObjectRecord(place, known[name], mask=mask), boxes[key])
-        found.close(str(root / "bounding_boxes.txt"))
-        return found.listing(paths, known)
+                _add_box(notes, name, ObjectRecord(place, known[name], mask=mask), boxes[key])
+        notes.close(str(root / "bounding_boxes.txt"))
+        return notes.listing(paths, known)
 
 
 def _pet_class(stem: str) -> str:
@@ -174,14 +174,14 @@ def _votes(image: Path) -> IndexMask:
     return IndexMask(image.with_suffix(".png"), tuple(range(128, 256)))
 
 
-def _add_box(found: Annotations, name: str, bird: ObjectRecord, box: tuple[str, ...]) -> None:
+def _add_box(notes: Annotations, name: str, bird: ObjectRecord, box: tuple[str, ...]) -> None:
     try:
         left, top, wide, high = map(numeral, box)
     except ValueError:
-        found.problems.append(Problem(bird.place, f"box ({', '.join(box)}) is not four numbers", name))
+        notes.refuse(bird.place, f"box ({', '.join(box)}) is not four numbers", name)
         return
     whole = replace(bird, box=(left, top, left + wide, top + high))
-    found.add(name, whole, written=(left, top, wide, high))
+    notes.add(name, whole, written=(left, top, wide, high))
 
 
 def _table(path: Path, columns: int) -> dict[str, tuple[str, ...]]:
@@ -228,25 +228,25 @@ class ImageNetValidation(ImageSet):
         paths = files.by_id
         if not paths:
             raise no_image(root, files.left_out)
-        names, found = NameIndex(paths), Annotations()
+        names, notes = NameIndex(paths), Annotations()
         if self.boxes is not None:
-            boxes = VocFiles(found, first=0)
+            boxes = VocFiles(notes, first=0)
             for path in files_with_suffix(existing_folder(self.boxes, "XML files of ImageNet"), ".xml"):
                 # The archive has the boxes of all images; a part of them is often enough on disk.
                 for name in names.find(path.stem)[:1]:
                     boxes.add(name, path)
-            found.close(self.boxes)
-        labels = self._labels(root, paths, names, found)
-        return found.listing(
+            notes.close(self.boxes)
+        labels = self._labels(root, paths, names, notes)
+        return notes.listing(
             paths,
             labels,
             unlabelled="has no label; give a list of labels or the boxes",
-            class_names=sorted({label for label in labels.values() if label}.union(found.class_names)),
+            class_names=sorted({label for label in labels.values() if label}.union(notes.class_names)),
             left_out=files.left_out,
         )
 
     def _labels(
-        self, root: Path, paths: Mapping[str, Path], names: NameIndex, found: Annotations
+        self, root: Path, paths: Mapping[str, Path], names: NameIndex, notes: Annotations
     ) -> Mapping[str, str | None]:
         folders = [path.name for path in subfolders(root) if path.name in SYNSETS]
         if folders:
@@ -255,11 +255,11 @@ class ImageNetValidation(ImageSet):
                 raise DataError(f"{root}: {len(empty)} class folders hold no image: {', '.join(empty)}")
             return {name: name.partition("/")[0] for name in paths if "/" in name}
         if self.labels is not None:
-            return _listed(Path(self.labels), names, found)
-        return found.main_classes(paths)
+            return _listed(Path(self.labels), names, notes)
+        return notes.main_classes(paths)
 
 
-def _listed(path: Path, names: NameIndex, found: Annotations) -> dict[str, str]:
+def _listed(path: Path, names: NameIndex, notes: Annotations) -> dict[str, str]:
     """Labels of the images that are on disk."""
     text = read_text(path, "a list of labels")
     kaggle = text.startswith("ImageId,PredictionString")
@@ -277,12 +277,12 @@ def _listed(path: Path, names: NameIndex, found: Annotations) -> dict[str, str]:
         synset = SYNSETS[int(word)] if re.fullmatch("[0-9]{1,3}", word) else word
         if synset not in SYNSETS:
             words = f"expected an image's name and a WordNet id or index below 1000, found {row}"
-            found.refuse(f"{path} row {number}", words, entry=True)
+            notes.refuse(f"{path} row {number}", words, entry=True)
             continue
         for name in names.find(row[0])[:1]:
             if name in first:
                 words = f"names image {row[0]!r} again, after row {first[name]}; keep one"
-                found.refuse(f"{path} row {number}", words, name)
+                notes.refuse(f"{path} row {number}", words, name)
             first.setdefault(name, number)
             labels.setdefault(name, synset)
     return labels

@@ -43,15 +43,15 @@ def read_coco(path: Path, names: NameIndex) -> Annotations:
     disk are a problem only if the file says something of them. An id that two entries have means neither.
     """
     text = read_text(path, "a JSON file of COCO")
-    found = Annotations()
+    notes = Annotations()
     try:
         images, annotations, categories = _lists(json_of(text))
     except DataError as error:
-        found.refuse(str(path), str(error))
-        return found
-    _Reader(path, names, found).read(images, annotations, categories)
-    found.close(str(path))
-    return found
+        notes.refuse(str(path), str(error))
+        return notes
+    _Reader(path, names, notes).read(images, annotations, categories)
+    notes.close(str(path))
+    return notes
 
 
 def _lists(content: object) -> Iterable[list[Any]]:
@@ -79,8 +79,8 @@ class _Category(NamedTuple):
 class _Ids:
     """Entries of one list, ``kind``, by their ids, of which each may stand once."""
 
-    def __init__(self, path: Path, kind: str, found: Annotations) -> None:
-        self._path, self._kind, self._found = path, kind, found
+    def __init__(self, path: Path, kind: str, notes: Annotations) -> None:
+        self._path, self._kind, self._notes = path, kind, notes
         # Ids that look alike, as 1 and "1" do, are one.
         self._entries: dict[str, tuple[int, int | str, str | None]] = {}
         self._unusable: set[str] = set()
@@ -89,7 +89,7 @@ class _Ids:
         return f"{self._path} {self._kind} {number}"
 
     def refuse(self, number: int, words: str, image_id: str | None) -> None:
-        self._found.refuse(self.place(number), words, image_id, entry=image_id is None)
+        self._notes.refuse(self.place(number), words, image_id, entry=image_id is None)
 
     def add(self, number: int, key: int | str, image_id: str | None) -> None:
         """Keep the id of an entry that is about an image, or of one that is not."""
@@ -124,11 +124,11 @@ class _Ids:
 class _Reader:
     """Reads the lists of one file."""
 
-    def __init__(self, path: Path, names: NameIndex, found: Annotations) -> None:
-        self._path, self._names, self._found = path, names, found
-        self._image_ids = _Ids(path, "image", found)
-        self._category_ids = _Ids(path, "category", found)
-        self._annotation_ids = _Ids(path, "annotation", found)
+    def __init__(self, path: Path, names: NameIndex, notes: Annotations) -> None:
+        self._path, self._names, self._notes = path, names, notes
+        self._image_ids = _Ids(path, "image", notes)
+        self._category_ids = _Ids(path, "category", notes)
+        self._annotation_ids = _Ids(path, "annotation", notes)
         self._images: dict[int | str, _Image] = {}
         self._categories: dict[int | str, _Category] = {}
         # Name of a class to the categories of that name that occur.
@@ -144,7 +144,7 @@ class _Reader:
             self._read_category(number, entry)
         # Numbers by size, then texts.
         for key in sorted(self._categories, key=lambda key: (isinstance(key, str), key)):
-            self._found.add_class(self._categories[key].name)
+            self._notes.add_class(self._categories[key].name)
         for number, entry in enumerate(annotations):
             self._read_annotation(number, entry)
         self._compare_names()
@@ -153,7 +153,7 @@ class _Reader:
                 "boxes seem to be left, top, right and bottom, as that of "
                 f"{self._fits_as_corners} reaches outside its image if not; expected left, top, width, height"
             )
-            self._found.refuse(str(self._path), words)
+            self._notes.refuse(str(self._path), words)
 
     def _read_image(self, number: int, entry: object, owners: dict[str, tuple[int, int | str]]) -> None:
         key: int | str | None = None
@@ -222,7 +222,7 @@ class _Reader:
         image, category = self._images[of_image], self._categories[of_category].name
         if image.image_id is None:
             raise DataError(image.problem)
-        self._found.sizes[image.image_id] = image.size
+        self._notes.sizes[image.image_id] = image.size
         place = self._annotation_ids.place(number)
         try:
             box = numbers(given(fields, "bbox"), "bbox", "a list of left, top, width and height")
@@ -236,7 +236,7 @@ class _Reader:
         left, top, wide, high = box
         self._look_for_corners(number, box, image.size)
         record = ObjectRecord(place, category, (left, top, left + wide, top + high), mask, difficult)
-        self._found.add(image.image_id, record, written=(left, top, wide, high))
+        self._notes.add(image.image_id, record, written=(left, top, wide, high))
         self._used.setdefault(category, set()).add(of_category)
 
     def _look_for_corners(self, number: int, box: Sequence[float], size: tuple[int, int]) -> None:
@@ -310,7 +310,7 @@ class COCO(ImageSet):
         """Annotated images in the order of their names."""
         root = existing_folder(self.images, "the images of one part of COCO")
         files = find_images(root, without=Path(self.annotations))
-        found = read_coco(Path(self.annotations), NameIndex(files.by_id))
-        labels = found.main_classes(files.by_id)
+        notes = read_coco(Path(self.annotations), NameIndex(files.by_id))
+        labels = notes.main_classes(files.by_id)
         kept = {name: path for name, path in files.by_id.items() if labels[name] is not None}
-        return found.listing(kept, labels, left_out=files.left_out)
+        return notes.listing(kept, labels, left_out=files.left_out)

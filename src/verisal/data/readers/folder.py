@@ -46,7 +46,7 @@ def read_csv(path: Path, names: NameIndex) -> Annotations:
     other columns are not read. Semicolons or tabs may divide the columns; with semicolons, numbers may have a
     decimal comma.
     """
-    found = Annotations()
+    notes = Annotations()
     # Spreadsheets may name the divider in a first line of its own.
     whole = read_text(path, "a CSV file")
     text = re.sub(r"\Asep=.\r?\n", "", whole)
@@ -56,12 +56,12 @@ def read_csv(path: Path, names: NameIndex) -> Annotations:
     try:
         columns = [name.strip().lower() for name in next(reader, [])]
     except csv.Error as error:
-        found.refuse(f"{path} row 1", f"is no CSV ({error})")
-        return found
+        notes.refuse(f"{path} row 1", f"is no CSV ({error})")
+        return notes
     if words := _column_problem(columns):
-        found.refuse(str(path), words)
-        return found
-    table = _Table(found, names, decimal="," if divider == ";" else ".")
+        notes.refuse(str(path), words)
+        return notes
+    table = _Table(notes, names, decimal="," if divider == ";" else ".")
     while True:
         try:
             row = next(reader)
@@ -70,20 +70,20 @@ def read_csv(path: Path, names: NameIndex) -> Annotations:
         except csv.Error as error:
             # Without its closing quote a row reaches to the end of the file, and nobody knows what it holds.
             place, rest = f"{path} row {reader.line_num + before}", "end of data" in str(error)
-            found.refuse(place, f"is no CSV ({error})", entry=not rest)
+            notes.refuse(place, f"is no CSV ({error})", entry=not rest)
             continue
         if any(cell.strip() for cell in row):
             table.add(f"{path} row {reader.line_num + before}", columns, row)
-    found.close(str(path))
-    return found
+    notes.close(str(path))
+    return notes
 
 
 @final
 class _Table:
     """Adds rows to what is known; ``decimal`` is the mark before the decimals of a number."""
 
-    def __init__(self, found: Annotations, names: NameIndex, *, decimal: str) -> None:
-        self._found, self._names, self._decimal = found, names, decimal
+    def __init__(self, notes: Annotations, names: NameIndex, *, decimal: str) -> None:
+        self._notes, self._names, self._decimal = notes, names, decimal
         # What a row says to the row that said it first; what gives an image its class has no box.
         self._seen: dict[tuple[str, str | None, Box | None], str] = {}
         # Image to the folder that the first row with one names it in, and that row.
@@ -101,7 +101,7 @@ class _Table:
                 raise DataError(f"has {len(row)} values, the first row {len(columns)}; put a text in quotes")
             self._add(place, image_id, cells)
         except DataError as error:
-            self._found.refuse(place, str(error), image_id, entry=image_id is None)
+            self._notes.refuse(place, str(error), image_id, entry=image_id is None)
 
     def _add(self, place: str, image_id: str, cells: Mapping[str, str]) -> None:
         class_name = composed(cells.get("class", "")) or None
@@ -116,16 +116,16 @@ class _Table:
         box: Box = (left, top, right, bottom)
         self._only_once(place, image_id, class_name, box)
         difficult = flag(cells.get("difficult", ""), "difficult")
-        self._found.add(image_id, ObjectRecord(place, class_name, box, difficult=difficult), written=box)
+        self._notes.add(image_id, ObjectRecord(place, class_name, box, difficult=difficult), written=box)
 
     def _add_class(self, place: str, image_id: str, class_name: str | None) -> None:
         if class_name is None:
             raise DataError("has neither a class nor a box")
-        known = self._found.classes.setdefault(image_id, class_name)
+        known = self._notes.classes.setdefault(image_id, class_name)
         if known != class_name:
             raise DataError(f"calls the image {class_name}, an earlier row {known}")
         self._only_once(place, image_id, class_name, None)
-        self._found.add_class(class_name)
+        self._notes.add_class(class_name)
 
     def _same_folder(self, place: str, image_id: str, image: str) -> None:
         """Images of one name in two folders, of which one is not on disk, must not become one."""
@@ -170,20 +170,20 @@ def read_masks(folder: Path, names: NameIndex) -> Annotations:
     not known. Pictures ``cat/a/*.png`` or ``cat/a_*.png`` are one object each, wherever they are not 0.
     """
     files = find_images(folder)
-    found = Annotations(left_out=files.left_out)
+    notes = Annotations(left_out=files.left_out)
     if not files.paths:
-        found.refuse(str(folder), "holds no mask picture")
+        notes.refuse(str(folder), "holds no mask picture")
     for path in files.paths:
         name = str(PurePosixPath(image_id_of(path, folder)).with_suffix(""))
         owner, whole = _owner(name, names)
         if owner is None:
-            found.refuse(str(path), names.problem(name), entry=True)
+            notes.refuse(str(path), names.problem(name), entry=True)
         elif whole:
-            if (first := found.index_masks.setdefault(owner, IndexMask(path)).path) != path:
-                found.refuse(str(path), f"is the mask of {owner}, as {first} is", owner)
+            if (first := notes.index_masks.setdefault(owner, IndexMask(path)).path) != path:
+                notes.refuse(str(path), f"is the mask of {owner}, as {first} is", owner)
         else:
-            found.add(owner, ObjectRecord(str(path), mask=IndexMask(path)))
-    return found
+            notes.add(owner, ObjectRecord(str(path), mask=IndexMask(path)))
+    return notes
 
 
 def _owner(name: str, names: NameIndex) -> tuple[str | None, bool]:
@@ -194,8 +194,8 @@ def _owner(name: str, names: NameIndex) -> tuple[str | None, bool]:
         *((name, False, True), (part, False, False)),
     )
     for guess, path_only, whole in guesses:
-        if len(found := names.find(guess, path_only=path_only)) == 1:
-            return found[0], whole
+        if len(notes := names.find(guess, path_only=path_only)) == 1:
+            return notes[0], whole
     return None, False
 
 

@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 from torchvision import datasets  # type: ignore[import-untyped]  # has no annotations
 
 from verisal.data.files import NameIndex, files_with_suffix, image_id_of, read_content, text_of
-from verisal.data.readers.listing import Annotations, Box, ImageSet, Listing, ObjectRecord, Problem
+from verisal.data.readers.listing import Annotations, Box, ImageSet, Listing, ObjectRecord
 from verisal.data.readers.masks import IndexMask
 from verisal.data.readers.values import composed, flag, numeral, shown
 from verisal.errors import ConfigError, DataError
@@ -51,19 +51,19 @@ def read_voc_folder(folder: Path, names: NameIndex) -> Annotations:
 
     Coordinates count from 1 and include the last pixel, as in Pascal VOC.
     """
-    found = Annotations()
+    notes = Annotations()
     paths = files_with_suffix(folder, ".xml")
     if not paths:
-        found.refuse(str(folder), "holds no .xml file")
-    files = VocFiles(found, first=1)
+        notes.refuse(str(folder), "holds no .xml file")
+    files = VocFiles(notes, first=1)
     for path in paths:
         name = str(PurePosixPath(image_id_of(path, folder)).with_suffix(""))
         if problem := names.problem(name):
-            found.refuse(str(path), problem, entry=True)
+            notes.refuse(str(path), problem, entry=True)
         else:
             files.add(names.find(name)[0], path)
-    found.close(str(folder))
-    return found
+    notes.close(str(folder))
+    return notes
 
 
 @final
@@ -73,8 +73,8 @@ class VocFiles:
     ``first`` is the coordinate of the first pixel: 1 where the last one is included, 0 for half-open boxes.
     """
 
-    def __init__(self, found: Annotations, *, first: int) -> None:
-        self._found, self._first = found, first
+    def __init__(self, notes: Annotations, *, first: int) -> None:
+        self._notes, self._first = notes, first
         self._paths: dict[str, Path] = {}
 
     def add(self, image_id: str, path: Path, *, numbers: Path | None = None) -> None:
@@ -82,26 +82,26 @@ class VocFiles:
 
         ``numbers`` is a picture with the number of the object, from 1, in each of its pixels.
         """
-        problems = self._found.problems
         if (other := self._paths.get(image_id)) is not None:
             if other != path:
-                problems.append(Problem(str(path), f"is about {image_id}, as {other} is; keep one", image_id))
+                self._notes.refuse(str(path), f"is about {image_id}, as {other} is; keep one", image_id)
             return
         self._paths[image_id] = path
         try:
             content = read_voc_xml(path)
         except DataError as error:
-            problems.append(Problem(str(path), str(error).removeprefix(f"{path}: "), image_id))
+            self._notes.refuse(str(path), str(error).removeprefix(f"{path}: "), image_id)
             return
-        problems += [Problem(str(path), words, image_id) for words in content.problems]
+        for words in content.problems:
+            self._notes.refuse(str(path), words, image_id)
         if content.size is not None:
-            self._found.sizes[image_id] = content.size
+            self._notes.sizes[image_id] = content.size
         for number, name, written, difficult in content.objects:
             left, top, right, bottom = written
             box = (left - self._first, top - self._first, right, bottom)
             mask = None if numbers is None else IndexMask(numbers, (number,))
             record = ObjectRecord(f"{path} object {number}", name, box, mask, difficult)
-            self._found.add(image_id, record, written=written)
+            self._notes.add(image_id, record, written=written)
 
 
 def read_voc_xml(path: Path) -> VocFile:
@@ -179,12 +179,12 @@ def _size(root: ElementTree.Element) -> tuple[int, int] | None:
 def _side(element: ElementTree.Element, key: str) -> int:
     text = _text(element, key)
     try:
-        found = numeral(text)
+        side = numeral(text)
     except ValueError:
-        found = -1.0
-    if found < 0 or not found.is_integer():
+        side = -1.0
+    if side < 0 or not side.is_integer():
         raise DataError(f"<size> has no whole width and height: {key} is {shown(text)}")
-    return int(found)
+    return int(side)
 
 
 @final
@@ -222,18 +222,18 @@ class PascalVOC(ImageSet):
                 self.root, year=self.year, image_set=self.part, download=self.download
             ),
         )
-        found = Annotations(class_names=list(_VOC_CLASSES))
+        notes = Annotations(class_names=list(_VOC_CLASSES))
         pairs = list(zip(map(Path, data.images), map(Path, data.targets), strict=True))
         # An empty line of the list is no image.
         pairs = [(path, target) for path, target in pairs if path.name != ".jpg"]
         paths = {path.name: path for path, _ in pairs}
-        found.add_repeated(f"the list of part {self.part}", [path.name for path, _ in pairs])
-        files = VocFiles(found, first=1)
+        notes.add_repeated(f"the list of part {self.part}", [path.name for path, _ in pairs])
+        files = VocFiles(notes, first=1)
         for path, target in pairs:
             objects = path.parents[1] / "SegmentationObject" / f"{path.stem}.png"
             files.add(path.name, target, numbers=objects if os.path.isfile(objects) else None)
-        found.close(self.root)
-        return found.listing(paths, found.main_classes(paths))
+        notes.close(self.root)
+        return notes.listing(paths, notes.main_classes(paths))
 
 
 def through_torchvision(root: str, make: Callable[[], Data]) -> Data:
