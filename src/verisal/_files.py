@@ -74,7 +74,7 @@ _NAMES = frozenset(
 
 
 def left_behind(name: str) -> bool:
-    """Whether a file or folder of this name is nobody's.
+    """True for the name of a file or folder that a system or editor left behind.
 
     >>> [name for name in ("._last.ckpt", ".DS_Store", "Thumbs.db", "last.ckpt") if left_behind(name)]
     ['._last.ckpt', '.DS_Store', 'Thumbs.db']

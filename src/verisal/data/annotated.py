@@ -34,7 +34,7 @@ _logger = logging.getLogger(__name__)
 @final
 @dataclass(frozen=True, kw_only=True)
 class ImageSplits:
-    """Which images stand in which split, and how they are read.
+    """Division of a data set into splits, and how its images are read.
 
     A split without a set of its own takes images of ``images`` by a hash of their names: an image stays where
     it is when others are added. The order within a split is that of another hash, so that the first images
@@ -88,7 +88,7 @@ class ImageSplits:
         return self._own(split) or self.images
 
     def holds(self, split: DiskSplit, image_id: str) -> bool:
-        """Whether an image of the split's set stands in the split."""
+        """True if an image of the split's set stands in the split."""
         if self._own(split) is not None:
             return True
         shares, number = self._shares(), _SPLITS.index(split)
@@ -96,7 +96,7 @@ class ImageSplits:
         return sum(shares[:number]) <= place < sum(shares[: number + 1])
 
     def rank(self, image_id: str) -> int:
-        """Where an image stands in its split."""
+        """Place of an image in its split."""
         return derive_seed("image order", self.seed, image_id)
 
     def _own(self, split: DiskSplit) -> ImageSet | None:

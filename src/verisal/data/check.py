@@ -23,7 +23,7 @@ from verisal.progress import progress_bar
 @final
 @dataclass(frozen=True)
 class CheckReport:
-    """What a data set holds, and what is wrong with it.
+    """Contents of a data set, and everything that is wrong with it.
 
     Attributes:
         images: number of images.

@@ -223,7 +223,7 @@ def _decoded(
 
 
 def _advice(content: bytes) -> str:
-    """What to do about a file that is no image, by what such files often are."""
+    """Advice about a file that is no image, by what such files often are."""
     if content.startswith(b"version https://"):
         return "it is a pointer of Git LFS: fetch the file itself (git lfs pull)"
     if content[:64].lstrip().startswith(b"<") and b"<svg" not in content[:1024]:
@@ -336,5 +336,5 @@ def _numbers(image: Image.Image, file: _File) -> NDArray[np.int64]:
 
 
 def _spread(mode: str) -> int:
-    """What Pillow multiplies the values of grey with, so that 2 and 4 bits fill 0..255."""
+    """Factor by which Pillow multiplies grey values, so that 2 and 4 bits fill 0..255."""
     return {"L;2": 85, "L;4": 17}.get(mode[:3], 1)

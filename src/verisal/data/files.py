@@ -166,7 +166,7 @@ def _is(path: Path, real: str | None) -> bool:
 
 
 def _no_image(path: Path) -> str:
-    """What kind of file it is; empty for an image."""
+    """Kind of a file; empty for an image."""
     suffix = path.suffix.lower()
     if suffix in image_suffixes():
         return ""
@@ -239,7 +239,7 @@ class NameIndex:
         return self.find(name)[0]
 
     def problem(self, name: str) -> str:
-        """Why ``name`` means no single image; empty if it does."""
+        """Reason why ``name`` means no single image; empty if it does."""
         found = self.find(name)
         if not found:
             return f"names image {name!r}, which is not among the images"

@@ -24,7 +24,7 @@ _SHOWN = 2
 @final
 @dataclass(frozen=True)
 class ImageDigests:
-    """What images of one split are known by: 8 bytes of a hash of their pixels, in order.
+    """Digests of the images of one split, in order: 8 bytes of a hash of their pixels.
 
     The pixels are those that a classifier gets: decoded, upright, at its input size, rounded to 8 bits. A
     copy under another name, or in another lossless format, is the same image.

@@ -23,7 +23,7 @@ from verisal.types import Batch, Sample, Split
 
 
 class _Ranked(Protocol):
-    """What is asked of a trainer."""
+    """A trainer, as far as it is asked."""
 
     @property
     def global_rank(self) -> int: ...
@@ -50,7 +50,7 @@ class Processes:
 
 
 def more_than_a_batch(count: int, batch_size: int, processes: Processes) -> bool:
-    """Whether a process's share of training rows is more than one batch, so that a short last one may go."""
+    """True if a process's share of training rows is more than one batch, so that a short last one may go."""
     return math.ceil(count / processes.world_size) > batch_size
 
 

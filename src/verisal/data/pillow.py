@@ -1,4 +1,4 @@
-"""What Pillow is told and spared: the formats it reads, files without their metadata, colours of 16 bits.
+"""Image files as Pillow gets them: of formats that it reads, without metadata, with all of 16 bits.
 
 Cameras, phones and editors damage tags more often than pixels. Pillow reads all tags to turn a picture, and
 writes them again, so that one bad tag would cost the picture: the orientation is read here, and the other
@@ -62,7 +62,7 @@ def holds_picture(path: Path) -> bool:
 
 
 def _begins(name: str, start: bytes) -> bool:
-    """Whether files of a format begin so."""
+    """True if files of a format begin so."""
     accepts = Image.OPEN[name][1]
     # A format without a test of the first bytes would take almost any file for its own.
     if accepts is None:
@@ -225,7 +225,7 @@ _OTHER_BYTE = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L
 
 
 def raw_mode(image: Image.Image) -> str:
-    """How the pixels of a picture that is not decoded yet lie in its file; "" where that is not said."""
+    """Layout of the pixels of a picture that is not decoded yet; "" where the file does not say it."""
     if not isinstance(image, ImageFile.ImageFile) or not image.tile:
         return ""
     args = image.tile[0].args

@@ -68,7 +68,7 @@ class StoreFiles:
 
     @property
     def locks(self) -> bool:
-        """Whether a claim keeps other processes out."""
+        """True if a claim keeps other processes out."""
         return self.folder is not None
 
     def read(self, name: str) -> bytes:

@@ -1,4 +1,4 @@
-"""What a store writes of itself beside its tensors: its header, and one record per shard."""
+"""Header of a store and records of its shards, which are written beside the tensors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _FORMAT = 1
 @final
 @dataclass(frozen=True)
 class ShardRecord:
-    """What the manifest knows of one finished shard.
+    """Entry of the manifest for one finished shard.
 
     Attributes:
         start: first item.

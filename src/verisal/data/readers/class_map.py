@@ -1,4 +1,4 @@
-"""Which of a classifier's classes is meant by a class of a data set."""
+"""Classes of a data set as classes of a classifier."""
 
 from __future__ import annotations
 

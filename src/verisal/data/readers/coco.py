@@ -111,7 +111,7 @@ class _Ids:
         return str(key) not in self._unusable
 
     def missing(self, key: int | str) -> str:
-        """Why an id stands for no entry; empty if it stands for one."""
+        """Reason why an id stands for no entry; empty if it stands for one."""
         entry = self._entries.get(str(key))
         if entry is None:
             return f"no {self._kind} has the id {shown(key)}"

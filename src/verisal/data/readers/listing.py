@@ -1,4 +1,4 @@
-"""What a data set on disk says about its images, before any of them is decoded."""
+"""Images of a data set on disk with their annotations, before any of them is decoded."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class Listing:
 
 @dataclass
 class Annotations:
-    """What an annotation file says, by image; filled while it is read.
+    """Content of an annotation file by image; filled while it is read.
 
     Attributes:
         objects: image to its objects.

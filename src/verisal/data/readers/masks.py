@@ -1,4 +1,4 @@
-"""Where the pixels of an object are written down, and how they are read."""
+"""Pixels of an object as files have them: pictures of numbers, polygons, run lengths."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ class EmojiScenes(Dataset[Sample]):
         return self.count
 
     def identity(self) -> dict[str, object]:
-        """What names the pictures in the key of a store; settings of how they look show in the pictures."""
+        """Name of the pictures in the key of a store; settings of how they look show in the pictures."""
         return {"name": "EmojiScenes", "split": self.split, "seed": self.seed, "size": self.size}
 
     def image_id(self, index: int) -> str:
@@ -193,7 +193,7 @@ class EmojiScenes(Dataset[Sample]):
     ) -> None:
         pixels = drawing.at_least(root)
         if owner != _NOBODY:
-            # Distractors keep their colours: they are varied enough, and this is the dearest step.
+            # Distractors keep their colours: they are varied enough, and this is the slowest step.
             pixels = np.dstack([self._tint_jitter(np.ascontiguousarray(pixels[..., :3])), pixels[..., 3]])
         canvas.paste(self._turn_jitter(pixels), centre, owner)
 
