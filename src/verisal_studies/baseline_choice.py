@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
-from typing import Final, final
+from typing import final
 
 import torch
 from torch import Tensor
@@ -18,8 +18,6 @@ from verisal.results import Evaluation
 from verisal_studies.removal_scores import RemovalScores
 from verisal_studies.scores import cell, difference_of, mean_of, quoted, table
 from verisal_studies.study import Finding, Study, StudyResult
-
-_COMMANDS: Final = ("verisal validate --config configs/study/baseline_choice.yaml",)
 
 
 @dataclass(frozen=True)
@@ -98,10 +96,10 @@ class BaselineChoice(Study):
     baselines; the smallest set to which one more baseline adds little is chosen.
 
     Args:
+        commands: that make the page again.
+        setting: what was measured on what, name to value, as the page shows it.
         gain: agreement that a further baseline must add.
         largest: size of the largest set looked at.
-        setting: what else to say of it, name to value.
-        commands: that make the page again.
 
     Raises:
         ConfigError: settings out of range.
@@ -112,22 +110,22 @@ class BaselineChoice(Study):
     def __init__(
         self,
         *,
+        commands: Sequence[str],
+        setting: Mapping[str, str] | None = None,
         gain: float = 0.02,
         largest: int = 5,
-        setting: Mapping[str, str] | None = None,
-        commands: Sequence[str] = _COMMANDS,
     ) -> None:
-        super().__init__(setting or {}, commands)
+        super().__init__(commands=commands, setting=setting)
         check_range(0, above=True, gain=gain)
         check_range(1, largest=largest)
         self.gain, self.largest = gain, largest
 
     def result(self, evaluation: Evaluation) -> StudyResult:
         """The choice and how it came about."""
-        scores = RemovalScores(evaluation)
-        candidates = [name for name in scores.neutral if name.partition("_seed")[0] != "other"]
-        benefits = scores.benefits(scores.methods(), scores.distinct)
-        steps = steps_of_choice(benefits, scores.distinct, candidates, largest=self.largest)
+        removal = RemovalScores(evaluation)
+        candidates = [name for name in removal.neutral if name.partition("_seed")[0] != "other"]
+        benefits = removal.benefits(removal.methods(), removal.distinct)
+        steps = steps_of_choice(benefits, removal.distinct, candidates, largest=self.largest)
         chosen, alone = chosen_step(steps, gain=self.gain), steps[0]
         more = difference_of(chosen.agreement - alone.agreement)
         finding = Finding(
@@ -138,11 +136,11 @@ class BaselineChoice(Study):
             f"set: {cell(mean_of(chosen.agreement))}, best single one `{alone.baselines[0]}`:"
             f" {cell(mean_of(alone.agreement))}, difference {cell(more)}",
         )
-        same = [f"`{name}` is `{earlier}` here" for name, earlier in scores.same_as.items()]
+        same = [f"`{name}` is `{earlier}` here" for name, earlier in removal.same_as.items()]
         setting = {
             "images": str(benefits["insertion"].shape[2]),
-            "methods": quoted(scores.methods()),
-            "baselines": quoted(scores.baselines),
+            "methods": quoted(removal.methods()),
+            "baselines": quoted(removal.baselines),
             "candidates": quoted(candidates),
             "equal baselines": "; ".join(same) or "none",
             **self.setting,
@@ -150,9 +148,9 @@ class BaselineChoice(Study):
         values = {
             "largest": self.largest,
             "gain": self.gain,
-            "limit": scores.limit,
-            "steps": _steps(steps, chosen, benefits, scores.distinct),
-            "baselines": _baselines(scores, candidates, benefits),
+            "limit": removal.limit,
+            "steps": _steps(steps, chosen, benefits, removal.distinct),
+            "baselines": _baselines(removal, candidates, benefits),
         }
         summary = f"Chosen: {quoted(chosen.baselines)}."
         return self.judged([finding], summary=summary, setting=setting, values=values, figures={})
@@ -176,13 +174,13 @@ def _steps(
     )
 
 
-def _baselines(scores: RemovalScores, candidates: Sequence[str], benefits: Mapping[str, Tensor]) -> str:
+def _baselines(removal: RemovalScores, candidates: Sequence[str], benefits: Mapping[str, Tensor]) -> str:
     rows = {
         name: [
-            cell(scores.scores.mean(name, "neutrality/query_probability")),
+            cell(removal.scores.mean(name, "neutrality/query_probability")),
             "yes" if name in candidates else "",
             cell(mean_of(image_agreement(benefits, [place]))),
         ]
-        for place, name in enumerate(scores.distinct)
+        for place, name in enumerate(removal.distinct)
     }
     return table(["baseline", "query probability on it (I1)", "candidate", "agreement alone"], rows)

@@ -59,7 +59,7 @@ class DecoyGrid(Study):
         setting: Mapping[str, str],
         commands: Sequence[str],
     ) -> None:
-        super().__init__(setting, commands)
+        super().__init__(commands=commands, setting=setting)
         self.axes = {name: tuple(members) for name, members in axes.items()}
         bad = [name for name, members in self.axes.items() if default not in members or len(members) < 2]
         if bad or not self.axes:

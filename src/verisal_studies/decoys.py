@@ -69,10 +69,6 @@ class DecoyStudy(Study):
     ``<base>_range_noise`` of three base methods: saliency fidelity, insertion and deletion with the data
     set's mean, S_S under three attacks aimed at the base method's maps, and for the second row S_S under
     ``top_k`` aimed at its own.
-
-    Args:
-        setting: what was measured on what, name to value, as the page shows it.
-        commands: that make the page again.
     """
 
     page = "decoys"

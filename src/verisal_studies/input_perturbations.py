@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Final, final
+from collections.abc import Sequence
+from typing import final
 
 from verisal.functional.baselines.random import recommended_baselines
 from verisal.reporting.canvas import Pixels
@@ -27,11 +27,6 @@ from verisal_studies.removal_scores import KINDS, RemovalScores
 from verisal_studies.scores import cell, difference_of, mean_of, quoted, table
 from verisal_studies.study import Finding, Study, StudyResult
 
-_COMMANDS: Final = (
-    "verisal validate --config configs/study/input_perturbations.yaml --trainer.devices 2 --trainer.strategy"
-    " ddp",
-)
-
 
 @final
 class InputPerturbations(Study):
@@ -42,29 +37,20 @@ class InputPerturbations(Study):
     ``extremal``; ``MapAgreement`` with a group ``<generator> baselines`` of these and a group for each
     hyperparameter; ROAD in both orders of the ranked methods; a ``SaliencyPanel`` of the maps, if any.
 
-    Args:
-        setting: what else to say of it, name to value.
-        commands: that make the page again.
-
     References:
         brunke2020
     """
 
     page = "input_perturbations"
 
-    def __init__(
-        self, *, setting: Mapping[str, str] | None = None, commands: Sequence[str] = _COMMANDS
-    ) -> None:
-        super().__init__(setting or {}, commands)
-
     def result(self, evaluation: Evaluation) -> StudyResult:
         """Six claims, and the evidence."""
-        scores = RemovalScores(evaluation)
-        generators, changes = maps_by_baseline(scores), axes(scores)
-        rankings, pairings = Rankings(scores), diagonals(scores)
+        removal = RemovalScores(evaluation)
+        generators, changes = maps_by_baseline(removal), axes(removal)
+        rankings, pairings = Rankings(removal), diagonals(removal)
         findings = (
             maps_of_neutral(generators),
-            metric_values(scores),
+            metric_values(removal),
             hyperparameters(changes),
             rankings.change(),
             rankings.orders_differ(),
@@ -72,8 +58,8 @@ class InputPerturbations(Study):
         )
         setting = {
             "images": str(next(iter(rankings.benefits.values())).shape[1]),
-            "baselines": quoted(scores.baselines),
-            "neutral, each once": quoted(scores.neutral),
+            "baselines": quoted(removal.baselines),
+            "neutral, each once": quoted(removal.neutral),
             "hyperparameters": ", ".join(one.name for one in changes),
             "methods that are ranked": str(len(rankings.methods)),
             "metric settings": f"{len(rankings.settings)} ({len(rankings.agreement)} pairs)",
@@ -81,18 +67,18 @@ class InputPerturbations(Study):
             **self.setting,
         }
         values = {
-            "limit": scores.limit,
+            "limit": removal.limit,
             "generators": _divergences("generator", generators, "1 (no random numbers)"),
-            "neutrality": _neutrality(scores),
-            **{kind: _areas(scores, kind) for kind in KINDS},
+            "neutrality": _neutrality(removal),
+            **{kind: _areas(removal, kind) for kind in KINDS},
             "changes": _divergences("hyperparameter", changes, "1"),
             "methods": quoted(rankings.methods),
             "rankings": _rankings(rankings),
             "orders": _orders(rankings),
-            "pairings": _pairings(pairings, scores.neutral),
-            "recommended": _recommended(scores),
+            "pairings": _pairings(pairings, removal.neutral),
+            "recommended": _recommended(removal),
         }
-        figures = _map_figure(scores) | {
+        figures = _map_figure(removal) | {
             "axes": _axes_figure(changes),
             "rankings": _ranking_figure(rankings),
             **{f"own_baseline_{kind}": _pairing_figure(pairings, kind) for kind in KINDS},
@@ -111,15 +97,15 @@ def _summary(findings: Sequence[Finding]) -> str:
     )
 
 
-def _neutrality(scores: RemovalScores) -> str:
+def _neutrality(removal: RemovalScores) -> str:
     keys = ("query_probability", "max_probability", "entropy", "change")
     rows = {}
-    for name in scores.baselines:
-        neutral = scores.is_neutral(name)
+    for name in removal.baselines:
+        neutral = removal.is_neutral(name)
         word = "n/a" if neutral is None else "yes" if neutral else "no"
-        if name in scores.same_as:
-            word = f"is `{scores.same_as[name]}` here"
-        rows[name] = [*(cell(scores.scores.mean(name, f"neutrality/{key}")) for key in keys), word]
+        if name in removal.same_as:
+            word = f"is `{removal.same_as[name]}` here"
+        rows[name] = [*(cell(removal.scores.mean(name, f"neutrality/{key}")) for key in keys), word]
     return table(["baseline", "I1", "I2, largest", "I2, entropy", "I3", "neutral"], rows)
 
 
@@ -132,10 +118,10 @@ def _divergences(head: str, divergences: Sequence[Divergence], stated: str) -> s
     return table([head, "similarity", "same setting twice", "random maps", "diverges"], rows)
 
 
-def _map_figure(scores: RemovalScores) -> dict[str, Pixels]:
+def _map_figure(removal: RemovalScores) -> dict[str, Pixels]:
     """Maps of the first image that has all of them."""
-    panels = [panel for panel in scores.scores.evaluation.panels if isinstance(panel, SaliencyPanel)]
-    names = {one: {name: f"{one}_{name}" for name in scores.baselines} for one in GENERATORS}
+    panels = [panel for panel in removal.scores.evaluation.panels if isinstance(panel, SaliencyPanel)]
+    names = {one: {name: f"{one}_{name}" for name in removal.baselines} for one in GENERATORS}
     for panel in sorted(panels, key=lambda panel: panel.image_id):
         if all(name in panel.maps for own in names.values() for name in own.values()):
             pixels = map_table_pixels(
@@ -148,14 +134,14 @@ def _map_figure(scores: RemovalScores) -> dict[str, Pixels]:
     return {}
 
 
-def _areas(scores: RemovalScores, kind: str) -> str:
-    methods = scores.methods(GENERATORS)
-    means = scores.areas(kind, methods, scores.distinct).nanmean(dim=2).T
+def _areas(removal: RemovalScores, kind: str) -> str:
+    methods = removal.methods(GENERATORS)
+    means = removal.areas(kind, methods, removal.distinct).nanmean(dim=2).T
     rows = {
         row: [*(f"{value:.3f}" for value in own), f"{own.max() - own.min():.3f}"]
         for row, own in zip(methods, means, strict=True)
     }
-    return table(["", *(f"`{name}`" for name in scores.distinct), "largest minus smallest"], rows)
+    return table(["", *(f"`{name}`" for name in removal.distinct), "largest minus smallest"], rows)
 
 
 def _axes_figure(changes: Sequence[Divergence]) -> Pixels:
@@ -223,31 +209,31 @@ def _pairings(pairings: Sequence[Diagonal], neutral: Sequence[str]) -> str:
     return table(header, rows)
 
 
-def _recommended(scores: RemovalScores) -> str:
+def _recommended(removal: RemovalScores) -> str:
     """How the default of the curves does on images that had no part in its choice."""
     names = [baseline.name for baseline in recommended_baselines()]
-    missing = [name for name in names if name not in scores.distinct]
+    missing = [name for name in names if name not in removal.distinct]
     if missing:
         return f"Not judged here: {missing} were not measured."
-    methods = scores.methods(GENERATORS)
-    benefits = scores.benefits(methods, scores.distinct)
-    together = image_agreement(benefits, [scores.distinct.index(name) for name in names])
+    methods = removal.methods(GENERATORS)
+    benefits = removal.benefits(methods, removal.distinct)
+    together = image_agreement(benefits, [removal.distinct.index(name) for name in names])
     rows = [["all of them", cell(mean_of(together)), ""]]
     better = 0
-    for place, name in enumerate(scores.distinct):
+    for place, name in enumerate(removal.distinct):
         alone = image_agreement(benefits, [place])
         more = difference_of(together - alone)
         better += more.low > 0
         rows.append([f"`{name}` alone", cell(mean_of(alone)), cell(more)])
     spread = []
     for kind in KINDS:
-        areas = scores.areas(kind, methods, names)
+        areas = removal.areas(kind, methods, names)
         spread.append(f"{kind} {cell(mean_of((areas.amax(dim=0) - areas.amin(dim=0)).mean(dim=0)))}")
     return (
         f"`PerturbationCurves` averages over {quoted(names)} unless told otherwise:"
         " [chosen](baseline_choice.md) on other scenes by how the methods rank on each image when areas are"
         " averaged over these and over all baselines. On the scenes of this page (Kendall's tau-b per image):"
-        f" better than {better} of {len(scores.distinct)} single baselines with the interval of the"
+        f" better than {better} of {len(removal.distinct)} single baselines with the interval of the"
         " difference above 0.\n\n"
         + table(["baselines", "agreement with the ranking by all", "all of them minus this one"], rows)
         + "\n\nLargest minus smallest area of an image among them, mean over methods and images: "

@@ -55,10 +55,6 @@ class MapRobustness(Study):
     """Maps moved further by noise that nobody sees and that keeps the label than by random signs.
 
     Reads all methods with ``attacked_sensitivity`` under ``top_k``, ``mass_centre`` and ``target``.
-
-    Args:
-        setting: what was measured on what, name to value, as the page shows it.
-        commands: that make the page again.
     """
 
     page = "map_robustness"

@@ -70,44 +70,44 @@ class Divergence:
         return f"{self.name} {cell(self.similarity)} (floor {floor})"
 
 
-def maps_by_baseline(scores: RemovalScores) -> list[Divergence]:
+def maps_by_baseline(removal: RemovalScores) -> list[Divergence]:
     """Divergence of every generator's maps over the distinct neutral baselines.
 
     Raises:
         ConfigError: fewer than two such baselines.
     """
-    if len(scores.neutral) < 2:
+    if len(removal.neutral) < 2:
         raise ConfigError(
-            f"the study compares neutral baselines, of which there are {scores.neutral}; give at least two"
+            f"the study compares neutral baselines, of which there are {removal.neutral}; give at least two"
         )
     divergences = []
     for generator in GENERATORS:
         row = f"{generator}{_GROUP}"
-        known = scores.scores.names(row, ".* ~ .*")
+        known = removal.scores.names(row, ".* ~ .*")
         pairs = []
-        for one, other in combinations((f"{generator}_{name}" for name in scores.neutral), 2):
+        for one, other in combinations((f"{generator}_{name}" for name in removal.neutral), 2):
             # A pair is named in the order of its group.
             turned = f"map_agreement/{other} ~ {one}"
             pairs.append((row, turned if turned in known else f"map_agreement/{one} ~ {other}"))
-        similarity = mean_of(scores.scores.stacked(pairs).quantile(0.5, dim=0))
-        divergences.append(_divergence(scores, row, generator, similarity))
+        similarity = mean_of(removal.scores.stacked(pairs).quantile(0.5, dim=0))
+        divergences.append(_divergence(removal, row, generator, similarity))
     return divergences
 
 
-def axes(scores: RemovalScores) -> list[Divergence]:
+def axes(removal: RemovalScores) -> list[Divergence]:
     """Divergence along every hyperparameter: all groups of maps that are not those by baseline.
 
     Raises:
         ConfigError: there is none.
     """
-    rows = [row for row in scores.scores.rows("map_agreement/floor") if not row.endswith(_GROUP)]
+    rows = [row for row in removal.scores.rows("map_agreement/floor") if not row.endswith(_GROUP)]
     if not rows:
         raise ConfigError(
             "the study reads the agreement of maps along hyperparameters, which the evaluation lacks; add the"
             " callback MapAgreement with a group per hyperparameter"
         )
     return [
-        _divergence(scores, row, row, scores.scores.mean(row, "map_agreement/similarity")) for row in rows
+        _divergence(removal, row, row, removal.scores.mean(row, "map_agreement/similarity")) for row in rows
     ]
 
 
@@ -135,9 +135,9 @@ def hyperparameters(divergences: Sequence[Divergence]) -> Finding:
     )
 
 
-def metric_values(scores: RemovalScores) -> Finding:
+def metric_values(removal: RemovalScores) -> Finding:
     """Metric values changed by neutral baselines."""
-    differences, between = _area_differences(scores)
+    differences, between = _area_differences(removal)
     apart = sum(one.low > 0 or one.high < 0 for one in differences)
     share = apart / len(differences)
     sizes = torch.tensor([abs(one.value) for one in differences])
@@ -152,13 +152,13 @@ def metric_values(scores: RemovalScores) -> Finding:
     )
 
 
-def _area_differences(scores: RemovalScores) -> tuple[list[Score], float]:
+def _area_differences(removal: RemovalScores) -> tuple[list[Score], float]:
     """Paired differences between neutral baselines, and the median difference of means between methods."""
-    methods = scores.methods(GENERATORS)
+    methods = removal.methods(GENERATORS)
     differences: list[Score] = []
     between: list[Tensor] = []
     for kind in KINDS:
-        areas = scores.areas(kind, methods, scores.neutral)
+        areas = removal.areas(kind, methods, removal.neutral)
         means = areas.nanmean(dim=2)
         between += [(means[:, i] - means[:, j]).abs() for i, j in combinations(range(len(methods)), 2)]
         pairs = combinations(areas, 2)
@@ -166,9 +166,9 @@ def _area_differences(scores: RemovalScores) -> tuple[list[Score], float]:
     return differences, float(torch.cat(between).median()) if between else torch.nan
 
 
-def _divergence(scores: RemovalScores, row: str, name: str, similarity: Score) -> Divergence:
-    floor, control = (scores.scores.mean(row, f"map_agreement/{key}") for key in ("floor", "control"))
-    repeats = round(scores.scores.reported(row, "map_agreement/repeats").value)
+def _divergence(removal: RemovalScores, row: str, name: str, similarity: Score) -> Divergence:
+    floor, control = (removal.scores.mean(row, f"map_agreement/{key}") for key in ("floor", "control"))
+    repeats = round(removal.scores.reported(row, "map_agreement/repeats").value)
     if not repeats:
         # Stated, not measured.
         floor = replace(floor, low=floor.value, high=floor.value)
@@ -180,7 +180,7 @@ class Rankings:
     """Rankings of the methods by every metric setting, against each other.
 
     Args:
-        scores: of the evaluation.
+        removal: of the evaluation.
 
     Attributes:
         methods: that are ranked.
@@ -190,21 +190,21 @@ class Rankings:
         ConfigError: fewer than four methods.
     """
 
-    def __init__(self, scores: RemovalScores) -> None:
-        self.methods, self._baselines = scores.methods(GENERATORS), scores.distinct
+    def __init__(self, removal: RemovalScores) -> None:
+        self.methods, self._baselines = removal.methods(GENERATORS), removal.distinct
         if len(self.methods) < 4:
             raise ConfigError(
                 f"rankings need at least four methods besides the controls, found {self.methods}"
             )
         benefits: dict[str, Tensor] = {}
         for kind, sign in KINDS.items():
-            areas = scores.areas(kind, self.methods, self._baselines)
+            areas = removal.areas(kind, self.methods, self._baselines)
             benefits |= {
                 f"{kind}[{name}]": sign * own for name, own in zip(self._baselines, areas, strict=True)
             }
         for order, sign in (("morf", -1), ("lerf", 1)):
-            name = scores.scores.name(self.methods[0], rf"road_{order}\[.*/probability")
-            values = scores.scores.stacked([(row, name) for row in self.methods])
+            name = removal.scores.name(self.methods[0], rf"road_{order}\[.*/probability")
+            values = removal.scores.stacked([(row, name) for row in self.methods])
             benefits[name.partition("/")[0]] = sign * values
         undefined = torch.stack([own.isnan().any(dim=0) for own in benefits.values()]).any(dim=0)
         self.benefits = {name: own[:, ~undefined] for name, own in benefits.items()}
@@ -334,13 +334,13 @@ class Diagonal:
         return int(((best == torch.arange(len(best))) & ~means.isnan().any(dim=0)).sum())
 
 
-def diagonals(scores: RemovalScores) -> list[Diagonal]:
+def diagonals(removal: RemovalScores) -> list[Diagonal]:
     """Of every generator and curve, over the distinct baselines."""
-    names = scores.distinct
+    names = removal.distinct
     every = []
     for generator in GENERATORS:
         for kind, sign in KINDS.items():
-            areas = scores.areas(kind, [f"{generator}_{name}" for name in names], names)
+            areas = removal.areas(kind, [f"{generator}_{name}" for name in names], names)
             benefits = sign * areas.transpose(0, 1)
             kept = ~benefits.isnan().any(dim=0).any(dim=0)
             every.append(Diagonal(generator, kind, tuple(names), benefits[..., kept]))

@@ -47,7 +47,7 @@ class ReliableDetection(Study):
         published: str = "masks_unmoved",
         controls: Sequence[str] = ("activations", "raw_image", "gradient", "salient_pixels"),
     ) -> None:
-        super().__init__(setting, commands)
+        super().__init__(commands=commands, setting=setting)
         if not controls:
             raise ConfigError("the study compares masks with controls, found none")
         self.masks, self.published, self.controls = masks, published, tuple(controls)

@@ -72,7 +72,7 @@ class ReliableSaliency(Study):
         note: str = "",
         rows: ReliableRows | None = None,
     ) -> None:
-        super().__init__(setting, commands)
+        super().__init__(commands=commands, setting=setting)
         self.title, self.note, self.rows = title, note, rows or ReliableRows()
 
     def result(self, evaluation: Evaluation) -> StudyResult:

@@ -121,8 +121,8 @@ class Study(ABC):
     without a seed.
 
     Args:
-        setting: what was measured on what, name to value, as the page shows it.
         commands: that make the page again.
+        setting: what was measured on what, name to value, as the page shows it.
 
     Attributes:
         page: name of the text of the study in ``pages``, without ending.
@@ -130,8 +130,8 @@ class Study(ABC):
 
     page: ClassVar[str]
 
-    def __init__(self, setting: Mapping[str, str], commands: Sequence[str]) -> None:
-        self.setting, self.commands = dict(setting), tuple(commands)
+    def __init__(self, *, commands: Sequence[str], setting: Mapping[str, str] | None = None) -> None:
+        self.commands, self.setting = tuple(commands), dict(setting or {})
 
     @abstractmethod
     def result(self, evaluation: Evaluation) -> StudyResult:

@@ -44,7 +44,7 @@ def measured():
 
 
 def test_the_rule_gives_the_default_and_the_page_says_so():
-    result = BaselineChoice().result(measured())
+    result = BaselineChoice(commands=["verisal validate"]).result(measured())
     chosen = ", ".join(f"`{baseline.name}`" for baseline in recommended_baselines())
     assert result.summary == f"Chosen: {chosen}."
     assert result.summary in PAGE.read_text()
@@ -85,7 +85,7 @@ def test_the_first_size_to_which_one_more_adds_little(means, size):
 
 
 def test_a_single_baseline_is_no_set_of_several():
-    result = BaselineChoice(gain=1.0).result(measured())
+    result = BaselineChoice(commands=[], gain=1.0).result(measured())
     assert result.findings[0].verdict == "does not hold here"
     assert "no baseline" not in page_text(result, "pictures")
 
@@ -95,4 +95,4 @@ def test_settings_out_of_range_are_refused(settings):
     with pytest.raises(
         ConfigError, match=r"gain must be positive, found 0.0|largest must be at least 1, found 0"
     ):
-        BaselineChoice(**settings)
+        BaselineChoice(commands=[], **settings)

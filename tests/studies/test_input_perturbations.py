@@ -187,7 +187,7 @@ def test_maps_judged_with_their_own_baseline(bonus, verdict):
 
 
 def test_the_page_says_which_baselines_are_neutral_and_which_are_equal():
-    text = page_text(InputPerturbations().result(evaluation()), "pictures")
+    text = page_text(InputPerturbations(commands=[]).result(evaluation()), "pictures")
     assert "| neutral, each once | `dataset_mean`, `black`, `shuffle` |" in text
     assert "is `dataset_mean` here |" in next(
         line for line in text.splitlines() if line.startswith("| `grey`")
@@ -200,11 +200,11 @@ def test_the_page_says_which_baselines_are_neutral_and_which_are_equal():
 
 def test_missing_scores_are_named():
     with pytest.raises(ConfigError, match=r"reads 'deletion\[shuffle\]_steps4/auc' of 'a'"):
-        InputPerturbations().result(evaluation(left_out=("deletion[shuffle]_steps4/auc",)))
+        InputPerturbations(commands=[]).result(evaluation(left_out=("deletion[shuffle]_steps4/auc",)))
     nothing = evaluation()
     nothing.samples["score"][:] = [f"other {score}" for score in nothing.samples["score"]]
     with pytest.raises(ConfigError, match="add the callback BaselineNeutrality"):
-        InputPerturbations().result(nothing)
+        InputPerturbations(commands=[]).result(nothing)
 
 
 def tiny(folder):

@@ -154,7 +154,7 @@ def _run(folder, page=None) -> str:
     trainer = Trainer(
         accelerator="cpu",
         logger=CsvSink(folder),
-        callbacks=[StudyPage(_Counts({}, ()), page=page)],
+        callbacks=[StudyPage(_Counts(commands=()), page=page)],
         enable_progress_bar=False,
         enable_model_summary=False,
         enable_checkpointing=False,
