@@ -176,37 +176,29 @@ class StagedClassifier(Protocol):
 
     def modules(self) -> Iterator[nn.Module]:
         """Every sub-module, as of ``nn.Module``."""
-        ...
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Every parameter, as of ``nn.Module``."""
-        ...
 
     @property
     def stages(self) -> tuple[str, ...]:
         """Names of the stages, in the order in which they run."""
-        ...
 
     @property
     def num_classes(self) -> int:
         """Number of classes K."""
-        ...
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits ``(B, K)`` of images in [0, 1], which stay as they are."""
-        ...
 
     def stage_outputs(self, images: Tensor) -> StageOutputs:
         """Logits and all stage activations in one pass."""
-        ...
 
     def prefix(self, images: Tensor) -> Tensor:
         """Activation of the first stage, which is all that the gated part needs."""
-        ...
 
     def gated(self, first: Tensor, gates: Sequence[Tensor]) -> Tensor:
         """Logits when every stage's activation is multiplied by its gate; ``first`` is ungated."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -267,7 +259,6 @@ class HasClassifier(Protocol):
     @property
     def classifier(self) -> Callable[[Tensor], Tensor] | None:
         """Images in [0, 1] to logits; None before it is built."""
-        ...
 
 
 def check_images(images: Tensor) -> None:

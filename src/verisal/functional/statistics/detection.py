@@ -46,9 +46,24 @@ def auroc(positive: Tensor, negative: Tensor) -> float:
     positive, negative = _scored(positive), _scored(negative)
     if not len(positive) or not len(negative):
         return math.nan
-    _check_continuous(positive, negative)
+    refuse_decisions(positive, negative)
     wins = _doubled_wins(positive, negative, torch.ones(1, len(positive)), torch.ones(1, len(negative)))
     return float(wins / (2.0 * len(positive) * len(negative)))
+
+
+def refuse_decisions(positive: Tensor, negative: Tensor) -> None:
+    """Raise where an AUROC would be of decisions, not of scores.
+
+    Raises:
+        NumericError: only two distinct values among more than two scores.
+    """
+    levels = _distinct(torch.cat([positive, negative]))
+    if len(levels) == 2 and len(positive) + len(negative) > 2:
+        raise NumericError(
+            f"AUROC needs continuous scores, found only the two values {float(levels[0]):.6g} and"
+            f" {float(levels[1]):.6g} among {len(positive) + len(negative)}: pass the detector's logits,"
+            " not its decisions"
+        )
 
 
 def roc_curve(positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
@@ -220,16 +235,6 @@ def _scored(scores: Tensor) -> Tensor:
 def _distinct(values: Tensor) -> Tensor:
     distinct: Tensor = torch.unique_consecutive(values.sort().values)
     return distinct
-
-
-def _check_continuous(positive: Tensor, negative: Tensor) -> None:
-    levels = _distinct(torch.cat([positive, negative]))
-    if len(levels) == 2 and len(positive) + len(negative) > 2:
-        raise NumericError(
-            f"AUROC needs continuous scores, found only the two values {float(levels[0]):.6g} and"
-            f" {float(levels[1]):.6g} among {len(positive) + len(negative)}: pass the detector's logits,"
-            " not its decisions"
-        )
 
 
 def _mass_below(weights: Tensor, ascending: Tensor) -> Tensor:

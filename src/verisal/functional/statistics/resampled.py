@@ -23,8 +23,8 @@ from torch import Tensor
 from verisal._numbers import check_range
 from verisal.errors import DataError
 from verisal.functional.statistics.detection import (
-    auroc,
     rate_above,
+    refuse_decisions,
     resampled_auroc,
     resampled_fpr_at_tpr95,
     resampled_mean,
@@ -293,7 +293,7 @@ class Bootstrap:
         Args:
             positive: ``(n,)`` scores of attacked images; NaN is undefined.
             negative: ``(n,)`` scores of the same images unattacked; see :func:`.pair_by_image`.
-            images: ``(n,)`` int64, their places among those that are resampled together; in order if None.
+            images: their places, as of :meth:`of`.
 
         Raises:
             DataError: the two sides differ in length, or are not one-dimensional.
@@ -301,7 +301,7 @@ class Bootstrap:
         """
         defined = _defined(positive, negative)
         sides = positive[defined], negative[defined]
-        auroc(*sides)
+        refuse_decisions(*sides)
         return self.of(partial(resampled_auroc, *sides), defined, images=images, kind="share")
 
     def fpr_at_tpr95(self, positive: Tensor, negative: Tensor, *, images: Tensor | None = None) -> Resampled:
@@ -319,7 +319,7 @@ class Bootstrap:
         Args:
             scores: ``(n,)``, one per image; NaN is undefined.
             threshold: from held-out negatives; NaN leaves all images undefined.
-            images: ``(n,)`` int64, their places among those that are resampled together; in order if None.
+            images: their places, as of :meth:`of`.
         """
         defined = ~scores.isnan() & (not math.isnan(threshold))
         if self.together is None:
