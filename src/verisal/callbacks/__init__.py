@@ -2,11 +2,11 @@
 
 from verisal.callbacks.baseline_neutrality import BaselineNeutrality
 from verisal.callbacks.checkpoints import (
+    BestCheckpoint,
     CheckpointFiles,
     LastCheckpoint,
     LastValidation,
     Monitored,
-    best_checkpoint,
 )
 from verisal.callbacks.class_ranks import ClassRanks
 from verisal.callbacks.disturbed_localization import DisturbedLocalization
@@ -21,6 +21,7 @@ from verisal.callbacks.saliency_metrics import PerturbationCurves, SaliencyMetri
 __all__ = [
     "AttackedMaps",
     "BaselineNeutrality",
+    "BestCheckpoint",
     "CheckpointFiles",
     "ClassRanks",
     "DisturbedLocalization",
@@ -36,5 +37,4 @@ __all__ = [
     "ResumedSettings",
     "SaliencyMetrics",
     "SaliencyPanels",
-    "best_checkpoint",
 ]

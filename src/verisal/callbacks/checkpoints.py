@@ -42,25 +42,29 @@ class Monitored(Protocol):
     monitor_mode: Literal["min", "max"]
 
 
-def best_checkpoint(folder: Path, task: LightningModule) -> ModelCheckpoint:
-    """Callback that keeps ``best.ckpt``: a :class:`Monitored` task's best epoch, else the newest one."""
-    monitored: Monitored | None = task if isinstance(task, Monitored) else None
-    return _BestCheckpoint(
-        dirpath=folder,
-        filename="best",
-        monitor=monitored.monitor if monitored else None,
-        mode=monitored.monitor_mode if monitored else "min",
-        save_top_k=1,
-        enable_version_counter=False,
-    )
-
-
 @final
-class _BestCheckpoint(ModelCheckpoint):
-    """Its state has a name of its own, so that a config may add a ``ModelCheckpoint`` of the same value."""
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps ``best.ckpt``: a :class:`Monitored` task's best epoch, else the newest one.
+
+    Args:
+        folder: folder of the checkpoints.
+        task: the configured task.
+    """
+
+    def __init__(self, folder: Path, task: LightningModule) -> None:
+        monitored = task if isinstance(task, Monitored) else None
+        super().__init__(
+            dirpath=folder,
+            filename="best",
+            monitor=monitored.monitor if monitored else None,
+            mode=monitored.monitor_mode if monitored else "min",
+            save_top_k=1,
+            enable_version_counter=False,
+        )
 
     @property
     def state_key(self) -> str:
+        """A name of its own, so that a config may add a ``ModelCheckpoint`` of the same value."""
         return "BestCheckpoint"
 
     def _save_topk_checkpoint(self, trainer: Trainer, monitor_candidates: dict[str, torch.Tensor]) -> None:

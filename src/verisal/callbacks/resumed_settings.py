@@ -81,18 +81,17 @@ class ResumedSettings(Callback):
             )
         states = checkpoint.get("callbacks", {})
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            key = callback.state_key
-            if not isinstance(callback, ModelCheckpoint) or key not in states or callback.dirpath is None:
+            if not isinstance(callback, ModelCheckpoint) or callback.dirpath is None:
                 continue
-            mode, filename = callback.mode, callback.filename
-            own = found_again(states[key], str(callback.dirpath), key=key, mode=mode, filename=filename)
-            if states[key]["best_model_path"] and not own["best_model_path"] and trainer.is_global_zero:
+            if (state := states.get(callback.state_key)) is None:
+                continue
+            states[callback.state_key] = again = _here(callback, state)
+            if state["best_model_path"] and not again["best_model_path"] and trainer.is_global_zero:
                 print(
                     f"no checkpoint of the earlier part of this run is in {callback.dirpath}: the best epoch"
                     " from here on is kept",
                     flush=True,
                 )
-            states[key] = own
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare, while optimizers and schedules are still as the config makes them.
@@ -185,40 +184,31 @@ def _flat(name: str, value: object) -> dict[str, Any]:
     return {name: value} if value is None or isinstance(value, bool | int | float | str) else {}
 
 
-def found_again(
-    state: Mapping[str, Any], folder: str, *, key: str, mode: str, filename: str | None
-) -> dict[str, Any]:
-    """State of a ``ModelCheckpoint`` for files that are in ``folder`` now, wherever they were written.
+def _here(callback: ModelCheckpoint, state: Mapping[str, Any]) -> dict[str, Any]:
+    """State of the earlier part for files that are in the callback's folder now, wherever they were written.
 
     Lightning keeps absolute paths, and forgets the best epochs of a run whose folder has another name now.
     The score of a file is the one that is in it, because a later part of the run may have replaced it. A
     file that is gone or damaged has none. A file whose name is always the same is looked for even where the
     state does not know it yet: going on from an earlier state must not replace it by worse weights.
-
-    Args:
-        state: of the callback, from the checkpoint that is resumed.
-        folder: where the callback keeps its files.
-        key: of the callback's state in a checkpoint.
-        mode: ``min`` if the lowest score is the best, else ``max``.
-        filename: pattern of the files' names; None for Lightning's own.
     """
-    before = str(state["dirpath"])
+    folder, filename, before = str(callback.dirpath), callback.filename, str(state["dirpath"])
     told = {_name(path, before): score for path, score in state["best_k_models"].items()}
     fixed = [f"{filename}.ckpt"] if state["monitor"] and filename and "{" not in filename else []
     kept: dict[str, Tensor] = {}
     for name in dict.fromkeys([*told, *fixed]):
         file = os.path.join(folder, name)
         try:
-            own = load_checkpoint(file).get("callbacks", {}).get(key, {})
+            own = load_checkpoint(file).get("callbacks", {}).get(callback.state_key, {})
         except CheckpointError:
             continue
         inside = {_name(path, own["dirpath"]): score for path, score in own.get("best_k_models", {}).items()}
         score = inside.get(name, told.get(name))
         if score is not None:
             kept[file] = score
-    ranked = sorted(kept, key=lambda path: float(kept[path]), reverse=mode == "max")
+    ranked = sorted(kept, key=lambda path: float(kept[path]), reverse=callback.mode == "max")
     best, last = (ranked[0], ranked[-1]) if ranked else ("", "")
-    worst = torch.tensor(torch.inf if mode == "min" else -torch.inf)
+    worst = torch.tensor(torch.inf if callback.mode == "min" else -torch.inf)
     again: dict[str, Any] = {
         **state,
         "dirpath": folder,

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 import verisal_studies  # noqa: F401
 from verisal.attacks import Attack
 from verisal.callbacks import (
+    BestCheckpoint,
     CheckpointFiles,
     ImageGuard,
     LastCheckpoint,
@@ -29,7 +30,6 @@ from verisal.callbacks import (
     NumericGuard,
     ReportRun,
     ResumedSettings,
-    best_checkpoint,
 )
 from verisal.checkpoint import CardedByData, check_card, load_weights
 from verisal.cli._runs import Command, Start, open_run, process_rank, say, weights_for
@@ -356,7 +356,7 @@ class VerisalCLI(LightningCLI):
         guarded = [guard, resumed, LastValidation(), NumericGuard(run.path), *lines, report]
         if self._settings.trainer.fast_dev_run:
             return guarded
-        return [*guarded, best_checkpoint(run.checkpoints, self.model), LastCheckpoint(run.checkpoints)]
+        return [*guarded, BestCheckpoint(run.checkpoints, self.model), LastCheckpoint(run.checkpoints)]
 
     def _say_next_commands(self, run: RunFolder) -> None:
         config = shlex.quote(str(self._command.config))
