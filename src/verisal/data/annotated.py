@@ -78,10 +78,8 @@ class ImageSplits:
             raise ConfigError(
                 f"ImageSplits: ratios must be three proportions of fit, val and test, found {self.ratios}"
             )
-        if not 0.1 <= self.crop_share <= 1.0:
-            raise ConfigError(f"ImageSplits: crop_share must lie in [0.1, 1], found {self.crop_share}")
-        if self.max_pixels < 1:
-            raise ConfigError(f"ImageSplits: max_pixels must be at least 1, found {self.max_pixels}")
+        check_range(0.1, 1, crop_share=self.crop_share)
+        check_range(1, max_pixels=self.max_pixels)
 
     def set_of(self, split: DiskSplit) -> ImageSet:
         """The set that the images of a split come from."""

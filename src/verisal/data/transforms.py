@@ -17,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from verisal.errors import ConfigError, DataError
+from verisal._numbers import check_range
+from verisal.errors import DataError
 from verisal.types import Sample
 
 Pixels = NDArray[np.uint8]
@@ -56,11 +57,11 @@ class Augmentation:
         colour: float = 1.0,
         blur: float = 0.0,
     ) -> None:
-        _check("mirror", mirror, 1.0)
-        _check("rotate_degrees", rotate_degrees, 180.0)
-        _check("scale", scale, 0.9)
-        _check("colour", colour, 2.0)
-        _check("blur", blur, 100.0)
+        check_range(0, 1, mirror=mirror)
+        check_range(0, 180, rotate_degrees=rotate_degrees)
+        check_range(0, 0.9, scale=scale)
+        check_range(0, 2, colour=colour)
+        check_range(0, 100, blur=blur)
         always = 1.0 if colour > 0 else 0.0
         self._compose = _compose(
             [
@@ -208,8 +209,3 @@ def _rebuilt(sample: Sample, image: NDArray[np.float32], regions: Pixels) -> Sam
         boxes=tight_boxes(moved[kept].numpy()),
         difficult=sample.difficult[kept],
     )
-
-
-def _check(name: str, value: float, most: float) -> None:
-    if not 0.0 <= value <= most:
-        raise ConfigError(f"Augmentation: {name} must lie in [0, {most:g}], found {value!r}")

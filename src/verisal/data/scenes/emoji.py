@@ -83,17 +83,16 @@ class EmojiScenes(Dataset[Sample]):
         colour: float = 1.0,
         blur: float = 1.2,
     ) -> None:
-        _check("count", count, count >= 0, "at least 0")
-        fits = SMALLEST_SCENE <= size <= LARGEST_SCENE
-        _check("size", size, fits, f"from {SMALLEST_SCENE} to {LARGEST_SCENE} pixels")
+        check_range(0, count=count)
+        check_range(SMALLEST_SCENE, LARGEST_SCENE, size=size)
+        check_range(0, 1, occlusion=occlusion)
+        check_range(0.1, 0.9, max_hidden=max_hidden)
+        check_range(0, 180, rotate_degrees=rotate_degrees)
+        check_range(0, 2, colour=colour)
+        check_range(0, 8, blur=blur)
         _check("objects", objects, objects in ("one", "several", "mixed"), "one, several or mixed")
         _check("area", area, 0.01 <= area[0] <= area[1] <= 0.3, "two rising shares in [0.01, 0.3]")
         _check("distractors", distractors, 0 <= distractors[0] <= distractors[1], "two rising numbers from 0")
-        _check("occlusion", occlusion, 0.0 <= occlusion <= 1.0, "a chance in [0, 1]")
-        _check("max_hidden", max_hidden, 0.1 <= max_hidden <= 0.9, "a share in [0.1, 0.9]")
-        _check("rotate_degrees", rotate_degrees, 0.0 <= rotate_degrees <= 180.0, "degrees in [0, 180]")
-        _check("colour", colour, 0.0 <= colour <= 2.0, "a strength in [0, 2]")
-        _check("blur", blur, 0.0 <= blur <= 8.0, "a strength in [0, 8]")
         self.split, self.count, self.seed, self.size, self.objects = split, count, seed, size, objects
         self._area, self._distractors = area, distractors
         self._occlusion, self._max_hidden = occlusion, max_hidden
