@@ -239,7 +239,7 @@ def test_a_class_map_names_indexes_and_leaves_out(tmp_path):
         ({"ratios": (1, 1)}, "ratios must be three proportions"),
         ({"ratios": (1, -1, 1)}, "ratios must be three proportions"),
         ({"ratios": (0, 0, 0)}, "ratios must be three proportions"),
-        ({"crop_share": 0.0}, r"crop_share must lie in \[0.1, 1\], found 0.0"),
+        ({"crop_share": 0.0}, r"crop_share must be from 0.1 to 1, found 0.0"),
         ({"max_pixels": 0}, "max_pixels must be at least 1, found 0"),
     ],
 )
