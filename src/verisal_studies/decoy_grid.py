@@ -70,7 +70,7 @@ class DecoyGrid(Study):
         self.default, self.strict, self.plain = default, strict, plain
 
     def result(self, evaluation: Evaluation) -> StudyResult:
-        """One claim per axis, and whether decoys as they were meant beat the base method."""
+        """One claim per axis, and one about decoys as they were meant against the base method."""
         read = _Comparisons(self, Scores(evaluation))
         findings = (*(read.axis(name) for name in self.axes), read.strict())
         setting = {

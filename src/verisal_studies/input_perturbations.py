@@ -60,7 +60,7 @@ class InputPerturbations(Study):
             "images": str(next(iter(rankings.benefits.values())).shape[1]),
             "baselines": quoted(removal.baselines),
             "neutral, each once": quoted(removal.neutral),
-            "hyperparameters": ", ".join(one.name for one in changes),
+            "hyperparameters": ", ".join(axis.name for axis in changes),
             "methods that are ranked": str(len(rankings.methods)),
             "metric settings": f"{len(rankings.settings)} ({len(rankings.agreement)} pairs)",
             "intervals": "95 %, bootstrap over images; none is corrected for the number of comparisons",
@@ -111,22 +111,22 @@ def _neutrality(removal: RemovalScores) -> str:
 
 def _divergences(head: str, divergences: Sequence[Divergence], stated: str) -> str:
     rows = []
-    for one in divergences:
-        floor = cell(one.floor) if one.repeats else stated
-        word = "yes" if one.diverges else "no"
-        rows.append([one.name, cell(one.similarity), floor, cell(one.control), word])
+    for divergence in divergences:
+        floor = cell(divergence.floor) if divergence.repeats else stated
+        word = "yes" if divergence.diverges else "no"
+        rows.append([divergence.name, cell(divergence.similarity), floor, cell(divergence.control), word])
     return table([head, "similarity", "same setting twice", "random maps", "diverges"], rows)
 
 
 def _map_figure(removal: RemovalScores) -> dict[str, Pixels]:
     """Maps of the first image that has all of them."""
     panels = [panel for panel in removal.scores.evaluation.panels if isinstance(panel, SaliencyPanel)]
-    names = {one: {name: f"{one}_{name}" for name in removal.baselines} for one in GENERATORS}
+    names = {kind: {name: f"{kind}_{name}" for name in removal.baselines} for kind in GENERATORS}
     for panel in sorted(panels, key=lambda panel: panel.image_id):
         if all(name in panel.maps for own in names.values() for name in own.values()):
             pixels = map_table_pixels(
                 panel.image,
-                {one: {name: panel.maps[full] for name, full in own.items()} for one, own in names.items()},
+                {kind: {name: panel.maps[full] for name, full in own.items()} for kind, own in names.items()},
                 title="One image, three generators: maps by baseline image",
                 caption="Maps from 0 (dark) to their own maximum (bright). RISE draws new masks each time.",
             )
@@ -147,12 +147,12 @@ def _areas(removal: RemovalScores, kind: str) -> str:
 def _axes_figure(changes: Sequence[Divergence]) -> Pixels:
     return dots_pixels(
         {
-            one.name: {
-                "other settings": one.similarity,
-                "same setting again": one.floor,
-                "random maps": one.control,
+            axis.name: {
+                "other settings": axis.similarity,
+                "same setting again": axis.floor,
+                "random maps": axis.control,
             }
-            for one in changes
+            for axis in changes
         },
         title="How alike maps stay when one hyperparameter changes (1: the same map)",
         label="Spearman similarity, median over pairs of settings, mean over images with 95 % interval",
@@ -188,9 +188,9 @@ def _orders(rankings: Rankings) -> str:
 
 
 def _pairing_figure(pairings: Sequence[Diagonal], kind: str) -> Pixels:
-    limit = max(float(one.interaction.abs().max()) for one in pairings)
+    limit = max(float(pairing.interaction.abs().max()) for pairing in pairings)
     return matrices_pixels(
-        {one.generator: one.interaction for one in pairings if one.kind == kind},
+        {pairing.generator: pairing.interaction for pairing in pairings if pairing.kind == kind},
         pairings[0].baselines,
         title=f"Do maps score better when {kind} uses their own baseline? (blue: better than expected)",
         labels=("baseline of the map", "baseline of the metric"),
@@ -201,10 +201,10 @@ def _pairing_figure(pairings: Sequence[Diagonal], kind: str) -> Pixels:
 
 def _pairings(pairings: Sequence[Diagonal], neutral: Sequence[str]) -> str:
     rows = []
-    for one in pairings:
-        among = cell(one.among(neutral).effect) if len(neutral) > 1 else "n/a"
-        wins = f"{one.wins} of {len(one.baselines)}"
-        rows.append([one.generator, one.kind, cell(one.effect), among, wins])
+    for pairing in pairings:
+        among = cell(pairing.among(neutral).effect) if len(neutral) > 1 else "n/a"
+        wins = f"{pairing.wins} of {len(pairing.baselines)}"
+        rows.append([pairing.generator, pairing.kind, cell(pairing.effect), among, wins])
     header = ["generator", "curve", "own baseline minus others", "among neutral ones", "own baseline is best"]
     return table(header, rows)
 

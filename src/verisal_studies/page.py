@@ -19,7 +19,7 @@ _COLOURS: Final = 64
 
 @final
 class StudyPage(Callback):
-    """Judges the claims of a study by what task and callbacks found, after a validate or test run.
+    """Judges the claims of a study by the scores of task and callbacks, after a validate or test run.
 
     The page is ``study.md`` in the run's folder, its pictures in ``study/`` beside it. Rank zero alone does.
 

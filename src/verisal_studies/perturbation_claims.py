@@ -116,19 +116,19 @@ def maps_of_neutral(divergences: Sequence[Divergence]) -> Finding:
     return Finding(
         "baselines that are neutral by the classifier's own probability still change the maps",
         f"for all generators, {_RULE_OF_MAPS}; in part if for some",
-        verdict_of([one.diverges for one in divergences]),
-        "; ".join(one.words for one in divergences),
+        verdict_of([axis.diverges for axis in divergences]),
+        "; ".join(axis.words for axis in divergences),
     )
 
 
 def hyperparameters(divergences: Sequence[Divergence]) -> Finding:
     """Maps that diverge along hyperparameters, of :func:`axes`."""
-    apart = [one.words for one in divergences if one.diverges]
-    alike = [one.words for one in divergences if not one.diverges]
+    apart = [axis.words for axis in divergences if axis.diverges]
+    alike = [axis.words for axis in divergences if not axis.diverges]
     return Finding(
         "the choice of hyperparameters makes maps diverge",
         f"along every hyperparameter, {_RULE_OF_MAPS}; in part if along some",
-        verdict_of([one.diverges for one in divergences]),
+        verdict_of([axis.diverges for axis in divergences]),
         f"{len(apart)} of {len(divergences)} diverge"
         + (f": {'; '.join(apart)}" if apart else "")
         + (f"; not: {'; '.join(alike)}" if alike else ""),
@@ -347,16 +347,16 @@ def diagonals(removal: RemovalScores) -> list[Diagonal]:
     return every
 
 
-def own_baseline(every: Sequence[Diagonal]) -> Finding:
+def own_baseline(pairings: Sequence[Diagonal]) -> Finding:
     """Maps that score best when judged with the baseline that made them."""
     return Finding(
         "a map made with a baseline scores best when it is judged with that baseline",
         "for every generator, in insertion and in deletion, the mean area where map and metric share a"
         " baseline is better than where they do not, interval above 0; in part if for some",
-        verdict_of([one.effect.low > 0 for one in every]),
+        verdict_of([pairing.effect.low > 0 for pairing in pairings]),
         "; ".join(
-            f"{one.generator}, {one.kind} {cell(one.effect)}, best with its own {one.wins} of"
-            f" {len(one.baselines)}"
-            for one in every
+            f"{pairing.generator}, {pairing.kind} {cell(pairing.effect)}, best with its own {pairing.wins} of"
+            f" {len(pairing.baselines)}"
+            for pairing in pairings
         ),
     )

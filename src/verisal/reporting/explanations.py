@@ -120,17 +120,21 @@ def draw_contact_sheet(shown: Sequence[Explanation], path: Path, *, columns: int
     cell, columns = 1.5, min(columns, len(shown))
     across, down = 2 * cell + 0.05 + 0.25, cell + 0.62
     canvas = Canvas(2 * _MARGIN + columns * across - 0.25, _MARGIN + -(-len(shown) // columns) * down + 0.3)
-    for number, one in enumerate(shown):
+    for number, item in enumerate(shown):
         left, top = _MARGIN + number % columns * across, _MARGIN + number // columns * down
-        canvas.picture((left, top, cell, cell), one.image)
-        canvas.picture((left + cell + 0.05, top, cell, cell), one.saliency)
-        probability = dict(one.classes).get(one.query, float("nan"))
-        words = (_clipped(one.name, 38), _clipped(f"{one.query} {probability:.2f}", 38), one.verdict)
-        colours = ("black", "0.3", _ALARM if one.alarm else "0.3")
+        canvas.picture((left, top, cell, cell), item.image)
+        canvas.picture((left + cell + 0.05, top, cell, cell), item.saliency)
+        probability = dict(item.classes).get(item.query, float("nan"))
+        words = (
+            _clipped(item.name, 38),
+            _clipped(f"{item.query} {probability:.2f}", 38),
+            item.verdict,
+        )
+        colours = ("black", "0.3", _ALARM if item.alarm else "0.3")
         for line, (text, colour) in enumerate(zip(words, colours, strict=True)):
             below = top + cell + 0.04 + 0.17 * line
             canvas.text(left, below, _clipped(text, 40), va="top", fontsize=9, color=colour)
-    note = "Each map runs from 0 to its own maximum." + _undefined_note([one.saliency for one in shown])
+    note = "Each map runs from 0 to its own maximum." + _undefined_note([item.saliency for item in shown])
     canvas.text(_MARGIN, canvas.height - 0.08, note, va="bottom", fontsize=9, color="0.3")
     canvas.save(path)
 

@@ -1,4 +1,4 @@
-"""What a run found, told in ``report.json``, ``report.md``, ``samples.csv`` and a printed table."""
+"""The report of a run: ``report.json``, ``report.md``, ``samples.csv`` and a printed table."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _NARROW = len("randomisation")
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What a report says about the run itself.
+    """Facts about the run itself.
 
     Attributes:
         seed: seed of the run, None if unknown.
@@ -85,8 +85,8 @@ def write_report(run_dir: Path, evaluation: Evaluation, *, facts: RunFacts, stem
 
     Args:
         run_dir: folder of the run.
-        evaluation: what was found.
-        facts: what the report says about the run itself.
+        evaluation: all scores.
+        facts: about the run itself.
         stem: name of both files.
     """
     content = {
@@ -145,7 +145,7 @@ def print_results(evaluation: Evaluation, *, file: TextIO | None = None) -> None
     a terminal.
 
     Args:
-        evaluation: what was found.
+        evaluation: all scores.
         file: where to print; standard output by default.
     """
     out = Console(file=file)

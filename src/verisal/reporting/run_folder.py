@@ -18,8 +18,6 @@ from typing import final
 from verisal._files import left_behind, write_atomic
 from verisal.errors import ConfigError
 
-__all__ = ["RunFolder", "create_run_folder", "find_run_of", "open_run_folder"]
-
 _RECORD = "run.json"
 _EARLIER = "earlier"
 _KEPT = frozenset({_EARLIER, "wandb"})
@@ -34,7 +32,7 @@ class RunFolder:
         path: the folder.
         run_id: names the run, here and at Weights & Biases; a resumed run keeps it.
         main_stage: stage whose config is ``config.yaml``.
-        continued: whether the folder held this run already.
+        continued: True if the folder held this run already.
         replaces: id of another run that is there; it moves to ``earlier/<its id>/``.
     """
 
@@ -138,7 +136,7 @@ def open_run_folder(path: Path, stage: str, *, fresh: bool) -> RunFolder:
 
 
 def find_run_of(file: Path) -> Path | None:
-    """Run folder that a checkpoint or config file, or what a link points to, belongs to; or None."""
+    """Run folder of a checkpoint or config file, or of the target of a link; None without one."""
     for place in (file.absolute(), file.resolve()):
         for folder in list(place.parents)[:2]:
             if (folder / _RECORD).is_file():

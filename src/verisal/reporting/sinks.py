@@ -1,4 +1,4 @@
-"""What a place that results go to must offer, beside the scalars that Lightning hands to every logger."""
+"""Sinks of results, beside the scalars that Lightning hands to every logger."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
-from numpy.typing import NDArray
-
+from verisal.reporting.canvas import Pixels
 from verisal.results import Curve
 
 
@@ -21,7 +19,7 @@ class Picture:
         caption: what it shows, in words.
     """
 
-    pixels: NDArray[np.uint8]
+    pixels: Pixels
     caption: str
 
 
@@ -35,7 +33,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Publication:
-    """All that one hook has to report; a sink takes it in one call, so that it lands on one step.
+    """Results of one hook, taken by a sink in one call, so that they land on one step.
 
     Attributes:
         curves: figure name to the lines drawn in it.

@@ -23,9 +23,9 @@ def main_table(evaluation: Evaluation) -> Table | None:
         cells.setdefault(name.row, {})[name.column] = score
     wanted = list(evaluation.headline.values())
     rows = [
-        (row, *(_value(found.get(name)) for name in wanted))
-        for row, found in cells.items()
-        if any(name in found for name in wanted)
+        (row, *(_value(scores.get(name)) for name in wanted))
+        for row, scores in cells.items()
+        if any(name in scores for name in wanted)
     ]
     return Table(("", *evaluation.headline), tuple(rows)) if rows else None
 

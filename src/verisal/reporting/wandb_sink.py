@@ -36,7 +36,7 @@ _MODES: Final[dict[str, Literal["online", "offline", "disabled"]]] = {
 
 @dataclass(frozen=True)
 class WandbSettings:
-    """Where and whether to log to Weights & Biases.
+    """Settings of logging to Weights & Biases.
 
     Attributes:
         project: project name.
@@ -167,7 +167,7 @@ class WandbSink(WandbLogger, Sink):
 
 @final
 class _Idle:
-    """Takes every call and does nothing, where the run could not be opened."""
+    """Stand-in that takes every call and does nothing, where the run could not be opened."""
 
     def log(self, _: Mapping[str, object]) -> None:
         pass
@@ -175,7 +175,7 @@ class _Idle:
 
 @final
 class _Late:
-    """Opens the run when something is asked of it."""
+    """Stand-in that opens the run when something is asked of it."""
 
     def __init__(self, sink: WandbSink) -> None:
         self._sink = sink
