@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import ClassVar, Literal
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -35,7 +35,8 @@ class Saliency(Configured, ABC):
     Sub-classes are frozen dataclasses, so that their settings are plain data and can key a cache.
     """
 
-    needs_module: ClassVar[bool] = False
+    # Without annotation: whoever reads the hints of a sub-class has the names of that class's module alone.
+    needs_module = False
     """True if the classifier must be an ``nn.Module`` with stages, rather than any callable."""
 
     @abstractmethod

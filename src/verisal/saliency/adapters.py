@@ -40,7 +40,7 @@ class _Attributes(Protocol):
 class _Adapter(Saliency):
     """Base of the adapters: a peer's object in the field that ``called`` names."""
 
-    needs_module: ClassVar[bool] = False
+    needs_module = False
     called: ClassVar[str]
     source: ClassVar[str] = ""
 

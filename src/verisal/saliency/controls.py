@@ -6,7 +6,7 @@ A score says something only beside theirs.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, final
+from typing import final
 
 import torch
 from torch import Tensor
@@ -126,7 +126,7 @@ class OneLayer(Saliency):
     base: Saliency
     layer: int
 
-    needs_module: ClassVar[bool] = True
+    needs_module = True
 
     def __call__(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
         """The layer's map in ``saliency`` and ``raw``."""
@@ -156,7 +156,7 @@ class BlurredLike(Saliency):
     base: Saliency
     like: Saliency
 
-    needs_module: ClassVar[bool] = True
+    needs_module = True
 
     def __call__(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
         """The blurred map in ``saliency`` and ``raw``."""

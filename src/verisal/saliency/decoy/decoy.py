@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import reduce
-from typing import ClassVar, Literal, final
+from typing import Literal, final
 
 import torch
 from torch import Tensor, nn
@@ -171,7 +171,7 @@ class Decoy(Saliency):
     seed: int = 0
     chunk_size: int = 128
 
-    needs_module: ClassVar[bool] = True
+    needs_module = True
 
     def __post_init__(self) -> None:
         check_range(1, patch=self.patch, stride=self.stride, chunk_size=self.chunk_size)

@@ -3,7 +3,7 @@
 # Annotations are not postponed: whoever reads the hints of a sub-class finds the names of its module alone.
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -50,7 +50,7 @@ class GateMethod(Saliency):
     smoothing: float = 5.0
     chunk_size: int = 64
 
-    needs_module: ClassVar[bool] = True
+    needs_module = True
 
     def __post_init__(self) -> None:
         check_range(0, smoothing=self.smoothing)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -124,7 +124,7 @@ class GradCAM(Saliency):
 
     stage: str | None = None
 
-    needs_module: ClassVar[bool] = True
+    needs_module = True
 
     def __call__(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
         """One forward pass, and one backward pass of the part after the stage."""

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from torch.autograd.graph import Node
 
 from verisal.errors import ConfigError, NumericError
 from verisal.functional.baselines import Baseline, Constant
-from verisal.functional.networks import uncompiled
+from verisal.functional.networks import hooked, uncompiled
 from verisal.functional.outputs import Answering, ask
 from verisal.saliency.gradients.gradient import (
     Attribution,
@@ -55,13 +55,13 @@ class GuidedBackpropagation(GradientMethod):
         springenberg2015
     """
 
-    needs_module: ClassVar[bool] = True
+    needs_module = True
 
     def attribute(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> Attribution:
         """One forward and one backward pass."""
         network = network_of(classifier, type(self).__name__)
         with uncompiled():
-            logits = check_rectifiers(network, images[:1], type(self).__name__, hooked=(nn.ReLU,), reuse=True)
+            logits = check_rectifiers(network, images[:1], type(self).__name__, kinds=(nn.ReLU,), reuse=True)
         check_query_class(query_class, len(images), logits.shape[1])
         if not any(isinstance(module, nn.ReLU) for module in network.modules()):
             raise ConfigError(
@@ -99,7 +99,7 @@ class DeepLift(GradientMethod):
 
     baseline: Baseline = field(default_factory=Constant)
 
-    needs_module: ClassVar[bool] = True
+    needs_module = True
 
     def __post_init__(self) -> None:
         check_baseline(self.baseline, type(self).__name__)
@@ -109,7 +109,7 @@ class DeepLift(GradientMethod):
         network = network_of(classifier, type(self).__name__)
         check_pools(network)
         with uncompiled():
-            logits = check_rectifiers(network, images[:1], type(self).__name__, hooked=_RESCALED, reuse=False)
+            logits = check_rectifiers(network, images[:1], type(self).__name__, kinds=_RESCALED, reuse=False)
         check_query_class(query_class, len(images), logits.shape[1])
         baselines = baseline_images(self.baseline, classifier, images, query_class)
         with _quiet(), no_leftovers(network), uncompiled():
@@ -123,9 +123,9 @@ class DeepLift(GradientMethod):
 
 
 def check_rectifiers(
-    network: nn.Module, image: Tensor, method: str, *, hooked: tuple[type[nn.Module], ...], reuse: bool
+    network: nn.Module, image: Tensor, method: str, *, kinds: tuple[type[nn.Module], ...], reuse: bool
 ) -> Tensor:
-    """Raise unless hooks on modules of types ``hooked`` replace the gradient of every rectifier, and no more.
+    """Raise unless hooks on modules of types ``kinds`` replace the gradient of every rectifier, and no more.
 
     One forward pass; the graph that autograd records says which rectifiers there are, whatever the network
     calls them with.
@@ -134,16 +134,21 @@ def check_rectifiers(
         network: frozen, in eval mode, inside ``uncompiled``.
         image: ``(1, 3, H, W)``, whose logits ``(1, K)`` are returned.
         method: named in the errors.
-        hooked: module types that the method hooks.
+        kinds: module types that the method hooks.
         reuse: True if one module may be called more than once.
 
     Raises:
         ConfigError: a rectifier that is no module, a module called twice, or one whose input other layers
             read too, so that a hook there would change their gradient as well.
     """
-    with _recorded(network, hooked) as calls:
+    calls: list[tuple[str, Node]] = []
+
+    def note(name: str, output: object) -> None:
+        if isinstance(output, Tensor) and output.grad_fn is not None:
+            calls.append((name, output.grad_fn))
+
+    with hooked({name: part for name, part in network.named_modules() if isinstance(part, kinds)}, note):
         logits = ask(network, image.detach().clone().requires_grad_())
-    names = {module: name for name, module in network.named_modules()}
     readers = _readers(logits)
     nodes = {node for node, _ in readers}
     known = {output for _, output in calls}
@@ -156,15 +161,13 @@ def check_rectifiers(
             f"{method} hooks torch.nn.ReLU modules, and {type(network).__name__} rectifies outside of them"
             f" {outside.total()} times (functional relu, clamp or ReLU6: {', '.join(outside)}); {advice}"
         )
-    twice = [names[module] for module, count in Counter(module for module, _ in calls).items() if count > 1]
+    twice = [name for name, count in Counter(name for name, _ in calls).items() if count > 1]
     if twice and not reuse:
         raise ConfigError(
             f"{method} keeps one input and output per module, and {type(network).__name__} calls"
             f" {twice} more than once; {advice}"
         )
-    shared = [
-        names[module] for module, output in calls if any(readers[edge] > 1 for edge in output.next_functions)
-    ]
+    shared = [name for name, node in calls if any(readers[edge] > 1 for edge in node.next_functions)]
     if shared:
         raise ConfigError(
             f"{method} hooks the inputs of modules, and other layers of {type(network).__name__} read the"
@@ -237,27 +240,6 @@ def no_leftovers(network: nn.Module) -> Iterator[None]:
         for module, names in before:
             for name in set(vars(module)) - names:
                 delattr(module, name)
-
-
-@contextmanager
-def _recorded(
-    network: nn.Module, kinds: tuple[type[nn.Module], ...]
-) -> Iterator[list[tuple[nn.Module, Node]]]:
-    """Calls of modules of some types, each with the node of its output; hooks are gone afterwards."""
-    calls: list[tuple[nn.Module, Node]] = []
-
-    def note(module: nn.Module, _: Any, output: Any) -> None:  # noqa: ANN401 - whatever a layer takes
-        if isinstance(output, Tensor) and output.grad_fn is not None:
-            calls.append((module, output.grad_fn))
-
-    handles = [
-        module.register_forward_hook(note) for module in network.modules() if isinstance(module, kinds)
-    ]
-    try:
-        yield calls
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _readers(logits: Tensor) -> Counter[tuple[Any, int]]:
