@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,7 @@ from verisal.data.objects import objects_of
 from verisal.data.readers.class_map import class_indices
 from verisal.data.readers.listing import ImageRecord, ImageSet, Listing, Problem
 from verisal.errors import ConfigError, DataError
+from verisal.fingerprint import fingerprint
 from verisal.functional.seeding import derive_seed
 from verisal.models import Classifier, ClassifierSource, load_classifier
 from verisal.types import Sample
@@ -162,16 +162,15 @@ class AnnotatedImages(Dataset[Sample]):
 
     def identity(self) -> dict[str, Any]:
         """Set, split, framing, and a hash over names, sizes and labels of the images."""
-        digest = hashlib.sha256()
-        for record in self._records:
-            line = (record.image_id, record.path.stat().st_size, self._label(record))
-            digest.update("\x1f".join(map(str, line)).encode() + b"\n")
+        files = [
+            (record.image_id, record.path.stat().st_size, self._label(record)) for record in self._records
+        ]
         return {
             "name": self._name,
             "split": self.split,
             "size": self.size,
             "crop_share": self._splits.crop_share,
-            "files": digest.hexdigest(),
+            "files": fingerprint(files),
         }
 
     def image_id(self, index: int) -> str:
