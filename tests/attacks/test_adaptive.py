@@ -102,7 +102,9 @@ def test_of_all_fooled_iterates_the_one_of_lowest_score_is_kept(aim):
 
 
 @pytest.mark.parametrize("aim", AIMS.values(), ids=AIMS)
-@pytest.mark.parametrize(("eps", "levels"), [(0.0, 0), (2.6 / 255, 2), (8 / 255, 8)])
+@pytest.mark.parametrize(
+    ("eps", "levels"), [(0.0, 0), (2.6 / 255, 2), (8 / 255, 8), (7.9998 / 255, 7), (0.0313725, 8)]
+)
 def test_results_are_8bit_images_inside_the_ball(aim, eps, levels):
     defence, images, labels = problem()
     found = attack(aim, eps=eps, steps=10)(defence, images, labels, generator=seeded())
@@ -121,6 +123,18 @@ def test_an_image_that_cannot_be_turned_keeps_the_iterate_of_highest_loss():
     found = attack(Selective(), eps=1 / 255, steps=20)(defence, images, labels, generator=seeded())
     assert not found.fooled.any()
     torch.testing.assert_close(found.x_adv, images - 1 / 255, rtol=0, atol=1e-6)
+
+
+def test_of_iterates_as_good_as_each_other_the_first_is_kept():
+    _, images, labels = problem()
+
+    def indifferent(batch):
+        return torch.tensor([1.0, 0.0]) + 0 * batch.flatten(1)[:, :2]
+
+    found = attack(Selective())(
+        Defence(classifier=indifferent, alarm=alarm), images, labels, generator=seeded()
+    )
+    assert found.x_adv.equal(images)
 
 
 def slopes(defence, images, labels, rows):

@@ -246,6 +246,22 @@ def test_carlini_wagner_keeps_the_smallest_noise_of_all_rounds() -> None:
     assert norms[1] <= 1.02 * 0.1
 
 
+def test_carlini_wagner_keeps_a_round_that_no_later_one_betters() -> None:
+    """After the guess and one round the plane moves away, to 2.3 / 13 from the image."""
+    asked = []
+
+    def hardening(images: Tensor) -> Tensor:
+        asked.append(len(images))
+        return plane(images) + (torch.tensor([-0.5, 0.5]) if len(asked) > 1 + 30 else 0)
+
+    attacks = [CarliniWagnerL2(rounds=rounds, steps=30, initial_c=1.0) for rounds in (1, 3)]
+    first = attack(attacks[0], above(1.3))
+    assert 0.1 <= float(first.norms) < 2.3 / 13
+    result = attacks[1](hardening, above(1.3), torch.tensor([1]), generator=seeded())
+    assert len(asked) == 2 + 3 * 30
+    assert result.x_adv.equal(first.x_adv)
+
+
 def test_carlini_wagner_bisects_its_constant_on_a_logarithmic_scale() -> None:
     low, high = torch.tensor([0.5, 0.0, 2.0, 0.0]), torch.tensor([torch.inf, 9.0, 8.0, 1e-3])
     torch.testing.assert_close(_next_c(low, high), torch.tensor([5.0, 3.0, 4.0, 1e-3 / 3]))

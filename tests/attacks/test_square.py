@@ -44,6 +44,18 @@ def test_a_sample_that_cannot_be_fooled_spends_all_queries_and_keeps_the_best() 
     assert (many.x_adv.mean(dim=(1, 2, 3)) > 0.52).all()
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_a_query_that_is_no_better_is_not_kept(norm: str) -> None:
+    def indifferent(images: Tensor) -> Tensor:
+        return torch.tensor([1.0, 0.0]).expand(len(images), -1)
+
+    start, later = (
+        SquareAttack(0.05, norm, n_queries=count)(indifferent, GREY, ZEROS, generator=seeded())
+        for count in (1, 20)
+    )
+    assert later.x_adv.equal(start.x_adv)
+
+
 def test_l2_uses_the_whole_ball() -> None:
     result = SquareAttack(0.7, "l2", n_queries=60)(brightness, GREY, ZEROS, generator=seeded())
     assert not result.success.any()
