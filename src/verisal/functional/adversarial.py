@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from verisal.errors import ConfigError, DataError
 from verisal.functional.outputs import ask, check_labels, decision, output_of
-from verisal.functional.scopes import frozen, rng_preserved
+from verisal.functional.scopes import scoring
 from verisal.functional.seeding import per_sample
 from verisal.types import Norm
 
@@ -106,20 +105,19 @@ def gaussian_noise(images: Tensor, norms: Tensor, *, seed: int, sample_ids: Sequ
         return images.clone()
     if not bool((norms >= 0).all()):
         raise ConfigError("norms must be >= 0, found a negative or NaN norm")
-    directions = per_sample(
-        lambda rng: torch.randn(images.shape[1:], generator=rng),
-        seed=seed,
-        sample_ids=sample_ids,
-        stream="gaussian noise",
-        device=images.device,
-    )
+
+    def draw(rng: torch.Generator) -> Tensor:
+        return torch.randn(images.shape[1:], generator=rng)
+
+    stream, device = "gaussian noise", images.device
+    directions = per_sample(draw, seed=seed, sample_ids=sample_ids, stream=stream, device=device)
     return scale_to_l2(images, directions, norms.to(images))
 
 
 @final
 @dataclass(frozen=True)
 class Verdict:
-    """What remains of an attack once its images are stored with 8 bits.
+    """Effect of an attack once its images are stored with 8 bits.
 
     Attributes:
         images: ``(B, 3, H, W)`` uint8, the attacked images as stored.
@@ -184,12 +182,7 @@ def judge_8bit(
     if not bool(attacked.isfinite().all()):
         raise DataError("attacked images hold NaN or infinite values; rounding would hide them")
     clean_8bit, attacked_8bit = round_to_8bit(clean), round_to_8bit(attacked)
-    with ExitStack() as scopes:
-        scopes.enter_context(rng_preserved(clean.device))
-        scopes.enter_context(torch.no_grad())
-        scopes.enter_context(torch.autocast(device_type=clean.device.type, enabled=False))
-        if isinstance(model, nn.Module):
-            scopes.enter_context(frozen(model))
+    with scoring(model, clean.device):
         clean_prediction, wanted = _predictions(model, clean_8bit, labels, chunk_size)
         prediction, unrounded = (
             _predictions(model, images, labels, chunk_size)[0] for images in (attacked_8bit, attacked)

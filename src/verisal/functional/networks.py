@@ -1,4 +1,4 @@
-"""Networks inside wrappers, and compiled ones: what must be done before a hook is set."""
+"""Networks inside wrappers, and compiled ones: precautions before a hook is set."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ def staged_network(classifier: object, who: str) -> StagedClassifier:
 
 
 def channels_last(shape: Sequence[int], size: tuple[int, int]) -> bool:
-    """Whether a layer's output of this shape is ``(B, h, w, C)``, as Swin transformers have it.
+    """True if a layer's output is ``(B, h, w, C)``, as Swin transformers have it.
 
-    It is where its second and third axis have the proportions of the image, up to the rounding of a place,
-    and its last two have them less well.
+    Its second and third axis then have the proportions of the image, up to the rounding of a place, and its
+    last two have them less well.
 
     Args:
-        shape: of four axes, else no.
+        shape: of the output; other than four axes give False.
         size: height and width of the image.
     """
     if len(shape) != 4:
@@ -66,7 +66,7 @@ def channels_last(shape: Sequence[int], size: tuple[int, int]) -> bool:
 
 @contextmanager
 def uncompiled() -> Iterator[None]:
-    """What ``torch.compile`` made runs as it was written inside.
+    """Run what ``torch.compile`` made as it was written.
 
     A compiled network that has run before does not look at hooks again, nor at a changed ReLU: without this
     they would be left out in silence, wherever in the network the compiled part is.
@@ -128,15 +128,12 @@ def stopped_at(network: nn.Module, layer: nn.Module) -> Iterator[Callable[[Tenso
 
 
 def check_hookable(network: nn.Module, who: str, names: Sequence[str] | None = None) -> None:
-    """Raise where hooks would never run.
+    """Raise :class:`ConfigError` where hooks would never run: in what TorchScript or torch.export has made.
 
     Args:
         network: whose modules are to be hooked.
         who: named in the error.
         names: of the modules to be hooked; None for all of them.
-
-    Raises:
-        ConfigError: one of them is, or lies in, a part that TorchScript or torch.export has made.
     """
     for name, module in network.named_modules():
         within = names is None or any(not name or f"{wanted}.".startswith(f"{name}.") for wanted in names)

@@ -1,4 +1,4 @@
-"""What a network returns, as logits ``(B, K)``, and what these logits say about classes."""
+"""Logits ``(B, K)`` from what a network returns, and what they say about classes."""
 
 from __future__ import annotations
 
@@ -48,8 +48,7 @@ def ask(classifier: Callable[[Tensor], Any], images: Tensor, *, allow_nan: bool 
     Args:
         classifier: any callable, called once.
         images: in [0, 1].
-        allow_nan: whether logits that are no numbers are returned, by those who count such images as
-            undefined.
+        allow_nan: True for those who count images whose logits are no numbers as undefined.
 
     Raises:
         ConfigError: as of :func:`logits_of`; one logit per image where nothing says that it is a sigmoid's;
@@ -82,16 +81,9 @@ def ask(classifier: Callable[[Tensor], Any], images: Tensor, *, allow_nan: bool 
 
 
 def check_logits(logits: Tensor, source: str) -> None:
-    """Raise unless every image has a largest logit, which is a number; others may be minus infinity.
+    """Raise :class:`NumericError` unless every image of ``logits (B, K)`` has a largest logit, a number.
 
-    Of logits that are NaN the largest is no prediction, though ``argmax`` names one.
-
-    Args:
-        logits: ``(B, K)``.
-        source: named in the error.
-
-    Raises:
-        NumericError: saying for how many images.
+    Others may be minus infinity. Of NaN logits the largest is no prediction, though ``argmax`` names one.
     """
     broken = ~logits.amax(dim=1).isfinite()
     if bool(broken.any()):
@@ -143,26 +135,26 @@ def logits_of(
     Raises:
         ConfigError: one sentence that names what was found and what to return instead.
     """
-    found = _chosen(output, batch, classes, source)
-    if not found.is_floating_point():
+    chosen = _chosen(output, batch, classes, source)
+    if not chosen.is_floating_point():
         raise ConfigError(
-            f"{source} returns {_described(found)}, and logits are floating-point scores of all classes;"
+            f"{source} returns {_described(chosen)}, and logits are floating-point scores of all classes;"
             " return them before argmax, rounding or comparison"
         )
-    rows = _rows(found.to_dense() if found.layout != torch.strided else found)
+    rows = _rows(chosen.to_dense() if chosen.layout != torch.strided else chosen)
     if rows is None or (batch is not None and len(rows) != batch):
         raise ConfigError(
-            f"{source} returns {_described(found)} for {'some' if batch is None else batch} images; expected"
+            f"{source} returns {_described(chosen)} for {'some' if batch is None else batch} images; expected"
             " logits (B, K), one row per image; keep the batch dimension, and pool maps to one value per"
             " class"
         )
     if rows.shape[1] == 0:
-        raise ConfigError(f"{source} returns {_described(found)}: there is no class; expected logits (B, K)")
+        raise ConfigError(f"{source} returns {_described(chosen)}: there is no class; expected logits (B, K)")
     return rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows
 
 
 def output_of(classifier: object) -> OutputKind:
-    """What a classifier says that its logits are: ``softmax`` unless it says ``sigmoid``."""
+    """Kind of a classifier's logits: ``softmax`` unless it says ``sigmoid``."""
     inner = plain_network(classifier) if isinstance(classifier, nn.Module) else classifier
     said = inner.output if isinstance(inner, SaysOutput) else None
     # A network may call one of its modules so.
@@ -170,16 +162,7 @@ def output_of(classifier: object) -> OutputKind:
 
 
 def require_softmax(classifier: object, who: str, *, instead: str = "") -> None:
-    """Raise unless the classes exclude each other.
-
-    Args:
-        classifier: any.
-        who: named in the error.
-        instead: advice, the error's last words.
-
-    Raises:
-        ConfigError: the classifier says ``output: sigmoid``.
-    """
+    """Raise :class:`ConfigError` if the classifier says ``output: sigmoid``; ``instead`` is the advice."""
     if output_of(classifier) == "sigmoid":
         raise ConfigError(
             f"{who} compares classes that exclude each other, and the classifier says output: sigmoid, where"
@@ -229,11 +212,7 @@ def decision(logits: Tensor, labels: Tensor, output: OutputKind) -> tuple[Tensor
 
 
 def check_labels(labels: Tensor, num_classes: int) -> None:
-    """Raise unless every label is a class, or 0 or 1 where there is one logit alone.
-
-    Raises:
-        ConfigError: naming the largest label found.
-    """
+    """Raise :class:`ConfigError` unless every label is a class, or 0 or 1 where there is one logit alone."""
     most = max(2, num_classes) - 1
     if len(labels) and int(labels.max()) > most:
         what = f"has {num_classes} classes" if num_classes > 1 else "decides between 0 and 1"
@@ -248,10 +227,7 @@ def _node(given: Tensor) -> Node | None:
 
 
 def _depends_on(logits: Tensor, source: Node | None) -> bool:
-    """Whether autograd leads from the logits back to what the network was given.
-
-    That they carry a gradient at all does not say so: it may be that of parameters alone.
-    """
+    """True if autograd leads from the logits to the input; a gradient may be that of parameters alone."""
     seen, waiting = {logits.grad_fn}, [logits.grad_fn]
     while waiting:
         node = waiting.pop()
@@ -291,7 +267,7 @@ def _chosen(output: object, batch: int | None, classes: int | None, source: str)
     fitting = [
         part
         for part in tensors
-        if part.ndim > 1 and (found := _rows(part)) is not None and batch in (None, len(found))
+        if part.ndim > 1 and (rows := _rows(part)) is not None and batch in (None, len(rows))
     ]
     if classes is not None:
         fitting = [part for part in fitting if part.shape[1] == classes] or fitting

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import final
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from verisal._numbers import check_range
+from verisal.attacks._base import check_ball, joined
 from verisal.attacks.on_maps.search import (
     Explain,
     MapAttackKind,
@@ -31,8 +32,8 @@ from verisal.attacks.on_maps.surrogates import (
 from verisal.errors import ConfigError, DataError
 from verisal.functional.networks import check_hookable
 from verisal.functional.outputs import require_softmax
-from verisal.functional.scopes import frozen, gradient_scope, images_at_once, rng_preserved
-from verisal.functional.seeding import content_ids, per_sample
+from verisal.functional.scopes import differentiated, images_at_once
+from verisal.functional.seeding import series
 from verisal.types import check_images
 
 Classifier = Callable[[Tensor], Tensor]
@@ -93,18 +94,11 @@ class MapAttack:
     def __post_init__(self) -> None:
         if self.kind not in ("top_k", "mass_centre", "target"):
             raise ConfigError(f"kind must be top_k, mass_centre or target, found {self.kind!r}")
-        if not 0 <= self.eps <= 1 or not 0 < self.step < math.inf or not 0 < self.beta < math.inf:
-            raise ConfigError(
-                "eps must lie in [0, 1], step and beta must be positive;"
-                f" found eps {self.eps}, step {self.step}, beta {self.beta}; pixels are in [0, 1]: 8/255"
-            )
-        if self.steps < 1 or self.judge_every < 1:
-            raise ConfigError(
-                f"steps and judge_every must be at least 1, found {self.steps} and {self.judge_every}"
-            )
+        check_ball(self, self.eps)
+        check_range(0, above=True, step=self.step, beta=self.beta)
+        check_range(1, steps=self.steps, judge_every=self.judge_every, chunk_size=self.chunk_size)
         if not 0 < self.top_share < 1:
             raise ConfigError(f"top_share must lie in (0, 1), found {self.top_share}; 10 % is 0.1")
-        check_range(1, chunk_size=self.chunk_size)
 
     @property
     def _direction(self) -> Surrogate:
@@ -146,7 +140,7 @@ class MapAttack:
         """
         size = max(1, images_at_once(self.chunk_size, images) // self._direction.points)
         with _asking(classifier, images, query_class, attribution) as inputs:
-            return MapAttackResult.joined(
+            return joined(
                 self._attacked(self._problem(classifier, explain, *some)) for some in _chunks(inputs, size)
             )
 
@@ -164,7 +158,7 @@ class MapAttack:
         Arguments and errors are those of the attack.
         """
         with _asking(classifier, images, query_class, attribution) as inputs:
-            return MapAttackResult.joined(
+            return joined(
                 best_on_path(
                     self._problem(classifier, explain, *some), self._draws(some[0]), eps=self.eps, every=1
                 )
@@ -187,11 +181,11 @@ class MapAttack:
             chunk_size=images_at_once(self.chunk_size, problem.images),
         )
         path = self._path(problem.images, parts, problem.objective.nudged())
-        found = best_on_path(problem, path, eps=self.eps, every=self.judge_every)
+        result = best_on_path(problem, path, eps=self.eps, every=self.judge_every)
         # Several parts are computed twice: once for the whole map, once to be differentiated.
         once = self.steps * self._direction.points
         again = once if len(parts) > 1 else 0
-        return replace(found, n_fwd=found.n_fwd + once + again, n_bwd=found.n_bwd + 2 * once + again)
+        return replace(result, n_fwd=result.n_fwd + once + again, n_bwd=result.n_bwd + 2 * once + again)
 
     def _twin(self, classifier: Classifier) -> Classifier:
         def twin(images: Tensor) -> Tensor:
@@ -208,15 +202,11 @@ class MapAttack:
             yield changed
 
     def _draws(self, images: Tensor) -> Iterator[Tensor]:
-        shape, ids = tuple(images.shape[1:]), content_ids(images)
-        for index in range(math.ceil(self.steps / self.judge_every)):
-            signs = per_sample(
-                lambda generator: torch.randint(0, 2, shape, generator=generator) * 2 - 1,
-                seed=self.seed,
-                sample_ids=ids,
-                stream=("random sign", index),
-                device=images.device,
-            )
+        def draw(rng: torch.Generator) -> Tensor:
+            return torch.randint(0, 2, images.shape[1:], generator=rng) * 2 - 1
+
+        count = math.ceil(self.steps / self.judge_every)
+        for signs in series(draw, images, samples=count, seed=self.seed, stream="random sign"):
             yield (images + self.eps * signs).clamp(0, 1)
 
 
@@ -235,11 +225,9 @@ def _asking(
             f" found {tuple(images.shape)} and {tuple(attribution.shape)}"
         )
     require_softmax(classifier, "an attack on maps")
-    quiet: AbstractContextManager[None] = nullcontext()
     if isinstance(classifier, nn.Module):
         check_hookable(classifier, "an attack on maps, which changes ReLU and")
-        quiet = frozen(classifier)
-    with rng_preserved(images.device), quiet, gradient_scope(images.device.type):
+    with differentiated(classifier, device=images.device):
         yield images.detach().clone(), query_class.clone(), attribution.detach().clone()
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import islice
-from typing import Literal, Self, final
+from typing import Literal, final
 
 import torch
 from torch import Tensor
@@ -110,11 +110,11 @@ _SLACK = 1e-4
 @final
 @dataclass(frozen=True)
 class MapAttackResult:
-    """What an attack on maps found, per image.
+    """Result of an attack on maps, per image.
 
     Attributes:
         x_adv: ``(B, 3, H, W)`` in [0, 1], rounded to 8 bits; the image itself where nothing was found.
-        found: ``(B,)`` bool, whether a changed image kept the predicted label.
+        found: ``(B,)`` bool, True if a changed image kept the predicted label.
         maps: ``(B, 1, H, W)``, largest absolute attribution over the channels, of the method itself on
             ``x_adv``; on the image where nothing was found.
         clean_objective: ``(B,)`` D of the method's map of the image.
@@ -141,12 +141,6 @@ class MapAttackResult:
     n_fwd: Tensor
     n_bwd: Tensor
 
-    @classmethod
-    def joined(cls, parts: Iterable[Self]) -> Self:
-        """Results of several batches as one."""
-        columns = zip(*([getattr(part, item.name) for item in fields(cls)] for part in parts), strict=True)
-        return cls(*(torch.cat(column) for column in columns))
-
 
 def stored_within(changed: Tensor, images: Tensor, eps: float) -> Tensor:
     """Changed images rounded to 8 bits, towards the image where rounding would leave the Linf ball.
@@ -168,7 +162,7 @@ def stored_within(changed: Tensor, images: Tensor, eps: float) -> Tensor:
 @final
 @dataclass(frozen=True)
 class Problem:
-    """Whose maps are attacked, and what is wanted of them.
+    """Maps under attack, and what is wanted of them.
 
     Attributes:
         classifier: maps images to logits; may be differentiated.
@@ -213,11 +207,11 @@ def best_on_path(problem: Problem, path: Iterable[Tensor], *, eps: float, every:
         if not len(rows):
             continue
         result = problem.explain(last[rows], problem.query_class[rows])
-        found = _maps_of(result, like=maps)
-        reached = problem.objective.rows(rows)(found).nan_to_num(nan=-torch.inf)
+        attacked = _maps_of(result, like=maps)
+        reached = problem.objective.rows(rows)(attacked).nan_to_num(nan=-torch.inf)
         better = (reached > value[rows]) | (kept[rows] == 0)
         chosen = rows[better]
-        best[chosen], maps[chosen], value[chosen] = last[chosen], found[better], reached[better]
+        best[chosen], maps[chosen], value[chosen] = last[chosen], attacked[better], reached[better]
         kept[chosen] = step[chosen]
         passes[:, rows] += torch.tensor([[result.n_forward], [result.n_backward]], device=images.device)
     odds = _odds(problem.classifier, best)
@@ -268,10 +262,10 @@ def _odds(classifier: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
 
 
 def _maps_of(result: SaliencyResult, *, like: Tensor) -> Tensor:
-    found = attribution_of(result).detach().abs().amax(dim=1, keepdim=True)
-    if found.shape[1:] != like.shape[1:]:
+    maps = attribution_of(result).detach().abs().amax(dim=1, keepdim=True)
+    if maps.shape[1:] != like.shape[1:]:
         raise DataError(
-            f"explain() gave maps {tuple(found.shape[2:])} for attacked images, but those of the images are"
+            f"explain() gave maps {tuple(maps.shape[2:])} for attacked images, but those of the images are"
             f" {tuple(like.shape[2:])}; both must come from one method"
         )
-    return found
+    return maps

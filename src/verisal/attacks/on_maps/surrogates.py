@@ -1,4 +1,4 @@
-"""Attributions that can be differentiated: what an attack on saliency maps takes its direction from."""
+"""Attributions that can be differentiated, of a twin without the kinks of ReLU: directions of attacks."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from torch import Tensor
 from torch.nn.functional import relu, softplus
 from torch.overrides import TorchFunctionMode
 
+from verisal._numbers import check_range
 from verisal.attacks.on_maps.search import MapObjective
 from verisal.errors import ConfigError
 from verisal.functional.networks import uncompiled
 from verisal.functional.outputs import ask
-from verisal.functional.seeding import content_ids, per_sample
+from verisal.functional.seeding import per_image
 from verisal.types import check_query_class
 
 Network = Callable[[Tensor], Tensor]
@@ -110,20 +111,17 @@ class SmoothGradSurrogate(Surrogate):
     ) -> Sequence[Part]:
         """Groups of noisy copies."""
         sigma = self.noise * (images.amax(dim=(1, 2, 3)) - images.amin(dim=(1, 2, 3)))
-        noise = per_sample(
-            lambda generator: torch.randn(self.samples, *images.shape[1:], generator=generator),
-            seed=seed,
-            sample_ids=content_ids(images),
-            stream="noisy copies of the twin",
-            device=images.device,
-        )
+        size = (self.samples, *images.shape[1:])
+
+        def draw(rng: torch.Generator) -> Tensor:
+            return torch.randn(size, generator=rng)
+
+        noise = per_image(draw, images, seed=seed, stream="noisy copies of the twin")
         shifts = (sigma.view(-1, 1, 1, 1, 1) * noise).transpose(0, 1)
 
         def part(some: Tensor) -> Part:
-            return lambda changed: _mean_gradient(network, changed + some, query_class) * share(some)
-
-        def share(some: Tensor) -> float:
-            return len(some) / self.samples
+            share = len(some) / self.samples
+            return lambda changed: _mean_gradient(network, changed + some, query_class) * share
 
         return [part(some) for some in torch.split(shifts, _group(len(images), chunk_size))]
 
@@ -143,8 +141,7 @@ class IntegratedGradientsSurrogate(Surrogate):
     steps: int = 10
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ConfigError(f"steps must be at least 1, found {self.steps}")
+        check_range(1, steps=self.steps)
 
     @property
     def name(self) -> str:
@@ -190,8 +187,7 @@ def ascent_gradient(parts: Sequence[Part], images: Tensor, objective: MapObjecti
     for part in parts:
         attribution = part(changed) if whole is None else whole
         if attribution.requires_grad:
-            (found,) = torch.autograd.grad(attribution, changed, weights, materialize_grads=True)
-            gradient += found
+            gradient += torch.autograd.grad(attribution, changed, weights, materialize_grads=True)[0]
     return gradient
 
 
@@ -201,16 +197,16 @@ def _group(batch: int, chunk_size: int) -> int:
 
 def _mean_gradient(network: Network, points: Tensor, query_class: Tensor) -> Tensor:
     """``(B, 3, H, W)``: mean over ``points (N, B, 3, H, W)``."""
-    found = _gradients(network, points.flatten(0, 1), query_class.repeat(len(points)))
-    return found.view(points.shape).mean(dim=0)
+    gradients = _gradients(network, points.flatten(0, 1), query_class.repeat(len(points)))
+    return gradients.view(points.shape).mean(dim=0)
 
 
 def _gradients(network: Network, images: Tensor, query_class: Tensor) -> Tensor:
     logits = ask(network, images, allow_nan=True)
     check_query_class(query_class, len(images), logits.shape[1])
     score = logits.gather(1, query_class[:, None]).sum()
-    (found,) = torch.autograd.grad(score, images, create_graph=True, materialize_grads=True)
-    return found
+    (gradient,) = torch.autograd.grad(score, images, create_graph=True, materialize_grads=True)
+    return gradient
 
 
 _RELU = {relu, torch.relu, torch.Tensor.relu}

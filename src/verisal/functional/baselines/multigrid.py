@@ -1,4 +1,8 @@
-"""The discrete Laplace equation on the removed pixels of many images at once, solved by multigrid."""
+"""The discrete Laplace equation on the removed pixels of many images at once, solved by multigrid.
+
+By hand, since it is 6.4 times as fast as a sparse factorisation per image and share (10 to 90 % removed at
+224 px, ``scripts/bench/imputation.py``), and runs on any device.
+"""
 
 from __future__ import annotations
 

@@ -161,19 +161,19 @@ def weighted_percentile(values: Tensor, weights: Tensor, percentile: float) -> T
         ordered[torch.searchsorted(reached, end, right=True).clamp_max(len(ordered) - 1)][:, 0]
         for end in (place.floor(), place.ceil())
     ]
-    found = torch.lerp(ends[0], ends[1], (place - place.floor())[:, 0])
-    return found.where(reached[:, -1] > 0, torch.nan)
+    values = torch.lerp(ends[0], ends[1], (place - place.floor())[:, 0])
+    return values.where(reached[:, -1] > 0, torch.nan)
 
 
 def passes_randomisation(similarity: Score, reference: Score) -> bool | None:
-    """Whether a method passes: with all layers randomised its maps are no more alike than unrelated maps.
+    """True if a method passes: with all layers randomised its maps are no more alike than unrelated maps.
 
     Args:
-        similarity: mean similarity of intact maps and maps with all layers randomised.
+        similarity: mean similarity of intact maps and maps with all layers randomised; its interval counts.
         reference: 95th percentile of the similarity of the method's maps of unrelated images.
 
     Returns:
-        Whether the upper end of the similarity's interval is at most the reference; None where undefined.
+        None where one of them is undefined.
     """
     if math.isnan(similarity.high) or math.isnan(reference.value):
         return None
@@ -225,13 +225,13 @@ def _running_order(classifier: nn.Module, images: Tensor) -> list[str]:
     """Names of the modules that run, in the order in which they first do."""
     check_hookable(classifier, "the randomisation check")
     copied = copy.deepcopy(classifier)
-    found: dict[str, None] = {}
+    ran: dict[str, None] = {}
 
     def note(name: str) -> Callable[..., None]:
-        return lambda *_: found.setdefault(name)
+        return lambda *_: ran.setdefault(name)
 
     for name, module in copied.named_modules():
         module.register_forward_pre_hook(note(name))
     with uncompiled(), scoring(copied, images.device):
         copied(images.clone())
-    return list(found)
+    return list(ran)

@@ -1,4 +1,4 @@
-"""How alike two maps of the same image are, and which maps say anything at all."""
+"""Similarity of maps of the same image, their post-processing, and which maps are defined."""
 
 from __future__ import annotations
 
@@ -89,16 +89,16 @@ def spearman_of_pairs(maps: Sequence[Tensor]) -> Tensor:
     Raises:
         DataError: fewer than two, or shapes that differ.
     """
-    shapes = {tuple(one.shape) for one in maps}
+    shapes = {tuple(part.shape) for part in maps}
     if len(maps) < 2 or len(shapes) > 1 or len(next(iter(shapes))) < 2:
         raise DataError(
             f"maps to compare must be at least two of one shape (B, ...), found {len(maps)} of"
             f" {sorted(shapes)}"
         )
-    defined = [defined_maps(one) for one in maps]
+    defined = [defined_maps(part) for part in maps]
     ranks = [
-        average_ranks(one.detach().flatten(1).where(known[:, None], 0.0))
-        for one, known in zip(maps, defined, strict=True)
+        average_ranks(part.detach().flatten(1).where(known[:, None], 0.0))
+        for part, known in zip(maps, defined, strict=True)
     ]
     return torch.stack(
         [
@@ -136,8 +136,8 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     if a.ndim != 4:
         raise DataError(f"SSIM needs maps (B, C, H, W), found {tuple(a.shape)}; add the missing dimensions")
     rows, others, defined = _pairs(a, b)
-    one, two = (_unit_range(part.double()).view(a.shape) for part in (rows, others))
-    moments = _smoothed(torch.stack([one, two, one**2, two**2, one * two]))
+    x, y = (_unit_range(part.double()).view(a.shape) for part in (rows, others))
+    moments = _smoothed(torch.stack([x, y, x**2, y**2, x * y]))
     mean_a, mean_b, square_a, square_b, product = moments.unbind()
     variances = square_a - mean_a**2 + square_b - mean_b**2
     covariance = product - mean_a * mean_b
@@ -322,8 +322,8 @@ def postprocess(attribution: Tensor, *, percentile: float = 95.0) -> Tensor:
     """
     if not 0.0 < percentile <= 100.0:
         raise ConfigError(f"percentile must lie in (0, 100], found {percentile}; the 95th is 95.0")
-    found = attribution.detach().abs().amax(dim=1, keepdim=True)
-    rows = found.flatten(1)
+    maps = attribution.detach().abs().amax(dim=1, keepdim=True)
+    rows = maps.flatten(1)
     ordered = rows.sort(dim=1).values
     place = percentile / 100 * (rows.shape[1] - 1)
     below = int(place)
@@ -333,4 +333,4 @@ def postprocess(attribution: Tensor, *, percentile: float = 95.0) -> Tensor:
     low, high = rows.aminmax(dim=1, keepdim=True)
     scaled = torch.where(defined_maps(rows)[:, None], (rows - low) / (high - low), 0.0)
     finite = attribution.detach().flatten(1).isfinite().all(dim=1)
-    return scaled.where(finite[:, None], torch.nan).view_as(found)
+    return scaled.where(finite[:, None], torch.nan).view_as(maps)

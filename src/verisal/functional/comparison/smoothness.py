@@ -1,4 +1,4 @@
-"""How smooth a map is, and plain blur as a control for methods that are smooth."""
+"""Smoothness of a map, and plain blur as a control for methods that are smooth."""
 
 from __future__ import annotations
 
@@ -105,19 +105,19 @@ def blur_to_variation(maps: Tensor, target: Tensor) -> Tensor:
         raise DataError(f"there must be one target per map, found {tuple(target.shape)} for {len(maps)} maps")
     rough = variation_at_equal_mass(maps) > target
     parts = [
-        _blurred_to(one, float(own)) if wanted else one
-        for one, own, wanted in zip(torch.split(maps, 1), target.tolist(), rough.tolist(), strict=True)
+        _blurred_to(single, float(own)) if wanted else single
+        for single, own, wanted in zip(torch.split(maps, 1), target.tolist(), rough.tolist(), strict=True)
     ]
     return torch.cat(parts) if parts else maps
 
 
-def _blurred_to(one: Tensor, target: float) -> Tensor:
-    low, high = math.log(_SMALLEST), math.log(max(one.shape[-2:]))
+def _blurred_to(single: Tensor, target: float) -> Tensor:
+    low, high = math.log(_SMALLEST), math.log(max(single.shape[-2:]))
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        smooth = not bool(variation_at_equal_mass(gaussian_blur(one, math.exp(middle))) > target)
+        smooth = not bool(variation_at_equal_mass(gaussian_blur(single, math.exp(middle))) > target)
         low, high = (low, middle) if smooth else (middle, high)
-    return gaussian_blur(one, math.exp(high))
+    return gaussian_blur(single, math.exp(high))
 
 
 def _check(maps: Tensor) -> None:

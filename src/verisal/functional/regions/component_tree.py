@@ -3,6 +3,9 @@
 Every pixel climbs to a peak. Two peaks are connected at level t if a chain of passes between their basins
 lies above t, so one small tree over the peaks knows the components of all levels. Pixels are taken in blocks
 of 2 x 2: those of a block touch each other, hence are connected wherever they are in the foreground.
+
+By hand, since it is 1.2 to 5.4 times as fast as labelling the map at every threshold (noise to smooth maps
+at 224 px, ``scripts/bench/boxes.py``); OpenCV's contours are faster on smooth maps, but count no pixels.
 """
 
 from __future__ import annotations
@@ -118,12 +121,12 @@ def _followed(step: Tensor) -> Tensor:
 
 def _borders(basin: Tensor, passes: tuple[Tensor, ...]) -> Tensor:
     """``(3, E)``: the two basins on either side of every pass between blocks, and its height."""
-    found = []
+    borders = []
     for above, (here, there) in zip(passes, _neighbours(*basin.shape[1:]), strict=True):
         apart = torch.nonzero(((basin[here] != basin[there]) & (above > 0)).flatten())[:, 0]
         sides = (basin[here], basin[there], above)
-        found.append(torch.stack([side.flatten().gather(0, apart) for side in sides]))
-    return torch.cat(found, dim=1)
+        borders.append(torch.stack([side.flatten().gather(0, apart) for side in sides]))
+    return torch.cat(borders, dim=1)
 
 
 def _merge_tree(borders: Tensor, peaks: int) -> tuple[Tensor, Tensor]:

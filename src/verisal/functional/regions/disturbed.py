@@ -1,4 +1,4 @@
-"""What D-WSOL (our protocol) asks: absent classes as queries, and mosaics of classes that are all present."""
+"""Queries of D-WSOL (our protocol): absent classes, and mosaics of classes that are all present."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class DisturbedQueries:
     Attributes:
         query_class: ``(4, B)`` int64.
         valid: ``(4, B)`` bool. An image that is not classified correctly or has no box counts for no query;
-            an annotated class is left out as an absent one.
+            an annotated class is no absent one.
     """
 
     query_class: Tensor
@@ -77,16 +77,15 @@ def disturbed_queries(
         )
     order = logits.sort(dim=1, descending=True, stable=True).indices
     annotated = torch.zeros_like(logits, dtype=torch.bool)
-    for row, found in zip(annotated, present, strict=True):
-        row[found.to(row.device)] = True
+    for row, classes_of_it in zip(annotated, present, strict=True):
+        row[classes_of_it.to(row.device)] = True
     open_to_chance = (~annotated).scatter(1, order[:, :_TOP], value=False)
-    draws = per_sample(
-        lambda generator: torch.rand(classes, generator=generator, dtype=torch.float64),
-        seed=seed,
-        sample_ids=image_ids,
-        stream="absent class",
-        device=logits.device,
-    )
+
+    def draw(rng: torch.Generator) -> Tensor:
+        return torch.rand(classes, generator=rng, dtype=torch.float64)
+
+    device = logits.device
+    draws = per_sample(draw, seed=seed, sample_ids=image_ids, stream="absent class", device=device)
     drawn = draws.masked_fill(~open_to_chance, -1.0).argmax(dim=1)
     query = torch.stack([order[:, 0], order[:, 1], drawn, order[:, -1]])
     correct = (order[:, 0] == labels) & annotated.any(dim=1)
@@ -105,7 +104,7 @@ def present_queries(object_labels: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     (tensor([0, 0, 1]), tensor([2, 7, 4]))
     """
     classes = [torch.unique(labels) for labels in object_labels]
-    position = [torch.full_like(found, index) for index, found in enumerate(classes)]
+    position = [torch.full_like(some, index) for index, some in enumerate(classes)]
     if not classes:
         return torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64)
     return torch.cat(position), torch.cat(classes)
@@ -134,10 +133,9 @@ def mosaic_groups(labels: Tensor, size: int, *, image_ids: Sequence[str], seed: 
     order = sorted(range(len(labels)), key=lambda index: derive_seed(seed, "mosaic", image_ids[index]))
     classes, open_groups, groups = labels.tolist(), list[list[int]](), list[list[int]]()
     for index in order:
-        fits = (group for group in open_groups if classes[index] not in [classes[one] for one in group])
-        group = next(fits, None)
-        if group is None:
-            group = []
+        fits = (group for group in open_groups if classes[index] not in [classes[row] for row in group])
+        group = next(fits, [])
+        if not group:
             open_groups.append(group)
         group.append(index)
         if len(group) == size:
@@ -163,15 +161,13 @@ def mosaics(images: Tensor, boxes: Sequence[Tensor], groups: Tensor, *, columns:
         raise ConfigError(f"{size} images do not fill rows of {columns} columns")
     height, width = images.shape[-2:]
     rows = size // columns
-    chosen = images[groups].view(len(groups), rows, columns, images.shape[1], height, width)
-    canvases = chosen.permute(0, 3, 1, 4, 2, 5).reshape(
-        len(groups), images.shape[1], rows * height, columns * width
-    )
+    chosen = images[groups].view(-1, rows, columns, *images.shape[1:]).permute(0, 3, 1, 4, 2, 5)
+    canvases = chosen.reshape(len(groups), images.shape[1], rows * height, columns * width)
     index = torch.arange(size, device=images.device)
     corner = torch.stack([index % columns * width, index // columns * height], dim=1)
     cells = torch.cat([corner, corner + corner.new_tensor([width, height])], dim=1)
     moved = tuple(
-        tuple(boxes[one] + corner[cell].repeat(2).to(boxes[one]) for cell, one in enumerate(group))
+        tuple(boxes[row] + corner[cell].repeat(2).to(boxes[row]) for cell, row in enumerate(group))
         for group in groups.tolist()
     )
     return Mosaics(images=canvases, cells=cells.expand(len(groups), -1, -1), boxes=moved)

@@ -1,4 +1,4 @@
-"""Whether maps find the object: pointing, energy, boxes at every threshold, pixels."""
+"""Localisation of objects by maps: pointing, energy, boxes at every threshold, pixels."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from verisal._numbers import check_range
 from verisal.errors import ConfigError, DataError
 from verisal.functional.comparison.similarity import defined_maps
 from verisal.functional.regions.boxes import (
@@ -44,19 +45,17 @@ def masks_from_boxes(boxes: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
 
 
 def pointing_tolerance(size: tuple[int, int], *, tolerance: float = 15.0) -> float:
-    """Tolerance in pixels at this image size: as it is from 224 px on, else in proportion, to whole pixels.
+    """Tolerance in pixels at an image size: as it is from 224 px on, else in proportion, to whole pixels.
 
     >>> pointing_tolerance((64, 96)), pointing_tolerance((480, 640))
     (4.0, 15.0)
     """
     shorter = min(size)
-    if shorter >= _POINTING_SIDE:
-        return tolerance
-    return float(round(tolerance * shorter / _POINTING_SIDE))
+    return tolerance if shorter >= _POINTING_SIDE else float(round(tolerance * shorter / _POINTING_SIDE))
 
 
 def pointing_hits(maps: Tensor, object_masks: Tensor, *, tolerance: float = 15.0) -> Tensor:
-    r"""Whether the maximum of each map lies on its object or strictly closer to it than the tolerance.
+    r"""Pointing game: a map hits if its maximum is on its object or strictly closer to it than the tolerance.
 
     The maximum is the first in row-major order; distances are Euclidean, between centres of pixels.
 
@@ -66,8 +65,7 @@ def pointing_hits(maps: Tensor, object_masks: Tensor, *, tolerance: float = 15.0
         tolerance: in pixels, at this size; see :func:`pointing_tolerance`.
 
     Returns:
-        ``(B,)`` float64, 1 for a hit, 0 for a miss; NaN where the map is constant or not finite, or the mask
-        is empty.
+        ``(B,)`` float64, 1 or 0; NaN where the map is constant or not finite, or the mask is empty.
 
     Raises:
         DataError: shapes that do not fit.
@@ -89,12 +87,7 @@ def pointing_hits(maps: Tensor, object_masks: Tensor, *, tolerance: float = 15.0
 def energy_inside(maps: Tensor, object_masks: Tensor) -> Tensor:
     r"""Share of the positive saliency that lies on the object, :math:`\sum_{p \in M} S_p^+ / \sum_p S_p^+`.
 
-    Args:
-        maps: ``(B, 1, H, W)``.
-        object_masks: ``(B, H, W)`` bool.
-
-    Returns:
-        ``(B,)`` float64; NaN where the map is constant, not finite or nowhere positive, or the mask is empty.
+    Arguments as of :func:`pointing_hits`; NaN also where the map is nowhere positive.
     """
     defined = _defined(maps, object_masks)
     positive = maps[:, 0].double().clamp_min(0)
@@ -103,7 +96,7 @@ def energy_inside(maps: Tensor, object_masks: Tensor) -> Tensor:
 
 
 def object_area(object_masks: Tensor) -> Tensor:
-    """Share ``(B,)`` float64 of the image that each object covers: what a constant map's energy would be."""
+    """Share ``(B,)`` float64 of the image that each object covers: the energy of a constant map."""
     return object_masks.double().mean(dim=(1, 2))
 
 
@@ -165,7 +158,7 @@ def choose_threshold(
         maps: ``(B, 1, H, W)``; undefined ones are left out.
         boxes: per image ``(N_i, 4)`` true boxes.
         iou: overlap from which a box is right.
-        chunk_size: as in :func:`largest_component_ious`.
+        chunk_size: maps at a time.
 
     Raises:
         DataError: shapes that do not fit, or no map that can be scored.
@@ -201,7 +194,7 @@ def frozen_boxes(maps: Tensor, threshold: float, *, high: Tensor | None = None) 
 def pixel_histograms(
     maps: Tensor, object_masks: Tensor, *, ignore: Tensor | None = None, bins: int = 1000
 ) -> Tensor:
-    """How many pixels off and on the object have each value, after scaling each map to [0, 1].
+    """Numbers of pixels of each value, off and on the object, after scaling each map to [0, 1].
 
     Args:
         maps: ``(B, 1, H, W)``.
@@ -225,9 +218,9 @@ def pixel_histograms(
     # An undefined map has no span; it is overwritten below.
     scaled = (values - low) / (high - low).where(high > low, 1.0)
     place = (scaled * bins).long().clamp_max(bins - 1) + on * bins
-    found = scaled.new_zeros(len(maps), 2 * bins)
-    found.scatter_add_(1, place.flatten(1), counted.double().flatten(1))
-    return found.where(defined[:, None], torch.nan).view(-1, 2, bins)
+    counts = scaled.new_zeros(len(maps), 2 * bins)
+    counts.scatter_add_(1, place.flatten(1), counted.double().flatten(1))
+    return counts.where(defined[:, None], torch.nan).view(-1, 2, bins)
 
 
 def pixel_average_precision(histograms: Tensor) -> Tensor:
@@ -265,24 +258,18 @@ def _level_ious(
             f"maps must be (B, 1, H, W) with one tensor of boxes each,"
             f" found {tuple(maps.shape)} and {len(boxes)} tensors"
         )
-    if chunk_size < 1:
-        raise ConfigError(f"chunk_size must be at least 1, found {chunk_size}")
+    check_range(1, chunk_size=chunk_size)
     defined = defined_maps(maps)
     sized = [bool(((box[:, 2:] - box[:, :2]) > 0).all(dim=1).any()) for box in boxes]
     defined &= torch.tensor(sized, dtype=torch.bool, device=maps.device)
     rows = maps.new_full((len(maps), NUM_LEVELS), torch.nan, dtype=torch.float64)
     for part in torch.split(torch.nonzero(defined)[:, 0], chunk_size):
-        found = components(map_levels(maps[part]))
-        rows[part] = overlap(found, [boxes[index] for index in part.tolist()])
+        rows[part] = overlap(components(map_levels(maps[part])), [boxes[index] for index in part.tolist()])
     return rows
 
 
 def _defined(maps: Tensor, object_masks: Tensor) -> Tensor:
-    """``(B,)`` bool: maps and masks that can be scored.
-
-    Raises:
-        DataError: shapes that do not fit, a mask that is not bool.
-    """
+    """``(B,)`` bool: maps and masks that can be scored."""
     expected = (len(maps), 1, *object_masks.shape[1:])
     if object_masks.ndim != 3 or tuple(maps.shape) != expected or object_masks.dtype != torch.bool:
         raise DataError(

@@ -1,10 +1,11 @@
-"""Whether what a map marks is what the classifier needs: saliency fidelity, and Dabkowski and Gal's crop."""
+"""Need of the classifier for what a map marks: saliency fidelity, and Dabkowski and Gal's crop."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +28,7 @@ class Fidelity:
 
     Attributes:
         values: ``(B,)`` float64; NaN where the map is undefined.
-        floored: ``(B,)`` bool, whether a probability was below its floor.
+        floored: ``(B,)`` bool, True if a probability was below its floor.
     """
 
     values: Tensor
@@ -145,7 +146,7 @@ def tuned_threshold(
     The mean is over the images that have a number at every threshold.
 
     Args:
-        classifier: maps images to logits.
+        classifier: as of :func:`dabkowski_gal`, like all that is not listed.
         images: ``(B, 3, H, W)``, none of those that are scored later.
         maps: ``(B, 1, H, W)`` non-negative.
         query_class: ``(B,)`` int64.
@@ -158,22 +159,14 @@ def tuned_threshold(
     """
     if not thresholds:
         raise ConfigError("tuned_threshold needs at least one candidate, found none")
-    values = [
-        dabkowski_gal(
-            classifier,
-            images,
-            maps=maps,
-            query_class=query_class,
-            threshold=threshold,
-            chunk_size=chunk_size,
-        )
-        for threshold in thresholds
-    ]
-    found = torch.stack(values)
-    found = found[:, found.isfinite().all(dim=0)]
-    if not found.shape[1]:
+    score = partial(
+        dabkowski_gal, classifier, images, maps=maps, query_class=query_class, chunk_size=chunk_size
+    )
+    values = torch.stack([score(threshold=threshold) for threshold in thresholds])
+    values = values[:, values.isfinite().all(dim=0)]
+    if not values.shape[1]:
         raise DataError(f"no map is defined among the {len(maps)} that the threshold is tuned on")
-    return thresholds[int(found.mean(dim=1).argmin())]
+    return thresholds[int(values.mean(dim=1).argmin())]
 
 
 def threshold_boxes(maps: Tensor, threshold: float) -> Tensor:
@@ -191,10 +184,10 @@ def threshold_boxes(maps: Tensor, threshold: float) -> Tensor:
     """
     if not 0.0 < threshold <= 1.0:
         raise ConfigError(f"threshold is a share of the maximum in (0, 1], found {threshold}")
-    found = maps[:, 0] >= threshold * maps.amax(dim=(2, 3))[..., None]
+    inside = maps[:, 0] >= threshold * maps.amax(dim=(2, 3))[..., None]
     ends = []
     for dim in (1, 2):  # over rows for x, over columns for y
-        line = found.any(dim=dim).int()
+        line = inside.any(dim=dim).int()
         ends.append((line.argmax(dim=1), line.shape[1] - line.flip(1).argmax(dim=1)))
     (left, right), (top, bottom) = ends
     return torch.stack([left, top, right, bottom], dim=1)
@@ -210,16 +203,14 @@ def crop_to_boxes(images: Tensor, boxes: Tensor) -> Tensor:
     Returns:
         ``(B, C, H, W)``.
     """
-    grids = []
-    for length, low, high in (
-        (images.shape[3], boxes[:, 0], boxes[:, 2]),
-        (images.shape[2], boxes[:, 1], boxes[:, 3]),
-    ):
+
+    def along(length: int, low: Tensor, high: Tensor) -> Tensor:
         centres = (torch.arange(length, device=images.device) + 0.5) / length
-        at = low[:, None] + centres * (high - low)[:, None] - 0.5
-        at = at.maximum(low[:, None]).minimum(high[:, None] - 1)
-        grids.append((2 * at + 1) / length - 1)
-    x, y = grids
+        at = low + centres * (high - low) - 0.5
+        return (2 * at.maximum(low).minimum(high - 1) + 1) / length - 1
+
+    left, top, right, bottom = boxes.unsqueeze(2).unbind(dim=1)
+    x, y = along(images.shape[3], left, right), along(images.shape[2], top, bottom)
     shape = (len(images), images.shape[2], images.shape[3])
     grid = torch.stack([x[:, None, :].expand(shape), y[:, :, None].expand(shape)], dim=3).to(images)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
