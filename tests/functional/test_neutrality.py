@@ -105,7 +105,7 @@ def test_bad_input_is_named():
         neutrality(classifier, IMAGES, Constant(), QUERY.clamp_min(0).index_fill(0, torch.tensor([1]), 7))
     with pytest.raises(DataError, match=r"\[0, 1\]"):
         neutrality(classifier, IMAGES * 255, Constant(), QUERY)
-    with pytest.raises(ConfigError, match="area must lie"):
+    with pytest.raises(ConfigError, match="area must be from 0 to 1, found"):
         neutrality(classifier, IMAGES, Constant(), QUERY, area=1.5)
     with pytest.raises(ConfigError, match="chunk_size must be at least 1, found 0"):
         neutrality(classifier, IMAGES, Constant(), QUERY, chunk_size=0)

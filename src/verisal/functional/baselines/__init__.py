@@ -5,15 +5,6 @@ from verisal.functional.baselines.plain import Baseline, Blur, Constant, Dataset
 from verisal.functional.baselines.random import GaussianNoise, OtherImage, Shuffle, UniformNoise
 
 __all__ = [
-    "Baseline",
-    "Blur",
-    "Constant",
-    "DatasetMean",
-    "GaussianNoise",
-    "ImageMean",
-    "Inpaint",
-    "LinearImputation",
-    "OtherImage",
-    "Shuffle",
-    "UniformNoise",
-]
+    "Baseline", "Blur", "Constant", "DatasetMean", "GaussianNoise", "ImageMean", "Inpaint",
+    "LinearImputation", "OtherImage", "Shuffle", "UniformNoise",
+]  # fmt: skip

@@ -1,31 +1,28 @@
-"""How little a baseline image itself says to a classifier."""
+"""Neutrality of baseline images: how little an image itself says to a classifier."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
 from math import isnan, log
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from verisal.errors import ConfigError
+from verisal._numbers import check_range
 from verisal.functional.baselines import Baseline
 from verisal.functional.baselines.plain import compose
 from verisal.functional.outputs import ask, require_softmax
-from verisal.functional.scopes import frozen, rng_preserved
-from verisal.functional.seeding import content_ids, per_sample
+from verisal.functional.scopes import scoring
+from verisal.functional.seeding import per_image
 from verisal.types import check_images, check_query_class
-
-__all__ = ["Neutrality", "is_neutral", "neutrality", "random_cell_masks"]
 
 _ROWS = 7
 
 
 @dataclass(frozen=True)
 class Neutrality:
-    """What a classifier makes of one kind of baseline image, per image.
+    """Answers of a classifier to one kind of baseline image, per image.
 
     Attributes:
         baseline: name of the baseline.
@@ -51,7 +48,7 @@ class Neutrality:
 
     @property
     def neutral(self) -> bool | None:
-        """Whether the mean query probability is within the limit; None where there is none or it is NaN."""
+        """True if the mean query probability is within the limit; None where there is none or it is NaN."""
         if self.query_probability is None:
             return None
         mean = float(self.query_probability.double().mean())
@@ -59,7 +56,7 @@ class Neutrality:
 
 
 def is_neutral(mean: float, limit: float) -> bool:
-    """Whether a mean query probability is within the limit."""
+    """True if a mean query probability is within the limit."""
     # Probabilities are float32: exactly 1/K must not fail by its rounding.
     return mean <= limit + 1e-6
 
@@ -91,15 +88,9 @@ def neutrality(
     """
     check_images(images)
     require_softmax(classifier, "neutrality of a baseline")
-    if chunk_size < 1:
-        raise ConfigError(f"chunk_size must be at least 1, found {chunk_size}")
+    check_range(1, chunk_size=chunk_size)
     masks = random_cell_masks(images, area=area, seed=seed)
-    with ExitStack() as scopes:
-        scopes.enter_context(rng_preserved(images.device))
-        scopes.enter_context(torch.no_grad())
-        scopes.enter_context(torch.autocast(device_type=images.device.type, enabled=False))
-        if isinstance(classifier, nn.Module):
-            scopes.enter_context(frozen(classifier))
+    with scoring(classifier, images.device):
         clean = _probabilities(classifier, images, chunk_size)
         check_query_class(query_class, len(images), clean.shape[1])
         fills = baseline(images, masks, query_class=query_class)
@@ -137,17 +128,12 @@ def random_cell_masks(images: Tensor, *, area: float = 0.5, seed: int = 0) -> Te
     Raises:
         ConfigError: an area outside [0, 1].
     """
-    if not 0 <= area <= 1:
-        raise ConfigError(f"area must lie in [0, 1], found {area}")
+    check_range(0, 1, area=area)
     height, width = images.shape[2:]
     columns = max(1, round(_ROWS * width / height))
     cells = _ROWS * columns
-    order = per_sample(
-        lambda generator: torch.randperm(cells, generator=generator),
-        seed=seed,
-        sample_ids=content_ids(images),
-        stream="random cells",
-        device=images.device,
+    order = per_image(
+        lambda rng: torch.randperm(cells, generator=rng), images, seed=seed, stream="random cells"
     )
     kept = (order >= round(area * cells)).to(images.dtype).view(-1, 1, _ROWS, columns)
     row = torch.arange(height, device=images.device) * _ROWS // height
