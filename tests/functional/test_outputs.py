@@ -21,7 +21,7 @@ from verisal.functional.outputs import (
     require_softmax,
 )
 from verisal.functional.removal.curves import perturbation_curve
-from verisal.functional.scopes import query_log_probabilities
+from verisal.functional.scopes import query_scores
 
 LOGITS = torch.tensor([[1.0, -2.0, 0.5], [0.0, 3.0, -1.0]])
 FEATURES = torch.ones(2, 7)
@@ -237,8 +237,9 @@ def test_curves_of_one_logit_are_those_of_the_same_decision_as_two():
 def test_log_probability_of_one_logit_is_that_of_the_same_decision_as_two():
     images = torch.rand(3, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     zeros = torch.zeros(3, dtype=torch.int64)
-    found = query_log_probabilities(said(one_logit), [(images, zeros)])
-    torch.testing.assert_close(found, query_log_probabilities(two_logits, [(images, zeros + 1)]))
+    found = query_scores(said(one_logit), [(images, zeros)], score="log_probability")
+    two = query_scores(two_logits, [(images, zeros + 1)], score="log_probability")
+    torch.testing.assert_close(found, two)
 
 
 def test_verdict_on_one_label_and_on_several():

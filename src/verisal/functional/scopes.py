@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -115,34 +116,25 @@ def in_chunks(images: Tensor, query_class: Tensor, chunk_size: int) -> Iterator[
         yield images[start : start + chunk_size], query_class[start : start + chunk_size]
 
 
-def query_logits(classifier: Callable[[Tensor], Tensor], chunks: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
-    """``(N,)`` float64: logit of the query class of every image.
+def query_scores(
+    classifier: Callable[[Tensor], Tensor],
+    chunks: Iterable[tuple[Tensor, Tensor]],
+    *,
+    score: Literal["logit", "log_probability"] = "logit",
+) -> Tensor:
+    """``(N,)`` float64: score of the query class of every image.
 
     Args:
         classifier: maps images to logits; called inside :func:`scoring`.
         chunks: pairs of images ``(n, 3, H, W)`` and query classes ``(n,)``, made one after the other.
+        score: of the query class.
     """
-    return _asked(classifier, chunks, lambda logits: logits)
-
-
-def query_log_probabilities(
-    classifier: Callable[[Tensor], Tensor], chunks: Iterable[tuple[Tensor, Tensor]]
-) -> Tensor:
-    """``(N,)`` float64: log probability of the query class; otherwise as :func:`query_logits`."""
-    output = output_of(classifier)
-    return _asked(classifier, chunks, lambda logits: log_probabilities(logits, output))
-
-
-def _asked(
-    classifier: Callable[[Tensor], Tensor],
-    chunks: Iterable[tuple[Tensor, Tensor]],
-    score: Callable[[Tensor], Tensor],
-) -> Tensor:
-    scores = []
+    scores, output = [], output_of(classifier)
     for images, query in chunks:
-        logits = ask(classifier, images, allow_nan=True)
+        logits = ask(classifier, images, allow_nan=True).double()
         check_query_class(query, len(images), logits.shape[1])
-        scores.append(score(logits.double()).gather(1, query[:, None])[:, 0])
+        values = logits if score == "logit" else log_probabilities(logits, output)
+        scores.append(values.gather(1, query[:, None])[:, 0])
     if not scores:
         raise DataError("there is nothing to score: give at least one image and at least one perturbation")
     return torch.cat(scores)

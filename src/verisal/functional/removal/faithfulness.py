@@ -14,7 +14,7 @@ from torch import Tensor
 from verisal.errors import ConfigError, DataError
 from verisal.functional.comparison.similarity import defined_maps
 from verisal.functional.removal.curves import check_maps
-from verisal.functional.scopes import in_chunks, query_log_probabilities, scoring
+from verisal.functional.scopes import in_chunks, query_scores, scoring
 
 Classify = Callable[[Tensor], Tensor]
 _LOWEST_PROBABILITY = 1e-7
@@ -218,4 +218,4 @@ def crop_to_boxes(images: Tensor, boxes: Tensor) -> Tensor:
 
 def _log_probabilities(classifier: Classify, images: Tensor, query: Tensor, chunk_size: int) -> Tensor:
     with scoring(classifier, images.device):
-        return query_log_probabilities(classifier, in_chunks(images, query, chunk_size))
+        return query_scores(classifier, in_chunks(images, query, chunk_size), score="log_probability")

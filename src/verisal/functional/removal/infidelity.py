@@ -12,7 +12,7 @@ from torch import Tensor
 
 from verisal._numbers import check_range
 from verisal.errors import DataError
-from verisal.functional.scopes import in_chunks, query_logits, scoring
+from verisal.functional.scopes import in_chunks, query_scores, scoring
 from verisal.functional.seeding import per_image, series
 
 _LARGEST_SQUARE = 10
@@ -132,8 +132,8 @@ def square_responses(
             yield images[rows].masked_fill(black[:, None], 0.0), query_class[rows]
 
     with scoring(classifier, images.device):
-        clean = query_logits(classifier, in_chunks(images, query_class, chunk_size))
-        changed = query_logits(classifier, chunks())
+        clean = query_scores(classifier, in_chunks(images, query_class, chunk_size))
+        changed = query_scores(classifier, chunks())
     return Responses(foretold, clean[:, None] - changed.view(len(images), -1))
 
 
@@ -187,8 +187,8 @@ def responses(
             yield torch.cat([images - part for part in group]), query_class.repeat(len(group))
 
     with scoring(classifier, images.device):
-        clean = query_logits(classifier, [(images, query_class)])
-        changed = query_logits(classifier, chunks())
+        clean = query_scores(classifier, [(images, query_class)])
+        changed = query_scores(classifier, chunks())
     return Responses(torch.stack(foretold, dim=1), clean[:, None] - changed.view(-1, len(images)).T)
 
 
