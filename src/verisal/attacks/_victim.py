@@ -191,11 +191,7 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def margin(
-    logits: Tensor,
-    labels: Tensor,
-    *,
-    targeted: bool,
-    largest: Callable[[Tensor, int], Tensor] = torch.amax,
+    logits: Tensor, labels: Tensor, *, targeted: bool, largest: Callable[[Tensor, int], Tensor] = torch.amax
 ) -> Tensor:
     """Best other logit minus the label's; targeted: the goal's logit minus the best other.
 

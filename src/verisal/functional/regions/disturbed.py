@@ -47,12 +47,7 @@ class Mosaics:
 
 
 def disturbed_queries(
-    logits: Tensor,
-    labels: Tensor,
-    *,
-    present: Sequence[Tensor],
-    image_ids: Sequence[str],
-    seed: int = 0,
+    logits: Tensor, labels: Tensor, *, present: Sequence[Tensor], image_ids: Sequence[str], seed: int = 0
 ) -> DisturbedQueries:
     """The true class and three absent ones, as :data:`QUERIES` says.
 
