@@ -99,8 +99,8 @@ def shared(key: Callable[[], Hashable | None], compute: Callable[[], T]) -> T:
     work = _CURRENT.get()
     if work is None:
         return compute()
-    found = key()
-    return compute() if found is None else work.get(found, compute)
+    known = key()
+    return compute() if known is None else work.get(known, compute)
 
 
 def work_key(

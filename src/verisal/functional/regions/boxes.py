@@ -75,8 +75,8 @@ def components(levels: Tensor, *, num_levels: int = NUM_LEVELS) -> Components:
     Raises:
         DataError: not three dimensions, or a value outside the range.
 
-    >>> found = components(torch.tensor([[[3, 0, 1], [0, 0, 0], [2, 2, 0]]]), num_levels=3)
-    >>> sorted(zip(found.level.tolist(), found.pixels.tolist(), found.box.tolist()))[-2:]
+    >>> parts = components(torch.tensor([[[3, 0, 1], [0, 0, 0], [2, 2, 0]]]), num_levels=3)
+    >>> sorted(zip(parts.level.tolist(), parts.pixels.tolist(), parts.box.tolist()))[-2:]
     [(1, 2, [0, 2, 2, 3]), (2, 1, [0, 0, 1, 1])]
     """
     if levels.ndim != 3:
@@ -89,27 +89,27 @@ def components(levels: Tensor, *, num_levels: int = NUM_LEVELS) -> Components:
     return Components(count=len(levels), levels=num_levels, **component_rows(levels)._asdict())
 
 
-def largest_boxes(found: Components) -> Tensor:
+def largest_boxes(parts: Components) -> Tensor:
     """Box of the largest component of every map and level; of equals the one that starts first.
 
     Returns:
         ``(B, L, 4)`` int64 xyxy, half-open; all 0 where nothing is above the level.
     """
-    cell = found.image * found.levels + found.level
-    longest = int(found.first.max()) + 1 if len(found.first) else 1
-    key = found.pixels * longest + (longest - 1 - found.first)
-    best = key.new_zeros(found.count * found.levels).scatter_reduce_(0, cell, key, "amax")
+    cell = parts.image * parts.levels + parts.level
+    longest = int(parts.first.max()) + 1 if len(parts.first) else 1
+    key = parts.pixels * longest + (longest - 1 - parts.first)
+    best = key.new_zeros(parts.count * parts.levels).scatter_reduce_(0, cell, key, "amax")
     chosen = key == best[cell]
-    boxes = found.box.new_zeros(found.count * found.levels, 4)
-    boxes[cell[chosen]] = found.box[chosen]
-    return boxes.view(found.count, found.levels, 4)
+    boxes = parts.box.new_zeros(parts.count * parts.levels, 4)
+    boxes[cell[chosen]] = parts.box[chosen]
+    return boxes.view(parts.count, parts.levels, 4)
 
 
-def nearest_ious(found: Tensor, boxes: Sequence[Tensor]) -> Tensor:
-    """Overlap of each found box with the nearest true box of its image; a box without area has none.
+def nearest_ious(predicted: Tensor, boxes: Sequence[Tensor]) -> Tensor:
+    """Overlap of each predicted box with the nearest true box of its image; a box without area has none.
 
     Args:
-        found: ``(B, 4)`` or ``(B, L, 4)`` xyxy, half-open.
+        predicted: ``(B, 4)`` or ``(B, L, 4)`` xyxy, half-open.
         boxes: per image ``(N_i, 4)`` true boxes, xyxy, half-open.
 
     Returns:
@@ -118,25 +118,25 @@ def nearest_ious(found: Tensor, boxes: Sequence[Tensor]) -> Tensor:
     >>> nearest_ious(torch.tensor([[0, 0, 2, 2]]), [torch.tensor([[1, 0, 3, 2]])]).tolist()
     [0.3333333333333333]
     """
-    whole = found if found.ndim == 3 else found[:, None]
-    return _ious(whole, _padded(boxes, found.device)).amax(dim=-1).view(found.shape[:-1])
+    whole = predicted if predicted.ndim == 3 else predicted[:, None]
+    return _ious(whole, _padded(boxes, predicted.device)).amax(dim=-1).view(predicted.shape[:-1])
 
 
-def best_ious(found: Components, boxes: Sequence[Tensor]) -> Tensor:
+def best_ious(parts: Components, boxes: Sequence[Tensor]) -> Tensor:
     """Greatest overlap of any component's box with any true box, at every level.
 
     Args:
-        found: components of B maps.
+        parts: components of B maps.
         boxes: per map ``(N_i, 4)`` true boxes, xyxy, half-open.
 
     Returns:
         ``(B, L)`` float64; 0 without a component or a true box.
     """
-    true = _padded(boxes, found.box.device)
-    overlap = _ious(found.box[:, None], true[found.image]).amax(dim=(1, 2))
-    best = overlap.new_zeros(found.count * found.levels)
-    best.scatter_reduce_(0, found.image * found.levels + found.level, overlap, "amax")
-    return best.view(found.count, found.levels)
+    true = _padded(boxes, parts.box.device)
+    overlap = _ious(parts.box[:, None], true[parts.image]).amax(dim=(1, 2))
+    best = overlap.new_zeros(parts.count * parts.levels)
+    best.scatter_reduce_(0, parts.image * parts.levels + parts.level, overlap, "amax")
+    return best.view(parts.count, parts.levels)
 
 
 def _ious(boxes: Tensor, others: Tensor) -> Tensor:

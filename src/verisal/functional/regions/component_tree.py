@@ -78,7 +78,7 @@ def _passes(corners: Tensor) -> tuple[Tensor, ...]:
     upper, lower = torch.maximum(upper_left, upper_right), torch.maximum(lower_left, lower_right)
     sides = ((right, left), (lower, upper), (lower_right, upper_left), (lower_left, upper_right))
     pairs = zip(sides, _neighbours(*corners.shape[2:]), strict=True)
-    return tuple(torch.minimum(one[here], two[there]) for (one, two), (here, there) in pairs)
+    return tuple(torch.minimum(near[here], far[there]) for (near, far), (here, there) in pairs)
 
 
 def _neighbours(height: int, width: int) -> Iterator[tuple[tuple[slice, ...], tuple[slice, ...]]]:
@@ -140,11 +140,11 @@ def _merge_tree(borders: Tensor, peaks: int) -> tuple[Tensor, Tensor]:
     parent, passed, group = own.clone(), torch.zeros_like(own), own
     total = borders.shape[1]
     # Ties are broken by the number of the border, so that no cycle of equals can close.
-    one, two = borders[0], borders[1]
+    near, far = borders[0], borders[1]
     key = borders[2] * total + torch.arange(borders.shape[1], device=borders.device)
     while len(key):
         best = torch.full_like(own, -1)
-        best.scatter_reduce_(0, one, key, "amax").scatter_reduce_(0, two, key, "amax")
+        best.scatter_reduce_(0, near, key, "amax").scatter_reduce_(0, far, key, "amax")
         joins = torch.nonzero(best >= 0)[:, 0]
         border = best[joins] % total
         step = own.clone()
@@ -155,9 +155,9 @@ def _merge_tree(borders: Tensor, peaks: int) -> tuple[Tensor, Tensor]:
         parent[moved], passed[moved] = step[moved], best[moved] // total
         root = _followed(step)
         group = root[group]
-        one, two = root.gather(0, one), root.gather(0, two)
-        apart = torch.nonzero(one != two)[:, 0]
-        one, two, key = one[apart], two[apart], key[apart]
+        near, far = root.gather(0, near), root.gather(0, far)
+        apart = torch.nonzero(near != far)[:, 0]
+        near, far, key = near[apart], far[apart], key[apart]
     return parent, passed
 
 
@@ -203,8 +203,8 @@ def _extents(corners: Tensor, entries: Tensor, chains: _Chains, width: int) -> t
     values = corners.view(4, -1)
     # Of two pixels in a column or row of a block the higher one reaches as far.
     left, right, upper, lower = (
-        torch.where(values[one] >= values[two], entries[one], entries[two])
-        for one, two in ((0, 2), (1, 3), (0, 1), (2, 3))
+        torch.where(values[first] >= values[second], entries[first], entries[second])
+        for first, second in ((0, 2), (1, 3), (0, 1), (2, 3))
     )
     y = torch.arange(0, 2 * height, 2, device=corners.device)[:, None].expand(count, height, half).flatten()
     x = torch.arange(0, 2 * half, 2, device=corners.device).expand(count, height, half).flatten()

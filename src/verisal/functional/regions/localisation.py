@@ -124,7 +124,7 @@ def largest_component_ious(maps: Tensor, boxes: Sequence[Tensor], *, chunk_size:
         - Components take the place of contours: size is counted in pixels, holes are no components.
         - Boxes are half-open and have no pixel added in their area.
     """
-    return _level_ious(maps, boxes, lambda found, true: nearest_ious(largest_boxes(found), true), chunk_size)
+    return _level_ious(maps, boxes, lambda parts, true: nearest_ious(largest_boxes(parts), true), chunk_size)
 
 
 def multi_component_ious(maps: Tensor, boxes: Sequence[Tensor], *, chunk_size: int = 4) -> Tensor:
