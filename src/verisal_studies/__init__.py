@@ -11,20 +11,7 @@ from verisal_studies.reliable_saliency import ReliableSaliency
 from verisal_studies.study import Finding, Section, Study, StudyFigure, StudyResult, Verdict
 
 __all__ = [
-    "BaselineChoice",
-    "DecoyGrid",
-    "DecoyStudy",
-    "Finding",
-    "InputPerturbations",
-    "MapRobustness",
-    "ReliableDetection",
-    "ReliableSaliency",
-    "Section",
-    "Study",
-    "StudyFigure",
-    "StudyPage",
-    "StudyResult",
-    "Verdict",
-    "page_text",
-    "write_page",
-]
+    "BaselineChoice", "DecoyGrid", "DecoyStudy", "Finding", "InputPerturbations", "MapRobustness",
+    "ReliableDetection", "ReliableSaliency", "Section", "Study", "StudyFigure", "StudyPage",
+    "StudyResult", "Verdict", "page_text", "write_page",
+]  # fmt: skip
