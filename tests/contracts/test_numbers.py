@@ -36,7 +36,7 @@ _ROOMS = (
 _SHELVES = ("attacks.on_maps", "functional")
 # What is computed, never set: fields of results and tables.
 _RESULTS = {
-    "Attribution", "Calibration", "CheckReport", "Components", "DecoyReport", "MaskCard", "MeanCurve",
+    "Attribution", "Calibration", "CheckReport", "Components", "DecoyReport", "FoundGates", "MaskCard", "MeanCurve",
     "Neutrality", "Removals", "Resampled",
 }  # fmt: skip
 # Any seed names random numbers. Elsewhere -1 and what is no number mean: darker; no threshold; the last
