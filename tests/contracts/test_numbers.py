@@ -36,8 +36,8 @@ _ROOMS = (
 _SHELVES = ("attacks.on_maps", "functional")
 # What is computed, never set: fields of results and tables.
 _RESULTS = {
-    "Attribution", "Calibration", "CheckReport", "Components", "DecoyReport", "FoundGates", "MaskCard", "MeanCurve",
-    "Neutrality", "Removals", "Resampled",
+    "Attribution", "Calibration", "CheckReport", "Components", "DecoyReport", "FoundGates", "MaskCard",
+    "MeanCurve", "Neutrality", "Removals", "Resampled",
 }  # fmt: skip
 # Any seed names random numbers. Elsewhere -1 and what is no number mean: darker; no threshold; the last
 # layer; a score; a mean; nothing, as the commands alone set it.
