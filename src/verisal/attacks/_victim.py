@@ -45,6 +45,7 @@ class Victim:
 
     Attributes:
         rows: ``(B,)`` int64, all samples of the chunk.
+        num_classes: that the attack chooses among; 0 until logits were asked for.
         labels: as given; for a classifier with ``output: sigmoid`` the decision about each label (see
             :func:`.decision`), which is all that the attack sees: two logits, and labels 0 and 1.
     """
@@ -59,7 +60,7 @@ class Victim:
         self._model = model
         self._output = output_of(model)
         self._given, self.labels = labels, labels
-        self._num_classes = 0
+        self.num_classes = 0
         self._scale_known = False
         if self._output == "sigmoid":
             if image is None:
@@ -78,7 +79,7 @@ class Victim:
     def uncounted(self, images: Tensor, rows: Tensor) -> Tensor:
         """Logits as of :meth:`logits`, for passes that are counted otherwise."""
         logits = ask(self._model, images).float()
-        if not self._num_classes:
+        if not self.num_classes:
             self._check(logits)
         if self._output == "softmax":
             return logits
@@ -128,11 +129,6 @@ class Victim:
             self.n_bwd[rows] += 1
             yield column.detach(), gradient.detach()
 
-    @property
-    def num_classes(self) -> int:
-        """Classes that the attack chooses among, known once logits were asked for."""
-        return self._num_classes
-
     def reached(self, logits: Tensor, rows: Tensor) -> Tensor:
         """``(n,)`` bool: the prediction is the goal class, or, untargeted, is no longer the label."""
         hit = logits.argmax(dim=1) == self.labels[rows]
@@ -147,7 +143,7 @@ class Victim:
 
     def _check(self, logits: Tensor) -> None:
         check_labels(self._given, logits.shape[1])
-        self._num_classes = logits.shape[1] if self._output == "softmax" else 2
+        self.num_classes = logits.shape[1] if self._output == "softmax" else 2
 
     def _labels_of(self, images: Tensor, rows: Tensor, classes: int) -> Tensor:
         """Which logit is attacked for each image; one alone needs no label."""
