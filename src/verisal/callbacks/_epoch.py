@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -116,11 +116,10 @@ class Epoch:
     @contextmanager
     def scope(self) -> Iterator[None]:
         """No gradients, a frozen classifier, shared work; the global random state is as before."""
-        quiet = frozen(self.classifier) if isinstance(self.classifier, nn.Module) else nullcontext()
         with (
             torch.inference_mode(mode=False),
             torch.no_grad(),
-            quiet,
+            frozen(self.classifier),
             rng_preserved(self.device),
             self.work.sharing(),
         ):

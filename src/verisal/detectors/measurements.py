@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from verisal.errors import ConfigError
 from verisal.fingerprint import Configured
@@ -39,9 +38,8 @@ class Measurement(Configured, ABC):
 def measured_logits(classifier: StagedClassifier, images: Tensor) -> Tensor:
     """Logits ``(B, K)`` in float32, the classifier in eval mode and left as it was."""
     check_images(images)
-    quiet = frozen(classifier) if isinstance(classifier, nn.Module) else nullcontext()
     require_softmax(classifier, "a detector of adversarial images")
-    with quiet, gradient_scope(images.device.type), torch.no_grad():
+    with frozen(classifier), gradient_scope(images.device.type), torch.no_grad():
         return ask(classifier, images)
 
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from verisal.errors import DataError
 from verisal.fingerprint import Configured
 from verisal.functional.networks import staged_network
 from verisal.functional.outputs import probabilities
-from verisal.functional.scopes import frozen, gradient_scope, rng_preserved
+from verisal.functional.scopes import differentiated
 from verisal.types import (
     AnyClassifier,
     OutputKind,
@@ -86,8 +86,7 @@ def explaining(
     known = classifier.num_classes if isinstance(classifier, StagedClassifier) else None
     if known is not None:
         check_query_class(query_class, len(images), known)
-    quiet = frozen(classifier) if isinstance(classifier, nn.Module) else nullcontext()
-    with rng_preserved(images.device), quiet, gradient_scope(images.device.type):
+    with differentiated(classifier, device=images.device):
         yield images.detach().clone(), query_class.clone()
 
 
