@@ -23,17 +23,31 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+_NETWORKS = ("masks_activations", "masks", "activations", "gradient")
 SMALL = (
     "--data.init_args.fit_count=48",
     "--data.init_args.val_count=224",
     "--data.init_args.val_attacked_count=24",
     "--data.init_args.test_count=40",
-    "--data.init_args.features.saliency.init_args.steps=5",
-    "--data.init_args.features.saliency.init_args.learning_rate=0.2",
-    "--model.init_args.members=1",
     "--model.init_args.resamples=100",
     "--trainer.max_epochs=3",
     "--wandb.mode=offline",
+    *(
+        f"--model.init_args.detectors.{row}.init_args.source.init_args.saliency.init_args.{setting}"
+        for row in (
+            "masks_activations",
+            "masks",
+            "activations",
+            "gradient",
+            "max_softmax",
+            "shift_consistency",
+        )
+        for setting in ("steps=5", "learning_rate=0.2")
+    ),
+    *(
+        f"--model.init_args.detectors.{row}.init_args.members=1"
+        for row in ("masks_activations", "masks", "activations", "gradient", "raw_image")
+    ),
 )
 SIGNALS = (signal.SIGTERM, signal.SIGKILL, signal.SIGINT)
 

@@ -9,9 +9,8 @@ import torch
 from PIL import Image
 
 from helpers.tiny_detector import SIZE, config, exported, memorised
-from verisal.checkpoint import CARD_KEY, load_export, load_weights, save_checkpoint, save_export
+from verisal.checkpoint import CARD_KEY, load_export, load_weights, save_checkpoint
 from verisal.cli import main
-from verisal.cli._detector_file import read_detector
 from verisal.cli._export import with_export
 from verisal.data import EmojiScenes
 from verisal.errors import CheckpointError, ConfigError
@@ -124,7 +123,7 @@ def test_a_detector_is_tested_from_its_export_with_the_same_report(inside):
     assert report_of("again") == report_of("fitted")
 
 
-def test_the_card_of_a_detector_holds_rows_thresholds_and_features(inside):
+def test_the_card_of_a_detector_holds_rows_thresholds_and_recipes(inside):
     tensors, card = load_export("shared/model.safetensors")
     assert not [name for name in tensors if name.startswith("networks.")]
     rows = card["checkpoint"]["card"]["rows"]
@@ -133,7 +132,7 @@ def test_the_card_of_a_detector_holds_rows_thresholds_and_features(inside):
     assert masks["FPR 5 %"] == pytest.approx(float(tensors["thresholds"][rows.index("masks"), 0]))
     # FPR 1 % asks for 1000 validation images.
     assert masks["FPR 1 %"] is None
-    assert card["features"]["saliency"]["init_args"]["steps"] == 4
+    assert card["settings"]["detectors"]["masks"]["source"]["saliency"]["steps"] == 4
     assert card["settings"]["head"] == "masks_activations"
 
 
@@ -160,22 +159,6 @@ def test_a_detector_of_another_classifier_is_refused(inside, capsys):
     assert "another classifier: images of 32 px, not 64" in error
     assert "other weights" in error
     assert not Path("never").exists()
-
-
-def test_nothing_that_a_card_names_is_imported(inside):
-    tensors, card = load_export("shared/model.safetensors")
-    card["features"]["saliency"]["class_path"] = "os.system"
-    save_export("strange/model.safetensors", tensors, card)
-    with pytest.raises(CheckpointError, match="masks may be HierarchicalMasks, LearnedMask"):
-        read_detector(Path("strange")).made_features()
-
-
-def test_settings_that_are_not_those_of_training_are_refused(inside):
-    tensors, card = load_export("shared/model.safetensors")
-    card["features"]["saliency"]["init_args"]["steps"] = 8
-    save_export("other/model.safetensors", tensors, card)
-    with pytest.raises(CheckpointError, match="other features than it was trained on"):
-        read_detector(Path("other")).made_features()
 
 
 def test_what_cannot_be_exported_is_told(inside, tmp_path, capsys):

@@ -8,26 +8,14 @@ import pytest
 import torch
 
 import verisal.detectors
-from helpers.detector_cases import CASES, DetectorCase, toy_classifier, toy_images
+from helpers.detector_cases import CASES, fitted, toy_classifier, toy_images
 from verisal.detectors import CNNDetector, Detector, DetectorFeatures, SalientPixels, SqueezedLogits
 from verisal.errors import ConfigError, NumericError
 from verisal.functional.baselines import Blur
-from verisal.models import Classifier
 from verisal.saliency import Gradient, HierarchicalMasks, LearnedMask, Occlusion, SmoothGrad
 
 EVERY = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 MODES = {"no_grad": torch.no_grad, "inference_mode": torch.inference_mode}
-
-
-def fitted(case: DetectorCase, classifier: Classifier | None = None, *, seed: int = 0) -> Detector:
-    """Fitted on 24 clean images, 12 noisy ones and 24 that are brighter, as if attacked."""
-    detector, classifier = case.make(), classifier or toy_classifier()
-    clean = toy_images(24, seed=9)
-    noisy = (clean[:12] + toy_images(12, seed=10) / 8).clamp(0, 1)
-    images = torch.cat([clean, noisy, (clean * 0.5 + 0.3)])
-    adversarial = torch.arange(60) >= 36
-    detector.fit(detector.measurement(classifier, images), adversarial, torch.arange(60) < 24, seed=seed)
-    return detector
 
 
 def score(detector: Detector, images: torch.Tensor) -> torch.Tensor:

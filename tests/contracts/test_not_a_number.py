@@ -10,9 +10,9 @@ import torch
 from test_metric_contracts import CASES, computed
 
 from helpers.metric_cases import toy_explained
-from verisal.cli._alarm import DetectorAlarm
 from verisal.detection.end_to_end import end_to_end, nearest_of_other_class, strongest
 from verisal.detection.metric import DetectionScores
+from verisal.detection.report import _worst_benign
 from verisal.detection.table import detection_report
 from verisal.errors import DataError, NumericError
 from verisal.functional.adversarial import judge_8bit
@@ -47,9 +47,7 @@ from verisal.functional.statistics.ranking import (
 )
 from verisal.functional.statistics.resampled import Bootstrap, Resampled
 from verisal.metrics import DisturbedScores
-from verisal.results import Evaluation, Score
-from verisal.tasks._detector_report import mean_auroc
-from verisal.tasks._transfer_report import _worst_benign
+from verisal.results import Score
 
 NAN, INF = math.nan, math.inf
 GOOD = torch.tensor([0.9, 0.2, 0.7, 0.4, 0.35, 0.6], dtype=torch.float64)
@@ -317,20 +315,13 @@ def test_the_worst_of_several_groups_is_unknown_where_one_of_them_is():
         "test/a/fpr/none": Score(NAN, NAN, NAN, n=0),  # a group without an image hides nothing
         "test/a/fpr/clean": Score(0.9, 0.8, 1.0, n=50),
     }
-    worst = _worst_benign(scores, "a", groups, Bootstrap())["test/a/fpr/worst_benign"]
+    worst = _worst_benign(scores, "test", "a", groups, Bootstrap())["test/a/fpr/worst_benign"]
     assert (worst.value, worst.n, worst.undefined) == (0.2, 50, 0)
     assert 0.0 < worst.low < 0.2 < worst.high
     scores["test/a/fpr/jpeg"] = Score(NAN, NAN, NAN, n=0, undefined=50)
-    hidden = _worst_benign(scores, "a", groups, Bootstrap())["test/a/fpr/worst_benign"]
+    hidden = _worst_benign(scores, "test", "a", groups, Bootstrap())["test/a/fpr/worst_benign"]
     assert math.isnan(hidden.value)
     assert hidden.undefined == 50
-
-
-def test_a_detector_without_a_score_for_one_attack_is_not_chosen_for_the_others():
-    fine = {"val/a/auroc/one": Score(0.7, NAN, NAN, n=9), "val/a/auroc/none": Score(NAN, NAN, NAN, n=0)}
-    assert mean_auroc(Evaluation("val", fine), "a") == 0.7
-    hidden = fine | {"val/a/auroc/two": Score(NAN, NAN, NAN, n=0, undefined=9)}
-    assert mean_auroc(Evaluation("val", hidden), "a") == -INF
 
 
 def test_a_report_of_a_detector_without_scores_has_no_numbers():
@@ -370,15 +361,3 @@ def test_a_count_of_nothing_is_not_0():
     metric.table.update(["a", "b"], torch.full((2, len(columns)), NAN, dtype=torch.float64))
     found = metric.compute()
     assert all(math.isnan(score.value) and score.n == 0 and score.undefined == 2 for score in found.values())
-
-
-def test_an_image_without_a_score_has_no_verdict():
-    found = {"score/masks": [2.0, math.nan, 0.5], "alarm": [True, None, False], "threshold/masks": [1.0] * 3}
-    task = SimpleNamespace(head="masks", predict_step=lambda batch, index: found)
-    judged = DetectorAlarm(task)(torch.rand(3, 3, 2, 2), "abc")
-    assert judged.alarms == (True, False, False)
-    assert judged.words == (
-        "ALARM: adversarial, score 2.00 (alarm above 1.00)",
-        "NO VERDICT: the detector has no score for this image",
-        "no alarm, score 0.50 (alarm above 1.00)",
-    )

@@ -16,6 +16,7 @@ import torch
 
 from verisal.attacks import FGSM
 from verisal.attacks.on_maps.attack import MapAttack
+from verisal.detectors import MaxSoftmax
 from verisal.errors import ConfigError
 from verisal.functional.baselines import Constant
 from verisal.saliency import HierarchicalMasks
@@ -36,8 +37,8 @@ _ROOMS = (
 _SHELVES = ("attacks.on_maps", "functional")
 # What is computed, never set: fields of results and tables.
 _RESULTS = {
-    "Attribution", "Calibration", "CheckReport", "Components", "DecoyReport", "FoundGates", "MaskCard",
-    "MeanCurve", "Neutrality", "Removals", "Resampled",
+    "Attribution", "Calibration", "CheckReport", "Components", "DecoyReport", "DetectionResult",
+    "FoundGates", "MaskCard", "MeanCurve", "Neutrality", "Removals", "Resampled",
 }  # fmt: skip
 # Any seed names random numbers. Elsewhere -1 and what is no number mean: darker; no threshold; the last
 # layer; a score; a mean; nothing, as the commands alone set it.
@@ -58,6 +59,7 @@ _GIVEN: dict[str, dict[str, Any]] = {
     "CascadingRandomisation": {"method": HierarchicalMasks(), "images": torch.zeros(1, 3, 32, 32)},
     "ClassRankScores": {"queries": ["c1"]},
     "DetectionScores": {"rows": ["a"]},
+    "DetectorTask": {"detectors": {"a": MaxSoftmax()}, "head": "a"},
     "FoolboxCall": {"attack": FGSM(eps=0.1)},
     "MapAttack": {"kind": "top_k"},
     "MapSimilarity": {"label": "a", "other": HierarchicalMasks()},

@@ -13,7 +13,7 @@ from verisal.attacks import SignNoise
 from verisal.cli import main
 from verisal.data import EmojiScenes, ImageData, ImageFolder, ImageSplits
 from verisal.detection import DetectorData
-from verisal.detection.sources import image_source
+from verisal.detection.data import image_source
 from verisal.errors import ConfigError, DataError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -129,12 +129,11 @@ def test_a_detector_can_be_fitted_on_images_on_disk(tmp_path):
     folders = {split: ImageFolder(root=str(tmp_path / split)) for split in scenes}
     source = ImageSplits(images=folders["det_fit"], val_images=folders["det_val"], ratios=(0.7, 0, 0.3))
     data = DetectorData(
-        fit_attacks={"pgd": attacks()["pgd"]},
-        test_attacks={"pgd": attacks()["pgd"]},
+        attacks={"pgd": attacks()["pgd"]},
+        families={"iterated": ["pgd"]},
+        fits={"default": ["pgd"]},
         noise={"noise_linf": SignNoise(8 / 255)},
-        fit_noise_like="pgd",
-        test_noise_like="pgd",
-        features=features(),
+        noise_like="pgd",
         classifier=str(exported(tmp_path)),
         fit_count=10,
         val_count=10,
@@ -144,10 +143,11 @@ def test_a_detector_can_be_fitted_on_images_on_disk(tmp_path):
         source=source,
     )
     data.setup("fit")
-    counts = data.table("det_fit").counts()
+    data.measure(("det_fit",), [features()])
+    counts = data.groups("det_fit").counts()
     assert counts["clean"] + counts["clean_misclassified"] == 10
     assert counts["pgd"] > 0.5 * counts["clean"]
-    assert data.image_id("val", 0).rpartition("/")[2].startswith("det_val-")
+    assert data.image_id("det_val", 0).rpartition("/")[2].startswith("det_val-")
 
 
 def test_attacks_need_labels(tmp_path):

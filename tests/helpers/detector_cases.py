@@ -130,3 +130,14 @@ def toy_images(count: int, *, seed: int = 0) -> Tensor:
     rng = torch.Generator().manual_seed(seed)
     bright = torch.rand(count, 1, 1, 1, generator=rng)
     return (torch.rand(count, 3, 12, 12, generator=rng) * bright * 255).round() / 255
+
+
+def fitted(case: DetectorCase, classifier: Classifier | None = None, *, seed: int = 0) -> Detector:
+    """Fitted on 24 clean images, 12 noisy ones and 24 that are brighter, as if attacked."""
+    detector, classifier = case.make(), classifier or toy_classifier()
+    clean = toy_images(24, seed=9)
+    noisy = (clean[:12] + toy_images(12, seed=10) / 8).clamp(0, 1)
+    images = torch.cat([clean, noisy, (clean * 0.5 + 0.3)])
+    adversarial = torch.arange(60) >= 36
+    detector.fit(detector.measurement(classifier, images), adversarial, torch.arange(60) < 24, seed=seed)
+    return detector

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from verisal.attacks import FGSM, PGD, SignNoise
 from verisal.data import EmojiScenes
 from verisal.detection import DetectorData
-from verisal.detectors import DetectorFeatures
+from verisal.detectors import CNNDetector, DetectorFeatures, MaxSoftmax, Pixels
 from verisal.models import Classifier, SmallResNet, export_classifier
 from verisal.saliency import HierarchicalMasks
 
@@ -66,15 +66,32 @@ def attacks():
     return {"pgd": PGD(8 / 255, steps=4), "fgsm": FGSM(4 / 255), "weak": FGSM(1 / 255)}
 
 
+FAMILIES = {"iterated": ["pgd"], "one_step": ["fgsm", "weak"]}
+
+
+def rows(*names, source=None, **settings):
+    """Detectors by the names of their rows, small; all read the same unless they read the image."""
+    source = source or features()
+    network = {"source": source, "grid": 4, "width": 4, "members": 2} | settings
+    every = {
+        "masks_activations": lambda: CNNDetector(reads=("masks/*", "activations/*"), **network),
+        "masks": lambda: CNNDetector(reads=("masks/*",), **network),
+        "activations": lambda: CNNDetector(reads=("activations/*",), **network),
+        "gradient": lambda: CNNDetector(reads=("gradient",), **network),
+        "raw_image": lambda: CNNDetector(reads=("image",), **network | {"source": Pixels()}),
+        "max_softmax": lambda: MaxSoftmax(source=source),
+    }
+    return {name: every[name]() for name in names or every}
+
+
 def data(folder, **settings):
     """The data module over the memorised scenes, with its stores under ``folder``."""
     known = {
-        "fit_attacks": {"pgd": PGD(8 / 255, steps=4)},
-        "test_attacks": attacks(),
+        "attacks": attacks(),
+        "families": FAMILIES,
+        "fits": {"default": ["pgd"]},
         "noise": {"noise_linf": SignNoise(8 / 255)},
-        "fit_noise_like": "pgd",
-        "test_noise_like": "pgd",
-        "features": features(),
+        "noise_like": "pgd",
         "classifier": str(exported(folder)),
         "fit_count": COUNTS["det_fit"],
         "val_count": COUNTS["det_val"],
@@ -91,30 +108,53 @@ seed_everything: 0
 model:
   class_path: DetectorTask
   init_args:
-    rows: [masks_activations, masks, activations, gradient, raw_image]
+    detectors:
+      masks_activations:
+        class_path: CNNDetector
+        init_args:
+          source: &features
+            class_path: DetectorFeatures
+            init_args:
+              saliency:
+                class_path: verisal.saliency.HierarchicalMasks
+                init_args: {{objective: class, reg_weight: 0.5, steps: 4, learning_rate: 0.25}}
+              queries: [prediction, runner_up]
+          reads: [masks/*, activations/*]
+          members: 2
+          grid: 8
+          width: 4
+      masks:
+        class_path: CNNDetector
+        init_args: {{source: *features, reads: [masks/*], members: 2, grid: 8, width: 4}}
+      activations:
+        class_path: CNNDetector
+        init_args: {{source: *features, reads: [activations/*], members: 2, grid: 8, width: 4}}
+      gradient:
+        class_path: CNNDetector
+        init_args: {{source: *features, reads: [gradient], members: 2, grid: 8, width: 4}}
+      raw_image:
+        class_path: CNNDetector
+        init_args:
+          source: {{class_path: verisal.detectors.Pixels}}
+          reads: [image]
+          members: 2
+          grid: 8
+          width: 4
+      max_softmax: {{class_path: MaxSoftmax, init_args: {{source: *features}}}}
     head: masks_activations
-    members: 2
-    grid: 8
-    width: 4
     resamples: 40
 data:
   class_path: DetectorData
   init_args:
     classifier: {classifier}
-    features:
-      saliency:
-        class_path: HierarchicalMasks
-        init_args: {{objective: class, reg_weight: 0.5, steps: 4, learning_rate: 0.25}}
-      queries: [prediction, runner_up]
-    fit_attacks:
-      pgd: {{class_path: PGD, init_args: {{eps: 0.0314, steps: 4}}}}
-    test_attacks:
+    attacks:
       pgd: {{class_path: PGD, init_args: {{eps: 0.0314, steps: 4}}}}
       fgsm: {{class_path: FGSM, init_args: {{eps: 0.0157}}}}
+    families: {{iterated: [pgd], one_step: [fgsm]}}
+    fits: {{default: [pgd]}}
     noise:
       noise_linf: {{class_path: SignNoise, init_args: {{eps: 0.0314}}}}
-    fit_noise_like: pgd
-    test_noise_like: pgd
+    noise_like: pgd
     fit_count: 40
     val_count: 236
     val_attacked_count: 20

@@ -7,7 +7,7 @@ import yaml
 
 from helpers.tiny_detector import COUNTS, exported
 from verisal.attacks import FGSM, PGD, SignNoise
-from verisal.detection import TransferData
+from verisal.detection import DetectorData
 from verisal.detectors import CNNDetector, LearnedConsistency, MaxSoftmax, Pixels
 from verisal.tasks import TransferTask
 
@@ -51,10 +51,11 @@ def data(folder, **settings):
         "classifier": str(exported(folder)),
         "fit_count": COUNTS["det_fit"],
         "val_count": COUNTS["det_val"],
+        "val_attacked_count": 0,
         "test_count": COUNTS["det_test"],
         "store": str(Path(folder) / "store"),
     }
-    return TransferData(**known | settings)
+    return DetectorData(**known | settings)
 
 
 def task(**settings):
@@ -105,7 +106,7 @@ def config(folder, *, store="store"):
             resamples=30,
         ),
         "data": made(
-            "TransferData",
+            "DetectorData",
             classifier=str(exported(folder)),
             families=FAMILIES,
             merged=["iterated", "one_step"],
@@ -124,6 +125,7 @@ def config(folder, *, store="store"):
             noise_like="pgd",
             fit_count=COUNTS["det_fit"],
             val_count=COUNTS["det_val"],
+            val_attacked_count=0,
             test_count=COUNTS["det_test"],
             store=str(Path(folder) / store),
         ),

@@ -1,15 +1,21 @@
+"""The Lightning loop over detectors: what they learn from, which step is kept, what is reported."""
+
+import copy
+
 import lightning as L
 import pytest
 import torch
+from PIL import Image
 
-from helpers.tiny_detector import SIZE, data, memorised
+from helpers import tiny_transfer
+from helpers.tiny_detector import SIZE, data, memorised, rows
 from verisal.data import ImageData
-from verisal.detection.attacked_images import GroupTable
-from verisal.detectors import MaxSoftmax
+from verisal.detection import GroupTable
+from verisal.detectors import LearnedConsistency, MaxSoftmax, Pixels
 from verisal.errors import ConfigError
 from verisal.functional.statistics.detection import threshold_at_fpr
-from verisal.saliency.gates.masks import resize_maps
-from verisal.tasks import DetectorTask
+from verisal.tasks import DetectorTask, TransferTask
+from verisal.types import Batch
 
 GROUPS = ("clean", "clean_misclassified", "pgd", "pgd_failed", "noise_linf", "noise_l2")
 ROLES = dict(zip(GROUPS, ("clean", "benign", "attack", "failed", "benign", "benign"), strict=True))
@@ -17,7 +23,7 @@ STAGES, QUERIES = (1, 2, 3, 4), ("prediction", "runner_up")
 
 
 def table(sizes, *, seed, signal=3.0):
-    """Rows of standard normal features; ``signal`` is added to the maps of successful attacks.
+    """Groups, and standard normal measurements; ``signal`` is added to the maps of successful attacks.
 
     ``sizes`` is the number of images of each group; they are the first ones of the split.
     """
@@ -26,21 +32,18 @@ def table(sizes, *, seed, signal=3.0):
     index = torch.cat([torch.arange(size) for size in sizes])
     # Misclassified images are images of their own, behind the others.
     index[group == 1] += sizes[0]
-    target = (group == 2).float()
-    lift = signal * target.view(-1, 1, 1, 1)
+    count, lift = len(group), signal * (group == 2).float().view(-1, 1, 1, 1)
 
     def maps(channels, side):
-        return (torch.randn(len(group), channels, side, side, generator=rng) + lift).half()
+        return (torch.randn(count, channels, side, side, generator=rng) + lift).half()
 
-    features = {f"masks/{query}/{n}": maps(3, 4) for query in QUERIES for n in STAGES}
-    features |= {f"activations/{n}": maps(3, 4) for n in STAGES}
-    features |= {
-        "gradient": maps(3, SIZE),
-        "image": (torch.rand(len(group), 3, SIZE, SIZE, generator=rng) * 255).to(torch.uint8),
-        "confidence": torch.randn(len(group), generator=rng),
-        "prediction": torch.zeros(len(group), dtype=torch.int64),
-    }
-    return GroupTable(features, index, group, target, GROUPS, ROLES, {"pgd": (1.0, 0.9)})
+    measured = {f"masks/{query}/{n}": maps(3, 4) for query in QUERIES for n in STAGES}
+    measured |= {f"activations/{n}": maps(3, 4) for n in STAGES}
+    measured |= {"gradient": maps(3, SIZE)}
+    images = (torch.rand(count, 3, SIZE, SIZE, generator=rng) * 255).to(torch.uint8)
+    measured |= {name: torch.randn(count, 24, generator=rng) for name in ("logits", "shifted/logits")}
+    nothing = torch.zeros(count, dtype=torch.int64)
+    return GroupTable(images, index, group, nothing, nothing, GROUPS, ROLES, {"pgd": (1.0, 0.9)}), measured
 
 
 def tables(*, signal=3.0):
@@ -52,17 +55,13 @@ def tables(*, signal=3.0):
 
 
 def changed(source, *, groups, scale=1.0, offset=0.0):
-    """The table with other features in the rows of ``groups``."""
-    rows = torch.isin(source.group, torch.tensor([GROUPS.index(name) for name in groups]))
-    features = {name: values.clone() for name, values in source.features.items()}
-    for name, values in features.items():
-        if values.is_floating_point():
-            values[rows] = values[rows] * scale + offset
-        if name == "image":
-            values[rows] = 255 - values[rows]
-    return GroupTable(
-        features, source.image_index, source.group, source.target, GROUPS, ROLES, source.attack_rates
-    )
+    """The table with other measurements in the rows of ``groups``."""
+    of, measured = source
+    chosen = torch.isin(of.group, torch.tensor([GROUPS.index(name) for name in groups]))
+    measured = {name: values.clone() for name, values in measured.items()}
+    for values in measured.values():
+        values[chosen] = values[chosen] * scale + offset
+    return of, measured
 
 
 @pytest.fixture(scope="module")
@@ -70,16 +69,32 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("tiny")
 
 
-def module_of(folder, given):
+def read_by(measurement, source):
+    groups, measured = source
+    if isinstance(measurement, Pixels):
+        return {"image": groups.images}
+    return measured
+
+
+def module_of(folder, given, **settings):
     """The data module with tables made by hand instead of attacks."""
-    module = data(folder)
-    module._tables = dict(given)
+    module = data(folder, **settings)
+    module.setup = lambda stage: None
+    module.measure = lambda splits, measurements: None
+    module.groups = lambda split: given[split][0]
+
+    def measured(split, measurement):
+        return read_by(measurement, given[split])
+
+    module.measured = measured
     return module
 
 
-def task_of(**settings):
-    known = {"rows": ("masks", "activations"), "head": "masks", "members": 2, "grid": 4, "width": 4}
-    return DetectorTask(**known | {"resamples": 20} | settings)
+def task_of(*names, settings=None, **known):
+    names = names or ("masks", "activations", "max_softmax")
+    return DetectorTask(
+        **{"detectors": rows(*names, **settings or {}), "head": names[0], "resamples": 20} | known
+    )
 
 
 def trainer(epochs=2, callbacks=()):
@@ -96,22 +111,36 @@ def trainer(epochs=2, callbacks=()):
     )
 
 
-def fitted(folder, given, *, epochs=2, callbacks=(), **settings):
-    task, run = task_of(**settings), trainer(epochs, callbacks)
+def fitted(folder, given, *names, epochs=2, callbacks=(), **known):
+    task, run = task_of(*names, **known), trainer(epochs, callbacks)
     run.fit(task, datamodule=module_of(folder, given))
     return task, run
 
 
-def scores_of(task, source, networks=None):
-    """``(N, rows + 1)`` scores of all rows of a table, members averaged in double precision."""
-    task.eval()
-    with torch.no_grad():
-        scores = task.row_scores(source.features, networks or task.kept)
-    return scores.double().mean(dim=2)
+def reloaded(task, run, path, **known):
+    """Another task with the checkpoint of this one, as a test loads it."""
+    run.save_checkpoint(path)
+    again = task_of(*task.rows, **known)
+    checkpoint = torch.load(path, weights_only=True)
+    again.on_load_checkpoint(checkpoint)
+    again.load_state_dict(checkpoint["state_dict"])
+    return again
+
+
+def scores_of(task, source):
+    """``(N, rows)`` scores of a table by what the task has kept."""
+    of, measured = source
+    judged = [
+        detector.judge(
+            {"image": of.images} if isinstance(detector.measurement, Pixels) else measured
+        ).double()
+        for detector in task.detectors.values()
+    ]
+    return torch.stack(judged, dim=1)
 
 
 def clean_scores(task, source, row):
-    return scores_of(task, source)[source.group == 0, row]
+    return scores_of(task, source)[source[0].clean, row]
 
 
 class Snapshots(L.Callback):
@@ -121,10 +150,19 @@ class Snapshots(L.Callback):
         self.states = []
 
     def on_validation_end(self, trainer, pl_module):
-        networks = pl_module.networks
-        self.states.append(
-            {row: {k: v.clone() for k, v in networks[row].state_dict().items()} for row in networks}
-        )
+        self.states.append(copy.deepcopy(pl_module.networks.state_dict()))
+
+
+def weights(task):
+    return {
+        f"{row}.{name}": tensor
+        for row, detector in task.detectors.items()
+        for name, tensor in detector.state().items()
+    }
+
+
+def same_weights(one, other):
+    return one.keys() == other.keys() and all(value.equal(other[name]) for name, value in one.items())
 
 
 def test_a_resumed_detector_keeps_the_statistics_that_its_weights_were_trained_with(folder, tmp_path):
@@ -133,60 +171,69 @@ def test_a_resumed_detector_keeps_the_statistics_that_its_weights_were_trained_w
     run.save_checkpoint(tmp_path / "one.ckpt")
     brighter = given | {"det_fit": changed(given["det_fit"], groups=GROUPS, offset=2.0)}
     longer = task_of()
-    trainer(2).fit(longer, datamodule=module_of(folder, brighter), ckpt_path=tmp_path / "one.ckpt")
+    trainer(2).fit(
+        longer, datamodule=module_of(folder, brighter), ckpt_path=tmp_path / "one.ckpt", weights_only=True
+    )
     assert longer.trainer.global_step == 2 * run.global_step
-    for name, value in task.state_dict().items():
-        if "input_" in name:
-            assert torch.equal(longer.state_dict()[name], value), name
+    statistics = [name for name in task.networks.state_dict() if "input_" in name]
+    assert len(statistics) == 8
+    for name in statistics:
+        assert torch.equal(longer.networks.state_dict()[name], task.networks.state_dict()[name]), name
 
 
-def test_each_row_keeps_its_own_best_epoch_with_that_epochs_thresholds(folder, monkeypatch):
-    planted = {"masks": [0.5, 0.9, 0.9, 0.7], "activations": [0.6, 0.2, 0.55, 0.8]}
-    asked = {row: iter(values) for row, values in planted.items()}
-    monkeypatch.setattr("verisal.tasks.detector.mean_auroc", lambda evaluation, row: next(asked[row]))
+def test_the_last_step_is_kept_with_its_own_thresholds(folder, tmp_path):
     snapshots, given = Snapshots(), tables()
-    task, run = fitted(folder, given, epochs=4, callbacks=[snapshots])
-    assert task.best.tolist() == pytest.approx([0.9, 0.8])
-    for row, best in (("masks", 1), ("activations", 3)):  # of two equal ones, the earlier
-        kept = task.kept[row].state_dict()
-        assert all(value.equal(kept[name]) for name, value in snapshots.states[best][row].items())
-        other = snapshots.states[0][row]
-        assert not all(value.equal(kept[name]) for name, value in other.items())
-    for index in range(2):
-        expected = threshold_at_fpr(clean_scores(task, given["det_val"], index), 0.05)
-        assert float(task.thresholds[index, 0]) == pytest.approx(expected, abs=1e-5)
-    assert float(run.callback_metrics["val/kept/auroc"]) == pytest.approx(0.85)
+    task, run = fitted(folder, given, epochs=3, callbacks=[snapshots])
+    again = reloaded(task, run, tmp_path / "last.ckpt")
+    kept = {f"{n}.{name.removeprefix('CNNDetector.')}": value
+            for n, row in enumerate(("masks", "activations"))
+            for name, value in again.detectors[row].state().items()}  # fmt: skip
+    assert same_weights(kept, snapshots.states[2])
+    assert not same_weights(kept, snapshots.states[1])
+    for index in range(3):
+        expected = threshold_at_fpr(clean_scores(again, given["det_val"], index), 0.05)
+        assert float(again.thresholds[index, 0]) == pytest.approx(expected, abs=1e-5)
+    seen = run.callback_metrics["val/masks/auroc/mean_seen"]
+    assert float(seen) == pytest.approx(task.evaluation.scores["val/masks/auroc/pgd"].value)
 
 
-def test_thresholds_come_from_correct_clean_validation_images_alone(folder):
+def test_thresholds_come_from_correct_clean_validation_images_alone(folder, tmp_path):
     given = tables()
     task, run = fitted(folder, given)
     others = tuple(name for name in GROUPS if name != "clean")
     moved = given | {"det_val": changed(given["det_val"], groups=others, scale=0.9, offset=0.3)}
     moved["det_test"] = changed(given["det_test"], groups=GROUPS, scale=3.0, offset=-1.0)
-    again, _ = fitted(folder, moved, epochs=2)
-    # The epoch that is kept may change with the attacked validation images, so compare with the literal rule.
-    for one, source in ((task, given), (again, moved)):
-        for index in range(3):
-            scores = clean_scores(one, source["det_val"], index)
-            assert len(scores) == 220
-            allowed = sorted(scores.tolist(), reverse=True)[11]  # 5 % of 220 may lie above
-            assert float(one.thresholds[index, 0]) == pytest.approx(allowed, abs=1e-5)
+    again, _ = fitted(folder, moved)
+    assert task.thresholds.equal(again.thresholds)
+    kept = reloaded(task, run, tmp_path / "kept.ckpt")
+    for index in range(3):
+        scores = clean_scores(kept, given["det_val"], index)
+        assert len(scores) == 220
+        allowed = sorted(scores.tolist(), reverse=True)[11]  # 5 % of 220 may lie above
+        assert float(task.thresholds[index, 0]) == pytest.approx(allowed, abs=1e-5)
     # FPR 1 % asks for 1000 images.
     assert task.supported.tolist() == [[True, False]] * 3
     assert int(task.negatives) == 220
     assert any("FPR 1 % not supported" in note and "found 220" in note for note in task.evaluation.notes)
     before = task.thresholds.clone()
-    run.test(task, datamodule=module_of(folder, moved), verbose=False)
-    assert task.thresholds.equal(before)
-    expected = float((clean_scores(task, moved["det_test"], 0) > before[0, 0]).double().mean())
-    assert task.evaluation.scores["test/masks/fpr/clean"].value == pytest.approx(expected)
+    trainer().test(kept, datamodule=module_of(folder, moved), verbose=False)
+    assert kept.thresholds.equal(before)
+    expected = float((clean_scores(kept, moved["det_test"], 0) > before[0, 0]).double().mean())
+    assert kept.evaluation.scores["test/masks/fpr/clean"].value == pytest.approx(expected)
 
 
-def test_report_holds_every_row_and_group(folder):
+def evaluated(folder, given, *names, tmp_path, **known):
+    """A task that was fitted, reloaded from its checkpoint and tested."""
+    task, run = fitted(folder, given, *names, **known)
+    known = {name: value for name, value in known.items() if name not in ("epochs", "callbacks")}
+    again = reloaded(task, run, tmp_path / "tested.ckpt", **known)
+    trainer().test(again, datamodule=module_of(folder, given), verbose=False)
+    return again
+
+
+def test_report_holds_every_row_and_group(folder, tmp_path, monkeypatch):
     given = tables()
-    task, run = fitted(folder, given)
-    run.test(task, datamodule=module_of(folder, given), verbose=False)
+    task = evaluated(folder, given, tmp_path=tmp_path)
     names = set(task.evaluation.scores)
     for row in ("masks", "activations", "max_softmax"):
         assert {
@@ -194,7 +241,8 @@ def test_report_holds_every_row_and_group(folder):
             for rest in (
                 *("auroc/pgd", "fpr_at_tpr95/pgd", "tpr_at_fpr5/pgd", "tpr_at_fpr1/pgd"),
                 *("fpr/clean", "fpr/clean_misclassified", "fpr/noise_linf", "fpr/noise_l2"),
-                "alarm_rate/pgd_failed",
+                *("alarm_rate/pgd_failed", "auroc/mean_seen", "fpr/worst_benign"),
+                "end_to_end/right_or_rejected",
             )
         } <= names
     assert "test/masks/auroc_member_min/pgd" in names
@@ -202,23 +250,23 @@ def test_report_holds_every_row_and_group(folder):
     assert task.evaluation.counts == dict(zip(GROUPS, (100, 5, 90, 8, 100, 100), strict=True))
     assert len(task.evaluation.samples["image_id"]) == 403
     assert task.evaluation.samples["image_id"][0] == "emoji-0-det_test-0"
+    assert task.evaluation.timings["masks: forward passes per image"] >= 1
     (panel, _) = task.evaluation.panels
     assert (panel.image_id, panel.attack) == ("emoji-0-det_test-0", "pgd")
-    source = given["det_test"]
-    attacked = int((source.group == 2).nonzero()[0])
-    assert panel.attacked.equal(source.features["image"][attacked] / 255)
-    assert panel.attacked_layers["stage2"].equal(source.features["masks/prediction/2"][attacked, 0].float())
-    assert f"(score {float(scores_of(task, source)[attacked, 0]):.2f})" in panel.caption
+    groups, measured = given["det_test"]
+    attacked = int((groups.group == 2).nonzero()[0])
+    assert panel.attacked.equal(groups.images[attacked] / 255)
+    assert panel.attacked_layers["stage2"].equal(measured["masks/prediction/2"][attacked, 0].float())
+    assert f"(score {float(scores_of(task, given['det_test'])[attacked, 0]):.2f})" in panel.caption
 
 
-def test_auroc_is_that_of_the_kept_networks_on_paired_images(folder):
+def test_auroc_is_that_of_the_kept_networks_on_paired_images(folder, tmp_path):
     given = tables(signal=0.3)
-    task, run = fitted(folder, given)
-    run.test(task, datamodule=module_of(folder, given), verbose=False)
-    source, scores = given["det_test"], scores_of(task, given["det_test"])
+    task = evaluated(folder, given, tmp_path=tmp_path)
+    groups, scores = given["det_test"][0], scores_of(task, given["det_test"])
     for index, row in enumerate(("masks", "activations", "max_softmax")):
-        positive = scores[source.group == 2, index].tolist()
-        negative = scores[source.group == 0, index].tolist()[:90]  # those that were attacked with success
+        positive = scores[groups.group == 2, index].tolist()
+        negative = scores[groups.group == 0, index].tolist()[:90]  # those that were attacked with success
         wins = sum((p > n) + 0.5 * (p == n) for p in positive for n in negative)
         found = task.evaluation.scores[f"test/{row}/auroc/pgd"]
         assert found.value == pytest.approx(wins / (90 * 90), abs=1e-4)
@@ -228,32 +276,27 @@ def test_auroc_is_that_of_the_kept_networks_on_paired_images(folder):
 ROWS = ("masks", "activations", "gradient")
 
 
-def test_a_strong_signal_is_learned(folder):
-    given = tables()
-    task, run = fitted(folder, given, epochs=6, rows=ROWS)
-    run.test(task, datamodule=module_of(folder, given), verbose=False)
+def test_a_strong_signal_is_learned(folder, tmp_path):
+    task = evaluated(folder, tables(), *ROWS, "max_softmax", epochs=6, tmp_path=tmp_path)
     for row in ROWS:
         assert task.evaluation.scores[f"test/{row}/auroc/pgd"].value > 0.99
     assert abs(task.evaluation.scores["test/max_softmax/auroc/pgd"].value - 0.5) < 0.1
 
 
 def dealt_anew(source, seed):
-    """The features of other rows: groups and targets say nothing about them any more."""
-    order = torch.randperm(len(source), generator=torch.Generator().manual_seed(seed))
-    features = {name: values[order] for name, values in source.features.items()}
-    return GroupTable(
-        features, source.image_index, source.group, source.target, GROUPS, ROLES, source.attack_rates
-    )
+    """The measurements of other rows: groups say nothing about them any more."""
+    groups, measured = source
+    order = torch.randperm(len(groups), generator=torch.Generator().manual_seed(seed))
+    return groups, {name: values[order] for name, values in measured.items()}
 
 
 @pytest.mark.parametrize("control", ["shuffled", "noise as attack"])
-def test_nothing_is_learned_where_there_is_nothing(folder, control):
+def test_nothing_is_learned_where_there_is_nothing(folder, tmp_path, control):
     if control == "shuffled":
         given = {split: dealt_anew(source, seed=4) for split, source in tables().items()}
     else:
         given = tables(signal=0.0)
-    task, run = fitted(folder, given, epochs=6, rows=ROWS)
-    run.test(task, datamodule=module_of(folder, given), verbose=False)
+    task = evaluated(folder, given, *ROWS, epochs=6, tmp_path=tmp_path)
     for row in ROWS:
         assert abs(task.evaluation.scores[f"test/{row}/auroc/pgd"].value - 0.5) < 0.1
 
@@ -266,164 +309,203 @@ def folded(images, side):
 
 def test_inputs_are_standardised_by_clean_fit_images_alone(folder):
     given = tables()
-    loud = given | {
-        "det_fit": changed(
-            given["det_fit"], groups=[name for name in GROUPS if name != "clean"], scale=50.0, offset=9.0
-        )
+    others = [name for name in GROUPS if name != "clean"]
+    loud = given | {"det_fit": changed(given["det_fit"], groups=others, scale=50.0, offset=9.0)}
+    groups, measured = given["det_fit"]
+    maps = [measured[f"masks/{query}/{n}"][groups.clean].float() for query in QUERIES for n in STAGES]
+    expected = {
+        "masks": torch.cat(maps, dim=1),
+        "raw_image": folded(groups.images[groups.clean].float() / 255, 8),
     }
     for source in (given, loud):
-        task, _ = fitted(folder, source, epochs=1, rows=("masks", "raw_image"))
-        clean = given["det_fit"].group == 0
-        features = {name: values[clean] for name, values in given["det_fit"].features.items()}
-        masks = torch.cat(
-            [features[f"masks/{query}/{n}"].float() for query in QUERIES for n in STAGES], dim=1
-        )
-        expected = {"masks": masks, "raw_image": folded(features["image"].float() / 255, 8)}
-        for row, maps in expected.items():
-            for networks in (task.networks, task.kept):
-                for network in networks[row]:
-                    torch.testing.assert_close(network.input_mean.flatten(), maps.mean(dim=(0, 2, 3)))
-                    torch.testing.assert_close(network.input_std.flatten(), maps.std(dim=(0, 2, 3)))
+        task, _ = fitted(folder, source, "masks", "raw_image", epochs=1)
+        for row, networks in zip(task.trained, task.networks, strict=True):
+            for network in networks:
+                torch.testing.assert_close(network.input_mean.flatten(), expected[row].mean(dim=(0, 2, 3)))
+                torch.testing.assert_close(network.input_std.flatten(), expected[row].std(dim=(0, 2, 3)))
 
 
-def test_stack_is_in_the_stated_order_on_one_grid(folder):
-    rows = ("masks_activations", "masks", "activations", "gradient", "raw_image")
-    task = task_of(rows=rows, grid=2, statistics=("max", "mean"))
-    task.trainer = trainer()
-    task.trainer.datamodule = module_of(folder, tables())
-    features = tables()["det_val"].features
-    layers = [features[f"masks/{query}/{n}"] for query in QUERIES for n in STAGES]
-    masks = torch.cat([resize_maps(layer[:, [2, 0]].float(), (2, 2)) for layer in layers], dim=1)
-    activations = torch.cat(
-        [resize_maps(features[f"activations/{n}"][:, [2, 0]].float(), (2, 2)) for n in STAGES], dim=1
-    )
-    expected = {
-        "masks": masks,
-        "activations": activations,
-        "masks_activations": torch.cat([masks, activations], dim=1),
-        "gradient": folded(features["gradient"].float(), 16),
-        "raw_image": folded(features["image"].float() / 255, 16),
-    }
-    task.configure_model()
-    for row, maps in expected.items():
-        assert task.stack(row, features).equal(maps)
-        assert task.networks[row][0].body[0].in_channels == maps.shape[1]
-
-
-def test_members_differ_and_their_mean_is_the_score(folder):
+def test_members_differ_and_their_mean_is_the_score(folder, tmp_path):
     given = tables()
-    task, _ = fitted(folder, given, epochs=1, members=3)
-    task.eval()
-    with torch.no_grad():
-        scores = task.row_scores(given["det_val"].features, task.kept)
-        maps = task.stack("masks", given["det_val"].features)
-        literal = torch.stack([network(maps) for network in task.kept["masks"]], dim=1)
-    assert scores.shape == (416, 3, 3)
-    assert scores[:, 0].equal(literal)
-    assert float(scores[:, 0].std(dim=1).mean()) > 1e-3
+    task = evaluated(folder, given, epochs=1, settings={"members": 3}, tmp_path=tmp_path)
+    members = task.detectors["masks"].member_scores(given["det_test"][1])
+    assert members.shape == (403, 3)
+    assert float(members.std(dim=1).mean()) > 1e-3
+    assert task.evaluation.samples["masks"] == pytest.approx(members.double().mean(dim=1).tolist(), abs=1e-5)
     # An untrained row repeats its score.
-    assert scores[:, 2].equal(-given["det_val"].features["confidence"][:, None].expand(-1, 3))
+    logits = given["det_test"][1]["logits"]
+    assert task.evaluation.samples["max_softmax"] == pytest.approx(
+        MaxSoftmax().judge({"logits": logits}).tolist(), abs=1e-5
+    )
 
 
-def test_kept_networks_are_never_trained_and_are_those_that_are_validated(folder):
+def test_rows_with_other_numbers_of_members_stand_in_one_table(folder, tmp_path):
+    detectors = rows("masks", members=2) | rows("activations", members=3)
     given = tables()
-    task, run = fitted(folder, given)
-    assert not any(parameter.requires_grad for parameter in task.kept.parameters())
-    assert all(parameter.requires_grad for parameter in task.networks.parameters())
-    with torch.no_grad():
-        for parameter in task.networks.parameters():
-            parameter.zero_()
-    run.validate(task, datamodule=module_of(folder, given), verbose=False)
-    source = given["det_val"]
-    expected = clean_scores(task, source, 0)
-    found = [
-        score
-        for score, group in zip(
-            task.evaluation.samples["masks"], task.evaluation.samples["group"], strict=True
-        )
-        if group == "clean"
-    ]
-    assert found == pytest.approx(expected.tolist(), abs=1e-5)
+    task, run = DetectorTask(detectors=detectors, head="masks", resamples=20), trainer(1)
+    run.fit(task, datamodule=module_of(folder, given))
+    scores = task.evaluation.scores
+    task.on_save_checkpoint({"state_dict": {}})
+    for row, count in (("masks", 2), ("activations", 3)):
+        members = task.detectors[row].member_scores(given["det_val"][1]).double()
+        assert members.shape[1] == count
+        groups = given["det_val"][0]
+        areas = []
+        for member in members.unbind(1):
+            first, second = member[groups.group == 2], member[groups.group == 0][:60]
+            wins = (first[:, None] > second).double() + 0.5 * (first[:, None] == second)
+            areas.append(float(wins.mean()))
+        assert scores[f"val/{row}/auroc_member_min/pgd"].value == pytest.approx(min(areas), abs=1e-6)
+        assert scores[f"val/{row}/auroc_member_max/pgd"].value == pytest.approx(max(areas), abs=1e-6)
 
 
-def test_same_seed_same_weights_other_seed_other_weights(folder):
+def test_same_seed_same_weights_other_seed_other_weights_whatever_the_global_stream(folder, tmp_path):
     states = []
-    for seed in (0, 0, 1):
-        torch.manual_seed(11)
-        task, _ = fitted(folder, tables(), epochs=1, seed=seed)
-        states.append(task.kept.state_dict())
-    first, second, third = states
-    assert all(value.equal(second[name]) for name, value in first.items())
-    assert not all(value.equal(third[name]) for name, value in first.items())
+    for number, seed in enumerate((0, 0, 1)):
+        torch.manual_seed(number)
+        task, run = fitted(folder, tables(), epochs=1, seed=seed)
+        states.append(weights(reloaded(task, run, tmp_path / f"{number}.ckpt", seed=seed)))
+    assert same_weights(states[0], states[1])
+    assert not same_weights(states[0], states[2])
 
 
-def test_first_weights_of_a_row_do_not_depend_on_other_rows(folder):
-    networks = []
-    for rows in (("masks",), ("activations", "masks")):
-        task = task_of(rows=rows)
-        task.trainer = trainer()
-        task.trainer.datamodule = module_of(folder, tables())
-        before = torch.get_rng_state()
-        task.configure_model()
-        assert torch.get_rng_state().equal(before)
-        networks.append(task.networks["masks"].state_dict())
-    assert all(value.equal(networks[1][name]) for name, value in networks[0].items())
+def test_a_row_does_not_depend_on_the_others(folder, tmp_path):
+    found = []
+    for names in (("masks",), ("activations", "masks", "max_softmax")):
+        task, run = fitted(folder, tables(), *names)
+        found.append(reloaded(task, run, tmp_path / f"{len(names)}.ckpt").detectors["masks"].state())
+    assert same_weights(*found)
+
+
+def test_the_loop_gives_the_networks_of_fit_itself(folder, tmp_path):
+    given = tables()
+    groups, measured = given["det_fit"]
+    task, run = fitted(folder, given, epochs=3, seed=5)
+    kept = reloaded(task, run, tmp_path / "loop.ckpt", seed=5)
+    alone = rows("masks", epochs=3, batch_size=32)["masks"]
+    chosen = groups.fitted(["pgd"])
+    assert len(chosen) % 32 + len(chosen) > 2 * 32  # a short last batch is left out
+    alone.fit(
+        {name: tensor[chosen] for name, tensor in measured.items()},
+        groups.adversarial[chosen], groups.clean[chosen], seed=5,
+    )  # fmt: skip
+    for name, tensor in alone.state().items():
+        torch.testing.assert_close(kept.detectors["masks"].state()[name], tensor, rtol=1e-5, atol=1e-6)
+
+
+def test_a_detector_without_a_loop_is_fitted_once_and_comes_back_from_the_checkpoint(folder, tmp_path):
+    detectors = {"consistency": LearnedConsistency()} | rows("masks")
+    given = tables()
+    task, run = DetectorTask(detectors=copy.deepcopy(detectors), head="consistency", resamples=20), trainer(1)
+    run.fit(task, datamodule=module_of(folder, given))
+    run.save_checkpoint(tmp_path / "one.ckpt")
+    groups, _ = given["det_fit"]
+    chosen = groups.fitted(["pgd"])
+    pooled = read_by(detectors["consistency"].measurement, given["det_fit"])
+    detectors["consistency"].fit(
+        {name: tensor[chosen] for name, tensor in pooled.items()},
+        groups.adversarial[chosen], groups.clean[chosen], seed=0,
+    )  # fmt: skip
+    again = DetectorTask(detectors={"consistency": LearnedConsistency()} | rows("masks"), head="consistency")
+    trainer().test(
+        again, datamodule=module_of(folder, given), ckpt_path=tmp_path / "one.ckpt", verbose=False,
+        weights_only=True,
+    )  # fmt: skip
+    expected = detectors["consistency"].judge(
+        read_by(detectors["consistency"].measurement, given["det_test"])
+    )
+    assert again.evaluation.samples["consistency"] == pytest.approx(expected.tolist(), abs=1e-6)
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """A fit, and the study's cells of the same detectors on the same attacks."""
+    folder = tmp_path_factory.mktemp("both")
+    few = {"test_count": 20, "val_attacked_count": 0, "batch_size": 32}
+    study = TransferTask(detectors=small_rows(), head="pixels", seeds=1, resamples=30)
+    tiny_transfer.trainer().test(study, datamodule=tiny_transfer.data(folder, **few), verbose=False)
+    task, run = DetectorTask(detectors=small_rows(), head="pixels", resamples=30), trainer(2)
+    module = tiny_transfer.data(folder, **few)
+    run.fit(task, datamodule=module)
+    run.save_checkpoint(folder / "fit.ckpt")
+    run.test(task, datamodule=module, ckpt_path=folder / "fit.ckpt", verbose=False, weights_only=True)
+    return task.evaluation, study.evaluation
+
+
+def small_rows():
+    network = tiny_transfer.rows()["pixels"]
+    network.epochs, network.batch_size, network.members = 2, 32, 2
+    return tiny_transfer.rows() | {"pixels": network}
+
+
+def test_a_detector_has_the_same_numbers_in_the_fit_and_in_the_study(both):
+    fit, study = both
+    for row in tiny_transfer.ROWS:
+        assert fit.samples[row] == pytest.approx(study.samples[row], abs=1e-4)
+    shared = fit.scores.keys() & study.scores.keys()
+    assert {name for name in study.scores if "_fitted_on_one_step" not in name} == {
+        name for name in fit.scores if "_member_" not in name
+    }
+    for name in shared:
+        one, other = fit.scores[name], study.scores[name]
+        assert (one.n, one.undefined) == (other.n, other.undefined), name
+        for end in ("value", "low", "high"):
+            assert getattr(one, end) == pytest.approx(getattr(other, end), abs=1e-6, nan_ok=True), name
+    assert fit.counts == study.counts
+    assert fit.notes == study.notes
 
 
 def test_max_softmax_row_and_alarms_on_real_images(tmp_path):
     """The row equals the detector of that name on the images; predicting them gives the tested scores."""
-    from PIL import Image
-
     few = {"fit_count": 33, "val_attacked_count": 6, "test_count": 12}
-    module = data(tmp_path, **few)
-    task, run = task_of(rows=("masks", "raw_image")), trainer(1)
+    module, names = data(tmp_path, **few), ("masks", "raw_image", "max_softmax")
+    task, run = task_of(*names), trainer(1)
     run.fit(task, datamodule=module)
-    run.test(task, datamodule=module, verbose=False)
-    source, classifier = module.table("det_test"), memorised()
-    images = source.features["image"].float() / 255
-    literal = MaxSoftmax().score(classifier, images).tolist()
+    run.save_checkpoint(tmp_path / "one.ckpt")
+    run.test(task, datamodule=module, ckpt_path=tmp_path / "one.ckpt", verbose=False, weights_only=True)
+    images, classifier = module.groups("det_test").images, memorised()
+    literal = MaxSoftmax().score(classifier, images.float() / 255).tolist()
     assert task.evaluation.samples["max_softmax"] == pytest.approx(literal, abs=2e-3)
     paths = []
-    for number, image in enumerate(source.features["image"]):
+    for number, image in enumerate(images):
         paths.append(str(tmp_path / f"{number:03d}.png"))
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(paths[-1])
     (*batches,) = run.predict(task, datamodule=data(tmp_path, images=paths, **few))
     found = {name: [value for batch in batches for value in batch[name]] for name in batches[0]}
     assert found["image_id"] == paths
-    for row in ("masks", "raw_image", "max_softmax"):
+    for row in names:
         assert found[f"score/{row}"] == pytest.approx(task.evaluation.samples[row], rel=1e-2, abs=1e-2)
     with torch.no_grad():
-        logits = classifier(images)
-    names = classifier.class_names
-    assert found["prediction"] == [names[index] for index in logits.argmax(dim=1).tolist()]
+        logits = classifier(images.float() / 255)
+    classes = classifier.class_names
+    assert found["prediction"] == [classes[index] for index in logits.argmax(dim=1).tolist()]
     assert found["probability"] == pytest.approx(logits.softmax(dim=1).amax(dim=1).tolist(), abs=1e-4)
     (threshold,) = set(found["threshold/masks"])
     assert threshold == float(task.thresholds[0, 0])
     assert found["alarm"] == [score > threshold for score in found["score/masks"]]
 
 
-def test_alarms_need_a_threshold(folder, tmp_path):
-    given = tables()
-    few = given | {"det_val": table((30, 2, 20, 2, 20, 20), seed=2)}
+def test_alarms_need_a_threshold(folder):
+    few = tables() | {"det_val": table((30, 2, 20, 2, 20, 20), seed=2)}
     task, _ = fitted(folder, few, epochs=1)
     assert not task.supported.any()
     assert any("FPR 5 % not supported" in note and "found 30" in note for note in task.evaluation.notes)
-    module = data(folder)
-    task.eval().trainer.datamodule = module
-    from verisal.types import Batch
-
+    task.eval().trainer.datamodule = data(folder)
     empty = torch.zeros(0, dtype=torch.int64)
     images = Batch(torch.rand(1, 3, SIZE, SIZE), torch.tensor([-1]), ("x",), (empty,), (empty,), (empty,))
     with pytest.raises(ConfigError, match=r"no threshold for FPR 5 %.*larger data.val_count"):
         task.predict_step(images, 0)
 
 
+def test_a_task_that_was_never_validated_is_not_tested(folder):
+    with pytest.raises(ConfigError, match="no threshold was set: the training ended before a validation"):
+        trainer().test(task_of("max_softmax"), datamodule=module_of(folder, tables()), verbose=False)
+
+
 BAD = {
-    "head": ({"head": "gradient"}, r"found head='gradient', rows=\['masks', 'activations'\]"),
-    "members": ({"members": 0}, "members must be at least 1, found 0"),
-    "rows twice": ({"rows": ("masks", "masks")}, "rows must differ"),
-    "no statistics": ({"statistics": ()}, r"statistics=\[\]"),
-    "statistic": ({"statistics": ("mean", "median")}, "median"),
+    "head": ({"head": "gradient"}, r"head must be one of the detectors \['activations', 'masks'"),
+    "row": ({"detectors": {"two words": MaxSoftmax()}, "head": "two words"}, r"found \['two words'\]"),
+    "resamples": ({"resamples": -1}, "resamples must be at least 0, found -1"),
 }
 
 
@@ -437,3 +519,8 @@ def test_settings_that_cannot_work_are_refused(bad):
 def test_another_data_module_is_refused():
     with pytest.raises(ConfigError, match="DetectorTask needs DetectorData, found ImageData"):
         trainer().fit(task_of(), datamodule=ImageData(fit_count=1, val_count=1, test_count=1, num_workers=0))
+
+
+def test_a_fit_that_the_data_lack_is_refused(folder):
+    with pytest.raises(ConfigError, match=r"default is 'broad'; the data's fits are \['default'\]"):
+        trainer().fit(task_of(default="broad"), datamodule=module_of(folder, tables()))

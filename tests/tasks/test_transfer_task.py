@@ -8,11 +8,11 @@ import torch
 
 from helpers.tiny_detector import COUNTS
 from helpers.tiny_transfer import CELLS, FAMILIES, FITS, ROWS, SEEDS, data, rows, study, task, trainer
-from verisal.detection import TransferData
+from verisal.detection import DetectorData
 from verisal.detectors import CNNDetector, LearnedConsistency, MaxSoftmax
 from verisal.errors import ConfigError
 from verisal.functional.statistics.detection import auroc, pair_by_image
-from verisal.tasks.transfer import build_transfer_evaluation
+from verisal.tasks.transfer import build_evaluation
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def whole(folder):
 def tables(folder, whole):
     """What the least measurement gives of the three splits."""
     found, measured = data(folder), MaxSoftmax().measurement
-    return {part: found.table(part, measured) for part in COUNTS}
+    return {split: (found.groups(split), found.measured(split, measured)) for split in COUNTS}
 
 
 @pytest.fixture
@@ -59,9 +59,9 @@ def said(evaluation):
 
 def max_softmax_of(tables, part, group):
     """Scores and images of a group, straight from the logits."""
-    table = tables[part]
+    table, measured = tables[part]
     rows_ = table.group == table.groups.index(group)
-    return MaxSoftmax().judge({"logits": table.features["logits"][rows_]}).double(), table.image_index[rows_]
+    return MaxSoftmax().judge({"logits": measured["logits"][rows_]}).double(), table.image_index[rows_]
 
 
 def threshold_of(tables):
@@ -134,9 +134,9 @@ def test_thresholds_do_not_move_with_the_test_images(folder, tables, whole, monk
 
     def build(result, *args, **settings):
         given.append(result.thresholds)
-        return build_transfer_evaluation(result, *args, **settings)
+        return build_evaluation(result, *args, **settings)
 
-    monkeypatch.setattr("verisal.tasks.transfer.build_transfer_evaluation", build)
+    monkeypatch.setattr("verisal.tasks.transfer.build_evaluation", build)
     study(folder)
     study(folder, given={"test_count": 12})
     assert given[0] == given[1]
@@ -179,22 +179,22 @@ def test_another_detector_fits_that_detector_alone(folder, whole, fits):
 
 def test_score_of_a_row_is_the_mean_over_its_seeds(folder, whole):
     found = data(folder)
-    test = found.table("det_test", MaxSoftmax().measurement)
+    test, table = found.groups("det_test"), found.groups("det_fit")
     seeds = []
     for number in range(SEEDS):
         detector = rows()["pixels"]
-        table = found.table("det_fit", detector.measurement)
+        measured = found.measured("det_fit", detector.measurement)
         kept = torch.tensor(
             [name == "pgd" or table.roles[name] in ("clean", "benign") for name in table.groups]
         )
         chosen = kept[table.group]
         detector.fit(
-            {name: tensor[chosen] for name, tensor in table.features.items()},
-            table.target[chosen] > 0,
+            {name: tensor[chosen] for name, tensor in measured.items()},
+            table.adversarial[chosen],
             (table.group == table.groups.index("clean"))[chosen],
             seed=number,
         )
-        seeds.append(detector.judge(found.table("det_test", detector.measurement).features).double())
+        seeds.append(detector.judge(found.measured("det_test", detector.measurement)).double())
     assert not seeds[0].equal(seeds[1])
     mean = torch.stack(seeds).mean(dim=0)
     assert whole.evaluation.samples["pixels"] == pytest.approx(mean.tolist(), abs=1e-6)
@@ -240,13 +240,13 @@ def test_settings_that_cannot_work_are_refused_at_once(wrong, words):
 
 
 def test_a_default_that_is_no_fit_is_refused_before_anything_is_attacked(folder, monkeypatch):
-    monkeypatch.setattr(TransferData, "measure", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr(DetectorData, "measure", lambda *_: pytest.fail("measured"))
     with pytest.raises(ConfigError, match="default is 'broad'; the data's fits are"):
         study(folder, default="broad")
 
 
 def test_other_data_and_other_stages_are_refused():
-    with pytest.raises(ConfigError, match="TransferTask needs TransferData, found LightningDataModule"):
+    with pytest.raises(ConfigError, match="TransferTask needs DetectorData, found LightningDataModule"):
         trainer().test(task(), datamodule=L.LightningDataModule(), verbose=False)
     with pytest.raises(ConfigError, match="nothing to validate"):
         task().setup("validate")

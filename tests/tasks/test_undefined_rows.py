@@ -6,6 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from helpers.tiny_detector import SIZE, data
+from verisal.detectors import Logits, MaxSoftmax
 from verisal.functional.statistics.resampled import Bootstrap
 from verisal.metrics import ImageRows
 from verisal.tasks import DetectorTask, FrozenClassifierTask
@@ -83,21 +85,16 @@ def test_a_classifier_without_logits_is_neither_right_nor_wrong():
     assert task._table.compute().rows.isnan().all()
 
 
-def test_an_image_without_a_score_has_no_verdict():
-    stand_in = SimpleNamespace(
-        _features=lambda classifier, images: {
-            "prediction": torch.zeros(3, dtype=torch.int64),
-            "confidence": torch.zeros(3),
-        },
-        row_scores=lambda features, kept: torch.tensor([[[0.9]], [[NAN]], [[0.1]]]),
-        _kept_thresholds=lambda: {"masks": {0.05: 0.5}},
-        _classifier=SimpleNamespace(class_names=("cat",)),
-        kept={},
-        row_names=["masks"],
-        report_rows=["masks"],
-        head="masks",
+def test_an_image_without_a_score_has_no_verdict(tmp_path):
+    task = DetectorTask(detectors={"masks": MaxSoftmax()}, head="masks")
+    task.detectors["masks"] = SimpleNamespace(
+        measurement=Logits(), judge=lambda measured: torch.tensor([0.9, NAN, 0.1])
     )
+    task.thresholds.fill_(0.5)
+    task.supported.fill_(True)
+    task.trainer = SimpleNamespace(datamodule=data(tmp_path))
     nothing = tuple(torch.zeros(0) for _ in range(3))
-    batch = Batch(torch.rand(3, 3, 8, 8), torch.zeros(3).long(), ("a", "b", "c"), nothing, nothing, nothing)
-    found = DetectorTask.predict_step(stand_in, batch, 0)
+    images = torch.rand(3, 3, SIZE, SIZE)
+    batch = Batch(images, torch.zeros(3).long(), ("a", "b", "c"), nothing, nothing, nothing)
+    found = task.predict_step(batch, 0)
     assert found["alarm"] == [True, None, False]

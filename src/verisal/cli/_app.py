@@ -19,6 +19,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.utils.data import DataLoader
 
 # Rooms whose classes a config may name by their short names: a class is found once its module is imported.
+import verisal.tasks  # noqa: F401
 import verisal_studies  # noqa: F401
 from verisal.attacks import Attack
 from verisal.callbacks import (
@@ -52,7 +53,7 @@ from verisal.cli._trainer import (
     write_predictions,
 )
 from verisal.data import ImageData  # noqa: F401
-from verisal.detection import DetectorData, TransferData  # noqa: F401
+from verisal.detection import DetectorData  # noqa: F401
 from verisal.detectors import Detector, Measurement
 from verisal.errors import ConfigError
 from verisal.functional.baselines import Baseline

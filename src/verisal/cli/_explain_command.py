@@ -17,9 +17,9 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 from torch import Tensor
 
 from verisal._files import write_atomic
+from verisal.cli._detector_file import Alarm, read_detector
 from verisal.cli._explain_inputs import ContactSheets, Images, named_files, other_classes, query_classes
 from verisal.cli._settings import check_paths, class_that_failed, parsed_settings, refused_settings
-from verisal.cli._verdicts import Alarm
 from verisal.errors import ConfigError
 from verisal.fingerprint import settings_of
 from verisal.functional.baselines import Baseline
@@ -83,7 +83,7 @@ def main(args: Sequence[str]) -> int:
         method=method,
         query=given.query,
         disturbed_query=given.disturbed_query,
-        alarm=None if given.detector is None else _alarm(Path(given.detector), classifier),
+        alarm=None if given.detector is None else read_detector(Path(given.detector)).alarm(classifier),
         output=Path(given.output),
         settings={
             "verisal": version("verisal"),
@@ -232,13 +232,6 @@ def _default_method(name: str, given: Namespace, classifier: Classifier, images:
     return replace(method, reg_weight=reg_weight)
 
 
-def _alarm(path: Path, classifier: Classifier) -> Alarm:
-    # Lightning takes seconds to import, and only a detector needs it.
-    from verisal.cli._alarm import detector_alarm
-
-    return detector_alarm(path, classifier)
-
-
 def _explained(setup: _Setup, batch: dict[str, Tensor]) -> Iterator[Explanation]:
     """Explain a batch, write figures and maps, and say so."""
     names = list(batch)
@@ -250,7 +243,7 @@ def _explained(setup: _Setup, batch: dict[str, Tensor]) -> Iterator[Explanation]
     disturbed = other_classes(setup.disturbed_query, logits, classifier.class_names, taken=query)
     # Both queries in one call: methods that run in batches take less time for it.
     both = setup.method(classifier, torch.cat([images, images]), torch.cat([query, disturbed]))
-    verdicts = None if setup.alarm is None else setup.alarm(images, names)
+    verdicts = None if setup.alarm is None else setup.alarm(images)
     likely = probabilities(logits, classifier.output)
     for row, name in enumerate(names):
         shown = _shown(setup, name, images[row], likely[row], (query[row], disturbed[row]), both, row)

@@ -21,8 +21,6 @@ from verisal.reporting import find_run_of
 from verisal.results import ScoreName
 from verisal.saliency import load_mask_network, save_mask_network
 
-_RATES = ("FPR 5 %", "FPR 1 %")
-
 
 def main(args: Sequence[str]) -> int:
     """Run ``verisal export``.
@@ -148,23 +146,17 @@ def _export_masker(
 
 
 def _export_detector(checkpoint: Mapping[str, Any], source: Path, target: Path) -> None:
-    found = read_detector(source)
-    found.made_features()
-    kept = {name: tensor for name, tensor in found.state.items() if not name.startswith("networks.")}
-    thresholds = {
-        row: {rate: at if known else None for rate, at, known in zip(_RATES, values, supported, strict=True)}
-        for row, values, supported in zip(
-            found.card["rows"], kept["thresholds"].tolist(), kept["supported"].tolist(), strict=True
-        )
-    }
+    file = read_detector(source)
+    for row in file.card["rows"]:
+        file.detector(row)
+    # Networks in training are not exported.
+    kept = {name: tensor for name, tensor in file.tensors.items() if not name.startswith("networks.")}
     card = {
-        "network": "AttributionCNN",
-        # Networks in training are not exported: a test reads the kept ones only.
-        "checkpoint": {"card": found.card, "twins": {"networks.": "kept."}},
-        "settings": found.settings,
-        "features": found.features,
-        "thresholds": thresholds,
-        "origin": _origin(source, str(found.settings["head"])),
+        "network": "detectors",
+        "checkpoint": {"card": file.card},
+        "settings": {name: file.settings[name] for name in ("head", "detectors")},
+        "thresholds": file.thresholds(),
+        "origin": _origin(source, str(file.settings["head"])),
         IMAGES_KEY: checkpoint.get(IMAGES_KEY, {}),
     }
     save_export(target, kept, card)

@@ -23,8 +23,6 @@ from verisal.models import Classifier
 from verisal.results import Score, ScoreName
 from verisal.saliency import DifferentiableGates
 
-__all__ = ["AdaptiveSuite", "adaptive_scores", "attack_defence"]
-
 _CHUNK = 24
 
 

@@ -1,11 +1,11 @@
-"""Clean, noisy and attacked images of one split, and their features, computed once and kept on disk."""
+"""Clean, noisy and attacked images of one split, and what is measured of them, computed once and kept."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, final, runtime_checkable
+from typing import Any, NamedTuple, Protocol, final, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -25,12 +25,18 @@ from verisal.models import Classifier
 from verisal.store import FeatureStore
 from verisal.types import Batch, Sample
 
-__all__ = ["AttackedImages", "GroupTable", "ImageSource"]
-
-Part = tuple[str, Role, Tensor, dict[str, Tensor]]
 Compute = Callable[[Sequence[int]], dict[str, Tensor]]
 _ERR = "_misclassified"
 _CLEAN, _MISCLASSIFIED, _NOISE_L2 = "clean", f"clean{_ERR}", "noise_l2"
+
+
+class _Part(NamedTuple):
+    """A group among the rows of a variant: ``mask`` chooses its rows of ``tensors``."""
+
+    name: str
+    role: Role
+    mask: Tensor
+    tensors: Mapping[str, Tensor]
 
 
 @runtime_checkable
@@ -67,22 +73,24 @@ class ImageSource(Protocol):
 @final
 @dataclass(frozen=True)
 class GroupTable:
-    """Rows of one split: every image of every group, with the features that were asked for.
+    """Rows of one split: every image of every group.
 
     Attributes:
-        features: name to ``(N, ...)``.
+        images: ``(N, 3, H, W)`` uint8.
         image_index: ``(N,)`` position of the clean image in its split.
         group: ``(N,)`` index into ``groups``.
-        target: ``(N,)`` float, 1 for successful attacks.
+        label: ``(N,)`` true class.
+        prediction: ``(N,)`` class that the classifier predicts on the image itself.
         groups: names of the groups.
         roles: group name to ``clean``, ``attack``, ``failed`` or ``benign``.
         attack_rates: attack name to its success rate before and after 8-bit rounding.
     """
 
-    features: Mapping[str, Tensor]
+    images: Tensor
     image_index: Tensor
     group: Tensor
-    target: Tensor
+    label: Tensor
+    prediction: Tensor
     groups: tuple[str, ...]
     roles: Mapping[str, Role]
     attack_rates: Mapping[str, tuple[float, float]]
@@ -90,14 +98,27 @@ class GroupTable:
     def __len__(self) -> int:
         return len(self.group)
 
+    @property
+    def clean(self) -> Tensor:
+        """``(N,)`` bool: unchanged images that the classifier gets right."""
+        return self.group == self.groups.index(_CLEAN)
+
+    @property
+    def adversarial(self) -> Tensor:
+        """``(N,)`` bool: attacks that succeeded."""
+        return self._of([name for name in self.groups if self.roles[name] == "attack"])
+
     def counts(self) -> dict[str, int]:
         """Group name to its number of images."""
         return {name: int((self.group == index).sum()) for index, name in enumerate(self.groups)}
 
-    def originals(self) -> Tensor:
-        """Rows of the clean images, whether the classifier gets them right or not."""
-        clean = [index for index, name in enumerate(self.groups) if name in (_CLEAN, _MISCLASSIFIED)]
-        return torch.isin(self.group, torch.tensor(clean)).nonzero()[:, 0]
+    def fitted(self, attacks: Collection[str]) -> Tensor:
+        """Rows that a detector learns from: clean and benign images, and the named attacks' successes."""
+        names = [name for name in self.groups if self.roles[name] in ("clean", "benign") or name in attacks]
+        return self._of(names).nonzero()[:, 0]
+
+    def _of(self, names: Collection[str]) -> Tensor:
+        return torch.isin(self.group, torch.tensor([self.groups.index(name) for name in names]))
 
 
 @final
@@ -113,9 +134,8 @@ class AttackedImages:
         attacked_count: how many of them, from the first, are also attacked and made noisy.
         attacks: name to attack; names become parts of metric names.
         noise: name to noise control.
-        features: what is computed of each image.
         noise_like: name of the attack whose per-image L2 norm ``noise_l2`` copies; None leaves it out.
-        keep_failed: whether failed attacks get features too; they are reported, but never fitted.
+        keep_failed: True if failed attacks are measured too; they are reported, but never fitted.
         seed: of attacks and noise.
         root: folder of the stores, a path or URL.
         shard_size: images per shard.
@@ -132,17 +152,17 @@ class AttackedImages:
         attacked_count: int,
         attacks: Mapping[str, Attack],
         noise: Mapping[str, Attack],
-        features: Measurement,
         noise_like: str | None,
         keep_failed: bool = True,
         seed: int,
         root: Path | str,
         shard_size: int = 64,
     ) -> None:
-        check_range(1, attacked_count=attacked_count, shard_size=shard_size)
+        check_range(0, attacked_count=attacked_count)
+        check_range(1, shard_size=shard_size)
         split, count = source.split, len(source)
-        if not 1 <= attacked_count <= count:
-            raise ConfigError(f"{split}: attacked images must be 1..{count}, found {attacked_count}")
+        if attacked_count > count:
+            raise ConfigError(f"{split}: attacked images must be 0..{count}, found {attacked_count}")
         taken = {_CLEAN, _MISCLASSIFIED, _NOISE_L2} & {*attacks, *noise}
         if taken or set(attacks) & set(noise):
             raise ConfigError(f"{split}: two attacks or noise controls share a name, or use {sorted(taken)}")
@@ -153,9 +173,11 @@ class AttackedImages:
                 f"the classifier knows {classifier.class_names}, the images are of {source.class_names}"
             )
         self.source = source
-        self._classifier, self._features = classifier, features
+        self._classifier = classifier
         self._attacked_count, self._seed, self._keep_failed = attacked_count, seed, keep_failed
         self._attacks, self._noise, self._noise_like = dict(attacks), dict(noise), noise_like
+        if not attacked_count:
+            self._attacks, self._noise, self._noise_like = {}, {}, None
         self._root, self._shard_size = root, shard_size
         self._identity = state_hash(classifier)
         # Pictures rather than settings: also another release of the drawings makes another store.
@@ -173,46 +195,80 @@ class AttackedImages:
         copied = () if self._noise_like is None else (_NOISE_L2,)
         return (_CLEAN, *self._attacks, *self._noise, *copied)
 
-    def fill(self, processes: Processes, *, progress: bool = True) -> None:
-        """Compute what is missing; several processes each take their share."""
+    def fill(
+        self, processes: Processes, measurements: Sequence[Measurement] = (), *, progress: bool = True
+    ) -> None:
+        """Compute the images and measurements that are missing; several processes each take their share."""
         for variant in self.variants:
-            store = self._image_store(variant)
-            if not store.complete:
-                self._fill(store, self._images_of(variant), self._count(variant), processes, progress)
-        for variant in self.variants:
-            store = self._feature_store(variant)
-            images = self._image_store(variant).load()
-            rows = self._rows(variant, images)
-            if len(rows) and not store.complete:
-                self._fill(store, self._features_of(images["image"][rows]), len(rows), processes, progress)
+            self._fill(
+                self._image_store(variant),
+                self._images_of(variant),
+                self._count(variant),
+                processes,
+                progress,
+            )
+        for measurement in measurements:
+            for variant in self.variants:
+                images = self._image_store(variant).load()
+                rows = self._rows(variant, images)
+                compute = self._measured_by(measurement, images["image"][rows])
+                self._fill(self._feature_store(variant, measurement), compute, len(rows), processes, progress)
 
-    def table(self, names: Sequence[str] | None) -> GroupTable:
-        """Rows of all groups with the named features, all if None; ``image`` is the 8-bit image itself."""
-        names = None if names is None else [name for name in names if name != "image"]
-        parts: list[Part] = []
-        rates = {}
-        for variant in self.variants:
-            images = self._image_store(variant).load()
-            rows = self._rows(variant, images)
-            if variant in self._attacks:
-                rates[variant] = _rates(images)
-            if len(rows) == 0:
-                continue
-            features = self._feature_store(variant).load(names)
-            features |= {"image": images["image"][rows], "image_index": rows}
-            correct, success = images["clean_correct"][rows], images["success"][rows]
-            if variant == _CLEAN:
-                parts.append((_CLEAN, "clean", correct, features))
-                parts.append((_MISCLASSIFIED, "benign", ~correct, features))
-            elif variant in self._attacks:
-                parts.append((variant, "attack", success, features))
-                parts.append((f"{variant}_failed", "failed", correct & ~success, features))
-            else:
-                parts.append((variant, "benign", correct & ~success, features))
-                if bool((correct & success).any()):
-                    # Not false alarms like the others: the classifier errs here.
-                    parts.append((f"{variant}{_ERR}", "benign", correct & success, features))
-        return _join(parts, rates)
+    def groups(self) -> GroupTable:
+        """Rows of all groups, once :meth:`fill` has made the images.
+
+        Raises:
+            DataError: no attack succeeded on any image.
+        """
+        parts = [part for variant in self.variants for part in self._parts(variant, None)]
+        attacked = [part.mask for part in parts if part.role == "attack"]
+        if self._attacks and not any(bool(mask.any()) for mask in attacked):
+            raise DataError(
+                "no attack succeeded on any image; raise its eps or steps, or check the classifier"
+            )
+        joined = _joined(parts)
+        sizes = torch.tensor([int(part.mask.sum()) for part in parts])
+        return GroupTable(
+            images=joined["image"],
+            image_index=joined["image_index"],
+            group=torch.arange(len(parts)).repeat_interleave(sizes),
+            label=joined["label"],
+            prediction=joined["prediction"],
+            groups=tuple(part.name for part in parts),
+            roles={part.name: part.role for part in parts},
+            attack_rates={variant: _rates(self._image_store(variant).load()) for variant in self._attacks},
+        )
+
+    def measured(self, measurement: Measurement) -> dict[str, Tensor]:
+        """What :meth:`fill` has measured of the rows of :meth:`groups`, name to ``(N, ...)``."""
+        return _joined([part for variant in self.variants for part in self._parts(variant, measurement)])
+
+    def _parts(self, variant: str, measurement: Measurement | None) -> list[_Part]:
+        """Groups of a variant with its images, or with what was measured of them."""
+        images = self._image_store(variant).load(
+            None if measurement is None else ["clean_correct", "success"]
+        )
+        rows = self._rows(variant, images)
+        if len(rows) == 0:
+            return []
+        if measurement is None:
+            tensors = {name: tensor[rows] for name, tensor in images.items()} | {"image_index": rows}
+        else:
+            tensors = self._feature_store(variant, measurement).load()
+        correct, success = images["clean_correct"][rows], images["success"][rows]
+        if variant == _CLEAN:
+            groups: list[tuple[str, Role, Tensor]] = [
+                (_CLEAN, "clean", correct),
+                (_MISCLASSIFIED, "benign", ~correct),
+            ]
+        elif variant in self._attacks:
+            groups = [(variant, "attack", success), (f"{variant}_failed", "failed", correct & ~success)]
+        else:
+            groups = [(variant, "benign", correct & ~success)]
+            if bool((correct & success).any()):
+                # Not false alarms like the others: the classifier errs here.
+                groups.append((f"{variant}{_ERR}", "benign", correct & success))
+        return [_Part(name, role, mask, tensors) for name, role, mask in groups]
 
     def images(self, variant: str) -> dict[str, Tensor]:
         """Stored images of one variant with labels, predictions, success and norms."""
@@ -242,13 +298,9 @@ class AttackedImages:
     def _fill(
         self, store: FeatureStore, compute: Compute, count: int, processes: Processes, progress: bool
     ) -> None:
-        store.fill(
-            compute,
-            count,
-            rank=processes.rank,
-            world_size=processes.world_size,
-            progress=progress,
-        )
+        if count and not store.complete:
+            rank, world_size = processes.rank, processes.world_size
+            store.fill(compute, count, rank=rank, world_size=world_size, progress=progress)
 
     def _key(self, variant: str) -> dict[str, Any]:
         key: dict[str, Any] = {
@@ -270,8 +322,8 @@ class AttackedImages:
         prefix = f"images-{self.source.split}-{variant}"
         return FeatureStore(self._root, key=self._key(variant), prefix=prefix, shard_size=self._shard_size)
 
-    def _feature_store(self, variant: str) -> FeatureStore:
-        key = self._key(variant) | {"features": self._features.settings()}
+    def _feature_store(self, variant: str, measurement: Measurement) -> FeatureStore:
+        key = self._key(variant) | {"features": measurement.settings()}
         if variant in self._attacks:
             key["failed_attacks"] = self._keep_failed
         prefix = f"features-{self.source.split}-{variant}"
@@ -319,14 +371,14 @@ class AttackedImages:
         return clean.index_copy(0, correct, result.x_adv)
 
     def _rows(self, variant: str, images: Mapping[str, Tensor]) -> Tensor:
-        """Which images of a variant get features: only those that stand in some group."""
+        """Images of a variant that are measured: those that stand in some group."""
         if variant == _CLEAN:
             return torch.arange(len(images["success"]))
         chosen = "success" if variant in self._attacks and not self._keep_failed else "clean_correct"
         return images[chosen].nonzero()[:, 0]
 
-    def _features_of(self, images: Tensor) -> Compute:
-        return lambda items: self._features(self._classifier, images[list(items)].float() / 255)
+    def _measured_by(self, measurement: Measurement, images: Tensor) -> Compute:
+        return lambda items: measurement(self._classifier, images[list(items)].float() / 255)
 
 
 def _rates(images: Mapping[str, Tensor]) -> tuple[float, float]:
@@ -335,22 +387,6 @@ def _rates(images: Mapping[str, Tensor]) -> tuple[float, float]:
     return before, float(images["success"][correct].float().mean())
 
 
-def _join(parts: Sequence[Part], rates: Mapping[str, tuple[float, float]]) -> GroupTable:
-    if rates and not any(bool(mask.any()) for _, role, mask, _ in parts if role == "attack"):
-        raise DataError("no attack succeeded on any image; raise its eps or steps, or check the classifier")
-    names = [name for name in parts[0][3] if name != "image_index"]
-    kept = [mask.nonzero()[:, 0] for _, _, mask, _ in parts]
-    group = torch.cat([torch.full((len(rows),), index) for index, rows in enumerate(kept)])
-    attack = torch.tensor([role == "attack" for _, role, _, _ in parts])
-    return GroupTable(
-        features={
-            name: torch.cat([part[3][name][rows] for part, rows in zip(parts, kept, strict=True)])
-            for name in names
-        },
-        image_index=torch.cat([part[3]["image_index"][rows] for part, rows in zip(parts, kept, strict=True)]),
-        group=group,
-        target=attack[group].float(),
-        groups=tuple(name for name, _, _, _ in parts),
-        roles={name: role for name, role, _, _ in parts},
-        attack_rates=rates,
-    )
+def _joined(parts: Sequence[_Part]) -> dict[str, Tensor]:
+    """Tensors of all groups, one after the other."""
+    return {name: torch.cat([part.tensors[name][part.mask] for part in parts]) for name in parts[0].tensors}

@@ -13,8 +13,6 @@ from verisal.errors import DataError
 from verisal.functional.statistics.resampled import Bootstrap
 from verisal.results import Score
 
-__all__ = ["EndToEnd", "Strongest", "end_to_end", "nearest_of_other_class", "strongest"]
-
 
 @final
 @dataclass(frozen=True)

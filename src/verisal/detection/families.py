@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -14,8 +14,6 @@ from verisal.errors import ConfigError, DataError
 from verisal.functional.statistics.detection import pair_by_image
 from verisal.functional.statistics.resampled import Bootstrap, Resampled
 from verisal.results import Score, ScoreName
-
-__all__ = ["Families", "transfer_report"]
 
 _RATE = 0.05
 
@@ -49,6 +47,13 @@ class Families:
                 )
         if unknown := sorted(set(self.merged) - set(self.attacks)):
             raise ConfigError(f"merged names families {unknown}; known: {list(self.attacks)}")
+
+    def among(self, attacks: Collection[str], fits: Collection[str]) -> Families:
+        """The families of some attacks and fits, without those that have none of them."""
+        families = {name: [one for one in of if one in attacks] for name, of in self.attacks.items()}
+        families = {name: of for name, of in families.items() if of}
+        fitted = {fit: [one for one in self.fits[fit] if one in attacks] for fit in fits}
+        return Families(families, fitted, [name for name in self.merged if name in families])
 
     def seen(self, fit: str, *, strict: bool = False) -> tuple[str, ...]:
         """Families with at least one fitted attack, in order."""

@@ -11,8 +11,6 @@ from torchmetrics import Metric
 
 from verisal.errors import ConfigError, DataError
 
-__all__ = ["DetectionScores", "DetectionTable"]
-
 
 @final
 class DetectionTable:

@@ -20,15 +20,6 @@ from verisal.functional.statistics.detection import (
 from verisal.functional.statistics.resampled import Bootstrap, Resampled
 from verisal.results import Curve, Histogram, Score, ScoreName
 
-__all__ = [
-    "Role",
-    "detection_curves",
-    "detection_histogram",
-    "detection_report",
-    "detection_thresholds",
-    "threshold_notes",
-]
-
 Role = Literal["clean", "attack", "failed", "benign"]
 """What a group of images stands for.
 
@@ -37,11 +28,15 @@ attacks, positives. ``failed``: attacks that did not fool the classifier; report
 AUROC. ``benign``: noisy, corrupted or misclassified clean images, which should raise no alarm.
 """
 
-_RATES = {0.05: ("tpr_at_fpr5", "fpr"), 0.01: ("tpr_at_fpr1", "fpr1")}
+Thresholds = Mapping[str, Mapping[float, float | None]]
+"""Row to rate of false alarms to threshold; None where validation had too few images."""
+
+RATES = (0.05, 0.01)
+_METRICS = {0.05: ("tpr_at_fpr5", "fpr"), 0.01: ("tpr_at_fpr1", "fpr1")}
 
 
 def detection_thresholds(
-    table: DetectionTable, rows: Sequence[str], *, clean: int, rates: Sequence[float] = (0.05, 0.01)
+    table: DetectionTable, rows: Sequence[str], *, clean: int, rates: Sequence[float] = RATES
 ) -> dict[str, dict[float, float | None]]:
     """Alarm thresholds of every row from the clean, correctly classified images of the *validation* split.
 
@@ -61,9 +56,7 @@ def detection_thresholds(
     }
 
 
-def threshold_notes(
-    thresholds: Mapping[str, Mapping[float, float | None]], negatives: int
-) -> tuple[str, ...]:
+def threshold_notes(thresholds: Thresholds, negatives: int) -> tuple[str, ...]:
     """Sentences for rates that some row's threshold does not support.
 
     Args:
@@ -85,7 +78,7 @@ def detection_report(
     rows: Sequence[str],
     groups: Mapping[int, str],
     roles: Mapping[str, Role],
-    thresholds: Mapping[str, Mapping[float, float | None]],
+    thresholds: Thresholds,
     bootstrap: Bootstrap,
 ) -> dict[ScoreName, Score]:
     """Every number of the detection table, each with its interval over images.
@@ -115,7 +108,7 @@ def detection_report(
     clean = _clean_group(groups, roles)
     report: dict[ScoreName, Score] = {}
     for row_index, row in enumerate(rows):
-        at = {rate: thresholds.get(row, {}).get(rate) for rate in _RATES}
+        at = {rate: thresholds.get(row, {}).get(rate) for rate in RATES}
         negatives = table.of_group(clean)
         for number, group in groups.items():
             part = table.of_group(number)
@@ -124,7 +117,7 @@ def detection_report(
             if role == "attack":
                 paired = _paired(part, negatives, row_index, name=f"{row}, {group}", bootstrap=bootstrap)
                 report |= {ScoreName(split, row, metric, group): score for metric, score in paired.items()}
-            for rate, (tpr, fpr) in _RATES.items():
+            for rate, (tpr, fpr) in _METRICS.items():
                 metric = {"attack": tpr, "clean": fpr, "benign": fpr, "failed": "alarm_rate"}[role]
                 if role != "failed" or rate == 0.05:
                     report[ScoreName(split, row, metric, group)] = _rate_above(own, at[rate], bootstrap)

@@ -85,35 +85,6 @@ class DetectorFeatures(Measurement):
     def _decisive(self) -> dict[str, Any]:
         return super()._decisive() | {"saliency": self.saliency.gate_settings()}
 
-    def mask_names(self, stages: int) -> tuple[str, ...]:
-        """Names of the gate statistics, in the order in which a detector stacks them."""
-        return self._names(stages, "masks")
-
-    def gated_names(self, stages: int) -> tuple[str, ...]:
-        """Names of the gated activations, in the same order; none unless they are made."""
-        return self._names(stages, "gated") if self.gated_activation else ()
-
-    def activation_names(self, stages: int) -> tuple[str, ...]:
-        """Names of the activation statistics, in the same order."""
-        numbers = range(1, stages + 1)
-        return tuple(f"{_prefix(view)}activations/{number}" for view in self.views for number in numbers)
-
-    def gradient_names(self) -> tuple[str, ...]:
-        """Names of the gradients."""
-        return tuple(f"{_prefix(view)}gradient" for view in self.views)
-
-    def scalar_names(self) -> tuple[str, ...]:
-        """Names of what is one value per image."""
-        return ("confidence", "prediction", *(["shift_distance"] if "shifted" in self.views else []))
-
-    def _names(self, stages: int, kind: str) -> tuple[str, ...]:
-        return tuple(
-            f"{_prefix(view)}{kind}/{query}/{number}"
-            for view in self.views
-            for query in self.queries
-            for number in range(1, stages + 1)
-        )
-
     def __call__(self, classifier: StagedClassifier, images: Tensor) -> dict[str, Tensor]:
         """Features of one batch of images ``(B, 3, H, W)`` in [0, 1]."""
         check_images(images)

@@ -15,20 +15,20 @@ from verisal.errors import ConfigError
 _KNOWN = "a known number of steps: set trainer.max_epochs or trainer.max_steps"
 
 
-def check_planned(trainer: Trainer, *, keeps_by_validation: bool = False) -> None:
+def check_planned(trainer: Trainer, *, needs_validation: bool = False) -> None:
     """Raise unless a trainer says how long it trains; called before anything is prepared.
 
     Args:
         trainer: as configured.
-        keeps_by_validation: True if a training without a validation keeps nothing.
+        needs_validation: True if a training without a validation is of no use.
 
     Raises:
-        ConfigError: neither epochs nor steps end the training; or it keeps nothing.
+        ConfigError: neither epochs nor steps end the training; or it has no validation.
     """
     every, epochs = trainer.check_val_every_n_epoch, trainer.max_epochs
-    if keeps_by_validation and (trainer.limit_val_batches == 0 or (every and epochs and 0 < epochs < every)):
+    if needs_validation and (trainer.limit_val_batches == 0 or (every and epochs and 0 < epochs < every)):
         raise ConfigError(
-            "the networks that a validation finds better are kept, and this training has none"
+            "thresholds are set by a validation, and this training has none"
             f" (limit_val_batches {trainer.limit_val_batches}, check_val_every_n_epoch {every}, max_epochs"
             f" {epochs}); leave limit_val_batches and check_val_every_n_epoch out"
         )
@@ -50,14 +50,16 @@ class OneCycle(OneCycleLR):
     Args:
         optimizer: whose rates and first moments are set.
         trainer: knows how many steps there are.
-        max_lr: peak rate.
+        max_lr: peak rate, or that of each parameter group.
         pct_start: share of the steps in which the rate rises.
 
     Raises:
         ConfigError: no training step, or no end.
     """
 
-    def __init__(self, optimizer: Optimizer, trainer: Trainer, *, max_lr: float, pct_start: float) -> None:
+    def __init__(
+        self, optimizer: Optimizer, trainer: Trainer, *, max_lr: float | list[float], pct_start: float
+    ) -> None:
         self._trainer, self._max_lr, self._pct_start = trainer, max_lr, pct_start
         self._start(optimizer, made=0, total=_all_steps(trainer))
 

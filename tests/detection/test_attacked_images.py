@@ -26,7 +26,6 @@ def make(root, **settings):
         "attacks": attacks(),
         "noise": {"noise_linf": SignNoise(8 / 255)},
         "noise_like": "pgd",
-        "features": features(),
         "seed": 0,
         "root": root,
     } | settings
@@ -35,10 +34,14 @@ def make(root, **settings):
     return AttackedImages(known.pop("classifier"), source, **known)
 
 
-def filled(root, **settings):
+def filled(root, *, measurement=None, **settings):
     scenes = make(root, **settings)
-    scenes.fill(Processes(), progress=False)
+    scenes.fill(Processes(), [measurement or features()], progress=False)
     return scenes
+
+
+def confidence(scenes):
+    return scenes.measured(features())["confidence"]
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +63,7 @@ def rows_of(table, group):
 
 
 def test_groups_and_roles_are_those_of_the_images(scenes):
-    table, labels = scenes.table(["confidence", "image"]), clean_batch().labels
+    table, labels = scenes.groups(), clean_batch().labels
     assert table.groups == (
         *("clean", "clean_misclassified", "pgd", "pgd_failed", "fgsm", "fgsm_failed"),
         *("weak", "weak_failed", "noise_linf", "noise_l2"),
@@ -81,20 +84,29 @@ def test_groups_and_roles_are_those_of_the_images(scenes):
         assert sorted(fooled + withstood) == right
         for group, wrong in ((attack, True), (f"{attack}_failed", False)):
             rows = table.group == table.groups.index(group)
-            found = predicted(table.features["image"][rows])
+            found = predicted(table.images[rows])
+            assert table.prediction[rows].equal(found)
             assert (found != labels[table.image_index[rows]]).tolist() == [wrong] * int(rows.sum())
     # The plant: one attack nearly always succeeds, another hardly ever.
     assert len(rows_of(table, "pgd")) > 0.9 * len(right)
     assert 0 < len(rows_of(table, "weak")) < 0.5 * len(right)
     assert table.counts() == {group: len(rows_of(table, group)) for group in table.groups}
     assert len(table) == sum(table.counts().values())
+    assert table.label.equal(labels[table.image_index])
+    assert table.image_index[table.clean].tolist() == right
 
 
 def test_only_attacks_that_succeeded_are_targets(scenes):
-    table = scenes.table(["confidence"])
+    table = scenes.groups()
     attacked = [table.groups.index(name) for name in attacks()]
-    assert table.target.tolist() == [float(group in attacked) for group in table.group.tolist()]
-    assert table.target.dtype == torch.float32
+    assert table.adversarial.tolist() == [group in attacked for group in table.group.tolist()]
+
+
+def test_a_fit_learns_from_clean_and_noisy_images_and_its_own_attacks(scenes):
+    table = scenes.groups()
+    fitted = {"clean", "clean_misclassified", "noise_linf", "noise_l2", "fgsm"}
+    names = [table.groups[group] for group in table.group.tolist()]
+    assert table.fitted(["fgsm"]).tolist() == [row for row, name in enumerate(names) if name in fitted]
 
 
 def test_misclassified_images_are_never_attacked_nor_made_noisy(scenes):
@@ -167,30 +179,27 @@ def test_success_is_judged_on_the_rounded_image(tmp_path):
         attacked_count=2,
         attacks={"half": FGSM(0.45 / 255), "whole": FGSM(1 / 255)},
         noise_like="whole",
-        features=features(saliency=masks(steps=4)),
     )
-    scenes.fill(Processes(), progress=False)
+    scenes.fill(Processes(), [features(saliency=masks(steps=4))], progress=False)
     half, whole = scenes.images("half"), scenes.images("whole")
     assert half["clean_correct"][1]
     assert bool(half["success_unrounded"][1])
     assert not bool(half["success"][1])
     assert half["image"].equal(scenes.images("clean")["image"])
     assert bool(whole["success"][1])
-    before, after = scenes.table(["confidence"]).attack_rates["half"]
+    before, after = scenes.groups().attack_rates["half"]
     assert (before, after) == (1.0, 0.0)
 
 
 def test_values_do_not_depend_on_shards(tmp_path):
     few = {"count": 10, "attacked_count": 10}
     whole, small = filled(tmp_path / "64", **few), filled(tmp_path / "3", shard_size=3, **few)
-    names = ["masks/prediction/1", "masks/runner_up/4", "activations/2", "gradient", "confidence", "image"]
-    one, two = whole.table(names), small.table(names)
-    assert one.group.equal(two.group)
-    assert one.image_index.equal(two.image_index)
-    for name in names:
-        torch.testing.assert_close(
-            one.features[name].float(), two.features[name].float(), rtol=1e-3, atol=2e-3, msg=name
-        )
+    assert whole.groups().group.equal(small.groups().group)
+    assert whole.groups().image_index.equal(small.groups().image_index)
+    assert whole.groups().images.equal(small.groups().images)
+    one, two = whole.measured(features()), small.measured(features())
+    for name in ("masks/prediction/1", "masks/runner_up/4", "activations/2", "gradient", "confidence"):
+        torch.testing.assert_close(one[name].float(), two[name].float(), rtol=1e-3, atol=2e-3, msg=name)
 
 
 class Counting:
@@ -213,20 +222,20 @@ def test_a_stopped_run_continues_and_a_finished_one_computes_nothing(scenes, tmp
     few = {"count": 8, "attacked_count": 8, "attacks": {"pgd": PGD(8 / 255, steps=4)}, "shard_size": 4}
     stopped = Counting(limit=12)
     with pytest.raises(KeyboardInterrupt):
-        filled(tmp_path, features=stopped, **few)
+        filled(tmp_path, measurement=stopped, **few)
     assert stopped.seen == 12  # 8 clean and half of the attacked
     rest = Counting()
-    whole = filled(tmp_path, features=rest, **few)
+    whole = filled(tmp_path, measurement=rest, **few)
     # Attacked and noisy versions of misclassified images stand in no group, so nobody looks at them.
     right = int(whole.images("clean")["clean_correct"].sum())
     assert 5 <= right < 8
     assert rest.seen == 8 + 3 * right - 12
     nothing = Counting(limit=0)
-    again = filled(tmp_path, features=nothing, **few)
+    again = filled(tmp_path, measurement=nothing, **few)
     assert nothing.seen == 0
     fresh = filled(tmp_path / "fresh", **few)
-    for table in (whole.table(["confidence"]), again.table(["confidence"])):
-        assert table.features["confidence"].equal(fresh.table(["confidence"]).features["confidence"])
+    for scenes_ in (whole, again):
+        assert confidence(scenes_).equal(confidence(fresh))
 
 
 def test_other_settings_make_other_stores_and_share_what_they_can(tmp_path):
@@ -238,7 +247,7 @@ def test_other_settings_make_other_stores_and_share_what_they_can(tmp_path):
     filled(tmp_path, **few)
     first = folders()
     assert len(first) == 8  # images and features of clean, pgd, noise_linf and noise_l2
-    filled(tmp_path, features=features(saliency=masks(reg_weight=0.6)), **few)
+    filled(tmp_path, measurement=features(saliency=masks(reg_weight=0.6)), **few)
     assert {name.split("-")[0] for name in folders() - first} == {"features"}
     assert len(folders()) == 12
     filled(tmp_path, **few | {"attacks": {"pgd": PGD(8 / 255, steps=3)}})
@@ -252,20 +261,26 @@ def test_other_settings_make_other_stores_and_share_what_they_can(tmp_path):
 
 def test_only_the_first_images_are_attacked(tmp_path):
     scenes = filled(tmp_path, count=COUNT, attacked_count=6)
-    counts = scenes.table(["confidence"]).counts()
+    counts = scenes.groups().counts()
     right = scenes.images("clean")["clean_correct"]
     assert counts["clean"] == int(right.sum())
     assert counts["noise_linf"] == counts["pgd"] + counts["pgd_failed"] == int(right[:6].sum())
+
+
+def test_none_need_be_attacked(tmp_path):
+    table = filled(tmp_path, count=12, attacked_count=0).groups()
+    assert table.groups == ("clean", "clean_misclassified")
+    assert (len(table), dict(table.attack_rates), bool(table.adversarial.any())) == (12, {}, False)
 
 
 def test_failed_attacks_can_be_left_out(scenes, tmp_path):
     few = {"count": 12, "attacked_count": 12}
     counting, counted = Counting(), Counting()
     whole, short = (
-        filled(tmp_path, features=counting, **few),
-        filled(tmp_path, keep_failed=False, features=counted, **few),
+        filled(tmp_path, measurement=counting, **few),
+        filled(tmp_path, keep_failed=False, measurement=counted, **few),
     )
-    one, two = whole.table(["confidence"]), short.table(["confidence"])
+    one, two = whole.groups(), short.groups()
     failed = sum(count for name, count in one.counts().items() if name.endswith("_failed"))
     assert failed > 0
     assert two.counts() == {
@@ -274,9 +289,7 @@ def test_failed_attacks_can_be_left_out(scenes, tmp_path):
     assert two.attack_rates == one.attack_rates
     kept = torch.tensor([one.roles[name] != "failed" for name in one.groups])[one.group]
     assert two.image_index.equal(one.image_index[kept])
-    torch.testing.assert_close(
-        two.features["confidence"], one.features["confidence"][kept], rtol=0, atol=1e-3
-    )
+    torch.testing.assert_close(confidence(short), confidence(whole)[kept], rtol=0, atol=1e-3)
     # Clean and noisy images were there already.
     assert counted.seen == sum(one.counts()[name] for name in attacks())
 
@@ -351,8 +364,8 @@ def test_images_are_named_as_the_scenes_name_them(scenes):
 
 
 BAD = {
-    "none attacked": ({"attacked_count": 0}, r"attacked_count must be at least 1, found 0"),
-    "more attacked": ({"attacked_count": 26}, r"must be 1\.\.25, found 26"),
+    "fewer than none attacked": ({"attacked_count": -1}, "attacked_count must be at least 0, found -1"),
+    "more attacked": ({"attacked_count": 26}, r"must be 0\.\.25, found 26"),
     "reserved name": ({"attacks": {"clean": FGSM(0.1)}, "noise_like": "clean"}, r"use \['clean'\]"),
     "shared name": ({"noise": {"pgd": GaussianNoise(1.0)}}, "share a name"),
     "unknown norm": ({"noise_like": "cw"}, r"noise_like is 'cw', attacks are \['fgsm', 'pgd', 'weak'\]"),
@@ -378,4 +391,4 @@ def test_a_classifier_of_other_classes_is_refused(tmp_path):
 def test_attacks_that_never_succeed_are_an_error_that_says_so(tmp_path):
     scenes = filled(tmp_path, count=3, attacked_count=3, attacks={"none": FGSM(0.0)}, noise_like="none")
     with pytest.raises(DataError, match="no attack succeeded on any image; raise its eps"):
-        scenes.table(["confidence"])
+        scenes.groups()

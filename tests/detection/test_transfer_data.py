@@ -1,6 +1,7 @@
 """What the data module of the study makes, refuses, and keeps apart."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,6 @@ from helpers.tiny_detector import COUNTS
 from helpers.tiny_transfer import FAMILIES, FITS, ROWS, attacks, data, study
 from verisal.attacks import FGSM, SignNoise
 from verisal.data import EmojiScenes, ImageFolder, ImageSplits
-from verisal.data.image_data import Processes
 from verisal.detectors import MaxSoftmax
 from verisal.errors import ConfigError, DataError
 
@@ -25,12 +25,12 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def filled(folder):
     module = data(folder)
-    module.measure([MEASUREMENT], Processes())
+    module.measure([*COUNTS], [MEASUREMENT])
     return module
 
 
 def test_each_split_holds_what_its_use_asks_for(filled):
-    fit, val, test = (filled.table(part, MEASUREMENT) for part in COUNTS)
+    fit, val, test = (filled.groups(split) for split in COUNTS)
     benign = ("noise_linf", "noise_small", "noise_l2")
     # Attacks and noise that some fit names; failed attacks are not measured.
     attacked = {name for name, role in fit.roles.items() if role == "attack"}
@@ -45,20 +45,17 @@ def test_each_split_holds_what_its_use_asks_for(filled):
     assert set(benign) <= set(test.groups)
 
 
-def test_names_and_labels_are_those_of_the_scenes(filled):
+def test_names_are_those_of_the_scenes(filled):
     assert filled.image_id("det_test", 7) == "emoji-0-det_test-7"
-    scenes = EmojiScenes("det_test", COUNTS["det_test"], size=32)
-    expected = [scenes[index].label for index in (3, 0, 9)]
-    assert filled.labels("det_test", torch.tensor([3, 0, 9])).tolist() == expected
 
 
 def test_an_image_of_the_fit_split_that_stands_in_another_is_refused(folder, monkeypatch):
     def shared(part, count, **settings):
         return EmojiScenes("det_fit" if part == "det_val" else part, count, **settings)
 
-    monkeypatch.setattr("verisal.detection.sources.EmojiScenes", shared)
+    monkeypatch.setattr("verisal.detection.data.EmojiScenes", shared)
     with pytest.raises(DataError, match="images of det_val stand in det_fit too"):
-        data(folder).measure([MEASUREMENT], Processes())
+        data(folder).setup("test")
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])
@@ -66,7 +63,8 @@ def test_processes_share_the_cells_without_a_gap_or_a_double(folder, world):
     seen = []
     for rank in range(world):
         module = data(folder)
-        module.plan(7, Processes(rank, world))
+        module.trainer = SimpleNamespace(global_rank=rank, world_size=world)
+        module.plan("test", 7)
         seen.append([int(batch) for batch in module.test_dataloader()])
     assert sorted(cell for share in seen for cell in share) == list(range(7))
     assert max(map(len, seen)) - min(map(len, seen)) <= 1
@@ -91,10 +89,6 @@ def test_the_study_runs_on_image_files(folder):
     module = data(folder, **given)
     ids = [module.image_id("det_test", index) for index in range(12)]
     assert all((Path(folder) / "det_test" / name).is_file() for name in ids)
-    names = EmojiScenes("det_test", 1, size=32).class_names
-    assert [names[label] for label in module.labels("det_test", torch.arange(12))] == [
-        Path(name).parent.name for name in ids
-    ]
     assert module.score_store("row", {}).name != data(folder, **given, seed=1).score_store("row", {}).name
     assert module.score_store("row", {}).name != (
         data(folder, **{name: value for name, value in given.items() if name != "source"})
@@ -102,6 +96,10 @@ def test_the_study_runs_on_image_files(folder):
         .name
     )
     evaluation = study(folder, given=given).evaluation
+    names, groups = EmojiScenes("det_test", 1, size=32).class_names, module.groups("det_test")
+    assert [names[label] for label in groups.label.tolist()] == [
+        Path(ids[index]).parent.name for index in groups.image_index.tolist()
+    ]
     assert {row for row in ROWS if f"test/{row}/auroc/mean_unseen" in evaluation.scores} == set(ROWS)
     assert evaluation.counts["clean"] + evaluation.counts["clean_misclassified"] == 12
 

@@ -1,0 +1,343 @@
+"""Lightning data module of detectors: attacked images and measurements of three splits, made once."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, final
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from verisal._numbers import check_range
+from verisal.attacks import Attack
+from verisal.data.annotated import AnnotatedImages, DiskSplit, ImageSplits
+from verisal.data.decode import decode_image, resize_image
+from verisal.data.files import find_images, left_out_words, no_image, path_text
+from verisal.data.guard import ImageDigests, guard_classifier_data
+from verisal.data.image_data import Processes, ShareSampler, more_than_a_batch
+from verisal.data.scenes.emoji import EmojiScenes
+from verisal.detection.attacked_images import AttackedImages, GroupTable, ImageSource
+from verisal.detection.families import Families
+from verisal.detectors import Measurement
+from verisal.errors import ConfigError, DataError
+from verisal.fingerprint import state_hash
+from verisal.functional.adversarial import round_to_8bit
+from verisal.functional.outputs import require_softmax
+from verisal.models import Classifier, ClassifierSource, load_classifier
+from verisal.store import FeatureStore
+from verisal.types import Batch, Sample, Split
+
+SPLITS: dict[Split, DiskSplit] = {"det_fit": "fit", "det_val": "val", "det_test": "test"}
+"""Splits of a detector, and what reports and images on disk call them."""
+
+_logger = logging.getLogger(__name__)
+
+
+@final
+class PhotographDataset(Dataset[Sample]):
+    """Image files for ``predict``, decoded and brought to the classifier's size."""
+
+    def __init__(self, paths: Sequence[Path], size: int) -> None:
+        self._paths, self._size = tuple(paths), size
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Image ``index``; label -1, since none is known."""
+        path, size = self._paths[index], self._size
+        nothing = torch.zeros(0, dtype=torch.int64)
+        masks, boxes = torch.zeros(0, size, size, dtype=torch.bool), torch.zeros(0, 4)
+        return Sample(resize_image(decode_image(path), size), -1, path_text(path), nothing, masks, boxes)
+
+
+@final
+class DetectorData(L.LightningDataModule):
+    """Clean, noisy and attacked images of three splits, and what is measured of them.
+
+    The splits share no image, and none of their images trained the classifier; a guard compares the images
+    themselves. ``det_fit`` and ``det_val`` are attacked by what some fit names, ``det_test`` by everything.
+    What is measured is asked for by the task's detectors. Images, measurements and scores are made on first
+    use and kept under ``store``: a run that was killed goes on, and other settings make another store.
+
+    Args:
+        attacks: name to attack. Names become parts of metric names.
+        families: family to the names of its attacks; every attack belongs to one.
+        fits: name of a fit to the attacks that detectors are fitted on.
+        noise: name to a noise control or benign corruption, a negative.
+        noise_like: fitted attack whose per-image L2 norms the Gaussian noise ``noise_l2`` copies.
+        test_noise_like: the attack that it copies in the test; None for the same.
+        fit_noise: which of ``noise`` detectors are fitted on and validated with, besides ``noise_l2``; None
+            for all. The test has all.
+        merged: families that the stricter columns count as one.
+        classifier: name of a shipped classifier, or path of an export.
+        fit_count: images of ``det_fit``, all attacked.
+        val_count: images of ``det_val``; FPR 1 % needs 1000 that are classified correctly.
+        val_attacked_count: how many of them are attacked and made noisy too; 0 for thresholds alone.
+        test_count: images of ``det_test``, all attacked.
+        seed: of scenes, attacks and noise; images on disk have their own.
+        store: folder of the stores, a path or a URL.
+        batch_size: rows per training step.
+        images: files or folders that ``predict`` scores.
+        on_error: of a file among them that cannot be decoded: ``raise``, or ``skip`` it with a warning that
+            names it.
+        source: images on disk to fit, validate and test with, labelled; EmojiScenes without it.
+
+    Raises:
+        ConfigError: counts or names that do not fit.
+        DataError: the source lacks images or labels.
+    """
+
+    def __init__(
+        self,
+        *,
+        attacks: dict[str, Attack],
+        families: dict[str, list[str]],
+        fits: dict[str, list[str]],
+        noise: dict[str, Attack],
+        noise_like: str,
+        test_noise_like: str | None = None,
+        fit_noise: Sequence[str] | None = None,
+        merged: Sequence[str] = (),
+        classifier: str | ClassifierSource = "emoji_scenes_64",
+        fit_count: int = 360,
+        val_count: int = 1100,
+        val_attacked_count: int = 200,
+        test_count: int = 300,
+        seed: int = 0,
+        store: str = "data/store",
+        batch_size: int = 64,
+        images: Sequence[str] = (),
+        on_error: Literal["raise", "skip"] = "raise",
+        source: ImageSplits | None = None,
+    ) -> None:
+        super().__init__()
+        check_range(1, fit_count=fit_count, val_count=val_count, test_count=test_count, batch_size=batch_size)
+        check_range(0, val_attacked_count=val_attacked_count, seed=seed)
+        self.families = Families(families, fits, tuple(merged))
+        fitted = _checked_names(attacks, families, fits, noise, noise_like, fit_noise)
+        self.classifier = load_classifier(classifier)
+        require_softmax(self.classifier, "detection of attacked images")
+        # channels_last makes the CPU convolutions of masks and attacks about 1.4 times as fast.
+        self.classifier.to(memory_format=torch.channels_last)
+        self._batch_size, self._images, self._on_error = batch_size, tuple(images), on_error
+        learned = [*noise] if fit_noise is None else [name for name in noise if name in fit_noise]
+        counts: dict[Split, tuple[int, int]] = {
+            "det_fit": (fit_count, fit_count),
+            "det_val": (val_count, val_attacked_count),
+            "det_test": (test_count, test_count),
+        }
+        self._splits = {
+            split: AttackedImages(
+                self.classifier,
+                image_source(source, split, count, classifier=self.classifier, seed=seed),
+                attacked_count=attacked,
+                attacks=attacks if split == "det_test" else {name: attacks[name] for name in fitted},
+                noise=noise
+                if split == "det_test"
+                else {name: noise[name] for name in noise if name in learned},
+                noise_like=(test_noise_like or noise_like) if split == "det_test" else noise_like,
+                keep_failed=split != "det_fit",
+                seed=seed,
+                root=store,
+            )
+            for split, (count, attacked) in counts.items()
+        }
+        self._root = store
+        self._key = {
+            "classifier": state_hash(self.classifier),
+            "counts": [list(pair) for pair in counts.values()],
+            "attacks": {name: attack.settings() for name, attack in attacks.items()},
+            "noise": {name: attack.settings() for name, attack in noise.items()},
+            "fit_noise": sorted(learned),
+            "noise_like": [noise_like, test_noise_like or noise_like],
+            "seed": seed,
+        }
+        if source is not None:
+            self._key["images"] = [dict(split.source.identity()) for split in self._splits.values()]
+        self._groups: dict[Split, GroupTable] = {}
+        self._digests: dict[Split, ImageDigests] = {}
+        self._photographs: PhotographDataset | None = None
+        self._steps: dict[str, int] = {}
+
+    def card(self) -> dict[str, object]:
+        """What a detector's checkpoint must agree with."""
+        return {
+            "class_names": list(self.classifier.class_names),
+            "image_size": self.classifier.image_size,
+            "stages": list(self.classifier.stages),
+            "classifier": state_hash(self.classifier),
+        }
+
+    def setup(self, stage: str) -> None:
+        """Check the splits, whichever the stage reads: another process may have fitted on the others."""
+        if stage != "predict":
+            digests: dict[str, Callable[[], ImageDigests]] = {
+                split: partial(self._digests_of, split) for split in self._splits
+            }
+            guard_classifier_data(digests, self.classifier)
+            return
+        files = _image_files(self._images)
+        if self._on_error == "skip":
+            files = _readable(files)
+        self._photographs = PhotographDataset(files, self.classifier.image_size)
+
+    def measure(self, splits: Sequence[Split], measurements: Sequence[Measurement]) -> None:
+        """Attack and measure what is missing of some splits, each process its share."""
+        for split in splits:
+            self._splits[split].fill(self.processes, measurements)
+
+    def groups(self, split: Split) -> GroupTable:
+        """All rows of a split that :meth:`measure` has made; their order is that of every measurement."""
+        if split not in self._groups:
+            self._groups[split] = self._splits[split].groups()
+        return self._groups[split]
+
+    def measured(self, split: Split, measurement: Measurement) -> dict[str, Tensor]:
+        """What a measurement gives of all rows of a split, read anew at every call."""
+        return self._splits[split].measured(measurement)
+
+    def image_id(self, split: Split, index: int) -> str:
+        """Name of a clean image of a split."""
+        return self._splits[split].image_id(index)
+
+    def digests(self, use: str) -> ImageDigests:
+        """The clean images of a split, by the name of its use; those to predict are files."""
+        if use != "predict":
+            return self._digests_of(next(split for split, name in SPLITS.items() if name == use))
+        loader = DataLoader(self._files, batch_size=16, collate_fn=Batch.collate)
+        return ImageDigests.joined(
+            [ImageDigests.of(round_to_8bit(batch.images), batch.image_ids) for batch in loader]
+        )
+
+    def _digests_of(self, split: Split) -> ImageDigests:
+        if split not in self._digests:
+            self._digests[split] = self._splits[split].digests()
+        return self._digests[split]
+
+    def score_store(self, name: str, key: Mapping[str, Any]) -> FeatureStore:
+        """Where scores of one fitted detector are kept; ``key`` says how it was made and fitted."""
+        return FeatureStore(self._root, key={**self._key, **key}, prefix=f"scores-{name}", shard_size=1)
+
+    def scores(self, store: FeatureStore, compute: Callable[[], dict[str, Tensor]]) -> None:
+        """Compute and keep one fitted detector's scores, unless they are there."""
+        if not store.complete:
+            store.fill(lambda _: {name: value[None] for name, value in compute().items()}, 1, progress=False)
+
+    def plan(self, stage: Literal["fit", "test"], steps: int) -> None:
+        """Let an epoch of a stage go through so many numbers: of fitted rows, or of the cells of a study."""
+        self._steps[stage] = steps
+
+    def train_dataloader(self) -> DataLoader[int]:
+        """Numbers of the fitted rows, which the task puts in order."""
+        count = self._steps["fit"]
+        # A short last batch would have poor batch statistics; below one batch it is all there is.
+        whole = more_than_a_batch(count, self._batch_size, self.processes)
+        return DataLoader(range(count), batch_size=self._batch_size, drop_last=whole)  # type: ignore[arg-type]  # a range will do
+
+    def val_dataloader(self) -> DataLoader[int]:
+        """Numbers of the rows of the validation split."""
+        return self._loader(len(self.groups("det_val")), 256)
+
+    def test_dataloader(self) -> DataLoader[int]:
+        """Numbers of the rows of the test split; those of the cells of a study, one a batch."""
+        cells = self._steps.get("test")
+        return self._loader(len(self.groups("det_test")), 256) if cells is None else self._loader(cells, 1)
+
+    def predict_dataloader(self) -> DataLoader[Sample]:
+        """The photographs."""
+        sampler = ShareSampler(self._files, self.processes)
+        return DataLoader(self._files, batch_size=16, sampler=sampler, collate_fn=Batch.collate)
+
+    @property
+    def processes(self) -> Processes:
+        """Those that share the work."""
+        return Processes.of(self.trainer)
+
+    @property
+    def _files(self) -> PhotographDataset:
+        if self._photographs is None:
+            raise ConfigError("setup('predict') has not run")
+        return self._photographs
+
+    def _loader(self, count: int, batch_size: int) -> DataLoader[int]:
+        rows = range(count)
+        sampler = ShareSampler(rows, self.processes)
+        return DataLoader(rows, batch_size=batch_size, sampler=sampler)  # type: ignore[arg-type]  # a range will do
+
+
+def _checked_names(
+    attacks: Mapping[str, Attack],
+    families: Mapping[str, Sequence[str]],
+    fits: Mapping[str, Sequence[str]],
+    noise: Mapping[str, Attack],
+    noise_like: str,
+    fit_noise: Sequence[str] | None,
+) -> list[str]:
+    """Attacks that some fit names, in the order of all."""
+    grouped = {name for names in families.values() for name in names}
+    if grouped != set(attacks):
+        raise ConfigError(
+            f"every attack must stand in one family; without a family: {sorted(set(attacks) - grouped)},"
+            f" not defined: {sorted(grouped - set(attacks))}"
+        )
+    if unknown := sorted(set(fit_noise or ()) - set(noise)):
+        raise ConfigError(f"fit_noise names {unknown}; noise has {sorted(noise)}")
+    fitted = {name for names in fits.values() for name in names}
+    if noise_like not in fitted:
+        raise ConfigError(f"noise_like must be a fitted attack, {sorted(fitted)}, found {noise_like!r}")
+    return [name for name in attacks if name in fitted]
+
+
+def image_source(
+    splits: ImageSplits | None, split: Split, count: int, *, classifier: Classifier, seed: int
+) -> ImageSource:
+    """The first ``count`` images of a split, as the classifier takes them; scenes without ``splits``."""
+    if splits is None:
+        return EmojiScenes(split, count, seed=seed, size=classifier.image_size)
+    images = AnnotatedImages(splits, SPLITS[split], classifier=classifier, count=count)
+    if -1 in images.labels:
+        first = images.image_id(images.labels.index(-1))
+        raise DataError(
+            f"split {images.split} has images without a label, e.g. {first}; attacks need labels: give"
+            " classes by folders or annotations"
+        )
+    return images
+
+
+def _image_files(sources: Sequence[str]) -> list[Path]:
+    if not sources:
+        raise ConfigError("predict needs images: add --data.images='[PATH, ...]' (files or folders)")
+    files: list[Path] = []
+    for source in map(Path, sources):
+        if source.is_dir():
+            listing = find_images(source)
+            if not listing.paths:
+                raise no_image(source, listing.left_out)
+            if words := left_out_words(listing.left_out):
+                _logger.warning("%s: %s", source, words)
+            files += listing.paths
+        elif source.is_file():
+            files.append(source)
+        else:
+            raise DataError(f"image {source} does not exist")
+    return files
+
+
+def _readable(files: Sequence[Path]) -> list[Path]:
+    kept: list[Path] = []
+    for path in files:
+        try:
+            decode_image(path)
+        except DataError as error:
+            _logger.warning("left out: %s", error)
+        else:
+            kept.append(path)
+    if not kept:
+        raise DataError(f"none of the {len(files)} images can be decoded")
+    return kept
