@@ -33,7 +33,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class AttackResult:
-    """What every attack returns, all on the device of the input.
+    """Result of an attack, per image, on the device of the input.
 
     Attributes:
         x_adv: ``(B, 3, H, W)`` in [0, 1]; an unsuccessful sample holds its best or last iterate.

@@ -146,7 +146,7 @@ class Victim:
         self.num_classes = logits.shape[1] if self._output == "softmax" else 2
 
     def _labels_of(self, images: Tensor, rows: Tensor, classes: int) -> Tensor:
-        """Which logit is attacked for each image; one alone needs no label."""
+        """Label of the logit that is attacked, for each image; one logit alone needs none."""
         if classes == 1:
             return self._given.new_zeros(len(images))
         if len(rows) == len(images):

@@ -203,7 +203,7 @@ class _Bounds(NamedTuple):
 
 @final
 class _FoolboxModel:
-    """What foolbox asks of a model: bounds, data format, and calls with its own tensors."""
+    """A model as foolbox wants it: bounds, data format, and calls with its own tensors."""
 
     bounds = _Bounds(0.0, 1.0)
     data_format = "channels_first"

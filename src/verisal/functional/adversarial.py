@@ -204,7 +204,7 @@ def judge_8bit(
 def _predictions(
     model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, chunk_size: int
 ) -> tuple[Tensor, Tensor]:
-    """What the classifier decides, and what it should: the label, or 0 or 1 about it for a sigmoid."""
+    """Decisions of the classifier, and the right ones: the labels, or 0 or 1 about them for a sigmoid."""
     output, nothing = output_of(model), torch.zeros(0, dtype=torch.int64, device=images.device)
     parts = [(nothing, nothing)]
     for start in range(0, len(images), chunk_size):

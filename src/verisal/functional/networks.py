@@ -146,7 +146,7 @@ def check_hookable(network: nn.Module, who: str, names: Sequence[str] | None = N
 
 
 def _maker(module: nn.Module) -> str:
-    """What made a module that runs none of the modules in it, or no name."""
+    """Maker of a module that runs none of the modules in it, or no name."""
     if isinstance(module, torch.jit.ScriptModule):
         return "TorchScript (torch.jit.script or torch.jit.trace)"
     # Operators themselves in the place of modules.

@@ -105,7 +105,7 @@ class Answering(nn.Module):
         self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
-        """As :func:`ask`."""
+        """Logits as of :func:`ask`."""
         return ask(self.network, images)
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the network has
@@ -222,7 +222,7 @@ def check_labels(labels: Tensor, num_classes: int) -> None:
 
 
 def _node(given: Tensor) -> Node | None:
-    """Where the gradient of what a network was given arrives; of a leaf, the node that takes it up."""
+    """Node at which the gradient of a network's input arrives; of a leaf, the node that takes it up."""
     return given.grad_fn or given.view_as(given).grad_fn.next_functions[0][0]  # type: ignore[union-attr]
 
 

@@ -45,7 +45,7 @@ class SharedWork:
         self.max_bytes = max_bytes
         self.bytes = 0
         self.saved_seconds = 0.0
-        """That all the work found again would have taken: what a caller would have waited without it."""
+        """Seconds that the work found again would have taken."""
         self._kept: OrderedDict[Hashable, _Kept] = OrderedDict()
 
     @contextmanager

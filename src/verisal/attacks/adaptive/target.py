@@ -81,7 +81,7 @@ class Target:
         return Judged(fooled, score, cross_entropy(logits, self.victim.labels[rows]))
 
     def error_slope(self, images: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Whether fooled ``(n,)``, the cross-entropy ``(n,)`` and its gradient ``(n, 3, H, W)``."""
+        """Verdict ``(n,)``, True if fooled, the cross-entropy ``(n,)`` and its gradient ``(n, 3, H, W)``."""
         loss, gradient, logits = self.victim.gradient(images, rows, cross_entropy)
         return self.victim.reached(logits, rows), loss, gradient
 
@@ -210,7 +210,7 @@ class Selective(Aim):
 @final
 @dataclass(frozen=True, kw_only=True)
 class Orthogonal(Aim):
-    """As :class:`Selective`, without the part of the step that would undo the other aim.
+    """Steps of :class:`Selective` without the part that would undo the other aim.
 
     The other gradient's direction is projected out, so that to first order lowering the alarm does not
     change the loss, and raising the loss does not change the alarm. A sign step afterwards would bring some

@@ -213,7 +213,7 @@ class _Outcome:
 
 @dataclass
 class _State:
-    """What a run knows of the samples that are still in it; one row each, so that all can be compacted."""
+    """State of the samples that are still in a run; one row each, so that all can be compacted."""
 
     place: Tensor
     rows: Tensor

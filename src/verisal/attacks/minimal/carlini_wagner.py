@@ -156,7 +156,7 @@ class CarliniWagnerL2(Attack):
         return best, best_norm, current
 
     def _missing(self, victim: Victim, logits: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """What the margin lacks, at least 0, and whether nothing is missing and the verdict is the wanted."""
+        """Lack of margin, at least 0, and True if there is none and the verdict is the wanted."""
         reached = margin(logits, victim.labels[rows], targeted=self.targeted)
         missing = (self.confidence - reached).clamp_min(0)
         return missing, (missing == 0) & victim.reached(logits, rows)

@@ -1,4 +1,4 @@
-"""Which of many changed images is kept: the one of largest dissimilarity among those that keep the label."""
+"""Choice among many changed images: the one of largest dissimilarity among those that keep the label."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class MapObjective:
         return -inside if self.kind == "top_k" else inside
 
     def rows(self, index: Tensor) -> MapObjective:
-        """That of some of the images."""
+        """The dissimilarity of some of the images."""
         return MapObjective(self.kind, self.region[index], self.centre[index])
 
     def nudged(self) -> MapObjective:

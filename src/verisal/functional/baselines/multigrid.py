@@ -181,7 +181,7 @@ def _galerkin(stencil: Tensor) -> Tensor:
 
 
 def _hat(offset: int) -> float:
-    """What a coarse point gives to the fine pixel that far from it."""
+    """Weight of a coarse point at the fine pixel that far from it."""
     return max(0.0, 1 - abs(offset) / 2)
 
 

@@ -113,7 +113,7 @@ def _basins(highest: Tensor, passes: tuple[Tensor, ...]) -> tuple[Tensor, Tensor
 
 
 def _followed(step: Tensor) -> Tensor:
-    """Where each item of a forest ends up if it follows ``step (N,)`` to the root."""
+    """Root of each item of a forest, following ``step (N,)``."""
     while not torch.equal(further := step.gather(0, step), step):
         step = further
     return step

@@ -85,7 +85,7 @@ def tied_share(maps: Tensor, *, block_size: int = 1) -> Tensor:
 
 
 def removal_counts(pixels: int, steps: int) -> list[int]:
-    """How many of ``pixels`` are changed at each of the ``steps + 1`` points of a curve, both ends included.
+    """Numbers of changed pixels at the ``steps + 1`` points of a curve, both ends included.
 
     >>> removal_counts(10, 4)
     [0, 2, 5, 8, 10]
