@@ -497,6 +497,16 @@ def test_alarms_need_a_threshold(folder):
         task.predict_step(images, 0)
 
 
+def test_a_validation_that_is_cut_short_before_its_attacks_is_reported(folder):
+    given = tables() | {"det_val": table((300, 9, 60, 7, 60, 60), seed=2)}
+    task, run = task_of("masks"), trainer(1)
+    run.limit_val_batches = 1
+    run.fit(task, datamodule=module_of(folder, given))
+    assert "val/masks/auroc/mean_seen" not in task.evaluation.scores
+    assert task.evaluation.scores["val/masks/fpr/clean"].n == 256
+    assert task.evaluation.panels == ()
+
+
 def test_a_task_that_was_never_validated_is_not_tested(folder):
     with pytest.raises(ConfigError, match="no threshold was set: the training ended before a validation"):
         trainer().test(task_of("max_softmax"), datamodule=module_of(folder, tables()), verbose=False)

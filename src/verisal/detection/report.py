@@ -75,7 +75,9 @@ def build_evaluation(found: DetectionResult, data: DetectorData, bootstrap: Boot
     names = dict(enumerate(groups.groups))
     table, thresholds = found.tables[found.default], found.thresholds[found.default]
     scores: dict[ScoreName, Score] = {}
-    if groups.attack_rates:
+    attacks = [number for number, name in names.items() if groups.roles[name] == "attack"]
+    # A validation may be cut short before its attacked images.
+    if bool(torch.isin(table.group, torch.tensor(attacks)).any()):
         families = data.families.among(groups.groups, found.tables)
         scores = transfer_report(
             found.tables, families, split=split, rows=found.rows, groups=names,
@@ -223,10 +225,11 @@ def _panels(found: DetectionResult, groups: GroupTable, data: DetectorData) -> t
         return ()
     query = "prediction" if "prediction" in queries else queries[0]
     attacks = [number for number, name in enumerate(groups.groups) if groups.roles[name] == "attack"]
+    table = found.tables[found.default]
     return tuple(
         _panel(found, groups, data, index=index, attack=attack, query=query)
         for attack in attacks[-_PANEL_ATTACKS:]
-        for index in groups.image_index[groups.group == attack][:_PANELS_PER_ATTACK].tolist()
+        for index in table.of_group(attack).image_index[:_PANELS_PER_ATTACK].tolist()
     )
 
 
