@@ -15,8 +15,7 @@ from verisal.errors import ConfigError
 from verisal.functional.statistics.ranking import kendall_tau_b, ranking_agreement
 from verisal.functional.statistics.resampled import Bootstrap
 from verisal.results import Evaluation
-from verisal_studies.removal_scores import RemovalScores
-from verisal_studies.scores import cell, difference_of, mean_of, quoted, table
+from verisal_studies.scores import RemovalScores, cell, difference_of, mean_of, quoted, table
 from verisal_studies.study import Finding, Study, StudyResult
 
 

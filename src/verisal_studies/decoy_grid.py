@@ -8,16 +8,18 @@ from typing import Final, final
 from verisal.errors import ConfigError
 from verisal.reporting.canvas import Pixels
 from verisal.results import Evaluation, Score, ScoreName
-from verisal_studies.attacked_maps import counted_images, is_halved, sensitivity_under
 from verisal_studies.figures import interval_pixels
 from verisal_studies.scores import (
     FIDELITY,
     INTERVALS,
     Scores,
     cell,
+    counted_images,
     difference_word,
     is_defined,
+    is_halved,
     ratio_of_means,
+    sensitivity_under,
     table,
 )
 from verisal_studies.study import Finding, Study, StudyResult, verdict_of

@@ -8,24 +8,21 @@ from typing import Final, final
 
 from verisal.reporting.canvas import Pixels
 from verisal.results import Evaluation, Score
-from verisal_studies.attacked_maps import (
-    ATTACKS,
-    attacked_figure,
-    counted_images,
-    is_halved,
-    sensitivity_under,
-)
-from verisal_studies.figures import interval_pixels
+from verisal_studies.figures import attacked_figure, interval_pixels
 from verisal_studies.scores import (
+    ATTACKS,
     FIDELITY,
     INTERVALS,
     Scores,
     cell,
     counted,
+    counted_images,
     difference_word,
+    is_halved,
     mean_of,
     quoted,
     ratio_of_means,
+    sensitivity_under,
     table,
 )
 from verisal_studies.study import (

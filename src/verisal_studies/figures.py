@@ -13,8 +13,9 @@ import numpy as np
 from torch import Tensor
 
 from verisal.errors import DataError
+from verisal.reporting import saliency_panel_pixels
 from verisal.reporting.canvas import COLOURS, MARKERS, Canvas, Pixels, as_array, few_shades
-from verisal.results import Score
+from verisal.results import Evaluation, SaliencyPanel, Score
 from verisal_studies.scores import is_defined
 
 if TYPE_CHECKING:
@@ -273,3 +274,11 @@ def _finished(canvas: Canvas, axes: Axes, title: str) -> Pixels:
     canvas.figure.suptitle(title, fontsize=12)
     canvas.figure.legend(loc="outside right center", fontsize=9, frameon=False)
     return canvas.pixels()
+
+
+def attacked_figure(evaluation: Evaluation) -> dict[str, Pixels]:
+    """The first picture of maps before and after an attack, if the evaluation has one."""
+    for panel in evaluation.panels:
+        if isinstance(panel, SaliencyPanel) and any(name.endswith(", attacked") for name in panel.maps):
+            return {"attacked_maps": saliency_panel_pixels(panel)}
+    return {}

@@ -23,8 +23,7 @@ from verisal_studies.perturbation_claims import (
     metric_values,
     own_baseline,
 )
-from verisal_studies.removal_scores import KINDS, RemovalScores
-from verisal_studies.scores import cell, difference_of, mean_of, quoted, table
+from verisal_studies.scores import KINDS, RemovalScores, cell, difference_of, mean_of, quoted, table
 from verisal_studies.study import Finding, Study, StudyResult
 
 

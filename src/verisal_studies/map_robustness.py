@@ -9,9 +9,18 @@ from typing import Final, final
 from verisal.errors import ConfigError
 from verisal.reporting.canvas import Pixels
 from verisal.results import Evaluation, Score
-from verisal_studies.attacked_maps import ATTACKS, attacked_figure, counted_images, sensitivity_under
-from verisal_studies.figures import interval_pixels
-from verisal_studies.scores import INTERVALS, Scores, cell, difference_word, quoted, table
+from verisal_studies.figures import attacked_figure, interval_pixels
+from verisal_studies.scores import (
+    ATTACKS,
+    INTERVALS,
+    Scores,
+    cell,
+    counted_images,
+    difference_word,
+    quoted,
+    sensitivity_under,
+    table,
+)
 from verisal_studies.study import Finding, Study, StudyResult, verdict_of_words
 
 _SENSITIVITY: Final = sensitivity_under("[^,]*", aimed=False)

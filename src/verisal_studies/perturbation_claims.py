@@ -19,8 +19,7 @@ from verisal.functional.statistics.ranking import (
 )
 from verisal.functional.statistics.resampled import Bootstrap
 from verisal.results import Score
-from verisal_studies.removal_scores import KINDS, RemovalScores
-from verisal_studies.scores import cell, difference_of, mean_of
+from verisal_studies.scores import KINDS, RemovalScores, cell, difference_of, mean_of
 from verisal_studies.study import Finding, Verdict, verdict_of
 
 GENERATORS: Final = ("rise", "occlusion", "extremal")

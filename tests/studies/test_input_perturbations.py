@@ -20,7 +20,7 @@ from verisal_studies.perturbation_claims import (
     metric_values,
     own_baseline,
 )
-from verisal_studies.removal_scores import RemovalScores
+from verisal_studies.scores import RemovalScores
 
 SHIPPED = Path(__file__).parents[2] / "configs" / "study" / "input_perturbations.yaml"
 MAPS, VALUES, SETTINGS, RANKINGS, ORDERS, OWN = range(6)

@@ -13,6 +13,7 @@ from verisal.reporting.figures import (
     panel_pixels,
     saliency_panel_pixels,
 )
+from verisal.reporting.publication import Picture, Publication, Sink, Table, main_table, merge_evaluations
 from verisal.reporting.report import (
     RunFacts,
     installed_versions,
@@ -22,8 +23,6 @@ from verisal.reporting.report import (
     write_samples,
 )
 from verisal.reporting.run_folder import RunFolder, create_run_folder, find_run_of, open_run_folder
-from verisal.reporting.sinks import Picture, Publication, Sink, Table
-from verisal.reporting.tables import main_table, merge_evaluations
 
 if TYPE_CHECKING:
     from verisal.reporting.csv_sink import CsvSink

@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from verisal._files import write_atomic
-from verisal.reporting.sinks import Publication, Sink
+from verisal.reporting.publication import Publication, Sink
 
 _LEADING = ("epoch", "step")
 _CURVE_COLUMNS = ("epoch", "step", "figure", "label", "x", "y")

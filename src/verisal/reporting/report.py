@@ -20,8 +20,7 @@ from rich.text import Text
 
 from verisal._files import write_atomic
 from verisal.errors import DataError
-from verisal.reporting.sinks import Table
-from verisal.reporting.tables import main_table
+from verisal.reporting.publication import Table, main_table
 from verisal.results import Evaluation, Score, ScoreName
 
 _PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "wandb", "numpy", "albumentations")

@@ -20,7 +20,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from verisal.errors import ConfigError
-from verisal.reporting.sinks import Publication, Sink
+from verisal.reporting.publication import Publication, Sink
 
 _REACH_SECONDS = 3.0
 _INIT_SECONDS = 30.0

@@ -1,14 +1,70 @@
-"""The main table of an evaluation, rows by chosen scores, and several evaluations made one."""
+"""What a hook publishes, the sinks that take it, and the main table of several evaluations made one."""
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import TypeVar
 
-from verisal.reporting.sinks import Table
-from verisal.results import Evaluation, Score
+from verisal.reporting.canvas import Pixels
+from verisal.results import Curve, Evaluation, Score
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One drawn picture.
+
+    Attributes:
+        pixels: ``(H, W, 3)`` uint8 RGB.
+        caption: what it shows, in words.
+    """
+
+    pixels: Pixels
+    caption: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of plain values under named columns."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[object, ...], ...]
+
+
+@dataclass(frozen=True)
+class Publication:
+    """Results of one hook, taken by a sink in one call, so that they land on one step.
+
+    Attributes:
+        curves: figure name to the lines drawn in it.
+        pictures: name to pictures.
+        tables: name to table.
+    """
+
+    curves: Mapping[str, tuple[Curve, ...]] = field(default_factory=dict)
+    pictures: Mapping[str, tuple[Picture, ...]] = field(default_factory=dict)
+    tables: Mapping[str, Table] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.curves or self.pictures or self.tables)
+
+
+class Sink(ABC):
+    """A place for results; a Lightning logger that is also a sink is found by the report callback."""
+
+    @abstractmethod
+    def publish(self, publication: Publication, *, step: int, epoch: int) -> None:
+        """Take everything that one hook reports.
+
+        Args:
+            publication: curves, pictures and tables.
+            step: optimiser steps taken so far.
+            epoch: epochs finished or running, from 0.
+        """
+
 
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
