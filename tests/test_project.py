@@ -1,6 +1,7 @@
 """The project's own files: pins, addresses, documents, and the order of the house."""
 
 import ast
+import importlib
 import re
 import shlex
 import subprocess
@@ -204,3 +205,18 @@ def test_documented_commands_name_options_that_exist(arguments, monkeypatch, cap
     printed = capsys.readouterr()
     assert code == 0, printed.err
     assert "model:" in printed.out
+
+
+def test_the_picture_of_the_rooms_is_drawn_from_the_contract(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    draw_rooms = importlib.import_module("draw_rooms")
+    rooms = [room for floor in draw_rooms.floors() for room in floor]
+    there = {
+        path.stem
+        for path in (ROOT / "src" / "verisal").iterdir()
+        if path.suffix == ".py" or (path / "__init__.py").is_file()
+    }
+    assert set(rooms) == there - {"__init__", "__main__"} | {"verisal_studies"}
+    assert all(draw_rooms.words(room) for room in rooms)
+    shown = [text.get_text() for axes in draw_rooms.picture().axes for text in axes.texts]
+    assert set(rooms) <= set(shown)
