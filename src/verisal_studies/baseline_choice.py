@@ -10,11 +10,11 @@ from typing import final
 import torch
 from torch import Tensor
 
-from verisal._numbers import check_range
 from verisal.errors import ConfigError
 from verisal.functional.statistics.ranking import kendall_tau_b, ranking_agreement
 from verisal.functional.statistics.resampled import Bootstrap
 from verisal.results import Evaluation
+from verisal.types import check_range
 from verisal_studies.scores import RemovalScores, cell, difference_of, mean_of, quoted, table
 from verisal_studies.study import Finding, Study, StudyResult
 

@@ -12,14 +12,13 @@ from typing import TypeVar, final
 import torch
 from torch import Tensor
 
-from verisal._numbers import check_range
 from verisal.attacks._victim import ImageToLogits, Victim
 from verisal.errors import ConfigError, NumericError
 from verisal.fingerprint import Configured
 from verisal.functional.adversarial import noise_norm
 from verisal.functional.scopes import differentiated, images_at_once
 from verisal.functional.seeding import per_sample
-from verisal.types import Norm, check_images
+from verisal.types import Norm, check_images, check_range
 
 #: Slack of the budget and of the range [0, 1], for other orders of float operations.
 SLACK = 1e-6

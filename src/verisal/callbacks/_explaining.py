@@ -15,7 +15,6 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
 
-from verisal._numbers import check_range
 from verisal.callbacks._epoch import Epoch, Seen
 from verisal.errors import ConfigError
 from verisal.functional.scopes import rng_preserved
@@ -24,7 +23,7 @@ from verisal.functional.statistics.resampled import Bootstrap
 from verisal.reporting import CsvSink
 from verisal.results import Evaluation, SaliencyPanel, Score, ScoreName
 from verisal.saliency import CentrePrior, RandomMap, Saliency
-from verisal.types import Batch, HasClassifier, Sample
+from verisal.types import Batch, HasClassifier, Sample, check_range
 
 
 def classifier_of(module: LightningModule) -> Callable[[Tensor], Tensor] | None:

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from verisal._numbers import check_range
 from verisal.callbacks._epoch import Epoch, Seen, first_samples
 from verisal.callbacks._explaining import ScoringCallback
 from verisal.errors import DataError
@@ -20,7 +19,7 @@ from verisal.functional.regions.localisation import choose_threshold
 from verisal.functional.seeding import derive_seed
 from verisal.metrics import ClassRankScores, DisturbedScores
 from verisal.saliency import Saliency
-from verisal.types import Batch, Sample
+from verisal.types import Batch, Sample, check_range
 
 _CHUNK = 32
 Scores = ClassRankScores | DisturbedScores

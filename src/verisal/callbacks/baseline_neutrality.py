@@ -10,7 +10,6 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from verisal._numbers import check_range
 from verisal.callbacks._epoch import Epoch, Seen
 from verisal.callbacks._explaining import ScoringCallback, row_evaluation
 from verisal.errors import ConfigError
@@ -22,6 +21,7 @@ from verisal.metrics import ImageTable
 from verisal.reporting import merge_evaluations
 from verisal.results import Evaluation, Score
 from verisal.saliency import Saliency
+from verisal.types import check_range
 
 _NAME = "neutrality"
 _COLUMNS = ("query_probability", "max_probability", "entropy", "change")

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from verisal._numbers import check_range
 from verisal.callbacks._epoch import Epoch, Seen
 from verisal.callbacks._explaining import row_evaluation
 from verisal.callbacks._queries import QueryCallback
@@ -19,7 +18,7 @@ from verisal.errors import ConfigError
 from verisal.metrics import ClassRankScores
 from verisal.reporting import merge_evaluations
 from verisal.results import Evaluation, SaliencyPanel
-from verisal.types import Sample
+from verisal.types import Sample, check_range
 
 _NAME = "class ranks"
 _LAST = "last"

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from verisal._numbers import check_range
 from verisal.callbacks._epoch import Epoch, Seen, first_samples
 from verisal.callbacks._explaining import row_evaluation
 from verisal.callbacks._queries import QueryCallback
@@ -20,7 +19,7 @@ from verisal.functional.regions.disturbed import disturbed_queries, present_quer
 from verisal.metrics import DisturbedScores, PresentQueries
 from verisal.reporting import merge_evaluations
 from verisal.results import Evaluation, Score
-from verisal.types import Batch, Sample
+from verisal.types import Batch, Sample, check_range
 
 _NAME = "D-WSOL (our protocol)"
 _PRESENT = "D-WSOL (our protocol), present classes"

@@ -15,7 +15,6 @@ import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
-from verisal._numbers import check_range
 from verisal.reporting import (
     Picture,
     Publication,
@@ -37,6 +36,7 @@ from verisal.reporting import (
     write_samples,
 )
 from verisal.results import Curve, Evaluates, Evaluation, SaliencyPanel
+from verisal.types import check_range
 
 _MAX_POINTS = 200
 

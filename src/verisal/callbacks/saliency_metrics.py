@@ -13,7 +13,6 @@ from typing import Literal, final
 import torch
 from torch import Tensor
 
-from verisal._numbers import check_range
 from verisal.callbacks._epoch import Epoch, Seen, first_samples
 from verisal.callbacks._explaining import ScoringCallback, row_evaluation
 from verisal.errors import ConfigError
@@ -32,6 +31,7 @@ from verisal.metrics import (
 from verisal.reporting import merge_evaluations
 from verisal.results import Curve, Evaluation, Score, ScoreName
 from verisal.saliency import CentrePrior, RandomMap, Saliency
+from verisal.types import check_range
 
 _COST = ("seconds", "forward", "backward")
 _FEW_COLUMNS, _FEW_BASELINES = 8, 4

@@ -10,7 +10,6 @@ from typing import Any, Literal, final
 
 from torch.utils.data import Dataset
 
-from verisal._numbers import check_range
 from verisal.data.decode import MAX_PIXELS, Frame, decode_image
 from verisal.data.files import left_out_words
 from verisal.data.objects import objects_of
@@ -20,7 +19,7 @@ from verisal.errors import ConfigError, DataError
 from verisal.fingerprint import fingerprint
 from verisal.functional.seeding import derive_seed
 from verisal.models import Classifier, ClassifierSource, load_classifier
-from verisal.types import Sample
+from verisal.types import Sample, check_range
 
 DiskSplit = Literal["fit", "val", "test"]
 _SPLITS: tuple[DiskSplit, ...] = ("fit", "val", "test")

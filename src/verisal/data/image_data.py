@@ -12,14 +12,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from verisal._numbers import check_range
 from verisal.data.annotated import AnnotatedImages, DiskSplit, ImageSplits
 from verisal.data.guard import ImageDigests
 from verisal.data.scenes.emoji import LARGEST_SCENE, SMALLEST_SCENE, EmojiScenes
 from verisal.errors import ConfigError
 from verisal.functional.adversarial import round_to_8bit
 from verisal.models import Classifier, ClassifierSource, load_classifier
-from verisal.types import Batch, Sample, Split
+from verisal.types import Batch, Sample, Split, check_range
 
 
 class _Ranked(Protocol):

@@ -17,9 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from verisal._numbers import check_range
 from verisal.errors import DataError
-from verisal.types import Sample
+from verisal.types import Sample, check_range
 
 Pixels = NDArray[np.uint8]
 

@@ -9,7 +9,6 @@ from typing import final
 import torch
 from torch import Tensor
 
-from verisal._numbers import check_range
 from verisal.attacks import AdaptivePGD, Defence, FeatureMatching
 from verisal.detection.end_to_end import end_to_end, nearest_of_other_class, strongest
 from verisal.detectors import Detector, DetectorFeatures
@@ -22,6 +21,7 @@ from verisal.functional.statistics.resampled import Bootstrap
 from verisal.models import Classifier
 from verisal.results import Score, ScoreName
 from verisal.saliency import DifferentiableGates
+from verisal.types import check_range
 
 _CHUNK = 24
 

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple, Protocol, final, runtime_checkable
 import torch
 from torch import Tensor
 
-from verisal._numbers import check_range
 from verisal.attacks import Attack
 from verisal.data.guard import ImageDigests
 from verisal.data.image_data import Processes
@@ -23,7 +22,7 @@ from verisal.functional.outputs import ask
 from verisal.functional.seeding import derive_seed
 from verisal.models import Classifier
 from verisal.store import FeatureStore
-from verisal.types import Batch, Sample
+from verisal.types import Batch, Sample, check_range
 
 Compute = Callable[[Sequence[int]], dict[str, Tensor]]
 _ERR = "_misclassified"

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from verisal._numbers import check_range
 from verisal.attacks import Attack
 from verisal.data.annotated import AnnotatedImages, DiskSplit, ImageSplits
 from verisal.data.decode import decode_image, resize_image
@@ -30,7 +29,7 @@ from verisal.functional.adversarial import round_to_8bit
 from verisal.functional.outputs import require_softmax
 from verisal.models import Classifier, ClassifierSource, load_classifier
 from verisal.store import FeatureStore
-from verisal.types import Batch, Sample, Split
+from verisal.types import Batch, Sample, Split, check_range
 
 SPLITS: dict[Split, DiskSplit] = {"det_fit": "fit", "det_val": "val", "det_test": "test"}
 """Splits of a detector, and what reports and images on disk call them."""

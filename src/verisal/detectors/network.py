@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from verisal._numbers import check_range
 from verisal.detectors.base import TrainedDetector, matching
 from verisal.detectors.measurements import Measured, Measurement
 from verisal.errors import ConfigError
 from verisal.functional.scopes import rng_preserved
 from verisal.functional.seeding import derive_seed
 from verisal.saliency.gates.masks import CHANNEL_STATISTICS, stack_layers
+from verisal.types import check_range
 
 # Rows prepared and judged at once: bounds memory.
 _ROWS = 512

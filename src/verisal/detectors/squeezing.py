@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from verisal._numbers import check_range
 from verisal.detectors.measurements import Measurement, measured_logits
 from verisal.errors import ConfigError
-from verisal.types import StagedClassifier
+from verisal.types import StagedClassifier, check_range
 
 
 def reduce_bit_depth(images: Tensor, bits: int) -> Tensor:

@@ -9,10 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from verisal._numbers import check_range
 from verisal.errors import DataError
 from verisal.functional.outputs import ask, log_probabilities, output_of
-from verisal.types import StagedClassifier, check_query_class
+from verisal.types import StagedClassifier, check_query_class, check_range
 
 _SIDE = 128
 

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from verisal._numbers import check_range
 from verisal.errors import DataError
 from verisal.functional.statistics.resampled import Bootstrap, Resampled
 from verisal.results import Score
-from verisal.types import Explained
+from verisal.types import Explained, check_range
 
 
 class ImageRows:

@@ -10,7 +10,6 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from verisal._numbers import check_range
 from verisal.errors import ConfigError, DataError
 from verisal.fingerprint import state_hash
 from verisal.functional.comparison.randomisation import (
@@ -31,7 +30,7 @@ from verisal.functional.comparison.similarity import (
 from verisal.functional.comparison.smoothness import high_frequency_share, variation_at_equal_mass
 from verisal.functional.statistics.resampled import Bootstrap, Resampled
 from verisal.metrics._base import SaliencyMetric
-from verisal.types import Explained, SaliencyResult, check_images
+from verisal.types import Explained, SaliencyResult, check_images, check_range
 
 Method = Callable[[Callable[[Tensor], Tensor], Tensor, Tensor], SaliencyResult]
 _KINDS = ("spearman", "ssim", "attribution")

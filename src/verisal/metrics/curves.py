@@ -11,7 +11,6 @@ from typing import Literal, final
 import torch
 from torch import Tensor
 
-from verisal._numbers import check_range
 from verisal.errors import ConfigError, DataError
 from verisal.functional.baselines import Baseline, Blur, DatasetMean, LinearImputation
 from verisal.functional.removal.curves import (
@@ -25,7 +24,7 @@ from verisal.functional.removal.curves import (
 )
 from verisal.functional.statistics.resampled import Bootstrap, Resampled
 from verisal.metrics._base import SaliencyMetric
-from verisal.types import Explained
+from verisal.types import Explained, check_range
 
 _ORDERS: Mapping[str, Order] = {"morf": "most_relevant_first", "lerf": "least_relevant_first"}
 _SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9)

@@ -7,7 +7,6 @@ from typing import Literal, final
 import torch
 from torch import Tensor
 
-from verisal._numbers import check_range
 from verisal.errors import ConfigError
 from verisal.functional.comparison.similarity import attribution_of, defined_maps, postprocess
 from verisal.functional.removal.faithfulness import dabkowski_gal, saliency_fidelity
@@ -19,7 +18,7 @@ from verisal.functional.removal.infidelity import (
     square_responses,
 )
 from verisal.metrics._base import SaliencyMetric
-from verisal.types import Explained
+from verisal.types import Explained, check_range
 
 
 @final

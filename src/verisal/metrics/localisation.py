@@ -10,7 +10,6 @@ from typing import final
 import torch
 from torch import Tensor
 
-from verisal._numbers import check_range
 from verisal.errors import ConfigError, DataError
 from verisal.functional.regions.boxes import NUM_LEVELS
 from verisal.functional.regions.localisation import (
@@ -27,7 +26,7 @@ from verisal.functional.regions.localisation import (
 from verisal.functional.seeding import derive_seed
 from verisal.functional.statistics.resampled import Bootstrap, Resampled
 from verisal.metrics._base import SaliencyMetric
-from verisal.types import Explained
+from verisal.types import Explained, check_range
 
 _V2_IOUS = (0.3, 0.5, 0.7)
 _BINS = 1000

@@ -9,14 +9,13 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from verisal._numbers import check_range
 from verisal.errors import ConfigError
 from verisal.functional.networks import plain_network
 from verisal.functional.outputs import check_logits, logits_of
 from verisal.models._layout import probe_stages
 from verisal.models.sources.libraries import Architecture
 from verisal.models.split import SplitNetwork, gives_same_logits, hooked_network, split_network
-from verisal.types import OutputKind, StageOutputs
+from verisal.types import OutputKind, StageOutputs, check_range
 
 
 @final

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from verisal._numbers import check_range
 from verisal.errors import ConfigError, DataError
 from verisal.functional.outputs import ask, decides_for, output_of
 from verisal.functional.seeding import derive_seed
@@ -19,7 +18,7 @@ from verisal.metrics import ImageTable
 from verisal.models import Classifier, ClassifierSource, SmallResNet, load_classifier
 from verisal.results import Evaluation, ScoreName
 from verisal.tasks._training import OneCycle, agree_on_buffers, check_planned
-from verisal.types import Batch
+from verisal.types import Batch, check_range
 
 
 class _ClassifierTask(L.LightningModule, ABC):

@@ -11,7 +11,6 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
-from verisal._numbers import check_range
 from verisal.detection.data import DetectorData
 from verisal.detection.metric import DetectionScores, DetectionTable
 from verisal.detection.report import DetectionResult, build_evaluation, cost_of
@@ -24,7 +23,7 @@ from verisal.functional.outputs import log_odds
 from verisal.functional.statistics.resampled import Bootstrap
 from verisal.results import Evaluation
 from verisal.tasks._training import OneCycle, agree_on_buffers, check_planned
-from verisal.types import Batch, Split
+from verisal.types import Batch, Split, check_range
 
 _SPLITS: dict[str, tuple[Split, ...]] = {
     "fit": ("det_fit", "det_val"), "validate": ("det_val",), "test": ("det_test",), "predict": ()

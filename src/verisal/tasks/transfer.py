@@ -11,7 +11,6 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from verisal._numbers import check_range
 from verisal.attacks import AdaptivePGD
 from verisal.detection.adaptive import AdaptiveSuite, adaptive_scores, attack_defence
 from verisal.detection.attacked_images import GroupTable
@@ -27,7 +26,7 @@ from verisal.functional.statistics.resampled import Bootstrap
 from verisal.results import Evaluation, ScoreName
 from verisal.store import FeatureStore
 from verisal.tasks.detector import check_rows, detector_data, distinct
-from verisal.types import Split
+from verisal.types import Split, check_range
 
 _TIMED_IMAGES = 32
 _MEASURED = 64

@@ -10,9 +10,9 @@ from typing import final
 import torch
 from torch import Tensor
 
-from verisal._numbers import check_range
 from verisal.attacks._victim import ImageToLogits, Victim, cross_entropy, finite, wide
 from verisal.errors import ConfigError, NumericError
+from verisal.types import check_range
 
 ImageToScore = Callable[[Tensor], Tensor]
 

@@ -11,7 +11,6 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from verisal._numbers import check_range
 from verisal.attacks._base import check_ball, joined
 from verisal.attacks.on_maps.search import (
     Explain,
@@ -34,7 +33,7 @@ from verisal.functional.networks import check_hookable
 from verisal.functional.outputs import require_softmax
 from verisal.functional.scopes import differentiated, images_at_once
 from verisal.functional.seeding import series
-from verisal.types import check_images
+from verisal.types import check_images, check_range
 
 Classifier = Callable[[Tensor], Tensor]
 

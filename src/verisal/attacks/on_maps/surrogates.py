@@ -13,13 +13,12 @@ from torch import Tensor
 from torch.nn.functional import relu, softplus
 from torch.overrides import TorchFunctionMode
 
-from verisal._numbers import check_range
 from verisal.attacks.on_maps.search import MapObjective
 from verisal.errors import ConfigError
 from verisal.functional.networks import uncompiled
 from verisal.functional.outputs import ask
 from verisal.functional.seeding import per_image
-from verisal.types import check_query_class
+from verisal.types import check_query_class, check_range
 
 Network = Callable[[Tensor], Tensor]
 Part = Callable[[Tensor], Tensor]

@@ -15,13 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from verisal._numbers import check_range
 from verisal.data.scenes.assets import CLASSES, Drawing, scene_assets
 from verisal.data.transforms import backdrop_jitter, scene_jitter, tight_boxes, tint_jitter, turn_jitter
 from verisal.errors import ConfigError
 from verisal.functional.baselines import Baseline, OtherImage
 from verisal.functional.seeding import derive_seed
-from verisal.types import Batch, Sample, Split
+from verisal.types import Batch, Sample, Split, check_range
 
 # Sides in pixels: of drawings that show anything, and of the largest that are useful.
 SMALLEST_SCENE, LARGEST_SCENE = 16, 4096

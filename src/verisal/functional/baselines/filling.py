@@ -8,11 +8,11 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from verisal._numbers import check_range
 from verisal.errors import ConfigError, DataError
 from verisal.functional.baselines.multigrid import solve_laplace
 from verisal.functional.baselines.plain import Baseline, Given, seeded_name
 from verisal.functional.seeding import per_image
+from verisal.types import check_range
 
 
 @final

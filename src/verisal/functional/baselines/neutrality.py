@@ -9,13 +9,12 @@ from math import isnan, log
 import torch
 from torch import Tensor
 
-from verisal._numbers import check_range
 from verisal.functional.baselines import Baseline
 from verisal.functional.baselines.plain import compose
 from verisal.functional.outputs import ask, require_softmax
 from verisal.functional.scopes import scoring
 from verisal.functional.seeding import per_image
-from verisal.types import check_images, check_query_class
+from verisal.types import check_images, check_query_class, check_range
 
 _ROWS = 7
 

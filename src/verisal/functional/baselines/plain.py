@@ -13,10 +13,10 @@ from typing import ClassVar, Protocol, TypeVar, final, runtime_checkable
 import torch
 from torch import Tensor
 
-from verisal._numbers import check_range
 from verisal.errors import ConfigError
 from verisal.fingerprint import Configured
 from verisal.functional.filters import gaussian_blur
+from verisal.types import check_range
 
 RGB = tuple[float, float, float]
 Given = Tensor | None

@@ -10,7 +10,6 @@ from typing import final
 import torch
 from torch import Tensor
 
-from verisal._numbers import check_range
 from verisal.errors import DataError
 from verisal.functional.comparison.similarity import (
     attribution_of,
@@ -20,7 +19,7 @@ from verisal.functional.comparison.similarity import (
     top_k_intersection,
 )
 from verisal.functional.seeding import series
-from verisal.types import SaliencyResult
+from verisal.types import SaliencyResult, check_range
 
 Explain = Callable[[Tensor, Tensor], SaliencyResult]
 

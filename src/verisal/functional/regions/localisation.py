@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from verisal._numbers import check_range
 from verisal.errors import ConfigError, DataError
 from verisal.functional.comparison.similarity import defined_maps
 from verisal.functional.regions.boxes import (
@@ -19,6 +18,7 @@ from verisal.functional.regions.boxes import (
     map_levels,
     nearest_ious,
 )
+from verisal.types import check_range
 
 # Side from which the tolerance of the pointing game is meant as it is given.
 _POINTING_SIDE = 224

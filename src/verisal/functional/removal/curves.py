@@ -15,14 +15,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from verisal._numbers import check_range
 from verisal.errors import ConfigError, DataError
 from verisal.functional.baselines import Baseline
 from verisal.functional.baselines.plain import bound
 from verisal.functional.comparison.similarity import defined_maps
 from verisal.functional.outputs import ask, decides_for, output_of, probabilities
 from verisal.functional.scopes import scoring
-from verisal.types import check_images, check_query_class
+from verisal.types import check_images, check_query_class, check_range
 
 Order = Literal["most_relevant_first", "least_relevant_first"]
 _SMALLEST_DROP = 0.05

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from verisal._numbers import check_range
 from verisal.errors import DataError
 from verisal.functional.scopes import in_chunks, query_scores, scoring
 from verisal.functional.seeding import per_image, series
+from verisal.types import check_range
 
 _LARGEST_SQUARE = 10
 

@@ -20,7 +20,6 @@ from typing import Literal, Self, final
 import torch
 from torch import Tensor
 
-from verisal._numbers import check_range
 from verisal.errors import DataError
 from verisal.functional.statistics.detection import (
     rate_above,
@@ -31,6 +30,7 @@ from verisal.functional.statistics.detection import (
 )
 from verisal.functional.statistics.limits import MISS, difference_limits, hit_difference_limits, rate_limits
 from verisal.results import Score
+from verisal.types import check_range
 
 #: Images from which on intervals hold in at least 92 of 100 sets (scripts/interval_coverage.py):
 #: those of the bootstrap's percentiles, and that of the FPR at 95 % TPR. All others hold from 5 on.

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from verisal._numbers import check_range
 from verisal.checkpoint import file_sha256
 from verisal.errors import CheckpointError, ConfigError
 from verisal.models.sources.libraries import Architecture, Built, imagenet_names, optional
 from verisal.models.sources.weights import fit_weights
+from verisal.types import check_range
 
 # Channels of one AVX2 register, see _NarrowProjection.
 _NARROW = 8

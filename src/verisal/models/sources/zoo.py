@@ -11,7 +11,6 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from verisal._numbers import check_range
 from verisal.checkpoint import IMAGES_KEY, load_export, save_export
 from verisal.errors import CheckpointError, ConfigError
 from verisal.functional.networks import plain_network
@@ -29,7 +28,7 @@ from verisal.models.sources.libraries import (
 )
 from verisal.models.sources.shipped import IMAGENET_CLASSIFIER, SmallResNet, imagenet_classifier
 from verisal.models.sources.weights import fit_weights, load_named
-from verisal.types import OutputKind
+from verisal.types import OutputKind, check_range
 
 
 def shipped_classifiers() -> tuple[str, ...]:

@@ -18,7 +18,6 @@ from typing import Literal, final
 import torch
 from torch import Tensor, nn
 
-from verisal._numbers import check_range
 from verisal.errors import ConfigError
 from verisal.functional.comparison.similarity import attribution_of
 from verisal.functional.networks import stopped_at
@@ -50,7 +49,7 @@ from verisal.saliency.decoy.problem import (
     small_start,
 )
 from verisal.saliency.gradients.gradient import Gradient, network_of, sample_groups
-from verisal.types import AnyClassifier, SaliencyResult
+from verisal.types import AnyClassifier, SaliencyResult, check_range
 
 
 @dataclass(frozen=True)

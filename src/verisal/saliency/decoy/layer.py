@@ -8,12 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from verisal._numbers import check_range
 from verisal.errors import ConfigError
 from verisal.functional.networks import channels_last, hooked
 from verisal.functional.outputs import ask
 from verisal.functional.seeding import derive_seed
-from verisal.types import StagedClassifier
+from verisal.types import StagedClassifier, check_range
 
 #: Images to the output of a layer.
 Features = Callable[[Tensor], Tensor]

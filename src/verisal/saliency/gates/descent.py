@@ -9,11 +9,10 @@ from typing import Literal, NamedTuple, final
 import torch
 from torch import Tensor
 
-from verisal._numbers import check_range
 from verisal.functional.outputs import require_softmax
 from verisal.saliency._base import ONE_SCORE
 from verisal.saliency.gates.masks import GatePenalty, gate_penalty_weights
-from verisal.types import StagedClassifier, StageOutputs
+from verisal.types import StagedClassifier, StageOutputs, check_range
 
 Keep = Literal["best", "fidelity", "last"]
 Objective = Literal["class", "output", "evidence", "mixed", "maximise", "maximise_log_probability"]

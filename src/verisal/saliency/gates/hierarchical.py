@@ -18,7 +18,6 @@ from typing import final
 import torch
 from torch import Tensor
 
-from verisal._numbers import check_range
 from verisal.errors import ConfigError
 from verisal.functional.outputs import ask
 from verisal.functional.scopes import images_at_once, in_chunks
@@ -26,7 +25,7 @@ from verisal.saliency._base import explaining, staged
 from verisal.saliency.gates.descent import GateDescent, GateProblem, GateResult, Keep, Objective
 from verisal.saliency.gates.masks import GatePenalty
 from verisal.saliency.gates.method import FoundGates, GateMethod
-from verisal.types import StagedClassifier
+from verisal.types import StagedClassifier, check_range
 
 
 @final

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from verisal._numbers import check_range
 from verisal.checkpoint import CARD_KEY, load_checkpoint, load_export, save_export
 from verisal.errors import CheckpointError, ConfigError
 from verisal.fingerprint import state_hash
@@ -24,7 +23,7 @@ from verisal.saliency._base import ONE_SCORE, explaining, staged
 from verisal.saliency.gates.descent import GateDescent, GateProblem, Objective
 from verisal.saliency.gates.masks import GatePenalty
 from verisal.saliency.gates.method import FoundGates, GateMethod
-from verisal.types import StagedClassifier, StageOutputs
+from verisal.types import StagedClassifier, StageOutputs, check_range
 
 _SHARPNESS = 4.0
 

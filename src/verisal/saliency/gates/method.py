@@ -8,11 +8,10 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from verisal._numbers import check_range
 from verisal.functional.scopes import gradient_scope, images_at_once, in_chunks
 from verisal.saliency._base import Saliency, staged
 from verisal.saliency.gates.masks import Fusion, Shown, fused_maps, raw_maps
-from verisal.types import SaliencyResult, StagedClassifier, check_query_class
+from verisal.types import SaliencyResult, StagedClassifier, check_query_class, check_range
 
 # Settings that change no gate.
 _OF_MAPS = ("chunk_size", "fusion", "same_weights", "shown", "smoothing")

@@ -9,7 +9,6 @@ from typing import final
 import torch
 from torch import Tensor
 
-from verisal._numbers import check_range
 from verisal.errors import ConfigError
 from verisal.functional.baselines import Baseline, Constant
 from verisal.functional.scopes import images_at_once, in_chunks
@@ -25,7 +24,7 @@ from verisal.saliency.gradients.gradient import (
     sample_groups,
     scores_of,
 )
-from verisal.types import AnyClassifier
+from verisal.types import AnyClassifier, check_range
 
 
 @final

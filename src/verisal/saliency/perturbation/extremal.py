@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from verisal._numbers import check_range
 from verisal.errors import ConfigError
 from verisal.functional.baselines import Baseline
 from verisal.functional.baselines.plain import bound
@@ -23,7 +22,7 @@ from verisal.functional.filters import gaussian_blur
 from verisal.functional.outputs import ask
 from verisal.saliency._base import Saliency, explaining, query_score
 from verisal.saliency.perturbation.meaningful import Replacement, check_grid, replacement
-from verisal.types import AnyClassifier, SaliencyResult
+from verisal.types import AnyClassifier, SaliencyResult, check_range
 
 _COLDNESS = 20.0
 """Inverse temperature of the soft-max pooling."""

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from verisal._numbers import check_range
 from verisal.errors import ConfigError
 from verisal.functional.baselines import Baseline, Blur
 from verisal.functional.baselines.plain import bound, compose
@@ -25,7 +24,7 @@ from verisal.functional.outputs import ask, output_of
 from verisal.functional.scopes import in_chunks
 from verisal.functional.seeding import derive_seed
 from verisal.saliency._base import Saliency, explaining, query_score
-from verisal.types import AnyClassifier, SaliencyResult
+from verisal.types import AnyClassifier, SaliencyResult, check_range
 
 Replacement = Callable[[Tensor], Tensor]
 

@@ -10,7 +10,6 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from verisal._numbers import check_range
 from verisal.errors import ConfigError
 from verisal.functional.outputs import require_softmax
 from verisal.functional.scopes import frozen, gradient_scope, rng_preserved
@@ -37,7 +36,7 @@ from verisal.tasks.masker.evaluation import (
     shuffled_gates,
 )
 from verisal.tasks.masker.lessons import Group, Lessons, batches_of
-from verisal.types import Batch, StageOutputs
+from verisal.types import Batch, StageOutputs, check_range
 
 
 @final
