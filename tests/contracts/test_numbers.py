@@ -55,6 +55,7 @@ _GIVEN: dict[str, dict[str, Any]] = {
     "AttackedMaps": {"methods": {}},
     "AttackedSensitivity": {"attack": MapAttack(kind="top_k")},
     "BaselineNeutrality": {"baselines": [Constant()]},
+    "BaselineChoice": {"commands": []},
     "CNNDetector": {"reads": ["masks/*"]},
     "CascadingRandomisation": {"method": HierarchicalMasks(), "images": torch.zeros(1, 3, 32, 32)},
     "ClassRankScores": {"queries": ["c1"]},
