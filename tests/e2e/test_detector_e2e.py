@@ -120,6 +120,8 @@ def test_a_second_run_finds_the_store(inside, monkeypatch):
 
     monkeypatch.setattr("verisal.detectors.features.DetectorFeatures.__call__", never)
     monkeypatch.setattr("verisal.attacks.PGD._perturb", never)
+    # What a row costs is timed anew, and asks the classifier.
+    monkeypatch.setattr("verisal.tasks.detector.cost_of", lambda *_: {})
     assert main(["fit", "--config", config(inside), "--run_dir", "quick", "--trainer.max_epochs=1"]) == 0
     assert set(metrics_of("quick")) == set(metrics_of("fitted"))
 
@@ -229,7 +231,11 @@ BAD = {
         ("'PDG'", "did you mean 'PGD'", "FGSM", "CarliniWagnerL2"),
     ),
     "attack setting": ("steps: 4}}\n      fgsm", "stepz: 4}}\n      fgsm", ("stepz", "steps")),
-    "saliency": ("HierarchicalMasks", "HierarchicMasks", ("HierarchicMasks", "HierarchicalMasks")),
+    "saliency": (
+        "verisal.saliency.HierarchicalMasks",
+        "HierarchicMasks",
+        ("HierarchicMasks", "HierarchicalMasks"),
+    ),
     "detector": ("class_path: MaxSoftmax", "class_path: MaxSoftmx", ("did you mean 'MaxSoftmax'",)),
     "head": ("head: masks_activations", "head: confidence", ("head",)),
     "attack value": ("eps: 0.0157", "eps: 4", ("eps", "found 4")),
