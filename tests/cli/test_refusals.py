@@ -144,7 +144,7 @@ def test_names_in_refusals_exist(options):
         for name in found
         if name
     }
-    assert len(named) > 150
+    assert len(named) > 130
     assert not {item for item in named if item[1] not in known}
 
 

@@ -57,10 +57,7 @@ def test_end_to_end_counts_each_image_once():
     assert found.right_or_rejected.value == pytest.approx(3 / 5)
     assert found.clean_rejected.value == pytest.approx(2 / 5)
     assert found.right_or_rejected.low <= 0.6 <= found.right_or_rejected.high
-    assert set(found.named("adaptive/eps_4")) == {
-        "adaptive/eps_4/fooled", "adaptive/eps_4/detected", "adaptive/eps_4/auroc",
-        "adaptive/eps_4/right_or_rejected", "adaptive/eps_4/clean_rejected",
-    }  # fmt: skip
+    assert set(vars(found)) == {"fooled", "detected", "auroc", "right_or_rejected", "clean_rejected"}
     remark = found.remark(4 / 255)
     assert remark.startswith("still right or rejected: 0.600 at eps 4/255.")
     assert "at eps 2/255" in remark

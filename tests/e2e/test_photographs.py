@@ -144,16 +144,43 @@ def test_validate(settings):
     assert metrics["val/classifier/accuracy"]["n"] == 4
 
 
+# Weights that know 48 pictures by heart need more noise than a real network.
+SMALL = """
+model:
+  init_args:
+    detectors:
+      masks_activations:
+        class_path: CNNDetector
+        init_args:
+          source: &features
+            class_path: DetectorFeatures
+            init_args: {saliency: {class_path: verisal.saliency.HierarchicalMasks, init_args: {steps: 10}}}
+          reads: ["masks/*", "activations/*"]
+          members: 1
+          grid: 4
+          width: 4
+      max_softmax: {class_path: MaxSoftmax, init_args: {source: *features}}
+data:
+  init_args:
+    families: {linf: [pgd_linf_2]}
+    fits: {default: [pgd_linf_2]}
+    attacks: {pgd_linf_2: {class_path: PGD, init_args: {eps: 0.1}}}
+    merged: []
+    test_noise_like: pgd_linf_2
+"""
+
+
 def test_fit(settings):
-    configs = [ROOT / "configs" / "detector.yaml", ROOT / "configs" / "data" / "detector_photographs.yaml"]
+    Path("small.yaml").write_text(SMALL)
+    configs = [
+        ROOT / "configs" / "detector.yaml",
+        ROOT / "configs" / "data" / "detector_photographs.yaml",
+        "small.yaml",
+    ]
     words = [word for config in configs for word in ("--config", str(config))]
     counts = ["fit_count=12", "val_count=12", "val_attacked_count=6", "test_count=12"]
     words += [f"--data.{count}" for count in counts] + as_options(settings, "--data.classifier.")
-    # Weights that know 48 pictures by heart need more noise than a real network.
-    attacks = {"pgd_linf_2": {"class_path": "PGD", "init_args": {"eps": 0.1}}}
-    words += [f"--data.{split}_attacks={json.dumps(attacks)}" for split in ("fit", "test")]
-    words += ["--data.fit_noise_like=pgd_linf_2", "--data.test_noise_like=pgd_linf_2"]
-    words += ["--model.members=1", "--model.grid=4", "--model.width=4", "--trainer.max_epochs=1"]
+    words += ["--trainer.max_epochs=1"]
     assert main(["fit", *words, *QUIET, "--run_dir", "fitted"]) == 0
     metrics = json.loads(Path("fitted/report.json").read_text())["metrics"]
     assert metrics["test/masks_activations/auroc/pgd_linf_2"]["n"] > 0

@@ -312,7 +312,8 @@ def test_data_modules_hand_the_url_on_as_it_is(tmp_path):
     settings = {"fit_count": 4, "val_count": 4, "val_attacked_count": 2, "test_count": 8}
     detector = tiny_detector.data(tmp_path, store=url, **settings)
     detector.setup("test")
-    assert detector.table("det_test").counts()["clean"] > 0
+    detector.measure(["det_test"], [])
+    assert detector.groups("det_test").counts()["clean"] > 0
     kept = {Path(name).parts[1:3] for name in fsspec.filesystem("memory").store}
     assert kept == {("studies", "deep")}
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
