@@ -5,10 +5,19 @@ from verisal_studies.decoy_grid import DecoyGrid
 from verisal_studies.decoys import DecoyStudy
 from verisal_studies.input_perturbations import InputPerturbations
 from verisal_studies.map_robustness import MapRobustness
-from verisal_studies.page import StudyPage, page_text, write_page
 from verisal_studies.reliable_detection import ReliableDetection
 from verisal_studies.reliable_saliency import ReliableSaliency
-from verisal_studies.study import Finding, Section, Study, StudyFigure, StudyResult, Verdict
+from verisal_studies.study import (
+    Finding,
+    Section,
+    Study,
+    StudyFigure,
+    StudyPage,
+    StudyResult,
+    Verdict,
+    page_text,
+    write_page,
+)
 
 __all__ = [
     "BaselineChoice", "DecoyGrid", "DecoyStudy", "Finding", "InputPerturbations", "MapRobustness",

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from verisal.cli._options import Options, count, path_word
+from verisal.cli._settings import Options, count, path_word
 from verisal.data import (
     COCO,
     CUB200,

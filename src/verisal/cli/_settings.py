@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import inspect
 import re
-from argparse import ArgumentError
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, final
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace
@@ -62,7 +62,7 @@ def parsed_settings(parser: ArgumentParser, words: Sequence[str], known: Sequenc
     _check_configs(words)
     try:
         found: Namespace = parser.parse_args(list(words))
-    except ArgumentError as error:
+    except argparse.ArgumentError as error:
         raise ConfigError(explain(str(error), known)) from None
     # The parser lets some errors of files and of conversions through.
     except Exception as error:
@@ -302,3 +302,42 @@ def _repeated(node: object, seen: set[int]) -> Iterator[tuple[str, int, int]]:
                     yield key.value, lines[key.value], line
                 lines.setdefault(key.value, line)
             yield from _repeated(value, seen)
+
+
+@final
+class Options(argparse.ArgumentParser):
+    """A parser that raises instead of printing its usage and ending the process."""
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse the words of a command.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError(f"{message} (see {self.prog} --help)")
+
+
+def path_word(word: str) -> str:
+    """A path.
+
+    Raises:
+        ArgumentTypeError: nothing, or what no file can be called.
+    """
+    if not word.strip() or "\0" in word:
+        raise argparse.ArgumentTypeError(f"expected a path, found {word!r}")
+    return word
+
+
+def count(word: str) -> int:
+    """A whole number from 1.
+
+    Raises:
+        ArgumentTypeError: anything else.
+    """
+    try:
+        number = int(word)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1, found {word!r}")
+    return number
