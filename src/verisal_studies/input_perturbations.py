@@ -209,7 +209,7 @@ def _pairings(pairings: Sequence[Diagonal], neutral: Sequence[str]) -> str:
 
 
 def _recommended(removal: RemovalScores) -> str:
-    """How the default of the curves does on images that had no part in its choice."""
+    """The default of the curves on images that had no part in its choice."""
     names = [baseline.name for baseline in recommended_baselines()]
     missing = [name for name in names if name not in removal.distinct]
     if missing:

@@ -40,7 +40,7 @@ _RULE_OF_RANKINGS: Final = (
 
 @dataclass(frozen=True)
 class Divergence:
-    """How alike the maps of some settings are.
+    """Likeness of the maps of some settings.
 
     Attributes:
         name: of the settings.

@@ -119,7 +119,7 @@ class Evidence:
         }
 
     def missed(self, row: str) -> list[str]:
-        """What a method must reach to be called reliable and does not."""
+        """Requirements of a reliable method that a method misses."""
         false = [self.disturbed(row, f"flr_{form}_{query}") for form in ("rel", "abs") for query in ABSENT]
         responses = [self.disturbed(row, f"response_ratio_{query}") for query in ABSENT]
         reached = {
@@ -132,7 +132,7 @@ class Evidence:
 
 
 def summary(evidence: Evidence, names: ReliableRows) -> str:
-    """Who answers for absent classes, and what is left of the masks' answer."""
+    """Methods that answer for absent classes, and what is left of the masks' answer."""
     answers = {row: evidence.false_responses(row).values() for row in names.earlier}
     loud = quoted(row for row, own in answers.items() if all(any_ and same for any_, same in own))
     quiet = quoted(row for row, own in answers.items() if not any(any_ for any_, _ in own))

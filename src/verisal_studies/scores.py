@@ -125,14 +125,14 @@ def ratio_of_means(pair: Tensor) -> Score:
 
 
 def difference_word(difference: Score, better: Better) -> Literal["better", "worse", "open"]:
-    """What the interval of a difference says; ``open`` if it holds 0 or there is none."""
+    """Verdict of the interval of a difference; ``open`` if it holds 0 or there is none."""
     if not (difference.low > 0 or difference.high < 0):
         return "open"
     return "better" if (difference.high < 0) == (better == "low") else "worse"
 
 
 def counted(words: Sequence[str]) -> str:
-    """How often each of ``better``, ``worse`` and ``open`` occurs."""
+    """Counts of ``better``, ``worse`` and ``open``."""
     return ", ".join(f"{words.count(word)} {word}" for word in ("better", "worse", "open") if word in words)
 
 
@@ -264,7 +264,7 @@ def sensitivity_under(kind: str, *, aimed: bool) -> str:
 
 
 def counted_images(names: Iterable[str]) -> str:
-    """How many images, and the first name, which tells data set and split."""
+    """Number of images, and the first name, which tells data set and split."""
     listed = sorted(names, key=lambda name: (len(name), name))
     return f"{len(listed)}, `{listed[0]}` and on"
 

@@ -142,7 +142,7 @@ class Study(ABC):
 
     @abstractmethod
     def result(self, evaluation: Evaluation) -> StudyResult:
-        """What an evaluation says about the claims.
+        """The claims, judged by an evaluation.
 
         Raises:
             ConfigError: the evaluation lacks scores that the study reads; says which.

@@ -110,7 +110,7 @@ def _images(path: Path, annotations: str | None, form: str | None, labels: str |
 
 
 def _in_folders(path: Path, annotations: Path) -> bool:
-    """Whether any image lies in a folder below ``path``, other than that of the annotations."""
+    """True if an image lies in a folder below ``path``, other than that of the annotations."""
     if not path.is_dir():
         return False
     return any(file.parent != path for file in find_images(path, without=annotations).paths)

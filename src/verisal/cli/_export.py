@@ -103,7 +103,7 @@ def with_export(arguments: Sequence[str]) -> list[str]:
 
 
 def _is_place(value: str) -> bool:
-    """Whether a value of ``--model`` means files, there or not: a class is ``Name`` or ``package.Name``."""
+    """True if a value of ``--model`` means files, there or not: a class is ``Name`` or ``package.Name``."""
     path = Path(value)
     is_name = re.fullmatch(r"[a-z0-9_~-][\w-]*", value) is not None
     settings = value.lstrip().startswith("{")
@@ -163,7 +163,7 @@ def _export_detector(checkpoint: Mapping[str, Any], source: Path, target: Path) 
 
 
 def _origin(source: Path, row: str = "") -> dict[str, Any]:
-    """Where the weights come from: the run, its seed, and what its test found of ``row``."""
+    """Origin of the weights: the run, its seed, and what its test found of ``row``."""
     run = find_run_of(source)
     origin: dict[str, Any] = {"verisal": version("verisal"), "checkpoint": source.name}
     if run is None:

@@ -1,4 +1,4 @@
-"""What a command changes about its process, and how it is put back: signals, warnings, logs, environment."""
+"""Changes of a command to its process, put back at its end: signals, warnings, logs, environment."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ class _Lasting:
         self._try("flush")
 
     def isatty(self) -> bool:
-        """Whether a person reads."""
+        """True if a person reads."""
         return not self._stream.closed and self._stream.isatty()
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever a text stream has

@@ -42,7 +42,7 @@ def say(line: str) -> None:
 @final
 @dataclass(frozen=True)
 class Start:
-    """Where a command begins; nothing is written before :meth:`begin`.
+    """Start of a command; nothing is written before :meth:`begin`.
 
     Attributes:
         run: the run's folder.
@@ -235,7 +235,7 @@ def _attached(text: str) -> Start:
 @final
 @dataclass
 class Command:
-    """How far a command came; what its last words need.
+    """Progress of a command, as its last words need it.
 
     Attributes:
         stage: the command.

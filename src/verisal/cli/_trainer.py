@@ -161,7 +161,7 @@ class TrainingPrecision(MixedPrecision):
 
 
 def training_precision(precision: object, accelerator: object) -> list[TrainingPrecision]:
-    """What the trainer needs beside its defaults for ``trainer.precision``.
+    """Plugins of the trainer for ``trainer.precision``.
 
     Raises:
         ConfigError: another precision than ``32-true`` and ``bf16-mixed``, or the latter on a CPU.

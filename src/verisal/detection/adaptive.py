@@ -146,7 +146,7 @@ def adaptive_scores(
     row: str,
     bootstrap: Bootstrap,
 ) -> tuple[dict[ScoreName, Score], tuple[str, ...]]:
-    """What is left of the defence, per radius: strongest attack per image, over all and over each suite.
+    """Outcome for the defence, per radius: strongest attack per image, over all and over each suite.
 
     Args:
         found: suite, eps and attack to what :func:`attack_defence` gave.

@@ -239,7 +239,7 @@ class AttackedImages:
         )
 
     def measured(self, measurement: Measurement) -> dict[str, Tensor]:
-        """What :meth:`fill` has measured of the rows of :meth:`groups`, name to ``(N, ...)``."""
+        """Measurements by :meth:`fill` of the rows of :meth:`groups`, name to ``(N, ...)``."""
         return _joined([part for variant in self.variants for part in self._parts(variant, measurement)])
 
     def _parts(self, variant: str, measurement: Measurement | None) -> list[_Part]:

@@ -165,7 +165,7 @@ class DetectorData(L.LightningDataModule):
         self._steps: dict[str, int] = {}
 
     def card(self) -> dict[str, object]:
-        """What a detector's checkpoint must agree with."""
+        """Facts that a detector's checkpoint must agree with."""
         return {
             "class_names": list(self.classifier.class_names),
             "image_size": self.classifier.image_size,
@@ -198,7 +198,7 @@ class DetectorData(L.LightningDataModule):
         return self._groups[split]
 
     def measured(self, split: Split, measurement: Measurement) -> dict[str, Tensor]:
-        """What a measurement gives of all rows of a split, read anew at every call."""
+        """Measurements of all rows of a split, read anew at every call."""
         return self._splits[split].measured(measurement)
 
     def image_id(self, split: Split, index: int) -> str:
@@ -220,7 +220,7 @@ class DetectorData(L.LightningDataModule):
         return self._digests[split]
 
     def score_store(self, name: str, key: Mapping[str, Any]) -> FeatureStore:
-        """Where scores of one fitted detector are kept; ``key`` says how it was made and fitted."""
+        """Store of the scores of one fitted detector; ``key`` says how it was made and fitted."""
         return FeatureStore(self._root, key={**self._key, **key}, prefix=f"scores-{name}", shard_size=1)
 
     def scores(self, store: FeatureStore, compute: Callable[[], dict[str, Tensor]]) -> None:

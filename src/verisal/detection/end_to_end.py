@@ -1,4 +1,4 @@
-"""What adaptive attacks leave of a defence that may err or reject: per image, with intervals over images."""
+"""Outcome of adaptive attacks on a defence that may err or reject: per image, with intervals over images."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def strongest(fooled: Tensor, scores: Tensor) -> Strongest:
 @final
 @dataclass(frozen=True)
 class EndToEnd:
-    """What one attack, or the strongest of several, leaves at one eps.
+    """Outcome of one attack, or of the strongest of several, at one eps.
 
     Attributes:
         fooled: share of images for which the attack fools the classifier, rejected or not.
@@ -82,7 +82,7 @@ class EndToEnd:
     clean_rejected: Score
 
     def remark(self, eps: float) -> str:
-        """What a claim of this size would imply, to stand beside it.
+        """Implication of a claim of this size, to stand beside it.
 
         Args:
             eps: of the attack, in [0, 1] pixel units.

@@ -1,4 +1,4 @@
-"""How detectors carry over to families of attacks that they were not fitted on."""
+"""Scores of detectors on families of attacks that they were not fitted on."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _RATE = 0.05
 @final
 @dataclass(frozen=True)
 class Families:
-    """Which attacks are of one kind, and which of them each fit has seen.
+    """Attacks by kind, and those that each fit has seen.
 
     Attributes:
         attacks: family to the names of its attacks.

@@ -21,7 +21,7 @@ from verisal.functional.statistics.resampled import Bootstrap, Resampled
 from verisal.results import Curve, Histogram, Score, ScoreName
 
 Role = Literal["clean", "attack", "failed", "benign"]
-"""What a group of images stands for.
+"""Role of a group of images.
 
 ``clean``: correctly classified clean images, the negatives; exactly one group. ``attack``: successful
 attacks, positives. ``failed``: attacks that did not fool the classifier; reported on their own, never in an

@@ -44,7 +44,7 @@ class Detector(Configured, ABC):
 
     @property
     def measurement(self) -> Measurement:
-        """What the detector reads of an image."""
+        """The source: measurement of an image that the detector reads."""
         return self.source
 
     @abstractmethod
@@ -170,7 +170,7 @@ class TrainedDetector(Detector):
 
     @abstractmethod
     def prepare(self, measured: Measured) -> Mapping[str, Tensor]:
-        """What the networks read of everything measured, made once for all epochs."""
+        """Inputs of the networks, made of everything measured once for all epochs."""
 
     @abstractmethod
     def build(self, clean: Measured, *, seed: int) -> nn.ModuleList:

@@ -21,11 +21,11 @@ from verisal.saliency import GateMethod, Saliency
 from verisal.types import StagedClassifier, StageOutputs, check_images
 
 Measured = Mapping[str, Tensor]
-"""What was measured of images: name to ``(B, ...)``."""
+"""Measurements of images: name to ``(B, ...)``."""
 
 
 class Measurement(Configured, ABC):
-    """What a detector reads of an image: computed once per image, kept in a store, shared by detectors.
+    """Measurement of an image that detectors read: computed once per image, kept in a store, shared.
 
     Concrete ones are frozen dataclasses of plain settings.
     """

@@ -1,4 +1,4 @@
-"""Where results go: CSV files, Weights & Biases, figures, and the report of a run."""
+"""Places for results: CSV files, Weights & Biases, figures, and the report of a run."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -47,7 +47,7 @@ _SLOW = {
 
 
 def __getattr__(name: str) -> object:
-    """What needs Lightning, imported when it is first asked for."""
+    """Import a name that needs Lightning when it is first asked for."""
     if name not in _SLOW:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f".{_SLOW[name]}", __name__), name)

@@ -140,7 +140,7 @@ def draw_contact_sheet(shown: Sequence[Explanation], path: Path, *, columns: int
 
 
 def _note(shown: Explanation) -> str:
-    """How to read the figure of one image."""
+    """Reading guide to the figure of one image."""
     layers = " Each layer's map runs from 0 to its own maximum." if shown.layers else ""
     undefined = _undefined_note([shown.saliency, shown.disturbed_saliency, *shown.layers.values()])
     return (

@@ -1,4 +1,4 @@
-"""What a hook publishes, the sinks that take it, and the main table of several evaluations made one."""
+"""Publications of a hook, the sinks that take them, and the main table of several evaluations made one."""
 
 from __future__ import annotations
 

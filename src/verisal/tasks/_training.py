@@ -71,7 +71,7 @@ class OneCycle(OneCycleLR):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """How many steps have been made."""
+        """Number of steps made."""
         return {"last_epoch": self.last_epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -134,7 +134,7 @@ class DetectorTask(L.LightningModule):
         check_planned(trainer, needs_validation=True)
 
     def card(self) -> dict[str, object]:
-        """What a checkpoint must agree with to be loaded into this task."""
+        """Facts that a checkpoint must agree with to be loaded into this task."""
         return self.card_of(self._data)
 
     def card_of(self, data: DetectorData) -> dict[str, object]:

@@ -242,7 +242,7 @@ class TransferTask(L.LightningModule):
     def _attacked_images(
         self, row: str, suite: AdaptiveSuite, attack: AdaptivePGD, split: Split, count: int
     ) -> dict[str, Tensor]:
-        """What an attack that knows a row makes of the first ``count`` clean images of a split."""
+        """Results of an attack that knows a row on the first ``count`` clean images of a split."""
         if row not in self._attacked:
             self._attacked[row] = self._fitted(self._attacked_cell(row))
         pool, groups = self._data.groups("det_fit"), self._data.groups(split)
@@ -260,7 +260,7 @@ class TransferTask(L.LightningModule):
         )
 
     def _hardening(self) -> dict[str, Tensor]:
-        """What the head reads of adaptive attacks on fit images that fooled the classifier."""
+        """Measurements of adaptive attacks on fit images that fooled the classifier."""
         if self.hardened is None or self._hard_samples:
             return self._hard_samples
         suite, measurement = self.hardened, self._detector(self.head).measurement
@@ -327,7 +327,7 @@ class TransferTask(L.LightningModule):
         return detector
 
     def _read(self, split: Split, measurement: Measurement) -> dict[str, Tensor]:
-        """What was measured of a split, read once per measurement: neighbouring cells share it."""
+        """Measurements of a split, read once: neighbouring cells share them."""
         key = canonical(measurement)
         if self._measured[0] != key:
             self._measured = (key, {})
