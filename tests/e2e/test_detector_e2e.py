@@ -121,7 +121,7 @@ def test_a_second_run_finds_the_store(inside, monkeypatch):
     monkeypatch.setattr("verisal.detectors.features.DetectorFeatures.__call__", never)
     monkeypatch.setattr("verisal.attacks.PGD._perturb", never)
     # What a row costs is timed anew, and asks the classifier.
-    monkeypatch.setattr("verisal.tasks.detector.cost_of", lambda *_: {})
+    monkeypatch.setattr("verisal.tasks.detector.costs_of", lambda *_: {})
     assert main(["fit", "--config", config(inside), "--run_dir", "quick", "--trainer.max_epochs=1"]) == 0
     assert set(metrics_of("quick")) == set(metrics_of("fitted"))
 

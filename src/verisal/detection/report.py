@@ -26,6 +26,7 @@ from verisal.detection.table import (
     threshold_notes,
 )
 from verisal.detectors import Detector
+from verisal.fingerprint import canonical
 from verisal.functional.networks import uncompiled
 from verisal.functional.statistics.resampled import Bootstrap, Resampled
 from verisal.models import Classifier
@@ -269,17 +270,30 @@ def _fused(layers: Sequence[Tensor], image: Tensor) -> Tensor:
     return torch.squeeze(fuse_layers(upsampled, "geometric"))
 
 
-def cost_of(detector: Detector, row: str, classifier: Classifier, images: Tensor) -> dict[str, float]:
-    """Milliseconds and passes through the last stage per image, from ``images (B, 3, H, W)`` to the score."""
-    with _counted(classifier) as passes:
+def costs_of(detectors: Mapping[str, Detector], classifier: Classifier, images: Tensor) -> dict[str, float]:
+    """Milliseconds and passes through the last stage per image, from ``images (B, 3, H, W)`` to the score.
+
+    A measurement that several rows share is made and timed once, and counts in full for each of them.
+    """
+    timings: dict[str, float] = {}
+    measured: dict[str, tuple[dict[str, Tensor], float, Mapping[str, int]]] = {}
+    for row, detector in detectors.items():
+        key = canonical(detector.measurement)
+        if key not in measured:
+            with _counted(classifier) as passes:
+                started = time.perf_counter()
+                tensors = detector.measurement(classifier, images)
+                measured[key] = tensors, time.perf_counter() - started, passes
+        tensors, seconds, passes = measured[key]
         started = time.perf_counter()
-        detector.score(classifier, images)
-        seconds = time.perf_counter() - started
-    return {
-        f"{row}: ms per image": 1000 * seconds / len(images),
-        f"{row}: forward passes per image": passes["forward"] / len(images),
-        f"{row}: backward passes per image": passes["backward"] / len(images),
-    }
+        detector.judge(tensors)
+        seconds += time.perf_counter() - started
+        timings |= {
+            f"{row}: ms per image": 1000 * seconds / len(images),
+            f"{row}: forward passes per image": passes["forward"] / len(images),
+            f"{row}: backward passes per image": passes["backward"] / len(images),
+        }
+    return timings
 
 
 @contextmanager

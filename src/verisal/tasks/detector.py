@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from verisal.detection.data import DetectorData
 from verisal.detection.metric import DetectionScores, DetectionTable
-from verisal.detection.report import DetectionResult, build_evaluation, cost_of
+from verisal.detection.report import DetectionResult, build_evaluation, costs_of
 from verisal.detection.table import RATES, Thresholds, detection_thresholds
 from verisal.detectors import Detector, Logits, Measurement, TrainedDetector, epoch_order
 from verisal.detectors.base import require_rows
@@ -312,8 +312,7 @@ class DetectorTask(L.LightningModule):
         timings: dict[str, float] = {}
         if split == "det_test" and self.trainer.is_global_zero:
             images = self._data.groups(split).images[:_TIMED_IMAGES].float() / 255
-            for row, detector in self.detectors.items():
-                timings |= cost_of(detector, row, self._data.classifier, images)
+            timings = costs_of(self.detectors, self._data.classifier, images)
         head = self.detectors[self.head]
         result = DetectionResult(
             split=split, rows=self.rows, head=self.head, default=self.default, tables={self.default: table},

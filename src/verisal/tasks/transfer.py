@@ -16,7 +16,7 @@ from verisal.detection.adaptive import AdaptiveSuite, adaptive_scores, attack_de
 from verisal.detection.attacked_images import GroupTable
 from verisal.detection.data import DetectorData
 from verisal.detection.metric import DetectionTable
-from verisal.detection.report import DetectionResult, build_evaluation, cost_of
+from verisal.detection.report import DetectionResult, build_evaluation, costs_of
 from verisal.detection.table import RATES, detection_thresholds
 from verisal.detectors import Detector, Measurement
 from verisal.errors import ConfigError
@@ -348,11 +348,8 @@ class TransferTask(L.LightningModule):
 
     def _timings(self) -> dict[str, float]:
         images = self._data.groups("det_val").images[:_TIMED_IMAGES].float() / 255
-        timings: dict[str, float] = {}
-        for row in self.rows:
-            detector = self._fitted(_Cell(row, self.default, self.seed))
-            timings |= cost_of(detector, row, self._data.classifier, images)
-        return timings
+        fitted = {row: self._fitted(_Cell(row, self.default, self.seed)) for row in self.rows}
+        return costs_of(fitted, self._data.classifier, images)
 
 
 def _first_clean(groups: GroupTable, count: int) -> Tensor:
