@@ -163,7 +163,7 @@ class DetectorTask(L.LightningModule):
             return
         for row, detector in self.trained.items():
             require_rows(detector, self._adversarial, self._clean)
-            measured = self._measured["det_fit", _key(detector.measurement)]
+            measured = self._measured["det_fit", canonical(detector.measurement)]
             inputs = detector.prepare({name: tensor[self._rows] for name, tensor in measured.items()})
             clean = {name: tensor[self._clean] for name, tensor in inputs.items()}
             self.networks.append(detector.build(clean, seed=self.seed))
@@ -176,7 +176,7 @@ class DetectorTask(L.LightningModule):
             for (of, key), measured in self._measured.items()
             if of == split
         }
-        return {row: parts[_key(detector.measurement)] for row, detector in self.detectors.items()}
+        return {row: parts[canonical(detector.measurement)] for row, detector in self.detectors.items()}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put in what every detector has learned."""
@@ -317,7 +317,7 @@ class DetectorTask(L.LightningModule):
         result = DetectionResult(
             split=split, rows=self.rows, head=self.head, default=self.default, tables={self.default: table},
             thresholds={self.default: self._known_thresholds()}, negatives=int(self.negatives),
-            masks=self._measured[split, _key(head.measurement)], timings=timings,
+            masks=self._measured[split, canonical(head.measurement)], timings=timings,
         )  # fmt: skip
         bootstrap = Bootstrap(resamples, seed=self.seed)
         self.evaluation = build_evaluation(result, self._data, bootstrap)
@@ -337,7 +337,7 @@ class DetectorTask(L.LightningModule):
         images = batch.images.to(classifier.mean.device)
         measured = {key: one(classifier, images) for key, one in distinct(self.detectors.values()).items()}
         scores = {
-            row: detector.judge(measured[_key(detector.measurement)]).double().tolist()
+            row: detector.judge(measured[canonical(detector.measurement)]).double().tolist()
             for row, detector in self.detectors.items()
         }
         logits = Logits()(classifier, images)["logits"]
@@ -369,8 +369,4 @@ class DetectorTask(L.LightningModule):
 
 def distinct(detectors: Collection[Detector]) -> dict[str, Measurement]:
     """The measurements of some detectors, equal ones once, by their settings."""
-    return {_key(detector.measurement): detector.measurement for detector in detectors}
-
-
-def _key(measurement: Measurement) -> str:
-    return canonical(measurement)
+    return {canonical(detector.measurement): detector.measurement for detector in detectors}
