@@ -151,7 +151,7 @@ def against_torchcam(count: int, steps: int, repeats: int) -> None:
     if find_spec("torchcam") is None:
         print("torch-cam: not installed")
         return
-    from torchcam.metrics import DeletionInsertionMetric  # type: ignore[import-not-found]
+    from torchcam.metrics import DeletionInsertionMetric
 
     network = Trivial()
     images, maps, query = problem(count, 224)
