@@ -1,8 +1,8 @@
 """Batches of strangers' loaders, read as our own."""
 
 import torch
-from helpers.explaining_toys import Samples
 
+from helpers.explaining_toys import Samples
 from verisal.callbacks._batches import as_batch, read
 from verisal.types import Batch
 

@@ -117,8 +117,8 @@ def _unit(read: Read, normalization: Undoes) -> Tensor:
     if len(images) and not float((images - inside).abs().max()) <= slack:
         low, high = float(images.min()), float(images.max())
         raise DataError(
-            f"images must lie in [0, 1] once the loader's normalisation is undone, found values from {low:.4g}"
-            f" to {high:.4g}; pass normalization=, what the loader has applied"
+            "images must lie in [0, 1] once the loader's normalisation is undone, found values from"
+            f" {low:.4g} to {high:.4g}; pass normalization=, what the loader has applied"
         )
     return inside
 
