@@ -83,13 +83,13 @@ class Study:
         began = time.perf_counter()
         results: list[AdaptiveResult] = [
             AdaptivePGD(aim=aim, eps=eps, steps=steps, restarts=restarts)(
-                self.defence, self.images, self.labels, generator=torch.Generator().manual_seed(0)
+                self.defence, self.images, self.labels, sample_ids=range(len(self.images))
             )
             for aim in aims
         ]
         cost = (time.perf_counter() - began) / (len(self.images) * len(aims) * restarts * (steps + 1))
         fooled = torch.stack([result.fooled for result in results])
-        worst = strongest(fooled, torch.stack([self.score(result.x_adv) for result in results]))
+        worst = strongest(fooled, torch.stack([self.score(result.images) for result in results]))
         clean = self.score(self.images)
         left = end_to_end(worst.fooled, worst.score, clean, self.threshold, Bootstrap(0))
         print(

@@ -77,9 +77,9 @@ def trained_network(device: torch.device, *, epochs: int) -> nn.Module:
 def report(name: str, attack: Attack, network: nn.Module, images: Tensor, labels: Tensor) -> None:
     """Attack, judge, print one line."""
     start = time.perf_counter()
-    result = attack(network, images, labels, generator=torch.Generator().manual_seed(0))
+    result = attack(network, images, labels, sample_ids=range(len(images)))
     seconds = time.perf_counter() - start
-    verdict = judge_8bit(network, images, result.x_adv, labels)
+    verdict = judge_8bit(network, images, result.images, labels)
     hits = result.success
     print(
         f"{name:34s} success {verdict.success_rate_unrounded:.3f} rounded {verdict.success_rate:.3f}"

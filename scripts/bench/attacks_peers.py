@@ -142,7 +142,9 @@ def _rows(model: nn.Module, images: Tensor, labels: Tensor, eps: tuple[float, fl
     linf, l2 = eps
 
     def ours(attack: Attack) -> Call:
-        return lambda seed: attack(model, images, labels, generator=torch.Generator().manual_seed(seed)).x_adv
+        return lambda seed: (
+            attack(model, images, labels, generator=torch.Generator().manual_seed(seed)).images
+        )
 
     def fools(attack: foolbox.attacks.base.Attack) -> Call:
         def call(seed: int) -> Tensor:

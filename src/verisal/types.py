@@ -28,6 +28,8 @@ from verisal.errors import ConfigError, DataError
 Norm = Literal["linf", "l2"]
 #: Images ``(B, 3, H, W)`` in [0, 1] to logits ``(B, K)``; any function will do.
 AnyClassifier = Callable[[Tensor], Tensor]
+#: One class per image: a tensor ``(B,)`` of any whole numbers, or a sequence of them.
+Labels = Tensor | Sequence[int]
 #: How logits become probabilities: classes that exclude each other, or labels decided one by one.
 OutputKind = Literal["softmax", "sigmoid"]
 Split = Literal["cls_train", "cls_val", "det_fit", "det_val", "det_test"]
@@ -279,8 +281,38 @@ def check_images(images: Tensor) -> None:
     if not (low >= 0.0 and high <= 1.0):
         raise DataError(
             f"images must lie in [0, 1], found values from {low:.4g} to {high:.4g};"
-            " divide 8-bit images by 255 and leave the normalisation to the classifier"
+            " divide 8-bit images by 255; give images that were normalised as they were before it, and the"
+            " network as Classifier(network, normalization=...)"
         )
+
+
+def as_classes(labels: Labels, images: Tensor, *, what: str = "labels") -> Tensor:
+    """Class numbers as ``(B,)`` int64 on the device of ``images (B, ...)``.
+
+    Args:
+        labels: a tensor of any integer dtype, or a sequence of whole numbers.
+        images: that they belong to.
+        what: names them in the errors.
+
+    Raises:
+        ConfigError: another number of classes than of images, negative ones, or no whole numbers.
+
+    >>> as_classes([3, 1], torch.zeros(2, 3, 8, 8))
+    tensor([3, 1])
+    """
+    count = len(images)
+    given = torch.as_tensor(labels, device=images.device)
+    whole = not (given.is_floating_point() or given.is_complex() or given.dtype == torch.bool)
+    # An empty list makes a tensor of floats.
+    if tuple(given.shape) != (count,) or (count and not whole):
+        raise ConfigError(
+            f"{what} must be ({count},) whole numbers, one class per image,"
+            f" found {tuple(given.shape)} {str(given.dtype).removeprefix('torch.')}"
+        )
+    classes = given.to(torch.int64)
+    if count and int(classes.min()) < 0:
+        raise ConfigError(f"{what} must not be negative, found {int(classes.min())}")
+    return classes
 
 
 def check_query_class(query_class: Tensor, batch: int, num_classes: int) -> None:

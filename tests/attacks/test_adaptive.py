@@ -64,10 +64,10 @@ def test_adaptive_steps_pass_below_an_alarm_that_notices_plain_ones(aim):
     defence, images, labels = problem()
     plain = PGD(EPS, steps=60)(defence.classifier, images, labels, generator=seeded())
     assert bool(plain.success.all())
-    assert float(alarm(plain.x_adv).min()) > 3
+    assert float(alarm(plain.images).min()) > 3
     found = attack(aim)(defence, images, labels, generator=seeded())
     assert bool(found.fooled.all())
-    assert found.score.tolist() == alarm(found.x_adv).tolist()
+    assert found.score.tolist() == alarm(found.images).tolist()
     assert bool((found.score < 0).all())
     assert bool((found.score >= lowest_possible(images) - 1e-4).all())
 
@@ -98,7 +98,7 @@ def test_of_all_fooled_iterates_the_one_of_lowest_score_is_kept(aim):
     fooled = defence.classifier(iterates).argmax(dim=1) != 0
     assert len(iterates) > 30
     assert float(found.score) == float(alarm(iterates[fooled]).min())
-    assert bool((iterates[fooled] == found.x_adv).flatten(1).all(dim=1).any())
+    assert bool((iterates[fooled] == found.images).flatten(1).all(dim=1).any())
 
 
 @pytest.mark.parametrize("aim", AIMS.values(), ids=AIMS)
@@ -108,10 +108,10 @@ def test_of_all_fooled_iterates_the_one_of_lowest_score_is_kept(aim):
 def test_results_are_8bit_images_inside_the_ball(aim, eps, levels):
     defence, images, labels = problem()
     found = attack(aim, eps=eps, steps=10)(defence, images, labels, generator=seeded())
-    moved = (found.x_adv - images) * 255
+    moved = (found.images - images) * 255
     torch.testing.assert_close(moved, moved.round(), rtol=0, atol=1e-4)
     assert float(moved.abs().max()) == pytest.approx(levels, abs=1e-4)
-    verdict = defence.classifier(found.x_adv).argmax(dim=1) != labels
+    verdict = defence.classifier(found.images).argmax(dim=1) != labels
     assert verdict.equal(found.fooled)
     assert found.score.isnan().equal(~found.fooled)
     if eps == 0:
@@ -122,7 +122,7 @@ def test_an_image_that_cannot_be_turned_keeps_the_iterate_of_highest_loss():
     defence, images, labels = problem()
     found = attack(Selective(), eps=1 / 255, steps=20)(defence, images, labels, generator=seeded())
     assert not found.fooled.any()
-    torch.testing.assert_close(found.x_adv, images - 1 / 255, rtol=0, atol=1e-6)
+    torch.testing.assert_close(found.images, images - 1 / 255, rtol=0, atol=1e-6)
 
 
 def test_of_iterates_as_good_as_each_other_the_first_is_kept():
@@ -134,7 +134,7 @@ def test_of_iterates_as_good_as_each_other_the_first_is_kept():
     found = attack(Selective())(
         Defence(classifier=indifferent, alarm=alarm), images, labels, generator=seeded()
     )
-    assert found.x_adv.equal(images)
+    assert found.images.equal(images)
 
 
 def slopes(defence, images, labels, rows):
@@ -257,7 +257,7 @@ def test_surroundings_change_nothing_and_nothing_is_left_behind(around):
     state = torch.get_rng_state()
     with around():
         found = attack(Orthogonal(), steps=5)(defence, images.clone(), labels, generator=seeded())
-    assert found.x_adv.equal(expected.x_adv)
+    assert found.images.equal(expected.images)
     assert torch.get_rng_state().equal(state)
     assert defence.classifier.training
     assert defence.classifier.weight.requires_grad
@@ -267,7 +267,7 @@ def test_surroundings_change_nothing_and_nothing_is_left_behind(around):
 def test_no_image_gives_an_empty_result():
     defence, images, labels = problem()
     found = attack(Selective())(defence, images[:0], labels[:0], generator=seeded())
-    assert found.x_adv.shape == (0, 3, SIZE, SIZE)
+    assert found.images.shape == (0, 3, SIZE, SIZE)
     assert all(len(value) == 0 for value in vars(found).values())
 
 

@@ -31,7 +31,7 @@ def seeded() -> torch.Generator:
 @pytest.mark.parametrize("loss", ["ce", "dlr", "margin"])
 def test_ends_at_the_corner_of_the_ball(loss: str) -> None:
     result = APGD(0.05, loss=loss, steps=10)(plane, above(1.3), torch.tensor([1]), generator=seeded())
-    change = (result.x_adv - above(1.3)).flatten()
+    change = (result.images - above(1.3)).flatten()
     torch.testing.assert_close(change[[0, 1, 11]], torch.tensor([-0.05, 0.05, -0.05]))
     assert not result.success  # 1.3 - 0.05 * 19 > 0
     assert (result.n_fwd.tolist(), result.n_bwd.tolist()) == ([12], [10])
@@ -39,7 +39,7 @@ def test_ends_at_the_corner_of_the_ball(loss: str) -> None:
 
 def test_l2_ends_below_the_plane_at_the_distance_of_the_ball() -> None:
     result = APGD(0.2, "l2", steps=60)(plane, above(1.3), torch.tensor([1]), generator=seeded())
-    torch.testing.assert_close(result.x_adv, above(1.3 - 0.2 * 13), rtol=0, atol=5e-3)
+    torch.testing.assert_close(result.images, above(1.3 - 0.2 * 13), rtol=0, atol=5e-3)
     assert result.success.all()
 
 
@@ -51,7 +51,7 @@ def test_stopping_when_fooled_costs_less_and_keeps_the_success() -> None:
     assert full.success.tolist() == short.success.tolist() == [True, True, True, False]
     assert short.n_fwd.tolist()[3] == 12
     assert max(short.n_fwd.tolist()[:3]) <= 4
-    torch.testing.assert_close(short.x_adv[3], full.x_adv[3])
+    torch.testing.assert_close(short.images[3], full.images[3])
 
 
 def test_targeted_climbs_to_its_goal() -> None:
@@ -169,7 +169,7 @@ def test_restarts_keep_the_highest_loss() -> None:
     labels = torch.zeros(32, dtype=torch.int64)
     attacks = [APGD(0.2, loss="margin", steps=2, restarts=count) for count in range(1, 6)]
     found = [which(bumpy, images, labels, generator=seeded()) for which in attacks]
-    gains = torch.stack([bumpy(result.x_adv)[:, 1] for result in found]).diff(dim=0)
+    gains = torch.stack([bumpy(result.images)[:, 1] for result in found]).diff(dim=0)
     assert float(gains.min()) >= 0
     assert (gains > 0).any(dim=1).all()
     assert (gains == 0).any(dim=1).all()
@@ -205,7 +205,7 @@ def test_bim_is_pgd_from_the_image() -> None:
     images, labels = torch.cat([above(1.3), above(0.2)]), torch.tensor([1, 1])
     ours = BIM(0.05, steps=5)(plane, images, labels, generator=seeded())
     same = PGD(0.05, steps=5, step=0.0125, random_start=False)(plane, images, labels, generator=seeded())
-    assert ours.x_adv.equal(same.x_adv)
+    assert ours.images.equal(same.images)
     with pytest.raises(ConfigError, match=r"BIM\.steps"):
         BIM(0.05, steps=0)
 

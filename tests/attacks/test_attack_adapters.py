@@ -87,7 +87,7 @@ def test_global_random_numbers_are_seeded_per_image_and_put_back() -> None:
     part = attack(
         network, IMAGES[2:3], LABELS[2:3], generator=torch.Generator().manual_seed(0), sample_ids=["c"]
     )
-    assert part.x_adv.equal(full.x_adv[2:3])
+    assert part.images.equal(full.images[2:3])
 
 
 def failing(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:

@@ -54,7 +54,7 @@ class Centred(nn.Module):
 def rate(attack: Attack, trained: tuple[nn.Module, Tensor, Tensor]) -> float:
     network, images, labels = trained
     result = attack(network, images, labels, generator=torch.Generator().manual_seed(0))
-    return judge_8bit(network, images, result.x_adv, labels).success_rate_unrounded
+    return judge_8bit(network, images, result.images, labels).success_rate_unrounded
 
 
 def linf(name: str, eps: float) -> Attack:
@@ -100,7 +100,7 @@ def test_twice_the_steps_move_the_success_by_less_than_a_point(norm: str, traine
 def test_no_budget_no_change(attack: Attack, trained) -> None:
     network, images, labels = trained
     result = attack(network, images[:8], labels[:8], generator=torch.Generator())
-    assert result.x_adv.equal(images[:8])
+    assert result.images.equal(images[:8])
 
 
 def test_a_part_of_the_batch_gets_what_it_gets_in_the_whole(trained) -> None:
@@ -110,7 +110,7 @@ def test_a_part_of_the_batch_gets_what_it_gets_in_the_whole(trained) -> None:
         whole = attack(network, images, labels, generator=torch.Generator(), sample_ids=ids)
         some = attack(network, images[7:31], labels[7:31], generator=torch.Generator(), sample_ids=ids[7:31])
         assert some.success.equal(whole.success[7:31])
-        gap = (some.x_adv - whole.x_adv[7:31]).abs().flatten(1).amax(dim=1)
+        gap = (some.images - whole.images[7:31]).abs().flatten(1).amax(dim=1)
         assert float((gap < 1e-5).float().mean()) >= 0.9  # signs of slopes that are nearly zero
 
 

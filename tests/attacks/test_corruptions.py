@@ -18,7 +18,7 @@ def corrupted(attack: Attack, images: Tensor, **more) -> Tensor:
         return batch.flatten(1)[:, :2]
 
     labels = torch.zeros(len(images), dtype=torch.int64)
-    return attack(network, images, labels, generator=torch.Generator().manual_seed(1), **more).x_adv
+    return attack(network, images, labels, generator=torch.Generator().manual_seed(1), **more).images
 
 
 def soft(size: tuple[int, int]) -> Tensor:

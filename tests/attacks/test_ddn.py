@@ -76,7 +76,7 @@ def test_the_logits_scale_changes_nothing() -> None:
     image = above(1.3) + 0.1 * torch.rand(SHAPE, generator=torch.Generator().manual_seed(1))
     loud, faint = attack(DDN(), image, model=curved), attack(DDN(), image, model=lambda x: 1e-3 * curved(x))
     assert loud.success.tolist() == [True]
-    torch.testing.assert_close(faint.x_adv, loud.x_adv, rtol=0, atol=1e-4)
+    torch.testing.assert_close(faint.images, loud.images, rtol=0, atol=1e-4)
 
 
 def test_limits_stay_with_their_samples_when_others_leave() -> None:
@@ -99,7 +99,7 @@ def test_limits_stay_with_their_samples_when_others_leave() -> None:
 def test_image_wrong_from_the_start_is_returned_and_leaves() -> None:
     images = torch.cat([above(-1.3), above(1.3)])
     result = attack(DDN(steps=10), images)
-    assert result.x_adv[0].equal(images[0])
+    assert result.images[0].equal(images[0])
     assert result.n_bwd.tolist() == [1, 10]
 
 
@@ -107,17 +107,17 @@ def test_levels_make_every_result_storable() -> None:
     image = (above(1.3) * 255).round() / 255
     result = attack(DDN(levels=256), image)
     assert result.success.tolist() == [True]
-    assert result.x_adv.equal((result.x_adv * 255).round() / 255)
+    assert result.images.equal((result.images * 255).round() / 255)
 
 
 def test_targeted_reaches_its_goal() -> None:
     aimed = attack(DDN(targeted=True), above(1.3), label=0)
-    torch.testing.assert_close(aimed.x_adv, attack(DDN(), above(1.3)).x_adv, rtol=0, atol=1e-5)
+    torch.testing.assert_close(aimed.images, attack(DDN(), above(1.3)).images, rtol=0, atol=1e-5)
 
 
 def test_flat_classifier_gives_no_step_and_no_nan() -> None:
     result = attack(DDN(steps=3), above(1.3), model=lambda images: plane(0 * images + 0.6))
-    assert result.x_adv.equal(above(1.3))
+    assert result.images.equal(above(1.3))
     assert result.success.tolist() == [False]
 
 

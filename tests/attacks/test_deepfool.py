@@ -35,7 +35,7 @@ def test_one_step_over_the_nearest_of_several_borders() -> None:
     # Class 2 is nearest, 1 / 10 away; 1e-4 beyond it, and 2 % longer.
     expected = grey()
     expected.view(-1)[2] += 1.02 * (0.1 + 1e-4)
-    torch.testing.assert_close(result.x_adv, expected)
+    torch.testing.assert_close(result.images, expected)
     assert result.success.tolist() == [True]
     # Verdicts on the image and on the step, one graph, three rivals; and the base's verdict.
     assert (result.n_fwd.tolist(), result.n_bwd.tolist()) == ([4], [3])
@@ -45,14 +45,14 @@ def test_candidates_are_the_likeliest_classes_of_the_clean_image() -> None:
     images = grey()
     images.view(-1)[1] += 0.05  # class 1 is now second, and its border 0.2 away
     result = attack(DeepFoolL2(candidates=2), images)
-    assert fan(result.x_adv).argmax(dim=1).tolist() == [1]
+    assert fan(result.images).argmax(dim=1).tolist() == [1]
     assert float(result.norms) == pytest.approx(1.02 * (0.2 + 1e-4), abs=1e-6)
     assert result.n_bwd.tolist() == [1]
 
 
 def test_fewer_classes_than_candidates() -> None:
     few = attack(DeepFoolL2(candidates=10), grey())
-    torch.testing.assert_close(few.x_adv, attack(DeepFoolL2(candidates=4), grey()).x_adv)
+    torch.testing.assert_close(few.images, attack(DeepFoolL2(candidates=4), grey()).images)
     two = attack(DeepFoolL2(candidates=10), grey(), model=lambda images: fan(images)[:, :2])
     assert float(two.norms) == pytest.approx(1.02 * (0.25 + 1e-4), abs=1e-6)
 
@@ -63,7 +63,7 @@ def test_more_classes_than_ten() -> None:
     def many(images: Tensor) -> Tensor:
         return 4 * (images.flatten(1) - 0.5) * torch.linspace(1, 2, 12) + torch.eye(12)[0]
 
-    assert many(attack(DeepFoolL2(candidates=12), grey(), model=many).x_adv).argmax(dim=1).tolist() == [11]
+    assert many(attack(DeepFoolL2(candidates=12), grey(), model=many).images).argmax(dim=1).tolist() == [11]
 
 
 def test_all_images_of_a_batch_share_every_pass() -> None:
@@ -90,7 +90,7 @@ def test_finished_samples_leave_the_batch() -> None:
     images[1].view(-1)[0] = 0.64  # nearly there
     result = attack(DeepFoolL2(), images, model=curved)
     assert result.success[:2].tolist() == [True, True]
-    assert result.x_adv[0].equal(images[0])
+    assert result.images[0].equal(images[0])
     assert (result.n_fwd[0], result.n_bwd[0]) == (2, 0)
     assert sizes == [3, 2, 2, 1, 1, 1, 1, 3]  # the last is the base's verdict
     assert result.n_bwd.tolist() == [0, 1, 3]
@@ -102,7 +102,7 @@ def test_more_overshoot_survives_rounding_more_often() -> None:
     rates = []
     for overshoot in (0.0, 0.02, 0.1):
         result = DeepFoolL2(overshoot)(fan, images, labels, generator=torch.Generator())
-        verdict = judge_8bit(fan, images, result.x_adv, labels)
+        verdict = judge_8bit(fan, images, result.images, labels)
         rates.append(verdict.success_rate)
         assert verdict.success_rate_unrounded == 1.0
     assert rates[0] < rates[2]
@@ -111,7 +111,7 @@ def test_more_overshoot_survives_rounding_more_often() -> None:
 
 def test_logits_may_all_be_negative() -> None:
     shifted = attack(DeepFoolL2(), grey(), model=lambda images: fan(images, shift=-50.0))
-    torch.testing.assert_close(shifted.x_adv, attack(DeepFoolL2(), grey()).x_adv, rtol=0, atol=1e-5)
+    torch.testing.assert_close(shifted.images, attack(DeepFoolL2(), grey()).images, rtol=0, atol=1e-5)
 
 
 def test_targeted_goes_over_the_border_of_its_goal() -> None:
@@ -135,7 +135,7 @@ def test_targeted_looks_at_every_step_for_the_class_that_is_ahead() -> None:
 
 def test_without_a_slope_it_ends_and_says_so() -> None:
     result = attack(DeepFoolL2(steps=3), grey(), model=lambda images: fan(0 * images + 0.5))
-    assert result.x_adv.equal(grey())
+    assert result.images.equal(grey())
     assert result.success.tolist() == [False]
     assert result.n_bwd.tolist() == [9]
 

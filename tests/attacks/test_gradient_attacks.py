@@ -44,7 +44,7 @@ def test_fgsm_moves_every_value_against_the_label_and_leaves_flat_ones() -> None
     expected[0] -= 0.25
     expected[1] += 0.25
     expected[11] -= 0.25
-    torch.testing.assert_close(result.x_adv.flatten(), expected)
+    torch.testing.assert_close(result.images.flatten(), expected)
     assert result.success.tolist() == [True]  # 1.3 - 0.25 * 19 < 0
     assert (result.n_fwd.tolist(), result.n_bwd.tolist()) == ([2], [1])
     assert attack(FGSM(0.05), above(1.3)).success.tolist() == [False]  # 1.3 - 0.05 * 19 > 0
@@ -52,14 +52,14 @@ def test_fgsm_moves_every_value_against_the_label_and_leaves_flat_ones() -> None
 
 def test_fgsm_targeted_moves_towards_its_goal() -> None:
     aimed = attack(FGSM(0.25, targeted=True), above(1.3), label=0)
-    torch.testing.assert_close(aimed.x_adv, attack(FGSM(0.25), above(1.3)).x_adv)
+    torch.testing.assert_close(aimed.images, attack(FGSM(0.25), above(1.3)).images)
     assert aimed.success.tolist() == [True]
 
 
 def test_fgsm_clamps_to_the_unit_box() -> None:
     image = torch.zeros(SHAPE)
     result = attack(FGSM(0.25), image, label=0)  # climbs: value 1 has a negative slope and stays at 0
-    assert result.x_adv.flatten()[[0, 1, 2, 11]].tolist() == [0.25, 0.0, 0.0, 0.25]
+    assert result.images.flatten()[[0, 1, 2, 11]].tolist() == [0.25, 0.0, 0.0, 0.25]
 
 
 def test_pgd_l2_ends_on_the_ball_in_the_direction_of_the_plane() -> None:
@@ -67,7 +67,7 @@ def test_pgd_l2_ends_on_the_ball_in_the_direction_of_the_plane() -> None:
     expected = image - 0.12 * NORMAL.view(SHAPE) / 13
     for start in (False, True):
         result = attack(PGD(0.12, "l2", steps=40, step=0.03, random_start=start), image)
-        torch.testing.assert_close(result.x_adv, expected, rtol=0, atol=2e-3)
+        torch.testing.assert_close(result.images, expected, rtol=0, atol=2e-3)
         assert float(result.norms) == pytest.approx(0.12, abs=1e-6)
         assert result.success.tolist() == [True]  # the plane lies 0.1 away
     assert attack(PGD(0.08, "l2"), image).success.tolist() == [False]
@@ -75,10 +75,10 @@ def test_pgd_l2_ends_on_the_ball_in_the_direction_of_the_plane() -> None:
 
 def test_pgd_linf_without_start_is_fgsm_on_a_plane() -> None:
     image = above(1.3)
-    expected = attack(FGSM(0.1), image).x_adv
+    expected = attack(FGSM(0.1), image).images
     bim = attack(PGD(0.1, step=1.25 * 0.1 / 10, random_start=False), image)
-    torch.testing.assert_close(bim.x_adv, expected)
-    values = (attack(PGD(0.1), image).x_adv - expected).flatten()
+    torch.testing.assert_close(bim.images, expected)
+    values = (attack(PGD(0.1), image).images - expected).flatten()
     # The random start survives only where the gradient is zero.
     assert values[[0, 1, 11]].abs().max() < 1e-6
     assert values[2:11].abs().min() > 0
@@ -114,7 +114,7 @@ def test_pgd_restarts_begin_at_the_samples_own_starts_whoever_has_left() -> None
     assert all_four.success.tolist() == [True, False, False, False]
     assert all_four.n_bwd.tolist() == [2, 8, 8, 8]
     others = which(bumpy, images[1:], labels[1:], generator=seeded(), sample_ids=names[1:])
-    torch.testing.assert_close(all_four.x_adv[1:], others.x_adv, rtol=0, atol=0)
+    torch.testing.assert_close(all_four.images[1:], others.images, rtol=0, atol=0)
 
 
 def test_pgd_restarts_stop_for_fooled_samples_and_keep_the_highest_loss() -> None:
@@ -136,7 +136,7 @@ def test_pgd_keeps_the_best_of_its_restarts() -> None:
         aims = torch.full((32,), int(targeted))  # class 0 is the label, class 1 the goal
         found = [which(bumpy, images, aims, generator=seeded()) for which in attacks]
         assert [int(result.success.sum()) for result in found] == [0] * 5
-        gains = torch.stack([bumpy(result.x_adv)[:, 1] for result in found]).diff(dim=0)
+        gains = torch.stack([bumpy(result.images)[:, 1] for result in found]).diff(dim=0)
         assert float(gains.min()) >= 0
         # Each restart is the best so far for some image, and for another it is not.
         assert (gains > 0).any(dim=1).all()
@@ -149,11 +149,11 @@ def test_pgd_l2_start_is_uniform_in_the_ball() -> None:
             return images.flatten(1)[:, :2] * 0
 
     images = torch.full((400, 3, 1, 2), 0.5)
-    result = PGD(0.2, "l2", steps=1)(Flat(), images, torch.zeros(400, dtype=torch.int64), generator=seeded())
+    result = PGD(0.2, "l2", steps=1)(Flat(), images, [0] * 400, generator=seeded(), sample_ids=range(400))
     # Six dimensions: half of the volume lies within radius 0.5^(1/6). No gradient, so no step.
     share = (result.norms < 0.2 * 0.5 ** (1 / 6)).float().mean()
     assert abs(float(share) - 0.5) < 4 * math.sqrt(0.25 / 400)
-    assert float((result.x_adv - images).mean(dim=0).abs().max()) < 4 * 0.2 / math.sqrt(5 * 400)
+    assert float((result.images - images).mean(dim=0).abs().max()) < 4 * 0.2 / math.sqrt(5 * 400)
 
 
 def test_pgd_l2_takes_full_steps_on_vanishing_gradients() -> None:
@@ -162,7 +162,7 @@ def test_pgd_l2_takes_full_steps_on_vanishing_gradients() -> None:
     faint = PGD(0.5, "l2", steps=5, random_start=False)(
         lambda images: 10 * plane(images), above(6.0), torch.tensor([1]), generator=seeded()
     )
-    torch.testing.assert_close(faint.x_adv, result.x_adv, rtol=0, atol=1e-5)
+    torch.testing.assert_close(faint.images, result.images, rtol=0, atol=1e-5)
 
 
 def test_carlini_wagner_finds_the_distance_to_the_plane() -> None:
@@ -172,7 +172,7 @@ def test_carlini_wagner_finds_the_distance_to_the_plane() -> None:
         distance = (1.3 + kappa) / 13
         assert result.success.tolist() == [True]
         assert distance <= float(result.norms) <= 1.02 * distance
-        logits = plane(result.x_adv)[0]
+        logits = plane(result.images)[0]
         assert float(logits[0] - logits[1]) >= kappa
 
 
@@ -190,12 +190,12 @@ def test_carlini_wagner_moves_black_and_white_pixels() -> None:
     assert result.success.tolist() == [True]
     # Straight down: 9.5 / 13 of length, and no value meets the box on the other side.
     assert float(result.norms) == pytest.approx(9.5 / 13, rel=0.02)
-    torch.testing.assert_close((image - result.x_adv).flatten(), 9.5 * NORMAL / 169, rtol=0, atol=0.02)
+    torch.testing.assert_close((image - result.images).flatten(), 9.5 * NORMAL / 169, rtol=0, atol=0.02)
 
 
 def test_carlini_wagner_leaves_a_misclassified_image_as_it_is() -> None:
     result = attack(CarliniWagnerL2(), above(-1.3))
-    assert result.x_adv.equal(above(-1.3))
+    assert result.images.equal(above(-1.3))
     assert result.success.tolist() == [True]
     assert (result.n_fwd.tolist(), result.n_bwd.tolist()) == ([2], [1])
 
@@ -221,12 +221,12 @@ def test_carlini_wagner_guesses_its_constant_from_the_plane() -> None:
     """Margin 1.3, slope 13: twice 2 * 1.3 / 169, whatever the scale of the logits."""
     guessed = attack(CarliniWagnerL2(rounds=1, steps=60), above(1.3))
     told = attack(CarliniWagnerL2(rounds=1, steps=60, initial_c=4 * 1.3 / 169), above(1.3))
-    torch.testing.assert_close(guessed.x_adv, told.x_adv, rtol=0, atol=1e-5)
+    torch.testing.assert_close(guessed.images, told.images, rtol=0, atol=1e-5)
     assert guessed.n_bwd.tolist() == told.n_bwd.tolist() == [61]
     loud = CarliniWagnerL2(rounds=1, steps=60)(
         lambda images: 100 * plane(images), above(1.3), torch.tensor([1]), generator=seeded()
     )
-    torch.testing.assert_close(loud.x_adv, guessed.x_adv, rtol=0, atol=1e-4)
+    torch.testing.assert_close(loud.images, guessed.images, rtol=0, atol=1e-4)
 
 
 def test_carlini_wagner_searches_where_a_first_constant_fails() -> None:
@@ -259,7 +259,7 @@ def test_carlini_wagner_keeps_a_round_that_no_later_one_betters() -> None:
     assert 0.1 <= float(first.norms) < 2.3 / 13
     result = attacks[1](hardening, above(1.3), torch.tensor([1]), generator=seeded())
     assert len(asked) == 2 + 3 * 30
-    assert result.x_adv.equal(first.x_adv)
+    assert result.images.equal(first.images)
 
 
 def test_carlini_wagner_bisects_its_constant_on_a_logarithmic_scale() -> None:
@@ -277,11 +277,11 @@ def test_carlini_wagner_first_steps_by_hand() -> None:
     """``initial_c = 2 * 1.3 / 169`` pulls to the plane itself: shares 0.6 and 0.32 of the way."""
     told = CarliniWagnerL2(rounds=1, steps=2, initial_c=2 * 1.3 / 169)
     result = attack(told, above(1.3))
-    torch.testing.assert_close(result.x_adv, above(1.3 * 0.4))  # the last iterate, a failure
+    torch.testing.assert_close(result.images, above(1.3 * 0.4))  # the last iterate, a failure
     assert result.success.tolist() == [False]
     longer = replace(told, steps=3)
     # Shares 0.6 and 0.46: what is left of the height is 0.4 * 0.54.
-    torch.testing.assert_close(attack(longer, above(1.3)).x_adv, above(1.3 * 0.4 * 0.54))
+    torch.testing.assert_close(attack(longer, above(1.3)).images, above(1.3 * 0.4 * 0.54))
 
 
 @pytest.mark.parametrize("targeted", [False, True])
@@ -300,7 +300,7 @@ def test_carlini_wagner_weighs_all_other_classes_by_hand(targeted: bool) -> None
     told = CarliniWagnerL2(rounds=1, steps=2, initial_c=0.02, targeted=targeted)
     result = told(three, torch.full(SHAPE, 0.5), torch.tensor([label]), generator=seeded())
     assert result.success.tolist() == [False]
-    moved = (result.x_adv - 0.5).flatten()[:3]
+    moved = (result.images - 0.5).flatten()[:3]
     torch.testing.assert_close(moved, 0.6 * 0.01 * torch.tensor(slope))
 
 
@@ -329,7 +329,7 @@ def test_carlini_wagner_finds_the_nearer_border_of_a_class_that_is_not_the_next(
         return torch.stack([0 * values[:, 0], values[:, 0] - 0.3, 4 * values[:, 1] - 0.4], dim=1)
 
     result = CarliniWagnerL2()(two, torch.full(SHAPE, 0.5), torch.tensor([0]), generator=seeded())
-    assert two(result.x_adv).argmax(dim=1).tolist() == [2]
+    assert two(result.images).argmax(dim=1).tolist() == [2]
     assert float(result.norms) == pytest.approx(0.1, rel=0.02)
 
 
@@ -357,7 +357,7 @@ def test_carlini_wagner_is_no_weaker_than_ddn_on_saturated_images(kind: str) -> 
 
 def test_norm_is_that_of_the_returned_image() -> None:
     result = attack(CarliniWagnerL2(0.5), above(1.3))
-    torch.testing.assert_close(result.norms, noise_norm(result.x_adv - above(1.3), "l2"))
+    torch.testing.assert_close(result.norms, noise_norm(result.images - above(1.3), "l2"))
 
 
 @pytest.mark.parametrize(

@@ -226,11 +226,11 @@ def test_top_k_darkens_the_top_and_lights_up_the_rest(surrogate):
     attack = MapAttack(kind="top_k", steps=10, top_share=2 / 12, surrogate=surrogate)
     found = attacked(attack, Squares(), images)
     top = images >= 130 / 255
-    assert found.x_adv.equal(torch.where(top, images * 255 - 8, images * 255 + 8).round() / 255)
+    assert found.images.equal(torch.where(top, images * 255 - 8, images * 255 + 8).round() / 255)
     assert found.clean_objective.item() == pytest.approx(-261 / 1476)
     assert found.objective.item() == pytest.approx(-(261 - 16) / (1476 + 8 * 8))
     assert top_k_intersection(images[:, :1], found.maps, 2 / 12).item() == 0.0
-    assert found.maps.equal(found.x_adv.amax(dim=1, keepdim=True))
+    assert found.maps.equal(found.images.amax(dim=1, keepdim=True))
     assert (found.found.item(), found.step.item()) == (True, 10)
     assert found.linf.item() == pytest.approx(8 / 255)
     assert found.l2.item() == pytest.approx(8 / 255 * 6)
@@ -241,15 +241,15 @@ def test_target_lights_up_the_corner():
     found = attacked(MapAttack(kind="target", steps=20), Squares(), images)
     corner = torch.zeros(1, 3, 3, 4)
     corner[..., 1:, 2:] = 2
-    assert found.x_adv.equal((images * 255 + 8 * (corner - 1)).round() / 255)
+    assert found.images.equal((images * 255 + 8 * (corner - 1)).round() / 255)
 
 
 def test_mass_centre_moves_to_the_far_side():
     images = grey([[140, 120, 120, 121]])
     found = attacked(MapAttack(kind="mass_centre", steps=20), Squares(), images)
     # From the left of the middle to the right: pixels left of the centre darker, right of it brighter.
-    assert (found.x_adv * 255).round()[0, 0].tolist() == [[132.0, 112.0, 128.0, 129.0]]
-    moved = centre_of_mass(found.x_adv) - centre_of_mass(images)
+    assert (found.images * 255).round()[0, 0].tolist() == [[132.0, 112.0, 128.0, 129.0]]
+    moved = centre_of_mass(found.images) - centre_of_mass(images)
     assert found.objective.item() == pytest.approx(moved.square().sum().item(), rel=1e-4)
 
 
@@ -274,7 +274,7 @@ def test_attack_is_worth_more_than_random_signs(kind):
     if kind == "top_k":
         assert changes[0].top_k.mean() < changes[1].top_k.mean() - 0.1
     for part in (found, control):
-        assert network(part.x_adv).argmax(dim=1).equal(query)
+        assert network(part.images).argmax(dim=1).equal(query)
 
 
 # The label and the budget
@@ -288,9 +288,9 @@ def test_only_iterates_that_keep_the_label_count():
     assert (found.found.item(), found.step.item()) == (True, 3)
     corner = torch.zeros(1, 3, 4, 4)
     corner[..., 2:, 2:] = 2
-    assert found.x_adv.equal((images * 255 + 3 * (corner - 1)).round() / 255)
-    assert network(found.x_adv).argmax().item() == 0
-    assert found.confidence.item() == pytest.approx(network(found.x_adv).softmax(dim=1)[0, 0].item())
+    assert found.images.equal((images * 255 + 3 * (corner - 1)).round() / 255)
+    assert network(found.images).argmax().item() == 0
+    assert found.confidence.item() == pytest.approx(network(found.images).softmax(dim=1)[0, 0].item())
     assert found.clean_confidence.item() == pytest.approx(network(images).softmax(dim=1)[0, 0].item())
 
 
@@ -306,7 +306,7 @@ def test_nothing_found_returns_the_image_and_says_so():
     for control in (False, True):
         found = attacked(MapAttack(kind="top_k", steps=7), network, images, explain, control=control)
         assert not bool(found.found)
-        assert found.x_adv.equal(images)
+        assert found.images.equal(images)
         assert found.maps.equal(images[:, :1])
         assert (found.step.item(), found.l2.item(), found.linf.item()) == (0, 0.0, 0.0)
         assert found.objective.equal(found.clean_objective)
@@ -348,7 +348,7 @@ def test_budget_of_zero_is_the_identity(kind):
         query = torch.zeros(2, dtype=torch.int64)
         found = call(Squares(), itself, images, query_class=query, attribution=images)
         assert not bool(found.found.any())
-        assert found.x_adv.equal(images)
+        assert found.images.equal(images)
 
 
 @pytest.mark.parametrize("eps", [8 / 255, 0.02, 0.3 / 255])
@@ -361,11 +361,11 @@ def test_budget_holds_after_rounding(eps, levels):
     for call in (attack, attack.control):
         found = call(Squares(), itself, images, query_class=query, attribution=images)
         assert float(found.linf.max()) <= eps + 1e-6
-        changed = found.x_adv != images
+        changed = found.images != images
         assert bool(changed.any()) is (eps > 0.5 / 255 or not levels)
-        steps = found.x_adv[changed] * 255
+        steps = found.images[changed] * 255
         assert torch.allclose(steps, steps.round(), atol=1e-3)
-        assert bool((found.x_adv >= 0).all() and (found.x_adv <= 1).all())
+        assert bool((found.images >= 0).all() and (found.images <= 1).all())
 
 
 # What decides
@@ -447,7 +447,7 @@ def test_batch_mates_and_chunks_change_nothing(surrogate, kind):
     whole = toy_attack(attack, [0, 1, 2, 3, 4])
     for rows, chunk_size in (([3], 64), ([4, 1], 64), ([2, 0], 2)):
         part = toy_attack(replace(attack, chunk_size=chunk_size), rows)
-        assert part.x_adv.equal(whole.x_adv[rows])
+        assert part.images.equal(whole.images[rows])
         assert part.step.equal(whole.step[rows])
         assert torch.allclose(part.objective, whole.objective[rows], atol=1e-6)
 
@@ -455,11 +455,11 @@ def test_batch_mates_and_chunks_change_nothing(surrogate, kind):
 def test_control_depends_on_seed_and_content_alone():
     attack = MapAttack(kind="top_k", steps=20)
     whole = toy_attack(attack, [0, 1, 2], control=True)
-    assert toy_attack(attack, [2], control=True).x_adv.equal(whole.x_adv[2:])
+    assert toy_attack(attack, [2], control=True).images.equal(whole.images[2:])
     other = toy_attack(replace(attack, seed=1), [0, 1, 2], control=True)
-    assert not other.x_adv.equal(whole.x_adv)
+    assert not other.images.equal(whole.images)
     inside = (toy_images(3) > 9 / 255) & (toy_images(3) < 246 / 255)
-    moved = (whole.x_adv - toy_images(3)).abs()[inside] * 255
+    moved = (whole.images - toy_images(3)).abs()[inside] * 255
     assert float(moved.min()) > 7 - 1e-3
     assert float(moved.max()) < 8 + 1e-3
 
@@ -467,8 +467,8 @@ def test_control_depends_on_seed_and_content_alone():
 def test_seed_decides_the_noise_of_the_surrogate():
     attack = MapAttack(kind="top_k", surrogate=SmoothGradSurrogate(samples=2, noise=0.5), steps=3)
     found = toy_attack(attack, [0, 1])
-    assert toy_attack(attack, [0, 1]).x_adv.equal(found.x_adv)
-    assert not toy_attack(replace(attack, seed=3), [0, 1]).x_adv.equal(found.x_adv)
+    assert toy_attack(attack, [0, 1]).images.equal(found.images)
+    assert not toy_attack(replace(attack, seed=3), [0, 1]).images.equal(found.images)
 
 
 @pytest.mark.parametrize("surrogate", SURROGATES[:2], ids=lambda part: part.name)
@@ -477,12 +477,12 @@ def test_same_result_in_every_mode(surrogate):
     network = toy_classifier()
     expected = toy_attack(attack, [0, 1], network=network)
     with torch.no_grad():
-        assert toy_attack(attack, [0, 1], network=network).x_adv.equal(expected.x_adv)
+        assert toy_attack(attack, [0, 1], network=network).images.equal(expected.images)
     with torch.inference_mode():
-        assert toy_attack(attack, [0, 1], network=network).x_adv.equal(expected.x_adv)
+        assert toy_attack(attack, [0, 1], network=network).images.equal(expected.images)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = toy_attack(attack, [0, 1], network=network)
-    assert found.x_adv.equal(expected.x_adv)
+    assert found.images.equal(expected.images)
     assert not found.maps.requires_grad
 
 

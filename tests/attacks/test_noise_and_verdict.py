@@ -62,9 +62,9 @@ def test_gaussian_noise_copies_each_norm_and_survives_rounding() -> None:
 
 def test_gaussian_noise_class_and_function_agree() -> None:
     images = eight_bit(3)
-    result = GaussianNoise(0.5)(brightness, images, torch.zeros(3, dtype=torch.int64), generator=seeded())
+    result = GaussianNoise(0.5)(brightness, images, [0] * 3, generator=seeded(), sample_ids=range(3))
     same = gaussian_noise(images, torch.full((3,), 0.5), seed=5, sample_ids=range(3))
-    assert result.x_adv.equal(same)
+    assert result.images.equal(same)
 
 
 def test_gaussian_noise_refuses_what_does_not_fit() -> None:
@@ -84,10 +84,10 @@ def test_gaussian_noise_refuses_what_does_not_fit() -> None:
 def test_sign_noise_moves_every_value_by_eps_and_both_ways_alike() -> None:
     images = flat(100, 120, 140)
     result = SignNoise(4 / 255)(brightness, images, torch.zeros(3, dtype=torch.int64), generator=seeded())
-    steps = ((result.x_adv - images) * 255).round().abs()
+    steps = ((result.images - images) * 255).round().abs()
     assert steps.eq(4).all()
     large = eight_bit(1, size=64) * 0.8 + 0.1
-    moved = SignNoise(0.05)(brightness, large, torch.zeros(1, dtype=torch.int64), generator=seeded()).x_adv
+    moved = SignNoise(0.05)(brightness, large, torch.zeros(1, dtype=torch.int64), generator=seeded()).images
     up = (moved > large).float().mean()
     assert abs(float(up) - 0.5) < 4 * math.sqrt(0.25 / large.numel())
 
@@ -160,7 +160,7 @@ def test_confidence_keeps_success_after_rounding() -> None:
     rates = {}
     for kappa in (0.0, 2.0):
         result = CarliniWagnerL2(kappa, rounds=3, steps=40)(model, images, labels, generator=seeded())
-        verdict = judge_8bit(model, images, result.x_adv, labels)
+        verdict = judge_8bit(model, images, result.images, labels)
         assert verdict.success_rate_unrounded == 1.0
         rates[kappa] = verdict.success_rate
     assert rates[2.0] == 1.0

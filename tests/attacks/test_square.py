@@ -27,21 +27,27 @@ ZEROS = torch.zeros(2, dtype=torch.int64)
 
 
 def test_finds_the_corner_of_the_ball_without_gradients_and_stops_at_once() -> None:
-    result = SquareAttack(0.15, n_queries=1000)(brightness, GREY, ZEROS, generator=seeded())
+    result = SquareAttack(0.15, n_queries=1000)(
+        brightness, GREY, ZEROS, generator=seeded(), sample_ids=range(len(GREY))
+    )
     assert result.success.all()
     assert result.n_bwd.tolist() == [0, 0]
     assert int(result.n_fwd.max()) < 1000
-    change = (result.x_adv - 0.5).abs()
+    change = (result.images - 0.5).abs()
     torch.testing.assert_close(change, torch.full_like(change, 0.15))
 
 
 def test_a_sample_that_cannot_be_fooled_spends_all_queries_and_keeps_the_best() -> None:
-    few = SquareAttack(0.05, n_queries=20)(brightness, GREY, ZEROS, generator=seeded())
-    many = SquareAttack(0.05, n_queries=300)(brightness, GREY, ZEROS, generator=seeded())
+    few = SquareAttack(0.05, n_queries=20)(
+        brightness, GREY, ZEROS, generator=seeded(), sample_ids=range(len(GREY))
+    )
+    many = SquareAttack(0.05, n_queries=300)(
+        brightness, GREY, ZEROS, generator=seeded(), sample_ids=range(len(GREY))
+    )
     assert not many.success.any()
     assert many.n_fwd.tolist() == [301, 301]
-    assert (many.x_adv.mean(dim=(1, 2, 3)) > few.x_adv.mean(dim=(1, 2, 3))).all()
-    assert (many.x_adv.mean(dim=(1, 2, 3)) > 0.52).all()
+    assert (many.images.mean(dim=(1, 2, 3)) > few.images.mean(dim=(1, 2, 3))).all()
+    assert (many.images.mean(dim=(1, 2, 3)) > 0.52).all()
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -50,14 +56,18 @@ def test_a_query_that_is_no_better_is_not_kept(norm: str) -> None:
         return torch.tensor([1.0, 0.0]).expand(len(images), -1)
 
     start, later = (
-        SquareAttack(0.05, norm, n_queries=count)(indifferent, GREY, ZEROS, generator=seeded())
+        SquareAttack(0.05, norm, n_queries=count)(
+            indifferent, GREY, ZEROS, generator=seeded(), sample_ids=range(len(GREY))
+        )
         for count in (1, 20)
     )
-    assert later.x_adv.equal(start.x_adv)
+    assert later.images.equal(start.images)
 
 
 def test_l2_uses_the_whole_ball() -> None:
-    result = SquareAttack(0.7, "l2", n_queries=60)(brightness, GREY, ZEROS, generator=seeded())
+    result = SquareAttack(0.7, "l2", n_queries=60)(
+        brightness, GREY, ZEROS, generator=seeded(), sample_ids=range(len(GREY))
+    )
     assert not result.success.any()
     torch.testing.assert_close(result.norms, torch.full((2,), 0.7))
 
@@ -174,7 +184,9 @@ def test_returns_the_query_of_the_highest_margin(norm: str) -> None:
         margins.append(height)
         return torch.stack([-height, height], dim=1)
 
-    result = SquareAttack(0.2, norm, n_queries=50)(bumpy, GREY, ZEROS, generator=seeded())
+    result = SquareAttack(0.2, norm, n_queries=50)(
+        bumpy, GREY, ZEROS, generator=seeded(), sample_ids=range(len(GREY))
+    )
     assert not result.success.any()
     assert margins[-1].equal(torch.stack(margins).amax(dim=0))  # the last is the verdict's
 

@@ -108,7 +108,7 @@ def test_dlr_with_two_classes_advises_the_margin():
     with pytest.raises(ConfigError, match="at least 3 classes, found 2; use loss: margin"):
         APGD(0.1, loss="dlr")(two, images, labels % 2, generator=torch.Generator())
     found = APGD(0.1, loss="margin", steps=5)(two, images, labels % 2, generator=torch.Generator())
-    assert found.success.equal(two(found.x_adv).argmax(dim=1) != labels % 2)
+    assert found.success.equal(two(found.images).argmax(dim=1) != labels % 2)
 
 
 @pytest.mark.parametrize("attack", [FGSM(0.1), DeepFoolL2()], ids=["FGSM", "DeepFoolL2"])
@@ -132,5 +132,5 @@ def test_foreign_attack_on_several_labels_goes_image_by_image():
         AdaptedAttack(step, "step", calls="per_chunk")(model, images, labels, generator=torch.Generator())
     found = AdaptedAttack(step, "step", calls="per_image")(model, images, labels, generator=torch.Generator())
     own = FGSM(0.2)(model, images, labels, generator=torch.Generator())
-    torch.testing.assert_close(found.x_adv, own.x_adv)
-    assert found.success.equal(model(found.x_adv).gather(1, labels[:, None])[:, 0] <= 0)
+    torch.testing.assert_close(found.images, own.images)
+    assert found.success.equal(model(found.images).gather(1, labels[:, None])[:, 0] <= 0)

@@ -60,7 +60,7 @@ def attacked(case: AttackCase, model: nn.Module, images: Tensor, labels: Tensor)
 
 
 def assert_same_attack(first: AttackResult, second: AttackResult) -> None:
-    torch.testing.assert_close(first.x_adv, second.x_adv, rtol=0, atol=1e-6)
+    torch.testing.assert_close(first.images, second.images, rtol=0, atol=1e-6)
     assert first.success.equal(second.success)
     assert first.n_fwd.equal(second.n_fwd)
     assert first.n_bwd.equal(second.n_bwd)
@@ -115,10 +115,10 @@ def test_attacks_on_one_logit_are_those_on_the_same_decision_as_two(case):
     expected = attacked(case, two, images, labels)
     one = attacked(case, OneLogit(model), images, labels)
     assert_same_attack(one, expected)
-    assert one.success.equal((two(one.x_adv)[:, 1] > 0).long() != labels)
+    assert one.success.equal((two(one.images)[:, 1] > 0).long() != labels)
     # Of several labels those that are present are attacked: here the first where it is 1, else the second.
     several = attacked(case, TwoLabels(model), images, 1 - labels)
-    assert several.success.equal((two(several.x_adv)[:, 1] > 0).long() != labels)
+    assert several.success.equal((two(several.images)[:, 1] > 0).long() != labels)
 
 
 class Overdone(Attack):
@@ -160,7 +160,7 @@ def test_an_impossible_class_does_not_count(case):
     model, images, labels = toy_problem(2)
     found = attacked(case, Masked(model), images, labels)
     if "dlr" not in type(case.make(case.budgets[1])).__name__:
-        assert found.success.equal(Polite(model)(found.x_adv).argmax(dim=1) != labels) or case.targeted
+        assert found.success.equal(Polite(model)(found.images).argmax(dim=1) != labels) or case.targeted
 
 
 def test_a_gradient_that_is_not_finite_is_named():
@@ -184,7 +184,7 @@ def test_aa_light_attacks_two_classes(targeted):
     attack = AALight(0.02, steps=5, n_queries=5, targeted=targeted)
     asked = 1 - labels if targeted else labels
     found = attack(two, images, asked, generator=torch.Generator().manual_seed(0))
-    assert found.success.equal(two(found.x_adv).argmax(dim=1) != labels)
+    assert found.success.equal(two(found.images).argmax(dim=1) != labels)
     # Some are left to the second part.
     assert int(found.success.sum()) > 0
     assert int(found.n_fwd.max()) > 7

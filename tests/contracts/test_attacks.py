@@ -14,6 +14,7 @@ from verisal.attacks import FGSM, PGD, Attack
 from verisal.attacks._base import AttackResult
 from verisal.errors import ConfigError, DataError, NumericError
 from verisal.functional.adversarial import judge_8bit, noise_norm
+from verisal.functional.seeding import content_ids
 
 EVERY = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 GRADIENT = pytest.mark.parametrize(
@@ -41,7 +42,7 @@ def middle(case: AttackCase) -> Attack:
 
 
 def same(left: AttackResult, right: AttackResult, *, atol: float = 0.0) -> None:
-    torch.testing.assert_close(left.x_adv, right.x_adv, rtol=0, atol=atol)
+    torch.testing.assert_close(left.images, right.images, rtol=0, atol=atol)
     torch.testing.assert_close(left.norms, right.norms, rtol=0, atol=max(atol, 1e-6))
     assert left.success.equal(right.success)
     assert left.n_fwd.equal(right.n_fwd)
@@ -50,7 +51,7 @@ def same(left: AttackResult, right: AttackResult, *, atol: float = 0.0) -> None:
 
 def picked(result: AttackResult, rows: Tensor) -> AttackResult:
     return AttackResult(
-        *(getattr(result, name)[rows] for name in ("x_adv", "success", "norms", "n_fwd", "n_bwd"))
+        *(getattr(result, name)[rows] for name in ("images", "success", "norms", "n_fwd", "n_bwd"))
     )
 
 
@@ -79,12 +80,12 @@ def test_result_is_an_image_with_honest_bookkeeping(case: AttackCase, level: int
     model, images, labels = toy_problem(9)
     attack = case.make(case.budgets[level])
     result = attack(model, images, labels, generator=seeded())
-    assert result.x_adv.shape == images.shape
-    assert result.x_adv.dtype == torch.float32
-    assert not result.x_adv.requires_grad
-    assert 0 <= float(result.x_adv.min()) <= float(result.x_adv.max()) <= 1
-    assert result.success.equal(model(result.x_adv).argmax(dim=1) != labels)
-    torch.testing.assert_close(result.norms, noise_norm(result.x_adv - images, attack.norm))
+    assert result.images.shape == images.shape
+    assert result.images.dtype == torch.float32
+    assert not result.images.requires_grad
+    assert 0 <= float(result.images.min()) <= float(result.images.max()) <= 1
+    assert result.success.equal(model(result.images).argmax(dim=1) != labels)
+    torch.testing.assert_close(result.norms, noise_norm(result.images - images, attack.norm))
     if case.bounded:
         assert float(result.norms.max()) <= case.budgets[level] + 1e-6
     if case.passes is not None:
@@ -96,7 +97,7 @@ def test_result_is_an_image_with_honest_bookkeeping(case: AttackCase, level: int
 def test_no_budget_changes_nothing(case: AttackCase) -> None:
     model, images, labels = toy_problem(5)
     result = case.make(0.0)(model, images, labels, generator=seeded())
-    assert result.x_adv.equal(images)
+    assert result.images.equal(images)
     assert not result.success.any()
     assert result.norms.tolist() == [0.0] * 5
 
@@ -124,8 +125,52 @@ def test_seeded_by_the_initial_seed_alone(case: AttackCase) -> None:
     torch.rand(5, generator=used)
     torch.manual_seed(99)
     same(attack(model, images, labels, generator=used), first)
-    # Positions 0..B-1 stand in for missing ids.
-    same(attack(model, images, labels, generator=seeded(), sample_ids=range(6)), first)
+    # Names made of the images stand in for missing ids.
+    same(attack(model, images, labels, generator=seeded(), sample_ids=content_ids(images)), first)
+
+
+@EVERY
+def test_seed_0_unless_a_generator_is_given(case: AttackCase) -> None:
+    model, images, labels = toy_problem(6)
+    attack = middle(case)
+    same(attack(model, images, labels), attack(model, images, labels, generator=seeded(0)))
+
+
+@EVERY
+def test_without_ids_an_image_is_attacked_alike_in_every_batch(case: AttackCase) -> None:
+    model, images, labels = toy_problem(6)
+    rows = torch.tensor([4, 1])
+    attack = middle(case)
+    same(attack(model, images[rows], labels[rows]), picked(attack(model, images, labels), rows), atol=2e-6)
+
+
+@EVERY
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, list, tuple])
+def test_labels_of_any_whole_numbers(case: AttackCase, dtype: object) -> None:
+    model, images, labels = toy_problem(3)
+    attack = middle(case)
+    given = labels.to(dtype) if isinstance(dtype, torch.dtype) else dtype(labels.tolist())
+    same(attack(model, images, given), attack(model, images, labels))
+
+
+@EVERY
+def test_bound_attack_is_a_function_of_images_and_labels(case: AttackCase) -> None:
+    model, images, labels = toy_problem(3)
+    bound = middle(case).bound_to(model)
+    assert bound(images, labels).equal(middle(case)(model, images, labels).images)
+    other = middle(case).bound_to(model, generator=seeded(8))
+    assert other(images, labels).equal(middle(case)(model, images, labels, generator=seeded(8)).images)
+
+
+def test_result_is_printed_as_one_line_of_numbers() -> None:
+    model, images, labels = toy_problem(5)
+    result = FGSM(0.25)(model, images, labels)
+    count = int(result.success.sum())
+    assert repr(result) == (
+        f"AttackResult({count} of 5 images fool the classifier, 0.25 noise, 2 forward and 1 backward passes"
+        " an image; images (5, 3, 16, 12) on cpu)"
+    )
+    assert repr(FGSM(0.25)(model, images[:0], labels[:0])) == "AttackResult(no images)"
 
 
 @pytest.mark.parametrize("name", ["PGD", "PGD l2", "GaussianNoise", "SignNoise"])
@@ -134,10 +179,10 @@ def test_draws_follow_seed_and_sample_id(name: str) -> None:
     attack = middle(CASES[name])
     twins = images[:1].expand(4, -1, -1, -1)
     result = attack(model, twins, labels[:1].expand(4), generator=seeded(), sample_ids=["a", "b", "a", "c"])
-    assert result.x_adv[0].equal(result.x_adv[2])
-    assert not result.x_adv[0].equal(result.x_adv[1])
+    assert result.images[0].equal(result.images[2])
+    assert not result.images[0].equal(result.images[1])
     other = attack(model, twins, labels[:1].expand(4), generator=seeded(8), sample_ids=["a", "b", "a", "c"])
-    assert not other.x_adv[0].equal(result.x_adv[0])
+    assert not other.images[0].equal(result.images[0])
 
 
 @EVERY
@@ -219,7 +264,7 @@ def test_any_callable_will_do(case: AttackCase) -> None:
 def test_empty_batch(case: AttackCase) -> None:
     model, images, labels = toy_problem(1)
     result = middle(case)(model, images[:0], labels[:0], generator=seeded())
-    assert result.x_adv.shape == (0, 3, 16, 12)
+    assert result.images.shape == (0, 3, 16, 12)
     assert [len(part) for part in (result.success, result.norms, result.n_fwd, result.n_bwd)] == [0] * 4
     assert result.success.dtype == torch.bool
     assert result.n_fwd.dtype == torch.int64
@@ -229,7 +274,7 @@ def test_empty_batch(case: AttackCase) -> None:
 def test_half_precision_logits_are_accepted(case: AttackCase) -> None:
     model, images, labels = toy_problem(4)
     result = middle(case)(lambda batch: model(batch).bfloat16(), images, labels, generator=seeded())
-    assert result.x_adv.dtype == torch.float32
+    assert result.images.dtype == torch.float32
     assert result.norms.dtype == torch.float32
 
 
@@ -245,10 +290,14 @@ def test_refuses_what_cannot_work(case: AttackCase) -> None:
         call(images * 255)
     with pytest.raises(DataError, match="float32"):
         call(images.double())
-    with pytest.raises(ConfigError, match=r"y must be \(3,\) int64"):
+    with pytest.raises(DataError, match=r"normalised .* Classifier\(network, normalization=...\)"):
+        call((images - 0.5) / 0.25)
+    with pytest.raises(ConfigError, match=r"labels must be \(3,\) whole numbers, .* found \(2,\) int64"):
         call(y=labels[:2])
-    with pytest.raises(ConfigError, match="int64"):
+    with pytest.raises(ConfigError, match=r"whole numbers.* found \(3,\) float32"):
         call(y=labels.float())
+    with pytest.raises(ConfigError, match=r"whole numbers.* found \(3,\) bool"):
+        call(y=labels > 0)
     with pytest.raises(ConfigError, match="not be negative"):
         call(y=labels - NUM_CLASSES)
     with pytest.raises(ConfigError, match=r"labels must lie in 0\.\.3"):
@@ -296,8 +345,8 @@ def test_targeted_form_reaches_its_goal(case: AttackCase) -> None:
     goals = (labels + 1) % NUM_CLASSES
     aimed = replace(attack, targeted=True)
     result = aimed(model, images, goals, generator=seeded())
-    assert result.success.equal(model(result.x_adv).argmax(dim=1) == goals)
-    untargeted = (model(attack(model, images, labels, generator=seeded()).x_adv).argmax(1) == goals).sum()
+    assert result.success.equal(model(result.images).argmax(dim=1) == goals)
+    untargeted = (model(attack(model, images, labels, generator=seeded()).images).argmax(1) == goals).sum()
     assert result.success.sum() > untargeted
 
 
@@ -307,7 +356,7 @@ def test_success_rate_never_falls_with_eps() -> None:
         rates = []
         for eps in grid:
             result = PGD(eps, norm)(model, images, labels, generator=seeded())
-            rates.append(judge_8bit(model, images, result.x_adv, labels).success_rate_unrounded)
+            rates.append(judge_8bit(model, images, result.images, labels).success_rate_unrounded)
         assert rates == sorted(rates)
         assert rates[0] == 0
         assert rates[-1] == 1
@@ -331,4 +380,4 @@ def test_misclassified_images_are_attacked_alike_and_left_out_by_the_judge() -> 
     result = FGSM(0.01)(model, images, wrong, generator=seeded())
     assert (result.norms > 0).all()
     assert result.success[:3].all()
-    assert not judge_8bit(model, images, result.x_adv, wrong).success[:3].any()
+    assert not judge_8bit(model, images, result.images, wrong).success[:3].any()

@@ -51,7 +51,7 @@ def attacked(clean) -> Tensor:
     answers = answers_to(clean)
     rng = torch.Generator().manual_seed(0)
     return (
-        round_to_8bit(PGD(12 / 255, steps=4)(memorised(), clean, answers, generator=rng).x_adv).float() / 255
+        round_to_8bit(PGD(12 / 255, steps=4)(memorised(), clean, answers, generator=rng).images).float() / 255
     )
 
 
@@ -135,7 +135,7 @@ class FractionDetector(Detector):
 
 def test_fractions_would_give_attacks_away_if_they_were_not_rounded(clean):
     answers = answers_to(clean)
-    raw = PGD(12 / 255, steps=4)(memorised(), clean, answers, generator=torch.Generator()).x_adv
+    raw = PGD(12 / 255, steps=4)(memorised(), clean, answers, generator=torch.Generator()).images
     detector = FractionDetector()
     assert auroc(detector.score(memorised(), raw), detector.score(memorised(), clean)) == 1.0
 

@@ -67,10 +67,10 @@ def test_rows_are_the_attack_and_its_control():
             attribution=clean,
         )
         moved = postprocess(clean, percentile=80.0) - postprocess(one.maps, percentile=80.0)
-        expected = moved.flatten(1).norm(dim=1) / (one.x_adv - explained.images).flatten(1).norm(dim=1)
+        expected = moved.flatten(1).norm(dim=1) / (one.images - explained.images).flatten(1).norm(dim=1)
         assert torch.allclose(found[f"{prefix}sensitivity"].float(), expected, rtol=1e-4)
         label = explained.classifier(explained.images).argmax(dim=1, keepdim=True)
-        after = explained.classifier(one.x_adv).softmax(dim=1).gather(1, label)[:, 0]
+        after = explained.classifier(one.images).softmax(dim=1).gather(1, label)[:, 0]
         assert torch.allclose(found[f"{prefix}confidence"].float(), after, atol=1e-5)
         assert found[f"{prefix}not_found"].tolist() == [0.0] * 6
     before = explained.classifier(explained.images).softmax(dim=1).amax(dim=1)
@@ -193,7 +193,7 @@ def test_all_methods_are_scored_on_the_images_that_an_attack_on_another_one_foun
     metric = AttackedSensitivity(ATTACK, aim=Gradient())
     assert metric.name == "attacked_sensitivity[top_k,gradient,8/255,4,judge_every=2,aim=Gradient]"
     found = columns_of(metric, explained)
-    maps = explained.explain(attacked.x_adv, explained.query_class)
+    maps = explained.explain(attacked.images, explained.query_class)
     expected = map_change(explained.result.saliency, maps.saliency, l2=attacked.l2)
     assert torch.equal(found["sensitivity"], expected.sensitivity)
     assert torch.equal(found["spearman"], expected.spearman)

@@ -70,5 +70,5 @@ def test_whole_batches_give_what_the_literal_loop_gives(aim, shape):
         if best is not None:
             hits += 1
             assert float(found.score[row]) == pytest.approx(lowest, abs=1e-4)
-            torch.testing.assert_close(found.x_adv[row].double(), best, rtol=0, atol=1e-6)
+            torch.testing.assert_close(found.images[row].double(), best, rtol=0, atol=1e-6)
     assert hits >= 2

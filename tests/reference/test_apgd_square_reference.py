@@ -113,7 +113,7 @@ def test_apgd(norm: str, eps: float, kind: str) -> None:
     result = attack(model, images, labels, generator=torch.Generator().manual_seed(11), sample_ids=NAMES)
     for index, name in enumerate(NAMES):
         expected = apgd(model, images[index], int(labels[index]), name, eps, norm, kind)
-        torch.testing.assert_close(result.x_adv[index], expected, rtol=0, atol=5e-5)
+        torch.testing.assert_close(result.images[index], expected, rtol=0, atol=5e-5)
 
 
 def share(query: int, queries: int) -> float:
@@ -215,5 +215,5 @@ def test_square(norm: str, eps: float, reference) -> None:
     result = attack(model, images, labels, generator=torch.Generator().manual_seed(11), sample_ids=NAMES)
     for index, name in enumerate(NAMES):
         expected = reference(model, images[index], int(labels[index]), name, eps)
-        torch.testing.assert_close(result.x_adv[index], expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(result.images[index], expected, rtol=0, atol=1e-5)
     assert int(result.n_fwd.max()) == 31  # at least one image lasts to the end

@@ -53,7 +53,7 @@ def problem() -> tuple[nn.Module, Tensor, Tensor]:
 
 
 def ours(attack, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    return attack(model, images, labels, generator=torch.Generator().manual_seed(0)).x_adv
+    return attack(model, images, labels, generator=torch.Generator().manual_seed(0)).images
 
 
 def summary(model: nn.Module, images: Tensor, labels: Tensor, attacked: Tensor) -> tuple[float, float]:

@@ -68,7 +68,9 @@ def both(
     model, images, labels = problem(40)
     model = model.double()
     attack = APGD(eps, norm, loss=loss, steps=steps)
-    ours = attack(lambda x: model(x.double()), images, labels, generator=seeded())
+    ours = attack(
+        lambda x: model(x.double()), images, labels, generator=seeded(), sample_ids=range(40)
+    )
     one = torch.rand if norm == "linf" else torch.randn
     start = per_sample(
         lambda rng: one(3, SIZE, SIZE, generator=rng),
@@ -90,7 +92,7 @@ def test_first_steps_of_apgd_are_those_of_torchattacks_from_the_same_start(norm:
     # The peer returns the iterate of highest loss, ours the fooling one of highest loss.
     same = (model(best.double()).argmax(dim=1) != labels) == ours.success
     assert same.float().mean() >= 0.9
-    gap = (ours.x_adv - best)[same].abs().flatten(1).amax(dim=1)
+    gap = (ours.images - best)[same].abs().flatten(1).amax(dim=1)
     # The sign of a slope that is nearly zero depends on the last digit: few values of few images.
     assert float((gap < 1e-5).float().mean()) >= 0.8
 
@@ -102,7 +104,7 @@ def test_apgd_succeeds_on_the_same_images_as_that_of_torchattacks(norm: str, eps
     assert ours.success.equal(~right)
     assert 5 < int(ours.success.sum()) < 35
     with torch.no_grad():
-        reached = rising_loss(loss, targeted=False)(model(ours.x_adv.double()), labels)
+        reached = rising_loss(loss, targeted=False)(model(ours.images.double()), labels)
     torch.testing.assert_close(reached, best_loss, rtol=0.01, atol=0.01)
 
 
@@ -144,7 +146,7 @@ def test_foolbox_attack_passes_through_the_adapter() -> None:
     adapted = AdaptedAttack(FoolboxCall(peer, 0.02), "foolbox pgd", "linf", 0.02)
     result = adapted(model, images, labels, generator=seeded())
     ours = PGD(0.02, random_start=False)(model, images, labels, generator=seeded())
-    torch.testing.assert_close(result.x_adv, ours.x_adv, rtol=0, atol=1e-5)
+    torch.testing.assert_close(result.images, ours.images, rtol=0, atol=1e-5)
     assert result.success.equal(ours.success)
     assert result.n_bwd.tolist() == [10] * 20
     # Ten gradients, one verdict of the library's and one of ours.
@@ -167,6 +169,6 @@ def test_torchattacks_attack_passes_through_the_adapter() -> None:
     assert result.n_fwd.tolist() == [11] * 20
     assert result.n_bwd.tolist() == [10] * 20
     part = adapted(model, images[4:6], labels[4:6], generator=seeded(), sample_ids=["e", "f"])
-    torch.testing.assert_close(part.x_adv, result.x_adv[4:6], rtol=0, atol=1e-6)
+    torch.testing.assert_close(part.images, result.images[4:6], rtol=0, atol=1e-6)
     with pytest.raises(ConfigError, match=r"0\.02 found, 0\.01 allowed"):
         AdaptedAttack(peer, "torchattacks pgd", "linf", 0.01)(model, images, labels, generator=seeded())

@@ -46,7 +46,7 @@ def test_fgsm() -> None:
     for index in range(len(images)):
         slope = slope_of(model, images[index], int(labels[index]))
         expected = (images[index] + 0.03 * slope.sign()).clamp(0, 1)
-        torch.testing.assert_close(result.x_adv[index], expected, rtol=0, atol=1e-7)
+        torch.testing.assert_close(result.images[index], expected, rtol=0, atol=1e-7)
 
 
 def test_pgd_linf() -> None:
@@ -66,7 +66,7 @@ def test_pgd_linf() -> None:
         for _ in range(6):
             current = current + 2.5 * 0.04 / 6 * slope_of(model, current, int(labels[index])).sign()
             current = torch.minimum(torch.maximum(current, image - 0.04), image + 0.04).clamp(0, 1)
-        torch.testing.assert_close(result.x_adv[index], current, rtol=0, atol=1e-6)
+        torch.testing.assert_close(result.images[index], current, rtol=0, atol=1e-6)
 
 
 def test_pgd_l2_without_random_start() -> None:
@@ -81,7 +81,7 @@ def test_pgd_l2_without_random_start() -> None:
             if length > 0.7:
                 noise = noise * 0.7 / length
             current = (image + noise).clamp(0, 1).float()
-        torch.testing.assert_close(result.x_adv[index], current, rtol=0, atol=1e-5)
+        torch.testing.assert_close(result.images[index], current, rtol=0, atol=1e-5)
 
 
 def carlini_wagner(
@@ -131,7 +131,7 @@ def compare_carlini_wagner(kappa: float, *, targeted: bool, first_c: float = 0.3
         expected = carlini_wagner(
             model, images[index], int(labels[index]), kappa=kappa, goal=targeted, first_c=first_c
         )
-        torch.testing.assert_close(result.x_adv[index], expected, rtol=0, atol=2e-4)
+        torch.testing.assert_close(result.images[index], expected, rtol=0, atol=2e-4)
     assert result.n_bwd.tolist() == [121] * len(images)
     return result.success.tolist()
 

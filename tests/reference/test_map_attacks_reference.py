@@ -144,7 +144,7 @@ def test_attack_equals_the_slow_one(kind, surrogate, chunk_size):
     for index in range(3):
         value, image, step = slow_attack(attack, classifier, images[index], int(query[index]))
         assert found.step[index].item() == step
-        assert torch.allclose(found.x_adv[index], image, atol=1e-6)
+        assert torch.allclose(found.images[index], image, atol=1e-6)
         assert found.objective[index].item() == pytest.approx(value, rel=1e-4, abs=1e-7)
     assert bool(found.found.any())
 

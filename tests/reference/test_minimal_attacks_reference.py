@@ -60,7 +60,7 @@ def test_deepfool() -> None:
         attack = DeepFoolL2(overshoot, candidates=candidates)
         result = attack(model, images, labels, generator=torch.Generator())
         assert result.success.all()
-        for image, label, found in zip(images, labels.tolist(), result.x_adv, strict=True):
+        for image, label, found in zip(images, labels.tolist(), result.images, strict=True):
             expected = deepfool(model, image, label, candidates=candidates, overshoot=overshoot)
             torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
@@ -96,6 +96,6 @@ def test_ddn() -> None:
         for levels in (None, 256):
             attack = DDN(steps=25, gamma=0.1, initial_norm=0.5, levels=levels, targeted=goal)
             result = attack(model, images, labels, generator=torch.Generator())
-            for image, label, found in zip(images, labels.tolist(), result.x_adv, strict=True):
+            for image, label, found in zip(images, labels.tolist(), result.images, strict=True):
                 expected = ddn(model, image, label, goal=goal, levels=levels)
                 torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)

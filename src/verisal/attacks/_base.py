@@ -17,8 +17,8 @@ from verisal.errors import ConfigError, NumericError
 from verisal.fingerprint import Configured
 from verisal.functional.adversarial import noise_norm
 from verisal.functional.scopes import differentiated, images_at_once
-from verisal.functional.seeding import per_sample
-from verisal.types import Norm, check_images, check_range
+from verisal.functional.seeding import content_ids, per_sample
+from verisal.types import Labels, Norm, as_classes, check_images, check_range
 
 #: Slack of the budget and of the range [0, 1], for other orders of float operations.
 SLACK = 1e-6
@@ -30,23 +30,46 @@ Pick = Callable[[Tensor], Tensor]
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True)
+@final
+@dataclass(frozen=True, repr=False)
 class AttackResult:
-    """Result of an attack, per image, on the device of the input.
+    """Result of an attack, per image, on the device of the input; printed as one line.
 
     Attributes:
-        x_adv: ``(B, 3, H, W)`` in [0, 1]; an unsuccessful sample holds its best or last iterate.
-        success: ``(B,)`` bool, judged by the classifier on ``x_adv`` as it is (before 8-bit rounding).
+        images: ``(B, 3, H, W)`` in [0, 1]; an unsuccessful sample holds its best or last iterate.
+        success: ``(B,)`` bool, judged by the classifier on ``images`` as it is (before 8-bit rounding).
         norms: ``(B,)`` size of the change in the attack's own norm.
         n_fwd: ``(B,)`` int64 forward passes spent on each sample.
         n_bwd: ``(B,)`` int64 backward passes spent on each sample.
     """
 
-    x_adv: Tensor
+    images: Tensor
     success: Tensor
     norms: Tensor
     n_fwd: Tensor
     n_bwd: Tensor
+
+    def __repr__(self) -> str:
+        """Images that fool the classifier, the noise and the passes, without the tensors."""
+        count = len(self.images)
+        if not count:
+            return "AttackResult(no images)"
+        return (
+            f"AttackResult({int(self.success.sum())} of {count} images fool the classifier,"
+            f" {shown_range(self.norms)} noise, {shown_range(self.n_fwd)} forward and"
+            f" {shown_range(self.n_bwd)} backward passes an image; images {tuple(self.images.shape)}"
+            f" on {self.images.device})"
+        )
+
+
+def shown_range(values: Tensor) -> str:
+    """Least and greatest of some numbers, or the one that all are, for a line of text.
+
+    >>> shown_range(torch.tensor([0.5, 0.25])), shown_range(torch.tensor([11, 11]))
+    ('0.25 to 0.5', '11')
+    """
+    low, high = (f"{float(value):.4g}" for value in (values.min(), values.max()))
+    return low if low == high else f"{low} to {high}"
 
 
 class Attack(Configured, ABC):
@@ -54,7 +77,7 @@ class Attack(Configured, ABC):
 
     Attributes:
         norm: norm that bounds or measures the attack's noise.
-        targeted: True if ``y`` is the class to reach rather than the true label to leave.
+        targeted: True if the labels are the classes to reach rather than the true ones to leave.
     """
 
     targeted: bool = False
@@ -75,11 +98,11 @@ class Attack(Configured, ABC):
     @final
     def __call__(
         self,
-        model: ImageToLogits,
-        x01: Tensor,
-        y: Tensor,
+        classifier: ImageToLogits,
+        images: Tensor,
+        labels: Labels,
         *,
-        generator: torch.Generator,
+        generator: torch.Generator | None = None,
         sample_ids: Sequence[object] | None = None,
         chunk_size: int = 64,
     ) -> AttackResult:
@@ -91,22 +114,25 @@ class Attack(Configured, ABC):
         Works inside ``no_grad``, ``inference_mode`` and autocast; always computes in float32.
 
         Args:
-            model: maps images in [0, 1] to logits ``(B, K)``; any callable, best an ``nn.Module`` (modes
-                of a network hidden inside another callable are the caller's business).
-            x01: ``(B, 3, H, W)`` float32 in [0, 1].
-            y: ``(B,)`` int64, the true label; the class to reach where ``targeted``. Images that the
-                classifier already gets wrong are attacked like any other and count as successes here;
-                :func:`.judge_8bit` leaves them out. For a classifier that says ``output:
-                sigmoid`` the attack is on the decision about the label alone, at a probability of 0.5: with
-                several logits the label is the class that is present (``targeted``: to be made present);
-                with one logit it is 0 or 1.
-            generator: its initial seed seeds all draws.
-            sample_ids: one stable name per image; positions 0..B-1 by default.
+            classifier: maps images in [0, 1] to logits ``(B, K)``; any callable, best an ``nn.Module``
+                (modes of a network hidden inside another callable are the caller's business). A network
+                that was trained on normalised images goes into ``Classifier(network, normalization=...)``.
+            images: ``(B, 3, H, W)`` float32 in [0, 1].
+            labels: ``(B,)`` whole numbers, a tensor or a list, the true classes; the classes to reach where
+                ``targeted``. Images that the classifier already gets wrong are attacked like any other and
+                count as successes here; :func:`.judge_8bit` leaves them out. For a classifier that says
+                ``output: sigmoid`` the attack is on the decision about the label alone, at a probability of
+                0.5: with several logits the label is the class that is present (``targeted``: to be made
+                present); with one logit it is 0 or 1.
+            generator: its initial seed seeds all draws; 0 without one. Numbers are drawn on the CPU, so that
+                they are the same on every device.
+            sample_ids: one stable name per image; by default made from its content, see
+                :func:`.content_ids`.
             chunk_size: images per pass, fewer above 128 x 128 pixels; changes memory and speed, never the
                 result (up to float order).
 
         Returns:
-            Attacked images and per-sample bookkeeping, on the device of ``x01``. An unsuccessful sample
+            Attacked images and per-sample bookkeeping, on the device of ``images``. An unsuccessful sample
             holds the attack's last or best iterate and ``success`` False.
 
         Raises:
@@ -115,30 +141,40 @@ class Attack(Configured, ABC):
             NumericError: logits or attacked images that are not finite, or attacked images that leave [0, 1]
                 or the budget.
         """
+        labels, ids = checked_inputs(images, labels, sample_ids, chunk_size)
 
         def attack_chunk(pick: Pick, draw: Draw) -> AttackResult:
-            images = pick(x01)
-            victim = Victim(model, pick(y), targeted=self.targeted, image=images[:1])
-            x_adv = self._perturb(victim, images, draw=draw).detach()
-            norms = self._checked_norms(x_adv, images)
+            clean = pick(images)
+            victim = Victim(classifier, pick(labels), targeted=self.targeted, image=clean[:1])
+            attacked = self._perturb(victim, clean, draw=draw).detach()
+            norms = self._checked_norms(attacked, clean)
             with torch.no_grad():
-                success = victim.reached(victim.logits(x_adv, victim.rows), victim.rows)
-            return AttackResult(x_adv, success, norms, victim.n_fwd, victim.n_bwd)
+                success = victim.reached(victim.logits(attacked, victim.rows), victim.rows)
+            return AttackResult(attacked, success, norms, victim.n_fwd, victim.n_bwd)
 
-        ids = checked_ids(x01, y, sample_ids, chunk_size)
-        counts = torch.zeros(0, dtype=torch.int64, device=x01.device)
-        nothing = AttackResult(x01[:0].detach(), counts.bool(), counts.float(), counts, counts)
-        seed = generator.initial_seed()
-        return joined([nothing, *by_chunk(attack_chunk, [model], x01, seed=seed, ids=ids, size=chunk_size)])
+        counts = torch.zeros(0, dtype=torch.int64, device=images.device)
+        nothing = AttackResult(images[:0].detach(), counts.bool(), counts.float(), counts, counts)
+        seed = seed_of(generator)
+        return joined(
+            [nothing, *by_chunk(attack_chunk, [classifier], images, seed=seed, ids=ids, size=chunk_size)]
+        )
 
-    def _checked_norms(self, x_adv: Tensor, images: Tensor) -> Tensor:
+    @final
+    def bound_to(self, classifier: ImageToLogits, *, generator: torch.Generator | None = None) -> BoundAttack:
+        """The attack as a function of images and labels that returns attacked images alone.
+
+        For loops that expect ``attack(images, labels)``. Arguments are those of the call.
+        """
+        return BoundAttack(self, classifier, generator)
+
+    def _checked_norms(self, attacked: Tensor, images: Tensor) -> Tensor:
         """Size of the noise per image, of images that are finite, in [0, 1] and within the budget ``eps``."""
         name, count = type(self).__name__, len(images)
-        if x_adv.shape != images.shape:
+        if attacked.shape != images.shape:
             raise ConfigError(
-                f"{name}: attacked images must be {tuple(images.shape)}, found {tuple(x_adv.shape)}"
+                f"{name}: attacked images must be {tuple(images.shape)}, found {tuple(attacked.shape)}"
             )
-        values = x_adv.flatten(1)
+        values = attacked.flatten(1)
         broken = ~values.isfinite().all(dim=1)
         if bool(broken.any()):
             raise NumericError(
@@ -151,7 +187,7 @@ class Attack(Configured, ABC):
                 f"{name}: attacked images must lie in [0, 1], found values from {float(values.min()):.4g} to"
                 f" {float(values.max()):.4g} in {int(outside.sum())} of {count} images"
             )
-        norms = noise_norm(x_adv - images, self.norm)
+        norms = noise_norm(attacked - images, self.norm)
         # By its name: every attack with a budget calls it so.
         eps = vars(self).get("eps")
         if eps is not None and bool((norms > eps + SLACK * (1 + 10 * eps)).any()):
@@ -159,6 +195,26 @@ class Attack(Configured, ABC):
                 f"{name}: noise of {self.norm} norm {float(norms.max()):.6g} found, eps {eps:.6g} allowed"
             )
         return norms
+
+
+@final
+@dataclass(frozen=True)
+class BoundAttack:
+    """An attack on one classifier: ``attack.bound_to(classifier)``.
+
+    Attributes:
+        attack: what is bound.
+        classifier: that it is bound to; as it is at the time of each call.
+        generator: of all calls; seed 0 without one.
+    """
+
+    attack: Attack
+    classifier: ImageToLogits
+    generator: torch.Generator | None = None
+
+    def __call__(self, images: Tensor, labels: Labels) -> Tensor:
+        """Attacked images ``(B, 3, H, W)``; arguments and errors are those of :meth:`Attack.__call__`."""
+        return self.attack(self.classifier, images, labels, generator=self.generator).images
 
 
 def by_chunk(
@@ -187,23 +243,22 @@ def joined(parts: Iterable[Result]) -> Result:
     return type(listed[0])(*(torch.cat(column) for column in columns))
 
 
-def checked_ids(
-    images: Tensor, labels: Tensor, ids: Sequence[object] | None, chunk_size: int
-) -> Sequence[object]:
-    """Names of the images, positions by default, once labels, names and chunks fit the images."""
+def checked_inputs(
+    images: Tensor, labels: Labels, ids: Sequence[object] | None, chunk_size: int
+) -> tuple[Tensor, Sequence[object]]:
+    """Labels ``(B,)`` int64 and names of the images, once labels, names and chunks fit the images."""
     check_images(images)
-    count = len(images)
-    names = range(count) if ids is None else ids
-    if tuple(labels.shape) != (count,) or labels.dtype != torch.int64:
-        raise ConfigError(
-            f"y must be ({count},) int64, one class per image, found {tuple(labels.shape)} {labels.dtype}"
-        )
-    if count and int(labels.min()) < 0:
-        raise ConfigError(f"y must not be negative, found {int(labels.min())}")
-    if len(names) != count:
-        raise ConfigError(f"sample_ids must name all {count} images, found {len(names)} names")
+    classes = as_classes(labels, images)
+    names = content_ids(images) if ids is None else ids
+    if len(names) != len(images):
+        raise ConfigError(f"sample_ids must name all {len(images)} images, found {len(names)} names")
     check_range(1, chunk_size=chunk_size)
-    return names
+    return classes, names
+
+
+def seed_of(generator: torch.Generator | None) -> int:
+    """Initial seed of a generator, 0 without one."""
+    return 0 if generator is None else generator.initial_seed()
 
 
 def check_settings(

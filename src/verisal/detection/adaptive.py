@@ -128,7 +128,7 @@ def attack_defence(
         sample_ids=image_ids,
         chunk_size=_CHUNK,
     )
-    stored = round_to_8bit(found.x_adv)
+    stored = round_to_8bit(found.images)
     score = detector.score(classifier, stored.float() / 255)
     return {
         "image": stored,

@@ -367,7 +367,7 @@ class AttackedImages:
             generator=torch.Generator().manual_seed(derive_seed(self._seed, variant)),
             sample_ids=[batch.image_ids[index] for index in correct.tolist()],
         )
-        return clean.index_copy(0, correct, result.x_adv)
+        return clean.index_copy(0, correct, result.images)
 
     def _rows(self, variant: str, images: Mapping[str, Tensor]) -> Tensor:
         """Images of a variant that are measured: those that stand in some group."""

@@ -111,7 +111,7 @@ class AttackedSensitivity(SaliencyMetric):
                 classifier, asked, images, query_class=query, attribution=attribution_of(asked(images, query))
             ),
         )
-        return replace(attacked, maps=attribution_of(explained.explain(attacked.x_adv, query)))
+        return replace(attacked, maps=attribution_of(explained.explain(attacked.images, query)))
 
     def _changes(self, attribution: Tensor, attacked: MapAttackResult) -> list[Tensor]:
         change = map_change(

@@ -17,9 +17,11 @@ from verisal.attacks._base import (
     by_chunk,
     check_ball,
     check_settings,
-    checked_ids,
+    checked_inputs,
     joined,
     require,
+    seed_of,
+    shown_range,
 )
 from verisal.attacks._victim import unit
 from verisal.attacks.adaptive.target import Aim, Defence, Judged, Orthogonal, Selective, Target, Weighted
@@ -27,34 +29,40 @@ from verisal.errors import DataError
 from verisal.fingerprint import Configured
 from verisal.functional.adversarial import round_to_8bit
 from verisal.functional.outputs import require_softmax
-from verisal.types import check_images
+from verisal.types import Labels, check_images
 
 _LEVELS = 255
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class AdaptiveResult:
-    """Result of an adaptive attack, per image.
+    """Result of an adaptive attack, per image; printed as one line.
 
     Attributes:
-        x_adv: ``(B, 3, H, W)`` in whole 8-bit levels of [0, 1]: of all iterates that fool the classifier the
+        images: ``(B, 3, H, W)`` in whole 8-bit levels of [0, 1]: of all iterates that fool the classifier the
             one with the lowest score; where there is none, the one of highest cross-entropy.
-        fooled: ``(B,)`` bool, the classifier errs on ``x_adv``.
-        score: ``(B,)`` of the alarm for ``x_adv``; NaN where not fooled.
+        fooled: ``(B,)`` bool, the classifier errs on ``images``.
+        score: ``(B,)`` of the alarm for ``images``; NaN where not fooled.
         n_fwd: ``(B,)`` int64 forward passes of the classifier, and of ``embed``.
         n_bwd: ``(B,)`` int64 backward passes of them.
         n_alarm_fwd: ``(B,)`` int64 times the alarm was asked.
         n_alarm_bwd: ``(B,)`` int64 times its gradient was taken.
     """
 
-    x_adv: Tensor
+    images: Tensor
     fooled: Tensor
     score: Tensor
     n_fwd: Tensor
     n_bwd: Tensor
     n_alarm_fwd: Tensor
     n_alarm_bwd: Tensor
+
+    def __repr__(self) -> str:
+        """Images that fool the classifier, and their scores, without the tensors."""
+        count, fooled = len(self.images), int(self.fooled.sum())
+        scores = f", scores {shown_range(self.score[self.fooled])}" if fooled else ""
+        return f"AdaptiveResult({fooled} of {count} images fool the classifier{scores})"
 
 
 @final
@@ -141,10 +149,10 @@ class AdaptivePGD(Configured):
     def __call__(
         self,
         defence: Defence,
-        x01: Tensor,
-        y: Tensor,
+        images: Tensor,
+        labels: Labels,
         *,
-        generator: torch.Generator,
+        generator: torch.Generator | None = None,
         guides: Tensor | None = None,
         sample_ids: Sequence[object] | None = None,
         chunk_size: int = 32,
@@ -157,11 +165,13 @@ class AdaptivePGD(Configured):
 
         Args:
             defence: classifier and alarm.
-            x01: ``(B, 3, H, W)`` float32 in whole 8-bit levels of [0, 1].
-            y: ``(B,)`` int64, the true labels. An image that is wrong from the start counts as fooled.
-            generator: its initial seed seeds all draws.
+            images: ``(B, 3, H, W)`` float32 in whole 8-bit levels of [0, 1].
+            labels: ``(B,)`` whole numbers, a tensor or a list, the true classes. An image that is wrong from
+                the start counts as fooled.
+            generator: its initial seed seeds all draws; 0 without one.
             guides: ``(B, 3, H, W)``, an image of a wrong class for each; for :class:`FeatureMatching`.
-            sample_ids: one stable name per image; positions 0..B-1 by default.
+            sample_ids: one stable name per image; by default made from its content, see
+                :func:`.content_ids`.
             chunk_size: images per pass, fewer above 128 x 128 pixels; changes memory and speed, never the
                 result (up to float order).
 
@@ -171,20 +181,20 @@ class AdaptivePGD(Configured):
             NumericError: scores or gradients that are not finite.
         """
         require_softmax(defence.classifier, type(self).__name__)
-        ids = checked_ids(x01, y, sample_ids, chunk_size)
-        _check_levels(x01)
+        labels, ids = checked_inputs(images, labels, sample_ids, chunk_size)
+        _check_levels(images)
         if guides is not None:
             check_images(guides)
-            expected = f"{tuple(x01.shape)}, one per image"
-            require(guides.shape == x01.shape, "guides", tuple(guides.shape), expected)
+            expected = f"{tuple(images.shape)}, one per image"
+            require(guides.shape == images.shape, "guides", tuple(guides.shape), expected)
 
         def attack_chunk(pick: Pick, draw: Draw) -> AdaptiveResult:
-            target = Target(defence, pick(y), None if guides is None else pick(guides))
-            return self._attack_chunk(target, pick(x01), draw)
+            target = Target(defence, pick(labels), None if guides is None else pick(guides))
+            return self._attack_chunk(target, pick(images), draw)
 
-        seed, networks = generator.initial_seed(), (defence.classifier, defence.alarm)
-        results = by_chunk(attack_chunk, networks, x01, seed=seed, ids=ids, size=chunk_size)
-        return joined([_nothing(x01), *results])
+        seed, networks = seed_of(generator), (defence.classifier, defence.alarm)
+        results = by_chunk(attack_chunk, networks, images, seed=seed, ids=ids, size=chunk_size)
+        return joined([_nothing(images), *results])
 
     def _attack_chunk(self, target: Target, images: Tensor, draw: Draw) -> AdaptiveResult:
         best = _Best(images)
@@ -202,7 +212,7 @@ class AdaptivePGD(Configured):
                 noise = budget * (2 * noise - 1)
             self._climb(target, images, noise, rows, best, budget)
         return AdaptiveResult(
-            x_adv=best.images,
+            images=best.images,
             fooled=best.fooled,
             score=torch.where(best.fooled, best.score, torch.nan),
             n_fwd=target.victim.n_fwd,

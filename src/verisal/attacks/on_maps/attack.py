@@ -29,11 +29,12 @@ from verisal.attacks.on_maps.surrogates import (
     softplus_relu,
 )
 from verisal.errors import ConfigError, DataError
+from verisal.functional.comparison.similarity import attribution_of
 from verisal.functional.networks import check_hookable
 from verisal.functional.outputs import require_softmax
 from verisal.functional.scopes import differentiated, images_at_once
 from verisal.functional.seeding import series
-from verisal.types import check_images, check_range
+from verisal.types import Labels, as_classes, check_images, check_range
 
 Classifier = Callable[[Tensor], Tensor]
 
@@ -121,8 +122,8 @@ class MapAttack:
         explain: Explain,
         images: Tensor,
         *,
-        query_class: Tensor,
-        attribution: Tensor,
+        query_class: Labels,
+        attribution: Tensor | None = None,
     ) -> MapAttackResult:
         """Attack the maps of some images.
 
@@ -130,15 +131,17 @@ class MapAttack:
             classifier: maps images to logits; left as it was found.
             explain: the method: images and query class to maps.
             images: ``(B, 3, H, W)`` in [0, 1], B at least 1.
-            query_class: ``(B,)`` int64, the class that is explained before and after.
-            attribution: ``(B, C, H, W)``, what ``explain`` gave for the images, or its map where it has none.
+            query_class: ``(B,)`` whole numbers, a tensor or a list, the class that is explained before and
+                after.
+            attribution: ``(B, C, H, W)``, what ``explain`` gave for the images, or its map where it has none;
+                without it ``explain`` is asked, and the pass is not counted.
 
         Raises:
             DataError: images that are none, or an attribution that does not fit them.
             ConfigError: a query class or a classifier that does not fit.
         """
         size = max(1, images_at_once(self.chunk_size, images) // self._direction.points)
-        with _asking(classifier, images, query_class, attribution) as inputs:
+        with _asking(classifier, explain, images, query_class, attribution) as inputs:
             return joined(
                 self._attacked(self._problem(classifier, explain, *some)) for some in _chunks(inputs, size)
             )
@@ -149,14 +152,14 @@ class MapAttack:
         explain: Explain,
         images: Tensor,
         *,
-        query_class: Tensor,
-        attribution: Tensor,
+        query_class: Labels,
+        attribution: Tensor | None = None,
     ) -> MapAttackResult:
         """The same choice among random signs of the full budget, as many as iterates are explained.
 
         Arguments and errors are those of the attack.
         """
-        with _asking(classifier, images, query_class, attribution) as inputs:
+        with _asking(classifier, explain, images, query_class, attribution) as inputs:
             return joined(
                 best_on_path(
                     self._problem(classifier, explain, *some), self._draws(some[0]), eps=self.eps, every=1
@@ -211,17 +214,21 @@ class MapAttack:
 
 @contextmanager
 def _asking(
-    classifier: Classifier, images: Tensor, query_class: Tensor, attribution: Tensor
+    classifier: Classifier, explain: Explain, images: Tensor, query_class: Labels, attribution: Tensor | None
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """The scope in which the network may be differentiated, and copies that may enter a graph."""
     check_images(images)
+    query_class = as_classes(query_class, images, what="query_class")
+    if attribution is None and len(images):
+        attribution = attribution_of(explain(images, query_class))
     if (
-        len(images) == 0
+        attribution is None
+        or len(images) == 0
         or attribution.shape[:1] + attribution.shape[2:] != images.shape[:1] + images.shape[2:]
     ):
         raise DataError(
             f"there must be at least one image, and an attribution (B, C, H, W) of each;"
-            f" found {tuple(images.shape)} and {tuple(attribution.shape)}"
+            f" found {tuple(images.shape)} and {'none' if attribution is None else tuple(attribution.shape)}"
         )
     require_softmax(classifier, "an attack on maps")
     if isinstance(classifier, nn.Module):

@@ -108,27 +108,27 @@ _SLACK = 1e-4
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class MapAttackResult:
-    """Result of an attack on maps, per image.
+    """Result of an attack on maps, per image; printed as one line.
 
     Attributes:
-        x_adv: ``(B, 3, H, W)`` in [0, 1], rounded to 8 bits; the image itself where nothing was found.
+        images: ``(B, 3, H, W)`` in [0, 1], rounded to 8 bits; the image itself where nothing was found.
         found: ``(B,)`` bool, True if a changed image kept the predicted label.
         maps: ``(B, 1, H, W)``, largest absolute attribution over the channels, of the method itself on
-            ``x_adv``; on the image where nothing was found.
+            ``images``; on the image where nothing was found.
         clean_objective: ``(B,)`` D of the method's map of the image.
-        objective: ``(B,)`` D of the method's map of ``x_adv``.
+        objective: ``(B,)`` D of the method's map of ``images``.
         step: ``(B,)`` int64, the step or draw that was kept, from 1; 0 where nothing was found.
         l2: ``(B,)`` L2 norm of the change, in [0, 1] pixel units.
         linf: ``(B,)`` Linf norm of the change.
         clean_confidence: ``(B,)`` softmax probability of the predicted label on the image.
-        confidence: ``(B,)`` softmax probability of the same label on ``x_adv``.
+        confidence: ``(B,)`` softmax probability of the same label on ``images``.
         n_fwd: ``(B,)`` forward passes spent, those of the method included.
         n_bwd: ``(B,)`` backward passes spent, those of the method included; a second derivative is one more.
     """
 
-    x_adv: Tensor
+    images: Tensor
     found: Tensor
     maps: Tensor
     clean_objective: Tensor
@@ -140,6 +140,13 @@ class MapAttackResult:
     confidence: Tensor
     n_fwd: Tensor
     n_bwd: Tensor
+
+    def __repr__(self) -> str:
+        """Images whose map was moved, and the noise, without the tensors."""
+        return (
+            f"MapAttackResult({int(self.found.sum())} of {len(self.found)} images changed with their label"
+            f" kept, linf noise up to {float(self.linf.max()):.4g})"
+        )
 
 
 def stored_within(changed: Tensor, images: Tensor, eps: float) -> Tensor:
@@ -216,7 +223,7 @@ def best_on_path(problem: Problem, path: Iterable[Tensor], *, eps: float, every:
         passes[:, rows] += torch.tensor([[result.n_forward], [result.n_backward]], device=images.device)
     odds = _odds(problem.classifier, best)
     return MapAttackResult(
-        x_adv=best,
+        images=best,
         found=kept > 0,
         maps=maps,
         clean_objective=clean_value,
