@@ -68,9 +68,7 @@ def both(
     model, images, labels = problem(40)
     model = model.double()
     attack = APGD(eps, norm, loss=loss, steps=steps)
-    ours = attack(
-        lambda x: model(x.double()), images, labels, generator=seeded(), sample_ids=range(40)
-    )
+    ours = attack(lambda x: model(x.double()), images, labels, generator=seeded(), sample_ids=range(40))
     one = torch.rand if norm == "linf" else torch.randn
     start = per_sample(
         lambda rng: one(3, SIZE, SIZE, generator=rng),
