@@ -75,7 +75,7 @@ def test_metrics_of_every_method_are_those_of_the_metrics_alone(whole):
     ]
     for metric in alone:
         metric.update(explained(whole, method))
-        same(evaluation.scores, metric.compute(Bootstrap(50)), f"val/b/{metric.name}")
+        same(evaluation.scores, metric.scores(Bootstrap(50)), f"val/b/{metric.name}")
     assert evaluation.scores["val/b/network passes per map/forward"].value == 1.0
     assert evaluation.scores["val/b/network passes per map/backward"].value == 0.5
     assert evaluation.counts == {"explained images": 10}
@@ -201,7 +201,7 @@ def test_disturbed_localisation_is_that_of_its_metrics_at_a_threshold_chosen_els
         image_ids=batch.image_ids,
         valid=queries.valid,
     )
-    same(scores, absent.compute(Bootstrap(50)), f"test/b/{NAME}")
+    same(scores, absent.scores(Bootstrap(50)), f"test/b/{NAME}")
     # Every other image has a second class; both classes are queries, the own box is the region.
     present = PresentQueries(threshold=tau)
     several = batch.rows([index for index in range(10) if index % 2])
@@ -219,7 +219,7 @@ def test_disturbed_localisation_is_that_of_its_metrics_at_a_threshold_chosen_els
             )
         )
     # Names, and with them the resamples, come in another order: the values are compared.
-    for key, score in present.compute().items():
+    for key, score in present.scores().items():
         assert scores[f"test/b/{NAME}, present classes/{key}"].value == pytest.approx(score.value)
     assert scores[f"test/b/{NAME}, present classes/hit"].n == 10
     assert any("c1 the second most likely" in note for note in callback.evaluation.notes)

@@ -34,7 +34,7 @@ def computed(case, *parts):
     metric = case.make()
     for part in parts:
         metric.update(part)
-    return metric.compute()
+    return metric.scores()
 
 
 def assert_scores_equal(found, expected, *, tolerance=1e-5):
@@ -94,7 +94,7 @@ def test_inference_mode_changes_nothing_and_the_state_survives_pickling(name):
     with torch.inference_mode():
         metric.update(part_of(whole, range(6)))
     copied = pickle.loads(pickle.dumps(metric))  # noqa: S301 - our own bytes
-    assert_scores_equal(copied.compute(), computed(case, toy_explained()))
+    assert_scores_equal(copied.scores(), computed(case, toy_explained()))
 
 
 @EVERY
@@ -139,8 +139,23 @@ def test_empty_object_is_undefined_and_never_a_hit(name):
 
 @EVERY
 def test_no_image_at_all_is_an_error(name):
+    metric = CASES[name].make()
     with pytest.raises(DataError, match="no image was added"):
-        CASES[name].make().compute()
+        metric.scores()
+    with pytest.warns(UserWarning, match=f"^{type(metric).__name__}: no image was added"):
+        assert metric.compute().isnan()
+
+
+@EVERY
+def test_compute_is_the_main_score_as_a_scalar(name):
+    case, whole = CASES[name], toy_explained()
+    metric = case.make()
+    batch_value = metric(whole)
+    value, scores = metric.compute(), metric.scores()
+    assert value.shape == ()
+    assert value.dtype == torch.float32
+    assert float(value) == pytest.approx(scores[metric.main].value, rel=1e-6)
+    assert batch_value.equal(value)
 
 
 @EVERY
@@ -150,7 +165,7 @@ def test_reset_forgets(name):
     metric.update(part_of(whole, [0, 1]))
     metric.reset()
     metric.update(whole)
-    assert_scores_equal(metric.compute(), computed(case, whole))
+    assert_scores_equal(metric.scores(), computed(case, whole))
 
 
 def _work(rank, folder):

@@ -359,5 +359,5 @@ def test_a_count_of_nothing_is_not_0():
     metric = DisturbedScores(threshold=0.2)
     columns = metric.table.columns
     metric.table.update(["a", "b"], torch.full((2, len(columns)), NAN, dtype=torch.float64))
-    found = metric.compute()
+    found = metric.scores()
     assert all(math.isnan(score.value) and score.n == 0 and score.undefined == 2 for score in found.values())

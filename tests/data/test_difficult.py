@@ -156,7 +156,7 @@ def test_metrics_count_an_image_of_difficult_boxes_alone_as_undefined(tmp_path):
     )
     for metric in (PointingGame(), MaxBoxAcc()):
         metric.update(explained)
-        for score in metric.compute().values():
+        for score in metric.scores().values():
             assert (score.value, score.n, score.undefined) == (1.0, 2, 1), metric.name
 
 

@@ -95,7 +95,7 @@ def test_image_without_an_attack_is_counted_and_has_no_sensitivity():
         assert found[name].isnan().tolist() == [False] * 4 + [True, False]
     assert not bool(found["clean_confidence"].isnan().any())
     metric.add_rows(explained.image_ids, torch.stack(list(found.values()), dim=1))
-    scores = metric.compute()
+    scores = metric.scores()
     assert scores["not_found"].value == pytest.approx(1 / 6)
     assert (scores["sensitivity"].n, scores["sensitivity"].undefined) == (5, 1)
 
@@ -137,7 +137,7 @@ def test_attack_of_gradients_is_worse_than_random_signs():
     )
     metric = AttackedSensitivity(MapAttack(kind="top_k", steps=12, judge_every=4))
     metric.update(explained)
-    found = metric.compute()
+    found = metric.scores()
     assert found["sensitivity"].value > 1.3 * found["control_sensitivity"].value
     assert found["top_k"].value < found["control_top_k"].value
     assert metric.better == "low"

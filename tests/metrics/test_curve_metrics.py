@@ -118,7 +118,7 @@ def test_rows_are_those_of_the_function(kind):
 def test_scores_per_image_average_to_the_total():
     metric = PerturbationCurve(steps=6)
     rows(metric, toy_explained())
-    for name, score in metric.compute().items():
+    for name, score in metric.scores().items():
         assert score.value == pytest.approx(column(metric, name).mean().item())
         assert score.n == 6
 
@@ -154,7 +154,7 @@ def test_curves_are_means_over_the_images_that_count():
         assert curve.fractions.tolist() == [0.0, 0.25, 0.5, 0.75, 1.0]
         lines = found[[0, 2, 3, 5], 6 + 5 * index : 11 + 5 * index]
         torch.testing.assert_close(curve.mean, lines.mean(dim=0))
-    for score in metric.compute().values():
+    for score in metric.scores().values():
         assert (score.n, score.undefined) == (4, 2)
     # Still there after compute().
     torch.testing.assert_close(metric.curves()["morf"].mean, curves["morf"].mean)

@@ -35,7 +35,7 @@ def scored(maps, *, threshold=0.4, valid=None, boxes=(BOX,), metric=None):
     metric = metric or DisturbedScores(threshold=threshold)
     valid = torch.ones(4, len(maps[0]), dtype=torch.bool) if valid is None else valid
     metric.update(results(*maps), boxes, image_ids=[f"i{row}" for row in range(len(maps[0]))], valid=valid)
-    return metric.compute(Bootstrap(50))
+    return metric.scores(Bootstrap(50))
 
 
 def values(found, *names):
@@ -80,7 +80,7 @@ def test_raw_maps_answer_questions_of_magnitude_and_saliency_those_of_place():
     metric = DisturbedScores(threshold=0.4)
     given = {query: SaliencyResult(saliency=ON, raw=-OFF if query == "c1" else ON * 2) for query in QUERIES}
     metric.update(given, [BOX], image_ids=["a"], valid=torch.ones(4, 1, dtype=torch.bool))
-    found = metric.compute()
+    found = metric.scores()
     assert values(found, "flr_rel_c1", "flr_abs_c1", "response_ratio_c1") == [1, 0, 9 / 72]
 
 
@@ -178,7 +178,7 @@ def test_batches_order_copies_pickles_and_resets_change_nothing():
     add(whole, [0, 1, 2, 3, 4])
     for rows in ([4, 2], [0], [3, 1, 0]):
         add(parts, rows)
-    assert_same(pickle.loads(pickle.dumps(parts)).compute(), whole.compute())  # noqa: S301 - our own bytes
+    assert_same(pickle.loads(pickle.dumps(parts)).scores(), whole.scores())  # noqa: S301 - our own bytes
 
 
 # Which rows each of two processes gets: uneven shares with a padding copy, and none at all for the second.
@@ -193,7 +193,7 @@ def _work(rank, folder):
         metric = DisturbedScores(threshold=0.4)
         if shares[rank]:
             add(metric, shares[rank])
-        found.append({name: vars(score) for name, score in metric.compute().items()})
+        found.append({name: vars(score) for name, score in metric.scores().items()})
     torch.save(found, folder / f"{rank}.pt")
     distributed.destroy_process_group()
 
@@ -202,7 +202,7 @@ def test_two_processes_with_uneven_shares_equal_one(tmp_path):
     multiprocessing.spawn(_work, args=(tmp_path,), nprocs=2)
     whole = DisturbedScores(threshold=0.4)
     add(whole, [0, 1, 2, 3, 4])
-    expected = whole.compute()
+    expected = whole.scores()
     for rank in range(2):
         for found in torch.load(tmp_path / f"{rank}.pt"):
             assert_same({name: type(expected[name])(**score) for name, score in found.items()}, expected)
@@ -212,7 +212,7 @@ def present(maps, boxes, masks=None, threshold=0.4):
     explained = with_saliency(toy_explained(len(maps)), maps)
     metric = PresentQueries(threshold=threshold)
     metric.update(replace(explained, boxes=boxes, object_masks=masks))
-    return metric.compute(Bootstrap(50))
+    return metric.scores(Bootstrap(50))
 
 
 def on_canvas(*boxes):

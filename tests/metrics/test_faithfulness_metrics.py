@@ -25,7 +25,7 @@ from verisal.types import SaliencyResult
 
 def scores_of(metric, explained):
     metric.update(explained)
-    return metric.compute()
+    return metric.scores()
 
 
 def fixed_map(classifier, images, query_class):

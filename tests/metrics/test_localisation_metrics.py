@@ -18,7 +18,7 @@ EVERY = (PointingGame, EnergyInside, MaxBoxAcc, MaxBoxAccV2, PxAP)
 def scores(metric, *parts):
     for part in parts:
         metric.update(part)
-    return metric.compute(Bootstrap(50))
+    return metric.scores(Bootstrap(50))
 
 
 def with_maps(maps, boxes, classes=None):

@@ -26,7 +26,7 @@ from verisal.saliency import Saliency
 from verisal.types import Batch, Explained, SaliencyResult, Sample
 
 _SECONDS_BETWEEN_LINES = 15.0
-_RULES = 1
+_RULES = 2
 """Raised whenever rows of one name come to mean other numbers, so that stored ones are made again."""
 
 

@@ -155,7 +155,7 @@ class DisturbedLocalization(QueryCallback):
     def _present_rows(self, epoch: Epoch, name: str, asked: Seen) -> Tensor:
         # Without masks the boxes of the query's own objects are its region.
         explained = replace(epoch.explained(self.methods[name], asked), object_masks=None)
-        return self._present[name].rows_of(explained)
+        return self._present[name].measured(explained)
 
 
 def _present(seen: Seen) -> Seen:

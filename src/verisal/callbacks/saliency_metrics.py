@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
 from itertools import combinations
@@ -90,7 +90,7 @@ class MetricsCallback(ScoringCallback, ABC):
                     return None
                 scores = metric.scores_of(table, bootstrap)
                 title = metric.name + _ARROWS[metric.better]
-                headline.setdefault(title, f"{metric.name}/{_main(scores)}")
+                headline.setdefault(title, f"{metric.name}/{metric.main}")
                 # Columns that are a score of the same name, or all of a metric with few; the rest is bulk.
                 columns = {
                     column: table.rows[:, index]
@@ -264,20 +264,13 @@ def _key(metric: SaliencyMetric) -> str:
 
 
 def _rows(metric: SaliencyMetric, epoch: Epoch, method: Saliency, seen: Seen) -> Tensor:
-    return metric.rows_of(epoch.explained(method, seen))
+    return metric.measured(epoch.explained(method, seen))
 
 
 def _cost(epoch: Epoch, method: Saliency, seen: Seen) -> Tensor:
     result, seconds = epoch.explain(method, seen.batch, seen.query_class)
     passes = torch.tensor([result.n_forward, result.n_backward], dtype=torch.float64)
     return torch.cat([seconds[:, None], passes.expand(len(seconds), 2)], dim=1)
-
-
-def _main(scores: Mapping[str, Score]) -> str:
-    """The first score, or the last of numbered steps."""
-    first = next(iter(scores))
-    stem, _, number = first.rpartition("_")
-    return [key for key in scores if key.rpartition("_")[0] == stem][-1] if number == "1" else first
 
 
 def _curves(name: str, metric: CurveMetric) -> list[Curve]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, final
@@ -12,8 +14,11 @@ from torchmetrics import Metric
 
 from verisal.errors import DataError
 from verisal.functional.statistics.resampled import Bootstrap, Resampled
+from verisal.metrics._given import AnyMaps, Asked, Given, has_object
 from verisal.results import Score
-from verisal.types import Explained, check_range
+from verisal.types import AnyClassifier, Explained, check_range
+
+_MARK = "annotated"
 
 
 class ImageRows:
@@ -68,14 +73,11 @@ class ImageTable(Metric):
 
     def compute(self) -> ImageRows:
         """The rows of all processes, on the CPU."""
-        image_ids, rows = (
-            torch.cat(state).cpu() if isinstance(state, list) else state.cpu()
-            for state in (self.image_ids, self.rows)
-        )
-        # Of two copies of an image the first is kept; they differ by rounding at most.
-        by_id = {name: index for index, name in reversed(list(enumerate(_decoded(image_ids))))}
-        names = sorted(by_id)
-        return ImageRows(tuple(names), rows[[by_id[name] for name in names]])
+        return _image_rows(self.image_ids, self.rows)
+
+    def since(self, update: int) -> ImageRows:
+        """The rows of this process that came with the updates from this number on, on the CPU."""
+        return _image_rows(self.image_ids[update:], self.rows[update:])
 
     def reset(self) -> None:
         """Forget all images."""
@@ -93,23 +95,43 @@ class ImageTable(Metric):
 class SaliencyMetric(Metric, ABC):
     """A score of saliency maps, kept per image until the epoch ends.
 
+    A metric of torchmetrics: :meth:`update` takes maps and what else the metric needs, :meth:`compute` gives
+    the main score as a tensor, for ``MetricCollection`` and ``self.log``; :meth:`scores` gives all scores
+    with intervals and counts.
+
     Sub-classes set ``name`` and ``columns`` and say what a batch's rows are and how rows become scores.
-    ``better`` says which end of the metric's first score is good, where one is.
+    ``better`` says which end of the main score is good, where one is; ``needs`` what :meth:`update` must be
+    given beside the maps: ``objects`` (masks or boxes), ``boxes``, ``images``, ``classifier``, ``method``.
 
     Args:
         name: of the metric with every setting that changes its value: ``deletion[dataset_mean]``.
         columns: names of the R values kept per image.
+        main: name of the main score; None for the first column's.
         seed: of what the metric draws, where it draws anything.
     """
 
     full_state_update = False
+    is_differentiable = False
     better: Literal["high", "low", ""] = ""
+    needs: tuple[str, ...] = ()
 
-    def __init__(self, name: str, columns: Sequence[str], *, seed: int = 0) -> None:
+    def __init__(self, name: str, columns: Sequence[str], *, main: str | None = None, seed: int = 0) -> None:
         super().__init__()
         check_range(0, seed=seed)
         self.name, self.columns, self.seed = name, tuple(columns), seed
-        self._kept = ImageTable(columns)
+        self.main = self.columns[0] if main is None else main
+        self._given = 0
+        self._kept = ImageTable((*columns, _MARK) if self.needs_annotation else columns)
+
+    @property
+    def needs_annotation(self) -> bool:
+        """True if images without an annotated object cannot be scored."""
+        return "objects" in self.needs or "boxes" in self.needs
+
+    @property
+    def higher_is_better(self) -> bool | None:  # type: ignore[override]  # torchmetrics has an attribute
+        """Which end of the main score is good; None where neither is."""
+        return None if not self.better else self.better == "high"
 
     @abstractmethod
     def rows_of(self, explained: Explained) -> Tensor:
@@ -123,20 +145,73 @@ class SaliencyMetric(Metric, ABC):
         """
         return {name: bootstrap.mean(column) for name, column in zip(self.columns, rows.T, strict=True)}
 
-    def update(self, explained: Explained) -> None:
+    def update(
+        self,
+        maps: AnyMaps | Explained,
+        masks: Tensor | None = None,
+        *,
+        boxes: Sequence[Tensor] | Tensor | None = None,
+        images: Tensor | None = None,
+        classifier: AnyClassifier | None = None,
+        query_class: Tensor | int | None = None,
+        method: Asked | None = None,
+        image_ids: Sequence[str] | None = None,
+    ) -> None:
         """Add a batch.
 
+        Args:
+            maps: ``(B, 1, H, W)`` or ``(B, H, W)``, tensor or array, signed ones by their value; or a
+                :class:`.SaliencyResult`; or an :class:`.Explained`, which holds all that follows.
+            masks: ``(B, H, W)`` or ``(B, 1, H, W)``, pixels of the objects of the query class: bool, 0 and 1,
+                0 and 255, or from 0 to 1, of which 0.5 and more is object.
+            boxes: of the same objects, xyxy in pixels of the maps, half-open: per image ``(N, 4)``, or
+                ``(B, 4)`` with one each. Of an image without masks, boxes stand in.
+            images: ``(B, 3, H, W)`` in [0, 1], the explained ones.
+            classifier: images in [0, 1] to logits.
+            query_class: ``(B,)`` or one number, the class that was explained; None for the predicted one if
+                there is a classifier, else the class is not known.
+            method: what made the maps, for metrics that ask for maps of changed images: a
+                :class:`.Saliency`, or a function of images and query class to maps.
+            image_ids: B stable names, by which an image that comes twice counts once. None numbers the images
+                of each process since the last reset: copies that a padding sampler adds to equal the shares
+                of several processes (``DistributedSampler`` without ``drop_last``) then count twice.
+
         Raises:
-            DataError: rows of a wrong shape.
+            DataError: something that the metric needs is lacking, or shapes, sizes or values do not fit.
         """
-        self.add_rows(explained.image_ids, self.rows_of(explained))
+        if isinstance(maps, Explained):
+            others = (masks, boxes, images, classifier, query_class, method, image_ids)
+            if any(other is not None for other in others):
+                raise DataError("an Explained holds all that a metric needs: update(explained) alone")
+            explained = maps
+        else:
+            given = Given(maps, masks, boxes, images, classifier, query_class, method, image_ids)
+            kind = type(self).__name__
+            explained = given.explained(metric=kind, needs=self.needs, first=self._given)
+        self._given += len(explained.image_ids)
+        self.add_rows(explained.image_ids, self.measured(explained))
+
+    def measured(self, explained: Explained) -> Tensor:
+        """Rows of :meth:`rows_of`, with whether each image is annotated behind them if that is needed."""
+        rows = self.rows_of(explained)
+        if not self.needs_annotation:
+            return rows
+        return torch.cat([rows, has_object(explained, self.needs).to(rows)[:, None]], dim=1)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:  # noqa: ANN401 - those of update
+        """Add a batch, as :meth:`update`; the main score of this batch alone, on this process."""
+        before = len(self._kept.rows)
+        self.update(*args, **kwargs)
+        value = self._main_of(self._kept.since(before))
+        self._forward_cache = value  # type: ignore[assignment]  # torchmetrics annotates the None alone
+        return value
 
     def _wrap_compute(self, compute: Callable[..., Any]) -> Callable[..., Any]:
-        # The table gathers over processes by itself; torchmetrics' wrapper would only squeeze the scores.
+        # The table gathers over processes by itself, and knows whether there is something to compute.
         return compute
 
     def add_rows(self, image_ids: Sequence[str], rows: Tensor) -> None:
-        """Add rows that :meth:`rows_of` gave earlier.
+        """Add rows that :meth:`measured` gave earlier.
 
         Raises:
             DataError: rows of a wrong shape.
@@ -148,8 +223,22 @@ class SaliencyMetric(Metric, ABC):
         rows: ImageRows = self._kept.compute()
         return rows
 
-    def compute(self, bootstrap: Bootstrap | None = None) -> dict[str, Score]:
+    def compute(self) -> Tensor:
+        """The main score, float32 on the metric's device; NaN where no image could be scored.
+
+        With several processes all must call.
+        """
+        table = self.table()
+        if not len(table.rows):
+            warnings.warn(
+                f"{type(self).__name__}: no image was added before compute(), which is NaN", stacklevel=2
+            )
+        return self._main_of(table)
+
+    def scores(self, bootstrap: Bootstrap | None = None) -> dict[str, Score]:
         """Every score with its interval over images, how many counted and how many were undefined.
+
+        With several processes all must call.
 
         Raises:
             DataError: no image was added.
@@ -162,16 +251,33 @@ class SaliencyMetric(Metric, ABC):
         Raises:
             DataError: a table without images.
         """
-        rows, n = table.rows, len(table.rows)
+        rows, n = table.rows[:, : len(self.columns)], len(table.rows)
         if n == 0:
-            raise DataError(f"{self.name}: no image was added before compute()")
+            raise DataError(f"{self.name}: no image was added before scores()")
         scores = self.reduce(rows, bootstrap.jointly(n))
         return {name: resampled.score() for name, resampled in scores.items()}
+
+    def _main_of(self, table: ImageRows) -> Tensor:
+        value = self.scores_of(table, Bootstrap(0))[self.main].value if len(table.rows) else math.nan
+        return torch.tensor(value, dtype=torch.float32, device=self.device)
 
     def reset(self) -> None:
         """Forget all images."""
         super().reset()
         self._kept.reset()
+        self._given = 0
+
+
+def _image_rows(image_ids: Sequence[Tensor] | Tensor, rows: Sequence[Tensor] | Tensor) -> ImageRows:
+    """Sorted rows from states as they are kept, or as they come from other processes: one tensor."""
+    named, values = (
+        state.cpu() if isinstance(state, Tensor) else torch.cat(list(state)).cpu()
+        for state in (image_ids, rows)
+    )
+    # Of two copies of an image the first is kept; they differ by rounding at most.
+    by_id = {name: index for index, name in reversed(list(enumerate(_decoded(named))))}
+    names = sorted(by_id)
+    return ImageRows(tuple(names), values[[by_id[name] for name in names]])
 
 
 def _encoded(image_ids: Sequence[str]) -> Tensor:

@@ -61,6 +61,7 @@ class AttackedSensitivity(SaliencyMetric):
     """
 
     better = "low"
+    needs = ("images", "classifier", "method")
 
     def __init__(self, attack: MapAttack, *, aim: Method | None = None, percentile: float = 95.0) -> None:
         cut = "" if percentile == 95.0 else f",p{percentile:g}"

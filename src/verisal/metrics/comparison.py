@@ -72,6 +72,8 @@ class MapSimilarity(SaliencyMetric):
         seed: of the random maps.
     """
 
+    needs = ("images", "classifier")
+
     def __init__(self, other: Method, *, label: str, repeat: Method | None = None, seed: int = 0) -> None:
         super().__init__(
             f"map_similarity[{label}]",
@@ -111,6 +113,7 @@ class SensitivityMax(SaliencyMetric):
     """
 
     better = "low"
+    needs = ("images", "classifier", "method")
 
     def __init__(
         self, *, radius: float = 0.02, samples: int = 10, chunk_size: int = 64, seed: int = 0
@@ -157,6 +160,7 @@ class CascadingRandomisation(SaliencyMetric):
     """
 
     better = "low"
+    needs = ("images", "classifier")
 
     def __init__(self, method: Method, images: Tensor, *, steps: int = 4, seed: int = 0) -> None:
         if steps < 1:
@@ -166,7 +170,9 @@ class CascadingRandomisation(SaliencyMetric):
         # Maps are kept per image, because the reference compares images of different batches and processes.
         scores = [f"{kind}_{step}" for step in range(1, steps + 1) for kind in _KINDS]
         pixels = [f"pixel_{index}" for index in range(height * width)]
-        super().__init__(f"cascading_randomisation[{steps}]", scores + pixels, seed=seed)
+        super().__init__(
+            f"cascading_randomisation[{steps}]", scores + pixels, main=f"spearman_{steps}", seed=seed
+        )
         self.method, self.steps, self.images = method, steps, images
         self._copies = _Copies()
 

@@ -56,6 +56,8 @@ class CurveMetric(SaliencyMetric, ABC):
         fractions: where the curves have their points.
     """
 
+    needs = ("images", "classifier")
+
     def __init__(
         self, name: str, values: Sequence[str], *, curves: Sequence[str], fractions: Sequence[float]
     ) -> None:

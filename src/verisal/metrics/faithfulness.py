@@ -41,6 +41,7 @@ class DabkowskiGal(SaliencyMetric):
     """
 
     better = "low"
+    needs = ("images", "classifier")
 
     def __init__(
         self, *, threshold: float = 0.5, empty_probability: float | None = None, chunk_size: int = 64
@@ -84,6 +85,7 @@ class SaliencyFidelity(SaliencyMetric):
     """
 
     better = "low"
+    needs = ("images", "classifier")
 
     def __init__(self, *, percentile: float = 95.0, chunk_size: int = 64) -> None:
         check_range(0, 100, above=True, percentile=percentile)
@@ -130,6 +132,7 @@ class Infidelity(SaliencyMetric):
     """
 
     better = "low"
+    needs = ("images", "classifier")
 
     def __init__(
         self,

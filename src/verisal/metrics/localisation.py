@@ -10,12 +10,11 @@ from typing import final
 import torch
 from torch import Tensor
 
-from verisal.errors import ConfigError, DataError
+from verisal.errors import ConfigError
 from verisal.functional.regions.boxes import NUM_LEVELS
 from verisal.functional.regions.localisation import (
     energy_inside,
     largest_component_ious,
-    masks_from_boxes,
     multi_component_ious,
     object_area,
     pixel_average_precision,
@@ -26,41 +25,11 @@ from verisal.functional.regions.localisation import (
 from verisal.functional.seeding import derive_seed
 from verisal.functional.statistics.resampled import Bootstrap, Resampled
 from verisal.metrics._base import SaliencyMetric
+from verisal.metrics._given import boxes_of, object_masks_of
 from verisal.types import Explained, check_range
 
 _V2_IOUS = (0.3, 0.5, 0.7)
 _BINS = 1000
-
-
-def object_masks_of(explained: Explained, name: str) -> Tensor:
-    """Object masks ``(B, H, W)``; of images that have none, boxes stand in.
-
-    Raises:
-        DataError: neither masks nor boxes.
-    """
-    masks = explained.object_masks
-    if explained.boxes is None:
-        if masks is None:
-            raise DataError(
-                f"{name} needs object masks or boxes, found neither; leave it out on this data set"
-            )
-        return masks
-    filled = masks_from_boxes(explained.boxes, (explained.images.shape[-2], explained.images.shape[-1]))
-    if masks is None:
-        return filled
-    bare = ~masks.flatten(1).any(dim=1)
-    return torch.where(bare[:, None, None], filled, masks)
-
-
-def boxes_of(explained: Explained, name: str) -> tuple[Tensor, ...]:
-    """Boxes of the query class, per image ``(N_i, 4)``.
-
-    Raises:
-        DataError: none.
-    """
-    if explained.boxes is None:
-        raise DataError(f"{name} needs boxes, found none; leave it out on this data set")
-    return explained.boxes
 
 
 @final
@@ -79,10 +48,11 @@ class PointingGame(SaliencyMetric):
     """
 
     better = "high"
+    needs = ("objects",)
 
     def __init__(self, *, tolerance: float = 15.0) -> None:
         check_range(0, tolerance=tolerance)
-        super().__init__(f"pointing_game[{tolerance:g}px@224]", ("hit", "class"))
+        super().__init__(f"pointing_game[{tolerance:g}px@224]", ("hit", "class"), main="accuracy")
         self.tolerance = tolerance
 
     def rows_of(self, explained: Explained) -> Tensor:
@@ -117,6 +87,7 @@ class EnergyInside(SaliencyMetric):
     """Share of the positive saliency on the object, with the object's share of the image beside it."""
 
     better = "high"
+    needs = ("objects",)
 
     def __init__(self) -> None:
         super().__init__("energy_inside", ("energy", "area"))
@@ -153,13 +124,14 @@ class MaxBoxAcc(SaliencyMetric):
     """
 
     better = "high"
+    needs = ("boxes",)
 
     def __init__(self, *, iou: float = 0.5, chunk_size: int = 4, seed: int = 0) -> None:
         if not 0 < iou <= 1:
             raise ConfigError(f"iou must lie in (0, 1], found {iou}")
         check_range(1, chunk_size=chunk_size)
         columns = tuple(f"level_{level}" for level in range(NUM_LEVELS))
-        super().__init__(f"max_box_acc[iou{iou:g}]", columns, seed=seed)
+        super().__init__(f"max_box_acc[iou{iou:g}]", columns, main="accuracy", seed=seed)
         self.iou, self.chunk_size = iou, chunk_size
 
     def rows_of(self, explained: Explained) -> Tensor:
@@ -198,11 +170,12 @@ class MaxBoxAccV2(SaliencyMetric):
     """
 
     better = "high"
+    needs = ("boxes",)
 
     def __init__(self, *, chunk_size: int = 4, seed: int = 0) -> None:
         check_range(1, chunk_size=chunk_size)
         columns = tuple(f"iou{iou:g}_level_{level}" for iou in _V2_IOUS for level in range(NUM_LEVELS))
-        super().__init__("max_box_acc_v2", columns, seed=seed)
+        super().__init__("max_box_acc_v2", columns, main="accuracy", seed=seed)
         self.chunk_size = chunk_size
 
     def rows_of(self, explained: Explained) -> Tensor:
@@ -239,10 +212,11 @@ class PxAP(SaliencyMetric):
     """
 
     better = "high"
+    needs = ("objects",)
 
     def __init__(self) -> None:
         columns = tuple(f"{side}_{index}" for side in ("off", "on") for index in range(_BINS))
-        super().__init__("pxap", columns)
+        super().__init__("pxap", columns, main="area")
 
     def rows_of(self, explained: Explained) -> Tensor:
         """Histogram of the pixels off and on the object, of every image."""

@@ -17,7 +17,7 @@ from verisal.functional.regions.disturbed import QUERIES
 from verisal.functional.regions.localisation import energy_inside, frozen_boxes, threshold_level
 from verisal.functional.statistics.resampled import Bootstrap
 from verisal.metrics._base import ImageTable, SaliencyMetric
-from verisal.metrics.localisation import boxes_of, object_masks_of
+from verisal.metrics._given import boxes_of, object_masks_of
 from verisal.results import Score
 from verisal.types import Explained, SaliencyResult
 
@@ -142,7 +142,7 @@ class DisturbedScores(_QueryScores):
             rows.append(torch.stack(values, dim=1).where(counts[:, None], torch.nan))
         return torch.cat(rows, dim=1)
 
-    def compute(self, bootstrap: Bootstrap | None = None) -> dict[str, Score]:
+    def scores(self, bootstrap: Bootstrap | None = None) -> dict[str, Score]:
         """Every score by name: ``accuracy_c0``, ``flr_rel_c2``, ``margin_rel_c2``, ...
 
         Raises:
@@ -150,7 +150,7 @@ class DisturbedScores(_QueryScores):
         """
         image_ids, columns = self.columns()
         if not image_ids:
-            raise DataError(f"{self.name}: no image that counts was added before compute()")
+            raise DataError(f"{self.name}: no image that counts was added before scores()")
         return self.scores_of(columns, bootstrap or Bootstrap())
 
 
@@ -234,6 +234,7 @@ class PresentQueries(SaliencyMetric):
     """
 
     better = "high"
+    needs = ("boxes",)
 
     def __init__(self, *, threshold: float) -> None:
         threshold_level(threshold)

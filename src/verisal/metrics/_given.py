@@ -1,0 +1,303 @@
+"""What a metric is given, checked and put into the one record that every metric reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, distributed
+
+from verisal.errors import ConfigError, DataError
+from verisal.functional.outputs import ask
+from verisal.functional.regions.localisation import masks_from_boxes
+from verisal.functional.scopes import gradient_scope, scoring
+from verisal.saliency import Saliency
+from verisal.types import AnyClassifier, Explained, SaliencyResult, check_images
+
+AnyMaps = SaliencyResult | Tensor | np.ndarray[Any, Any]
+#: A method that can be asked for maps of other images: one of ours, or images and query class to maps.
+Asked = Saliency | Callable[[Tensor, Tensor], AnyMaps]
+
+_LACKING = {
+    "objects": ("masks or boxes", "masks"),
+    "boxes": ("boxes", "boxes=boxes"),
+    "images": ("images", "images=images"),
+    "classifier": ("classifier", "classifier=classifier"),
+    "method": ("method", "method=method"),
+}
+_UNKNOWN = -1
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """What :meth:`.SaliencyMetric.update` was given; the attributes are its arguments."""
+
+    maps: AnyMaps
+    masks: Tensor | None
+    boxes: Sequence[Tensor] | Tensor | None
+    images: Tensor | None
+    classifier: AnyClassifier | None
+    query_class: Tensor | int | None
+    method: Asked | None
+    image_ids: Sequence[str] | None
+
+    def explained(self, *, metric: str, needs: Sequence[str], first: int) -> Explained:
+        """The record of the batch.
+
+        Args:
+            metric: its class, for what is said.
+            needs: what the metric cannot do without.
+            first: number of the batch's first image, for names where none are given.
+
+        Raises:
+            DataError: what is needed is lacking, or what is given does not fit.
+        """
+        self._check_needs(metric, needs)
+        result = result_of(self.maps)
+        device = result.saliency.device if self.images is None else self.images.device
+        result = _moved(result, device)
+        maps, count = result.saliency, len(result.saliency)
+        # Of no channel: nothing is known of them but their number and size.
+        images = maps[:, :0] if self.images is None else _images(self.images, maps)
+        return Explained(
+            classifier=self.classifier or _refusing(metric, "classifier"),
+            images=images,
+            query_class=_query(self.query_class, self.images, self.classifier, maps),
+            result=result,
+            image_ids=_names(first, count) if self.image_ids is None else _ids(self.image_ids, count),
+            explain=_refusing(metric, "method")
+            if self.method is None
+            else explaining(self.method, self.classifier),
+            object_masks=None if self.masks is None else _masks(self.masks, maps),
+            boxes=None if self.boxes is None else _boxes(self.boxes, maps),
+        )
+
+    def _check_needs(self, metric: str, needs: Sequence[str]) -> None:
+        given = {
+            "objects": self.boxes if self.masks is None else self.masks,
+            "boxes": self.boxes,
+            "images": self.images,
+            "classifier": self.classifier,
+            "method": self.method,
+        }
+        if any(given[need] is None for need in needs):
+            words, typed = zip(*(_LACKING[need] for need in needs), strict=True)
+            raise DataError(f"{metric} needs {_listed(words)}: update(maps, {', '.join(typed)})")
+
+
+def result_of(maps: AnyMaps) -> SaliencyResult:
+    """Maps ``(B, 1, H, W)`` or ``(B, H, W)`` of anybody as a result, in float32 or float64.
+
+    Raises:
+        DataError: other shapes.
+    """
+    if isinstance(maps, SaliencyResult):
+        return maps
+    values = torch.as_tensor(maps).detach()
+    if values.ndim == 3:
+        values = values[:, None]
+    if values.ndim != 4 or values.shape[1] != 1:
+        advice = "; reduce the channels first, e.g. maps.abs().amax(dim=1)" if values.ndim == 4 else ""
+        raise DataError(f"maps must be (B, 1, H, W) or (B, H, W), found {tuple(values.shape)}{advice}")
+    values = values if values.dtype in (torch.float32, torch.float64) else values.float()
+    return SaliencyResult(saliency=values, raw=values)
+
+
+def explaining(method: Asked, classifier: AnyClassifier | None) -> Callable[[Tensor, Tensor], SaliencyResult]:
+    """A method that is asked for maps of images and query class, whatever it is.
+
+    Raises:
+        DataError: one of ours without a classifier.
+    """
+    if isinstance(method, Saliency):
+        if classifier is None:
+            raise DataError(
+                f"method {type(method).__name__} needs a classifier: update(..., classifier=classifier)"
+            )
+        network, ours = classifier, method
+
+        def explain(images: Tensor, query_class: Tensor) -> SaliencyResult:
+            return ours(network, images, query_class)
+
+        return explain
+    theirs = method
+
+    def asked(images: Tensor, query_class: Tensor) -> SaliencyResult:
+        # Others rely on gradients being on, and cannot differentiate tensors of inference mode.
+        with gradient_scope(images.device.type):
+            return _moved(result_of(theirs(images.clone(), query_class.clone())), images.device)
+
+    return asked
+
+
+def has_object(explained: Explained, needs: Sequence[str]) -> Tensor:
+    """``(B,)`` bool: images with an annotation as the metric needs it."""
+    boxed = [len(own) > 0 for own in explained.boxes or ()] or [False] * len(explained.image_ids)
+    annotated = torch.tensor(boxed, dtype=torch.bool, device=explained.images.device)
+    if "boxes" in needs or explained.object_masks is None:
+        return annotated
+    return annotated | explained.object_masks.flatten(1).any(dim=1)
+
+
+def object_masks_of(explained: Explained, name: str) -> Tensor:
+    """Object masks ``(B, H, W)``; of images that have none, boxes stand in.
+
+    Raises:
+        DataError: neither masks nor boxes.
+    """
+    masks = explained.object_masks
+    if explained.boxes is None:
+        if masks is None:
+            raise DataError(
+                f"{name} needs object masks or boxes, found neither; leave it out on this data set"
+            )
+        return masks
+    filled = masks_from_boxes(explained.boxes, (explained.images.shape[-2], explained.images.shape[-1]))
+    if masks is None:
+        return filled
+    bare = ~masks.flatten(1).any(dim=1)
+    return torch.where(bare[:, None, None], filled, masks)
+
+
+def boxes_of(explained: Explained, name: str) -> tuple[Tensor, ...]:
+    """Boxes of the query class, per image ``(N_i, 4)``.
+
+    Raises:
+        DataError: none.
+    """
+    if explained.boxes is None:
+        raise DataError(f"{name} needs boxes, found none; leave it out on this data set")
+    return explained.boxes
+
+
+def _images(images: Tensor, maps: Tensor) -> Tensor:
+    whole = images.float() if images.is_floating_point() else images
+    check_images(whole)
+    _check_size(maps, whole, "images")
+    return whole
+
+
+def _query(
+    query_class: Tensor | int | None, images: Tensor | None, classifier: AnyClassifier | None, maps: Tensor
+) -> Tensor:
+    count = len(maps)
+    if query_class is None:
+        if classifier is None or images is None:
+            return torch.full((count,), _UNKNOWN, device=maps.device)
+        with scoring(classifier, images.device):
+            return ask(classifier, images.float()).argmax(dim=1)
+    query = torch.as_tensor(query_class, device=maps.device)
+    query = query.expand(count) if query.ndim == 0 else query
+    if tuple(query.shape) != (count,) or query.is_floating_point():
+        raise ConfigError(
+            f"query_class must be one class or ({count},) of whole numbers, one per map,"
+            f" found {tuple(query.shape)} {query.dtype}"
+        )
+    return query.long()
+
+
+def _masks(masks: Tensor, maps: Tensor) -> Tensor:
+    given = torch.as_tensor(masks, device=maps.device)
+    given = given[:, 0] if given.ndim == 4 and given.shape[1] == 1 else given
+    if given.ndim != 3 or len(given) != len(maps):
+        raise DataError(
+            f"masks must be ({len(maps)}, H, W) or ({len(maps)}, 1, H, W), one per map with all objects of"
+            f" its class, found {tuple(given.shape)}"
+        )
+    _check_size(maps, given, "masks")
+    if given.dtype == torch.bool:
+        return given
+    low, high = (float(end) for end in given.aminmax()) if given.numel() else (0.0, 0.0)
+    if given.is_floating_point():
+        if low < 0 or high > 1:
+            raise DataError(f"masks of floats must lie in [0, 1], found values from {low:g} to {high:g}")
+        return given >= 0.5
+    values = torch.unique(given).tolist()
+    if not (set(values) <= {0, 1} or set(values) <= {0, 255}):
+        raise DataError(
+            f"masks must be true on the objects of one class, found the values {_few(values)}; from a map of"
+            " classes: masks = class_map == query_class[:, None, None]"
+        )
+    return given > 0
+
+
+def _boxes(boxes: Sequence[Tensor] | Tensor, maps: Tensor) -> tuple[Tensor, ...]:
+    listed = list(boxes) if not isinstance(boxes, Tensor) or boxes.ndim == 3 else list(boxes[:, None])
+    parts = [torch.as_tensor(own, dtype=torch.float32, device=maps.device) for own in listed]
+    parts = [own.reshape(0, 4) if own.numel() == 0 else own for own in parts]
+    if len(parts) != len(maps) or any(own.ndim != 2 or own.shape[1] != 4 for own in parts):
+        raise DataError(
+            f"boxes must be {len(maps)} tensors (N, 4), one per map, or ({len(maps)}, 4) with one box each,"
+            f" found {len(parts)} of {_few([tuple(own.shape) for own in parts])}"
+        )
+    whole = torch.cat(parts) if parts else maps.new_empty(0, 4)
+    if bool((whole[:, 2:] < whole[:, :2]).any()):
+        wrong = whole[(whole[:, 2:] < whole[:, :2]).any(dim=1)][0].tolist()
+        raise DataError(
+            f"boxes must be (x1, y1, x2, y2), found {wrong}; of (x, y, width, height):"
+            " torchvision.ops.box_convert(boxes, 'xywh', 'xyxy')"
+        )
+    if len(whole) and bool((whole <= 1).all()) and bool((whole != whole.round()).any()):
+        raise DataError(
+            f"boxes must be in pixels of the maps, found shares of the image such as {whole[0].tolist()};"
+            " multiply by width, height, width and height"
+        )
+    height, width = maps.shape[-2:]
+    outside = (whole[:, 0] >= width) | (whole[:, 1] >= height)
+    if bool(outside.any()):
+        raise DataError(
+            f"boxes must be in pixels of the maps, which are {width} wide and {height} high, found"
+            f" {whole[outside][0].tolist()}; scale the boxes as the images were scaled"
+        )
+    return tuple(parts)
+
+
+def _check_size(maps: Tensor, others: Tensor, what: str) -> None:
+    """Raise unless there are as many maps as masks or images, of the same height and width."""
+    if len(maps) != len(others):
+        raise DataError(f"there must be one map per image, found {len(maps)} maps and {len(others)} {what}")
+    found, expected = tuple(maps.shape[-2:]), tuple(others.shape[-2:])
+    if found != expected:
+        raise DataError(
+            f"maps are {found} and {what} {expected}; bring the maps to that size, e.g."
+            f" torch.nn.functional.interpolate(maps, size={expected}, mode='bilinear') of (B, 1, H, W)"
+        )
+
+
+def _names(first: int, count: int) -> tuple[str, ...]:
+    """Running numbers, apart from those of other processes."""
+    process = distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
+    return tuple(f"{process:05d}/{first + place:09d}" for place in range(count))
+
+
+def _ids(image_ids: Sequence[str], count: int) -> tuple[str, ...]:
+    names = tuple(map(str, image_ids))
+    if len(names) != count:
+        raise DataError(f"image_ids must be one name per map, found {len(names)} for {count} maps")
+    return names
+
+
+def _refusing(metric: str, what: str) -> Callable[..., Any]:
+    def refuse(*_: object) -> Any:  # noqa: ANN401 - it never returns
+        raise DataError(f"{metric} needs {what}: update(maps, {what}={what})")
+
+    return refuse
+
+
+def _moved(result: SaliencyResult, device: torch.device) -> SaliencyResult:
+    if result.saliency.device == device:
+        return result
+    signed = None if result.attribution is None else result.attribution.to(device)
+    return SaliencyResult(result.saliency.to(device), result.raw.to(device), signed)
+
+
+def _listed(words: Sequence[str]) -> str:
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def _few(values: Sequence[object]) -> str:
+    shown = ", ".join(map(str, values[:4]))
+    return f"{shown}, ..." if len(values) > 4 else shown
