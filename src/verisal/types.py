@@ -30,6 +30,8 @@ Norm = Literal["linf", "l2"]
 AnyClassifier = Callable[[Tensor], Tensor]
 #: One class per image: a tensor ``(B,)`` of any whole numbers, or a sequence of them.
 Labels = Tensor | Sequence[int]
+#: Class to explain: the predicted one, one for all images, or one per image.
+AnyQuery = int | Sequence[int] | Tensor | None
 #: How logits become probabilities: classes that exclude each other, or labels decided one by one.
 OutputKind = Literal["softmax", "sigmoid"]
 Split = Literal["cls_train", "cls_val", "det_fit", "det_val", "det_test"]
@@ -219,6 +221,8 @@ class SaliencyResult:
         n_backward: network backward passes spent per image.
         baseline: name of the baseline image that replaced removed pixels, empty where there is none.
         diagnostics: name to ``(B,)``: a method's own report of its work on each image.
+        query_class: ``(B,)`` int64, the class that each map explains; None where nobody said, as of a map
+            that depends on the image alone.
     """
 
     saliency: Tensor
@@ -229,6 +233,7 @@ class SaliencyResult:
     n_backward: float = 0.0
     baseline: str = ""
     diagnostics: Mapping[str, Tensor] = field(default_factory=dict)
+    query_class: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -271,9 +276,14 @@ def check_images(images: Tensor) -> None:
     Raises:
         DataError: naming the shape, dtype or range found.
     """
+    if not isinstance(images, Tensor):
+        raise DataError(
+            f"images must be a tensor (B, 3, H, W) float32 RGB in [0, 1], found {type(images).__name__}"
+        )
     if images.ndim != 4 or images.shape[1] != 3 or images.dtype != torch.float32:
         raise DataError(
             f"images must be (B, 3, H, W) float32 RGB in [0, 1], found {tuple(images.shape)} {images.dtype}"
+            f"{_way_to_images(images)}"
         )
     if len(images) == 0:
         return
@@ -281,9 +291,49 @@ def check_images(images: Tensor) -> None:
     if not (low >= 0.0 and high <= 1.0):
         raise DataError(
             f"images must lie in [0, 1], found values from {low:.4g} to {high:.4g};"
-            " divide 8-bit images by 255; give images that were normalised as they were before it, and the"
-            " network as Classifier(network, normalization=...)"
+            + (
+                " they look normalised: give them as they were before, and the network as"
+                " verisal.models.Classifier(network, normalization=...)"
+                if low < 0
+                else " divide 8-bit images by 255; give images that were normalised as they were before it, and"
+                " the network as Classifier(network, normalization=...)"
+            )
         )
+
+
+def _way_to_images(images: Tensor) -> str:
+    """Advice for the mistakes that can be told apart by shape and dtype."""
+    if images.ndim == 3 and images.shape[0] == 3:
+        return "; one image is a batch of one: image[None]"
+    if images.ndim == 4 and images.shape[1] != 3 and images.shape[3] == 3:
+        return "; channels come first: images.permute(0, 3, 1, 2)"
+    if images.dtype == torch.uint8:
+        return "; divide 8-bit images by 255: images / 255"
+    return "; convert them: images.float()" if images.dtype in (torch.float64, torch.float16) else ""
+
+
+def query_classes(given: int | Sequence[int] | Tensor, batch: int, device: torch.device) -> Tensor:
+    """``(batch,)`` int64: one class for all images, or one for each, of any integer type.
+
+    Raises:
+        ConfigError: naming what was found instead.
+
+    >>> query_classes(3, 2, torch.device("cpu"))
+    tensor([3, 3])
+    """
+    try:
+        classes = torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f"query class must be an int or ({batch},) int64, one class per image, found {given!r}"
+        ) from error
+    kind = classes.dtype
+    if kind == torch.bool or kind.is_floating_point or kind.is_complex or classes.shape not in ((), (batch,)):
+        raise ConfigError(
+            f"query class must be an int or ({batch},) int64, one class per image,"
+            f" found {tuple(classes.shape)} {kind}"
+        )
+    return classes.to(device, torch.int64).expand(batch).clone()
 
 
 def as_classes(labels: Labels, images: Tensor, *, what: str = "labels") -> Tensor:

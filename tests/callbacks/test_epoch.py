@@ -67,10 +67,10 @@ def test_work_is_shared_within_a_batch_and_its_seconds_are_those_of_a_map_alone(
         return torch.zeros(1)
 
     class Shared(Brightness):
-        def __call__(self, classifier, images, query_class):
+        def explain(self, classifier, images, query_class):
             shared(lambda: "decoys", found)
             clock[0] += 4.0
-            return super().__call__(classifier, images, query_class)
+            return super().explain(classifier, images, query_class)
 
     session, one = epoch(), batch()
     session.open(one)

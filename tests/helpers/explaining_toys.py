@@ -25,7 +25,7 @@ class Brightness(Saliency):
     needs_module: ClassVar[bool] = False
     seen: ClassVar[list[tuple[float, int]]] = []
 
-    def __call__(
+    def explain(
         self, classifier: Callable[[Tensor], Tensor], images: Tensor, query_class: Tensor
     ) -> SaliencyResult:
         self.seen.extend((self.grey, int(query)) for query in query_class)

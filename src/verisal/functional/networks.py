@@ -39,7 +39,7 @@ def staged_network(classifier: object, who: str) -> StagedClassifier:
     if not isinstance(classifier, nn.Module) or not isinstance(classifier, StagedClassifier):
         raise ConfigError(
             f"{who} reads or gates stages and needs verisal.models.Classifier,"
-            f" found {type(classifier).__name__}; wrap the network: Classifier(network, stages=[...], ...)"
+            f" found {type(classifier).__name__}; wrap the network: Classifier(network, normalization=...)"
         )
     return classifier
 

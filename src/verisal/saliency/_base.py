@@ -5,25 +5,32 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from dataclasses import replace
+from typing import Literal, final
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from verisal.errors import DataError
 from verisal.fingerprint import Configured
-from verisal.functional.networks import staged_network
-from verisal.functional.outputs import probabilities
-from verisal.functional.scopes import differentiated
+from verisal.functional.networks import plain_network, staged_network
+from verisal.functional.outputs import ask, output_of, probabilities
+from verisal.functional.scopes import differentiated, images_at_once, scoring
+from verisal.models import Classifier, find_stages
 from verisal.types import (
     AnyClassifier,
+    AnyQuery,
     OutputKind,
     SaliencyResult,
     StagedClassifier,
     check_images,
     check_query_class,
+    query_classes,
 )
 
 ScoreKind = Literal["logit", "probability"]
+
+_AT_ONCE = 64
 
 ONE_SCORE = "choose a method that asks for the score of one class: Gradient, GradCAM, Occlusion or RISE"
 """Advice for classifiers whose labels are decided one by one."""
@@ -37,19 +44,61 @@ class Saliency(Configured, ABC):
 
     # Without annotation: whoever reads the hints of a sub-class has the names of that class's module alone.
     needs_module = False
-    """True if the classifier must be an ``nn.Module`` with stages, rather than any callable."""
+    """True if the classifier must be an ``nn.Module``, whose layers are read, rather than any callable."""
 
-    @abstractmethod
-    def __call__(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
-        """Explain ``query_class (B,)`` int64 on ``images (B, 3, H, W)`` in [0, 1].
+    asks_classifier = True
+    """False if the map is made from the image alone."""
+
+    @final
+    def __call__(
+        self, classifier: AnyClassifier, images: Tensor, query_class: AnyQuery = None
+    ) -> SaliencyResult:
+        """Explain one class per image.
 
         The classifier's weights, gradients, modes, flags and hooks, and the global random state, are the
         same after the call, whether it returns or raises.
+
+        Args:
+            classifier: a :class:`verisal.models.Classifier`, or any network or function that takes images in
+                [0, 1]. Where a method reads stages, those of a bare network are searched at every call; bind
+                the method once to save that: :class:`Explainer`.
+            images: ``(B, 3, H, W)`` float32 RGB in [0, 1], before normalisation.
+            query_class: None for the class that is predicted for each image (in eval mode; the pass counts in
+                ``n_forward``), an int for one class, or ``(B,)`` integers.
+
+        Returns:
+            The maps; ``query_class`` says which class each of them explains.
 
         Raises:
             DataError: no image, or images that are none.
             ConfigError: a query class or a classifier that does not fit.
         """
+        check_some_images(images)
+        if query_class is not None:
+            query = query_classes(query_class, len(images), images.device)
+            return replace(self.explain(classifier, images, query), query_class=query)
+        if not self.asks_classifier:
+            query = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+            return self.explain(classifier, images, query)
+        query = predicted_classes(classifier, images)
+        result = self.explain(classifier, images, query)
+        return replace(result, query_class=query, n_forward=result.n_forward + 1)
+
+    @abstractmethod
+    def explain(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
+        """Explain ``query_class (B,)`` int64 on ``images (B, 3, H, W)`` in [0, 1]; :meth:`__call__` calls it.
+
+        Raises:
+            DataError: no image, or images that are none.
+            ConfigError: a query class or a classifier that does not fit.
+        """
+
+
+def predicted_classes(classifier: AnyClassifier, images: Tensor) -> Tensor:
+    """``(B,)`` int64: the class of the largest logit of each image, in eval mode."""
+    with scoring(classifier, images.device):
+        chunks = torch.split(images, images_at_once(_AT_ONCE, images))
+        return torch.cat([ask(classifier, chunk).argmax(dim=1) for chunk in chunks])
 
 
 def check_some_images(images: Tensor) -> None:
@@ -60,9 +109,31 @@ def check_some_images(images: Tensor) -> None:
 
 
 def staged(classifier: object, images: Tensor, method: str) -> StagedClassifier:
-    """The classifier as one with stages, outside of the wrappers of torch; a refusal for others."""
+    """The classifier as one with stages, outside of the wrappers of torch; a refusal for others.
+
+    Those of a bare network, which takes images in [0, 1], are searched at the size of the images.
+    """
     check_some_images(images)
+    if isinstance(classifier, nn.Module):
+        network = plain_network(classifier)
+        if not isinstance(network, StagedClassifier):
+            return _with_stages(network, images)
     return staged_network(classifier, method)
+
+
+def _with_stages(network: nn.Module, images: Tensor) -> Classifier:
+    size = max(images.shape[-2:])
+    with scoring(network, images.device):
+        classes = ask(network, images[:1]).shape[1]
+    return Classifier(
+        network,
+        find_stages(network, size),
+        class_names=[str(index) for index in range(classes)],
+        image_size=size,
+        mean=(0.0, 0.0, 0.0),
+        std=(1.0, 1.0, 1.0),
+        output=output_of(network),
+    )
 
 
 @contextmanager

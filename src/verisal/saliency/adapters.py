@@ -54,7 +54,7 @@ class _Adapter(Saliency):
         """Results of the peer for images that ask for gradients, one entry per layer."""
 
     @final
-    def __call__(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
+    def explain(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
         """The peer's map of each image and its query class."""
         with _peer(classifier, images, query_class) as (inputs, query):
             results = self.results(classifier, inputs, query)

@@ -32,7 +32,9 @@ class RandomMap(Saliency):
 
     seed: int = 0
 
-    def __call__(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
+    asks_classifier = False
+
+    def explain(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
         """One draw per image in ``saliency`` and ``raw``; the classifier is not called."""
         _check(classifier, images, query_class)
         shape = (1, *images.shape[-2:])
@@ -55,7 +57,9 @@ class CentrePrior(Saliency):
     from the centre.
     """
 
-    def __call__(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
+    asks_classifier = False
+
+    def explain(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
         """The Gaussian in ``saliency`` and ``raw``; the classifier is not called."""
         _check(classifier, images, query_class)
         height, width = images.shape[-2:]
@@ -81,7 +85,9 @@ class EdgeDetector(Saliency):
         adebayo2018
     """
 
-    def __call__(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
+    asks_classifier = False
+
+    def explain(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
         """The magnitude in ``saliency`` and ``raw``; the classifier is not called."""
         _check(classifier, images, query_class)
         weights = images.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
@@ -128,7 +134,7 @@ class OneLayer(Saliency):
 
     needs_module = True
 
-    def __call__(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
+    def explain(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
         """The layer's map in ``saliency`` and ``raw``."""
         result = self.base(classifier, images, query_class)
         count = len(result.raw_layers)
@@ -158,7 +164,7 @@ class BlurredLike(Saliency):
 
     needs_module = True
 
-    def __call__(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
+    def explain(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
         """The blurred map in ``saliency`` and ``raw``."""
         like, base = (method(classifier, images, query_class) for method in (self.like, self.base))
         # Autocast would round the blur to half precision.
@@ -199,7 +205,7 @@ class OfProbability(Saliency):
                 " hooks layers; choose Gradient, IntegratedGradients or another one without"
             )
 
-    def __call__(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
+    def explain(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
         """The base's result for the probability."""
         with explaining(classifier, images, query_class) as (copies, query):
             return self.base(_Probabilities(classifier, output_of(classifier)), copies, query)

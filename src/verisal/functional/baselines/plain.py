@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields, replace
-from typing import ClassVar, Protocol, TypeVar, final, runtime_checkable
+from typing import ClassVar, Protocol, final, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from verisal.errors import ConfigError
 from verisal.fingerprint import Configured
@@ -20,6 +20,7 @@ from verisal.types import check_range
 
 RGB = tuple[float, float, float]
 Given = Tensor | None
+_STATISTICS = frozenset({"mean", "std"})
 _NAMED_LEVELS = {0.0: "black", 0.5: "grey", 1.0: "white"}
 _KERNELS = {5.0: 11, 10.0: 61}
 _KERNEL_IMAGE = 224
@@ -63,8 +64,17 @@ class Baseline(Configured, ABC):
             ConfigError: something that this baseline needs was not given.
         """
 
+    def without_statistics(self, who: str) -> Baseline:
+        """The baseline for a network that normalises by nothing, so that no mean is known; may be overridden.
 
-BaselineType = TypeVar("BaselineType", bound=Baseline)
+        Raises:
+            ConfigError: there is none.
+        """
+        name = next(item.name for item in fields(self) if item.name in _STATISTICS)  # type: ignore[arg-type]
+        raise ConfigError(
+            f"{type(self).__name__} takes its statistics from the classifier's normalisation, and {who} has"
+            f" none; give {name}=(r, g, b)"
+        )
 
 
 @final
@@ -93,7 +103,8 @@ class DatasetMean(Baseline):
     """The training data's mean per channel: 0 once the classifier has normalised, and not black.
 
     Args:
-        mean: per channel in [0, 1]; None stands for the mean that the classifier normalises with.
+        mean: per channel in [0, 1]; None stands for the mean that the classifier normalises with, and for
+            :class:`Constant` mid-grey, as which it is named, where a network normalises by nothing.
 
     Raises:
         ConfigError: not three values in [0, 1], or none when called.
@@ -101,8 +112,14 @@ class DatasetMean(Baseline):
 
     mean: RGB | None = None
 
+    rules = 2
+
     def __post_init__(self) -> None:
         check_statistic(self, "mean")
+
+    def without_statistics(self, who: str) -> Baseline:
+        """Mid-grey."""
+        return Constant(level=0.5)
 
     @property
     def name(self) -> str:
@@ -205,23 +222,38 @@ def seeded_name(name: str, seed: int) -> str:
     return f"{name}_seed{seed}" if seed else name
 
 
-def bound(baseline: BaselineType, classifier: object) -> BaselineType:
+def bound(baseline: Baseline, classifier: object) -> Baseline:
     """The baseline with the data set's statistics filled in from the classifier's normalisation.
 
     Raises:
         ConfigError: the baseline leaves statistics open and the classifier has none.
     """
-    names = {item.name for item in fields(baseline)} & {"mean", "std"}  # type: ignore[arg-type]
+    names = {item.name for item in fields(baseline)} & _STATISTICS  # type: ignore[arg-type]
     missing = sorted(name for name in names if getattr(baseline, name) is None)
     if not missing:
         return baseline
+    known = _statistics_of(classifier)
+    if known is not None:
+        return replace(baseline, **{name: known[name] for name in missing})  # type: ignore[type-var]
+    if isinstance(classifier, nn.Module):
+        return baseline.without_statistics(type(classifier).__name__)
+    raise ConfigError(
+        f"{type(baseline).__name__} takes its {' and '.join(missing)} from the classifier's"
+        f" normalisation, and {type(classifier).__name__} has none; give {missing[0]}=(r, g, b)"
+    )
+
+
+def _statistics_of(classifier: object) -> dict[str, tuple[float, ...]] | None:
+    """Mean and deviation that a classifier normalises with, None where it has none, or 0 and 1."""
     if not isinstance(classifier, Normalised):
-        raise ConfigError(
-            f"{type(baseline).__name__} takes its {' and '.join(missing)} from the classifier's"
-            f" normalisation, and {type(classifier).__name__} has none; give {missing[0]}=(r, g, b)"
-        )
-    known = {name: tuple(getattr(classifier, name).flatten().tolist()) for name in missing}
-    return replace(baseline, **known)  # type: ignore[type-var]
+        return None
+    mean, std = classifier.mean, classifier.std
+    # A network may have attributes of these names for something else.
+    if not isinstance(mean, Tensor) or not isinstance(std, Tensor) or (mean.numel(), std.numel()) != (3, 3):
+        return None
+    if not bool(mean.any()) and bool((std == 1).all()):
+        return None
+    return {"mean": tuple(mean.flatten().tolist()), "std": tuple(std.flatten().tolist())}
 
 
 def compose(images: Tensor, baseline_images: Tensor, masks: Tensor) -> Tensor:

@@ -190,7 +190,7 @@ class Decoy(Saliency):
                 f" found period={self.period} with masks={self.masks!r}; None chooses the smallest that works"
             )
 
-    def __call__(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
+    def explain(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
         """Range per channel in ``attribution``, its largest absolute value over the channels in ``saliency``.
 
         ``diagnostics`` holds the fields of :class:`DecoyReport` that are tensors.

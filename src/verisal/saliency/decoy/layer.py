@@ -12,7 +12,8 @@ from verisal.errors import ConfigError
 from verisal.functional.networks import channels_last, hooked
 from verisal.functional.outputs import ask
 from verisal.functional.seeding import derive_seed
-from verisal.types import StagedClassifier, check_range
+from verisal.saliency._base import staged
+from verisal.types import check_range
 
 #: Images to the output of a layer.
 Features = Callable[[Tensor], Tensor]
@@ -41,7 +42,7 @@ def find_layer(network: nn.Module, name: str | None, image: Tensor) -> nn.Module
     calls = _calls(network, image)
     modules = dict(network.named_modules())
     known = [full for full in calls if calls[full] == [True]]
-    full = _default(network, modules, known) if name is None else _full_name(name, modules)
+    full = _default(network, modules, known, image) if name is None else _full_name(name, modules)
     if full is None:
         raise ConfigError(
             f"{type(network).__name__} has no layer {name!r}; known: {known[:30]}"
@@ -77,11 +78,16 @@ def _calls(network: nn.Module, image: Tensor) -> dict[str, list[bool]]:
     return calls
 
 
-def _default(network: nn.Module, modules: dict[str, nn.Module], known: list[str]) -> str | None:
+def _default(
+    network: nn.Module, modules: dict[str, nn.Module], known: list[str], image: Tensor
+) -> str | None:
     pools = [full for full in known if isinstance(modules[full], nn.MaxPool2d)]
     if pools:
         return pools[0]
-    return _full_name(network.stages[0], modules) if isinstance(network, StagedClassifier) else None
+    try:
+        return _full_name(staged(network, image, "Decoy").stages[0], modules)
+    except ConfigError:
+        return None
 
 
 def _full_name(name: str, modules: dict[str, nn.Module]) -> str | None:

@@ -75,7 +75,7 @@ class GateMethod(Saliency):
         return {name: value for name, value in self.settings().items() if name not in _OF_MAPS}
 
     @final
-    def __call__(self, classifier: object, images: Tensor, query_class: Tensor) -> SaliencyResult:
+    def explain(self, classifier: object, images: Tensor, query_class: Tensor) -> SaliencyResult:
         """Fused map in ``saliency``, mean of raw maps in ``raw``, upsampled raw maps in ``raw_layers``."""
         network = staged(classifier, images, type(self).__name__)
         check_query_class(query_class, len(images), network.num_classes)

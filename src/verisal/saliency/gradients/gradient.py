@@ -8,7 +8,7 @@ where captum's hooks would give wrong numbers.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, final
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from verisal.errors import ConfigError
 from verisal.functional.baselines import Baseline
 from verisal.functional.baselines.plain import bound
-from verisal.functional.networks import channels_last, check_hookable, hooked, plain_network, uncompiled
+from verisal.functional.networks import channels_last, check_hookable, hooked, plain_network
 from verisal.functional.outputs import ask
 from verisal.saliency._base import Saliency, explaining, signed_result, staged
 from verisal.saliency.gates.masks import resize_maps
@@ -56,7 +56,7 @@ class GradientMethod(Saliency):
         """
 
     @final
-    def __call__(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
+    def explain(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
         """Attribution of one batch, and its largest absolute value over the channels as the map."""
         with explaining(classifier, images, query_class) as (inputs, query):
             result = self.attribute(classifier, inputs, query)
@@ -110,7 +110,7 @@ class GradCAM(Saliency):
     .. math:: \sum_k w_k a_k, \qquad w_k = \mathrm{mean}_{hw}\, \partial f_c / \partial a_k
 
     The map is the positive part, resized bilinearly to the image; the attribution is the same sum with its
-    signs, resized likewise.
+    signs, resized likewise. Of the tokens of a vision transformer the patches are read.
 
     Args:
         stage: name of a stage of the classifier; None stands for the last.
@@ -126,40 +126,61 @@ class GradCAM(Saliency):
 
     needs_module = True
 
-    def __call__(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
+    def explain(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
         """One forward pass, and one backward pass of the part after the stage."""
-        layer = self._layer(classifier, images)
+        layers = self._layers(classifier, images)
         size = (images.shape[-2], images.shape[-1])
-        with explaining(classifier, images, query_class) as (inputs, query), uncompiled():
-            given: list[Tensor] = []
-            with hooked({"": layer}, lambda _, output: given.append(output)):
-                logits = ask(network_of(classifier, type(self).__name__), inputs.requires_grad_())
+        given: dict[str, Tensor] = {}
+
+        def keep(name: str, output: Tensor) -> None:
+            given[name] = output
+
+        with explaining(classifier, images, query_class) as (inputs, query), hooked(layers, keep):
+            logits = ask(network_of(classifier, type(self).__name__), inputs.requires_grad_())
             asked = logits.gather(1, query[:, None]).sum()
-            (gradient,) = torch.autograd.grad(asked, given, allow_unused=True)
-        stage = self.stage or "the last stage"
+            *earlier, (stage, output) = given.items()
+            (gradient,) = torch.autograd.grad(asked, [output], allow_unused=True)
         if gradient is None:
-            raise ConfigError(f"the logits do not depend on {stage}; name another stage")
-        activation = given[0].detach()
-        if activation.ndim != 4:
-            raise ConfigError(
-                f"GradCAM needs a stage with output (B, C, H, W), and {stage} gives"
-                f" {tuple(activation.shape)}; name another stage"
-            )
-        if channels_last(activation.shape, size):
-            activation, gradient = activation.permute(0, 3, 1, 2), gradient.permute(0, 3, 1, 2)
+            raise ConfigError(f"the logits do not depend on stage {stage!r}; name another stage")
+        activation, gradient = (
+            _as_map(values, [before for _, before in earlier], size, stage)
+            for values in (output.detach(), gradient)
+        )
         values = (activation * gradient.mean(dim=(2, 3), keepdim=True)).sum(dim=1, keepdim=True)
         saliency = resize_maps(values.clamp_min(0), size)
         return SaliencyResult(saliency, saliency, resize_maps(values, size), n_forward=1, n_backward=1)
 
-    def _layer(self, classifier: AnyClassifier, images: Tensor) -> nn.Module:
+    def _layers(self, classifier: AnyClassifier, images: Tensor) -> dict[str, nn.Module]:
+        """The stages up to the one that is asked for, by name."""
         stages = staged(classifier, images, type(self).__name__).stages
         stage = stages[-1] if self.stage is None else self.stage
         if stage not in stages:
             raise ConfigError(f"stage {stage!r} is none of the classifier's stages; known: {list(stages)}")
         network = network_of(classifier, type(self).__name__)
-        # The classifier keeps the network, in which the stage has its name, under a name of its own.
-        names = [name for name, _ in network.named_modules() if f".{name}".endswith(f".{stage}")]
-        return network.get_submodule(min(names, key=len))
+        modules = dict(network.named_modules())
+        layers = {}
+        for name in stages[: stages.index(stage) + 1]:
+            # The classifier keeps the network, in which the stage has its name, under a name of its own.
+            full = min((known for known in modules if f".{known}".endswith(f".{name}")), key=len)
+            layers[name] = modules[full]
+        return layers
+
+
+def _as_map(values: Tensor, earlier: Sequence[Tensor], size: tuple[int, int], stage: str) -> Tensor:
+    """A stage's output ``(B, C, h, w)``, with channels last, or tokens, of which the last h * w are patches.
+
+    Tokens have the height and width of the last map before them.
+    """
+    if values.ndim == 4:
+        return values.permute(0, 3, 1, 2) if channels_last(values.shape, size) else values
+    grids = [_as_map(before, (), size, stage) for before in earlier if before.ndim == 4]
+    if values.ndim != 3 or not grids or grids[-1][0, 0].numel() > values.shape[1]:
+        raise ConfigError(
+            "GradCAM needs a stage with output (B, C, H, W), or tokens (B, N, C) after a stage with one place"
+            f" per patch, and stage {stage!r} gives {tuple(values.shape)}; name another stage"
+        )
+    height, width = grids[-1].shape[-2:]
+    return values[:, -height * width :].transpose(1, 2).reshape(len(values), -1, height, width)
 
 
 def scores_of(classifier: AnyClassifier, query_class: Tensor) -> Callable[[Tensor], Tensor]:
@@ -183,7 +204,7 @@ def network_of(classifier: object, method: str) -> nn.Module:
     if not isinstance(classifier, nn.Module):
         raise ConfigError(
             f"{method} hooks the layers of a torch.nn.Module, found {type(classifier).__name__};"
-            " wrap the network: Classifier(network, stages=[...], ...)"
+            " wrap the network: verisal.models.Classifier(network, normalization=...)"
         )
     check_hookable(classifier, method)
     return plain_network(classifier)

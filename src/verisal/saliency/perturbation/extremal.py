@@ -240,7 +240,7 @@ class ExtremalPerturbation(Saliency):
         )
         check_range(0, area_weight=self.area_weight, pyramid_sigma=self.pyramid_sigma)
 
-    def __call__(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
+    def explain(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
         """Mean of the masks of all areas, in [0, 1], in ``saliency`` and ``raw``."""
         masks = self.masks(classifier, images, query_class)
         saliency = masks.mean(dim=1, keepdim=True)

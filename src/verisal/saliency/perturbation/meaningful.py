@@ -79,7 +79,7 @@ class MeaningfulPerturbation(Saliency):
         check_range(0, mask_sigma=self.mask_sigma, jitter=self.jitter)
         check_range(1, tv_power=self.tv_power)
 
-    def __call__(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
+    def explain(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
         """``1 - m`` at image resolution, in [0, 1], in ``saliency`` and ``raw``."""
         with explaining(classifier, images, query_class) as (pixels, query):
             size = (pixels.shape[-2], pixels.shape[-1])

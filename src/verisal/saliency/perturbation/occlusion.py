@@ -135,7 +135,7 @@ class Occlusion(Saliency):
             )
         check_range(1, chunk_size=self.chunk_size)
 
-    def __call__(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
+    def explain(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
         """Signed falls in ``attribution``, their positive part in ``saliency`` and ``raw``."""
         with explaining(classifier, images, query_class) as (copies, query), torch.no_grad():
             rows, columns = self._indicators(copies)

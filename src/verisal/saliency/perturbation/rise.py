@@ -126,7 +126,7 @@ class RISE(Saliency):
                 f" cells={self.cells}, masks={self.masks}, chunk_size={self.chunk_size}"
             )
 
-    def __call__(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
+    def explain(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
         """The weighted mean in ``attribution``, its positive part in ``saliency`` and ``raw``."""
         with explaining(classifier, images, query_class) as (copies, query), torch.no_grad():
             scores = PerturbedScores(
