@@ -295,8 +295,8 @@ def check_images(images: Tensor) -> None:
                 " they look normalised: give them as they were before, and the network as"
                 " verisal.models.Classifier(network, normalization=...)"
                 if low < 0
-                else " divide 8-bit images by 255; give images that were normalised as they were before, and the"
-                " network as Classifier(network, normalization=...)"
+                else " divide 8-bit images by 255, and leave the normalisation to"
+                " verisal.models.Classifier(network, normalization=...)"
             )
         )
 
