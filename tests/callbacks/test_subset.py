@@ -5,7 +5,7 @@ import torch
 
 from helpers.explaining_toys import Brightness, Task, loader, trainer
 from verisal.callbacks import SaliencyPanels
-from verisal.callbacks._explaining import batches_with_rows, chosen_rows
+from verisal.callbacks._loaders import batches_with_rows, chosen_rows
 from verisal.functional.seeding import derive_seed
 
 

@@ -12,7 +12,6 @@ from typing import final
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from verisal.checkpoint import load_export, save_export
 from verisal.errors import CheckpointError, ConfigError
@@ -23,7 +22,7 @@ from verisal.functional.seeding import content_ids
 from verisal.functional.shared_work import SharedWork
 from verisal.progress import progress_line
 from verisal.saliency import Saliency
-from verisal.types import Batch, Explained, SaliencyResult, Sample
+from verisal.types import Batch, Explained, SaliencyResult
 
 _SECONDS_BETWEEN_LINES = 15.0
 _RULES = 2
@@ -64,7 +63,8 @@ class Epoch:
         split: ``val`` or ``test``.
         classifier: is explained.
         device: of images and tables.
-        dataset: of the first loader.
+        samples: the first samples of a data set in the loader's form, of the loader's own for None.
+        notice: says a sentence once, by a key.
         folder: of the files; None keeps none, and so does a classifier that is no ``nn.Module``.
         fitting: True if the epoch is part of a fit, whose scores have no intervals.
         quiet: True if no line tells the time that is left.
@@ -78,14 +78,16 @@ class Epoch:
         classifier: Callable[[Tensor], Tensor],
         *,
         device: torch.device,
-        dataset: Dataset[Sample] | None = None,
+        samples: Callable[[object, int], Batch] | None = None,
+        notice: Callable[[str, str], None] | None = None,
         folder: Path | None = None,
         fitting: bool = False,
         quiet: bool = True,
         rank: int = 0,
         processes: int = 1,
     ) -> None:
-        self.split, self.classifier, self.device, self.dataset = split, classifier, device, dataset
+        self.split, self.classifier, self.device = split, classifier, device
+        self._samples, self._notice = samples, notice
         self.fitting, self.rank, self.processes = fitting, rank, processes
         self.work = SharedWork()
         self._folder = folder if isinstance(classifier, nn.Module) else None
@@ -97,6 +99,30 @@ class Epoch:
         self._known: dict[tuple[str, str, int], tuple[SaliencyResult, int, float]] = {}
         self._quiet, self._total, self._done = quiet, 0, 0
         self._started = self._said = time.perf_counter()
+
+    def notice(self, key: str, sentence: str) -> None:
+        """Say a sentence once per run of the trainer, in its output and in the evaluation's notes.
+
+        Args:
+            key: of the sentence, which may hold numbers that change.
+            sentence: is said.
+        """
+        if self._notice is not None:
+            self._notice(key, sentence)
+
+    def samples(self, source: object, count: int) -> Batch:
+        """The first ``count`` samples of a data set or loader in the evaluation's form, or all if fewer.
+
+        Args:
+            source: read and normalised as the evaluation's own data; None for these.
+            count: at most this many.
+
+        Raises:
+            ConfigError: an epoch without loaders.
+        """
+        if self._samples is None:
+            raise ConfigError("this epoch has no loaders to read samples from")
+        return self._samples(source, count).to(self.device)
 
     def expect(self, steps: int) -> None:
         """Announce this many more calls of :meth:`step`."""
@@ -228,12 +254,6 @@ def method_key(method: Saliency) -> str | None:
         return fingerprint(method)
     except ConfigError:
         return None
-
-
-def first_samples(dataset: Dataset[Sample], count: int) -> Batch:
-    """The first ``count`` samples, or all where there are fewer."""
-    size = min(count, len(dataset))  # type: ignore[arg-type]  # a sized data set
-    return Batch.collate([dataset[index] for index in range(size)])
 
 
 def _objects(batch: Batch) -> str:

@@ -4,54 +4,26 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field
-from pathlib import Path
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field, replace
+from typing import Any, ClassVar
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
 
+from verisal.callbacks._batches import Reader
 from verisal.callbacks._epoch import Epoch, Seen
+from verisal.callbacks._loaders import Chosen, batches_with_rows, chosen_rows, loaders_of
+from verisal.callbacks._parts import Explains
+from verisal.callbacks._run import Run
+from verisal.callbacks._subject import Told, told_by
 from verisal.errors import ConfigError
-from verisal.functional.scopes import rng_preserved
-from verisal.functional.seeding import derive_seed
 from verisal.functional.statistics.resampled import Bootstrap
-from verisal.reporting import CsvSink
 from verisal.results import Evaluation, SaliencyPanel, Score, ScoreName
 from verisal.saliency import CentrePrior, RandomMap, Saliency
-from verisal.types import Batch, HasClassifier, Sample, check_range
-
-
-def classifier_of(module: LightningModule) -> Callable[[Tensor], Tensor] | None:
-    """The classifier that a module is explained by; None before it is built.
-
-    Raises:
-        ConfigError: a module without one.
-    """
-    if not isinstance(module, HasClassifier):
-        raise ConfigError(
-            "callbacks that explain need the classifier of a task, and"
-            f" {type(module).__name__} has none; give the task a property `classifier`, or leave them out"
-        )
-    return module.classifier
-
-
-def batch_of(batch: object) -> Batch:
-    """Images, labels and objects of what a loader gave.
-
-    Raises:
-        ConfigError: something other than a batch of samples.
-    """
-    if not isinstance(batch, Batch):
-        raise ConfigError(
-            "callbacks that explain read verisal.types.Batch from the evaluation's loaders, found"
-            f" {type(batch).__name__}; set collate_fn=Batch.collate on samples of verisal.types.Sample"
-        )
-    return batch
+from verisal.types import OutputKind, check_range
 
 
 @dataclass(eq=False, repr=False)
@@ -66,14 +38,27 @@ class ExplainingCallback(Callback, ABC):
     With verisal's run folder, rows per image are kept in its ``rows`` in a validate or test run as they
     come, and found again by the next such run in the same folder.
 
+    What is explained is found on the first batch: the part of the module that is given images and answers
+    with logits. What is said about it on one callback of a trainer holds for all of them.
+
     Args:
         methods: name, the row of the tables, to method.
         every_n_epochs: in a fit, explain in every n-th validation.
         max_images: at most this many images, a fixed subset drawn by seed; None for all.
         seed: of everything that is drawn: the subset, the controls, the resamples of the intervals.
+        explains: path of the part of the module that gives logits, ``forward`` for the module's own, or a
+            function of the module and of images as the loader gives them; None where it is found.
+        normalization: what the loader has applied to images in [0, 1], as :meth:`.Normalization.of` takes it;
+            None where it is found in the data set's transform, or where the module normalises by itself.
+        stages: names of the stages in the part; None where they are found.
+        class_names: in the order of the logits; None for numbers.
+        output: ``softmax`` or ``sigmoid``; None for softmax.
+        batch: function of a loader's batch to something that is read, such as (images, labels); None where
+            the loader's batches are read as they are.
 
     Raises:
-        ConfigError: settings out of range, or names that cannot be part of a score's name.
+        ConfigError: settings out of range, or names that cannot be part of a score's name; while running,
+            nothing to explain, more than one answer, or callbacks that say different things about it.
     """
 
     methods: Mapping[str, Saliency]
@@ -81,6 +66,12 @@ class ExplainingCallback(Callback, ABC):
     every_n_epochs: int = 1
     max_images: int | None = None
     seed: int = 0
+    explains: str | Explains | None = None
+    normalization: Any = None
+    stages: Sequence[str] | None = None
+    class_names: Sequence[str] | None = None
+    output: OutputKind | None = None
+    batch: Reader | None = None
 
     controlled: ClassVar[bool] = True
     """True if the controls are added."""
@@ -96,6 +87,8 @@ class ExplainingCallback(Callback, ABC):
         self.epoch: Epoch | None = None
         self.panels: list[SaliencyPanel] = []
         self._chosen: Chosen | None = None
+        self.due = False
+        self.run = Run(Told())
 
     @property
     def row_names(self) -> tuple[str, ...]:
@@ -115,30 +108,42 @@ class ExplainingCallback(Callback, ABC):
         """Evaluation of all processes, called on each of them; None without an image."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse a task without a classifier.
+        """Share what is said and found with the other callbacks.
 
         Raises:
-            ConfigError: there is none.
+            ConfigError: two of them say something else.
         """
-        if stage != "predict":
-            classifier_of(pl_module)
+        first = _explaining(trainer)[0]
+        self.run = Run(told_by(_explaining(trainer))) if self is first else first.run
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Set the module free."""
+        self.run.unwatch()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Set the module free."""
+        self.run.unwatch()
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin, unless it is a sanity check or another epoch's turn."""
-        self.evaluation = self.epoch = None
+        """Wait for the first batch, unless it is a sanity check or another epoch's turn."""
+        self.evaluation = self.epoch = self.run.epoch = None
         fitting = trainer.state.fn is TrainerFn.FITTING
-        if trainer.sanity_checking or (fitting and (trainer.current_epoch + 1) % self.every_n_epochs):
-            return
-        loaders = _loaders_of(trainer)
-        explaining = [other for other in trainer.callbacks if isinstance(other, ExplainingCallback)]  # type: ignore[attr-defined]
-        shared = [other.epoch for other in explaining[: explaining.index(self)] if other.epoch]
-        self.epoch = epoch = shared[0] if shared else _epoch_of(trainer, pl_module, loaders[0].dataset)
-        self._chosen = chosen_rows(loaders, max_images=self.max_images, seed=self.seed)
-        limits = trainer.num_test_batches if trainer.testing else trainer.num_val_batches
-        batches = [int(min(len(loader), limit)) for loader, limit in zip(loaders, limits, strict=True)]
-        epoch.expect(batches_with_rows(self._chosen, batches) * len(self.row_names))
-        with epoch.scope():
-            self.begin(epoch)
+        other = fitting and (trainer.current_epoch + 1) % self.every_n_epochs
+        self.due = not trainer.sanity_checking and not other
+        if self is _explaining(trainer)[-1] and _averaged_without_batch(trainer, self):
+            _begin_all(trainer, pl_module, None)
+
+    def on_validation_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: object,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Watch what the module does with its first batch."""
+        if self.due and self.epoch is None:
+            self.run.watch(pl_module, batch)
 
     def on_validation_batch_end(
         self,
@@ -150,24 +155,32 @@ class ExplainingCallback(Callback, ABC):
         dataloader_idx: int = 0,
     ) -> None:
         """Explain the images of the subset."""
+        if not self.due:
+            return
         if self.epoch is None:
-            return
-        whole = batch_of(batch)
-        rows = range(len(whole)) if self._chosen is None else self._chosen[dataloader_idx][batch_idx]
-        if not len(rows):
-            return
-        self.epoch.open(whole)
-        with self.epoch.scope():
-            self.add(self.epoch, self.epoch.seen(whole.rows(rows)))
+            _begin_all(trainer, pl_module, batch)
+        epoch = self._begun()
+        with epoch.scope():
+            whole = self.run.batch(batch)
+            rows = range(len(whole)) if self._chosen is None else self._chosen[dataloader_idx][batch_idx]
+            if len(rows):
+                epoch.open(whole)
+                self.add(epoch, epoch.seen(whole.rows(rows)))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gather over processes, and log the values of the main table."""
-        if self.epoch is None:
+        if not self.due:
             return
-        self.epoch.close()
-        self.evaluation = self.finish(self.epoch)
+        if self.epoch is None:
+            _begin_all(trainer, pl_module, None)
+        epoch = self._begun()
+        epoch.close()
+        self.run.close()
+        self.evaluation = self.finish(epoch)
         if self.evaluation is None:
             return
+        notes = (*self.evaluation.notes, *self.run.notices)
+        self.evaluation = replace(self.evaluation, notes=tuple(dict.fromkeys(notes)))
         shown = set(self.evaluation.headline.values())
         values = {
             str(name): score.value
@@ -177,7 +190,21 @@ class ExplainingCallback(Callback, ABC):
         # The same on every process: gathered already.
         pl_module.log_dict(values, batch_size=1, rank_zero_only=True)
 
+    def open(self, trainer: Trainer, epoch: Epoch) -> None:
+        """Choose the images, and begin."""
+        self.epoch = epoch
+        self._chosen = chosen_rows(loaders_of(trainer), max_images=self.max_images, seed=self.seed)
+        epoch.expect(batches_with_rows(self._chosen, _batches_of(trainer)) * len(self.row_names))
+        with epoch.scope():
+            self.begin(epoch)
+
+    def _begun(self) -> Epoch:
+        if self.epoch is None:
+            raise ConfigError(f"{type(self).__name__} was not set up; list it in Trainer(callbacks=[...])")
+        return self.epoch
+
     on_test_epoch_start = on_validation_epoch_start
+    on_test_batch_start = on_validation_batch_start
     on_test_batch_end = on_validation_batch_end
     on_test_epoch_end = on_validation_epoch_end
 
@@ -245,86 +272,28 @@ def _with_controls(methods: Mapping[str, Saliency], *, seed: int) -> dict[str, S
     return {**methods, **missing}
 
 
-def _epoch_of(trainer: Trainer, module: LightningModule, dataset: Dataset[Sample]) -> Epoch:
-    classifier = classifier_of(module)
-    if classifier is None:
-        raise ConfigError(
-            f"{type(module).__name__}.classifier is None when an evaluation begins; build it in"
-            " __init__ or configure_model"
-        )
-    fitting = trainer.state.fn is TrainerFn.FITTING
-    folders = [Path(logger.save_dir) / "rows" for logger in trainer.loggers if isinstance(logger, CsvSink)]
-    return Epoch(
-        "test" if trainer.testing else "val",
-        classifier,
-        device=module.device,
-        dataset=dataset,
-        folder=folders[0] if folders and not fitting else None,
-        fitting=fitting,
-        quiet=trainer.progress_bar_callback is not None or fitting or not trainer.is_global_zero,
-        rank=trainer.global_rank,
-        processes=trainer.world_size,
-    )
+def _explaining(trainer: Trainer) -> list[ExplainingCallback]:
+    return [other for other in trainer.callbacks if isinstance(other, ExplainingCallback)]  # type: ignore[attr-defined]
 
 
-def _loaders_of(trainer: Trainer) -> list[DataLoader[Sample]]:
-    """The loaders that the running evaluation reads, as this process reads them."""
-    loaders = trainer.test_dataloaders if trainer.testing else trainer.val_dataloaders
-    listed = [loaders] if isinstance(loaders, DataLoader) else list(loaders or ())
-    for loader in listed:
-        if not isinstance(loader, DataLoader):
-            raise ConfigError(
-                f"explaining callbacks read torch DataLoaders, found {type(loader).__name__} among the"
-                " evaluation's loaders; return one loader or a list of them"
-            )
-    return listed
+def _begin_all(trainer: Trainer, module: LightningModule, raw: object) -> None:
+    """Begin at the end of the first batch, when averaged weights are in place; None for no batch.
 
-
-Chosen = list[list[list[int]]]
-"""By loader and batch the rows that are explained."""
-
-
-def chosen_rows(loaders: Sequence[DataLoader[Sample]], *, max_images: int | None, seed: int) -> Chosen | None:
-    """Rows of a fixed subset, the same in every epoch and on any number of processes; None for all rows.
-
-    Args:
-        loaders: of the evaluation, as this process reads them.
-        max_images: at most this many images, drawn by their positions in the data; None for all.
-        seed: of the draw.
-
-    Raises:
-        ConfigError: a loader that shuffles, or whose batches are not known beforehand.
+    All begin before any of them explains: what begins late would find another one's batch open.
     """
-    if max_images is None:
-        return None
-    sizes = [len(loader.dataset) for loader in loaders]  # type: ignore[arg-type]  # sized, see below
-    generator = torch.Generator().manual_seed(derive_seed(seed, "explained images"))
-    drawn = set(torch.randperm(sum(sizes), generator=generator)[:max_images].tolist())
-    chosen: Chosen = []
-    start = 0
-    for loader, size in zip(loaders, sizes, strict=True):
-        batches = _positions(loader)
-        chosen.append(
-            [[row for row, place in enumerate(batch) if start + place in drawn] for batch in batches]
-        )
-        start += size
-    return chosen
+    for callback in _explaining(trainer):
+        if callback.due and callback.epoch is None:
+            callback.open(trainer, callback.run.begin(trainer, module, raw))
 
 
-def batches_with_rows(chosen: Chosen | None, batches: Sequence[int]) -> int:
-    """Number of batches with an image to explain among the first ``batches`` of every loader."""
-    if chosen is None:
-        return sum(batches)
-    return sum(bool(rows) for own, count in zip(chosen, batches, strict=True) for rows in own[:count])
+def _averaged_without_batch(trainer: Trainer, last: Callback) -> bool:
+    """True for a process without batches where averaged weights are in place now, and not at the end."""
+    listed = list(trainer.callbacks)  # type: ignore[attr-defined]
+    before = listed[: listed.index(last)]
+    return not sum(_batches_of(trainer)) and any(isinstance(one, WeightAveraging) for one in before)
 
 
-def _positions(loader: DataLoader[Sample]) -> list[list[int]]:
-    sampler: Iterable[Sequence[int]] | None = loader.batch_sampler
-    inner = sampler.sampler if isinstance(sampler, BatchSampler) else None
-    if sampler is None or isinstance(inner, RandomSampler) or isinstance(loader.sampler, RandomSampler):
-        raise ConfigError(
-            "max_images needs an evaluation loader that reads a data set of known size in a fixed order,"
-            f" found one with {type(loader.sampler).__name__}; leave out shuffle, or set max_images: null"
-        )
-    with rng_preserved():
-        return [list(batch) for batch in sampler]
+def _batches_of(trainer: Trainer) -> list[int]:
+    """Batches that this process reads of every loader; 1 where nobody knows beforehand."""
+    limits = trainer.num_test_batches if trainer.testing else trainer.num_val_batches
+    return [int(limit) if math.isfinite(limit) else 1 for limit in limits]

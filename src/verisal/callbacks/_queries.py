@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from verisal.callbacks._epoch import Epoch, Seen, first_samples
+from verisal.callbacks._epoch import Epoch, Seen
 from verisal.callbacks._explaining import ScoringCallback
 from verisal.errors import DataError
 from verisal.functional.regions.localisation import choose_threshold
@@ -48,7 +48,7 @@ class QueryCallback(ScoringCallback, ABC):
         if self.held_out is None:
             return dict.fromkeys(self.methods, math.nan)
         if self._held_out is None:
-            self._held_out = first_samples(self.held_out, self.held_out_images)
+            self._held_out = epoch.samples(self.held_out, self.held_out_images)
         samples = self._held_out.to(epoch.device)
         epoch.expect(len(self.methods))
         thresholds = {}

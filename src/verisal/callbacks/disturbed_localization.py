@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from verisal.callbacks._epoch import Epoch, Seen, first_samples
+from verisal.callbacks._epoch import Epoch, Seen
 from verisal.callbacks._explaining import row_evaluation
 from verisal.callbacks._queries import QueryCallback
 from verisal.data import AnnotatedImages, EmojiScenes
@@ -89,7 +89,7 @@ class DisturbedLocalization(QueryCallback):
                 self._absent[name], self._present[name] = absent, present.to(epoch.device)
         if self.several is not None:
             if self._scenes is None:
-                self._scenes = first_samples(self.several, self.several_images)
+                self._scenes = epoch.samples(self.several, self.several_images)
             self._add_scenes(epoch, self._scenes.to(epoch.device))
 
     def add(self, epoch: Epoch, seen: Seen) -> None:

@@ -13,7 +13,7 @@ from typing import Literal, final
 import torch
 from torch import Tensor
 
-from verisal.callbacks._epoch import Epoch, Seen, first_samples
+from verisal.callbacks._epoch import Epoch, Seen
 from verisal.callbacks._explaining import ScoringCallback, row_evaluation
 from verisal.errors import ConfigError
 from verisal.functional.baselines import Baseline
@@ -150,8 +150,8 @@ class SaliencyMetrics(MetricsCallback):
     def metrics_of(self, name: str, epoch: Epoch) -> list[SaliencyMetric]:
         """Copies of all metrics, and the randomisation of the method."""
         own = [copy.deepcopy(metric) for metric in self.metrics]
-        if self.randomisation_steps and epoch.dataset is not None:
-            images = first_samples(epoch.dataset, _EXAMPLES).images.to(epoch.device)
+        if self.randomisation_steps:
+            images = epoch.samples(None, _EXAMPLES).images
             steps = self.randomisation_steps
             own.append(CascadingRandomisation(self.methods[name], images, steps=steps, seed=self.seed))
         return own
