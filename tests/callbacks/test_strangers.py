@@ -86,7 +86,7 @@ class Averaging(Stranger):
         self.teacher = TinyNet()
 
     def validation_step(self, batch, batch_idx):
-        x, y = batch
+        x, _ = batch
         self.log("val/agree", (self(x).argmax(1) == self.teacher(x).argmax(1)).float().mean())
 
 
