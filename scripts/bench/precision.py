@@ -25,20 +25,29 @@ from verisal.data import EmojiScenes
 from verisal.functional.scopes import frozen
 from verisal.models import Classifier, load_classifier
 from verisal.saliency import HierarchicalMasks
-from verisal.types import StageOutputs
+from verisal.types import StagedClassifier, StageOutputs
 
 _NETWORKS = {"emoji_scenes_64": 64, "imagenet_efficientnet_lite0": 8}
 _WAYS = ("float32", "channels_last", "bf16", "channels_last + bf16")
 
 
 @final
-class _Computed(nn.Module):
+class _Computed(StagedClassifier):
     """A classifier whose passes run under autocast, and whose logits and activations are float32."""
 
     def __init__(self, classifier: Classifier, *, device: str, bf16: bool) -> None:
         super().__init__()
         self.classifier, self._device, self._bf16 = classifier, device, bf16
-        self.stages, self.num_classes = classifier.stages, classifier.num_classes
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Of the classifier."""
+        return self.classifier.stages
+
+    @property
+    def num_classes(self) -> int:
+        """Of the classifier."""
+        return self.classifier.num_classes
 
     def _cast(self) -> AbstractContextManager[None]:
         return torch.autocast(self._device, dtype=torch.bfloat16, enabled=self._bf16)

@@ -34,7 +34,9 @@ def _problem(name: str, batch: int) -> tuple[Classifier, Tensor, Tensor]:
     else:
         stages = ("layer1", "layer2", "layer3", "layer4")
         names = [str(index) for index in range(1000)]
-        classifier = Classifier(resnet18(weights=None), stages, class_names=names, image_size=224).eval()
+        classifier = Classifier(
+            resnet18(weights=None), stages, class_names=names, image_size=224, normalization="imagenet"
+        ).eval()
         classifier.requires_grad_(False)
     images = torch.rand(batch, 3, classifier.image_size, classifier.image_size)
     with torch.no_grad():

@@ -15,10 +15,11 @@ Conventions, valid everywhere unless a docstring says otherwise:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from numbers import Real
-from typing import Any, Literal, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -176,35 +177,42 @@ class StageOutputs:
     activations: tuple[Tensor, ...]
 
 
-@runtime_checkable
-class StagedClassifier(Protocol):
+class StagedClassifier(nn.Module, ABC):
     """A classifier whose stages can be gated and read; ``models.Classifier`` is one."""
 
-    def modules(self) -> Iterator[nn.Module]:
-        """Every sub-module, as of ``nn.Module``."""
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """Every parameter, as of ``nn.Module``."""
-
     @property
+    @abstractmethod
     def stages(self) -> tuple[str, ...]:
         """Names of the stages, in the order in which they run."""
 
     @property
+    @abstractmethod
     def num_classes(self) -> int:
         """Number of classes K."""
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """Logits ``(B, K)`` of images in [0, 1], which stay as they are."""
+    def note_size(self, images: Tensor) -> None:
+        """Remember the height and width of ``images``, for what is found out when it is first needed.
 
+        Whoever reads :attr:`stages` or :attr:`num_classes` before the first pass calls this. A classifier
+        that finds nothing out does nothing.
+        """
+
+    @abstractmethod
     def stage_outputs(self, images: Tensor) -> StageOutputs:
         """Logits and all stage activations in one pass."""
 
+    @abstractmethod
     def prefix(self, images: Tensor) -> Tensor:
         """Activation of the first stage, which is all that the gated part needs."""
 
+    @abstractmethod
     def gated(self, first: Tensor, gates: Sequence[Tensor]) -> Tensor:
         """Logits when every stage's activation is multiplied by its gate; ``first`` is ungated."""
+
+    if TYPE_CHECKING:
+
+        def __call__(self, images: Tensor) -> Tensor:
+            """Logits ``(B, K)`` of images in [0, 1], which stay as they are."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from tests.helpers.normalizations import CENTRED
 
 from verisal.checkpoint import IMAGES_KEY, load_checkpoint, load_export, save_checkpoint
 from verisal.cli import main
@@ -60,7 +61,9 @@ def home(tmp_path_factory):
         Image.open(path).save(path.with_name(f"renamed-{path.stem}.bmp"))
         path.unlink()
     network = SmallResNet(2, widths=(4, 8, 8, 8)).eval()
-    names = Classifier(network, network.stage_names, class_names=CLASSES, image_size=SIZE)
+    names = Classifier(
+        network, network.stage_names, class_names=CLASSES, image_size=SIZE, normalization=CENTRED
+    )
     export_classifier(folder / "names.safetensors", names, origin={})
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)

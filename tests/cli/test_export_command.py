@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.helpers.normalizations import CENTRED
 
 from helpers.tiny_detector import SIZE, config, exported, memorised
 from verisal.checkpoint import CARD_KEY, load_export, load_weights, save_checkpoint
@@ -66,7 +67,9 @@ def report_of(run):
 def test_a_classifier_gives_the_same_logits(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     network = SmallResNet(3, widths=(4, 4, 8, 8))
-    classifier = Classifier(network, network.stage_names, class_names="abc", image_size=16).eval()
+    classifier = Classifier(
+        network, network.stage_names, class_names="abc", image_size=16, normalization=CENTRED
+    ).eval()
     state = {f"classifier.{name}": tensor for name, tensor in classifier.state_dict().items()}
     card = {"class_names": list("abc"), "image_size": 16, "widths": [4, 4, 8, 8], "blocks": 1}
     run_with(tmp_path / "run", "classifier", state, **card)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from test_saliency_contracts import CASES as METHODS
+from tests.helpers.normalizations import CENTRED
 from torch import Tensor, nn
 
 import verisal
@@ -277,7 +278,9 @@ def decided(kind: type[OneLogit], output: str, names: str) -> Classifier:
     """One decision about the toy images of the saliency contract, with stages."""
     network = kind(saliency_cases.toy_classifier().network)
     stages = ("network.one", "network.three")
-    return Classifier(network, stages, class_names=tuple(names), image_size=16, output=output).eval()
+    return Classifier(
+        network, stages, class_names=tuple(names), image_size=16, output=output, normalization=CENTRED
+    ).eval()
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.distributed
+from tests.helpers.normalizations import CENTRED
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -55,7 +56,7 @@ def toy_network() -> Plain:
 
 
 def toy_classifier(network: nn.Module) -> Classifier:
-    return Classifier(network, STAGES, class_names=tuple("abcd"), image_size=16).eval()
+    return Classifier(network, STAGES, class_names=tuple("abcd"), image_size=16, normalization=CENTRED).eval()
 
 
 class Outer(nn.Module):
@@ -143,7 +144,9 @@ def test_a_classifier_around_a_network_with_a_compiled_part():
     network = run_before(Outer(toy_network()))
     stages = find_stages(network, 16)
     assert all(stage.startswith("network._orig_mod.") for stage in stages)
-    classifier = Classifier(network, stages, class_names=tuple("abcd"), image_size=16).eval()
+    classifier = Classifier(
+        network, stages, class_names=tuple("abcd"), image_size=16, normalization=CENTRED
+    ).eval()
     expected = GradCAM()(toy_classifier(toy_network()), IMAGES, QUERY).saliency
     torch.testing.assert_close(GradCAM()(classifier, IMAGES, QUERY).saliency, expected)
 

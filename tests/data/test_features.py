@@ -3,6 +3,7 @@ import math
 
 import pytest
 import torch
+from tests.helpers.normalizations import CENTRED
 from torch import nn
 
 from verisal.detectors import DetectorFeatures
@@ -32,7 +33,9 @@ def toy(seed=1):
     torch.manual_seed(seed)
     network = SmallResNet(5, widths=(4, 6, 8, 10)).eval()
     nn.init.normal_(network.head.weight, std=3.0)
-    classifier = Classifier(network.fold(), network.stage_names, class_names=NAMES, image_size=32).eval()
+    classifier = Classifier(
+        network.fold(), network.stage_names, class_names=NAMES, image_size=32, normalization=CENTRED
+    ).eval()
     with torch.no_grad():
         # Centred, so that different images are given different classes.
         classifier.network.head.bias -= classifier(images_of(12)).mean(dim=0)

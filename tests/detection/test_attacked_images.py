@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tests.helpers.normalizations import CENTRED
 from torch import nn
 
 from helpers.tiny_detector import SIZE, attacks, features, masks, memorised
@@ -157,9 +158,7 @@ def test_success_is_judged_on_the_rounded_image(tmp_path):
             return self.head(self.two(self.one(images)).mean(dim=(1, 2, 3))[:, None])
 
     names = EmojiScenes("det_test", 1).class_names
-    faint = Classifier(
-        Faint(), ["one", "two"], class_names=names, image_size=SIZE, mean=(0,) * 3, std=(1,) * 3
-    )
+    faint = Classifier(Faint(), ["one", "two"], class_names=names, image_size=SIZE, normalization="none")
     batch = clean_batch()
     # Of one label, so that the planted classifier is right on it and on nothing else.
     label = int(batch.labels[1])
@@ -382,7 +381,11 @@ def test_settings_that_cannot_work_are_refused(tmp_path, bad):
 def test_a_classifier_of_other_classes_is_refused(tmp_path):
     network = memorised().network
     other = Classifier(
-        network, network.stage_names, class_names=[f"class {n}" for n in range(24)], image_size=SIZE
+        network,
+        network.stage_names,
+        class_names=[f"class {n}" for n in range(24)],
+        image_size=SIZE,
+        normalization=CENTRED,
     )
     with pytest.raises(ConfigError, match=r"the classifier knows \('class 0'.*the images are of"):
         make(tmp_path, classifier=other)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from tests.helpers.normalizations import CENTRED
 
 from helpers.tiny_detector import COUNTS, config, exported, memorised
 from verisal.checkpoint import load_checkpoint, save_checkpoint
@@ -217,7 +218,11 @@ def test_a_checkpoint_of_another_class_count_is_refused(inside, capsys):
 def test_a_classifier_of_other_classes_is_refused(inside, capsys):
     network = memorised().network
     other = Classifier(
-        network, network.stage_names, class_names=[f"class {n}" for n in range(24)], image_size=32
+        network,
+        network.stage_names,
+        class_names=[f"class {n}" for n in range(24)],
+        image_size=32,
+        normalization=CENTRED,
     )
     export_classifier(inside / "strange.safetensors", other, origin={})
     strange = config(inside, store="strange", classifier=inside / "strange.safetensors")

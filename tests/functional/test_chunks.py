@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tests.helpers.normalizations import CENTRED
 
 from verisal.attacks import PGD
 from verisal.functional.scopes import images_at_once
@@ -52,7 +53,9 @@ def test_larger_images_are_taken_fewer_at_a_time(side, largest):
 
 def test_the_result_is_that_of_all_at_once():
     network = SmallResNet(3, widths=(4, 4, 8, 8))
-    classifier = Classifier(network, network.stage_names, class_names="abc", image_size=144).eval()
+    classifier = Classifier(
+        network, network.stage_names, class_names="abc", image_size=144, normalization=CENTRED
+    ).eval()
     images = torch.rand(5, 3, 144, 144, generator=torch.Generator().manual_seed(0))
     query = torch.tensor([0, 1, 2, 0, 1])
     # 2 * 128 * 128 / (144 * 144) = 1.6, one at a time, and five.

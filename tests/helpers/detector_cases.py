@@ -121,7 +121,7 @@ def toy_classifier() -> Classifier:
         network = ToyNet()
     return Classifier(
         network, ["first", "second"], class_names=[f"class {index}" for index in range(NUM_CLASSES)],
-        image_size=12, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25),
+        image_size=12, normalization=((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)),
     ).eval()  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from xml.sax.saxutils import escape
 
 import numpy as np
 from PIL import Image
+from tests.helpers.normalizations import CENTRED
 from torch import nn
 
 from verisal.models import Classifier
@@ -26,7 +27,9 @@ def classifier_of(class_names, size=20):
         def forward(self, images):
             return self.head(self.two(self.one(images).relu()).relu().mean(dim=(2, 3)))
 
-    network = Classifier(Tiny(), ["one", "two"], class_names=class_names, image_size=size)
+    network = Classifier(
+        Tiny(), ["one", "two"], class_names=class_names, image_size=size, normalization=CENTRED
+    )
     return network.eval().requires_grad_(False)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from tests.helpers.normalizations import CENTRED
 from torch import Tensor, nn
 
 from verisal.models import Classifier
@@ -84,7 +85,7 @@ def toy_classifier(kind: type[ToyNet] = ToyNet) -> Classifier:
             nn.init.uniform_(stage.norm.running_var, 0.1, 0.4)
         nn.init.normal_(network.head.weight)
     stages = ("one", "two", "three")
-    return Classifier(network, stages, class_names=tuple("abcd"), image_size=16).eval()
+    return Classifier(network, stages, class_names=tuple("abcd"), image_size=16, normalization=CENTRED).eval()
 
 
 def toy_images(count: int) -> Tensor:

@@ -4,6 +4,7 @@ import functools
 from pathlib import Path
 
 import torch
+from tests.helpers.normalizations import CENTRED
 from torch.nn import functional as F
 
 from verisal.attacks import FGSM, PGD, SignNoise
@@ -32,7 +33,11 @@ def memorised(seed=0):
         torch.manual_seed(seed)
         network = SmallResNet(24, widths=(8, 8, 16, 32))
         classifier = Classifier(
-            network, network.stage_names, class_names=EmojiScenes("det_fit", 1).class_names, image_size=SIZE
+            network,
+            network.stage_names,
+            class_names=EmojiScenes("det_fit", 1).class_names,
+            image_size=SIZE,
+            normalization=CENTRED,
         )
         optimiser = torch.optim.AdamW(network.parameters(), lr=0.01)
         for _ in range(16):

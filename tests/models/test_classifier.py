@@ -3,6 +3,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from tests.helpers.normalizations import CENTRED
 from torch import nn
 
 from verisal.errors import CheckpointError, ConfigError
@@ -19,7 +20,9 @@ def make(*, widths=(4, 6, 8, 10), folded=False):
             nn.init.normal_(module.running_mean)
             nn.init.uniform_(module.running_var, 0.5, 2.0)
             nn.init.normal_(module.weight)
-    return Classifier(network, network.stage_names, class_names=NAMES, image_size=32).eval()
+    return Classifier(
+        network, network.stage_names, class_names=NAMES, image_size=32, normalization=CENTRED
+    ).eval()
 
 
 def test_one_pass_gives_the_logits_and_the_activations_that_hooks_see():
@@ -110,7 +113,7 @@ def test_an_unknown_name_lists_the_known_ones():
 def test_stages_that_cannot_be_gated_are_named(stages, message):
     network = SmallResNet(3, widths=(4, 4, 4, 4))
     with pytest.raises(ConfigError, match=message):
-        Classifier(network, stages, class_names=NAMES[:3], image_size=32)
+        Classifier(network, stages, class_names=NAMES[:3], image_size=32, normalization=CENTRED)
 
 
 class _Leaky(nn.Module):
@@ -200,7 +203,9 @@ WAYS = ("plain", "in place", "tuple", "dict", "dataclass", "column")
 @pytest.mark.parametrize("way", WAYS)
 def test_every_view_of_a_network_gives_logits_whatever_it_returns(way):
     network = Answering(way)
-    classifier = Classifier(network, ("one", "two"), class_names=tuple("abcd"), image_size=16).eval()
+    classifier = Classifier(
+        network, ("one", "two"), class_names=tuple("abcd"), image_size=16, normalization=CENTRED
+    ).eval()
     images = torch.rand(2, 3, 16, 16)
     seen = (images - 0.5) / 0.25
     if way == "in place":
@@ -218,15 +223,27 @@ def test_every_view_of_a_network_gives_logits_whatever_it_returns(way):
 
 def test_one_logit_is_a_sigmoid_or_refused():
     with pytest.raises(ConfigError, match="say output: sigmoid"):
-        Classifier(Answering("vector", 1), ("one", "two"), class_names=("a",), image_size=16)
+        Classifier(
+            Answering("vector", 1), ("one", "two"), class_names=("a",), image_size=16, normalization=CENTRED
+        )
     classifier = Classifier(
-        Answering("vector", 1), ("one", "two"), class_names=("a",), image_size=16, output="sigmoid"
+        Answering("vector", 1),
+        ("one", "two"),
+        class_names=("a",),
+        image_size=16,
+        output="sigmoid",
+        normalization=CENTRED,
     )
     assert classifier.output == "sigmoid"
     assert classifier(torch.rand(2, 3, 16, 16)).shape == (2, 1)
     with pytest.raises(ConfigError, match="output must be 'softmax' or 'sigmoid', found 'logits'"):
         Classifier(
-            Answering("plain"), ("one", "two"), class_names=tuple("abcd"), image_size=16, output="logits"
+            Answering("plain"),
+            ("one", "two"),
+            class_names=tuple("abcd"),
+            image_size=16,
+            output="logits",
+            normalization=CENTRED,
         )
 
 
@@ -240,4 +257,6 @@ def test_what_is_no_classification_is_named():
             return {"out": self.two(self.one(images))}
 
     with pytest.raises(ConfigError, match=r"Segments returns \(1, 4, 12, 12\) .* pool maps to one value"):
-        Classifier(Segments(), ("one", "two"), class_names=tuple("abcd"), image_size=16)
+        Classifier(
+            Segments(), ("one", "two"), class_names=tuple("abcd"), image_size=16, normalization=CENTRED
+        )

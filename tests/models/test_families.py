@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torchvision
+from tests.helpers.normalizations import CENTRED
 from torch import nn
 from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 from torchvision.models.efficientnet import EfficientNet, MBConvConfig
@@ -164,7 +165,7 @@ def make(family):
             for name, parameter in module.named_parameters(recurse=False):
                 if name in ("gamma", "layer_scale"):
                     nn.init.uniform_(parameter, 0.5, 1.5)
-    classifier = Classifier(network, stages, class_names="abcde", image_size=size)
+    classifier = Classifier(network, stages, class_names="abcde", image_size=size, normalization=CENTRED)
     images = torch.rand(3, 3, size, size, generator=torch.Generator().manual_seed(0))
     return classifier.eval().requires_grad_(False), images
 
@@ -273,7 +274,9 @@ class _DataDependent(nn.Module):
 
 
 def test_a_network_that_cannot_be_traced_is_gated_by_hooks():
-    classifier = Classifier(_DataDependent(), ["one", "two"], class_names="abcde", image_size=16)
+    classifier = Classifier(
+        _DataDependent(), ["one", "two"], class_names="abcde", image_size=16, normalization=CENTRED
+    )
     images = torch.rand(2, 3, 16, 16)
     first = classifier.prefix(images)
     assert torch.allclose(classifier.gated(first, [torch.ones(1)] * 2), classifier(images), atol=1e-6)
@@ -283,30 +286,40 @@ def test_a_network_that_cannot_be_traced_is_gated_by_hooks():
 
 def test_a_network_that_bypasses_its_stages_is_refused_by_both_ways():
     with pytest.raises(ConfigError, match="stage 'one' also reads values computed before it"):
-        Classifier(_DataDependent(leaks=True), ["one", "two"], class_names="abcde", image_size=16)
+        Classifier(
+            _DataDependent(leaks=True),
+            ["one", "two"],
+            class_names="abcde",
+            image_size=16,
+            normalization=CENTRED,
+        )
 
 
 def test_blocks_without_the_patches_before_them_are_refused():
     stages = FAMILIES["vision transformer"][2][1:]
     with pytest.raises(ConfigError, match="name the convolution that cuts the patches first"):
-        Classifier(vision_transformer(), stages, class_names="abcde", image_size=32)
+        Classifier(vision_transformer(), stages, class_names="abcde", image_size=32, normalization=CENTRED)
 
 
 def test_a_stage_that_is_changed_in_place_is_refused():
     with pytest.raises(ConfigError, match=r"'0.0' gives out is changed in place by the module after it"):
-        Classifier(plain_cnn(), ["0.0", "0.4"], class_names="abcde", image_size=32)
+        Classifier(plain_cnn(), ["0.0", "0.4"], class_names="abcde", image_size=32, normalization=CENTRED)
 
 
 def test_a_wrong_image_size_is_named():
     with pytest.raises(ConfigError, match="fails on an image of 48 x 48 px"):
         Classifier(
-            vision_transformer(), FAMILIES["vision transformer"][2], class_names="abcde", image_size=48
+            vision_transformer(),
+            FAMILIES["vision transformer"][2],
+            class_names="abcde",
+            image_size=48,
+            normalization=CENTRED,
         )
 
 
 def test_one_name_per_logit():
     with pytest.raises(ConfigError, match="gives 5 logits, but there are 3 class names"):
-        Classifier(plain_cnn(), ["0.1", "0.4"], class_names="abc", image_size=32)
+        Classifier(plain_cnn(), ["0.1", "0.4"], class_names="abc", image_size=32, normalization=CENTRED)
 
 
 def test_a_network_without_stages_says_so():

@@ -5,6 +5,7 @@ import os
 
 import pytest
 import torch
+from tests.helpers.normalizations import CENTRED
 from torch import nn
 
 from verisal.detectors import AttributionCNN
@@ -77,7 +78,9 @@ def test_the_narrow_form_is_the_same_layer():
         torch.testing.assert_close(narrow(images), plain(images))
     images = torch.rand(2, 3, 32, 32)
     torch.testing.assert_close(network.fold()(images), network(images), rtol=1e-4, atol=1e-5)
-    classifier = Classifier(network, network.stage_names, class_names="abc", image_size=32).eval()
+    classifier = Classifier(
+        network, network.stage_names, class_names="abc", image_size=32, normalization=CENTRED
+    ).eval()
     outputs = classifier.stage_outputs(images)
     torch.testing.assert_close(outputs.logits, classifier(images))
     ones = [torch.ones(1)] * 4

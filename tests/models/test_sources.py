@@ -420,7 +420,7 @@ def test_a_card_cannot_make_a_library_load_files(tmp_path):
 
 
 def test_an_export_that_could_not_be_built_again_is_refused(tmp_path):
-    made = {"class_names": ("ant", "bee", "cat"), "image_size": 16}
+    made = {"class_names": ("ant", "bee", "cat"), "image_size": 16, "normalization": "none"}
     unknown = Classifier(tiny(), ["1", "3"], **made)
     with pytest.raises(ConfigError, match="nobody knows how this Sequential is built again"):
         export_classifier(tmp_path / "x.safetensors", unknown, origin={})

@@ -6,6 +6,7 @@ import pytest
 import torch
 from captum import attr
 from captum.attr._core.gradient_shap import InputBaselineXGradient
+from tests.helpers.normalizations import CENTRED
 from torch import nn
 
 from helpers.replicates import replicates
@@ -32,7 +33,9 @@ def classifier():
     torch.manual_seed(3)
     network = SmallResNet(4, widths=(3, 4, 5, 6)).eval()
     nn.init.normal_(network.head.weight)
-    return Classifier(network, network.stage_names, class_names=tuple("abcd"), image_size=24).eval()
+    return Classifier(
+        network, network.stage_names, class_names=tuple("abcd"), image_size=24, normalization=CENTRED
+    ).eval()
 
 
 def images(count=3):

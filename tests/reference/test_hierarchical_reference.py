@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tests.helpers.normalizations import CENTRED
 
 from helpers.replicates import replicates
 from verisal.models import Classifier, SmallResNet
@@ -77,7 +78,9 @@ def slow_gates(method, classifier, image, query):
 def test_whole_batches_give_what_the_literal_loop_gives(objective):
     torch.manual_seed(3)
     network = SmallResNet(4, widths=(3, 4, 5, 6)).eval()
-    classifier = Classifier(network, network.stage_names, class_names=tuple("abcd"), image_size=32).eval()
+    classifier = Classifier(
+        network, network.stage_names, class_names=tuple("abcd"), image_size=32, normalization=CENTRED
+    ).eval()
     images = torch.rand(3, 3, 32, 32)
     query = torch.tensor([0, 2, int(classifier(images)[2].argmax())])
     method = HierarchicalMasks(objective=objective, reg_weight=0.02, steps=20)

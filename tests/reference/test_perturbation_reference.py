@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tests.helpers.normalizations import CENTRED
 from torch.nn import functional as F
 
 from helpers.replicates import replicates
@@ -14,7 +15,9 @@ from verisal.saliency.perturbation.rise import upsample_cells
 def toy():
     network = SmallResNet(4, widths=(3, 4, 5, 6)).eval()
     torch.nn.init.normal_(network.head.weight, std=10.0)  # scores that windows can move
-    return Classifier(network, network.stage_names, class_names=tuple("abcd"), image_size=16).eval()
+    return Classifier(
+        network, network.stage_names, class_names=tuple("abcd"), image_size=16, normalization=CENTRED
+    ).eval()
 
 
 def probability(classifier, image, query):

@@ -21,7 +21,7 @@ class _Bright(nn.Module):
 
 def bright():
     return Classifier(
-        _Bright(), ["one", "two"], class_names=("bright", "dark"), image_size=8, mean=(0, 0, 0), std=(1, 1, 1)
+        _Bright(), ["one", "two"], class_names=("bright", "dark"), image_size=8, normalization="none"
     ).eval()
 
 

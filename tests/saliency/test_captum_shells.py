@@ -5,6 +5,7 @@ import gc
 import jsonargparse
 import pytest
 import torch
+from tests.helpers.normalizations import CENTRED
 from torch import nn
 from torch.nn import functional as F
 
@@ -206,9 +207,7 @@ def staged_network():
         second.weight.copy_(2 * torch.eye(2).view(2, 2, 1, 1))
         head.weight.copy_(torch.tensor([[1.0, -1.0], [-1.0, 1.0]]))
     network = nn.Sequential(first, second, nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
-    return Classifier(
-        network, ("0", "1"), class_names=("red", "green"), image_size=2, mean=(0, 0, 0), std=(1, 1, 1)
-    )
+    return Classifier(network, ("0", "1"), class_names=("red", "green"), image_size=2, normalization="none")
 
 
 def test_gradcam_of_a_network_worked_by_hand():
@@ -255,7 +254,7 @@ def test_gradcam_of_a_stage_with_channels_last():
         torch.manual_seed(3)
         layers = nn.Conv2d(3, 5, 3, 2, 1), Turned(*order), Turned(*back), nn.ReLU(), nn.Conv2d(5, 4, 1)
         network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        classifier = Classifier(network, ("1", "4"), class_names="abcd", image_size=8)
+        classifier = Classifier(network, ("1", "4"), class_names="abcd", image_size=8, normalization=CENTRED)
         images = torch.rand(3, 3, *size, generator=torch.Generator().manual_seed(2))
         first = classifier.prefix(images)
         gates = [torch.linspace(0, 1, first[0].numel()).view(first[:1].shape), torch.ones(1)]
@@ -484,7 +483,9 @@ def test_deeplift_leaves_nothing_on_modules_of_a_network_that_fails():
 def test_memory_is_flat_over_many_calls(method):
     torch.manual_seed(0)
     network = SmallResNet(4, widths=(3, 4, 5, 6)).eval()
-    classifier = Classifier(network, network.stage_names, class_names=tuple("abcd"), image_size=16)
+    classifier = Classifier(
+        network, network.stage_names, class_names=tuple("abcd"), image_size=16, normalization=CENTRED
+    )
     images, counts = small_images(3, 16), []
     for call in range(50):
         method(classifier, images, QUERY)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tests.helpers.normalizations import CENTRED
 from torch import nn
 from torch.nn import functional as F
 
@@ -38,7 +39,9 @@ def pooling_classifier():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(4)
         network = PoolNet()
-    return Classifier(network, ("first", "second"), class_names=("a", "b", "c"), image_size=16).eval()
+    return Classifier(
+        network, ("first", "second"), class_names=("a", "b", "c"), image_size=16, normalization=CENTRED
+    ).eval()
 
 
 def features_of(classifier, name, images):
@@ -167,7 +170,9 @@ class LinearNet(nn.Module):
 
 
 def linear_classifier():
-    return Classifier(LinearNet(), ("one", "two"), class_names=("a", "b", "c"), image_size=16).eval()
+    return Classifier(
+        LinearNet(), ("one", "two"), class_names=("a", "b", "c"), image_size=16, normalization=CENTRED
+    ).eval()
 
 
 def test_a_network_that_bends_between_one_pair_of_four_is_not_linear():

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from tests.helpers.normalizations import CENTRED
 from torch import nn
 
 from verisal.detectors import DetectorFeatures
@@ -36,14 +37,18 @@ def smooth(seed=0):
     torch.manual_seed(seed)
     network = Smooth().eval()
     nn.init.normal_(network.head.weight, std=3.0)
-    return Classifier(network, ["first", "second"], class_names="abc", image_size=6).eval()
+    return Classifier(
+        network, ["first", "second"], class_names="abc", image_size=6, normalization=CENTRED
+    ).eval()
 
 
 def toy(seed=1):
     torch.manual_seed(seed)
     network = SmallResNet(5, widths=(4, 6, 8, 10)).eval()
     nn.init.normal_(network.head.weight, std=3.0)
-    return Classifier(network.fold(), network.stage_names, class_names=tuple("abcde"), image_size=32).eval()
+    return Classifier(
+        network.fold(), network.stage_names, class_names=tuple("abcde"), image_size=32, normalization=CENTRED
+    ).eval()
 
 
 def images_of(count, size=32, seed=4):

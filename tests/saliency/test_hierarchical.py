@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from tests.helpers.normalizations import CENTRED
 from torch import nn
 
 from verisal.errors import ConfigError, DataError
@@ -25,14 +26,16 @@ class _Planted(nn.Module):
 
 def planted():
     return Classifier(
-        _Planted(), ["one", "two"], class_names=("left", "right"), image_size=8, mean=(0, 0, 0), std=(1, 1, 1)
+        _Planted(), ["one", "two"], class_names=("left", "right"), image_size=8, normalization="none"
     ).eval()
 
 
 def toy():
     torch.manual_seed(1)
     network = SmallResNet(5, widths=(4, 6, 8, 10)).eval().fold()
-    return Classifier(network, network.stage_names, class_names=tuple("abcde"), image_size=32).eval()
+    return Classifier(
+        network, network.stage_names, class_names=tuple("abcde"), image_size=32, normalization=CENTRED
+    ).eval()
 
 
 @pytest.mark.parametrize("query", [0, 1])

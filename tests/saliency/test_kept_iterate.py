@@ -83,7 +83,7 @@ class _Sum(torch.nn.Module):
 def test_admissible_iterates_are_those_of_the_documentation(objective, query, logits, expected):
     network = torch.nn.Sequential(torch.nn.Identity(), torch.nn.Identity(), _Sum())
     classifier = Classifier(
-        network, ["0", "1"], class_names=tuple("abc"), image_size=4, mean=(0, 0, 0), std=(1, 1, 1)
+        network, ["0", "1"], class_names=tuple("abc"), image_size=4, normalization="none"
     ).eval()
     outputs = classifier.stage_outputs(torch.full((1, 3, 4, 4), 0.9))
     problem = GateProblem(objective, "per_channel", classifier, outputs, torch.tensor([query]))

@@ -117,7 +117,12 @@ def _export_classifier(
 ) -> None:
     network = SmallResNet(len(card["class_names"]), widths=card["widths"], blocks=card["blocks"])
     classifier = Classifier(
-        network, network.stage_names, class_names=card["class_names"], image_size=card["image_size"]
+        network,
+        network.stage_names,
+        # The checkpoint's own takes its place.
+        normalization="none",
+        class_names=card["class_names"],
+        image_size=card["image_size"],
     )
     prefix = "classifier."
     try:

@@ -36,7 +36,7 @@ def staged_network(classifier: object, who: str) -> StagedClassifier:
     """
     if isinstance(classifier, nn.Module):
         classifier = plain_network(classifier)
-    if not isinstance(classifier, nn.Module) or not isinstance(classifier, StagedClassifier):
+    if not isinstance(classifier, StagedClassifier):
         raise ConfigError(
             f"{who} reads or gates stages and needs verisal.models.Classifier,"
             f" found {type(classifier).__name__}; wrap the network: Classifier(network, normalization=...)"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from verisal.errors import DataError
 from verisal.functional.outputs import ask, log_probabilities, output_of
-from verisal.types import StagedClassifier, check_query_class, check_range
+from verisal.types import check_query_class, check_range
 
 _SIDE = 128
 
@@ -39,7 +39,7 @@ def frozen(module: object) -> Iterator[None]:
     Modes are kept per sub-module, not only for the root, and are restored on exceptions too. A function has
     neither, and stays as it is.
     """
-    if not isinstance(module, (nn.Module, StagedClassifier)):
+    if not isinstance(module, nn.Module):
         yield
         return
     modes = [(child, child.training) for child in module.modules()]

@@ -2,6 +2,7 @@
 
 from verisal.models._stages import find_stages
 from verisal.models.classifier import Classifier
+from verisal.models.normalization import Normalization
 from verisal.models.sources.libraries import Architecture
 from verisal.models.sources.shipped import SmallResNet
 from verisal.models.sources.zoo import (
@@ -16,6 +17,7 @@ __all__ = [
     "Architecture",
     "Classifier",
     "ClassifierSource",
+    "Normalization",
     "SmallResNet",
     "SplitNetwork",
     "export_classifier",

@@ -151,6 +151,13 @@ def run_once(
         ) from error
 
 
+def count_classes(network: nn.Module, image_size: int) -> int:
+    """Number of logits that a network gives for a blank image."""
+    return logits_of(
+        run_once(network, {}, lambda *_: None, image_size), 1, source=type(network).__name__
+    ).shape[1]
+
+
 def probe_stages(
     network: nn.Module, stages: Sequence[str], image_size: int, *, classes: int | None = None
 ) -> Probe:

@@ -53,7 +53,7 @@ def find_stages(network: nn.Module, image_size: int) -> tuple[str, ...]:
         image_size: height and width in pixels that it takes.
 
     Raises:
-        ConfigError: fewer than two such modules; stages can then only be named by hand, if at all.
+        ConfigError: no such module; stages can then only be named by hand, if at all.
     """
     calls = _calls(network, image_size)
     stages: list[str] = []
@@ -65,7 +65,7 @@ def find_stages(network: nn.Module, image_size: int) -> tuple[str, ...]:
             break
     if len(stages) == 1:
         stages += _blocks(network, image_size, calls, stages[0])
-    if len(stages) < 2:
+    if not stages:
         raise ConfigError(
             f"no stages of {type(network).__name__} were found that gates can act on: a stage is a module"
             " that runs once, gives maps (B, C, h, w) or patch tokens, and is bypassed by nothing;"

@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from typing import final
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self, final
 
 import torch
 from torch import Tensor, nn
 
 from verisal.errors import ConfigError
-from verisal.functional.networks import plain_network
+from verisal.functional.networks import check_hookable, plain_network
 from verisal.functional.outputs import check_logits, logits_of
-from verisal.models._layout import probe_stages
+from verisal.functional.scopes import gradient_scope
+from verisal.models._layout import check_stage_names, count_classes, probe_stages
+from verisal.models._stages import find_stages
+from verisal.models.normalization import HOW_TO_SAY, Normalization
 from verisal.models.sources.libraries import Architecture
 from verisal.models.split import SplitNetwork, gives_same_logits, hooked_network, split_network
-from verisal.types import OutputKind, StageOutputs, check_range
+from verisal.types import OutputKind, StagedClassifier, StageOutputs, check_range
+
+_CHANNELS = 3
 
 
 @final
-class Classifier(nn.Module):
+class Classifier(StagedClassifier):
     r"""Any network, its normalisation, and the names of the stages that methods read or gate.
 
     Stages give maps, maps with channels last, or the tokens of a vision transformer, of which the patches
     are gated and class and register tokens are not; methods see maps ``(B, C, h, w)`` in each case. The
     network is cut by tracing; one that cannot be traced runs whole, with hooks, on each call.
+
+    The network may be one that somebody trains: its weights, device and precision are those of the moment,
+    and its modes and flags stay as they are. Images are moved and cast to what it takes; logits and
+    activations come back in float32 from a network of half precision.
 
     Attributes:
         seen_images: ``fit`` and ``val`` to digests ``(N,)`` int64 of the images that trained it and that
@@ -34,72 +43,131 @@ class Classifier(nn.Module):
         network: maps normalised images ``(B, 3, H, W)`` to logits ``(B, K)``, alone or inside of what
             :func:`.logits_of` reads. Wrappers of ``torch.compile``, DataParallel and
             DistributedDataParallel are taken off.
-        stages: sub-modules whose outputs are the activations ``a_1 .. a_L``, in running order, at least two.
-        class_names: the K names, in the order of the logits.
-        image_size: height and width in pixels that the network was trained at.
-        mean: per-channel mean that is subtracted from images in [0, 1].
-        std: per-channel deviation that they are divided by.
+        stages: sub-modules whose outputs are the activations ``a_1 .. a_L``, in running order. Where nothing
+            is given they are found when they are first needed, by a dozen passes.
+        normalization: whatever :meth:`.Normalization.of` takes; None for what the network says of itself,
+            as those of timm do.
+        class_names: the K names, in the order of the logits; numbers where nothing is given.
+        image_size: height and width in pixels that the network was trained at; that of the first images
+            where nothing is given.
         output: ``softmax``: the classes exclude each other. ``sigmoid``: each logit is decided by itself, as
             of networks for several labels or with one logit; the probability of class k is
             :math:`\sigma(z_k)`, and it is predicted from 0.5 on.
         architecture: what builds the network again, for exports; None where nobody knows.
 
     Raises:
-        ConfigError: stages that cannot be gated (see :func:`split_network`), a normalisation that is not
-            three numbers with positive deviations, another number of names than of logits, or one logit with
-            ``softmax``, which would be 1 for every image.
+        ConfigError: no normalisation; stages that cannot be gated (see :func:`split_network`); another
+            number of names than of logits; or one logit with ``softmax``, which would be 1 for every image.
+            What needs the size of the images is checked when that is known.
     """
 
     def __init__(
         self,
         network: nn.Module,
-        stages: Sequence[str],
+        stages: Sequence[str] | None = None,
         *,
-        class_names: Sequence[str],
-        image_size: int,
-        mean: Sequence[float] = (0.5, 0.5, 0.5),
-        std: Sequence[float] = (0.25, 0.25, 0.25),
+        normalization: object = None,
+        class_names: Sequence[str] | None = None,
+        image_size: int | None = None,
         output: OutputKind = "softmax",
         architecture: Architecture | None = None,
     ) -> None:
         super().__init__()
-        check_statistics(mean, std)
         check_range(1, image_size=image_size)
-        if len(stages) < 2:
-            raise ConfigError(f"a classifier needs at least two stages, found {list(stages)}")
-        check_output(output, len(class_names))
+        check_output(output, None if class_names is None else len(class_names))
         network = plain_network(network)
+        told = normalization_of(network, normalization).over(_CHANNELS)
+        if stages is not None:
+            check_hookable(network, "a classifier with stages", stages)
+            check_stage_names(network, stages)
         self.network = network
         self.output: OutputKind = output
-        self.stages = tuple(stages)
-        self.class_names = tuple(class_names)
-        self.image_size = image_size
         self.architecture = architecture
+        self._told_stages = None if stages is None else tuple(stages)
+        self._told_names = None if class_names is None else tuple(class_names)
+        self._told_size = image_size
+        self._seen_size: int | None = None
+        self._found_classes: int | None = None
+        self._views: _Views | None = None
         # No buffers: they are no part of its weights, nor of their hash.
         self.seen_images: Mapping[str, Tensor] = {}
-        self.register_buffer("mean", torch.tensor(list(mean)).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(list(std)).view(1, 3, 1, 1))
+        self.register_buffer("mean", torch.tensor(told.mean).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(told.std).view(1, -1, 1, 1))
         self.mean: Tensor
         self.std: Tensor
-        # The three views share the network's modules; registering them would list each parameter four times.
-        split = _split(network, tuple(stages), self.class_names, image_size)
-        object.__setattr__(self, "_split", split)
-        self._split: SplitNetwork
+        if stages is not None and image_size is not None:
+            self._cut()
+
+    @property
+    def normalization(self) -> Normalization:
+        """The normalisation between images in [0, 1] and the network's input."""
+        mean, std = self.mean.flatten(), self.std.flatten()
+        return Normalization.of((mean, std))
+
+    @property
+    def image_size(self) -> int:
+        """Height and width in pixels, as said, else the larger one of the first images.
+
+        Raises:
+            ConfigError: neither is known yet.
+        """
+        if self._told_size is not None:
+            return self._told_size
+        if self._seen_size is not None:
+            return self._seen_size
+        raise ConfigError(
+            f"the image size of this {type(self.network).__name__} is not known before its first images;"
+            " give image_size, in pixels"
+        )
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Names of the stages, in running order; found now where nobody has named them.
+
+        Raises:
+            ConfigError: none can be found, or the size of the images is not known yet.
+        """
+        return self._told_stages or self._cut().stages
 
     @property
     def num_classes(self) -> int:
-        """Number of classes K."""
-        return len(self.class_names)
+        """Number of classes K.
+
+        Raises:
+            ConfigError: it is not said, and the size of the images is not known yet.
+        """
+        if self._told_names is not None:
+            return len(self._told_names)
+        if self._found_classes is None:
+            self._found_classes = count_classes(self.network, self.image_size)
+            check_output(self.output, self._found_classes)
+        return self._found_classes
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The K names, in the order of the logits; numbers where nobody has named them."""
+        return self._told_names or tuple(map(str, range(self.num_classes)))
+
+    def note_size(self, images: Tensor) -> None:
+        """Take the size of these images for that of the classifier, where none is known yet."""
+        if self._seen_size is None:
+            self._seen_size = max(images.shape[-2:])
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``(B, K)`` of images ``(B, 3, H, W)`` in [0, 1]."""
-        answer = self.network(self._normalise(images))
-        return logits_of(answer, len(images), classes=self.num_classes, source=type(self.network).__name__)
+        self.note_size(images)
+        known = self._found_classes if self._told_names is None else len(self._told_names)
+        name = type(self.network).__name__
+        logits = logits_of(self.network(self._normalise(images)), len(images), classes=known, source=name)
+        if known is None:
+            check_output(self.output, logits.shape[1])
+            self._found_classes = logits.shape[1]
+        return logits
 
     def prefix(self, images: Tensor) -> Tensor:
         """Activation of the first stage ``(B, C_1, H_1, W_1)``."""
-        activation: Tensor = self._split.prefix(self._normalise(images))
-        return activation
+        self.note_size(images)
+        return _full(self._cut().split.prefix(self._normalise(images)))
 
     def gated(self, first: Tensor, gates: Sequence[Tensor]) -> Tensor:
         """Logits with every stage's activation multiplied by its gate.
@@ -108,12 +176,13 @@ class Classifier(nn.Module):
             first: ungated activation of the first stage, from :meth:`prefix`.
             gates: one tensor per stage, broadcastable to its activation.
         """
-        if len(gates) != len(self.stages):
+        views = self._cut()
+        if len(gates) != len(views.stages):
             raise ConfigError(
-                f"expected {len(self.stages)} gates, one per stage {self.stages}, found {len(gates)}"
+                f"expected {len(views.stages)} gates, one per stage {views.stages}, found {len(gates)}"
             )
-        logits: Tensor = self._split.gated(first, tuple(gates))
-        return logits
+        dtype = _taken(self.network, first).dtype
+        return _full(views.split.gated(first.to(dtype), tuple(gate.to(dtype) for gate in gates)))
 
     def stage_outputs(self, images: Tensor) -> StageOutputs:
         """Logits and the ungated activation of every stage, in one pass.
@@ -121,16 +190,66 @@ class Classifier(nn.Module):
         Raises:
             NumericError: logits that are no numbers, of which the largest is no prediction.
         """
-        first = self.prefix(images)
-        logits, later = self._split.observed(first)
+        self.note_size(images)
+        split = self._cut().split
+        first = split.prefix(self._normalise(images))
+        logits, later = split.observed(first)
         check_logits(logits, f"the network {type(self.network).__name__}")
-        return StageOutputs(logits, (first, *later))
+        return StageOutputs(_full(logits), tuple(map(_full, (first, *later))))
 
     def _normalise(self, images: Tensor) -> Tensor:
-        return (images - self.mean) / self.std
+        taken = _taken(self.network, images)
+        images = images.to(taken.device)
+        mean, std = (values.to(images.device) for values in (self.mean, self.std))
+        return ((images - mean) / std).to(taken.dtype)
+
+    def _cut(self) -> _Views:
+        """The views of the network that methods with stages call; made once."""
+        if self._views is None:
+            device = _taken(self.network, self.mean).device
+            with gradient_scope(device.type):
+                self._views = _views_of(self.network, self._told_stages, self._told_names, self.image_size)
+            check_output(self.output, self._views.num_classes)
+            self._found_classes = self._views.num_classes
+        return self._views
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Moves and casts; the normalisation stays in float32, as two bytes would round it."""
+        exact = {name: getattr(self, name) for name in ("mean", "std")}
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call] # torch has no types there
+        for name, values in exact.items():
+            moved = getattr(self, name)
+            if moved.dtype in (torch.float16, torch.bfloat16):
+                setattr(self, name, values.to(moved.device))
+        return self
 
 
-def check_output(output: str, num_classes: int) -> None:
+@dataclass(frozen=True)
+class _Views:
+    """Stages, the network cut at them, and the number of its logits."""
+
+    stages: tuple[str, ...]
+    split: SplitNetwork
+    num_classes: int
+
+
+def normalization_of(network: nn.Module, told: object) -> Normalization:
+    """What a user says, else what the network says of itself.
+
+    Raises:
+        ConfigError: neither says anything.
+    """
+    if told is not None:
+        return Normalization.of(told)
+    found = Normalization.found_in(network)
+    if found is None:
+        raise ConfigError(
+            f"the network {type(network).__name__} does not say how it normalises; {HOW_TO_SAY}"
+        )
+    return found
+
+
+def check_output(output: str, num_classes: int | None) -> None:
     """Raise ``ConfigError`` for another word than the two, or one logit with ``softmax``."""
     if output not in ("softmax", "sigmoid"):
         raise ConfigError(f"output must be 'softmax' or 'sigmoid', found {output!r}")
@@ -141,17 +260,22 @@ def check_output(output: str, num_classes: int) -> None:
         )
 
 
-def check_statistics(mean: Sequence[float], std: Sequence[float]) -> None:
-    """Raise ``ConfigError`` unless they are three finite numbers each, with positive deviations."""
-    if len(mean) != 3 or len(std) != 3 or not all(map(math.isfinite, [*mean, *std])) or min(std) <= 0:
-        raise ConfigError(f"mean and std must be three finite numbers, std positive; found {mean} and {std}")
+def _taken(network: nn.Module, otherwise: Tensor) -> Tensor:
+    """A parameter of the device and dtype that the network's input has; another tensor if there is none."""
+    return next((each for each in network.parameters() if each.is_floating_point()), otherwise)
 
 
-def _split(
-    network: nn.Module, stages: tuple[str, ...], class_names: tuple[str, ...], image_size: int
-) -> SplitNetwork:
-    probe = probe_stages(network, stages, image_size, classes=len(class_names))
-    if probe.num_classes != len(class_names):
+def _full(values: Tensor) -> Tensor:
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+
+
+def _views_of(
+    network: nn.Module, told: Sequence[str] | None, class_names: Sequence[str] | None, image_size: int
+) -> _Views:
+    stages = tuple(told or find_stages(network, image_size))
+    known = None if class_names is None else len(class_names)
+    probe = probe_stages(network, stages, image_size, classes=known)
+    if class_names is not None and probe.num_classes != known:
         raise ConfigError(
             f"{type(network).__name__} gives {probe.num_classes} logits, but there are {len(class_names)}"
             f" class names ({', '.join(class_names[:5])} ...); give one name per logit"
@@ -161,7 +285,7 @@ def _split(
     except ConfigError:
         split = None
     # A tracer loses what a network does in place, such as normalising its input.
-    if split is not None and gives_same_logits(network, split, probe):
-        return split
-    # Hooks do with less; what they cannot do either, they say themselves.
-    return hooked_network(network, stages, probe)
+    if split is None or not gives_same_logits(network, split, probe):
+        # Hooks do with less; what they cannot do either, they say themselves.
+        split = hooked_network(network, stages, probe)
+    return _Views(stages, split, probe.num_classes)

@@ -15,10 +15,12 @@ from verisal.functional.outputs import ask, decides_for, output_of
 from verisal.functional.seeding import derive_seed
 from verisal.functional.statistics.resampled import Bootstrap
 from verisal.metrics import ImageTable
-from verisal.models import Classifier, ClassifierSource, SmallResNet, load_classifier
+from verisal.models import Classifier, ClassifierSource, Normalization, SmallResNet, load_classifier
 from verisal.results import Evaluation, ScoreName
 from verisal.tasks._training import OneCycle, agree_on_buffers, check_planned
 from verisal.types import Batch, check_range
+
+_NORMALIZATION = Normalization((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
 
 class _ClassifierTask(L.LightningModule, ABC):
@@ -120,7 +122,11 @@ class ClassifierTask(_ClassifierTask):
             torch.manual_seed(derive_seed(torch.initial_seed(), "classifier"))
             network = SmallResNet(len(data.class_names), widths=self.widths, blocks=self.blocks)
         classifier = Classifier(
-            network, network.stage_names, class_names=data.class_names, image_size=data.image_size
+            network,
+            network.stage_names,
+            normalization=_NORMALIZATION,
+            class_names=data.class_names,
+            image_size=data.image_size,
         )
         # channels_last makes CPU convolutions about 1.4 times as fast.
         self.classifier = classifier.to(memory_format=torch.channels_last)

@@ -15,9 +15,10 @@ from verisal.checkpoint import IMAGES_KEY, load_export, save_export
 from verisal.errors import CheckpointError, ConfigError
 from verisal.functional.networks import plain_network
 from verisal.functional.outputs import logits_of
-from verisal.models._layout import evaluating, probe_image
+from verisal.models._layout import count_classes, evaluating, probe_image
 from verisal.models._stages import find_stages
-from verisal.models.classifier import Classifier, check_statistics
+from verisal.models.classifier import Classifier
+from verisal.models.normalization import Normalization
 from verisal.models.sources.libraries import (
     Architecture,
     Built,
@@ -82,7 +83,7 @@ class ClassifierSource:
             if (value := getattr(self, name)) is not None and not value:
                 raise ConfigError(f"{name} is empty; name them, or leave {name} out")
         check_range(1, image_size=self.image_size)
-        check_statistics(self.mean or (0.5,) * 3, self.std or (0.25,) * 3)
+        Normalization(tuple(self.mean or (0.5,) * 3), tuple(self.std or (0.25,) * 3)).over(3)
 
     def load(self) -> Classifier:
         """A frozen classifier in eval mode.
@@ -137,14 +138,17 @@ class ClassifierSource:
                 " them as they are)"
             )
         stages = self.stages or built.stages or find_stages(network, size)
-        names = self.class_names or built.class_names or _numbers(network, size)
+        names = (
+            self.class_names
+            or built.class_names
+            or [str(index) for index in range(count_classes(network, size))]
+        )
         classifier = Classifier(
             network,
             stages,
             class_names=names,
             image_size=size,
-            mean=mean,
-            std=std,
+            normalization=(mean, std),
             output=self.output or built.output,
             architecture=built.architecture,
         )
@@ -262,12 +266,6 @@ def _check_rebuilds(classifier: Classifier, architecture: Architecture) -> None:
             f"{architecture.name} with {dict(architecture.arguments)} gives other logits than this classifier"
             " with the same weights; name the arguments with which it was built"
         )
-
-
-def _numbers(network: nn.Module, image_size: int) -> list[str]:
-    with torch.no_grad(), evaluating(network):
-        logits = logits_of(network(probe_image(network, image_size)), 1, source=type(network).__name__)
-    return [str(index) for index in range(logits.shape[1])]
 
 
 def _export_path(name: str) -> Path:
