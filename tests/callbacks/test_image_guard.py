@@ -7,8 +7,8 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from tests.helpers.normalizations import CENTRED
 
+from helpers.normalizations import CENTRED
 from verisal.checkpoint import IMAGES_KEY, load_checkpoint, load_export, save_checkpoint
 from verisal.cli import main
 from verisal.models import Classifier, SmallResNet, export_classifier

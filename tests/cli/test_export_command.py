@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.helpers.normalizations import CENTRED
 
+from helpers.normalizations import CENTRED
 from helpers.tiny_detector import SIZE, config, exported, memorised
 from verisal.checkpoint import CARD_KEY, load_export, load_weights, save_checkpoint
 from verisal.cli import main

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 from test_saliency_contracts import CASES as METHODS
-from tests.helpers.normalizations import CENTRED
 from torch import Tensor, nn
 
 import verisal
@@ -17,6 +16,7 @@ from helpers import saliency_cases
 from helpers.attack_cases import CASES as ATTACKS
 from helpers.attack_cases import AttackCase, toy_problem
 from helpers.detector_cases import CASES as DETECTORS
+from helpers.normalizations import CENTRED
 from helpers.saliency_cases import SaliencyCase, toy_images
 from verisal.attacks import AALight, Attack
 from verisal.attacks._base import AttackResult

@@ -6,10 +6,10 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.distributed
-from tests.helpers.normalizations import CENTRED
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from helpers.normalizations import CENTRED
 from helpers.saliency_cases import toy_images
 from verisal.attacks.on_maps.attack import MapAttack
 from verisal.attacks.on_maps.surrogates import softplus_relu

@@ -3,9 +3,9 @@ import math
 
 import pytest
 import torch
-from tests.helpers.normalizations import CENTRED
 from torch import nn
 
+from helpers.normalizations import CENTRED
 from verisal.detectors import DetectorFeatures
 from verisal.errors import ConfigError, DataError
 from verisal.functional.filters import shift_one_pixel

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from tests.helpers.normalizations import CENTRED
 from torch import nn
 
+from helpers.normalizations import CENTRED
 from helpers.tiny_detector import SIZE, attacks, features, masks, memorised
 from verisal.attacks import FGSM, PGD, GaussianNoise, SignNoise
 from verisal.data import EmojiScenes

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from tests.helpers.normalizations import CENTRED
 
+from helpers.normalizations import CENTRED
 from helpers.tiny_detector import COUNTS, config, exported, memorised
 from verisal.checkpoint import load_checkpoint, save_checkpoint
 from verisal.cli import main

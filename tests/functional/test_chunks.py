@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from tests.helpers.normalizations import CENTRED
 
+from helpers.normalizations import CENTRED
 from verisal.attacks import PGD
 from verisal.functional.scopes import images_at_once
 from verisal.models import Classifier, SmallResNet

@@ -7,9 +7,9 @@ from xml.sax.saxutils import escape
 
 import numpy as np
 from PIL import Image
-from tests.helpers.normalizations import CENTRED
 from torch import nn
 
+from helpers.normalizations import CENTRED
 from verisal.models import Classifier
 
 WIDTH, HEIGHT = 40, 30

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from tests.helpers.normalizations import CENTRED
 from torch import Tensor, nn
 
+from helpers.normalizations import CENTRED
 from verisal.models import Classifier
 from verisal.saliency import Saliency
 

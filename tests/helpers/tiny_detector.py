@@ -4,9 +4,9 @@ import functools
 from pathlib import Path
 
 import torch
-from tests.helpers.normalizations import CENTRED
 from torch.nn import functional as F
 
+from helpers.normalizations import CENTRED
 from verisal.attacks import FGSM, PGD, SignNoise
 from verisal.data import EmojiScenes
 from verisal.detection import DetectorData

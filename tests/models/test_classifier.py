@@ -3,9 +3,9 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from tests.helpers.normalizations import CENTRED
 from torch import nn
 
+from helpers.normalizations import CENTRED
 from verisal.errors import CheckpointError, ConfigError
 from verisal.models import Classifier, SmallResNet, export_classifier, load_classifier, split_network
 from verisal.models._layout import probe_stages

@@ -3,7 +3,6 @@
 import pytest
 import torch
 import torchvision
-from tests.helpers.normalizations import CENTRED
 from torch import nn
 from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 from torchvision.models.efficientnet import EfficientNet, MBConvConfig
@@ -11,6 +10,7 @@ from torchvision.models.mobilenetv3 import InvertedResidualConfig, MobileNetV3
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from torchvision.models.swin_transformer import SwinTransformer, SwinTransformerBlock
 
+from helpers.normalizations import CENTRED
 from verisal.errors import ConfigError
 from verisal.models import Classifier, find_stages
 from verisal.models._layout import probe_stages

@@ -5,9 +5,9 @@ import os
 
 import pytest
 import torch
-from tests.helpers.normalizations import CENTRED
 from torch import nn
 
+from helpers.normalizations import CENTRED
 from verisal.detectors import AttributionCNN
 from verisal.models import Classifier, SmallResNet
 from verisal.saliency import MaskNetwork

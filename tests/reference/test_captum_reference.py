@@ -6,9 +6,9 @@ import pytest
 import torch
 from captum import attr
 from captum.attr._core.gradient_shap import InputBaselineXGradient
-from tests.helpers.normalizations import CENTRED
 from torch import nn
 
+from helpers.normalizations import CENTRED
 from helpers.replicates import replicates
 from verisal.functional.baselines import Constant
 from verisal.functional.seeding import content_ids, per_sample

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from tests.helpers.normalizations import CENTRED
 
+from helpers.normalizations import CENTRED
 from helpers.replicates import replicates
 from verisal.models import Classifier, SmallResNet
 from verisal.saliency import HierarchicalMasks

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from tests.helpers.normalizations import CENTRED
 from torch.nn import functional as F
 
+from helpers.normalizations import CENTRED
 from helpers.replicates import replicates
 from verisal.functional.baselines import Constant, ImageMean
 from verisal.models import Classifier, SmallResNet

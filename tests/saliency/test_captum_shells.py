@@ -5,10 +5,10 @@ import gc
 import jsonargparse
 import pytest
 import torch
-from tests.helpers.normalizations import CENTRED
 from torch import nn
 from torch.nn import functional as F
 
+from helpers.normalizations import CENTRED
 from helpers.saliency_cases import toy_classifier, toy_images
 from verisal.errors import ConfigError, NumericError
 from verisal.fingerprint import settings_of

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from tests.helpers.normalizations import CENTRED
 from torch import nn
 from torch.nn import functional as F
 
+from helpers.normalizations import CENTRED
 from helpers.saliency_cases import toy_classifier, toy_images
 from verisal.errors import ConfigError
 from verisal.functional.comparison.similarity import attribution_of, spearman

@@ -1,8 +1,8 @@
 import pytest
 import torch
-from tests.helpers.normalizations import CENTRED
 from torch import nn
 
+from helpers.normalizations import CENTRED
 from verisal.detectors import DetectorFeatures
 from verisal.errors import ConfigError
 from verisal.models import Classifier, SmallResNet

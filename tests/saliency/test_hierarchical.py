@@ -2,9 +2,9 @@ import math
 
 import pytest
 import torch
-from tests.helpers.normalizations import CENTRED
 from torch import nn
 
+from helpers.normalizations import CENTRED
 from verisal.errors import ConfigError, DataError
 from verisal.models import Classifier, SmallResNet
 from verisal.saliency import HierarchicalMasks

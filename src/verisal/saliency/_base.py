@@ -16,7 +16,7 @@ from verisal.fingerprint import Configured
 from verisal.functional.networks import plain_network, staged_network
 from verisal.functional.outputs import ask, output_of, probabilities
 from verisal.functional.scopes import differentiated, images_at_once, scoring
-from verisal.models import Classifier, find_stages
+from verisal.models import Classifier
 from verisal.types import (
     AnyClassifier,
     AnyQuery,
@@ -117,23 +117,10 @@ def staged(classifier: object, images: Tensor, method: str) -> StagedClassifier:
     if isinstance(classifier, nn.Module):
         network = plain_network(classifier)
         if not isinstance(network, StagedClassifier):
-            return _with_stages(network, images)
-    return staged_network(classifier, method)
-
-
-def _with_stages(network: nn.Module, images: Tensor) -> Classifier:
-    size = max(images.shape[-2:])
-    with scoring(network, images.device):
-        classes = ask(network, images[:1]).shape[1]
-    return Classifier(
-        network,
-        find_stages(network, size),
-        class_names=[str(index) for index in range(classes)],
-        image_size=size,
-        mean=(0.0, 0.0, 0.0),
-        std=(1.0, 1.0, 1.0),
-        output=output_of(network),
-    )
+            classifier = Classifier(network, normalization="none", output=output_of(network))
+    found = staged_network(classifier, method)
+    found.note_size(images)
+    return found
 
 
 @contextmanager
@@ -154,9 +141,9 @@ def explaining(
             not say how many classes it has.
     """
     check_some_images(images)
-    known = classifier.num_classes if isinstance(classifier, StagedClassifier) else None
-    if known is not None:
-        check_query_class(query_class, len(images), known)
+    if isinstance(classifier, StagedClassifier):
+        classifier.note_size(images)
+        check_query_class(query_class, len(images), classifier.num_classes)
     with differentiated(classifier, device=images.device):
         yield images.detach().clone(), query_class.clone()
 

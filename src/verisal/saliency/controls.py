@@ -105,6 +105,7 @@ def _check(classifier: object, images: Tensor, query_class: Tensor) -> None:
     """Refuse what every method refuses; a bare callable does not say how many classes it has."""
     check_some_images(images)
     if isinstance(classifier, StagedClassifier):
+        classifier.note_size(images)
         check_query_class(query_class, len(images), classifier.num_classes)
         return
     if tuple(query_class.shape) != (len(images),) or query_class.dtype != torch.int64:
