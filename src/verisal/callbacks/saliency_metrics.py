@@ -79,6 +79,7 @@ class MetricsCallback(ScoringCallback, ABC):
         curves: list[Curve] = []
         timings: dict[str, float] = {}
         headline: dict[str, str] = {}
+        notes: list[str] = []
         counted = 0
         parts = []
         for name, own in self.measured.items():
@@ -89,6 +90,7 @@ class MetricsCallback(ScoringCallback, ABC):
                 if not counted:
                     return None
                 scores = metric.scores_of(table, bootstrap)
+                notes += _lacking(name, metric, table)
                 title = metric.name + _ARROWS[metric.better]
                 headline.setdefault(title, f"{metric.name}/{metric.main}")
                 # Columns that are a score of the same name, or all of a metric with few; the rest is bulk.
@@ -114,6 +116,7 @@ class MetricsCallback(ScoringCallback, ABC):
             counts={"explained images": counted},
             curves=tuple(curves),
             timings=timings,
+            notes=tuple(dict.fromkeys(notes)),
             headline=headline,
         )
         return merge_evaluations([*parts, whole])
@@ -265,6 +268,12 @@ def _key(metric: SaliencyMetric) -> str:
 
 def _rows(metric: SaliencyMetric, epoch: Epoch, method: Saliency, seen: Seen) -> Tensor:
     return metric.measured(epoch.explained(method, seen))
+
+
+def _lacking(name: str, metric: SaliencyMetric, table: ImageRows) -> list[str]:
+    """Sentences about a metric's images without annotation, which are those of every method, and its maps."""
+    missing, unscored = metric.missing(table, of="the predicted class"), metric.unscored(table)
+    return [*filter(None, [missing]), *(f"{name}: {sentence}" for sentence in filter(None, [unscored]))]
 
 
 def _cost(epoch: Epoch, method: Saliency, seen: Seen) -> Tensor:

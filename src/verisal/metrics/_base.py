@@ -14,7 +14,7 @@ from torchmetrics import Metric
 
 from verisal.errors import DataError
 from verisal.functional.statistics.resampled import Bootstrap, Resampled
-from verisal.metrics._given import AnyMaps, Asked, Given, has_object
+from verisal.metrics._given import AnyBoxes, AnyMaps, AnyTensor, Asked, Given, has_object
 from verisal.results import Score
 from verisal.types import AnyClassifier, Explained, check_range
 
@@ -148,12 +148,12 @@ class SaliencyMetric(Metric, ABC):
     def update(
         self,
         maps: AnyMaps | Explained,
-        masks: Tensor | None = None,
+        masks: AnyTensor | None = None,
         *,
-        boxes: Sequence[Tensor] | Tensor | None = None,
+        boxes: AnyBoxes | None = None,
         images: Tensor | None = None,
         classifier: AnyClassifier | None = None,
-        query_class: Tensor | int | None = None,
+        query_class: AnyTensor | int | None = None,
         method: Asked | None = None,
         image_ids: Sequence[str] | None = None,
     ) -> None:
@@ -257,9 +257,49 @@ class SaliencyMetric(Metric, ABC):
         scores = self.reduce(rows, bootstrap.jointly(n))
         return {name: resampled.score() for name, resampled in scores.items()}
 
+    def missing(self, table: ImageRows | None = None, *, of: str = "the explained class") -> str:
+        """A sentence with the number of images that lack an annotation; empty where nothing is lacking.
+
+        Args:
+            table: from :meth:`table`; None gathers it, for which all processes must call.
+            of: whose objects they are, in words.
+        """
+        if not self.needs_annotation:
+            return ""
+        annotated = (self.table() if table is None else table).rows[:, len(self.columns) :]
+        found, total, kind = int(annotated.sum()), annotated.numel(), type(self).__name__
+        thing, needed = ("box", "boxes") if "boxes" in self.needs else ("object", "masks or boxes")
+        if found == total:
+            return ""
+        if found:
+            return f"{kind}: {total - found} of {total} images have no {thing} of {of} and are left out"
+        article = "an" if thing == "object" else "a"
+        return (
+            f"{kind}: 0 of {total} images have {article} {thing} of {of}; without {needed} its scores are NaN"
+        )
+
+    def unscored(self, table: ImageRows | None = None) -> str:
+        """A sentence if no image could be scored though nothing was lacking; empty otherwise.
+
+        Args:
+            table: as of :meth:`missing`.
+        """
+        known = self.table() if table is None else table
+        annotated = known.rows[:, len(self.columns) :].sum() if self.needs_annotation else len(known.rows)
+        if not annotated or not bool(self._main_of(known).isnan()):
+            return ""
+        return (
+            f"{type(self).__name__}: none of {int(annotated)} images can be scored, and its scores are NaN:"
+            " their maps are constant or not finite, or the network's answers are not finite"
+        )
+
     def _main_of(self, table: ImageRows) -> Tensor:
         value = self.scores_of(table, Bootstrap(0))[self.main].value if len(table.rows) else math.nan
         return torch.tensor(value, dtype=torch.float32, device=self.device)
+
+    def plot(self, val: Any = None, ax: Any = None) -> Any:  # noqa: ANN401 - as torchmetrics has it
+        """A matplotlib figure and its axes with the main score, or with values from :meth:`forward`."""
+        return self._plot(val, ax)
 
     def reset(self) -> None:
         """Forget all images."""

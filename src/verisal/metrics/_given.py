@@ -17,7 +17,10 @@ from verisal.functional.scopes import gradient_scope, scoring
 from verisal.saliency import Saliency
 from verisal.types import AnyClassifier, Explained, SaliencyResult, check_images
 
-AnyMaps = SaliencyResult | Tensor | np.ndarray[Any, Any]
+AnyTensor = Tensor | np.ndarray[Any, Any]
+AnyMaps = SaliencyResult | AnyTensor
+#: Per image, or one tensor for all.
+AnyBoxes = Sequence[AnyTensor] | AnyTensor
 #: A method that can be asked for maps of other images: one of ours, or images and query class to maps.
 Asked = Saliency | Callable[[Tensor, Tensor], AnyMaps]
 
@@ -36,11 +39,11 @@ class Given:
     """What :meth:`.SaliencyMetric.update` was given; the attributes are its arguments."""
 
     maps: AnyMaps
-    masks: Tensor | None
-    boxes: Sequence[Tensor] | Tensor | None
+    masks: AnyTensor | None
+    boxes: AnyBoxes | None
     images: Tensor | None
     classifier: AnyClassifier | None
-    query_class: Tensor | int | None
+    query_class: AnyTensor | int | None
     method: Asked | None
     image_ids: Sequence[str] | None
 
@@ -181,7 +184,7 @@ def _images(images: Tensor, maps: Tensor) -> Tensor:
 
 
 def _query(
-    query_class: Tensor | int | None, images: Tensor | None, classifier: AnyClassifier | None, maps: Tensor
+    query_class: AnyTensor | int | None, images: Tensor | None, classifier: AnyClassifier | None, maps: Tensor
 ) -> Tensor:
     count = len(maps)
     if query_class is None:
@@ -199,7 +202,7 @@ def _query(
     return query.long()
 
 
-def _masks(masks: Tensor, maps: Tensor) -> Tensor:
+def _masks(masks: AnyTensor, maps: Tensor) -> Tensor:
     given = torch.as_tensor(masks, device=maps.device)
     given = given[:, 0] if given.ndim == 4 and given.shape[1] == 1 else given
     if given.ndim != 3 or len(given) != len(maps):
@@ -224,10 +227,10 @@ def _masks(masks: Tensor, maps: Tensor) -> Tensor:
     return given > 0
 
 
-def _boxes(boxes: Sequence[Tensor] | Tensor, maps: Tensor) -> tuple[Tensor, ...]:
-    listed = list(boxes) if not isinstance(boxes, Tensor) or boxes.ndim == 3 else list(boxes[:, None])
-    parts = [torch.as_tensor(own, dtype=torch.float32, device=maps.device) for own in listed]
-    parts = [own.reshape(0, 4) if own.numel() == 0 else own for own in parts]
+def _boxes(boxes: AnyBoxes, maps: Tensor) -> tuple[Tensor, ...]:
+    listed = [torch.as_tensor(own, dtype=torch.float32, device=maps.device) for own in boxes]
+    # One box of four numbers, or none of no numbers, is a row of its own.
+    parts = [own.reshape(-1, 4) if own.shape == (4,) or not own.numel() else own for own in listed]
     if len(parts) != len(maps) or any(own.ndim != 2 or own.shape[1] != 4 for own in parts):
         raise DataError(
             f"boxes must be {len(maps)} tensors (N, 4), one per map, or ({len(maps)}, 4) with one box each,"
