@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from verisal.callbacks._batches import Read
-from verisal.callbacks._live import Normalization
 from verisal.errors import ConfigError
+from verisal.models import Normalization
 
 NONE = Normalization((0.0,), (1.0,))
 _MOST_IMAGES = 16

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from verisal.callbacks._batches import Read, Reader, as_batch, read
 from verisal.callbacks._choosing import called_part, name_of, obvious_part
-from verisal.callbacks._live import Classifier, Normalization
 from verisal.callbacks._normalising import NONE, combined, found_in, measured, of_loader
 from verisal.callbacks._parts import FORWARD, Answer, Explains, part_of
 from verisal.callbacks._watching import Call
@@ -20,6 +19,7 @@ from verisal.errors import ConfigError
 from verisal.functional.networks import plain_network
 from verisal.functional.outputs import ask, logits_of
 from verisal.functional.scopes import scoring
+from verisal.models import Classifier, Normalization
 from verisal.types import Batch, HasClassifier, OutputKind, StagedClassifier
 
 _PROVEN = 4
