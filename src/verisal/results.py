@@ -85,6 +85,15 @@ class ScoreName(str):
         return self.column[len(self.metric) + 1 :]
 
 
+def typed(words: str) -> str:
+    """Words as one part of a logged name: lower case, digits and ``_``; a remark in parentheses is left out.
+
+    >>> typed("Grad-CAM"), typed("D-WSOL (our protocol), present classes")
+    ('grad_cam', 'd_wsol_present_classes')
+    """
+    return re.sub(r"[^a-z0-9]+", "_", re.sub(r"\(.*?\)", "", words).lower()).strip("_")
+
+
 @dataclass(frozen=True)
 class Curve:
     """One line of a figure; lines that share ``figure`` are drawn together.
@@ -212,6 +221,7 @@ class Evaluation:
         timings: what was timed, with its unit, to its value; apart from the scores, which repeat exactly.
         notes: sentences that a reader of the table must know, e.g. "FPR 1 % not supported: ...".
         headline: column title of the main table to ``<metric>/<group>`` of the scores in it, in order.
+        logged: names of scores to the names under which loggers have them, where these are others.
     """
 
     split: str
@@ -225,6 +235,7 @@ class Evaluation:
     timings: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     headline: Mapping[str, str] = field(default_factory=dict)
+    logged: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scores", {ScoreName(name): score for name, score in self.scores.items()})
