@@ -101,11 +101,9 @@ def test_scores_of_a_fit_are_logged_under_their_names_without_intervals():
     callback = metrics_callback()
     run = trainer(callback)
     run.fit(Task(), loader(4), loader(6))
-    name = "val/brightness/deletion[dataset_mean]_steps4/auc"
-    assert float(run.callback_metrics[name]) == pytest.approx(
-        callback.evaluation.scores[name].value, abs=1e-6
-    )
-    assert math.isnan(callback.evaluation.scores[name].low)
+    score = callback.evaluation.scores["val/brightness/deletion[dataset_mean]_steps4/auc"]
+    assert float(run.callback_metrics["val/brightness/deletion"]) == pytest.approx(score.value, abs=1e-6)
+    assert math.isnan(score.low)
 
 
 def test_a_map_is_computed_once_for_all_callbacks_that_have_its_method():
@@ -120,10 +118,10 @@ def test_a_map_is_computed_once_for_all_callbacks_that_have_its_method():
 
 
 def test_controls_are_added_unless_they_are_there():
-    assert list(metrics_callback().methods) == ["brightness", "random", "centre"]
+    assert list(metrics_callback().by_name) == ["brightness", "random", "centre"]
     own = {"mine": RandomMap(seed=7), "brightness": Brightness()}
-    assert list(metrics_callback(own).methods) == ["mine", "brightness", "centre"]
-    assert metrics_callback({"a": CentrePrior()}).methods["random"] == RandomMap(seed=0)
+    assert list(metrics_callback(own).by_name) == ["mine", "brightness", "centre"]
+    assert metrics_callback({"a": CentrePrior()}).by_name["random"] == RandomMap(seed=0)
 
 
 def test_subset_is_fixed_whatever_the_batch_size_and_other_batches_are_left_alone():

@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
+from itertools import chain
 from typing import Any, ClassVar
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -16,6 +17,7 @@ from torch import Tensor
 from verisal.callbacks._batches import Reader
 from verisal.callbacks._epoch import Epoch, Seen
 from verisal.callbacks._loaders import Chosen, batches_with_rows, chosen_rows, loaders_of
+from verisal.callbacks._names import LogsScores, named, refuse_clash, typed_rows
 from verisal.callbacks._parts import Explains
 from verisal.callbacks._run import Run
 from verisal.callbacks._subject import Told, told_by
@@ -27,7 +29,7 @@ from verisal.types import OutputKind, check_range
 
 
 @dataclass(eq=False, repr=False)
-class ExplainingCallback(Callback, ABC):
+class ExplainingCallback(Callback, LogsScores, ABC):
     """Explains the classifier of a task on validation and test batches, and leaves training as it was.
 
     The classifier is frozen meanwhile, no gradient is kept and no global random number is drawn. The query
@@ -42,7 +44,8 @@ class ExplainingCallback(Callback, ABC):
     with logits. What is said about it on one callback of a trainer holds for all of them.
 
     Args:
-        methods: name, the row of the tables, to method.
+        methods: name, the row of the tables, to method; or methods, which are then called like their classes:
+            ``GradCAM`` is ``grad_cam``.
         every_n_epochs: in a fit, explain in every n-th validation.
         max_images: at most this many images, a fixed subset drawn by seed; None for all.
         seed: of everything that is drawn: the subset, the controls, the resamples of the intervals.
@@ -57,11 +60,12 @@ class ExplainingCallback(Callback, ABC):
             the loader's batches are read as they are.
 
     Raises:
-        ConfigError: settings out of range, or names that cannot be part of a score's name; while running,
-            nothing to explain, more than one answer, or callbacks that say different things about it.
+        ConfigError: settings out of range, two methods of one name or of names that read the same when they
+            are logged; while running, nothing to explain, more than one answer, or callbacks that say
+            different things about it.
     """
 
-    methods: Mapping[str, Saliency]
+    methods: Mapping[str, Saliency] | Sequence[Saliency]
     _: KW_ONLY
     every_n_epochs: int = 1
     max_images: int | None = None
@@ -79,21 +83,15 @@ class ExplainingCallback(Callback, ABC):
     def __post_init__(self) -> None:
         super().__init__()
         check_range(1, every_n_epochs=self.every_n_epochs, max_images=self.max_images)
-        if bad := [name for name in self.methods if not name or "/" in name]:
-            raise ConfigError(f"names of methods must not be empty or hold a slash, found {bad}")
-        if self.controlled:
-            self.methods = _with_controls(self.methods, seed=self.seed)
+        methods = named(self.methods)
+        self.by_name = _with_controls(methods, seed=self.seed) if self.controlled else methods
+        typed_rows(self.by_name)
         self.evaluation: Evaluation | None = None
         self.epoch: Epoch | None = None
         self.panels: list[SaliencyPanel] = []
         self._chosen: Chosen | None = None
         self.due = False
         self.run = Run(Told())
-
-    @property
-    def row_names(self) -> tuple[str, ...]:
-        """Rows that every batch takes a step for; may be overridden."""
-        return tuple(self.methods)
 
     def begin(self, epoch: Epoch) -> None:
         """Empty everything that is gathered; may be extended."""
@@ -111,10 +109,11 @@ class ExplainingCallback(Callback, ABC):
         """Share what is said and found with the other callbacks.
 
         Raises:
-            ConfigError: two of them say something else.
+            ConfigError: two of them say something else, or would log different scores under one name.
         """
-        first = _explaining(trainer)[0]
-        self.run = Run(told_by(_explaining(trainer))) if self is first else first.run
+        explaining = _explaining(trainer)
+        self.run = Run(told_by(explaining)) if self is explaining[0] else explaining[0].run
+        refuse_clash([*_before(self, trainer), self])
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Set the module free."""
@@ -168,7 +167,7 @@ class ExplainingCallback(Callback, ABC):
                 self.add(epoch, epoch.seen(whole.rows(rows)))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Gather over processes, and log the values of the main table."""
+        """Gather over processes, and log the values of the main table; those that are undefined are NaN."""
         if not self.due:
             return
         if self.epoch is None:
@@ -176,16 +175,20 @@ class ExplainingCallback(Callback, ABC):
         epoch = self._begun()
         epoch.close()
         self.run.close()
-        self.evaluation = self.finish(epoch)
-        if self.evaluation is None:
-            return
-        notes = (*self.evaluation.notes, *self.run.notices)
-        self.evaluation = replace(self.evaluation, notes=tuple(dict.fromkeys(notes)))
-        shown = set(self.evaluation.headline.values())
+        found = self.finish(epoch)
+        earlier = _before(self, trainer)
+        typed = self.typed_scores(epoch.split, after=earlier)
+        scores = {} if found is None else found.scores
+        if found is not None:
+            notes = tuple(dict.fromkeys((*found.notes, *self.run.notices)))
+            logged = {str(name): short for name, short in typed.items() if name in scores}
+            self.evaluation = replace(found, headline=self.headline, logged=logged, notes=notes)
+        # Of equal names the first counts, as in reports: two callbacks share the controls.
+        taken = set(chain.from_iterable(other.typed_scores(epoch.split) for other in earlier if other.due))
         values = {
-            str(name): score.value
-            for name, score in self.evaluation.scores.items()
-            if name.column in shown and not math.isnan(score.value)
+            short: scores[name].value if name in scores else math.nan
+            for name, short in typed.items()
+            if name not in taken
         }
         # The same on every process: gathered already.
         pl_module.log_dict(values, batch_size=1, rank_zero_only=True)
@@ -274,6 +277,12 @@ def _with_controls(methods: Mapping[str, Saliency], *, seed: int) -> dict[str, S
 
 def _explaining(trainer: Trainer) -> list[ExplainingCallback]:
     return [other for other in trainer.callbacks if isinstance(other, ExplainingCallback)]  # type: ignore[attr-defined]
+
+
+def _before(callback: ExplainingCallback, trainer: Trainer) -> list[ExplainingCallback]:
+    """Explaining callbacks whose turn comes before this one's."""
+    explaining = _explaining(trainer)
+    return explaining[: explaining.index(callback)]
 
 
 def _begin_all(trainer: Trainer, module: LightningModule, raw: object) -> None:

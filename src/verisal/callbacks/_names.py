@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from abc import ABC
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeVar
+from itertools import chain
+from typing import Literal, TypeVar
 
 from verisal.errors import ConfigError
 from verisal.results import ScoreName, typed
+from verisal.saliency import CentrePrior, RandomMap, Saliency
 
 _Method = TypeVar("_Method")
 
@@ -55,7 +58,7 @@ def typed_rows(rows: Iterable[str]) -> dict[str, str]:
     return {row: name for name, row in known.items()}
 
 
-def typed_columns(columns: Iterable[str]) -> dict[str, str]:
+def typed_columns(columns: Iterable[str], *, after: Iterable[str] = ()) -> dict[str, str]:
     """Columns ``<metric>/<part>`` by what stands for them in logged names.
 
     The first column of a metric is its main score and goes without its part. A metric goes without its
@@ -66,12 +69,17 @@ def typed_columns(columns: Iterable[str]) -> dict[str, str]:
     {'insertion[blur5]/auc': 'insertion', 'insertion[gauss]/auc': 'insertion_gauss', \
 'insertion[gauss]/range': 'insertion_gauss/range'}
 
+    Args:
+        columns: to name.
+        after: columns of other callbacks, which come first.
+
     Raises:
         ConfigError: two that read the same even with their settings.
     """
     metrics: dict[str, str] = {}
     found: dict[str, str] = {}
-    for column in columns:
+    own = list(columns)
+    for column in dict.fromkeys(chain(after, own)):
         name = ScoreName("any", "row", column)
         metric, part = name.metric, name.part
         if first := metric not in metrics:
@@ -81,7 +89,90 @@ def typed_columns(columns: Iterable[str]) -> dict[str, str]:
     if len(set(found.values())) < len(found):
         twice = [column for column, name in found.items() if list(found.values()).count(name) > 1]
         raise ConfigError(f"{twice[0]!r} and {twice[1]!r} would both be logged as {found[twice[0]]!r}")
-    return found
+    return {column: found[column] for column in own}
+
+
+class LogsScores(ABC):
+    """A callback that logs scores of methods, or of something else that has a row of its own.
+
+    Attributes:
+        by_name: methods by their names, with the controls.
+    """
+
+    by_name: Mapping[str, Saliency]
+
+    @property
+    def row_names(self) -> tuple[str, ...]:
+        """Rows that every batch takes a step for; may be overridden."""
+        return tuple(self.by_name)
+
+    @property
+    def headline(self) -> Mapping[str, str]:
+        """Title in the main table to ``<metric>/<part>`` of the scores that are logged; may be overridden.
+
+        The first one of a metric is its main score.
+        """
+        return {}
+
+    def names(
+        self, split: Literal["val", "test"] = "val", *, after: Sequence[LogsScores] = ()
+    ) -> tuple[str, ...]:
+        """Every name that is logged, ``<split>/<method>/<metric>``, before anything has run.
+
+        They consist of lower case, digits, ``_`` and ``/``: what ``monitor=`` of other callbacks takes. The
+        main score of a metric goes without its own name, and settings are left out, unless a metric listed
+        before is called the same: ``insertion``, then ``insertion_blur5``. What is undefined in an epoch is
+        logged as NaN.
+
+        Args:
+            split: ``val`` or ``test``.
+            after: callbacks before this one in the trainer, whose metrics have the short names first.
+
+        Raises:
+            ConfigError: two scores would have one name.
+        """
+        return tuple(self.typed_scores(split, after=after).values())
+
+    def typed_scores(self, split: str, *, after: Sequence[LogsScores] = ()) -> dict[ScoreName, str]:
+        """Names of the scores that are logged, as reports have them, to those under which loggers do.
+
+        Raises:
+            ConfigError: two scores would have one name.
+        """
+        earlier = chain.from_iterable(other.headline.values() for other in after)
+        rows, columns = typed_rows(self.row_names), typed_columns(self.headline.values(), after=earlier)
+        return {
+            ScoreName(split, row, column): f"{split}/{short}/{name}"
+            for row, short in rows.items()
+            for column, name in columns.items()
+        }
+
+
+def refuse_clash(callbacks: Sequence[LogsScores]) -> None:
+    """Raise if the last of the callbacks logs another method's score under a name of one before it.
+
+    Equal scores may meet: the controls are those of all.
+
+    Raises:
+        ConfigError: the first such name.
+    """
+    *earlier, last = callbacks
+    for place, other in enumerate(earlier):
+        known = {name: score for score, name in other.typed_scores("val", after=earlier[:place]).items()}
+        for score, name in last.typed_scores("val", after=earlier).items():
+            if name in known and not _same_method(other.by_name, known[name].row, last.by_name, score.row):
+                raise ConfigError(
+                    f"{type(other).__name__} and {type(last).__name__} would both log {name}, of different"
+                    f" methods called {known[name].row!r} and {score.row!r}; rename one of them"
+                )
+
+
+def _same_method(
+    first: Mapping[str, Saliency], row: str, second: Mapping[str, Saliency], other_row: str
+) -> bool:
+    pair = (first.get(row), second.get(other_row))
+    controls = all(isinstance(method, RandomMap | CentrePrior) for method in pair)
+    return row == other_row and (controls or pair[0] == pair[1])
 
 
 def _snake_case(name: str) -> str:

@@ -46,13 +46,13 @@ class QueryCallback(ScoringCallback, ABC):
     def thresholds(self, epoch: Epoch) -> dict[str, float]:
         """Threshold of every method for the classifier as it is now; NaN where none can be chosen."""
         if self.held_out is None:
-            return dict.fromkeys(self.methods, math.nan)
+            return dict.fromkeys(self.by_name, math.nan)
         if self._held_out is None:
             self._held_out = epoch.samples(self.held_out, self.held_out_images)
         samples = self._held_out.to(epoch.device)
-        epoch.expect(len(self.methods))
+        epoch.expect(len(self.by_name))
         thresholds = {}
-        for name, method in self.methods.items():
+        for name, method in self.by_name.items():
             chosen = partial(_chosen_threshold, epoch, method, samples)
             known = epoch.rows(name, [method], samples, {"tau": chosen}, objects=True)
             thresholds[name] = round(float(known["tau"]), 6)
@@ -87,12 +87,12 @@ class QueryCallback(ScoringCallback, ABC):
         batch = seen.batch
         for name, own in scores.items() if len(batch) else ():
 
-            def rows(own: Scores = own, method: Saliency = self.methods[name]) -> Tensor:
+            def rows(own: Scores = own, method: Saliency = self.by_name[name]) -> Tensor:
                 results = [epoch.explain(method, batch, query)[0] for query in asked]
                 return own.rows_of(results, batch.boxes_of(asked[0]), valid=valid)
 
             key = f"queries {derive_seed(self.seed, own.threshold, *own.table.columns):x}"
-            known = epoch.rows(name, [self.methods[name]], batch, {key: rows}, objects=True)
+            known = epoch.rows(name, [self.by_name[name]], batch, {key: rows}, objects=True)
             own.table.update(batch.image_ids, known[key])
 
 

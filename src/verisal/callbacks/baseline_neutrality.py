@@ -68,6 +68,14 @@ class BaselineNeutrality(ScoringCallback):
         """Names of the baselines."""
         return tuple(baseline.name for baseline in self.baselines)
 
+    @property
+    def headline(self) -> Mapping[str, str]:
+        """Query probability, and the verdict."""
+        return {
+            "baseline: query probability": f"{_NAME}/query_probability",
+            "baseline: neutral": f"{_NAME}/neutral",
+        }
+
     def begin(self, epoch: Epoch) -> None:
         """Empty tables."""
         super().begin(epoch)
@@ -100,12 +108,8 @@ class BaselineNeutrality(ScoringCallback):
             parts.append(
                 row_evaluation(epoch.split, name, _NAME, scores, image_ids=kept.image_ids, columns=columns)
             )
-        headline = {
-            "baseline: query probability": f"{_NAME}/query_probability",
-            "baseline: neutral": f"{_NAME}/neutral",
-        }
         counts = {"images of the neutrality": counted}
-        return merge_evaluations([*parts, Evaluation(epoch.split, {}, counts=counts, headline=headline)])
+        return merge_evaluations([*parts, Evaluation(epoch.split, {}, counts=counts)])
 
     def _rows(self, epoch: Epoch, seen: Seen, baseline: Baseline) -> Tensor:
         measured = neutrality(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import final
 
@@ -58,8 +58,13 @@ class ClassRanks(QueryCallback):
         check_range(0, drawn_images=self.drawn_images)
         if list(self.ranks) != sorted({max(2, rank) for rank in self.ranks}):
             raise ConfigError(f"ranks must rise from 2, found {list(self.ranks)}")
-        if unknown := [name for name in self.drawn if name not in self.methods]:
-            raise ConfigError(f"drawn names methods {unknown}; known: {list(self.methods)}")
+        if unknown := [name for name in self.drawn if name not in self.by_name]:
+            raise ConfigError(f"drawn names methods {unknown}; known: {list(self.by_name)}")
+
+    @property
+    def headline(self) -> Mapping[str, str]:
+        """Norm of the map of the least likely class over that of the first."""
+        return {f"norm, class of last rank over first ({_NAME})": f"{_NAME}/norm[{_LAST}]"}
 
     def begin(self, epoch: Epoch) -> None:
         """Choose the thresholds, with the classifier as it is now."""
@@ -78,7 +83,7 @@ class ClassRanks(QueryCallback):
         right = seen.rows(torch.nonzero(seen.query_class == batch.labels)[:, 0].tolist())
         asked, valid = self._queries(right)
         self.ask(epoch, self._scores, right, asked, valid)
-        for name in self.methods:
+        for name in self.by_name:
             epoch.step(name)
         missing = self.drawn_images - len(self.panels)
         if self.drawn and missing > 0 and epoch.rank == 0:
@@ -107,7 +112,6 @@ class ClassRanks(QueryCallback):
             {},
             counts={"correctly classified images (class ranks)": counted},
             panels=tuple(self.panels),
-            headline={f"norm, class of last rank over first ({_NAME})": f"{_NAME}/norm[{_LAST}]"},
         )
         return merge_evaluations([*parts, whole])
 
@@ -129,7 +133,7 @@ class ClassRanks(QueryCallback):
             image, queries = seen.batch.images[[row]], asked[:, [row]]
             # Each image alone, not as part of what else is computed: after a stop that is another batch.
             maps = {
-                f"{method}, {name}": self.methods[method](epoch.classifier, image, query)
+                f"{method}, {name}": self.by_name[method](epoch.classifier, image, query)
                 .raw[0, 0]
                 .abs()
                 .cpu()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
 from typing import final
@@ -74,6 +75,11 @@ class DisturbedLocalization(QueryCallback):
         check_range(1, several_images=self.several_images)
         self._scenes: Batch | None = None
 
+    @property
+    def headline(self) -> Mapping[str, str]:
+        """Of box accuracy, false localisation, margins, responses, and queries of present classes."""
+        return _HEADLINE
+
     def begin(self, epoch: Epoch) -> None:
         """Choose the thresholds, with the classifier as it is now, and take the further scenes."""
         super().begin(epoch)
@@ -128,7 +134,7 @@ class DisturbedLocalization(QueryCallback):
             for name in self._left_out
         ]
         counts = {"correctly classified images (D-WSOL)": counted}
-        whole = Evaluation(epoch.split, {}, counts=counts, notes=(_NOTE, *left_out), headline=_HEADLINE)
+        whole = Evaluation(epoch.split, {}, counts=counts, notes=(_NOTE, *left_out))
         return merge_evaluations([*parts, whole])
 
     def _add_scenes(self, epoch: Epoch, scenes: Batch) -> None:
@@ -149,12 +155,12 @@ class DisturbedLocalization(QueryCallback):
         for name, scores in self._present.items() if names else ():
             rows = partial(self._present_rows, epoch, name, asked)
             key = f"present {scores.threshold}"
-            known = epoch.rows(name, [self.methods[name]], asked.batch, {key: rows}, objects=True)
+            known = epoch.rows(name, [self.by_name[name]], asked.batch, {key: rows}, objects=True)
             scores.add_rows(names, known[key])
 
     def _present_rows(self, epoch: Epoch, name: str, asked: Seen) -> Tensor:
         # Without masks the boxes of the query's own objects are its region.
-        explained = replace(epoch.explained(self.methods[name], asked), object_masks=None)
+        explained = replace(epoch.explained(self.by_name[name], asked), object_masks=None)
         return self._present[name].measured(explained)
 
 

@@ -57,7 +57,7 @@ class GateNoise(ScoringCallback):
         - The paper names adversarial noise as a cause of false responses; these measures are ours.
     """
 
-    methods: Mapping[str, GateMethod]
+    methods: Mapping[str, GateMethod] | Sequence[GateMethod]
     _: KW_ONLY
     ranks: Sequence[int] = (2,)
     sigma: float = 1.0
@@ -66,21 +66,34 @@ class GateNoise(ScoringCallback):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        wrong = [name for name, method in self.methods.items() if not isinstance(method, GateMethod)]
+        self._gated = {
+            name: method for name, method in self.by_name.items() if isinstance(method, GateMethod)
+        }
+        wrong = [name for name in self.by_name if name not in self._gated]
         low = any(rank < 2 for rank in self.ranks)
-        if wrong or not self.methods or not 0 < self.sigma < math.inf or low:
+        if wrong or not self.by_name or not 0 < self.sigma < math.inf or low:
             raise ConfigError(
                 "methods must be at least one and have gates, sigma be positive and ranks from 2; found"
-                f" {list(self.methods)}, without gates {wrong}, sigma {self.sigma} and ranks"
+                f" {list(self.by_name)}, without gates {wrong}, sigma {self.sigma} and ranks"
                 f" {list(self.ranks)}"
             )
+
+    @property
+    def headline(self) -> Mapping[str, str]:
+        """Excess and fall of the logits of the predicted and of the least likely class."""
+        queries = {"c0": "predicted", "last": "least likely"}
+        return {
+            f"gate noise: {column}, {words} class": f"{_NAME}/{column}[{query}]"
+            for query, words in queries.items()
+            for column in ("excess", "fall")
+        }
 
     def begin(self, epoch: Epoch) -> None:
         """Empty tables."""
         super().begin(epoch)
         queries = ("c0", *(f"rank{rank}" for rank in self.ranks), "last")
         columns = [f"{column}[{query}]" for query in queries for column in _COLUMNS]
-        self._tables = {name: ImageTable(columns).to(epoch.device) for name in self.methods}
+        self._tables = {name: ImageTable(columns).to(epoch.device) for name in self.by_name}
 
     def add(self, epoch: Epoch, seen: Seen) -> None:
         """Rows of every method, known or computed."""
@@ -91,7 +104,7 @@ class GateNoise(ScoringCallback):
         last = order.shape[1]
         asked = [order[:, min(rank, last) - 1] for rank in (1, *self.ranks, last)]
         key = f"noise {tuple(self.ranks)} {self.sigma}"
-        for name, method in self.methods.items():
+        for name, method in self._gated.items():
             rows = partial(gate_noise, network, method, seen.batch.images, asked, self.sigma)
             known = epoch.rows(name, [method], seen.batch, {key: rows})
             self._tables[name].update(seen.batch.image_ids, known[key])

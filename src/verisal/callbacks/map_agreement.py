@@ -56,24 +56,24 @@ class MapAgreement(ScoringCallback):
         groups = {name: list(members) for name, members in self.groups.items()}
         repeats = self.repeats or {}
         repeated = list(chain.from_iterable(repeats.values()))
-        unknown = set(chain(*groups.values(), *repeated)) - self.methods.keys()
+        unknown = set(chain(*groups.values(), *repeated)) - self.by_name.keys()
         if unknown:
             raise ConfigError(
                 f"groups and repeats must name methods, found {sorted(unknown)}, known are"
-                f" {sorted(self.methods)}"
+                f" {sorted(self.by_name)}"
             )
         if not groups or any(len(set(members)) < max(2, len(members)) for members in groups.values()):
             raise ConfigError(
                 f"groups must be at least one, each of at least two different methods, found {groups}"
             )
-        bad = [name for name in groups if not name or "/" in name or name in self.methods]
+        bad = [name for name in groups if not name or "/" in name or name in self.by_name]
         lost = repeats.keys() - groups.keys()
         if bad or lost:
             raise ConfigError(
                 "groups must have a name without a slash that is not that of a method, and repeats must name"
                 f" groups; found groups called {bad} and repeats of {sorted(lost)}"
             )
-        same = [pair for pair in repeated if self.methods[pair[0]] == self.methods[pair[1]]]
+        same = [pair for pair in repeated if self.by_name[pair[0]] == self.by_name[pair[1]]]
         if same:
             raise ConfigError(
                 f"repeats must differ in their random numbers, found {same} with equal settings; give one of"
@@ -84,6 +84,11 @@ class MapAgreement(ScoringCallback):
     def row_names(self) -> tuple[str, ...]:
         """Names of the groups."""
         return tuple(self.groups)
+
+    @property
+    def headline(self) -> Mapping[str, str]:
+        """Similarity, floor, control and verdict."""
+        return {f"map agreement: {key}": f"{_NAME}/{key}" for key in (*_OF_GROUP, "diverges")}
 
     def begin(self, epoch: Epoch) -> None:
         """Empty tables."""
@@ -98,7 +103,7 @@ class MapAgreement(ScoringCallback):
         for name, members in self.groups.items():
             repeats = self._repeats_of(name)
             # The maps that decide the rows, and how they are put together.
-            involved = [self.methods[method] for method in chain(members, *repeats)]
+            involved = [self.by_name[method] for method in chain(members, *repeats)]
             key = f"{_NAME} {len(members)} {len(repeats)} {self.seed}"
             rows = partial(self._rows, epoch, seen, members, repeats)
             known = epoch.rows(f"{_NAME} {name}", involved, seen.batch, {key: rows})
@@ -126,7 +131,6 @@ class MapAgreement(ScoringCallback):
             {},
             counts={"images of the map agreement": counted},
             heatmaps=tuple(heatmaps),
-            headline={f"map agreement: {key}": f"{_NAME}/{key}" for key in (*_OF_GROUP, "diverges")},
         )
         return merge_evaluations([*parts, whole])
 
@@ -137,7 +141,7 @@ class MapAgreement(ScoringCallback):
         self, epoch: Epoch, seen: Seen, members: Sequence[str], repeats: Sequence[tuple[str, str]]
     ) -> Tensor:
         maps = {
-            name: epoch.explain(self.methods[name], seen.batch, seen.query_class)[0].saliency
+            name: epoch.explain(self.by_name[name], seen.batch, seen.query_class)[0].saliency
             for name in dict.fromkeys(chain(members, *repeats))
         }
         alike = map_agreement(

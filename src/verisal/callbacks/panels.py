@@ -34,7 +34,7 @@ class SaliencyPanels(ExplainingCallback):
     def add(self, epoch: Epoch, seen: Seen) -> None:
         """Draw the images of one batch."""
         maps = {}
-        for name, method in self.methods.items():
+        for name, method in self.by_name.items():
             maps[name] = epoch.explain(method, seen.batch, seen.query_class)[0].saliency[:, 0].cpu()
             epoch.step(name)
         batch = seen.batch
@@ -70,7 +70,7 @@ class AttackedMaps(ExplainingCallback):
         """Draw the images of one batch."""
         ids = seen.batch.image_ids
         maps: list[dict[str, Tensor]] = [{} for _ in ids]
-        for name, method in self.methods.items():
+        for name, method in self.by_name.items():
             plain, attacked, succeeded = self._pair(epoch.explained(method, seen))
             for row, own in enumerate(maps):
                 own[name] = plain[row]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
 from itertools import combinations
@@ -51,9 +51,9 @@ class MetricsCallback(ScoringCallback, ABC):
     def begin(self, epoch: Epoch) -> None:
         """Metrics of its own for every method."""
         super().begin(epoch)
-        self.measured = {name: self.metrics_of(name, epoch) for name in self.methods}
+        self.measured = {name: self.metrics_of(name, epoch) for name in self.by_name}
         self.tables: dict[str, dict[str, ImageRows]] = {}
-        self._costs = {name: ImageTable(_COST).to(epoch.device) for name in self.methods}
+        self._costs = {name: ImageTable(_COST).to(epoch.device) for name in self.by_name}
         for own in self.measured.values():
             for metric in own:
                 metric.to(epoch.device)
@@ -62,7 +62,7 @@ class MetricsCallback(ScoringCallback, ABC):
         """Rows of every method and metric, known or computed."""
         ids = seen.batch.image_ids
         for name, own in self.measured.items():
-            method = self.methods[name]
+            method = self.by_name[name]
             wanted: dict[str, Callable[[], Tensor]] = {
                 _key(metric): partial(_rows, metric, epoch, method, seen) for metric in own
             }
@@ -78,7 +78,6 @@ class MetricsCallback(ScoringCallback, ABC):
         split, bootstrap = epoch.split, self.bootstrap_in(epoch)
         curves: list[Curve] = []
         timings: dict[str, float] = {}
-        headline: dict[str, str] = {}
         notes: list[str] = []
         counted = 0
         parts = []
@@ -91,8 +90,6 @@ class MetricsCallback(ScoringCallback, ABC):
                     return None
                 scores = metric.scores_of(table, bootstrap)
                 notes += _lacking(name, metric, table)
-                title = metric.name + _ARROWS[metric.better]
-                headline.setdefault(title, f"{metric.name}/{metric.main}")
                 # Columns that are a score of the same name, or all of a metric with few; the rest is bulk.
                 columns = {
                     column: table.rows[:, index]
@@ -117,7 +114,6 @@ class MetricsCallback(ScoringCallback, ABC):
             curves=tuple(curves),
             timings=timings,
             notes=tuple(dict.fromkeys(notes)),
-            headline=headline,
         )
         return merge_evaluations([*parts, whole])
 
@@ -150,13 +146,22 @@ class SaliencyMetrics(MetricsCallback):
                 f"metrics must be at least one, each once; found {len(names)} metrics, twice {twice}"
             )
 
+    @property
+    def headline(self) -> Mapping[str, str]:
+        """The main score of every metric."""
+        own = {_title(metric): f"{metric.name}/{metric.main}" for metric in self.metrics}
+        if steps := self.randomisation_steps:
+            name = f"cascading_randomisation[{steps}]"
+            own[name + _ARROWS["low"]] = f"{name}/spearman_{steps}"
+        return own
+
     def metrics_of(self, name: str, epoch: Epoch) -> list[SaliencyMetric]:
         """Copies of all metrics, and the randomisation of the method."""
         own = [copy.deepcopy(metric) for metric in self.metrics]
         if self.randomisation_steps:
             images = epoch.samples(None, _EXAMPLES).images
             steps = self.randomisation_steps
-            own.append(CascadingRandomisation(self.methods[name], images, steps=steps, seed=self.seed))
+            own.append(CascadingRandomisation(self.by_name[name], images, steps=steps, seed=self.seed))
         return own
 
 
@@ -206,6 +211,20 @@ class PerturbationCurves(MetricsCallback):
                 f" found {list(self.kinds)} and {[baseline.name for baseline in used]}"
             )
 
+    @property
+    def headline(self) -> Mapping[str, str]:
+        """Area of every kind of curve; with several baselines its mean over them and its range among them."""
+        shown: dict[str, str] = {}
+        for curves in self._kinds():
+            name, title = curves[0].name, _title(curves[0])
+            if len(curves) > 1:
+                name, _ = _name_of_set(curves)
+                title = name + _ARROWS[curves[0].better]
+            shown[title] = f"{name}/auc"
+            if len(curves) > 1:
+                shown[f"{name} baseline range"] = f"{name}/baseline_range"
+        return shown
+
     def metrics_of(self, name: str, epoch: Epoch) -> list[SaliencyMetric]:
         """Copies of all curves."""
         return [copy.deepcopy(curve) for curve in self.curves]
@@ -215,8 +234,7 @@ class PerturbationCurves(MetricsCallback):
         evaluation = super().finish(epoch)
         if evaluation is None:
             return None
-        for kind in dict.fromkeys(curve.kind for curve in self.curves):
-            curves = [curve for curve in self.curves if curve.kind == kind]
+        for curves in self._kinds():
             if len(curves) > 1:
                 evaluation = self._with_mean(epoch, evaluation, curves)
         if epoch.fitting or not self.resamples:
@@ -228,24 +246,25 @@ class PerturbationCurves(MetricsCallback):
     ) -> Evaluation:
         """Add the mean over all baselines of one kind of curve, which takes their place in the main table."""
         name, members = _name_of_set(curves)
-        replaced = {f"{curve.name}/auc" for curve in curves}
-        shown = {title: key for title, key in evaluation.headline.items() if key not in replaced}
-        parts = [replace(evaluation, headline=shown)]
-        for method in self.methods:
+        parts = [evaluation]
+        for method in self.by_name:
             tables = [self.tables[method][curve.name] for curve in curves]
             areas = torch.stack([table.rows[:, _area(curves[0])] for table in tables])
             columns = {"auc": areas.mean(dim=0), "baseline_range": areas.amax(dim=0) - areas.amin(dim=0)}
             means, ids = self.means(epoch, columns), tables[0].image_ids
             parts.append(row_evaluation(epoch.split, method, name, means, image_ids=ids, columns=columns))
-        title = name + _ARROWS[curves[0].better]
-        headline = {title: f"{name}/auc", f"{name} baseline range": f"{name}/baseline_range"}
         note = f"{name}: mean area per image over {', '.join(members)}."
-        whole = Evaluation(epoch.split, {}, headline=headline, notes=(note,))
+        whole = Evaluation(epoch.split, {}, notes=(note,))
         return merge_evaluations([*parts, whole]) or evaluation
+
+    def _kinds(self) -> list[list[PerturbationCurve]]:
+        """Curves of every kind, one per baseline."""
+        kinds = dict.fromkeys(curve.kind for curve in self.curves)
+        return [[curve for curve in self.curves if curve.kind == kind] for kind in kinds]
 
     def _agreement(self, epoch: Epoch) -> dict[ScoreName, Score]:
         controls = (RandomMap, CentrePrior)
-        ranked = [name for name, method in self.methods.items() if not isinstance(method, controls)]
+        ranked = [name for name, method in self.by_name.items() if not isinstance(method, controls)]
         if not ranked:
             return {}
         areas = {}
@@ -280,6 +299,10 @@ def _cost(epoch: Epoch, method: Saliency, seen: Seen) -> Tensor:
     result, seconds = epoch.explain(method, seen.batch, seen.query_class)
     passes = torch.tensor([result.n_forward, result.n_backward], dtype=torch.float64)
     return torch.cat([seconds[:, None], passes.expand(len(seconds), 2)], dim=1)
+
+
+def _title(metric: SaliencyMetric) -> str:
+    return metric.name + _ARROWS[metric.better]
 
 
 def _curves(name: str, metric: CurveMetric) -> list[Curve]:
