@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, final
 
 import torch
 from torch import Tensor
 
+from verisal.callbacks._formats.parts import parts_of
+from verisal.callbacks._formats.targets import targets_of
+from verisal.callbacks._formats.values import stacked_images
 from verisal.errors import DataError
 from verisal.fingerprint import state_hash
 from verisal.functional.seeding import content_ids
-from verisal.types import Batch, check_images
+from verisal.types import Batch, Sample, check_images
 
 Reader = Callable[[object], object]
 """A function of the user's: the loader's batch to anything that :func:`read` takes."""
@@ -64,25 +67,40 @@ class Read:
         return self.images.float().div(255) if self.eight_bit else self.images.float()
 
 
-def read(batch: object, reader: Reader | None = None) -> Read:
+def read(batch: object, reader: Reader | None = None, *, class_names: Sequence[str] | None = None) -> Read:
     """Images, labels, names and objects of what a loader gave.
 
     Args:
-        batch: of a loader.
+        batch: of a loader, or a list of samples.
         reader: makes something that is understood of it; None where it is understood as it is.
+        class_names: of the classes in their order, for labels that are words.
 
     Raises:
-        DataError: a batch that can be read in no way, or in two; says what was found and what to do.
+        ConfigError: a batch that can be read in no way, or in two; says what was found and what to do.
+        DataError: annotations that do not fit their images.
     """
     if reader is not None:
         batch = reader(batch)
     if isinstance(batch, Batch):
         return _read_own(batch)
-    if isinstance(batch, list | tuple) and len(batch) == 2:
-        images, labels = batch
-        if isinstance(images, Tensor) and images.ndim == 4 and isinstance(labels, Tensor):
-            return _without_objects(images, labels.to(torch.int64))
-    raise DataError(f"a batch must be (images, labels), found {type(batch).__name__}; pass batch=")
+    if isinstance(batch, list | tuple) and batch and all(isinstance(item, Sample) for item in batch):
+        return _read_own(Batch.collate(batch))
+    parts = parts_of(batch)
+    images = stacked_images(parts.images)
+    count, size = len(images), (images.shape[2], images.shape[3])
+    targets = targets_of(parts, count, size, class_names)
+    marks = [target.marks(size) for target in targets]
+    names = tuple(target.name for target in targets if target.name is not None)
+    device = images.device
+    return Read(
+        images=images,
+        labels=torch.tensor([each.label for each in marks], dtype=torch.int64, device=device),
+        image_ids=names if len(names) == count else None,
+        object_labels=tuple(each.classes.to(device) for each in marks),
+        object_masks=tuple(each.masks.to(device) for each in marks),
+        boxes=tuple(each.boxes.to(device) for each in marks),
+        difficult=tuple(each.difficult.to(device) for each in marks),
+    )
 
 
 def as_batch(read: Read, normalization: Undoes) -> Batch:
@@ -100,11 +118,37 @@ def as_batch(read: Read, normalization: Undoes) -> Batch:
     """
     if read.batch is not None:
         return read.batch
+    if read.images.shape[1] != 3:
+        raise DataError(
+            f"maps are made of RGB images (B, 3, H, W), found {read.images.shape[1]} channel(s):"
+            f" {tuple(read.images.shape)}; other numbers of channels are not explained yet"
+        )
     images = _unit(read, normalization)
     check_images(images)
     parts = (read.object_labels, read.object_masks, read.boxes, read.difficult)
     ids = read.image_ids or _ids(images, read)
     return Batch(images, read.labels, ids, *parts)
+
+
+@final
+class KnownIds:
+    """Names of the images of one epoch, none of which may stand for two images."""
+
+    def __init__(self) -> None:
+        self._contents: dict[str, str] = {}
+
+    def check(self, batch: Batch) -> None:
+        """Note the images of a batch.
+
+        Raises:
+            DataError: a name that stands for another image already.
+        """
+        for name, content in zip(batch.image_ids, content_ids(batch.images), strict=True):
+            if self._contents.setdefault(name, content) != content:
+                raise DataError(
+                    f"the id {name!r} stands for two images that differ; give each image its own id, or leave"
+                    " ids out: images are told apart by their content then"
+                )
 
 
 def _unit(read: Read, normalization: Undoes) -> Tensor:
@@ -126,14 +170,6 @@ def _unit(read: Read, normalization: Undoes) -> Tensor:
 def _read_own(batch: Batch) -> Read:
     parts = (batch.object_labels, batch.object_masks, batch.boxes, batch.difficult)
     return Read(batch.images, batch.labels, batch.image_ids, *parts, batch=batch)
-
-
-def _without_objects(images: Tensor, labels: Tensor) -> Read:
-    count, device = len(images), images.device
-    nothing = torch.zeros(0, dtype=torch.int64, device=device)
-    mask = torch.zeros(0, *images.shape[2:], dtype=torch.bool, device=device)
-    box, hard = torch.zeros(0, 4, device=device), torch.zeros(0, dtype=torch.bool, device=device)
-    return Read(images, labels, None, (nothing,) * count, (mask,) * count, (box,) * count, (hard,) * count)
 
 
 def _ids(images: Tensor, read: Read) -> tuple[str, ...]:

@@ -228,7 +228,7 @@ class _Reader:
             box = numbers(given(fields, "bbox"), "bbox", "a list of left, top, width and height")
             if len(box) != 4:
                 raise DataError(f"bbox has {len(box)} values, expected left, top, width and height")
-            mask = _mask(fields.get("segmentation"), place)
+            mask = mask_source(fields.get("segmentation"), place)
             key = "difficult" if "difficult" in fields else "ignore"
             difficult = flag(fields.get(key, 0), key)
         except DataError as error:
@@ -257,7 +257,16 @@ class _Reader:
                 self._category_ids.refuse(number, words, None)
 
 
-def _mask(segmentation: object, place: str) -> MaskSource | None:
+def mask_source(segmentation: object, place: str) -> MaskSource | None:
+    """Pixels of the polygons or run lengths of an annotation; None where it has none.
+
+    Args:
+        segmentation: the annotation's entry.
+        place: of the annotation, for messages.
+
+    Raises:
+        DataError: something else.
+    """
     if segmentation is None or segmentation == []:
         return None
     if isinstance(segmentation, dict):

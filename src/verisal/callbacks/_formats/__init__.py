@@ -1,0 +1,1 @@
+"""Formats in which loaders give images and what is known of them."""
