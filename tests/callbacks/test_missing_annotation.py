@@ -4,13 +4,16 @@ import math
 from dataclasses import replace
 
 import torch
+from lightning.pytorch import Callback
 from torch.utils.data import DataLoader
 
+from helpers import strangers
 from helpers.explaining_toys import Brightness, Samples, Task, right_labels, trainer
 from verisal.callbacks import SaliencyMetrics
+from verisal.callbacks._run import Run, Told
 from verisal.metrics import EnergyInside, MaxBoxAcc, PerturbationCurve, PointingGame
 from verisal.reporting import main_table
-from verisal.saliency import CallableAdapter
+from verisal.saliency import CallableAdapter, Gradient
 from verisal.types import Batch
 
 
@@ -74,3 +77,42 @@ def test_maps_that_cannot_be_scored_are_said_by_method():
     ]
     assert evaluation.scores["val/flat/energy_inside/energy"].undefined == 10
     assert evaluation.scores["val/random/energy_inside/energy"].n == 10
+
+
+def test_a_stranger_is_told_once_and_shown_every_epoch(caplog):
+    metrics = [EnergyInside(), PointingGame(), PerturbationCurve("deletion", steps=3)]
+    callback = SaliencyMetrics({"gradient": Gradient()}, metrics)
+    found = []
+
+    class Keeping(Callback):
+        def on_validation_end(self, trainer, pl_module):
+            found.append(callback.evaluation)
+
+    module = strangers.Stranger()
+    with caplog.at_level("INFO"):
+        strangers.trainer(callback, Keeping(), max_epochs=2).fit(
+            module, strangers.loader(), strangers.loader()
+        )
+    sentences = [
+        f"{kind}: 0 of 12 images have an object of the predicted class;"
+        " without masks or boxes its scores are NaN"
+        for kind in ("EnergyInside", "PointingGame")
+    ]
+    assert [record.message for record in caplog.records if "predicted class" in record.message] == sentences
+    shown = [evaluation for evaluation in found if evaluation is not None]
+    assert len(shown) == 2
+    for evaluation in shown:
+        assert [note for note in evaluation.notes if "predicted class" in note] == sentences
+        assert evaluation.scores["val/gradient/deletion[dataset_mean]_steps3/auc"].n == 12
+
+
+def test_a_sentence_goes_when_it_no_longer_holds_and_has_the_numbers_of_the_last_epoch(caplog):
+    run = Run(Told())
+    with caplog.at_level("INFO"):
+        run.notice("energy", "")
+        run.notice("energy", "7 of 10 images lack it")
+        run.notice("energy", "3 of 10 images lack it")
+    assert run.notices == ("3 of 10 images lack it",)
+    assert [record.message for record in caplog.records] == ["7 of 10 images lack it"]
+    run.notice("energy", "")
+    assert run.notices == ()

@@ -138,7 +138,7 @@ def test_what_does_not_fit_is_one_sentence(given, said):
     "query", [torch.zeros(2, dtype=torch.int64), torch.zeros(3), torch.zeros(3, 1).long()]
 )
 def test_query_class_of_another_shape_or_kind_is_refused(query):
-    with pytest.raises(ConfigError, match=r"query_class must be one class or \(3,\) of whole numbers"):
+    with pytest.raises(ConfigError, match=r"query class must be an int or \(3,\) int64, one class per image"):
         EnergyInside().update(MAPS, MASKS, query_class=query)
 
 
@@ -254,6 +254,16 @@ def test_the_class_is_the_predicted_one_and_the_network_stays_as_it_was(images):
     assert all(module.training for module in network.modules())
     assert all(parameter.requires_grad for parameter in network.parameters())
     assert network.body[1].running_mean.equal(running)
+
+
+def test_the_class_of_a_result_is_that_of_its_maps(images):
+    network = Dropping().eval()
+    query = (network(images).argmax(dim=1) + 1) % 4
+    result = SaliencyResult(saliency=MAPS[:, None], raw=MAPS[:, None], query_class=query)
+    said, known = PerturbationCurve("insertion", steps=3), PerturbationCurve("insertion", steps=3)
+    said.update(MAPS, images=images, classifier=network, query_class=query)
+    known.update(result, images=images, classifier=network)
+    assert said.table().rows.equal(known.table().rows)
 
 
 def test_one_class_is_that_class_for_every_image(images):

@@ -104,8 +104,8 @@ class Epoch:
         """Say a sentence once per run of the trainer, in its output and in the evaluation's notes.
 
         Args:
-            key: of the sentence, which may hold numbers that change.
-            sentence: is said.
+            key: of the sentence, which may hold numbers that change; the last one is the note.
+            sentence: is said; empty if there is nothing to say, any more.
         """
         if self._notice is not None:
             self._notice(key, sentence)

@@ -85,15 +85,16 @@ class Run:
         self._calls = []
 
     def notice(self, key: str, sentence: str) -> None:
-        """Say a sentence, once per run."""
-        if key not in self._said:
-            self._said[key] = sentence
+        """Say a sentence, once per run; the last one of a key is a note, an empty one is none."""
+        if sentence and key not in self._said:
             rank_zero_info(sentence)
+        if sentence or key in self._said:
+            self._said[key] = sentence
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """All that was said."""
-        return tuple(self._said.values())
+        """All that was said and still holds."""
+        return tuple(sentence for sentence in self._said.values() if sentence)
 
     def _known(self) -> Subject:
         if self.subject is None:

@@ -78,7 +78,6 @@ class MetricsCallback(ScoringCallback, ABC):
         split, bootstrap = epoch.split, self.bootstrap_in(epoch)
         curves: list[Curve] = []
         timings: dict[str, float] = {}
-        notes: list[str] = []
         counted = 0
         parts = []
         for name, own in self.measured.items():
@@ -89,7 +88,11 @@ class MetricsCallback(ScoringCallback, ABC):
                 if not counted:
                     return None
                 scores = metric.scores_of(table, bootstrap)
-                notes += _lacking(name, metric, table)
+                # Images lack their annotation for every method alike.
+                key = f"{metric.name} of {self.max_images or 'all'} images"
+                epoch.notice(f"{key} missing", metric.missing(table, of="the predicted class"))
+                unscored = metric.unscored(table)
+                epoch.notice(f"{name} {key} unscored", f"{name}: {unscored}" if unscored else "")
                 # Columns that are a score of the same name, or all of a metric with few; the rest is bulk.
                 columns = {
                     column: table.rows[:, index]
@@ -113,7 +116,6 @@ class MetricsCallback(ScoringCallback, ABC):
             counts={"explained images": counted},
             curves=tuple(curves),
             timings=timings,
-            notes=tuple(dict.fromkeys(notes)),
         )
         return merge_evaluations([*parts, whole])
 
@@ -287,12 +289,6 @@ def _key(metric: SaliencyMetric) -> str:
 
 def _rows(metric: SaliencyMetric, epoch: Epoch, method: Saliency, seen: Seen) -> Tensor:
     return metric.measured(epoch.explained(method, seen))
-
-
-def _lacking(name: str, metric: SaliencyMetric, table: ImageRows) -> list[str]:
-    """Sentences about a metric's images without annotation, which are those of every method, and its maps."""
-    missing, unscored = metric.missing(table, of="the predicted class"), metric.unscored(table)
-    return [*filter(None, [missing]), *(f"{name}: {sentence}" for sentence in filter(None, [unscored]))]
 
 
 def _cost(epoch: Epoch, method: Saliency, seen: Seen) -> Tensor:

@@ -14,6 +14,7 @@ from verisal.functional.outputs import ask, log_probabilities, output_of
 from verisal.types import check_query_class, check_range
 
 _SIDE = 128
+_AT_ONCE = 64
 
 
 @contextmanager
@@ -113,6 +114,13 @@ def in_chunks(images: Tensor, query_class: Tensor, chunk_size: int) -> Iterator[
     check_range(1, chunk_size=chunk_size)
     for start in range(0, len(images), chunk_size):
         yield images[start : start + chunk_size], query_class[start : start + chunk_size]
+
+
+def predicted_classes(classifier: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """``(B,)`` int64: the class of the largest logit of each image, in eval mode."""
+    with scoring(classifier, images.device):
+        chunks = torch.split(images, images_at_once(_AT_ONCE, images))
+        return torch.cat([ask(classifier, chunk).argmax(dim=1) for chunk in chunks])
 
 
 def query_scores(

@@ -16,7 +16,7 @@ from verisal.errors import DataError
 from verisal.functional.statistics.resampled import Bootstrap, Resampled
 from verisal.metrics._given import AnyBoxes, AnyMaps, AnyTensor, Asked, Given, has_object
 from verisal.results import Score
-from verisal.types import AnyClassifier, Explained, check_range
+from verisal.types import AnyClassifier, AnyQuery, Explained, check_range
 
 _MARK = "annotated"
 
@@ -153,7 +153,7 @@ class SaliencyMetric(Metric, ABC):
         boxes: AnyBoxes | None = None,
         images: Tensor | None = None,
         classifier: AnyClassifier | None = None,
-        query_class: AnyTensor | int | None = None,
+        query_class: AnyQuery = None,
         method: Asked | None = None,
         image_ids: Sequence[str] | None = None,
     ) -> None:
@@ -168,8 +168,8 @@ class SaliencyMetric(Metric, ABC):
                 ``(B, 4)`` with one each. Of an image without masks, boxes stand in.
             images: ``(B, 3, H, W)`` in [0, 1], the explained ones.
             classifier: images in [0, 1] to logits.
-            query_class: ``(B,)`` or one number, the class that was explained; None for the predicted one if
-                there is a classifier, else the class is not known.
+            query_class: ``(B,)`` or one number, the class that was explained; None for that of the
+                :class:`.SaliencyResult`, or the predicted one if there is a classifier; else it is not known.
             method: what made the maps, for metrics that ask for maps of changed images: a
                 :class:`.Saliency`, or a function of images and query class to maps.
             image_ids: B stable names, by which an image that comes twice counts once. None numbers the images

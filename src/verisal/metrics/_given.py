@@ -10,12 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, distributed
 
-from verisal.errors import ConfigError, DataError
-from verisal.functional.outputs import ask
+from verisal.errors import DataError
 from verisal.functional.regions.localisation import masks_from_boxes
-from verisal.functional.scopes import gradient_scope, scoring
+from verisal.functional.scopes import gradient_scope, predicted_classes
 from verisal.saliency import Saliency
-from verisal.types import AnyClassifier, Explained, SaliencyResult, check_images
+from verisal.types import AnyClassifier, AnyQuery, Explained, SaliencyResult, check_images, query_classes
 
 AnyTensor = Tensor | np.ndarray[Any, Any]
 AnyMaps = SaliencyResult | AnyTensor
@@ -43,7 +42,7 @@ class Given:
     boxes: AnyBoxes | None
     images: Tensor | None
     classifier: AnyClassifier | None
-    query_class: AnyTensor | int | None
+    query_class: AnyQuery
     method: Asked | None
     image_ids: Sequence[str] | None
 
@@ -68,7 +67,7 @@ class Given:
         return Explained(
             classifier=self.classifier or _refusing(metric, "classifier"),
             images=images,
-            query_class=_query(self.query_class, self.images, self.classifier, maps),
+            query_class=_query(self, maps),
             result=result,
             image_ids=_names(first, count) if self.image_ids is None else _ids(self.image_ids, count),
             explain=_refusing(metric, "method")
@@ -183,23 +182,15 @@ def _images(images: Tensor, maps: Tensor) -> Tensor:
     return whole
 
 
-def _query(
-    query_class: AnyTensor | int | None, images: Tensor | None, classifier: AnyClassifier | None, maps: Tensor
-) -> Tensor:
-    count = len(maps)
-    if query_class is None:
-        if classifier is None or images is None:
-            return torch.full((count,), _UNKNOWN, device=maps.device)
-        with scoring(classifier, images.device):
-            return ask(classifier, images.float()).argmax(dim=1)
-    query = torch.as_tensor(query_class, device=maps.device)
-    query = query.expand(count) if query.ndim == 0 else query
-    if tuple(query.shape) != (count,) or query.is_floating_point():
-        raise ConfigError(
-            f"query_class must be one class or ({count},) of whole numbers, one per map,"
-            f" found {tuple(query.shape)} {query.dtype}"
-        )
-    return query.long()
+def _query(given: Given, maps: Tensor) -> Tensor:
+    """The class that was explained: as given, of the maps, as predicted, or not known."""
+    known = given.maps.query_class if isinstance(given.maps, SaliencyResult) else None
+    query = known if given.query_class is None else given.query_class
+    if query is not None:
+        return query_classes(query, len(maps), maps.device)
+    if given.classifier is None or given.images is None:
+        return torch.full((len(maps),), _UNKNOWN, device=maps.device)
+    return predicted_classes(given.classifier, _images(given.images, maps))
 
 
 def _masks(masks: AnyTensor, maps: Tensor) -> Tensor:

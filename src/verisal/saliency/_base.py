@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from verisal.errors import DataError
 from verisal.fingerprint import Configured
 from verisal.functional.networks import plain_network, staged_network
-from verisal.functional.outputs import ask, output_of, probabilities
-from verisal.functional.scopes import differentiated, images_at_once, scoring
+from verisal.functional.outputs import output_of, probabilities
+from verisal.functional.scopes import differentiated, predicted_classes
 from verisal.models import Classifier
 from verisal.types import (
     AnyClassifier,
@@ -29,8 +29,6 @@ from verisal.types import (
 )
 
 ScoreKind = Literal["logit", "probability"]
-
-_AT_ONCE = 64
 
 ONE_SCORE = "choose a method that asks for the score of one class: Gradient, GradCAM, Occlusion or RISE"
 """Advice for classifiers whose labels are decided one by one."""
@@ -92,13 +90,6 @@ class Saliency(Configured, ABC):
             DataError: no image, or images that are none.
             ConfigError: a query class or a classifier that does not fit.
         """
-
-
-def predicted_classes(classifier: AnyClassifier, images: Tensor) -> Tensor:
-    """``(B,)`` int64: the class of the largest logit of each image, in eval mode."""
-    with scoring(classifier, images.device):
-        chunks = torch.split(images, images_at_once(_AT_ONCE, images))
-        return torch.cat([ask(classifier, chunk).argmax(dim=1) for chunk in chunks])
 
 
 def check_some_images(images: Tensor) -> None:
