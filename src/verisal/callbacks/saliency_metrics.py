@@ -88,11 +88,7 @@ class MetricsCallback(ScoringCallback, ABC):
                 if not counted:
                     return None
                 scores = metric.scores_of(table, bootstrap)
-                # Images lack their annotation for every method alike.
-                key = f"{metric.name} of {self.max_images or 'all'} images"
-                epoch.notice(f"{key} missing", metric.missing(table, of="the predicted class"))
-                unscored = metric.unscored(table)
-                epoch.notice(f"{name} {key} unscored", f"{name}: {unscored}" if unscored else "")
+                self._tell(epoch, name, metric, table)
                 # Columns that are a score of the same name, or all of a metric with few; the rest is bulk.
                 columns = {
                     column: table.rows[:, index]
@@ -118,6 +114,13 @@ class MetricsCallback(ScoringCallback, ABC):
             timings=timings,
         )
         return merge_evaluations([*parts, whole])
+
+    def _tell(self, epoch: Epoch, name: str, metric: SaliencyMetric, table: ImageRows) -> None:
+        """What could not be scored: images without annotation, which are those of every method, and maps."""
+        key = f"{metric.name} of {self.max_images or 'all'} images"
+        epoch.notice(f"{key} missing", metric.missing(table, of="the predicted class"))
+        unscored = metric.unscored(table)
+        epoch.notice(f"{name} {key} unscored", f"{name}: {unscored}" if unscored else "")
 
 
 @final
