@@ -13,27 +13,16 @@ from torchvision import tv_tensors
 from helpers.batch_formats import CLASSES, FORMATS, OWN, SIZE
 from verisal.callbacks._batches import KnownIds, as_batch, read
 from verisal.errors import ConfigError, DataError
+from verisal.models import Normalization
 
-
-class Nothing:
-    """No normalisation."""
-
-    def undo(self, images: torch.Tensor) -> torch.Tensor:
-        return images
-
-
-class Halves:
-    """Mean 0.5, deviation 0.25."""
-
-    def undo(self, images: torch.Tensor) -> torch.Tensor:
-        return images * 0.25 + 0.5
+NONE, CENTRED = Normalization((0.0,), (1.0,)), Normalization((0.5,) * 3, (0.25,) * 3)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_format_is_the_same_batch(name, count):
     case, own = FORMATS[name], OWN.rows(range(count))
-    batch = as_batch(read(case.made(own), class_names=CLASSES), Nothing())
+    batch = as_batch(read(case.made(own), class_names=CLASSES), NONE)
     assert torch.equal(batch.images, own.images)
     assert batch.images.dtype == torch.float32
     assert torch.equal(batch.labels, own.labels if case.labels else torch.full_like(own.labels, -1))
@@ -117,7 +106,7 @@ def test_a_function_of_the_user_s():
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_a_normalisation_is_undone(dtype):
     images = torch.cat([OWN.images, torch.zeros(1, 3, *SIZE), torch.ones(1, 3, *SIZE)])
-    batch = as_batch(read(((images - 0.5) / 0.25).to(dtype)), Halves())
+    batch = as_batch(read(((images - 0.5) / 0.25).to(dtype)), CENTRED)
     assert batch.images.dtype == torch.float32
     assert 0 <= float(batch.images.min()) <= float(batch.images.max()) <= 1
     torch.testing.assert_close(batch.images, images, rtol=0, atol=max(1e-6, torch.finfo(dtype).eps))
@@ -127,17 +116,21 @@ def test_images_of_8_bits_have_no_normalisation():
     found = read((OWN.images * 255).to(torch.uint8))
     assert found.eight_bit
     assert torch.equal(found.pixels, OWN.images)
-    assert torch.equal(as_batch(found, Halves()).images, OWN.images)
+    assert torch.equal(as_batch(found, CENTRED).images, OWN.images)
 
 
 def test_own_batches_stay_the_same_object():
     found = read(OWN)
-    assert as_batch(found, Halves()) is OWN
+    assert as_batch(found, CENTRED) is OWN
 
 
 @pytest.mark.parametrize(
     ("images", "words"),
     [
+        (
+            OWN.images * 1.1 - 0.05,
+            "found values from -0.05 to 1.05; resizing of float .* clamp them after it",
+        ),
         ((OWN.images - 0.5) / 0.25, "found values from -2 to 2; pass normalization="),
         (OWN.images * 255, "found values from 0 to 255; pass normalization="),
         (OWN.images[:, :1], "maps are made of RGB images .*found 1 channel"),
@@ -146,7 +139,7 @@ def test_own_batches_stay_the_same_object():
 )
 def test_pixels_that_are_refused(images, words):
     with pytest.raises(DataError, match=words):
-        as_batch(read(images), Nothing())
+        as_batch(read(images), NONE)
 
 
 IMAGES, LABELS = OWN.images, torch.tensor([2, 3, 1])
@@ -275,13 +268,13 @@ def test_an_id_of_two_images_is_said():
 
 @given(st.permutations(range(3)), st.integers(1, 3), st.sampled_from(["float32", "float64", "uint8"]))
 def test_ids_of_content_are_the_same_in_any_order_batch_and_type(order, size, dtype):
-    whole = as_batch(read((IMAGES, _targets())), Nothing()).image_ids
+    whole = as_batch(read((IMAGES, _targets())), NONE).image_ids
     images = (IMAGES * 255).to(torch.uint8) if dtype == "uint8" else IMAGES.to(getattr(torch, dtype))
     found = []
     for start in range(0, 3, size):
         rows = order[start : start + size]
         batch = (images[rows], [_targets()[row] for row in rows])
-        found += as_batch(read(batch), Nothing()).image_ids
+        found += as_batch(read(batch), NONE).image_ids
     assert found == [whole[row] for row in order]
 
 
@@ -291,7 +284,7 @@ def test_ids_of_content_tell_images_labels_and_objects_apart(channel, row, colum
     other[channel, row, column] = (other[channel, row, column] + 0.25) % 1
     targets = [_targets()[0], {**_targets()[0], "label": 3}, {**_targets()[0], "boxes": BOX + 1}]
     batches = [(IMAGES[:1], [target]) for target in targets] + [(other[None], targets[:1])]
-    ids = [as_batch(read(batch), Nothing()).image_ids[0] for batch in batches]
+    ids = [as_batch(read(batch), NONE).image_ids[0] for batch in batches]
     assert len(set(ids)) == 4
 
 

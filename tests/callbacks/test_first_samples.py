@@ -1,23 +1,19 @@
 """The first samples of anybody's data set or loader."""
 
 import random
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, SubsetRandomSampler
 
-from helpers.batch_formats import CLASSES, OWN, SIZE, samples
-from verisal.callbacks._first_samples import first_samples
+from helpers.batch_formats import OWN, SIZE, samples
+from verisal.callbacks._batches import as_batch, read
+from verisal.callbacks._first_samples import collate_like, first_samples
 from verisal.errors import ConfigError
+from verisal.models import Normalization
 from verisal.types import Batch
-
-
-class Nothing:
-    """No normalisation."""
-
-    def undo(self, images: torch.Tensor) -> torch.Tensor:
-        return images
 
 
 class Pairs(Dataset):
@@ -39,6 +35,10 @@ class Stream(IterableDataset):
     def __iter__(self):
         pairs = Pairs()
         return (pairs[index] for index in range(40))
+
+
+def batch_of(raw, reader=None):
+    return as_batch(read(raw, reader), Normalization((0.0,), (1.0,)))
 
 
 def _boxes(index):
@@ -66,7 +66,7 @@ def _grey(batch: Batch) -> list[int]:
     ids=["data", "stream", "loader", "workers", "streams", "unbatched", "processes", "samples", "batches"],
 )
 def test_the_first_samples_come_in_order(source):
-    batch = first_samples(source, 6, Nothing())
+    batch = first_samples(source, 6, batch_of)
     assert batch.labels.tolist() == _grey(batch)
     assert batch.labels.tolist() in (list(range(6)), [0, 0, 1, 1, 2, 2])
 
@@ -74,9 +74,9 @@ def test_the_first_samples_come_in_order(source):
 def test_a_loader_s_own_sampler_chooses_and_always_the_same():
     loader = DataLoader(Pairs(), batch_size=4, sampler=SubsetRandomSampler(range(20, 40)))
     torch.manual_seed(1)
-    first = first_samples(loader, 6, Nothing())
+    first = first_samples(loader, 6, batch_of)
     torch.manual_seed(2)
-    assert _grey(first) == _grey(first_samples(loader, 6, Nothing()))
+    assert _grey(first) == _grey(first_samples(loader, 6, batch_of))
     assert set(_grey(first)) <= set(range(20, 40))
 
 
@@ -87,56 +87,64 @@ def test_no_global_random_number_is_drawn():
             return image, index
 
     before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()
-    first_samples(DataLoader(Noisy(), shuffle=True), 3, Nothing())
+    first_samples(DataLoader(Noisy(), shuffle=True), 3, batch_of)
     assert torch.equal(before[0], torch.get_rng_state())
     assert before[1] == random.getstate()
     assert np.array_equal(before[2], np.random.get_state()[1])
 
 
 def test_fewer_samples_than_asked_for():
-    assert len(first_samples(Pairs(), 100, Nothing())) == 40
-    assert len(first_samples(DataLoader(Pairs(), batch_size=32), 33, Nothing())) == 33
+    assert len(first_samples(Pairs(), 100, batch_of)) == 40
+    assert len(first_samples(DataLoader(Pairs(), batch_size=32), 33, batch_of)) == 33
 
 
 def test_targets_of_detection_in_any_number():
     source = Pairs(_boxes)
     zipped = DataLoader(source, batch_size=4, collate_fn=lambda pairs: tuple(zip(*pairs, strict=True)))
     for given in (source, zipped):
-        batch = first_samples(given, 40, Nothing())
+        batch = first_samples(given, 40, batch_of)
         assert [len(boxes) for boxes in batch.boxes] == [index % 3 for index in range(40)]
         assert batch.labels.tolist() == [index % 3 - 1 for index in range(40)]
 
 
-def test_a_function_of_the_user_s_is_given_batches():
+def test_data_sets_are_collated_as_the_evaluation_s_own():
     found = []
 
     def reader(batch):
         found.append(type(batch))
-        return batch[0], [len(target["labels"]) for target in batch[1]]
+        numbers = [len(target["labels"]) if isinstance(target, dict) else int(target) for target in batch[1]]
+        return batch[0], numbers
 
-    assert first_samples(Pairs(_boxes), 5, Nothing(), reader=reader).labels.tolist() == [0, 1, 2, 0, 1]
-
-    def numbers(batch):
-        found.append(type(batch))
-        return batch[0], batch[1] + 1
-
-    assert first_samples(Pairs(), 3, Nothing(), reader=numbers).labels.tolist() == [1, 2, 3]
+    collate = collate_like(DataLoader(Pairs()), reader=reader)
+    batch = first_samples(Pairs(_boxes), 5, partial(batch_of, reader=reader), collate=collate)
+    assert batch.labels.tolist() == [0, 1, 2, 0, 1]
+    batch = first_samples(Pairs(), 3, partial(batch_of, reader=reader), collate=collate)
+    assert batch.labels.tolist() == [0, 1, 2]
     assert found == [tuple, list]
 
+    def swapped(pairs):
+        return [pair[1] for pair in pairs], torch.stack([pair[0] for pair in pairs])
 
-def test_our_own_samples_and_words_as_labels():
-    own = first_samples(samples(), 2, Nothing())
+    collate = collate_like(DataLoader(Pairs(), collate_fn=swapped), reader=None)
+    assert collate is swapped
+    assert first_samples(Pairs(), 3, batch_of, collate=collate).labels.tolist() == [0, 1, 2]
+    assert first_samples(samples(), 3, batch_of, collate=collate).image_ids == OWN.image_ids
+    assert collate_like(DataLoader(Pairs()), reader=None) is None
+    assert collate_like(DataLoader(Pairs(), collate_fn=Batch.collate), reader=None) is None
+    assert collate_like([1], reader=None) is None
+
+
+def test_our_own_samples():
+    own = first_samples(samples(), 2, batch_of)
     assert own.image_ids == OWN.image_ids[:2]
     assert torch.equal(own.object_masks[1], OWN.object_masks[1])
-    words = [(image, CLASSES[2]) for image in OWN.images]
-    assert first_samples(words, 3, Nothing(), class_names=CLASSES).labels.tolist() == [2, 2, 2]
 
 
 def test_nothing_to_read_is_said():
     with pytest.raises(ConfigError, match="found list without any"):
-        first_samples([], 3, Nothing())
+        first_samples([], 3, batch_of)
     with pytest.raises(ConfigError, match="expected a data set or a loader, found int"):
-        first_samples(3, 3, Nothing())
+        first_samples(3, 3, batch_of)
     sizes = [(torch.rand(1, 3, 8, width), [0]) for width in (8, 9)]
     with pytest.raises(ConfigError, match=r"equally large, found \(3, 8, 8\) and \(3, 8, 9\)"):
-        first_samples(sizes, 2, Nothing())
+        first_samples(sizes, 2, batch_of)

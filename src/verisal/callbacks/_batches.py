@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, final
+from typing import final
 
 import torch
 from torch import Tensor
@@ -16,17 +16,14 @@ from verisal.callbacks._formats.values import stacked_images
 from verisal.errors import DataError
 from verisal.fingerprint import state_hash
 from verisal.functional.seeding import content_ids
+from verisal.models import Normalization
 from verisal.types import Batch, Sample, check_images
 
 Reader = Callable[[object], object]
 """A function of the user's: the loader's batch to anything that :func:`read` takes."""
 
-
-class Undoes(Protocol):
-    """A normalisation that can be taken back."""
-
-    def undo(self, images: Tensor) -> Tensor:
-        """Images in [0, 1] of normalised ones."""
+_OVERSHOOT = 0.3
+"""Bicubic resizing of a black and white edge goes beyond [0, 1] by less."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +100,7 @@ def read(batch: object, reader: Reader | None = None, *, class_names: Sequence[s
     )
 
 
-def as_batch(read: Read, normalization: Undoes) -> Batch:
+def as_batch(read: Read, normalization: Normalization) -> Batch:
     """The images in [0, 1] with all that is known of them.
 
     An image without a name gets one from its content and from what is marked in it, the same in every
@@ -151,7 +148,7 @@ class KnownIds:
                 )
 
 
-def _unit(read: Read, normalization: Undoes) -> Tensor:
+def _unit(read: Read, normalization: Normalization) -> Tensor:
     if read.eight_bit:
         return read.pixels
     images = normalization.undo(read.pixels)
@@ -160,9 +157,15 @@ def _unit(read: Read, normalization: Undoes) -> Tensor:
     inside = images.clamp(0.0, 1.0)
     if len(images) and not float((images - inside).abs().max()) <= slack:
         low, high = float(images.min()), float(images.max())
+        near = low > -_OVERSHOOT and high < 1 + _OVERSHOOT
+        what = (
+            "resizing of float images goes beyond by as much; resize them as uint8, or clamp them after it"
+            if near
+            else "pass normalization=, what the loader has applied to images in [0, 1]"
+        )
         raise DataError(
             "images must lie in [0, 1] once the loader's normalisation is undone, found values from"
-            f" {low:.4g} to {high:.4g}; pass normalization=, what the loader has applied"
+            f" {low:.4g} to {high:.4g}; {what}"
         )
     return inside
 

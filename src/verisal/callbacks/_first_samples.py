@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
 from typing import cast
 
@@ -11,11 +11,10 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, default_collate
 
-from verisal.callbacks._batches import Reader, Undoes, as_batch, read
 from verisal.callbacks._formats.parts import is_sample
 from verisal.callbacks._formats.values import shown
 from verisal.errors import ConfigError
-from verisal.types import Batch
+from verisal.types import Batch, Sample
 
 _CHUNK = 32
 
@@ -23,12 +22,11 @@ _CHUNK = 32
 def first_samples(
     source: object,
     count: int,
-    normalization: Undoes,
+    batch_of: Callable[[object], Batch],
     *,
-    reader: Reader | None = None,
-    class_names: Sequence[str] | None = None,
+    collate: Callable[[list[object]], object] | None = None,
 ) -> Batch:
-    """The first ``count`` samples, or all where there are fewer, in [0, 1] on the CPU.
+    """The first ``count`` samples, or all where there are fewer, on the CPU.
 
     A loader is read by its own sampler and collate function, in this process; one that shuffles gives the
     same samples every time. No global random number is drawn.
@@ -36,20 +34,18 @@ def first_samples(
     Args:
         source: a data set, a loader, or anything that gives batches or samples one after the other.
         count: number of samples.
-        normalization: that is applied to the images.
-        reader: makes something that is understood of a batch, as of :func:`.read`.
-        class_names: of the classes, for labels that are words.
+        batch_of: reads what a loader gives, or a list of samples.
+        collate: makes a batch of a data set's samples; None where ``batch_of`` takes the list.
 
     Raises:
-        ConfigError: nothing to read, or a format that cannot be understood.
-        DataError: annotations or pixels that do not fit.
+        ConfigError: nothing to read, or images of several sizes.
     """
     parts: list[Batch] = []
+    # A loader's sampler and a data set's transforms may draw.
     with isolate_rng():
         torch.manual_seed(0)
-        for batch in _batches_of(source, collated=reader is not None):
-            part = as_batch(read(batch, reader, class_names=class_names), normalization)
-            parts.append(part.to("cpu"))
+        for batch in _batches_of(source, collate):
+            parts.append(batch_of(batch).to("cpu"))
             if sum(map(len, parts)) >= count:
                 break
     if not sum(map(len, parts)):
@@ -57,8 +53,29 @@ def first_samples(
     return _joined(parts).rows(range(min(count, sum(map(len, parts)))))
 
 
-def _batches_of(source: object, *, collated: bool) -> Iterator[object]:
-    """Batches of a loader, or samples in lists, collated where a function of the user's reads them."""
+def collate_by_default(samples: list[object]) -> object:
+    """A batch as loaders give it by default, or as torchvision's detection references collate."""
+    try:
+        return default_collate(samples)
+    except (TypeError, RuntimeError, KeyError):
+        return tuple(zip(*cast("Sequence[Sequence[object]]", samples), strict=True))
+
+
+def collate_like(loader: object, *, reader: object) -> Callable[[list[object]], object] | None:
+    """What makes batches of another data set's samples for those who read a loader's; None if nothing has to.
+
+    Args:
+        loader: whose own collate function is taken, unless it is the default or that of our samples.
+        reader: a function of the user's that reads batches of the loader, or None.
+    """
+    if isinstance(loader, DataLoader) and loader.batch_sampler is not None:
+        own = loader.collate_fn
+        if own not in (default_collate, Batch.collate):
+            return own
+    return None if reader is None else collate_by_default
+
+
+def _batches_of(source: object, collate: Callable[[list[object]], object] | None) -> Iterator[object]:
     if isinstance(source, DataLoader):
         yield from _in_this_process(source)
         return
@@ -69,7 +86,7 @@ def _batches_of(source: object, *, collated: bool) -> Iterator[object]:
         yield from items
         return
     while samples := list(islice(items, _CHUNK)):
-        yield _collated(samples) if collated else samples
+        yield samples if collate is None or isinstance(samples[0], Sample) else collate(samples)
 
 
 def _items_of(source: object) -> Iterator[object]:
@@ -90,14 +107,6 @@ def _in_this_process(loader: DataLoader[object]) -> Iterator[object]:
         yield from DataLoader(data, batch_size=None, sampler=loader.sampler, collate_fn=collate)
     else:
         yield from DataLoader(data, batch_sampler=loader.batch_sampler, collate_fn=collate)
-
-
-def _collated(samples: Sequence[object]) -> object:
-    """A batch as loaders give it by default, or as torchvision's detection references collate."""
-    try:
-        return default_collate(list(samples))
-    except (TypeError, RuntimeError, KeyError):
-        return tuple(zip(*cast("Sequence[Sequence[object]]", samples), strict=True))
 
 
 def _joined(batches: Sequence[Batch]) -> Batch:

@@ -1,21 +1,18 @@
-"""Loaders of an evaluation: their first samples, and the fixed subset of their images that is explained."""
+"""Loaders of an evaluation, and the fixed subset of their images that is explained."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from itertools import islice
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.states import TrainerFn
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 
-from verisal.callbacks._batches import Read
 from verisal.errors import ConfigError
 from verisal.functional.scopes import rng_preserved
 from verisal.functional.seeding import derive_seed
-from verisal.types import Batch, Sample
 
 Chosen = list[list[list[int]]]
 """By loader and batch the rows that are explained."""
@@ -39,29 +36,6 @@ def loaders_of(trainer: Trainer) -> list[Any]:
 def datasets_of(loaders: Sequence[Any]) -> list[object]:
     """What the loaders read from, where they say it."""
     return [loader.dataset for loader in loaders if isinstance(loader, DataLoader)]
-
-
-def first_samples(source: Any, count: int, *, like: Any, read: Callable[[object], Read]) -> Read:  # noqa: ANN401 - anybody's
-    """The first ``count`` samples, or all where there are fewer.
-
-    Args:
-        source: a data set, or a loader.
-        count: at most this many.
-        like: loader of the evaluation, whose way of collating a data set's samples is used.
-        read: reads a batch.
-    """
-    if isinstance(source, DataLoader):
-        like, source = source, source.dataset
-    if isinstance(source, IterableDataset):
-        samples = list(islice(iter(source), count))
-    else:
-        samples = [source[index] for index in range(min(count, len(source)))]
-    if not samples:
-        raise ConfigError(f"{type(source).__name__} holds no sample")
-    if isinstance(samples[0], Sample):
-        return read(Batch.collate(samples))
-    collate = like.collate_fn if isinstance(like, DataLoader) else torch.utils.data.default_collate
-    return read(collate(samples))
 
 
 def chosen_rows(loaders: Sequence[Any], *, max_images: int | None, seed: int) -> Chosen | None:

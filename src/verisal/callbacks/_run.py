@@ -14,7 +14,8 @@ from torch import distributed
 
 from verisal.callbacks._batches import Read, read
 from verisal.callbacks._epoch import Epoch
-from verisal.callbacks._loaders import datasets_of, first_samples, loaders_of
+from verisal.callbacks._first_samples import collate_like, first_samples
+from verisal.callbacks._loaders import datasets_of, loaders_of
 from verisal.callbacks._subject import Finding, Subject, Told, find
 from verisal.callbacks._watching import Call, watched
 from verisal.errors import ConfigError, VerisalError
@@ -49,7 +50,7 @@ class Run:
         # A step that is compiled as a whole would be compiled anew.
         if self.subject is not None or self._calls or module._compiler_ctx is not None:
             return
-        images = read(raw, self.told.batch).images
+        images = read(raw, self.told.batch, class_names=self.told.class_names).images
         self._watching.close()
         self._calls = self._watching.enter_context(watched(module, len(images), images.shape[1]))
 
@@ -130,7 +131,10 @@ class Run:
         loader = loaders_of(trainer)[0]
 
         def samples(source: object, count: int) -> Batch:
-            return subject.batch(first_samples(source or loader, count, like=loader, read=subject.read))
+            collate = collate_like(loader, reader=self.told.batch)
+            return first_samples(
+                loader if source is None else source, count, subject.batch_of, collate=collate
+            )
 
         return Epoch(
             "test" if trainer.testing else "val",

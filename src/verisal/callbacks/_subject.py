@@ -130,11 +130,15 @@ class Subject:
 
     def read(self, raw: object) -> Read:
         """A batch of the loader as it is."""
-        return read(raw, self._told.batch)
+        return read(raw, self._told.batch, class_names=self._told.class_names)
 
     def batch(self, given: Read) -> Batch:
         """A batch in [0, 1]."""
         return as_batch(given, self.finding.loader)
+
+    def batch_of(self, raw: object) -> Batch:
+        """A batch of the loader in [0, 1]."""
+        return self.batch(self.read(raw))
 
 
 def find(
@@ -160,7 +164,7 @@ def find(
         ConfigError: nothing was found, or more than one answer, or what was found does not hold.
         DataError: a batch that cannot be read.
     """
-    given = read(raw, told.batch)
+    given = read(raw, told.batch, class_names=told.class_names)
     if told.explains is None and _has_own(module, given):
         return Finding(OWN, NONE, NONE)
     explains, call = _part(module, told, given, calls)
