@@ -157,9 +157,9 @@ def test_batches_that_cannot_be_read_are_refused():
         def validation_step(self, batch, batch_idx):
             pass
 
-    tensors = DataLoader(TensorDataset(torch.rand(4, 3, 8, 8)))
-    with pytest.raises(VerisalError, match="batch"):
-        trainer(metrics_callback()).validate(Plain(), tensors, verbose=False)
+    views = DataLoader(TensorDataset(torch.rand(4, 3, 8, 8), torch.rand(4, 3, 8, 8)))
+    with pytest.raises(VerisalError, match="may both be the images of a batch; pass batch="):
+        trainer(metrics_callback()).validate(Plain(), views, verbose=False)
 
 
 @pytest.mark.parametrize(
