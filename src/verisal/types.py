@@ -14,25 +14,26 @@ Conventions, valid everywhere unless a docstring says otherwise:
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from verisal.errors import ConfigError, DataError
+from verisal._checks import AnyQuery as AnyQuery
+from verisal._checks import Labels as Labels
+from verisal._checks import as_classes as as_classes
+from verisal._checks import check_images as check_images
+from verisal._checks import check_query_class as check_query_class
+from verisal._checks import check_range as check_range
+from verisal._checks import query_classes as query_classes
+from verisal.errors import DataError
 
 Norm = Literal["linf", "l2"]
 #: Images ``(B, 3, H, W)`` in [0, 1] to logits ``(B, K)``; any function will do.
 AnyClassifier = Callable[[Tensor], Tensor]
-#: One class per image: a tensor ``(B,)`` of any whole numbers, or a sequence of them.
-Labels = Tensor | Sequence[int]
-#: Class to explain: the predicted one, one for all images, or one per image.
-AnyQuery = int | Sequence[int] | Tensor | None
 #: How logits become probabilities: classes that exclude each other, or labels decided one by one.
 OutputKind = Literal["softmax", "sigmoid"]
 Split = Literal["cls_train", "cls_val", "det_fit", "det_val", "det_test"]
@@ -276,157 +277,3 @@ class HasClassifier(Protocol):
     @property
     def classifier(self) -> Callable[[Tensor], Tensor] | None:
         """Images in [0, 1] to logits; None before it is built."""
-
-
-def check_images(images: Tensor) -> None:
-    """Raise unless ``images`` is a float32 ``(B, 3, H, W)`` batch in [0, 1].
-
-    Raises:
-        DataError: naming the shape, dtype or range found.
-    """
-    if not isinstance(images, Tensor):
-        raise DataError(
-            f"images must be a tensor (B, 3, H, W) float32 RGB in [0, 1], found {type(images).__name__}"
-        )
-    if images.ndim != 4 or images.shape[1] != 3 or images.dtype != torch.float32:
-        raise DataError(
-            f"images must be (B, 3, H, W) float32 RGB in [0, 1], found {tuple(images.shape)} {images.dtype}"
-            f"{_way_to_images(images)}"
-        )
-    if len(images) == 0:
-        return
-    low, high = float(images.min()), float(images.max())
-    if not (low >= 0.0 and high <= 1.0):
-        raise DataError(
-            f"images must lie in [0, 1], found values from {low:.4g} to {high:.4g};"
-            + (
-                " they look normalised: give them as they were before, and the network as"
-                " verisal.models.Classifier(network, normalization=...)"
-                if low < 0
-                else " divide 8-bit images by 255, and leave the normalisation to"
-                " verisal.models.Classifier(network, normalization=...)"
-            )
-        )
-
-
-def _way_to_images(images: Tensor) -> str:
-    """Advice for the mistakes that can be told apart by shape and dtype."""
-    if images.ndim == 3 and images.shape[0] == 3:
-        return "; one image is a batch of one: image[None]"
-    if images.ndim == 4 and images.shape[1] != 3 and images.shape[3] == 3:
-        return "; channels come first: images.permute(0, 3, 1, 2)"
-    if images.dtype == torch.uint8:
-        return "; divide 8-bit images by 255: images / 255"
-    return "; convert them: images.float()" if images.dtype in (torch.float64, torch.float16) else ""
-
-
-def query_classes(given: int | Sequence[int] | Tensor, batch: int, device: torch.device) -> Tensor:
-    """``(batch,)`` int64: one class for all images, or one for each, of any integer type.
-
-    Raises:
-        ConfigError: naming what was found instead.
-
-    >>> query_classes(3, 2, torch.device("cpu"))
-    tensor([3, 3])
-    """
-    try:
-        classes = torch.as_tensor(given)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ConfigError(
-            f"query class must be an int or ({batch},) int64, one class per image, found {given!r}"
-        ) from error
-    kind = classes.dtype
-    if kind == torch.bool or kind.is_floating_point or kind.is_complex or classes.shape not in ((), (batch,)):
-        raise ConfigError(
-            f"query class must be an int or ({batch},) int64, one class per image,"
-            f" found {tuple(classes.shape)} {kind}"
-        )
-    return classes.to(device, torch.int64).expand(batch).clone()
-
-
-def as_classes(labels: Labels, images: Tensor, *, what: str = "labels") -> Tensor:
-    """Class numbers as ``(B,)`` int64 on the device of ``images (B, ...)``.
-
-    Args:
-        labels: a tensor of any integer dtype, or a sequence of whole numbers.
-        images: that they belong to.
-        what: names them in the errors.
-
-    Raises:
-        ConfigError: another number of classes than of images, negative ones, or no whole numbers.
-
-    >>> as_classes([3, 1], torch.zeros(2, 3, 8, 8))
-    tensor([3, 1])
-    """
-    count = len(images)
-    given = torch.as_tensor(labels, device=images.device)
-    whole = not (given.is_floating_point() or given.is_complex() or given.dtype == torch.bool)
-    # An empty list makes a tensor of floats.
-    if tuple(given.shape) != (count,) or (count and not whole):
-        raise ConfigError(
-            f"{what} must be ({count},) whole numbers, one class per image,"
-            f" found {tuple(given.shape)} {str(given.dtype).removeprefix('torch.')}"
-        )
-    classes = given.to(torch.int64)
-    if count and int(classes.min()) < 0:
-        raise ConfigError(f"{what} must not be negative, found {int(classes.min())}")
-    return classes
-
-
-def check_query_class(query_class: Tensor, batch: int, num_classes: int) -> None:
-    """Raise unless ``query_class`` is ``(batch,)`` int64 with every value below ``num_classes``.
-
-    Raises:
-        ConfigError: naming the shape, dtype or class found.
-    """
-    if tuple(query_class.shape) != (batch,) or query_class.dtype != torch.int64:
-        raise ConfigError(
-            f"query class must be ({batch},) int64, one class per image,"
-            f" found {tuple(query_class.shape)} {query_class.dtype}"
-        )
-    if batch and not 0 <= int(query_class.min()) <= int(query_class.max()) < num_classes:
-        raise ConfigError(
-            f"query class must lie in 0..{num_classes - 1} (K = {num_classes}),"
-            f" found {int(query_class.min())}..{int(query_class.max())}"
-        )
-
-
-def check_range(
-    least: float, most: float = math.inf, *, above: bool = False, **settings: float | Sequence[float] | None
-) -> None:
-    """Raise unless every setting, and every one of several numbers, is finite and within a range.
-
-    Args:
-        least: smallest number.
-        most: greatest number.
-        above: ``least`` itself is too small.
-        settings: by name; None is a setting that was left out.
-
-    Raises:
-        ConfigError: naming the first setting that is not.
-
-    >>> check_range(0, 1, dropout=1.5)
-    Traceback (most recent call last):
-    verisal.errors.ConfigError: dropout must be from 0 to 1, found 1.5
-    """
-    for name, given in settings.items():
-        for value in given if isinstance(given, Sequence) and not isinstance(given, str) else (given,):
-            if value is not None and not _fits(value, least, most, above=above):
-                raise ConfigError(f"{name} must be {_expected(least, most, above=above)}, found {given!r}")
-
-
-def _fits(value: object, least: float, most: float, *, above: bool) -> bool:
-    if not isinstance(value, Real):
-        return False
-    try:
-        number = float(value)
-    except OverflowError:
-        return False
-    # NaN is in no range.
-    return (least < number if above else least <= number) and number <= most and math.isfinite(number)
-
-
-def _expected(least: float, most: float, *, above: bool) -> str:
-    if math.isinf(most):
-        return f"above {least}" if above and least else "positive" if above else f"at least {least}"
-    return f"above {least} and at most {most}" if above else f"from {least} to {most}"
