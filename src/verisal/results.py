@@ -10,6 +10,8 @@ from typing import Protocol, Self, final, runtime_checkable
 
 from torch import Tensor
 
+from verisal._brief import brief
+
 
 @dataclass(frozen=True)
 class Score:
@@ -114,6 +116,8 @@ class Curve:
     x_label: str
     y_label: str
 
+    __repr__ = brief
+
 
 @dataclass(frozen=True)
 class Histogram:
@@ -130,6 +134,8 @@ class Histogram:
     groups: Mapping[str, Tensor]
     x_label: str
     thresholds: Mapping[str, float]
+
+    __repr__ = brief
 
 
 @dataclass(frozen=True)
@@ -160,6 +166,8 @@ class Heatmap:
     marked: Tensor | None = None
     caption: str = ""
 
+    __repr__ = brief
+
 
 @dataclass(frozen=True)
 class MaskPanel:
@@ -187,6 +195,8 @@ class MaskPanel:
     attacked_fused: Tensor
     caption: str
 
+    __repr__ = brief
+
 
 @dataclass(frozen=True)
 class SaliencyPanel:
@@ -203,6 +213,8 @@ class SaliencyPanel:
     image: Tensor
     maps: Mapping[str, Tensor]
     caption: str
+
+    __repr__ = brief
 
 
 @dataclass(frozen=True)
@@ -236,6 +248,8 @@ class Evaluation:
     notes: tuple[str, ...] = ()
     headline: Mapping[str, str] = field(default_factory=dict)
     logged: Mapping[str, str] = field(default_factory=dict)
+
+    __repr__ = brief
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scores", {ScoreName(name): score for name, score in self.scores.items()})

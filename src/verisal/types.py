@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, runtime_checkabl
 import torch
 from torch import Tensor, nn
 
+from verisal._brief import brief, described, ranged
 from verisal._checks import AnyQuery as AnyQuery
 from verisal._checks import Labels as Labels
 from verisal._checks import as_classes as as_classes
@@ -30,12 +31,28 @@ from verisal._checks import check_query_class as check_query_class
 from verisal._checks import check_range as check_range
 from verisal._checks import query_classes as query_classes
 from verisal.errors import DataError
+from verisal.pictures import (
+    Pixels,
+    as_array,
+    brightest,
+    in_a_row,
+    largest,
+    map_pixels,
+    maps_figure,
+    overlaid,
+    png,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Norm = Literal["linf", "l2"]
 #: Images ``(B, 3, H, W)`` in [0, 1] to logits ``(B, K)``; any function will do.
 AnyClassifier = Callable[[Tensor], Tensor]
 #: How logits become probabilities: classes that exclude each other, or labels decided one by one.
 OutputKind = Literal["softmax", "sigmoid"]
+# Maps in a picture, and the side in pixels to which small ones are enlarged.
+_SHOWN, _SIDE = 8, 128
 Split = Literal["cls_train", "cls_val", "det_fit", "det_val", "det_test"]
 
 
@@ -63,6 +80,8 @@ class Sample:
     object_masks: Tensor
     boxes: Tensor
     difficult: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
+
+    __repr__ = brief
 
     def __post_init__(self) -> None:
         count, size = len(self.object_labels), tuple(self.image.shape[1:])
@@ -96,6 +115,8 @@ class Batch:
     object_masks: tuple[Tensor, ...]
     boxes: tuple[Tensor, ...]
     difficult: tuple[Tensor, ...] = ()
+
+    __repr__ = brief
 
     def __post_init__(self) -> None:
         if not self.difficult:
@@ -177,6 +198,8 @@ class StageOutputs:
     logits: Tensor
     activations: tuple[Tensor, ...]
 
+    __repr__ = brief
+
 
 class StagedClassifier(nn.Module, ABC):
     """A classifier whose stages can be gated and read; ``models.Classifier`` is one."""
@@ -244,6 +267,84 @@ class SaliencyResult:
     diagnostics: Mapping[str, Tensor] = field(default_factory=dict)
     query_class: Tensor | None = None
 
+    def __repr__(self) -> str:
+        """Shapes, ranges, classes and passes, without the values."""
+        count, _, height, width = self.saliency.shape
+        signed = (
+            ""
+            if self.attribution is None
+            else f"; attribution {tuple(self.attribution.shape)}, {ranged(self.attribution)}"
+        )
+        asked = "" if self.query_class is None else f"; query class {described(self.query_class)}"
+        layers = f"; {len(self.raw_layers)} layers" if self.raw_layers else ""
+        baseline = f"; baseline {self.baseline}" if self.baseline else ""
+        passes = f"; {self.n_forward:g} forward and {self.n_backward:g} backward passes an image"
+        maps = f"{count} maps of {height} x {width} px, {ranged(self.saliency)}"
+        return f"SaliencyResult({maps}{signed}{asked}{layers}{baseline}{passes})"
+
+    def _repr_png_(self) -> bytes:
+        """The first maps beside each other, each in the colours from 0 to its own brightest."""
+        maps = self.saliency[:_SHOWN]
+        return png(in_a_row(map_pixels(maps, end=brightest), side=_SIDE))
+
+    def overlay(self, images: Tensor, *, opacity: float = 0.8) -> Pixels:
+        """The maps in colours over their images, as pictures for matplotlib, W&B and TensorBoard.
+
+        Each map's colours run from 0 to its 99.5 % quantile, so that a few peaks do not leave the rest
+        dark; where a map is 0, the image in grey is left.
+
+        Args:
+            images: ``(B, 3, H, W)`` in [0, 1] that were explained, or the one image ``(3, H, W)`` where there
+                is one map.
+            opacity: of the brightest colour, in [0, 1].
+
+        Returns:
+            ``(B, H, W, 3)`` uint8, or ``(H, W, 3)`` for one image without batch.
+
+        Raises:
+            DataError: images that are none, or not as many or as large as the maps.
+            ConfigError: an opacity out of range.
+        """
+        check_range(0, 1, opacity=opacity)
+        batch = images[None] if isinstance(images, Tensor) and images.ndim == 3 else images
+        self._check_fits(batch)
+        pictures = overlaid(batch, self.saliency, opacity=opacity)
+        return pictures if batch is images else pictures[0]
+
+    def plot(self, images: Tensor | None = None, *, opacity: float = 0.8) -> Figure:
+        """A matplotlib figure of the first eight maps; with images, these above and the maps over them.
+
+        Args:
+            images: as of :meth:`overlay`, or None for the maps alone.
+            opacity: as of :meth:`overlay`.
+
+        Raises:
+            DataError: images that are none, or not as many or as large as the maps.
+            ConfigError: an opacity out of range.
+        """
+        check_range(0, 1, opacity=opacity)
+        if images is not None:
+            images = images[None] if isinstance(images, Tensor) and images.ndim == 3 else images
+            self._check_fits(images)
+            images = images[:_SHOWN]
+        maps = self.saliency[:_SHOWN]
+        titles = [f"up to {largest(as_array(one)):.3g}" for one in maps]
+        if self.query_class is not None:
+            classes = self.query_class[:_SHOWN].tolist()
+            titles = [f"class {query}, {title}" for query, title in zip(classes, titles, strict=True)]
+        return maps_figure(maps, images, titles, opacity=opacity)
+
+    def _check_fits(self, images: Tensor) -> None:
+        check_images(images)
+        if len(images) != len(self.saliency) or images.shape[2:] != self.saliency.shape[2:]:
+            raise DataError(
+                f"images must be those that were explained, {_sizes(self.saliency)}, found {_sizes(images)}"
+            )
+
+
+def _sizes(images: Tensor) -> str:
+    return f"{len(images)} of {images.shape[2]} x {images.shape[3]} px"
+
 
 @dataclass(frozen=True)
 class Explained:
@@ -268,6 +369,8 @@ class Explained:
     explain: Callable[[Tensor, Tensor], SaliencyResult]
     object_masks: Tensor | None = None
     boxes: tuple[Tensor, ...] | None = None
+
+    __repr__ = brief
 
 
 @runtime_checkable

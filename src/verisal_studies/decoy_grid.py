@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final, final
 
 from verisal.errors import ConfigError
-from verisal.reporting.canvas import Pixels
+from verisal.pictures import Pixels
 from verisal.results import Evaluation, Score, ScoreName
 from verisal_studies.figures import interval_pixels
 from verisal_studies.scores import (

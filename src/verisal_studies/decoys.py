@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import Final, final
 
-from verisal.reporting.canvas import Pixels
+from verisal.pictures import Pixels
 from verisal.results import Evaluation, Score
 from verisal_studies.figures import attacked_figure, interval_pixels
 from verisal_studies.scores import (

@@ -13,8 +13,9 @@ import numpy as np
 from torch import Tensor
 
 from verisal.errors import DataError
+from verisal.pictures import COLOUR_SCALE, Canvas, Pixels, as_array, few_shades
 from verisal.reporting import saliency_panel_pixels
-from verisal.reporting.canvas import COLOURS, MARKERS, Canvas, Pixels, as_array, few_shades
+from verisal.reporting.lines import COLOURS, MARKERS
 from verisal.results import Evaluation, SaliencyPanel, Score
 from verisal_studies.scores import is_defined
 
@@ -222,7 +223,7 @@ def matrices_pixels(
     side = min(6.6, (_PAGE - left - right - gap * (len(matrices) - 1)) / len(matrices))
     width = left + len(matrices) * side + gap * (len(matrices) - 1) + right
     canvas = Canvas(width, top + side + 0.35 + 0.9 * longest)
-    colours = "RdBu" if limits[0] < 0 < limits[1] else "viridis"
+    colours = "RdBu" if limits[0] < 0 < limits[1] else COLOUR_SCALE
     for place, (name, values) in enumerate(matrices.items()):
         axes = canvas.axes(left + place * (side + gap), top, side, side)
         shown = axes.imshow(as_array(values), cmap=colours, interpolation="nearest")

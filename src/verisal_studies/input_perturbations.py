@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import final
 
 from verisal.functional.baselines.random import recommended_baselines
-from verisal.reporting.canvas import Pixels
+from verisal.pictures import Pixels
 from verisal.results import Evaluation, SaliencyPanel
 from verisal_studies.baseline_choice import image_agreement
 from verisal_studies.figures import dots_pixels, map_table_pixels, matrices_pixels

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final, final
 
 from verisal.errors import ConfigError
-from verisal.reporting.canvas import Pixels
+from verisal.pictures import Pixels
 from verisal.results import Evaluation, Score
 from verisal_studies.figures import attacked_figure, interval_pixels
 from verisal_studies.scores import (

@@ -7,7 +7,7 @@ from typing import Final, final
 
 from torch import Tensor
 
-from verisal.reporting.canvas import Pixels
+from verisal.pictures import Pixels
 from verisal.results import Evaluation, SaliencyPanel, Score
 from verisal_studies.figures import answer_maps_pixels, dots_pixels, rank_lines_pixels, tradeoff_pixels
 from verisal_studies.reliable_claims import (

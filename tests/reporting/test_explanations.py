@@ -8,8 +8,8 @@ from matplotlib.text import Text
 from PIL import Image
 
 from verisal.errors import DataError
+from verisal.pictures import Canvas
 from verisal.reporting import Explanation, draw_contact_sheet, draw_explanation
-from verisal.reporting.canvas import Canvas
 
 
 def explanation(**changes):

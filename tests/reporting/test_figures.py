@@ -6,8 +6,8 @@ import torch
 
 from helpers.evaluations import curve, evaluation, panel
 from verisal.errors import DataError
+from verisal.pictures import Canvas
 from verisal.reporting import draw_curves, draw_histograms, draw_roc, panel_pixels, write_png
-from verisal.reporting.canvas import Canvas
 from verisal.results import Histogram
 
 

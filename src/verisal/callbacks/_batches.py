@@ -10,6 +10,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from verisal._brief import brief
 from verisal.callbacks._formats.parts import parts_of
 from verisal.callbacks._formats.targets import targets_of
 from verisal.callbacks._formats.values import stacked_images
@@ -49,6 +50,8 @@ class Read:
     boxes: tuple[Tensor, ...]
     difficult: tuple[Tensor, ...]
     batch: Batch | None = None
+
+    __repr__ = brief
 
     def __len__(self) -> int:
         return len(self.images)

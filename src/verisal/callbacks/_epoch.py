@@ -13,6 +13,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from verisal._brief import brief
 from verisal.checkpoint import load_export, save_export
 from verisal.errors import CheckpointError, ConfigError
 from verisal.fingerprint import fingerprint, state_hash
@@ -42,6 +43,8 @@ class Seen:
     batch: Batch
     logits: Tensor
     query_class: Tensor
+
+    __repr__ = brief
 
     def rows(self, indices: Sequence[int]) -> Seen:
         """The part with these positions, in this order."""

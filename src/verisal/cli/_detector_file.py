@@ -10,6 +10,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from verisal._brief import brief
 from verisal.checkpoint import CARD_KEY, load_checkpoint, load_export
 from verisal.detectors import Detector
 from verisal.errors import CheckpointError, ConfigError
@@ -78,6 +79,8 @@ class DetectorFile:
     card: Mapping[str, Any]
     settings: Mapping[str, Any]
     tensors: Mapping[str, Tensor]
+
+    __repr__ = brief
 
     def thresholds(self) -> dict[str, dict[str, float | None]]:
         """Row to false positive rate to threshold; None where clean validation images were too few."""

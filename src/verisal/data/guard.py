@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from verisal._brief import brief
 from verisal.errors import DataError
 from verisal.fingerprint import row_digests
 from verisal.models import Classifier
@@ -36,6 +37,8 @@ class ImageDigests:
 
     values: Tensor
     names: Sequence[str]
+
+    __repr__ = brief
 
     @classmethod
     def of(cls, images: Tensor, names: Sequence[str]) -> ImageDigests:

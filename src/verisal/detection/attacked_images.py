@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol, final, runtime_checkable
 import torch
 from torch import Tensor
 
+from verisal._brief import brief
 from verisal.attacks import Attack
 from verisal.data.guard import ImageDigests
 from verisal.data.image_data import Processes
@@ -93,6 +94,8 @@ class GroupTable:
     groups: tuple[str, ...]
     roles: Mapping[str, Role]
     attack_rates: Mapping[str, tuple[float, float]]
+
+    __repr__ = brief
 
     def __len__(self) -> int:
         return len(self.group)

@@ -9,6 +9,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from verisal._brief import brief
 from verisal.errors import DataError
 from verisal.functional.statistics.resampled import Bootstrap
 from verisal.results import Score
@@ -28,6 +29,8 @@ class Strongest:
     attack: Tensor
     fooled: Tensor
     score: Tensor
+
+    __repr__ = brief
 
 
 def strongest(fooled: Tensor, scores: Tensor) -> Strongest:

@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from verisal._brief import brief
 from verisal.detection.attacked_images import GroupTable
 from verisal.detection.data import SPLITS, DetectorData
 from verisal.detection.end_to_end import end_to_end, strongest
@@ -62,6 +63,8 @@ class DetectionResult:
     negatives: int
     masks: Mapping[str, Tensor] = field(default_factory=dict)
     timings: Mapping[str, float] = field(default_factory=dict)
+
+    __repr__ = brief
 
 
 def build_evaluation(found: DetectionResult, data: DetectorData, bootstrap: Bootstrap) -> Evaluation:

@@ -9,6 +9,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from verisal._brief import brief
 from verisal.errors import ConfigError, DataError
 from verisal.functional.outputs import ask, check_labels, decision, output_of
 from verisal.functional.scopes import scoring
@@ -140,6 +141,8 @@ class Verdict:
     success_unrounded: Tensor
     l2: Tensor
     linf: Tensor
+
+    __repr__ = brief
 
     @property
     def success_rate(self) -> float:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, distributed
 
+from verisal._brief import brief
 from verisal.errors import DataError
 from verisal.functional.regions.localisation import masks_from_boxes
 from verisal.functional.scopes import gradient_scope, predicted_classes
@@ -45,6 +46,8 @@ class Given:
     query_class: AnyQuery
     method: Asked | None
     image_ids: Sequence[str] | None
+
+    __repr__ = brief
 
     def explained(self, *, metric: str, needs: Sequence[str], first: int) -> Explained:
         """The record of the batch.

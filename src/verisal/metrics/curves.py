@@ -11,6 +11,7 @@ from typing import Literal, final
 import torch
 from torch import Tensor
 
+from verisal._brief import brief
 from verisal.errors import ConfigError, DataError
 from verisal.functional.baselines import Baseline, Blur, DatasetMean, LinearImputation
 from verisal.functional.removal.curves import (
@@ -44,6 +45,8 @@ class MeanCurve:
     fractions: Tensor
     mean: Tensor
     n: int
+
+    __repr__ = brief
 
 
 class CurveMetric(SaliencyMetric, ABC):

@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from verisal.reporting.canvas import write_png
+from verisal.pictures import write_png
 from verisal.reporting.explanations import Explanation, draw_contact_sheet, draw_explanation, draw_gallery
 from verisal.reporting.figures import (
     draw_curves,

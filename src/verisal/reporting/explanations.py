@@ -13,8 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from verisal._brief import brief
 from verisal.errors import DataError
-from verisal.reporting.canvas import Canvas, as_array, few_shades, largest
+from verisal.pictures import (
+    COLOUR_SCALE,
+    Canvas,
+    as_array,
+    few_shades,
+    image_pixels,
+    largest,
+    map_pixels,
+)
 
 # Inches: a picture, the space right of it, the margin, the title of a picture, the widths of bars and names.
 _CELL, _GAP, _MARGIN, _TITLE, _SCALE, _BARS, _NAMES = 2.24, 0.14, 0.2, 0.5, 0.5, 1.3, 1.75
@@ -57,6 +66,8 @@ class Explanation:
     verdict: str = ""
     alarm: bool = False
 
+    __repr__ = brief
+
 
 def draw_explanation(shown: Explanation, path: Path) -> None:
     """Draw image, maps and classes of one image.
@@ -89,7 +100,9 @@ def draw_explanation(shown: Explanation, path: Path) -> None:
         canvas.picture(place(column, 0), values, title=title, limits=(0.0, most), color=colour)
     top = head + _TITLE
     scale = canvas.axes(_MARGIN + 3 * (_CELL + _GAP), top, 0.14, _CELL)
-    scale.imshow(np.linspace(1.0, 0.0, 128)[:, None], cmap="viridis", aspect="auto", extent=(0, 1, 0, most))
+    scale.imshow(
+        np.linspace(1.0, 0.0, 128)[:, None], cmap=COLOUR_SCALE, aspect="auto", extent=(0, 1, 0, most)
+    )
     scale.set_xticks([])
     scale.set_yticks([0.0, most], labels=["0", f"{most:.2g}"], fontsize=9)
     scale.yaxis.tick_right()
@@ -191,7 +204,9 @@ def draw_gallery(
                 fontsize=11,
                 linespacing=1.0,
             )
-            shown = _shades(maps[name]) if column else _pictures(images)
+            shown = (
+                map_pixels(maps[name], end=largest, palette=few_shades()) if column else image_pixels(images)
+            )
             for row, (picture, caption) in enumerate(zip(shown, captions, strict=True)):
                 y = top + row * down
                 panels[y : y + _PANEL, left : left + _PANEL] = _enlarged(picture)
@@ -270,19 +285,6 @@ def _in_lines(name: str) -> str:
             lines.append("")
         lines[-1] += word
     return "\n".join(line.strip() for line in lines)
-
-
-def _pictures(images: Tensor) -> NDArray[np.uint8]:
-    levels = images.detach().mul(255).round().clamp(0, 255).permute(0, 2, 3, 1).cpu().numpy()
-    return levels.astype(np.uint8)
-
-
-def _shades(maps: Tensor) -> list[NDArray[np.uint8]]:
-    palette, shown = few_shades(), []
-    for values in as_array(maps[:, 0]).clip(0.0):
-        colours = palette(np.ma.masked_invalid(values) / (largest(values) or 1.0), bytes=True)
-        shown.append(np.asarray(colours)[..., :3])
-    return shown
 
 
 def _enlarged(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from verisal.errors import DataError
-from verisal.reporting.canvas import COLOURS, STYLES, Canvas, as_array, largest
+from verisal.pictures import COLOUR_SCALE, Canvas, as_array, largest
+from verisal.reporting.lines import COLOURS, STYLES
 from verisal.results import Curve, Heatmap, Histogram, MaskPanel, SaliencyPanel
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ def heatmap_pixels(heatmap: Heatmap) -> NDArray[np.uint8]:
     canvas = Canvas(width, height)
     axes = canvas.axes(left, top, columns * across, lines * down)
     low, high = heatmap.limits
-    axes.imshow(values, vmin=low, vmax=high, cmap="viridis", aspect="auto")
+    axes.imshow(values, vmin=low, vmax=high, cmap=COLOUR_SCALE, aspect="auto")
     for (line, column), value in np.ndenumerate(values):
         if np.isfinite(value):
             colour = "white" if value < low + 0.6 * (high - low) else "black"
@@ -236,7 +237,7 @@ def _draw_maps(
         canvas.picture(_place(column, row), values, title="" if row else name, limits=ends, framed=True)
     difference = (-reach, reach)
     canvas.picture(_place(column, 2), change, limits=difference, colours="RdBu_r", framed=True)
-    for row, limits, colours in ((1, ends, "viridis"), (2, difference, "RdBu_r")):
+    for row, limits, colours in ((1, ends, COLOUR_SCALE), (2, difference, "RdBu_r")):
         left, top, _, _ = _place(column, row)
         axes = canvas.axes(left, top + _CELL + 0.08, _CELL, 0.1)
         axes.set_xticks([])

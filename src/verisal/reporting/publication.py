@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import TypeVar
 
-from verisal.reporting.canvas import Pixels
+from verisal.pictures import Pixels
 from verisal.results import Curve, Evaluation, Score
 
 

@@ -10,6 +10,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from verisal._brief import brief
 from verisal.attacks._victim import ImageToLogits, Victim, cross_entropy, finite, wide
 from verisal.errors import ConfigError, NumericError
 from verisal.types import check_range
@@ -49,6 +50,8 @@ class Judged:
     fooled: Tensor
     score: Tensor
     loss: Tensor
+
+    __repr__ = brief
 
 
 @final

@@ -10,6 +10,7 @@ from typing import Literal, final
 import torch
 from torch import Tensor
 
+from verisal._brief import brief
 from verisal.errors import ConfigError, DataError
 from verisal.functional.adversarial import noise_norm
 from verisal.functional.comparison.sensitivity import centre_of_mass, map_shares
@@ -43,6 +44,8 @@ class MapObjective:
     kind: MapAttackKind
     region: Tensor
     centre: Tensor
+
+    __repr__ = brief
 
     def __call__(self, attribution: Tensor) -> Tensor:
         """``(B,)`` D of attributions ``(B, C, H, W)``, differentiable."""
@@ -186,6 +189,8 @@ class Problem:
     query_class: Tensor
     maps: Tensor
     objective: MapObjective
+
+    __repr__ = brief
 
 
 def best_on_path(problem: Problem, path: Iterable[Tensor], *, eps: float, every: int) -> MapAttackResult:

@@ -9,6 +9,7 @@ from math import isnan, log
 import torch
 from torch import Tensor
 
+from verisal._brief import brief
 from verisal.functional.baselines import Baseline
 from verisal.functional.baselines.plain import compose
 from verisal.functional.outputs import ask, require_softmax
@@ -39,6 +40,8 @@ class Neutrality:
     max_probability: Tensor | None
     entropy: Tensor | None
     change: Tensor
+
+    __repr__ = brief
 
     @property
     def limit(self) -> float:

@@ -8,6 +8,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from verisal._brief import brief
 from verisal.errors import ConfigError
 from verisal.functional.baselines.plain import (
     RGB,
@@ -129,6 +130,8 @@ class OtherImage(Baseline):
     labels: Tensor = field(repr=False, compare=False)
     seed: int = 0
     contents: tuple[tuple[str, int], ...] = field(init=False, repr=False)
+
+    __repr__ = brief
 
     def __post_init__(self) -> None:
         check_images(self.images)

@@ -10,6 +10,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from verisal._brief import brief
 from verisal.errors import DataError
 from verisal.functional.comparison.similarity import (
     attribution_of,
@@ -124,6 +125,8 @@ class MapChange:
     spearman: Tensor
     shift: Tensor
     shift_share: Tensor
+
+    __repr__ = brief
 
 
 def map_change(

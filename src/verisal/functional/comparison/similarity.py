@@ -10,6 +10,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
+from verisal._brief import brief
 from verisal.errors import ConfigError, DataError
 from verisal.functional.seeding import per_sample
 from verisal.results import Score
@@ -217,6 +218,8 @@ class Agreement:
     similarity: Tensor
     floor: Tensor
     control: Tensor
+
+    __repr__ = brief
 
 
 def map_agreement(

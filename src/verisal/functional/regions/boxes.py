@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import box_iou  # type: ignore[import-untyped]  # has no stubs
 
+from verisal._brief import brief
 from verisal.errors import DataError
 
 NUM_LEVELS = 255
@@ -38,6 +39,8 @@ class Components:
     pixels: Tensor
     first: Tensor
     box: Tensor
+
+    __repr__ = brief
 
 
 def map_levels(maps: Tensor, *, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:

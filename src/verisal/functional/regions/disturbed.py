@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from verisal._brief import brief
 from verisal.errors import ConfigError, DataError
 from verisal.functional.seeding import derive_seed, per_sample
 
@@ -30,6 +31,8 @@ class DisturbedQueries:
     query_class: Tensor
     valid: Tensor
 
+    __repr__ = brief
+
 
 @dataclass(frozen=True)
 class Mosaics:
@@ -44,6 +47,8 @@ class Mosaics:
     images: Tensor
     cells: Tensor
     boxes: tuple[tuple[Tensor, ...], ...]
+
+    __repr__ = brief
 
 
 def disturbed_queries(

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from verisal._brief import brief
 from verisal.errors import ConfigError, DataError
 from verisal.functional.comparison.similarity import defined_maps
 from verisal.functional.removal.curves import check_maps
@@ -33,6 +34,8 @@ class Fidelity:
 
     values: Tensor
     floored: Tensor
+
+    __repr__ = brief
 
 
 def saliency_fidelity(

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from verisal._brief import brief
 from verisal.errors import DataError
 from verisal.functional.scopes import in_chunks, query_scores, scoring
 from verisal.functional.seeding import per_image, series
@@ -29,6 +30,8 @@ class Responses:
 
     foretold: Tensor
     observed: Tensor
+
+    __repr__ = brief
 
 
 def infidelity(effects: Responses, *, normalised: bool) -> Tensor:

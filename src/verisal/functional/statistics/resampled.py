@@ -20,6 +20,7 @@ from typing import Literal, Self, final
 import torch
 from torch import Tensor
 
+from verisal._brief import brief
 from verisal.errors import DataError
 from verisal.functional.statistics.detection import (
     rate_above,
@@ -67,6 +68,8 @@ class Resampled:
     worth: float | None = None
     ends: tuple[float, float] | None = None
     fewest: int = 0
+
+    __repr__ = brief
 
     def limits(self, miss: float = MISS) -> tuple[float, float]:
         r"""Lower and upper limit, each of which the truth passes with probability ``miss`` at most.

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from verisal._brief import brief
 from verisal.errors import CheckpointError, ConfigError
 from verisal.functional.outputs import logits_of
 from verisal.models._stages import usable_stages
@@ -161,6 +162,8 @@ class Built:
     stages: Sequence[str] = ()
     output: OutputKind = "softmax"
     seen_images: Mapping[str, Tensor] = field(default_factory=dict)
+
+    __repr__ = brief
 
 
 def imagenet_names() -> list[str]:

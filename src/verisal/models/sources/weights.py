@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from verisal._brief import brief
 from verisal.checkpoint import existing_file
 from verisal.errors import CheckpointError
 
@@ -35,6 +36,8 @@ class SavedState:
     place: str
     tensors: Mapping[str, Tensor]
     beside: tuple[str, ...] = ()
+
+    __repr__ = brief
 
 
 def read_states(path: Path | str) -> list[SavedState]:

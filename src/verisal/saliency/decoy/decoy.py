@@ -18,6 +18,7 @@ from typing import Literal, final
 import torch
 from torch import Tensor, nn
 
+from verisal._brief import brief
 from verisal.errors import ConfigError
 from verisal.functional.comparison.similarity import attribution_of
 from verisal.functional.networks import stopped_at
@@ -69,6 +70,8 @@ class Decoys:
     signs: Tensor
     images: Tensor
     report: DecoyReport
+
+    __repr__ = brief
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from verisal._brief import brief
 from verisal.saliency.decoy.layer import Features
 from verisal.saliency.decoy.problem import Rows
 
@@ -43,6 +44,8 @@ class Solution:
     change: Tensor
     found: Tensor
     passes: Tensor
+
+    __repr__ = brief
 
 
 @dataclass(frozen=True)

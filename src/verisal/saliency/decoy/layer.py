@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from verisal._brief import brief
 from verisal.errors import ConfigError
 from verisal.functional.networks import channels_last, hooked
 from verisal.functional.outputs import ask
@@ -126,6 +127,8 @@ class ReceptiveField:
     rows: Tensor
     columns: Tensor
 
+    __repr__ = brief
+
     @property
     def size(self) -> int:
         """Side in pixels of the largest field of any feature, whatever its place."""
@@ -209,6 +212,8 @@ class SomePatches:
     pixel_columns: Tensor
     feature_rows: Tensor
     feature_columns: Tensor
+
+    __repr__ = brief
 
     def __getitem__(self, index: Tensor) -> SomePatches:
         return SomePatches(

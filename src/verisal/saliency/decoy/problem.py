@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from verisal._brief import brief
 from verisal.errors import ConfigError
 from verisal.functional.seeding import content_ids, per_sample
 from verisal.saliency.decoy.layer import Features, SomePatches
@@ -45,6 +46,8 @@ class Rows:
     slack: Tensor
     low: Tensor
     high: Tensor
+
+    __repr__ = brief
 
     def __getitem__(self, index: Tensor) -> Rows:
         return Rows(*(getattr(self, item.name)[index] for item in fields(self)))
@@ -176,6 +179,8 @@ class DecoyReport:
     prefix_passes: Tensor
     n_decoys: int
     n_patches: int
+
+    __repr__ = brief
 
     def tensors(self) -> dict[str, Tensor]:
         """The fields with one value per image."""

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple, final
 import torch
 from torch import Tensor
 
+from verisal._brief import brief
 from verisal.functional.outputs import require_softmax
 from verisal.saliency._base import ONE_SCORE
 from verisal.saliency.gates.masks import GatePenalty, gate_penalty_weights
@@ -44,6 +45,8 @@ class GateResult:
     kept_step: Tensor
     unchanged: Tensor
     zero_share: Tensor
+
+    __repr__ = brief
 
 
 @final

@@ -8,6 +8,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from verisal._brief import brief
 from verisal.functional.scopes import gradient_scope, images_at_once, in_chunks
 from verisal.saliency._base import Saliency, staged
 from verisal.saliency.gates.masks import Fusion, Shown, fused_maps, raw_maps
@@ -32,6 +33,8 @@ class FoundGates:
     activations: tuple[Tensor, ...]
     n_forward: int
     n_backward: int
+
+    __repr__ = brief
 
 
 @dataclass(frozen=True, kw_only=True)

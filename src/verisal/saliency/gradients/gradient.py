@@ -15,6 +15,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
+from verisal._brief import brief
 from verisal.errors import ConfigError
 from verisal.functional.baselines import Baseline
 from verisal.functional.baselines.plain import bound
@@ -40,6 +41,8 @@ class Attribution:
     n_forward: float
     n_backward: float
     baseline: str = ""
+
+    __repr__ = brief
 
 
 class GradientMethod(Saliency):

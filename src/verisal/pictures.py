@@ -1,0 +1,242 @@
+"""Pictures of images and maps: one colour scale, one canvas, equal pictures as equal bytes."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, final
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from verisal._files import write_atomic
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
+    from matplotlib.figure import Figure
+
+Pixels: TypeAlias = NDArray[np.uint8]
+#: Colours of maps, from 0 to the largest value.
+COLOUR_SCALE: Final = "viridis"
+_SHADES: Final = 24
+# Pixels between the pictures of a row.
+_GAP: Final = 4
+# Inches of a figure of maps: a picture's width, and the room above it.
+_CELL, _TITLE = 2.0, 0.35
+# A few peaks would leave the rest of a map dark.
+_DISPLAYED: Final = 0.995
+
+
+@final
+class Canvas:
+    """One figure under construction.
+
+    Args:
+        width: in inches.
+        height: in inches.
+        dpi: pixels per inch.
+        layout: ``constrained`` for axes that matplotlib places; None for places set by hand, which takes a
+            quarter of the time.
+    """
+
+    def __init__(
+        self, width: float, height: float, *, dpi: int = 100, layout: Literal["constrained"] | None = None
+    ) -> None:
+        # A Figure of its own, never pyplot: nothing global, no window, no backend to choose.
+        from matplotlib.figure import Figure
+
+        self.width, self.height = width, height
+        self.figure = Figure(figsize=(width, height), dpi=dpi, layout=layout)
+
+    def axes(self, left: float, top: float, width: float, height: float) -> Axes:
+        """Axes at a place in inches from the upper left corner."""
+        bottom = 1 - (top + height) / self.height
+        return self.figure.add_axes((left / self.width, bottom, width / self.width, height / self.height))
+
+    def picture(
+        self,
+        box: tuple[float, float, float, float],
+        values: Tensor | NDArray[np.float64],
+        *,
+        title: str = "",
+        limits: tuple[float, float] | None = None,
+        colours: str | Colormap = COLOUR_SCALE,
+        framed: bool = False,
+        **style: Any,  # noqa: ANN401 - matplotlib's own words for the title
+    ) -> Axes:
+        """Show an image or a map.
+
+        Args:
+            box: left, top, width and height in inches.
+            values: image ``(3, H, W)`` in [0, 1], or map ``(H, W)``; what is not finite is left white.
+            title: stands above.
+            limits: values of a map at the ends of the colours; by default 0 and its own maximum.
+            colours: of a map.
+            framed: with a line around it.
+            style: of the title.
+        """
+        axes = self.axes(*box)
+        if framed:
+            axes.set_xticks([])
+            axes.set_yticks([])
+        else:
+            axes.set_axis_off()
+        shown = as_array(values)
+        if shown.ndim == 3:
+            axes.imshow(shown.clip(0.0, 1.0).transpose(1, 2, 0), interpolation="nearest")
+        else:
+            low, high = limits or (0.0, largest(shown) or 1.0)
+            axes.imshow(shown, vmin=low, vmax=high, cmap=colours, interpolation="nearest")
+        axes.set_title(title, parse_math=False, **({"fontsize": 11, "pad": 4} | style))
+        return axes
+
+    def text(self, left: float, top: float, words: str, **style: Any) -> None:  # noqa: ANN401 - matplotlib's own
+        """Words at a place in inches from the upper left corner, dollars in them as they are."""
+        self.figure.text(left / self.width, 1 - top / self.height, words, parse_math=False, **style)
+
+    def pixels(self) -> Pixels:
+        """``(H, W, 3)`` uint8."""
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+        agg = FigureCanvasAgg(self.figure)
+        agg.draw()  # type: ignore[no-untyped-call]  # matplotlib has not typed its canvas
+        return np.ascontiguousarray(np.asarray(agg.buffer_rgba())[..., :3])  # type: ignore[no-untyped-call]
+
+    def save(self, path: Path, *, colours: int | None = None) -> None:
+        """Write a PNG file, by :func:`write_png`."""
+        write_png(self.pixels(), path, colours=colours)
+
+
+def write_png(pixels: Pixels, path: Path, *, colours: int | None = None) -> None:
+    """Write a file of :func:`png`; its folder is made where there is none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, png(pixels, colours=colours))
+
+
+def few_shades() -> Colormap:
+    """Viridis in 24 shades, white where there is no number: noisy maps in all shades make large files."""
+    from matplotlib import colormaps
+
+    return colormaps[COLOUR_SCALE].resampled(_SHADES).with_extremes(bad="white")
+
+
+def as_array(values: Tensor | NDArray[np.float64]) -> NDArray[np.float64]:
+    """The numbers of a tensor on any device."""
+    numbers = values.detach().cpu().double().numpy() if isinstance(values, Tensor) else values
+    return np.asarray(numbers, dtype=np.float64)
+
+
+def largest(values: NDArray[np.float64]) -> float:
+    """The largest finite number, 0 where there is none."""
+    finite = values[np.isfinite(values)]
+    return float(finite.max()) if finite.size else 0.0
+
+
+def png(pixels: Pixels, *, colours: int | None = None) -> bytes:
+    """A PNG file of ``(H, W, 3)`` pixels as they are, or in their most telling colours.
+
+    Args:
+        pixels: what to write.
+        colours: most colours of the file, at most 256, so that noisy pictures take a third of the bytes;
+            None for all.
+    """
+    from PIL import Image
+
+    picture = Image.fromarray(pixels)
+    if colours is not None:
+        picture = picture.quantize(colours, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    content = io.BytesIO()
+    picture.save(content, "PNG", optimize=True)
+    return content.getvalue()
+
+
+def image_pixels(images: Tensor) -> Pixels:
+    """``(B, H, W, 3)`` of images ``(B, 3, H, W)`` in [0, 1]."""
+    levels = images.detach().mul(255).round().clamp(0, 255).permute(0, 2, 3, 1).cpu().numpy()
+    return levels.astype(np.uint8)
+
+
+def map_pixels(
+    maps: Tensor, *, end: Callable[[NDArray[np.float64]], float], palette: Colormap | None = None
+) -> Pixels:
+    """``(B, H, W, 3)`` of maps ``(B, 1, H, W)``, each from 0 to an end of its own; not finite is white.
+
+    Args:
+        maps: not negative.
+        end: value of a map at the end of the colours: :func:`largest` or :func:`brightest`.
+        palette: colours; by default all shades of the one scale.
+    """
+    values = as_array(maps[:, 0]).clip(0.0)
+    ends = np.array([end(one) or 1.0 for one in values])
+    return _coloured(values / ends[:, None, None], palette)
+
+
+def brightest(values: NDArray[np.float64]) -> float:
+    """The end of the colours for a map that is looked at: few values lie above, and the others can be seen.
+
+    The 99.5 % quantile of what is finite, or the largest value where that is 0.
+    """
+    finite = values[np.isfinite(values)]
+    return (float(np.quantile(finite, _DISPLAYED)) if finite.size else 0.0) or largest(values)
+
+
+def overlaid(images: Tensor, maps: Tensor, *, opacity: float) -> Pixels:
+    """``(B, H, W, 3)``: colours of maps over grey images, the more opaque the larger the value.
+
+    Args:
+        images: ``(B, 3, H, W)`` in [0, 1].
+        maps: ``(B, 1, H, W)``, not negative; what is not finite shows the image.
+        opacity: of the brightest value, in [0, 1].
+    """
+    grey = images.detach().double().mean(dim=1, keepdim=True).expand_as(images)
+    pictures = image_pixels(grey).astype(np.float64)
+    for picture, values in zip(pictures, as_array(maps[:, 0]).clip(0.0), strict=True):
+        share = np.nan_to_num(values / (brightest(values) or 1.0), posinf=0.0).clip(0.0, 1.0)
+        weight = (opacity * np.sqrt(share))[..., None]
+        picture += weight * (_coloured(share, None) - picture)
+    return pictures.round().astype(np.uint8)
+
+
+def in_a_row(pictures: Pixels, *, side: int) -> Pixels:
+    """``(H, W, 3)``: pictures beside each other on white, those below ``side`` enlarged pixel by pixel."""
+    if not len(pictures):
+        return np.full((1, 1, 3), 255, np.uint8)
+    times = max(1, side // max(pictures.shape[1:3]))
+    shown = [picture.repeat(times, axis=0).repeat(times, axis=1) for picture in pictures]
+    gap = np.full((shown[0].shape[0], _GAP, 3), 255, np.uint8)
+    return np.concatenate([part for picture in shown for part in (picture, gap)][:-1], axis=1)
+
+
+def _coloured(shares: NDArray[np.float64], palette: Colormap | None) -> Pixels:
+    from matplotlib import colormaps
+
+    colours = palette or colormaps[COLOUR_SCALE].with_extremes(bad="white")
+    return np.asarray(colours(np.ma.masked_invalid(shares), bytes=True))[..., :3]
+
+
+def maps_figure(maps: Tensor, images: Tensor | None, titles: Sequence[str], *, opacity: float) -> Figure:
+    """A figure with one column per map, below its image where images are given, which the map then overlays.
+
+    Args:
+        maps: ``(B, 1, H, W)``, not negative.
+        images: ``(B, 3, H, W)`` in [0, 1], or None.
+        titles: B texts, one above each map.
+        opacity: as of :func:`overlaid`.
+    """
+    if images is None:
+        lines = [map_pixels(maps, end=brightest)]
+    else:
+        lines = [image_pixels(images), overlaid(images, maps, opacity=opacity)]
+    high = _CELL * maps.shape[2] / maps.shape[3]
+    across, down = _CELL + 0.1, high + 0.1
+    canvas = Canvas(0.1 + across * max(1, len(maps)), _TITLE + down * len(lines) + 0.1)
+    for line, pictures in enumerate(lines):
+        for column, (picture, title) in enumerate(zip(pictures, titles, strict=True)):
+            axes = canvas.axes(0.1 + column * across, _TITLE + line * down, _CELL, high)
+            axes.set_axis_off()
+            axes.imshow(picture, interpolation="nearest")
+            axes.set_title("" if line else title, parse_math=False, fontsize=9, pad=4)
+    return canvas.figure
