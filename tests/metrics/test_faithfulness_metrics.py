@@ -7,11 +7,13 @@ import torch
 from helpers.metric_cases import part_of, toy_explained
 from helpers.metric_rows_faithfulness import brightness
 from helpers.saliency_cases import toy_classifier, toy_images
+from verisal.attacks.on_maps.attack import MapAttack
 from verisal.errors import ConfigError, DataError
 from verisal.functional.comparison.randomisation import derangement, passes_randomisation, randomised_copies
 from verisal.functional.comparison.similarity import postprocess, spearman
 from verisal.functional.removal.faithfulness import saliency_fidelity
 from verisal.metrics import (
+    AttackedSensitivity,
     CascadingRandomisation,
     DabkowskiGal,
     Infidelity,
@@ -124,6 +126,48 @@ def test_map_similarity_floor_and_control():
     assert abs(found["control"].value) < 0.1
     repeated = scores_of(MapSimilarity(brightness, label="b", repeat=brightness), explained)
     assert repeated["floor"].value == pytest.approx(expected.mean().item())
+
+
+def plain(classifier, images, query_class):
+    """As people write it who know nothing of ours: an array (B, H, W), gradients needed."""
+    logits = classifier(images.requires_grad_())
+    chosen = logits.gather(1, query_class[:, None]).sum()
+    return torch.autograd.grad(chosen, images)[0].abs().amax(dim=1).numpy()
+
+
+def test_functions_of_anybody_are_methods_as_ours_are():
+    explained = explained_by(Gradient())
+    for ours, theirs in (
+        (MapSimilarity(Gradient(), label="g"), MapSimilarity(plain, label="g", repeat=plain)),
+        (CascadingRandomisation(Gradient(), toy_images(8), steps=2),
+         CascadingRandomisation(plain, toy_images(8), steps=2)),
+    ):  # fmt: skip
+        ours.update(explained)
+        with torch.inference_mode():
+            theirs.update(explained)
+        found, expected = theirs.table().rows, ours.table().rows
+        kept = [index for index, name in enumerate(ours.columns) if not name.startswith("attribution")]
+        assert torch.allclose(found[:, kept], expected[:, kept], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda method: MapSimilarity(method, label="g"),
+        lambda method: MapSimilarity(Gradient(), label="g", repeat=method),
+        lambda method: CascadingRandomisation(method, toy_images(2)),
+        lambda method: AttackedSensitivity(MapAttack(kind="top_k"), aim=method),
+    ],
+)
+def test_a_method_of_one_network_cannot_be_asked_about_others(make):
+    def bound(images, query_class):
+        return images
+
+    with pytest.raises(
+        ConfigError,
+        match=r"must take \(classifier, images, query_class\).* found bound\(images, query_class\)",
+    ):
+        make(bound)
 
 
 # Randomisation

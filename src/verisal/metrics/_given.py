@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, distributed
 
 from verisal._brief import brief
-from verisal.errors import DataError
+from verisal.errors import ConfigError, DataError
 from verisal.functional.regions.localisation import masks_from_boxes
 from verisal.functional.scopes import gradient_scope, predicted_classes
 from verisal.saliency import Saliency
@@ -23,6 +24,8 @@ AnyMaps = SaliencyResult | AnyTensor
 AnyBoxes = Sequence[AnyTensor] | AnyTensor
 #: A method that can be asked for maps of other images: one of ours, or images and query class to maps.
 Asked = Saliency | Callable[[Tensor, Tensor], AnyMaps]
+#: A method that can be asked about any network: one of ours, or classifier, images and query class to maps.
+AnyMethod = Saliency | Callable[[AnyClassifier, Tensor, Tensor], AnyMaps]
 
 _LACKING = {
     "objects": ("masks or boxes", "masks"),
@@ -136,6 +139,27 @@ def explaining(method: Asked, classifier: AnyClassifier | None) -> Callable[[Ten
             return _moved(result_of(theirs(images.clone(), query_class.clone())), images.device)
 
     return asked
+
+
+def check_method(method: AnyMethod, whose: str) -> None:
+    """Raise :class:`ConfigError` unless a method can be asked about any network."""
+    try:
+        signature(method).bind(None, None, None)
+    except TypeError as error:
+        raise ConfigError(
+            f"{whose} must take (classifier, images, query_class), because it is asked about other networks,"
+            f" found {getattr(method, '__name__', type(method).__name__)}{signature(method)}"
+        ) from error
+
+
+def maps_by(
+    method: AnyMethod, classifier: AnyClassifier, images: Tensor, query_class: Tensor
+) -> SaliencyResult:
+    """Maps of a method of anybody, on the device of the images."""
+    if isinstance(method, Saliency):
+        return method(classifier, images, query_class)
+    with gradient_scope(images.device.type):
+        return _moved(result_of(method(classifier, images.clone(), query_class.clone())), images.device)
 
 
 def has_object(explained: Explained, needs: Sequence[str]) -> Tensor:

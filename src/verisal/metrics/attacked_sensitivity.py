@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import MISSING, fields, is_dataclass, replace
 from typing import final
 
@@ -18,9 +17,9 @@ from verisal.functional.outputs import ask
 from verisal.functional.scopes import scoring
 from verisal.functional.shared_work import shared, work_key
 from verisal.metrics._base import SaliencyMetric
+from verisal.metrics._given import AnyMethod, check_method, maps_by
 from verisal.types import Explained, SaliencyResult
 
-Method = Callable[[Callable[[Tensor], Tensor], Tensor, Tensor], SaliencyResult]
 _CHANGES = ("sensitivity", "top_k", "spearman", "shift", "shift_share", "confidence", "not_found")
 
 
@@ -46,11 +45,12 @@ class AttackedSensitivity(SaliencyMetric):
 
     Args:
         attack: its kind, budget and direction.
-        aim: classifier, images and query class to the maps that are attacked; None for the scored method's.
+        aim: whose maps are attacked: a :class:`.Saliency`, or a function of classifier, images and query
+            class to maps; None for the scored method.
         percentile: where the maps' post-processing cuts; the same for all maps that are compared.
 
     Raises:
-        ConfigError: a percentile out of range.
+        ConfigError: a percentile out of range, or an aim that is bound to one network.
 
     References:
         lu2021decoys, ghorbani2019fragile
@@ -63,13 +63,15 @@ class AttackedSensitivity(SaliencyMetric):
     better = "low"
     needs = ("images", "classifier", "method")
 
-    def __init__(self, attack: MapAttack, *, aim: Method | None = None, percentile: float = 95.0) -> None:
+    def __init__(self, attack: MapAttack, *, aim: AnyMethod | None = None, percentile: float = 95.0) -> None:
         cut = "" if percentile == 95.0 else f",p{percentile:g}"
         cut += "" if aim is None else f",aim={_short(aim)}"
         columns = (*_CHANGES, *(f"control_{name}" for name in _CHANGES), "clean_confidence")
         super().__init__(f"attacked_sensitivity[{attack.name}{cut}]", columns)
         if not 0.0 < percentile <= 100.0:
             raise ConfigError(f"percentile must lie in (0, 100], found {percentile}; the 95th is 95.0")
+        if aim is not None:
+            check_method(aim, "aim")
         self.attack, self.aim, self.percentile = attack, aim, percentile
 
     def rows_of(self, explained: Explained) -> Tensor:
@@ -104,7 +106,7 @@ class AttackedSensitivity(SaliencyMetric):
             return attack(classifier, explained.explain, images, query_class=query, attribution=attribution)
 
         def asked(images: Tensor, query: Tensor) -> SaliencyResult:
-            return aim(classifier, images, query)
+            return maps_by(aim, classifier, images, query)
 
         attacked = shared(
             lambda: work_key("attack", [self.attack, aim, is_control], classifier, [images, query]),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import final
 
@@ -30,9 +30,9 @@ from verisal.functional.comparison.similarity import (
 from verisal.functional.comparison.smoothness import high_frequency_share, variation_at_equal_mass
 from verisal.functional.statistics.resampled import Bootstrap, Resampled
 from verisal.metrics._base import SaliencyMetric
-from verisal.types import Explained, SaliencyResult, check_images, check_range
+from verisal.metrics._given import AnyMethod, check_method, maps_by
+from verisal.types import Explained, check_images, check_range
 
-Method = Callable[[Callable[[Tensor], Tensor], Tensor, Tensor], SaliencyResult]
 _KINDS = ("spearman", "ssim", "attribution")
 
 
@@ -65,7 +65,8 @@ class MapSimilarity(SaliencyMetric):
     ``floor`` (Spearman of two runs of the same setting) and ``control`` (Spearman with random maps).
 
     Args:
-        other: what is compared with: classifier, images and query class to maps.
+        other: what is compared with: a :class:`.Saliency`, or a function of classifier, images and query
+            class to maps.
         label: of the other, for the metric's name.
         repeat: the explained setting with other random numbers; None for a deterministic method, whose floor
             is 1.
@@ -74,22 +75,27 @@ class MapSimilarity(SaliencyMetric):
 
     needs = ("images", "classifier")
 
-    def __init__(self, other: Method, *, label: str, repeat: Method | None = None, seed: int = 0) -> None:
+    def __init__(
+        self, other: AnyMethod, *, label: str, repeat: AnyMethod | None = None, seed: int = 0
+    ) -> None:
         super().__init__(
             f"map_similarity[{label}]",
             ("spearman", "pearson", "ssim", "top_5", "top_10", "top_20", "floor", "control"),
             seed=seed,
         )
+        for method, role in ((other, "other"), (repeat, "repeat")):
+            if method is not None:
+                check_method(method, role)
         self.other, self.repeat = other, repeat
 
     def rows_of(self, explained: Explained) -> Tensor:
         """One map of the other and one of the repetition per image."""
         asked = explained.classifier, explained.images, explained.query_class
         maps = explained.result.saliency
-        similarities = map_similarities(maps, self.other(*asked).saliency)
+        similarities = map_similarities(maps, maps_by(self.other, *asked).saliency)
         control = spearman(maps, random_maps(maps, image_ids=explained.image_ids, seed=self.seed))
         # A deterministic method is like itself wherever its map is defined.
-        floor = spearman(maps, maps if self.repeat is None else self.repeat(*asked).saliency)
+        floor = spearman(maps, maps if self.repeat is None else maps_by(self.repeat, *asked).saliency)
         return torch.stack([*similarities.values(), floor, control], dim=1)
 
 
@@ -140,20 +146,21 @@ class CascadingRandomisation(SaliencyMetric):
     """Similarity of maps to those of copies of the network with more and more layers re-initialised.
 
     Scores, for each step k from the logits downwards: ``spearman_k`` and ``ssim_k`` of saliency maps, and
-    ``attribution_k``, Spearman of attributions; low is good. ``reference_spearman`` and ``reference_ssim``
-    are the 95th percentiles of the similarity of the method's maps of unrelated images, each image against
-    another one by a random derangement. :func:`.passes_randomisation` judges the last
-    step by them.
+    ``attribution_k``, Spearman of attributions, or of the maps if one side has none; low is good.
+    ``reference_spearman`` and ``reference_ssim`` are the 95th percentiles of the similarity of the method's
+    maps of unrelated images, each image against another one by a random derangement.
+    :func:`.passes_randomisation` judges the last step by them.
 
     Args:
-        method: classifier, images and query class to maps; the one whose maps are scored.
+        method: the one whose maps are scored: a :class:`.Saliency`, or a function of classifier, images and
+            query class to maps.
         images: ``(N, 3, H, W)`` in [0, 1], fixed, of the size of those that are scored: running statistics of
             the re-initialised norm layers are estimated on them.
         steps: into which the layers are divided.
         seed: of the initial values, of the derangement.
 
     Raises:
-        ConfigError: ``steps`` below 1.
+        ConfigError: ``steps`` below 1, or a method that is bound to one network.
 
     References:
         adebayo2018
@@ -162,9 +169,10 @@ class CascadingRandomisation(SaliencyMetric):
     better = "low"
     needs = ("images", "classifier")
 
-    def __init__(self, method: Method, images: Tensor, *, steps: int = 4, seed: int = 0) -> None:
+    def __init__(self, method: AnyMethod, images: Tensor, *, steps: int = 4, seed: int = 0) -> None:
         if steps < 1:
             raise ConfigError(f"steps must be at least 1, found {steps}")
+        check_method(method, "method")
         check_images(images)
         height, width = images.shape[2:]
         # Maps are kept per image, because the reference compares images of different batches and processes.
@@ -197,10 +205,11 @@ class CascadingRandomisation(SaliencyMetric):
         columns = []
         statistics = self.images.to(images.device)
         for copy in self._copies.of(classifier, statistics, steps=self.steps, seed=self.seed):
-            result = self.method(copy.classifier, images, query)
+            result = maps_by(self.method, copy.classifier, images, query)
             columns += [spearman(intact.saliency, result.saliency), ssim(intact.saliency, result.saliency)]
-            attribution = attribution_of(result)
-            columns.append(spearman(attribution_of(intact).expand_as(attribution), attribution))
+            signed = attribution_of(intact), attribution_of(result)
+            alike = signed if signed[0].shape == signed[1].shape else (intact.saliency, result.saliency)
+            columns.append(spearman(*alike))
         return torch.cat([torch.stack(columns, dim=1), intact.saliency.double().flatten(1)], dim=1)
 
     def reduce(self, rows: Tensor, bootstrap: Bootstrap) -> Mapping[str, Resampled]:
