@@ -44,7 +44,7 @@ class Score:
         """The interval in words, after a space: ``[0.900, 0.950]``, ``[too few]``, or nothing for none."""
         if self.ends is None:
             return " [too few]" if self.few else ""
-        return f" [{self.low:.{digits}f}, {self.high:.{digits}f}]"
+        return f" [{self.low:z.{digits}f}, {self.high:z.{digits}f}]"
 
 
 @final

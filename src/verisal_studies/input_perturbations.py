@@ -137,7 +137,7 @@ def _areas(removal: RemovalScores, kind: str) -> str:
     methods = removal.methods(GENERATORS)
     means = removal.areas(kind, methods, removal.distinct).nanmean(dim=2).T
     rows = {
-        row: [*(f"{value:.3f}" for value in own), f"{own.max() - own.min():.3f}"]
+        row: [*(f"{value:z.3f}" for value in own), f"{own.max() - own.min():z.3f}"]
         for row, own in zip(methods, means, strict=True)
     }
     return table(["", *(f"`{name}`" for name in removal.distinct), "largest minus smallest"], rows)
@@ -174,7 +174,7 @@ def _rankings(rankings: Rankings) -> str:
     rows = {}
     for place in others.argsort(descending=True, stable=True).tolist():
         name = rankings.settings[place]
-        rows[name] = [f"{others[place]:.2f}", cell(rankings.stability[name])]
+        rows[name] = [f"{others[place]:z.2f}", cell(rankings.stability[name])]
     return table(["setting", "with the others", "with itself"], rows)
 
 

@@ -146,8 +146,8 @@ def metric_values(removal: RemovalScores) -> Finding:
         f" deletion) at least {_HALF:.0%} have an interval without 0; in part if more than"
         f" {_CHANCE_OF_AREAS:.0%}, where chance alone gives about 5%",
         verdict_of([share >= _HALF, share > _CHANCE_OF_AREAS]),
-        f"{apart} of {len(differences)} differences ({share:.0%}); median size {sizes.median():.3f}, largest"
-        f" {sizes.max():.3f}; between two methods under one baseline the median is {between:.3f}",
+        f"{apart} of {len(differences)} differences ({share:.0%}); median size {sizes.median():z.3f}, largest"
+        f" {sizes.max():z.3f}; between two methods under one baseline the median is {between:z.3f}",
     )
 
 
@@ -254,9 +254,9 @@ class Rankings:
             "rankings of methods change with the metric's settings",
             f"for more than {_HALF:.0%} of the pairs of settings {_RULE_OF_RANKINGS}",
             _verdict_of_rankings(differing / len(self.agreement)),
-            f"{differing} of {len(self.agreement)} pairs; tau-b median {values.median():.2f}, lowest"
+            f"{differing} of {len(self.agreement)} pairs; tau-b median {values.median():z.2f}, lowest"
             f" {cell(self.agreement[lowest])} (`{lowest[0]}` and `{lowest[1]}`); a ranking with itself on"
-            f" resampled images {floor.median():.2f}; on one image a pair of methods swaps with chance"
+            f" resampled images {floor.median():z.2f}; on one image a pair of methods swaps with chance"
             f" {cell(self._swaps())}",
         )
 
@@ -270,8 +270,8 @@ class Rankings:
             " methods differently",
             f"for more than {_HALF:.0%} of the baselines, and ROAD, {_RULE_OF_RANKINGS}",
             _verdict_of_rankings(differing / len(orders)),
-            f"{differing} of {len(orders)}; tau-b from {values.min():.2f} to {values.max():.2f}, median"
-            f" {values.median():.2f}",
+            f"{differing} of {len(orders)}; tau-b from {values.min():z.2f} to {values.max():z.2f}, median"
+            f" {values.median():z.2f}",
         )
 
     def _differ(self, one: str, other: str) -> bool:

@@ -144,8 +144,8 @@ def summary(evidence: Evidence, names: ReliableRows) -> str:
     missed = ", ".join(evidence.missed(masks))
     return (
         f"Asked for absent classes, {loud or 'no earlier methods'} always answer with nearly the same map,"
-        f" {quiet or 'no earlier methods'} never do; `{masks}` keep at most {left:.3f} of their response to"
-        f" the true class, masks learned to raise the class {raised:.3f}. `{masks}`"
+        f" {quiet or 'no earlier methods'} never do; `{masks}` keep at most {left:z.3f} of their response to"
+        f" the true class, masks learned to raise the class {raised:z.3f}. `{masks}`"
         + (f" are not reliable; missed: {missed}." if missed else " are reliable.")
     )
 

@@ -146,7 +146,7 @@ def cell(score: Score) -> str:
     if not is_defined(score):
         return "n/a"
     digits = 3 if abs(score.value) < 1 else 2
-    return f"{score.value:.{digits}f}{score.bracketed(digits)}"
+    return f"{score.value:z.{digits}f}{score.bracketed(digits)}"
 
 
 def quoted(names: Iterable[str]) -> str:

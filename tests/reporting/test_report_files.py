@@ -2,6 +2,7 @@ import dataclasses
 import io
 import json
 import math
+import re
 
 import pytest
 from rich.console import Console
@@ -143,14 +144,40 @@ def test_a_task_without_auroc_has_all_its_scores_printed():
     assert ["classifier", "0.960"] in [line.split() for line in text.splitlines()]
 
 
+def test_a_score_that_rounds_to_zero_has_no_sign():
+    scores = {"val/a/m/x": Score(-0.0004, -0.0001, 0.2, 9), "val/b/m/x": Score(-0.0, -0.1, -0.0, 9)}
+    plain = Evaluation("val", scores)
+    for evaluation_ in (plain, dataclasses.replace(plain, headline={"m": "m/x"})):
+        text = printed(evaluation_)
+        assert re.search(r"(?<!\d)-0\.000", text) is None
+        assert text.count("0.000") >= 2
+    assert scores["val/a/m/x"].bracketed() == " [0.000, 0.200]"
+
+
+def test_a_report_says_under_which_names_loggers_have_the_scores(tmp_path):
+    name = "val/Mine/m[5]/auc"
+    found = Evaluation(
+        "val",
+        {name: Score(0.5, 0.25, 0.75, 9), "val/Mine/m[5]/ties": Score(0.1, 0, 1, 9)},
+        headline={"m[5] ↑": "m[5]/auc"},
+        logged={name: "val/mine/m"},
+    )
+    write_report(tmp_path, found, facts=RunFacts())
+    assert json.loads((tmp_path / "report.json").read_text())["logged"] == {"val/mine/m": name}
+    lines = (tmp_path / "report.md").read_text().splitlines()
+    assert lines[lines.index("| Mine | 0.500 |") + 1] == "| *logged as* `val/.../` | `m` |"
+
+
 def test_nothing_to_print():
     assert printed(Evaluation("test", {})) == ""
 
 
 def test_result_table_takes_names_apart():
-    table = result_table(Evaluation("test", {"test/masks/auroc/cw/l2": Score(0.5, 0.25, 0.75, 9, 1)}))
-    assert table.columns == ("row", "metric", "group", "value", "low", "high", "n", "undefined")
-    assert table.rows == (("masks", "auroc", "cw/l2", 0.5, 0.25, 0.75, 9, 1),)
+    name = "test/masks/auroc/cw/l2"
+    one = Evaluation("test", {name: Score(0.5, 0.25, 0.75, 9, 1)}, logged={name: "test/masks/auroc"})
+    table = result_table(one)
+    assert table.columns == ("row", "metric", "group", "value", "low", "high", "n", "undefined", "logged_as")
+    assert table.rows == (("masks", "auroc", "cw/l2", 0.5, 0.25, 0.75, 9, 1, "test/masks/auroc"),)
     name = "test/gradient/attacked_sensitivity[top_k,8/255]/shift"
     assert result_table(Evaluation("test", {name: Score(0.5, 0.25, 0.75, 9, 1)})).rows[0][:3] == (
         "gradient", "attacked_sensitivity[top_k,8/255]", "shift",

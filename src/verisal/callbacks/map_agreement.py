@@ -172,7 +172,7 @@ def _heatmap(name: str, members: tuple[str, ...], scores: Mapping[str, Score]) -
     values = torch.full((len(members), len(members)), torch.nan, dtype=torch.float64)
     for (i, j), pair in zip(combinations(range(len(members)), 2), _pair_names(members), strict=True):
         values[i, j] = values[j, i] = scores[pair].value
-    floor = f"{scores['floor'].value:.3f}"
+    floor = f"{scores['floor'].value:z.3f}"
     measured = "measured" if scores["repeats"].value else "that of a deterministic method"
     return Heatmap(
         figure=f"{_NAME}_{re.sub(r'[^a-z0-9]+', '_', name.lower()).strip('_')}",

@@ -216,7 +216,7 @@ def _auroc_legend(evaluation: Evaluation, attack: str) -> dict[str, str]:
     legend = {}
     for name, score in evaluation.scores.items():
         if (name.metric, name.part) == ("auroc", attack):
-            legend[name.row] = f"{name.row}: AUROC {score.value:.3f}{score.bracketed()}"
+            legend[name.row] = f"{name.row}: AUROC {score.value:z.3f}{score.bracketed()}"
     return legend
 
 

@@ -60,7 +60,7 @@ class Alarm:
         if score != score:
             return "NO VERDICT: the detector has no score for this image"
         said = "ALARM: adversarial" if score > self.threshold else "no alarm"
-        return f"{said}, score {score:.2f} (alarm above {self.threshold:.2f})"
+        return f"{said}, score {score:z.2f} (alarm above {self.threshold:z.2f})"
 
 
 @final

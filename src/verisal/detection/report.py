@@ -252,7 +252,7 @@ def _panel(
             for number, stage in enumerate(data.classifier.stages, start=1)
         }
         said = data.classifier.class_names[int(groups.prediction[at])]
-        sides.append((image, layers, _fused(list(layers.values()), image), f"{said} (score {score:.2f})"))
+        sides.append((image, layers, _fused(list(layers.values()), image), f"{said} (score {score:z.2f})"))
     (clean, clean_layers, clean_fused, before), (attacked, attacked_layers, attacked_fused, after) = sides
     return MaskPanel(
         image_id=data.image_id(found.split, index),

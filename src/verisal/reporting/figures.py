@@ -144,7 +144,7 @@ def heatmap_pixels(heatmap: Heatmap) -> NDArray[np.uint8]:
     for (line, column), value in np.ndenumerate(values):
         if np.isfinite(value):
             colour = "white" if value < low + 0.6 * (high - low) else "black"
-            axes.text(column, line, f"{value:.3f}", ha="center", va="center", fontsize=9, color=colour)
+            axes.text(column, line, f"{value:z.3f}", ha="center", va="center", fontsize=9, color=colour)
     for line, column in [] if heatmap.marked is None else heatmap.marked.nonzero().tolist():
         place = (column - 0.47, line - 0.45)
         axes.add_patch(Rectangle(place, 0.94, 0.9, fill=False, edgecolor="#D55E00", linewidth=2))

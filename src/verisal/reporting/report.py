@@ -80,7 +80,8 @@ def write_report(run_dir: Path, evaluation: Evaluation, *, facts: RunFacts, stem
     """Write ``<stem>.json`` and ``<stem>.md``, each whole or not at all.
 
     ``metrics`` in the JSON file depends on nothing but the scores: equal runs give equal bytes. A value that
-    is not a number is ``null``.
+    is not a number is ``null``. ``logged`` has the names under which loggers have scores, where these are others, and the
+    scores' own.
 
     Args:
         run_dir: folder of the run.
@@ -90,6 +91,7 @@ def write_report(run_dir: Path, evaluation: Evaluation, *, facts: RunFacts, stem
     """
     content = {
         "metrics": {name: _plain(evaluation.scores[name]) for name in sorted(evaluation.scores)},
+        "logged": {short: name for name, short in evaluation.logged.items()},
         "counts": dict(evaluation.counts),
         "timings": {name: round(value, 6) for name, value in evaluation.timings.items()},
         "notes": list(evaluation.notes),
@@ -124,17 +126,18 @@ def write_samples(path: Path, samples: Mapping[str, Sequence[object]]) -> None:
 
 
 def result_table(evaluation: Evaluation) -> Table:
-    """All scores as one table: ``row, metric, group, value, low, high, n, undefined``.
+    """All scores as one table: ``row, metric, group, value, low, high, n, undefined, logged_as``.
 
-    An interval of too few images is left out.
+    An interval of too few images is left out, and so is a name under which nothing is logged.
     """
     rows = []
     for name, score in evaluation.scores.items():
         low, high = score.ends or (math.nan, math.nan)
-        rows.append(
-            (name.row, name.metric, name.part or "all", score.value, low, high, score.n, score.undefined)
-        )
-    return Table(("row", "metric", "group", "value", "low", "high", "n", "undefined"), tuple(rows))
+        logged = evaluation.logged.get(name, "")
+        row = (name.row, name.metric, name.part or "all", score.value, low, high, score.n, score.undefined)
+        rows.append((*row, logged))
+    columns = ("row", "metric", "group", "value", "low", "high", "n", "undefined", "logged_as")
+    return Table(columns, tuple(rows))
 
 
 def print_results(evaluation: Evaluation, *, file: TextIO | None = None) -> None:
@@ -211,8 +214,8 @@ def _two_lines(score: Score) -> str:
     if math.isnan(score.value):
         return "n/a"
     if score.ends is None:
-        return f"{score.value:.3f}" + ("\ntoo few" if score.few else "")
-    return f"{score.value:.3f}\n{score.low:.3f}-{score.high:.3f}"
+        return f"{score.value:z.3f}" + ("\ntoo few" if score.few else "")
+    return f"{score.value:z.3f}\n{score.low:z.3f}-{score.high:z.3f}"
 
 
 def _markdown(evaluation: Evaluation, facts: RunFacts) -> str:
@@ -223,7 +226,8 @@ def _markdown(evaluation: Evaluation, facts: RunFacts) -> str:
     if main is not None:
         lines += ["## Main table", "", "Intervals and counts are in the tables below.", ""]
         lines += [f"| {' | '.join(main.columns)} |", f"|---|{'---:|' * (len(main.columns) - 1)}"]
-        lines += [f"| {' | '.join([str(row[0]), *map(_number, row[1:])])} |" for row in main.rows] + [""]
+        lines += [f"| {' | '.join([str(row[0]), *map(_number, row[1:])])} |" for row in main.rows]
+        lines += [*_logged_as(evaluation), ""]
     for block in _blocks(evaluation.scores):
         lines += [f"## {_title(block.metric)}", "", *_markdown_block(block), ""]
     if evaluation.counts:
@@ -237,6 +241,15 @@ def _markdown(evaluation: Evaluation, facts: RunFacts) -> str:
     lines += [f"- {stage}: {seconds:.1f} s" for stage, seconds in facts.wall_times.items()]
     lines += [f"- {package} {number}" for package, number in facts.versions.items()]
     return "\n".join(lines) + "\n"
+
+
+def _logged_as(evaluation: Evaluation) -> list[str]:
+    """A last row of the main table: what loggers call the column, behind split and row."""
+    names = {ScoreName(score).column: name.split("/", 2)[2] for score, name in evaluation.logged.items()}
+    if not names:
+        return []
+    cells = [f"`{names[column]}`" if column in names else "" for column in evaluation.headline.values()]
+    return [f"| *logged as* `{evaluation.split}/.../` | {' | '.join(cells)} |"]
 
 
 def _markdown_block(block: _Block) -> list[str]:
@@ -260,7 +273,7 @@ def _one_line(score: Score | None) -> str:
     counted = f"n = {score.n}" + (f" + {score.undefined}" if score.undefined else "")
     if math.isnan(score.value):
         return f"n/a ({counted})"
-    return f"{score.value:.3f}{score.bracketed()} ({counted})"
+    return f"{score.value:z.3f}{score.bracketed()} ({counted})"
 
 
 def _blocks(scores: Mapping[ScoreName, Score]) -> list[_Block]:
@@ -281,7 +294,7 @@ def _title(metric: str) -> str:
 
 
 def _number(value: object) -> str:
-    return f"{value:.3f}" if isinstance(value, float) and not math.isnan(value) else ""
+    return f"{value:z.3f}" if isinstance(value, float) and not math.isnan(value) else ""
 
 
 def _plain(score: Score) -> dict[str, float | int | None]:
