@@ -61,13 +61,14 @@ def typed_rows(rows: Iterable[str]) -> dict[str, str]:
 def typed_columns(columns: Iterable[str], *, after: Iterable[str] = ()) -> dict[str, str]:
     """Columns ``<metric>/<part>`` by what stands for them in logged names.
 
-    The first column of a metric is its main score and goes without its part. A metric goes without its
+    The first column of a metric is its main score and goes without its part. Parts follow after ``_``: a
+    slash would make the main score a folder, which stores of files refuse. A metric goes without its
     settings, ``insertion[blur5]`` as ``insertion``, unless a metric before it is called so: of several the
     first has the short name, so that a metric that is added behind the others changes no name.
 
     >>> typed_columns(["insertion[blur5]/auc", "insertion[gauss]/auc", "insertion[gauss]/range"])
     {'insertion[blur5]/auc': 'insertion', 'insertion[gauss]/auc': 'insertion_gauss', \
-'insertion[gauss]/range': 'insertion_gauss/range'}
+'insertion[gauss]/range': 'insertion_gauss_range'}
 
     Args:
         columns: to name.
@@ -85,7 +86,7 @@ def typed_columns(columns: Iterable[str], *, after: Iterable[str] = ()) -> dict[
         if first := metric not in metrics:
             short = typed(metric.partition("[")[0])
             metrics[metric] = typed(metric) if short in metrics.values() else short
-        found[column] = metrics[metric] if first else f"{metrics[metric]}/{typed(part)}"
+        found[column] = metrics[metric] if first else f"{metrics[metric]}_{typed(part)}"
     if len(set(found.values())) < len(found):
         twice = [column for column, name in found.items() if list(found.values()).count(name) > 1]
         raise ConfigError(f"{twice[0]!r} and {twice[1]!r} would both be logged as {found[twice[0]]!r}")

@@ -80,8 +80,8 @@ def write_report(run_dir: Path, evaluation: Evaluation, *, facts: RunFacts, stem
     """Write ``<stem>.json`` and ``<stem>.md``, each whole or not at all.
 
     ``metrics`` in the JSON file depends on nothing but the scores: equal runs give equal bytes. A value that
-    is not a number is ``null``. ``logged`` has the names under which loggers have scores, where these are others, and the
-    scores' own.
+    is not a number is ``null``. ``logged`` leads from the names under which loggers have scores, where these
+    are others, to the scores' own.
 
     Args:
         run_dir: folder of the run.
