@@ -179,6 +179,10 @@ FORMATS: dict[str, Format] = {
     "images alone": Format(lambda own: own.images, labels=False),
     "images in a list": Format(lambda own: [own.images], labels=False),
     "dict without labels": Format(lambda own: {"image": own.images}, labels=False),
+    "targets in pairs": Format(
+        lambda own: (own.images, list(zip(own.labels.tolist(), own.image_ids, strict=True))), ids=True
+    ),
+    "targets in columns": Format(lambda own: (own.images, [own.labels, own.image_ids]), ids=True),
     "ids as words": Format(lambda own: (own.images, own.labels, list(own.image_ids)), ids=True),
     "ids before labels": Format(lambda own: (own.images, own.image_ids, own.labels), ids=True),
     "ids as paths": Format(lambda own: (own.images, own.labels, list(map(Path, own.image_ids))), ids=True),

@@ -75,7 +75,7 @@ def parts_of(batch: object) -> Parts:
         raise ConfigError(f"a batch must hold images and their labels, found {shown(batch)}; {WAY_OUT}")
     # Samples in a list are read as the columns that a collate function would make of them.
     if all(map(_is_tuple_sample, items)):
-        return _of_places(list(zip(*cast("Sequence[Sequence[object]]", items), strict=True)))
+        return _of_places(_columns(items))
     if all(map(_is_named_sample, items)):
         records = [named_values(item) or {} for item in items]
         return _of_names({key: [record.get(key) for record in records] for key in records[0]})
@@ -191,6 +191,8 @@ def _with(parts: Parts, values: Sequence[object]) -> Parts:
     for kind, value in sorted(kinds, key=lambda pair: _ORDER.index(pair[0])):
         if kind == "nested":
             parts = _with(parts, items_of(value) or ())
+        elif kind == "rows":
+            parts = _with(parts, _columns(items_of(value) or ()))
         elif kind == "named":
             parts = _merged(parts, named_values(value) or {})
         elif kind in {"numbers", "words"}:
@@ -223,7 +225,7 @@ def _set(parts: Parts, part: str, value: object) -> Parts:
     return replace(parts, **{part: value})
 
 
-_ORDER = ("nothing", "nested", "named", "targets", "masks", "boxes", "numbers", "ids", "words")
+_ORDER = ("nothing", "nested", "rows", "named", "targets", "masks", "boxes", "numbers", "ids", "words")
 
 
 def _kind_of(value: object, count: int) -> str:
@@ -259,7 +261,19 @@ def _kind_of_items(items: Sequence[object], count: int) -> str:
         return "boxes"
     if depths == {3} or (depths == {2} and not any(t is not None and t.is_floating_point() for t in tensors)):
         return "masks"
+    if len(items) == count and all(map(_is_row, items)):
+        return "rows"
     raise ConfigError(f"nothing is known of {shown(items)} in a batch; {WAY_OUT}")
+
+
+def _is_row(item: object) -> bool:
+    """True for what is said of one image as a tuple, such as (label, mask) or (label, path)."""
+    items = items_of(item) or ()
+    return len(items) > 1 and not all(isinstance(entry, int | float) for entry in items)
+
+
+def _columns(rows: Sequence[object]) -> list[object]:
+    return list(zip(*cast("Sequence[Sequence[object]]", rows), strict=True))
 
 
 def _is_nested(items: Sequence[object], count: int) -> bool:

@@ -30,7 +30,7 @@ def voc_parts(annotation: object, size: Size) -> Parts:
         if not isinstance(annotation, Mapping):
             raise TypeError
         objects = annotation.get("object", [])
-        given = tuple(int(annotation["size"][side]) for side in ("height", "width"))
+        given = int(annotation["size"]["height"]), int(annotation["size"]["width"])
         corners = [[float(one["bndbox"][key]) for key in ("xmin", "ymin", "xmax", "ymax")] for one in objects]
         names = [str(one["name"]) for one in objects]
         hard = [str(one.get("difficult", "0")) == "1" for one in objects]
@@ -40,10 +40,7 @@ def voc_parts(annotation: object, size: Size) -> Parts:
             f" {shown(annotation)}; {_WRAP}"
         ) from error
     if given != size:
-        raise DataError(
-            f"the annotation is of an image of {given[1]} x {given[0]} pixels, found one of"
-            f" {size[1]} x {size[0]}, whose boxes nobody knows; {_WRAP}"
-        )
+        _refuse_size(*given, size=size)
     boxes = torch.tensor(corners).reshape(-1, 4) - torch.tensor([1.0, 1.0, 0.0, 0.0])
     return Parts(labels=names, boxes=boxes, difficult=hard, ids=annotation.get("filename"))
 
@@ -83,5 +80,15 @@ def coco_parts(annotations: Sequence[object], size: Size) -> Parts:
 
 
 def _mask(entry: Mapping[str, Any], size: Size) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    source = mask_source(entry.get("segmentation"), f"annotation {entry.get('id', '')}".strip())
+    segmentation = entry.get("segmentation")
+    if isinstance(segmentation, Mapping) and tuple(segmentation.get("size", size)) != size:
+        _refuse_size(*segmentation["size"], size=size)
+    source = mask_source(segmentation, f"annotation {entry.get('id', '')}".strip())
     return np.zeros(size, dtype=bool) if source is None else source.read(*size)
+
+
+def _refuse_size(height: int, width: int, *, size: Size) -> None:
+    raise DataError(
+        f"an annotation is of an image of {width} x {height} pixels, found one of {size[1]} x {size[0]}: its"
+        f" objects may be anywhere; {_WRAP}"
+    )

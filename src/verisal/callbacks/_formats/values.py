@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from numbers import Integral
 from pathlib import PurePath
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,31 +54,36 @@ def shown(value: object) -> str:
 
 
 def is_images(value: object) -> bool:
-    """True for ``(B, C, H, W)`` of float or uint8, or a list of such ``(C, H, W)``."""
+    """True for ``(B, C, H, W)`` of float or uint8, or a list of such ``(C, H, W)`` of one C."""
     if isinstance(value, tv_tensors.Mask):
         return False
     tensor = tensor_of(value)
     if tensor is not None:
         return tensor.ndim == 4 and _of_pixels(tensor)
     items = items_of(value) or ()
-    return bool(items) and all(map(is_image, items))
+    return bool(items) and all(map(is_image, items)) and len(set(map(_channels, items))) == 1
 
 
 def is_image(value: object) -> bool:
     """True for ``(C, H, W)`` of float or uint8, and for a picture of PIL: to be refused as an image."""
     if isinstance(value, tv_tensors.Mask):
         return False
-    if type(value).__module__.partition(".")[0] == "PIL":
-        return True
     tensor = tensor_of(value)
-    return tensor is not None and tensor.ndim == 3 and _of_pixels(tensor)
+    return _is_picture(value) or (tensor is not None and tensor.ndim == 3 and _of_pixels(tensor))
 
 
 def has_one_channel(images: object) -> bool:
     """True if what :func:`is_images` holds for has a single channel, as masks have."""
-    tensor = tensor_of(images)
-    parts = [tensor] if tensor is not None else [tensor_of(item) for item in items_of(images) or ()]
-    return all(part is not None and part.shape[-3] == 1 for part in parts)
+    items = items_of(images)
+    return _channels(items[0] if items else images) == 1
+
+
+def _channels(image: Any) -> int:  # noqa: ANN401 - a tensor, an array or a picture
+    return len(image.getbands()) if _is_picture(image) else int(image.shape[-3])
+
+
+def _is_picture(value: object) -> bool:
+    return type(value).__module__.partition(".")[0] == "PIL"
 
 
 def stacked_images(images: object) -> Tensor:
