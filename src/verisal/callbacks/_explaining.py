@@ -6,8 +6,9 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
+from functools import partial
 from itertools import chain
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
@@ -15,17 +16,21 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from verisal.callbacks._batches import Reader
+from verisal.callbacks._beginning import begin_all, end_all
 from verisal.callbacks._epoch import Epoch, Seen
-from verisal.callbacks._loaders import Chosen, batches_with_rows, chosen_rows, loaders_of
+from verisal.callbacks._loaders import batches_of
 from verisal.callbacks._names import LogsScores, named, refuse_clash, typed_rows
 from verisal.callbacks._parts import Explains
 from verisal.callbacks._run import Run
 from verisal.callbacks._subject import Told, told_by
+from verisal.callbacks._subset import Everything, Subset
 from verisal.errors import ConfigError
 from verisal.functional.statistics.resampled import Bootstrap
 from verisal.results import Evaluation, SaliencyPanel, Score, ScoreName
 from verisal.saliency import CentrePrior, RandomMap, Saliency
 from verisal.types import OutputKind, check_range
+
+_KEPT = "explained_images"
 
 
 @dataclass(eq=False, repr=False)
@@ -47,7 +52,9 @@ class ExplainingCallback(Callback, LogsScores, ABC):
         methods: name, the row of the tables, to method; or methods, which are then called like their classes:
             ``GradCAM`` is ``grad_cam``.
         every_n_epochs: in a fit, explain in every n-th validation.
-        max_images: at most this many images, a fixed subset drawn by seed; None for all.
+        max_images: at most this many images, a fixed subset drawn by seed; None for all. ``auto``: all in a
+            validate or test run, and in a fit as many as take a tenth of an epoch or less, by the first
+            explained validation: a power of two, at least 8, the same from then on.
         seed: of everything that is drawn: the subset, the controls, the resamples of the intervals.
         explains: path of the part of the module that gives logits, ``forward`` for the module's own, or a
             function of the module and of images as the loader gives them; None where it is found.
@@ -68,7 +75,7 @@ class ExplainingCallback(Callback, LogsScores, ABC):
     methods: Mapping[str, Saliency] | Sequence[Saliency]
     _: KW_ONLY
     every_n_epochs: int = 1
-    max_images: int | None = None
+    max_images: int | Literal["auto"] | None = "auto"
     seed: int = 0
     explains: str | Explains | None = None
     normalization: Any = None
@@ -82,20 +89,25 @@ class ExplainingCallback(Callback, LogsScores, ABC):
 
     def __post_init__(self) -> None:
         super().__init__()
-        check_range(1, every_n_epochs=self.every_n_epochs, max_images=self.max_images)
+        known = None if self.max_images == "auto" else self.max_images
+        check_range(1, every_n_epochs=self.every_n_epochs, max_images=known)
         methods = named(self.methods)
         self.by_name = _with_controls(methods, seed=self.seed) if self.controlled else methods
         typed_rows(self.by_name)
         self.evaluation: Evaluation | None = None
         self.epoch: Epoch | None = None
         self.panels: list[SaliencyPanel] = []
-        self._chosen: Chosen | None = None
+        self.subset: Subset = Everything()
+        self.affordable: int | None = None
         self.due = False
         self.run = Run(Told())
 
     def begin(self, epoch: Epoch) -> None:
         """Empty everything that is gathered; may be extended."""
         self.panels = []
+
+    def start(self, epoch: Epoch) -> None:
+        """Explain what is no part of the evaluation's own images, once all have begun; may be overridden."""
 
     @abstractmethod
     def add(self, epoch: Epoch, seen: Seen) -> None:
@@ -111,7 +123,7 @@ class ExplainingCallback(Callback, LogsScores, ABC):
         Raises:
             ConfigError: two of them say something else, or would log different scores under one name.
         """
-        explaining = _explaining(trainer)
+        explaining = explaining_callbacks(trainer)
         self.run = Run(told_by(explaining)) if self is explaining[0] else explaining[0].run
         refuse_clash([*_before(self, trainer), self])
 
@@ -123,14 +135,19 @@ class ExplainingCallback(Callback, LogsScores, ABC):
         """Set the module free."""
         self.run.unwatch()
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self.run.clock.restart()
+
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Wait for the first batch, unless it is a sanity check or another epoch's turn."""
         self.evaluation = self.epoch = self.run.epoch = None
         fitting = trainer.state.fn is TrainerFn.FITTING
         other = fitting and (trainer.current_epoch + 1) % self.every_n_epochs
         self.due = not trainer.sanity_checking and not other
-        if self is _explaining(trainer)[-1] and _averaged_without_batch(trainer, self):
-            _begin_all(trainer, pl_module, None)
+        callbacks = explaining_callbacks(trainer)
+        if self is callbacks[-1] and _averaged_without_batch(trainer, self):
+            begin_all(callbacks, trainer, pl_module, None)
 
     def on_validation_batch_start(
         self,
@@ -157,12 +174,12 @@ class ExplainingCallback(Callback, LogsScores, ABC):
         if not self.due:
             return
         if self.epoch is None:
-            _begin_all(trainer, pl_module, batch)
+            begin_all(explaining_callbacks(trainer), trainer, pl_module, batch)
         epoch = self._begun()
-        with epoch.scope():
-            whole = self.run.batch(batch)
-            rows = range(len(whole)) if self._chosen is None else self._chosen[dataloader_idx][batch_idx]
+        with self.run.clock.explaining(pl_module.device), epoch.scope():
+            rows = self.subset.rows(dataloader_idx, batch_idx, partial(self.run.batch, batch))
             if len(rows):
+                whole = self.run.batch(batch)
                 epoch.open(whole)
                 self.add(epoch, epoch.seen(whole.rows(rows)))
 
@@ -170,19 +187,28 @@ class ExplainingCallback(Callback, LogsScores, ABC):
         """Gather over processes, and log the values of the main table; those that are undefined are NaN."""
         if not self.due:
             return
+        callbacks = explaining_callbacks(trainer)
         if self.epoch is None:
-            _begin_all(trainer, pl_module, None)
+            begin_all(callbacks, trainer, pl_module, None)
         epoch = self._begun()
-        epoch.close()
-        self.run.close()
-        found = self.finish(epoch)
+        with self.run.clock.explaining(pl_module.device):
+            epoch.close()
+            found = self.finish(epoch)
+        last = [callback for callback in callbacks if callback.due][-1]
+        timings = end_all(self.run, epoch) if self is last else {}
         earlier = _before(self, trainer)
         typed = self.typed_scores(epoch.split, after=earlier)
         scores = {} if found is None else found.scores
+        who = type(self).__name__
+        nothing = f"{who} explained no image: none that it takes was read ({epoch.split})"
+        epoch.notice(f"{who} nothing", nothing if found is None else "")
         if found is not None:
             notes = tuple(dict.fromkeys((*found.notes, *self.run.notices)))
             logged = {str(name): short for name, short in typed.items() if name in scores}
-            self.evaluation = replace(found, headline=self.headline, logged=logged, notes=notes)
+            timings = {**found.timings, **timings}
+            self.evaluation = replace(
+                found, headline=self.headline, logged=logged, notes=notes, timings=timings
+            )
         # Of equal names the first counts, as in reports: two callbacks share the controls.
         taken = set(chain.from_iterable(other.typed_scores(epoch.split) for other in earlier if other.due))
         values = {
@@ -193,13 +219,20 @@ class ExplainingCallback(Callback, LogsScores, ABC):
         # The same on every process: gathered already.
         pl_module.log_dict(values, batch_size=1, rank_zero_only=True)
 
-    def open(self, trainer: Trainer, epoch: Epoch) -> None:
-        """Choose the images, and begin."""
-        self.epoch = epoch
-        self._chosen = chosen_rows(loaders_of(trainer), max_images=self.max_images, seed=self.seed)
-        epoch.expect(batches_with_rows(self._chosen, _batches_of(trainer)) * len(self.row_names))
-        with epoch.scope():
-            self.begin(epoch)
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Keep the number of images that a resumed fit goes on with."""
+        if self.affordable is not None:
+            place = explaining_callbacks(trainer).index(self)
+            checkpoint.setdefault(_KEPT, {})[f"{place} {type(self).__name__}"] = self.affordable
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Take back what :meth:`on_save_checkpoint` kept."""
+        place = explaining_callbacks(trainer).index(self)
+        self.affordable = checkpoint.get(_KEPT, {}).get(f"{place} {type(self).__name__}", self.affordable)
 
     def _begun(self) -> Epoch:
         if self.epoch is None:
@@ -275,34 +308,19 @@ def _with_controls(methods: Mapping[str, Saliency], *, seed: int) -> dict[str, S
     return {**methods, **missing}
 
 
-def _explaining(trainer: Trainer) -> list[ExplainingCallback]:
+def explaining_callbacks(trainer: Trainer) -> list[ExplainingCallback]:
+    """Those of a trainer, in their order."""
     return [other for other in trainer.callbacks if isinstance(other, ExplainingCallback)]  # type: ignore[attr-defined]
 
 
 def _before(callback: ExplainingCallback, trainer: Trainer) -> list[ExplainingCallback]:
     """Explaining callbacks whose turn comes before this one's."""
-    explaining = _explaining(trainer)
+    explaining = explaining_callbacks(trainer)
     return explaining[: explaining.index(callback)]
-
-
-def _begin_all(trainer: Trainer, module: LightningModule, raw: object) -> None:
-    """Begin at the end of the first batch, when averaged weights are in place; None for no batch.
-
-    All begin before any of them explains: what begins late would find another one's batch open.
-    """
-    for callback in _explaining(trainer):
-        if callback.due and callback.epoch is None:
-            callback.open(trainer, callback.run.begin(trainer, module, raw))
 
 
 def _averaged_without_batch(trainer: Trainer, last: Callback) -> bool:
     """True for a process without batches where averaged weights are in place now, and not at the end."""
     listed = list(trainer.callbacks)  # type: ignore[attr-defined]
     before = listed[: listed.index(last)]
-    return not sum(_batches_of(trainer)) and any(isinstance(one, WeightAveraging) for one in before)
-
-
-def _batches_of(trainer: Trainer) -> list[int]:
-    """Batches that this process reads of every loader; 1 where nobody knows beforehand."""
-    limits = trainer.num_test_batches if trainer.testing else trainer.num_val_batches
-    return [int(limit) if math.isfinite(limit) else 1 for limit in limits]
+    return not sum(batches_of(trainer)) and any(isinstance(one, WeightAveraging) for one in before)

@@ -1,21 +1,16 @@
-"""Loaders of an evaluation, and the fixed subset of their images that is explained."""
+"""Loaders of an evaluation, and their sizes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Sequence
 from typing import Any
 
-import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.states import TrainerFn
-from torch.utils.data import BatchSampler, DataLoader, RandomSampler
+from torch.utils.data import DataLoader, IterableDataset
 
 from verisal.errors import ConfigError
-from verisal.functional.scopes import rng_preserved
-from verisal.functional.seeding import derive_seed
-
-Chosen = list[list[list[int]]]
-"""By loader and batch the rows that are explained."""
 
 
 def loaders_of(trainer: Trainer) -> list[Any]:
@@ -38,47 +33,20 @@ def datasets_of(loaders: Sequence[Any]) -> list[object]:
     return [loader.dataset for loader in loaders if isinstance(loader, DataLoader)]
 
 
-def chosen_rows(loaders: Sequence[Any], *, max_images: int | None, seed: int) -> Chosen | None:
-    """Rows of a fixed subset, the same in every epoch and on any number of processes; None for all rows.
+def batches_of(trainer: Trainer) -> list[int]:
+    """Batches that this process reads of every loader; 1 where nobody knows beforehand."""
+    limits = trainer.num_test_batches if trainer.testing else trainer.num_val_batches
+    return [int(limit) if math.isfinite(limit) else 1 for limit in limits]
 
-    Args:
-        loaders: of the evaluation, as this process reads them.
-        max_images: at most this many images, drawn by their positions in the data; None for all.
-        seed: of the draw.
 
-    Raises:
-        ConfigError: a loader that shuffles, or whose batches are not known beforehand.
-    """
-    if max_images is None:
+def all_batches(trainer: Trainer) -> bool:
+    """True if the evaluation reads its loaders to their end."""
+    return (trainer.limit_test_batches if trainer.testing else trainer.limit_val_batches) == 1.0
+
+
+def images_of(loaders: Sequence[Any]) -> int | None:
+    """Images in the data of all loaders, None where one does not say."""
+    datasets = datasets_of(loaders)
+    if len(datasets) < len(loaders) or any(isinstance(dataset, IterableDataset) for dataset in datasets):
         return None
-    sizes = [len(loader.dataset) for loader in loaders]
-    generator = torch.Generator().manual_seed(derive_seed(seed, "explained images"))
-    drawn = set(torch.randperm(sum(sizes), generator=generator)[:max_images].tolist())
-    chosen: Chosen = []
-    start = 0
-    for loader, size in zip(loaders, sizes, strict=True):
-        batches = _positions(loader)
-        chosen.append(
-            [[row for row, place in enumerate(batch) if start + place in drawn] for batch in batches]
-        )
-        start += size
-    return chosen
-
-
-def batches_with_rows(chosen: Chosen | None, batches: Sequence[int]) -> int:
-    """Number of batches with an image to explain among the first ``batches`` of every loader."""
-    if chosen is None:
-        return sum(batches)
-    return sum(bool(rows) for own, count in zip(chosen, batches, strict=True) for rows in own[:count])
-
-
-def _positions(loader: Any) -> list[list[int]]:  # noqa: ANN401 - anybody's loader
-    sampler: Iterable[Sequence[int]] | None = loader.batch_sampler
-    inner = sampler.sampler if isinstance(sampler, BatchSampler) else None
-    if sampler is None or isinstance(inner, RandomSampler) or isinstance(loader.sampler, RandomSampler):
-        raise ConfigError(
-            "max_images needs an evaluation loader that reads a data set of known size in a fixed order,"
-            f" found one with {type(loader.sampler).__name__}; leave out shuffle, or set max_images: null"
-        )
-    with rng_preserved():
-        return [list(batch) for batch in sampler]
+    return sum(len(dataset) for dataset in datasets)  # type: ignore[misc,arg-type]  # sized

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from verisal.callbacks._epoch import Epoch, Seen
 from verisal.callbacks._explaining import ScoringCallback
+from verisal.callbacks._processes import agreed
 from verisal.errors import DataError
 from verisal.functional.regions.localisation import choose_threshold
 from verisal.functional.seeding import derive_seed
@@ -42,11 +43,14 @@ class QueryCallback(ScoringCallback, ABC):
         super().__post_init__()
         check_range(1, held_out_images=self.held_out_images)
         self._held_out: Batch | None = None
+        self._chosen: tuple[Epoch, dict[str, float]] | None = None
 
     def thresholds(self, epoch: Epoch) -> dict[str, float]:
         """Threshold of every method for the classifier as it is now; NaN where none can be chosen."""
         if self.held_out is None:
             return dict.fromkeys(self.by_name, math.nan)
+        if self._chosen is not None and self._chosen[0] is epoch:
+            return self._chosen[1]
         if self._held_out is None:
             self._held_out = epoch.samples(self.held_out, self.held_out_images)
         samples = self._held_out.to(epoch.device)
@@ -57,6 +61,9 @@ class QueryCallback(ScoringCallback, ABC):
             known = epoch.rows(name, [method], samples, {"tau": chosen}, objects=True)
             thresholds[name] = round(float(known["tau"]), 6)
             epoch.step(name)
+        # A process without a batch finds its weights where no average stands for them any more.
+        thresholds = agreed(lambda: thresholds)[0]
+        self._chosen = epoch, thresholds
         return thresholds
 
     def check_apart(self, image_ids: Sequence[str]) -> None:

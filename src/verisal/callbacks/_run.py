@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, TypeVar, final
+from typing import TypeVar, final
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
-from torch import distributed
+from torch import Tensor
 
 from verisal.callbacks._batches import Read, read
+from verisal.callbacks._cost import Clock
 from verisal.callbacks._epoch import Epoch
 from verisal.callbacks._first_samples import collate_like, first_samples
 from verisal.callbacks._loaders import datasets_of, loaders_of
+from verisal.callbacks._processes import agreed
 from verisal.callbacks._subject import Finding, Subject, Told, find
 from verisal.callbacks._watching import Call, watched
-from verisal.errors import ConfigError, VerisalError
+from verisal.errors import ConfigError
 from verisal.reporting import CsvSink
 from verisal.types import Batch
 
@@ -39,19 +41,21 @@ class Run:
         self.told = told
         self.epoch: Epoch | None = None
         self.subject: Subject | None = None
+        self.clock = Clock()
         self._said: dict[str, str] = {}
         self._watching = ExitStack()
         self._calls: list[Call] = []
+        self._watched: tuple[object, Tensor] | None = None
         self._raw: object = None
         self._read: tuple[Read, Batch] | None = None
 
     def watch(self, module: LightningModule, raw: object) -> None:
         """Watch what the module does with a batch, unless it is known what is explained."""
         # A step that is compiled as a whole would be compiled anew.
-        if self.subject is not None or self._calls or module._compiler_ctx is not None:
+        if self.subject is not None or self._watched is not None or module._compiler_ctx is not None:
             return
-        images = read(raw, self.told.batch, class_names=self.told.class_names).images
-        self._watching.close()
+        images = self._read_raw(raw).images
+        self._watched = raw, images.clone()
         self._calls = self._watching.enter_context(watched(module, len(images), images.shape[1]))
 
     def unwatch(self) -> None:
@@ -82,7 +86,7 @@ class Run:
 
     def close(self) -> None:
         """Forget the batch at hand."""
-        self._raw = self._read = None
+        self._raw = self._read = self._watched = None
         self._calls = []
 
     def notice(self, key: str, sentence: str) -> None:
@@ -96,6 +100,9 @@ class Run:
     def notices(self) -> tuple[str, ...]:
         """All that was said and still holds."""
         return tuple(sentence for sentence in self._said.values() if sentence)
+
+    def _read_raw(self, raw: object) -> Read:
+        return read(raw, self.told.batch, class_names=self.told.class_names)
 
     def _known(self) -> Subject:
         if self.subject is None:
@@ -116,12 +123,25 @@ class Run:
             if raw is None:
                 return None
             calls = self._calls
+            self._check_unchanged(module, raw)
             return find(module, self.told, raw, calls=calls, datasets=datasets, tolerance=precision)
 
         findings = [finding for finding in agreed(found) if finding is not None]
         if not findings:
             raise ConfigError("there is nothing to explain: the evaluation's loaders gave no batch")
         return findings[0]
+
+    def _check_unchanged(self, module: LightningModule, raw: object) -> None:
+        """Raise if the step has written into the loader's images, which are then no longer there."""
+        if self._watched is None or self._watched[0] is not raw:
+            return
+        before, after = self._watched[1], self._read_raw(raw).images
+        if before.shape != after.shape or not torch.equal(before.nan_to_num(), after.nan_to_num()):
+            raise ConfigError(
+                f"the evaluation's step of {type(module).__name__} changes the images of its batch in place,"
+                " so that what is explained is no longer what the loader gave; write x = x.sub(...) in place"
+                " of x.sub_(...) and the like"
+            )
 
     def _epoch_of(self, trainer: Trainer, module: LightningModule, subject: Subject) -> Epoch:
         fitting = trainer.state.fn is TrainerFn.FITTING
@@ -148,21 +168,3 @@ class Run:
             rank=trainer.global_rank,
             processes=trainer.world_size,
         )
-
-
-def agreed(compute: Callable[[], _Value]) -> list[_Value]:
-    """What every process computes, by their numbers; an error of one is raised on all of them."""
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return [compute()]
-    value: _Value | None = None
-    error: VerisalError | None = None
-    try:
-        value = compute()
-    except VerisalError as found:
-        error = found
-    answers: list[Any] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(answers, (value, error))
-    for _, problem in answers:
-        if problem is not None:
-            raise problem
-    return [answer for answer, _ in answers]

@@ -126,7 +126,11 @@ class Subject:
             class_names=told.class_names,
             output=told.output or "softmax",
         )
-        return classifier.to(self._module.device)
+        # Alone: the network is where its trainer wants it.
+        classifier.mean, classifier.std = (
+            values.to(self._module.device) for values in (classifier.mean, classifier.std)
+        )
+        return classifier
 
     def read(self, raw: object) -> Read:
         """A batch of the loader as it is."""

@@ -81,7 +81,7 @@ class DisturbedLocalization(QueryCallback):
         return _HEADLINE
 
     def begin(self, epoch: Epoch) -> None:
-        """Choose the thresholds, with the classifier as it is now, and take the further scenes."""
+        """Choose the thresholds, with the classifier as it is now."""
         super().begin(epoch)
         thresholds = self.thresholds(epoch)
         self._left_out = [name for name, tau in thresholds.items() if math.isnan(tau)]
@@ -93,6 +93,9 @@ class DisturbedLocalization(QueryCallback):
                 absent.table.to(epoch.device)
                 present = PresentQueries(threshold=tau)
                 self._absent[name], self._present[name] = absent, present.to(epoch.device)
+
+    def start(self, epoch: Epoch) -> None:
+        """Explain the further samples."""
         if self.several is not None:
             if self._scenes is None:
                 self._scenes = epoch.samples(self.several, self.several_images)
