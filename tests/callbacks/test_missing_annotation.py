@@ -81,7 +81,7 @@ def test_maps_that_cannot_be_scored_are_said_by_method():
 
 def test_a_stranger_is_told_once_and_shown_every_epoch(caplog):
     metrics = [EnergyInside(), PointingGame(), PerturbationCurve("deletion", steps=3)]
-    callback = SaliencyMetrics({"gradient": Gradient()}, metrics)
+    callback = SaliencyMetrics({"gradient": Gradient()}, metrics, max_images=None)
     found = []
 
     class Keeping(Callback):

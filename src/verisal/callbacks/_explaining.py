@@ -205,9 +205,12 @@ class ExplainingCallback(Callback, LogsScores, ABC):
         if found is not None:
             notes = tuple(dict.fromkeys((*found.notes, *self.run.notices)))
             logged = {str(name): short for name, short in typed.items() if name in scores}
-            timings = {**found.timings, **timings}
             self.evaluation = replace(
-                found, headline=self.headline, logged=logged, notes=notes, timings=timings
+                found,
+                headline=self.headline,
+                logged=logged,
+                notes=notes,
+                timings={**found.timings, **timings},
             )
         # Of equal names the first counts, as in reports: two callbacks share the controls.
         taken = set(chain.from_iterable(other.typed_scores(epoch.split) for other in earlier if other.due))
@@ -217,7 +220,7 @@ class ExplainingCallback(Callback, LogsScores, ABC):
             if name not in taken
         }
         # The same on every process: gathered already.
-        pl_module.log_dict(values, batch_size=1, rank_zero_only=True)
+        pl_module.log_dict({**values, **timings}, batch_size=1, rank_zero_only=True)
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
