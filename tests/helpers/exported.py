@@ -1,4 +1,4 @@
-"""All public classes of the framework, whatever room and file they are in."""
+"""All classes of the framework that others may hold: those of public files, and what rooms export."""
 
 import importlib
 import inspect
@@ -10,12 +10,18 @@ import verisal
 
 @cache
 def public_classes() -> tuple[type, ...]:
-    """Of modules without an underscore before their name, each class once, where it is defined."""
+    """Each class once, by where it is defined; a file or class with an underscore is public if exported."""
     found = set()
     for module in pkgutil.walk_packages(verisal.__path__, "verisal."):
-        if module.name.rpartition(".")[2].startswith("__main__"):
+        if module.name == "verisal.__main__":
             continue
-        for name, value in vars(importlib.import_module(module.name)).items():
-            if inspect.isclass(value) and not name.startswith("_") and value.__module__ == module.name:
+        loaded = importlib.import_module(module.name)
+        own = "._" not in module.name
+        for name, value in vars(loaded).items():
+            exported = name in getattr(loaded, "__all__", ())
+            if inspect.isclass(value) and (exported or (own and value.__module__ == module.name)):
                 found.add(value)
-    return tuple(sorted(found, key=lambda kind: (kind.__module__, kind.__name__)))
+    ours = {
+        kind for kind in found if kind.__module__.startswith("verisal.") and not kind.__name__.startswith("_")
+    }
+    return tuple(sorted(ours, key=lambda kind: (kind.__module__, kind.__name__)))
