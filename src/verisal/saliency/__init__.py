@@ -12,6 +12,7 @@ from verisal.saliency.controls import (
 )
 from verisal.saliency.decoy.decoy import Decoy, Decoys
 from verisal.saliency.decoy.problem import DecoyReport
+from verisal.saliency.explainer import Explainer
 from verisal.saliency.gates.descent import GateDescent, GateProblem, GateResult, Objective
 from verisal.saliency.gates.differentiable import (
     DifferentiableGates,
@@ -53,6 +54,7 @@ __all__ = [
     "DeepLift",
     "DifferentiableGates",
     "EdgeDetector",
+    "Explainer",
     "ExtremalPerturbation",
     "FoundGates",
     "FrozenGates",

@@ -16,7 +16,7 @@ from verisal.fingerprint import Configured
 from verisal.functional.networks import plain_network, staged_network
 from verisal.functional.outputs import output_of, probabilities
 from verisal.functional.scopes import differentiated, predicted_classes
-from verisal.models import Classifier
+from verisal.models import Classifier, Normalization
 from verisal.types import (
     AnyClassifier,
     AnyQuery,
@@ -57,9 +57,9 @@ class Saliency(Configured, ABC):
         same after the call, whether it returns or raises.
 
         Args:
-            classifier: a :class:`verisal.models.Classifier`, or any network or function that takes images in
-                [0, 1]. Where a method reads stages, those of a bare network are searched at every call; bind
-                the method once to save that: :class:`Explainer`.
+            classifier: a :class:`verisal.models.Classifier`; or a network or function that takes images in
+                [0, 1], or says how they are to be normalised, as networks of timm do. Where a method reads
+                stages, those of a bare network are searched at every call: :class:`.Explainer` keeps them.
             images: ``(B, 3, H, W)`` float32 RGB in [0, 1], before normalisation.
             query_class: None for the class that is predicted for each image (in eval mode; the pass counts in
                 ``n_forward``), an int for one class, or ``(B,)`` integers.
@@ -72,6 +72,7 @@ class Saliency(Configured, ABC):
             ConfigError: a query class or a classifier that does not fit.
         """
         check_some_images(images)
+        classifier = _as_it_says(classifier)
         if query_class is not None:
             query = query_classes(query_class, len(images), images.device)
             return replace(self.explain(classifier, images, query), query_class=query)
@@ -90,6 +91,15 @@ class Saliency(Configured, ABC):
             DataError: no image, or images that are none.
             ConfigError: a query class or a classifier that does not fit.
         """
+
+
+def _as_it_says(classifier: AnyClassifier) -> AnyClassifier:
+    """A bare network that says how its input is normalised, as those of timm do, with that normalisation."""
+    if isinstance(classifier, nn.Module):
+        network = plain_network(classifier)
+        if not isinstance(network, StagedClassifier) and Normalization.found_in(network) is not None:
+            return Classifier(network, output=output_of(network))
+    return classifier
 
 
 def check_some_images(images: Tensor) -> None:

@@ -4,12 +4,13 @@ Values may be ``(B, C, H, W)``, ``(B, 1, h, w)`` or ``(B, h, w)``, a tensor or a
 sizes are resized. They are kept with their signs as the attribution. The saliency map is their positive part
 if there is one channel, as of Grad-CAM, and their largest absolute value over several, as of a gradient.
 
-A peer's object explains the network that it was built on: build it on the classifier that is explained, which
-normalises inside itself, and not on the bare network in it. Passes are not counted.
+A peer's object explains the network that it was built on: the classifier that is explained, which normalises
+inside itself, or the bare network in it, which is then given normalised images. Passes are not counted.
 """
 
 from __future__ import annotations
 
+import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,8 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from verisal.errors import ConfigError, NumericError
-from verisal.functional.networks import uncompiled
+from verisal.functional.networks import plain_network, uncompiled
 from verisal.functional.outputs import Answering, ask
+from verisal.models import Classifier
 from verisal.saliency._base import Saliency, explaining
 from verisal.saliency.gates.masks import resize_maps
 from verisal.saliency.gradients.gradient import scores_of
@@ -35,6 +37,20 @@ class _Attributes(Protocol):
 
     def attribute(self, inputs: Tensor, *, target: Tensor) -> Any:  # noqa: ANN401 - checked when it comes
         """Attribution of a batch."""
+
+
+@runtime_checkable
+class _OfModel(Protocol):
+    """An object that says which network it was built on, as those for class activation maps do."""
+
+    model: Any
+
+
+@runtime_checkable
+class _OfForward(Protocol):
+    """The same, as captum's methods say it."""
+
+    forward_func: Any
 
 
 class _Adapter(Saliency):
@@ -67,7 +83,7 @@ class CaptumAdapter(_Adapter):
     """Any object with captum's ``attribute(inputs, target=...)``.
 
     Args:
-        method: the object, built on the classifier that is explained.
+        method: the object, built on the classifier that is explained, or on the bare network in it.
 
     Raises:
         ConfigError: an object without ``attribute``, or a result of another shape.
@@ -86,7 +102,7 @@ class CaptumAdapter(_Adapter):
 
     def results(self, classifier: AnyClassifier, inputs: Tensor, query: Tensor) -> Sequence[object]:
         """The attribution."""
-        return [self.method.attribute(inputs, target=query)]
+        return [self.method.attribute(as_built_on(self.method, classifier, inputs), target=query)]
 
 
 @final
@@ -98,7 +114,8 @@ class TorchCamAdapter(_Adapter):
 
     Args:
         extractor: called as ``extractor(class_idx=[...], scores=logits, normalized=False)``, returns one
-            ``(B, h, w)`` per hooked layer. Its hooks must be on the classifier that is explained.
+            ``(B, h, w)`` per hooked layer. Its hooks must be on the classifier that is explained, or on the
+            bare network in it.
 
     Raises:
         ConfigError: an extractor that cannot be called, or results of another shape.
@@ -111,6 +128,7 @@ class TorchCamAdapter(_Adapter):
 
     def results(self, classifier: AnyClassifier, inputs: Tensor, query: Tensor) -> Sequence[object]:
         """One forward pass, then whatever the extractor does."""
+        as_built_on(self.extractor, classifier, inputs)
         scores = scores_of(classifier, query)(inputs)
         maps = self.extractor(class_idx=query.tolist(), scores=scores, normalized=False)
         if not isinstance(maps, (list, tuple)) or not maps:
@@ -130,7 +148,7 @@ class GradCamAdapter(_Adapter):
 
     Args:
         cam: called as ``cam(input_tensor=images, targets=[...])``, returns an array ``(B, H, W)``. Build it
-            on the classifier that is explained, in eval mode.
+            on the classifier that is explained, or on the bare network in it.
 
     Raises:
         ConfigError: an object that cannot be called, or a result of another shape.
@@ -144,7 +162,7 @@ class GradCamAdapter(_Adapter):
     def results(self, classifier: AnyClassifier, inputs: Tensor, query: Tensor) -> Sequence[object]:
         """The map of each image's query logit."""
         targets = [partial(_query_logit, index) for index in query.tolist()]
-        return [self.cam(input_tensor=inputs, targets=targets)]
+        return [self.cam(input_tensor=as_built_on(self.cam, classifier, inputs), targets=targets)]
 
 
 @final
@@ -173,6 +191,62 @@ class CallableAdapter(_Adapter):
         elif not isinstance(classifier, StagedClassifier):
             classifier = partial(ask, classifier)
         return [self.function(classifier, inputs, query)]
+
+
+def adapted(method: object) -> Saliency:
+    """The saliency method itself, or what another package's object is by how it is called.
+
+    ``attribute(inputs, target=...)`` is captum's, ``(input_tensor, targets)`` pytorch-grad-cam's,
+    ``(class_idx, scores, ...)`` torch-cam's; ``(classifier, images, query_class)`` is any function's.
+
+    Raises:
+        ConfigError: none of these.
+    """
+    if isinstance(method, Saliency):
+        return method
+    if isinstance(method, type):
+        raise ConfigError(f"the method must be an object, found the class; write {method.__name__}()")
+    if isinstance(method, _Attributes):
+        return CaptumAdapter(method=method)
+    if callable(method):
+        names = list(inspect.signature(method).parameters)
+        if "input_tensor" in names:
+            return GradCamAdapter(cam=method)
+        if "class_idx" in names:
+            return TorchCamAdapter(extractor=method)
+        if len(names) == 3:
+            return CallableAdapter(function=method)
+    raise ConfigError(
+        "the method must be one of verisal.saliency, an object of captum, pytorch-grad-cam or torch-cam, or a"
+        f" function (classifier, images, query_class); found {type(method).__name__}"
+    )
+
+
+def as_built_on(peer: object, classifier: AnyClassifier, images: Tensor) -> Tensor:
+    """Images as the network of a peer's object takes them: normalised, if that is the one in the classifier.
+
+    Raises:
+        ConfigError: the object was built on another network.
+    """
+    built = (
+        peer.model
+        if isinstance(peer, _OfModel)
+        else peer.forward_func
+        if isinstance(peer, _OfForward)
+        else None
+    )
+    if not isinstance(built, nn.Module) or not isinstance(classifier, nn.Module):
+        # A function may be around any network.
+        return images
+    built, explained = plain_network(built), plain_network(classifier)
+    if isinstance(explained, Classifier) and built is explained.network:
+        return explained.normalization.apply(images)
+    if built is not explained:
+        raise ConfigError(
+            f"{type(peer).__name__} was built on another network ({type(built).__name__}) than the one that"
+            f" is explained ({type(explained).__name__}); build it on that one"
+        )
+    return images
 
 
 def _query_logit(index: int, logits: Tensor) -> Tensor:
