@@ -39,7 +39,7 @@ def begin_all(
     if not due:
         return
     run = due[0].run
-    with run.clock.explaining(module.device):
+    with run.explaining(module.device):
         epoch = run.begin(trainer, module, raw)
         with epoch.scope():
             for callback in due:

@@ -176,7 +176,7 @@ class ExplainingCallback(Callback, LogsScores, ABC):
         if self.epoch is None:
             begin_all(explaining_callbacks(trainer), trainer, pl_module, batch)
         epoch = self._begun()
-        with self.run.clock.explaining(pl_module.device), epoch.scope():
+        with self.run.explaining(pl_module.device), epoch.scope():
             rows = self.subset.rows(dataloader_idx, batch_idx, partial(self.run.batch, batch))
             if len(rows):
                 whole = self.run.batch(batch)
@@ -191,7 +191,7 @@ class ExplainingCallback(Callback, LogsScores, ABC):
         if self.epoch is None:
             begin_all(callbacks, trainer, pl_module, None)
         epoch = self._begun()
-        with self.run.clock.explaining(pl_module.device):
+        with self.run.explaining(pl_module.device):
             epoch.close()
             found = self.finish(epoch)
         last = [callback for callback in callbacks if callback.due][-1]

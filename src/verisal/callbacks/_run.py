@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeVar, final
 
@@ -21,6 +22,7 @@ from verisal.callbacks._processes import agreed
 from verisal.callbacks._subject import Finding, Subject, Told, find
 from verisal.callbacks._watching import Call, watched
 from verisal.errors import ConfigError
+from verisal.functional.scopes import uncompiled
 from verisal.reporting import CsvSink
 from verisal.types import Batch
 
@@ -48,6 +50,12 @@ class Run:
         self._watched: tuple[object, Tensor] | None = None
         self._raw: object = None
         self._read: tuple[Read, Batch] | None = None
+
+    @contextmanager
+    def explaining(self, device: torch.device) -> Iterator[None]:
+        """Count the time, and leave compiled networks as they were compiled."""
+        with self.clock.explaining(device), uncompiled():
+            yield
 
     def watch(self, module: LightningModule, raw: object) -> None:
         """Watch what the module does with a batch, unless it is known what is explained."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Literal
@@ -30,6 +31,20 @@ def gradient_scope(device_type: str = "cpu") -> Iterator[None]:
         torch.enable_grad(),
         torch.autocast(device_type=device_type, enabled=False),
     ):
+        yield
+
+
+@contextmanager
+def uncompiled() -> Iterator[None]:
+    """Networks that ``torch.compile`` has compiled run as they are written.
+
+    What others do with them, other shapes, other modes and gradients to the images, would compile them anew.
+    """
+    # Where nothing was compiled yet, the import alone would take two seconds.
+    if "torch._dynamo" not in sys.modules:
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
         yield
 
 
