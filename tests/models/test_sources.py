@@ -333,7 +333,7 @@ def test_truncated_weights(tmp_path):
         ("emoji_scenes_64", {"weights": None}, "has weights and arguments of its own"),
         (FACTORY, {**GREY}, "nobody tells the image size"),
         (FACTORY, {"image_size": 16}, "nobody tells how .* normalises"),
-        (FACTORY, {"colour": 1}, r"no settings \['colour'\]; known: weights, arguments"),
+        (FACTORY, {"colour": 1}, r"no settings \['colour'\]; known: normalization, weights, arguments"),
         (FACTORY, {**TINY, "class_names": "nowhere.txt"}, "nowhere.txt does not exist"),
         (f"{__name__}:nothing", TINY, "cannot be imported"),
         ("no_such_package:thing", TINY, "cannot be imported"),

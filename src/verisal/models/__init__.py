@@ -2,6 +2,7 @@
 
 from verisal.models._stages import find_stages
 from verisal.models.classifier import Classifier
+from verisal.models.function_network import FunctionNetwork
 from verisal.models.normalization import Normalization
 from verisal.models.sources.libraries import Architecture
 from verisal.models.sources.shipped import SmallResNet
@@ -17,6 +18,7 @@ __all__ = [
     "Architecture",
     "Classifier",
     "ClassifierSource",
+    "FunctionNetwork",
     "Normalization",
     "SmallResNet",
     "SplitNetwork",

@@ -137,6 +137,15 @@ def evaluating(network: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
+def check_forward(network: nn.Module, error: Exception) -> None:
+    """Raise ``ConfigError`` if a network failed because it, or a part of it, has no forward."""
+    if isinstance(error, NotImplementedError) and 'the required "forward"' in str(error):
+        raise ConfigError(
+            f"{type(network).__name__} has no forward; give the part that takes images and returns logits,"
+            " e.g. module.net, or FunctionNetwork(module, function)"
+        ) from error
+
+
 def run_once(
     network: nn.Module, modules: Mapping[str, nn.Module], note: Callable[[str, object], None], image_size: int
 ) -> object:
@@ -145,6 +154,7 @@ def run_once(
         with torch.no_grad(), evaluating(network), hooked(modules, note):
             return network(probe_image(network, image_size))
     except (RuntimeError, ValueError, AssertionError, TypeError) as error:
+        check_forward(network, error)
         raise ConfigError(
             f"{type(network).__name__} fails on an image of {image_size} x {image_size} px ({error});"
             " give the image_size that it was trained at"

@@ -68,8 +68,8 @@ def find_stages(network: nn.Module, image_size: int) -> tuple[str, ...]:
     if not stages:
         raise ConfigError(
             f"no stages of {type(network).__name__} were found that gates can act on: a stage is a module"
-            " that runs once, gives maps (B, C, h, w) or patch tokens, and is bypassed by nothing;"
-            " name them: stages=[...]"
+            " that runs once, gives maps (B, C, h, w) or patch tokens, and is bypassed by nothing; name them"
+            " by stages=[...], or choose a method that reads no stages, such as IntegratedGradients or RISE"
         )
     return tuple(stages)
 

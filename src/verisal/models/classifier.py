@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from verisal.errors import ConfigError
 from verisal.functional.networks import check_hookable, plain_network
-from verisal.functional.outputs import check_logits, logits_of
+from verisal.functional.outputs import check_logits, logits_of, output_of
 from verisal.functional.scopes import gradient_scope
-from verisal.models._layout import check_stage_names, count_classes, probe_stages
+from verisal.models._layout import check_forward, check_stage_names, count_classes, probe_stages
 from verisal.models._stages import find_stages
+from verisal.models.function_network import names_inside
 from verisal.models.normalization import HOW_TO_SAY, Normalization
 from verisal.models.sources.libraries import Architecture
 from verisal.models.split import SplitNetwork, gives_same_logits, hooked_network, split_network
@@ -52,7 +53,8 @@ class Classifier(StagedClassifier):
             where nothing is given.
         output: ``softmax``: the classes exclude each other. ``sigmoid``: each logit is decided by itself, as
             of networks for several labels or with one logit; the probability of class k is
-            :math:`\sigma(z_k)`, and it is predicted from 0.5 on.
+            :math:`\sigma(z_k)`, and it is predicted from 0.5 on. What the network says by an attribute
+            ``output``, else ``softmax``, where nothing is given.
         architecture: what builds the network again, for exports; None where nobody knows.
 
     Raises:
@@ -69,25 +71,26 @@ class Classifier(StagedClassifier):
         normalization: object = None,
         class_names: Sequence[str] | None = None,
         image_size: int | None = None,
-        output: OutputKind = "softmax",
+        output: OutputKind | None = None,
         architecture: Architecture | None = None,
     ) -> None:
         super().__init__()
         check_range(1, image_size=image_size)
-        check_output(output, None if class_names is None else len(class_names))
         network = plain_network(network)
+        self.output: OutputKind = output or output_of(network)
+        self._known_classes = None if class_names is None else len(class_names)
+        check_output(self.output, self._known_classes)
         told = normalization_of(network, normalization).over(_CHANNELS)
         if stages is not None:
+            stages = names_inside(network, tuple(stages))
             check_hookable(network, "a classifier with stages", stages)
             check_stage_names(network, stages)
         self.network = network
-        self.output: OutputKind = output
         self.architecture = architecture
-        self._told_stages = None if stages is None else tuple(stages)
+        self._told_stages = stages
         self._told_names = None if class_names is None else tuple(class_names)
         self._told_size = image_size
         self._seen_size: int | None = None
-        self._found_classes: int | None = None
         self._views: _Views | None = None
         # No buffers: they are no part of its weights, nor of their hash.
         self.seen_images: Mapping[str, Tensor] = {}
@@ -136,12 +139,11 @@ class Classifier(StagedClassifier):
         Raises:
             ConfigError: it is not said, and the size of the images is not known yet.
         """
-        if self._told_names is not None:
-            return len(self._told_names)
-        if self._found_classes is None:
-            self._found_classes = count_classes(self.network, self.image_size)
-            check_output(self.output, self._found_classes)
-        return self._found_classes
+        if self._known_classes is None:
+            count = count_classes(self.network, self.image_size)
+            self._check_classes(count)
+            return count
+        return self._known_classes
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -156,12 +158,14 @@ class Classifier(StagedClassifier):
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``(B, K)`` of images ``(B, 3, H, W)`` in [0, 1]."""
         self.note_size(images)
-        known = self._found_classes if self._told_names is None else len(self._told_names)
+        try:
+            answer = self.network(self._normalise(images))
+        except NotImplementedError as error:
+            check_forward(self.network, error)
+            raise
         name = type(self.network).__name__
-        logits = logits_of(self.network(self._normalise(images)), len(images), classes=known, source=name)
-        if known is None:
-            check_output(self.output, logits.shape[1])
-            self._found_classes = logits.shape[1]
+        logits = logits_of(answer, len(images), classes=self._known_classes, source=name)
+        self._check_classes(logits.shape[1])
         return logits
 
     def prefix(self, images: Tensor) -> Tensor:
@@ -208,10 +212,21 @@ class Classifier(StagedClassifier):
         if self._views is None:
             device = _taken(self.network, self.mean).device
             with gradient_scope(device.type):
-                self._views = _views_of(self.network, self._told_stages, self._told_names, self.image_size)
-            check_output(self.output, self._views.num_classes)
-            self._found_classes = self._views.num_classes
+                views = _views_of(self.network, self._told_stages, self._known_classes, self.image_size)
+            self._check_classes(views.num_classes)
+            self._views = views
         return self._views
+
+    def _check_classes(self, found: int) -> None:
+        """Keep the number of logits that the network gives, unless names or output do not fit it."""
+        names = self._told_names
+        if names is not None and len(names) != found:
+            raise ConfigError(
+                f"{type(self.network).__name__} gives {found} logits, but there are {len(names)} class names"
+                f" ({', '.join(names[:5])} ...); give one name per logit"
+            )
+        check_output(self.output, found)
+        self._known_classes = found
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Moves and casts; the normalisation stays in float32, as two bytes would round it."""
@@ -269,17 +284,9 @@ def _full(values: Tensor) -> Tensor:
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 
-def _views_of(
-    network: nn.Module, told: Sequence[str] | None, class_names: Sequence[str] | None, image_size: int
-) -> _Views:
+def _views_of(network: nn.Module, told: Sequence[str] | None, classes: int | None, image_size: int) -> _Views:
     stages = tuple(told or find_stages(network, image_size))
-    known = None if class_names is None else len(class_names)
-    probe = probe_stages(network, stages, image_size, classes=known)
-    if class_names is not None and probe.num_classes != known:
-        raise ConfigError(
-            f"{type(network).__name__} gives {probe.num_classes} logits, but there are {len(class_names)}"
-            f" class names ({', '.join(class_names[:5])} ...); give one name per logit"
-        )
+    probe = probe_stages(network, stages, image_size, classes=classes)
     try:
         split = split_network(network, stages, probe)
     except ConfigError:

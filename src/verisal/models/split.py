@@ -10,7 +10,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor, fx, nn
@@ -96,7 +96,8 @@ def split_network(network: nn.Module, stages: Sequence[str], probe: Probe) -> Sp
     whole = _OneInput(network, probe.num_classes)
     inner = tuple(f"network.{stage}" for stage in stages)
     try:
-        with uncompiled():
+        # In eval mode, whatever mode the network is in: a graph has one of the two ways for good.
+        with uncompiled(), evaluating(network):
             graph = _StageTracer(inner).trace(whole)
     # Whatever a network does with a stand-in for its image, it is not for this way of cutting.
     except Exception as error:
@@ -106,10 +107,32 @@ def split_network(network: nn.Module, stages: Sequence[str], probe: Probe) -> Sp
         ) from error
     tails = _Tails(whole, graph, inner, probe)
     return SplitNetwork(
-        prefix=_prefix(whole, graph, inner[0], probe.layouts[0]),
-        gated=tails.gated(),
-        observed=tails.observed(),
+        prefix=_Live(whole, _prefix(whole, graph, inner[0], probe.layouts[0])),
+        gated=_Live(whole, tails.gated()),
+        observed=_Live(whole, tails.observed()),
     )
+
+
+@final
+class _Live:
+    """A cut part of a network that runs with the network's parts of the moment.
+
+    The cut shares modules and tensors with the network; moving, casting, and loading by assignment put others
+    in their place.
+    """
+
+    def __init__(self, network: nn.Module, cut: fx.GraphModule) -> None:
+        self._network, self._cut = network, cut
+        used = {str(node.target) for node in cut.graph.nodes if node.op in ("call_module", "get_attr")}
+        self._parts = [target.rpartition(".")[::2] for target in sorted(used)]
+
+    def __call__(self, *inputs: Any) -> Any:  # noqa: ANN401 - each part has its own
+        for holder, name in self._parts:
+            current = getattr(self._network.get_submodule(holder), name)
+            own = self._cut.get_submodule(holder)
+            if getattr(own, name) is not current:
+                setattr(own, name, current)
+        return self._cut(*inputs)
 
 
 def gives_same_logits(network: nn.Module, split: SplitNetwork, probe: Probe) -> bool:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from verisal.errors import DataError
 from verisal.fingerprint import Configured
 from verisal.functional.networks import plain_network, staged_network
-from verisal.functional.outputs import output_of, probabilities
+from verisal.functional.outputs import probabilities
 from verisal.functional.scopes import differentiated, predicted_classes
 from verisal.models import Classifier, Normalization
 from verisal.types import (
@@ -118,7 +118,7 @@ def staged(classifier: object, images: Tensor, method: str) -> StagedClassifier:
     if isinstance(classifier, nn.Module):
         network = plain_network(classifier)
         if not isinstance(network, StagedClassifier):
-            classifier = Classifier(network, normalization="none", output=output_of(network))
+            classifier = Classifier(network, normalization="none")
     found = staged_network(classifier, method)
     found.note_size(images)
     return found

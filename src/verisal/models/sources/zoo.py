@@ -15,8 +15,7 @@ from verisal.checkpoint import IMAGES_KEY, load_export, save_export
 from verisal.errors import CheckpointError, ConfigError
 from verisal.functional.networks import plain_network
 from verisal.functional.outputs import logits_of
-from verisal.models._layout import count_classes, evaluating, probe_image
-from verisal.models._stages import find_stages
+from verisal.models._layout import evaluating, probe_image
 from verisal.models.classifier import Classifier
 from verisal.models.normalization import Normalization
 from verisal.models.sources.libraries import (
@@ -30,6 +29,8 @@ from verisal.models.sources.libraries import (
 from verisal.models.sources.shipped import IMAGENET_CLASSIFIER, SmallResNet, imagenet_classifier
 from verisal.models.sources.weights import fit_weights, load_named
 from verisal.types import OutputKind, check_range
+
+_CHANNELS = 3
 
 
 def shipped_classifiers() -> tuple[str, ...]:
@@ -83,7 +84,7 @@ class ClassifierSource:
             if (value := getattr(self, name)) is not None and not value:
                 raise ConfigError(f"{name} is empty; name them, or leave {name} out")
         check_range(1, image_size=self.image_size)
-        Normalization(tuple(self.mean or (0.5,) * 3), tuple(self.std or (0.25,) * 3)).over(3)
+        Normalization(tuple(self.mean or (0.5,) * 3), tuple(self.std or (0.25,) * 3)).over(_CHANNELS)
 
     def load(self) -> Classifier:
         """A frozen classifier in eval mode.
@@ -137,22 +138,18 @@ class ClassifierSource:
                 " numbers each in units of [0, 1] (mean [0, 0, 0] and std [1, 1, 1] where the network takes"
                 " them as they are)"
             )
-        stages = self.stages or built.stages or find_stages(network, size)
-        names = (
-            self.class_names
-            or built.class_names
-            or [str(index) for index in range(count_classes(network, size))]
-        )
         classifier = Classifier(
             network,
-            stages,
-            class_names=names,
-            image_size=size,
+            self.stages or built.stages or None,
             normalization=(mean, std),
+            class_names=self.class_names or built.class_names,
+            image_size=size,
             output=self.output or built.output,
             architecture=built.architecture,
         )
         classifier.seen_images = built.seen_images
+        # One pass: a size that the network does not take, or a single logit, is said at once.
+        _ = classifier.num_classes
         return classifier.eval().requires_grad_(False)
 
 
@@ -170,28 +167,60 @@ def _read_names(path: str) -> list[str]:
 
 
 def load_classifier(
-    name: str | ClassifierSource,
+    name: str | ClassifierSource | nn.Module,
+    *,
+    normalization: object = None,
     **overrides: Any,  # noqa: ANN401 - the attributes of ClassifierSource check them
 ) -> Classifier:
-    """A frozen classifier in eval mode.
+    """A classifier: from a name frozen and in eval mode, around a network of yours with that as it is.
 
     Args:
-        name: as of :class:`ClassifierSource`, or one of these.
-        overrides: its other attributes, for a name.
+        name: as of :class:`ClassifierSource`, one of these, or a network, which may be in training.
+        normalization: between images in [0, 1] and the network: whatever :meth:`.Normalization.of` takes, in
+            place of ``mean`` and ``std``. For a network that does not say it, one of the two is needed.
+        overrides: the other attributes of :class:`ClassifierSource`; for a network ``stages``,
+            ``class_names``, ``image_size``, ``mean``, ``std`` and ``output``.
 
     Raises:
         ConfigError: no such name or file; a library that is not installed; a setting that does not fit.
         CheckpointError: weights that are damaged or do not fit.
+
+    >>> classifier = load_classifier(nn.Sequential(nn.Flatten(), nn.Linear(48, 5)), normalization="none")
+    >>> classifier(torch.zeros(2, 3, 4, 4)).shape
+    torch.Size([2, 5])
     """
-    if isinstance(name, ClassifierSource):
+    if normalization is not None:
+        if "mean" in overrides or "std" in overrides:
+            raise ConfigError("normalization is mean and std in one; give either")
+        told = Normalization.of(normalization).over(_CHANNELS)
+        overrides |= {"mean": told.mean, "std": told.std}
+    if isinstance(name, (ClassifierSource, Classifier)):
         if overrides:
-            raise ConfigError(f"a ClassifierSource has all settings inside, found also {sorted(overrides)}")
-        return name.load()
+            raise ConfigError(
+                f"a {type(name).__name__} has all settings inside, found also {sorted(overrides)}"
+            )
+        return name.load() if isinstance(name, ClassifierSource) else name
     known = [item.name for item in fields(ClassifierSource) if item.name != "name"]
-    unknown = sorted(set(overrides) - set(known))
-    if unknown:
-        raise ConfigError(f"a classifier has no settings {unknown}; known: {', '.join(known)}")
-    return ClassifierSource(name=name, **overrides).load()
+    if isinstance(name, nn.Module):
+        known = [each for each in known if each not in ("weights", "arguments", "factory")]
+    if unknown := sorted(set(overrides) - set(known)):
+        raise ConfigError(
+            f"a classifier has no settings {unknown}; known: {', '.join(['normalization', *known])}"
+        )
+    if not isinstance(name, nn.Module):
+        return ClassifierSource(name=name, **overrides).load()
+    # What a source checks and reads from files, it does so for a network too.
+    settings = ClassifierSource(name=type(name).__name__, **overrides)
+    if (settings.mean is None) != (settings.std is None):
+        raise ConfigError("mean and std belong together; give both, or normalization")
+    return Classifier(
+        name,
+        settings.stages,
+        normalization=None if settings.mean is None else (settings.mean, settings.std),
+        class_names=settings.class_names,
+        image_size=settings.image_size,
+        output=settings.output,
+    )
 
 
 def export_classifier(path: Path | str, classifier: Classifier, *, origin: Mapping[str, Any]) -> None:

@@ -146,7 +146,8 @@ class GradCAM(Saliency):
         if gradient is None:
             raise ConfigError(f"the logits do not depend on stage {stage!r}; name another stage")
         activation, gradient = (
-            _as_map(values, [before for _, before in earlier], size, stage)
+            # Of a network of half precision in full.
+            _as_map(values.to(images.dtype), [before for _, before in earlier], size, stage)
             for values in (output.detach(), gradient)
         )
         values = (activation * gradient.mean(dim=(2, 3), keepdim=True)).sum(dim=1, keepdim=True)
