@@ -98,7 +98,7 @@ def _as_it_says(classifier: AnyClassifier) -> AnyClassifier:
     if isinstance(classifier, nn.Module):
         network = plain_network(classifier)
         if not isinstance(network, StagedClassifier) and Normalization.found_in(network) is not None:
-            return Classifier(network, output=output_of(network))
+            return Classifier(network)
     return classifier
 
 
