@@ -31,7 +31,7 @@ def test_rooms_are_ordinary_modules():
         assert getattr(verisal, name) is sys.modules[f"verisal.{name}"]
     method = verisal.saliency.SmoothGrad(samples=3)
     assert pickle.loads(pickle.dumps(method)) == copy.deepcopy(method) == method  # noqa: S301 - our own
-    with pytest.raises(AttributeError, match="no attribute 'salency'; did you mean verisal[.]saliency"):
+    with pytest.raises(AttributeError, match=r"no attribute 'salency'; did you mean verisal\.saliency"):
         _ = verisal.salency
     with pytest.raises(AttributeError, match="no attribute 'resnet18'; its parts are attacks, "):
         _ = verisal.resnet18
