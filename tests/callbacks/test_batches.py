@@ -262,7 +262,7 @@ def test_an_id_of_two_images_is_said():
     for names in (("a", "b"), ("b", "a")):
         batch = replace(OWN.rows([0, 1] if names[0] == "a" else [1, 0]), image_ids=names)
         known.check(batch)
-    with pytest.raises(DataError, match="the id 'a' stands for two images that differ; give each"):
+    with pytest.raises(DataError, match="the id 'a' stands for two images of the evaluation that differ"):
         known.check(replace(OWN.rows([2]), image_ids=("a",)))
 
 

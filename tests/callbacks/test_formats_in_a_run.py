@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from helpers.strangers import Pictures, Stranger, trainer
 from verisal.callbacks import DisturbedLocalization, SaliencyMetrics
-from verisal.errors import ConfigError
+from verisal.errors import ConfigError, DataError
 from verisal.metrics import EnergyInside, PerturbationCurve
 from verisal.saliency import Gradient
 from verisal.types import Batch, Sample
@@ -155,3 +155,13 @@ def test_held_out_samples_in_any_format(name):
     loader = DataLoader(Foreign(seed=8), batch_size=2, collate_fn=_zipped)
     for held_out in (loader, Squares(seed=8)):
         assert localization_of(made, images_of, held_out) == pytest.approx(expected, abs=1e-6, nan_ok=True)
+
+
+def test_an_id_of_two_images_is_refused():
+    def made(own):
+        return own.images, own.labels, own.labels % 2
+
+    with pytest.raises(DataError, match="the id '0' stands for two images of the evaluation that differ"):
+        metrics_of(made, lambda batch: batch[0])
+    found = metrics_of(made, lambda batch: batch[0], batch=lambda batch: batch[:2])
+    assert found.counts["explained images"] == 7

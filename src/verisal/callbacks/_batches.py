@@ -146,8 +146,9 @@ class KnownIds:
         for name, content in zip(batch.image_ids, content_ids(batch.images), strict=True):
             if self._contents.setdefault(name, content) != content:
                 raise DataError(
-                    f"the id {name!r} stands for two images that differ; give each image its own id, or leave"
-                    " ids out: images are told apart by their content then"
+                    f"the id {name!r} stands for two images of the evaluation that differ, of which one would"
+                    " not count; give each image its own id, or leave ids out, e.g. by batch=: images are told"
+                    " apart by their content then"
                 )
 
 

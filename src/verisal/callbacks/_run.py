@@ -13,7 +13,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from verisal.callbacks._batches import Read, read
+from verisal.callbacks._batches import KnownIds, Read, read
 from verisal.callbacks._cost import Clock
 from verisal.callbacks._epoch import Epoch
 from verisal.callbacks._first_samples import collate_like, first_samples
@@ -50,6 +50,7 @@ class Run:
         self._watched: tuple[object, Tensor] | None = None
         self._raw: object = None
         self._read: tuple[Read, Batch] | None = None
+        self._ids = KnownIds()
 
     @contextmanager
     def explaining(self, device: torch.device) -> Iterator[None]:
@@ -82,6 +83,7 @@ class Run:
         if self.epoch is None:
             subject = self._found(trainer, module, raw)
             self.epoch = self._epoch_of(trainer, module, subject)
+            self._ids = KnownIds()
         return self.epoch
 
     def batch(self, raw: object) -> Batch:
@@ -89,7 +91,10 @@ class Run:
         if self._raw is not raw or self._read is None:
             subject = self._known()
             given = subject.read(raw)
-            self._raw, self._read = raw, (given, subject.batch(given))
+            batch = subject.batch(given)
+            if given.image_ids is not None:
+                self._ids.check(batch)
+            self._raw, self._read = raw, (given, batch)
         return self._read[1]
 
     def close(self) -> None:
