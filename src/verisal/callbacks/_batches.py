@@ -147,8 +147,8 @@ class KnownIds:
             if self._contents.setdefault(name, content) != content:
                 raise DataError(
                     f"the id {name!r} stands for two images of the evaluation that differ, of which one would"
-                    " not count; give each image its own id, or leave ids out, e.g. by batch=: images are told"
-                    " apart by their content then"
+                    " not count; give each image its own id, or leave ids out, e.g. by batch=, so that images"
+                    " are told apart by their content"
                 )
 
 

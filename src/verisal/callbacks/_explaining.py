@@ -11,14 +11,12 @@ from itertools import chain
 from typing import Any, ClassVar, Literal
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from verisal.callbacks._batches import Reader
 from verisal.callbacks._beginning import begin_all, end_all
 from verisal.callbacks._epoch import Epoch, Seen
-from verisal.callbacks._loaders import batches_of
 from verisal.callbacks._names import LogsScores, named, refuse_clash, typed_rows
 from verisal.callbacks._parts import Explains
 from verisal.callbacks._run import Run
@@ -145,9 +143,6 @@ class ExplainingCallback(Callback, LogsScores, ABC):
         fitting = trainer.state.fn is TrainerFn.FITTING
         other = fitting and (trainer.current_epoch + 1) % self.every_n_epochs
         self.due = not trainer.sanity_checking and not other
-        callbacks = explaining_callbacks(trainer)
-        if self is callbacks[-1] and _averaged_without_batch(trainer, self):
-            begin_all(callbacks, trainer, pl_module, None)
 
     def on_validation_batch_start(
         self,
@@ -320,10 +315,3 @@ def _before(callback: ExplainingCallback, trainer: Trainer) -> list[ExplainingCa
     """Explaining callbacks whose turn comes before this one's."""
     explaining = explaining_callbacks(trainer)
     return explaining[: explaining.index(callback)]
-
-
-def _averaged_without_batch(trainer: Trainer, last: Callback) -> bool:
-    """True for a process without batches where averaged weights are in place now, and not at the end."""
-    listed = list(trainer.callbacks)  # type: ignore[attr-defined]
-    before = listed[: listed.index(last)]
-    return not sum(batches_of(trainer)) and any(isinstance(one, WeightAveraging) for one in before)

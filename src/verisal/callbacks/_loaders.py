@@ -33,6 +33,11 @@ def datasets_of(loaders: Sequence[Any]) -> list[object]:
     return [loader.dataset for loader in loaders if isinstance(loader, DataLoader)]
 
 
+def is_sized(loader: DataLoader[Any]) -> bool:
+    """True for data of known size that the loader makes batches of."""
+    return not isinstance(loader.dataset, IterableDataset) and loader.batch_sampler is not None
+
+
 def batches_of(trainer: Trainer) -> list[int]:
     """Batches that this process reads of every loader; 1 where nobody knows beforehand."""
     limits = trainer.num_test_batches if trainer.testing else trainer.num_val_batches

@@ -12,12 +12,13 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from verisal.callbacks._batches import KnownIds, Read, read
 from verisal.callbacks._cost import Clock
 from verisal.callbacks._epoch import Epoch
 from verisal.callbacks._first_samples import collate_like, first_samples
-from verisal.callbacks._loaders import datasets_of, loaders_of
+from verisal.callbacks._loaders import datasets_of, is_sized, loaders_of
 from verisal.callbacks._processes import agreed
 from verisal.callbacks._subject import Finding, Subject, Told, find
 from verisal.callbacks._watching import Call, watched
@@ -51,6 +52,7 @@ class Run:
         self._raw: object = None
         self._read: tuple[Read, Batch] | None = None
         self._ids = KnownIds()
+        self._samples: Batch | None = None
 
     @contextmanager
     def explaining(self, device: torch.device) -> Iterator[None]:
@@ -82,7 +84,7 @@ class Run:
         self.unwatch()
         if self.epoch is None:
             subject = self._found(trainer, module, raw)
-            self.epoch = self._epoch_of(trainer, module, subject)
+            self.epoch = self._epoch_of(trainer, module, subject, empty=raw is None)
             self._ids = KnownIds()
         return self.epoch
 
@@ -156,7 +158,21 @@ class Run:
                 " of x.sub_(...) and the like"
             )
 
-    def _epoch_of(self, trainer: Trainer, module: LightningModule, subject: Subject) -> Epoch:
+    def _own_samples(self, loader: object, count: int, subject: Subject, *, empty: bool) -> Batch:
+        """The first samples of the evaluation's data, read once, the same on all processes."""
+
+        def read_own() -> Batch | None:
+            if isinstance(loader, DataLoader) and is_sized(loader):
+                # Its sampler may give each process another part.
+                data, collate = loader.dataset, loader.collate_fn
+                return first_samples(data, count, subject.batch_of, collate=collate)
+            return None if empty else first_samples(loader, count, subject.batch_of)
+
+        if self._samples is None:
+            self._samples = next(batch for batch in agreed(read_own) if batch is not None)
+        return self._samples
+
+    def _epoch_of(self, trainer: Trainer, module: LightningModule, subject: Subject, *, empty: bool) -> Epoch:
         fitting = trainer.state.fn is TrainerFn.FITTING
         folders = [
             Path(logger.save_dir) / "rows" for logger in trainer.loggers if isinstance(logger, CsvSink)
@@ -164,10 +180,10 @@ class Run:
         loader = loaders_of(trainer)[0]
 
         def samples(source: object, count: int) -> Batch:
+            if source is None:
+                return self._own_samples(loader, count, subject, empty=empty)
             collate = collate_like(loader, reader=self.told.batch)
-            return first_samples(
-                loader if source is None else source, count, subject.batch_of, collate=collate
-            )
+            return first_samples(source, count, subject.batch_of, collate=collate)
 
         return Epoch(
             "test" if trainer.testing else "val",

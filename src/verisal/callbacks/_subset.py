@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, final
 
 import torch
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 
+from verisal.callbacks._loaders import is_sized
 from verisal.callbacks._processes import agreed
 from verisal.functional.scopes import rng_preserved
 from verisal.functional.seeding import derive_seed
@@ -129,7 +130,7 @@ def subset_of(
     """
     if max_images is None:
         return Everything()
-    if not all(isinstance(loader, DataLoader) and _sized(loader) for loader in loaders):
+    if not all(isinstance(loader, DataLoader) and is_sized(loader) for loader in loaders):
         own = max_images // processes + (rank < max_images % processes)
         return First(own, described=f"the first {max_images} images, as the data says no size")
     sizes = [len(loader.dataset) for loader in loaders]
@@ -158,10 +159,6 @@ def subset_of(
     return Drawn(
         [[[row for row, place in enumerate(batch) if place in drawn] for batch in own] for own in placed]
     )
-
-
-def _sized(loader: DataLoader[Any]) -> bool:
-    return not isinstance(loader.dataset, IterableDataset) and loader.batch_sampler is not None
 
 
 def _positions(loader: DataLoader[Any]) -> list[list[int]] | None:

@@ -23,7 +23,7 @@ class Call:
         part: that was called.
         given: ``(B, C, h, w)`` what it got, a copy.
         logits: ``(B, K)`` what it answered.
-        inside: paths of the parts in whose calls it was called, the outermost first.
+        inside: paths of the other parts in whose calls it was called, the outermost first.
     """
 
     path: str
@@ -71,7 +71,8 @@ def watched(module: nn.Module, count: int, channels: int) -> Iterator[list[Call]
             logits = logits_of(output, count)
         except ConfigError:
             return
-        inside = tuple(other.path for other in opened)
+        # DDP runs a step by the module's own call, in which its forward is called once more.
+        inside = tuple(other.path for other in opened if other.path != call.path)
         calls.append(Call(call.path, part, call.given, logits.detach().clone(), inside))
 
     with ExitStack() as hooks:
