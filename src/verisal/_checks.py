@@ -11,10 +11,10 @@ from torch import Tensor
 
 from verisal.errors import ConfigError, DataError
 
-#: One class per image: a tensor ``(B,)`` of any whole numbers, or a sequence of them.
-Labels = Tensor | Sequence[int]
+#: Classes of images: one for all, or one for each, a sequence or a tensor ``(B,)`` of any whole numbers.
+Labels = int | Sequence[int] | Tensor
 #: Class to explain: the predicted one, one for all images, or one per image.
-AnyQuery = int | Sequence[int] | Tensor | None
+AnyQuery = Labels | None
 
 
 def check_images(images: Tensor) -> None:
@@ -59,8 +59,14 @@ def _way_to_images(images: Tensor) -> str:
     return "; convert them: images.float()" if images.dtype in (torch.float64, torch.float16) else ""
 
 
-def query_classes(given: int | Sequence[int] | Tensor, batch: int, device: torch.device) -> Tensor:
+def query_classes(given: Labels, batch: int, device: torch.device, *, what: str = "query class") -> Tensor:
     """``(batch,)`` int64: one class for all images, or one for each, of any integer type.
+
+    Args:
+        given: an int, a sequence of ints or a tensor.
+        batch: number of images.
+        device: of the result.
+        what: names it in the error.
 
     Raises:
         ConfigError: naming what was found instead.
@@ -68,48 +74,17 @@ def query_classes(given: int | Sequence[int] | Tensor, batch: int, device: torch
     >>> query_classes(3, 2, torch.device("cpu"))
     tensor([3, 3])
     """
+    wanted = f"{what} must be an int or ({batch},) whole numbers, one class per image"
     try:
         classes = torch.as_tensor(given)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ConfigError(
-            f"query class must be an int or ({batch},) int64, one class per image, found {given!r}"
-        ) from error
+        raise ConfigError(f"{wanted}, found {given!r}") from error
     kind = classes.dtype
-    if kind == torch.bool or kind.is_floating_point or kind.is_complex or classes.shape not in ((), (batch,)):
-        raise ConfigError(
-            f"query class must be an int or ({batch},) int64, one class per image,"
-            f" found {tuple(classes.shape)} {kind}"
-        )
-    return classes.to(device, torch.int64).expand(batch).clone()
-
-
-def as_classes(labels: Labels, images: Tensor, *, what: str = "labels") -> Tensor:
-    """Class numbers as ``(B,)`` int64 on the device of ``images (B, ...)``.
-
-    Args:
-        labels: a tensor of any integer dtype, or a sequence of whole numbers.
-        images: that they belong to.
-        what: names them in the errors.
-
-    Raises:
-        ConfigError: another number of classes than of images, negative ones, or no whole numbers.
-
-    >>> as_classes([3, 1], torch.zeros(2, 3, 8, 8))
-    tensor([3, 1])
-    """
-    count = len(images)
-    given = torch.as_tensor(labels, device=images.device)
-    whole = not (given.is_floating_point() or given.is_complex() or given.dtype == torch.bool)
+    whole = not (kind == torch.bool or kind.is_floating_point or kind.is_complex)
     # An empty list makes a tensor of floats.
-    if tuple(given.shape) != (count,) or (count and not whole):
-        raise ConfigError(
-            f"{what} must be ({count},) whole numbers, one class per image,"
-            f" found {tuple(given.shape)} {str(given.dtype).removeprefix('torch.')}"
-        )
-    classes = given.to(torch.int64)
-    if count and int(classes.min()) < 0:
-        raise ConfigError(f"{what} must not be negative, found {int(classes.min())}")
-    return classes
+    if classes.shape not in ((), (batch,)) or not (whole or classes.numel() == 0):
+        raise ConfigError(f"{wanted}, found {tuple(classes.shape)} {str(kind).removeprefix('torch.')}")
+    return classes.to(device, torch.int64).expand(batch).clone()
 
 
 def check_query_class(query_class: Tensor, batch: int, num_classes: int) -> None:

@@ -25,7 +25,6 @@ from torch import Tensor, nn
 from verisal._brief import brief, described, ranged
 from verisal._checks import AnyQuery as AnyQuery
 from verisal._checks import Labels as Labels
-from verisal._checks import as_classes as as_classes
 from verisal._checks import check_images as check_images
 from verisal._checks import check_query_class as check_query_class
 from verisal._checks import check_range as check_range

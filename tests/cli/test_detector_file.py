@@ -12,7 +12,8 @@ import torch
 from helpers.detector_cases import CASES, fitted, toy_classifier, toy_images
 from verisal.checkpoint import CARD_KEY, load_export, save_checkpoint, save_export
 from verisal.cli import main
-from verisal.cli._detector_file import Alarm, read_detector
+from verisal.detection import Alarm
+from verisal.detection.detector_file import read_detector
 from verisal.detectors import Logits, MaxSoftmax, Measurement
 from verisal.detectors.untrained import UntrainedDetector
 from verisal.errors import CheckpointError, ConfigError
@@ -72,10 +73,10 @@ def test_alarm_is_that_of_the_head_above_its_threshold(home):
     folder, detectors = home
     alarm = read_detector(folder / "out").alarm(toy_classifier())
     assert alarm.threshold == 2.0 * ROWS.index("Vote")
-    scores = detectors["Vote"].score(toy_classifier(), toy_images(4)).tolist()
+    scores = detectors["Vote"].score(toy_classifier(), toy_images(4))
     verdicts = alarm(toy_images(4))
-    assert verdicts.scores == tuple(scores)
-    assert verdicts.alarms == tuple(score > alarm.threshold for score in scores)
+    assert verdicts.scores.equal(scores)
+    assert verdicts.alarms.equal(scores > alarm.threshold)
 
 
 def test_an_export_holds_no_networks_in_training_and_names_thresholds(home):
@@ -157,9 +158,10 @@ class Known(UntrainedDetector):
 
 
 def test_an_image_without_a_score_has_no_verdict():
-    judged = Alarm(Known(), toy_classifier(), 1.0)(toy_images(3))
-    assert judged.alarms == (True, False, False)
-    assert judged.words == (
+    alarm = Alarm(Known(), toy_classifier(), 1.0)
+    scores, alarms = alarm(toy_images(3))
+    assert alarms.tolist() == [True, False, False]
+    assert alarm.words(scores) == (
         "ALARM: adversarial, score 2.00 (alarm above 1.00)",
         "NO VERDICT: the detector has no score for this image",
         "no alarm, score 0.50 (alarm above 1.00)",

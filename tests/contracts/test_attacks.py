@@ -151,6 +151,7 @@ def test_labels_of_any_whole_numbers(case: AttackCase, dtype: object) -> None:
     attack = middle(case)
     given = labels.to(dtype) if isinstance(dtype, torch.dtype) else dtype(labels.tolist())
     same(attack(model, images, given), attack(model, images, labels))
+    same(attack(model, images, 1), attack(model, images, torch.ones(3, dtype=torch.int64)))
 
 
 @EVERY
@@ -290,9 +291,9 @@ def test_refuses_what_cannot_work(case: AttackCase) -> None:
         call(images * 255)
     with pytest.raises(DataError, match="float32"):
         call(images.double())
-    with pytest.raises(DataError, match=r"normalised .* Classifier\(network, normalization=...\)"):
+    with pytest.raises(DataError, match=r"normalised: .*Classifier\(network, normalization=...\)"):
         call((images - 0.5) / 0.25)
-    with pytest.raises(ConfigError, match=r"labels must be \(3,\) whole numbers, .* found \(2,\) int64"):
+    with pytest.raises(ConfigError, match=r"labels must be an int or \(3,\) whole .* found \(2,\) int64"):
         call(y=labels[:2])
     with pytest.raises(ConfigError, match=r"whole numbers.* found \(3,\) float32"):
         call(y=labels.float())

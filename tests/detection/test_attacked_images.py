@@ -65,13 +65,16 @@ def rows_of(table, group):
 
 def test_groups_and_roles_are_those_of_the_images(scenes):
     table, labels = scenes.groups(), clean_batch().labels
-    assert table.groups == (
+    # Whether noise turns one of the images depends on the machine that the network was trained on.
+    turned = [f"{noise}_misclassified" for noise in ("noise_linf", "noise_l2")]
+    turned = [name for name in turned if name in table.groups]
+    assert [name for name in table.groups if name not in turned] == [
         *("clean", "clean_misclassified", "pgd", "pgd_failed", "fgsm", "fgsm_failed"),
         *("weak", "weak_failed", "noise_linf", "noise_l2"),
-    )
+    ]
     assert dict(table.roles) == {
         "clean": "clean",
-        **dict.fromkeys(("clean_misclassified", "noise_linf", "noise_l2"), "benign"),
+        **dict.fromkeys(("clean_misclassified", "noise_linf", "noise_l2", *turned), "benign"),
         **dict.fromkeys(("pgd", "fgsm", "weak"), "attack"),
         **dict.fromkeys(("pgd_failed", "fgsm_failed", "weak_failed"), "failed"),
     }
@@ -79,7 +82,9 @@ def test_groups_and_roles_are_those_of_the_images(scenes):
     assert 15 < len(right) < COUNT
     assert rows_of(table, "clean") == right
     assert rows_of(table, "clean_misclassified") == [index for index in range(COUNT) if index not in right]
-    assert rows_of(table, "noise_linf") == rows_of(table, "noise_l2") == right
+    for noise in ("noise_linf", "noise_l2"):
+        wrong = f"{noise}_misclassified"
+        assert sorted(rows_of(table, noise) + (rows_of(table, wrong) if wrong in turned else [])) == right
     for attack in attacks():
         fooled, withstood = rows_of(table, attack), rows_of(table, f"{attack}_failed")
         assert sorted(fooled + withstood) == right
@@ -105,7 +110,8 @@ def test_only_attacks_that_succeeded_are_targets(scenes):
 
 def test_a_fit_learns_from_clean_and_noisy_images_and_its_own_attacks(scenes):
     table = scenes.groups()
-    fitted = {"clean", "clean_misclassified", "noise_linf", "noise_l2", "fgsm"}
+    benign = {name for name in table.groups if name.startswith(("clean", "noise"))}
+    fitted = {*benign, "fgsm"}
     names = [table.groups[group] for group in table.group.tolist()]
     assert table.fitted(["fgsm"]).tolist() == [row for row, name in enumerate(names) if name in fitted]
 

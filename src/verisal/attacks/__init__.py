@@ -12,10 +12,11 @@ from verisal.attacks.gradient.pgd import BIM, FGSM, PGD
 from verisal.attacks.minimal.carlini_wagner import CarliniWagnerL2
 from verisal.attacks.minimal.ddn import DDN
 from verisal.attacks.minimal.deepfool import DeepFoolL2
+from verisal.attacks.names import Attacks, named_attacks
 
 __all__ = [
     "APGD", "BIM", "DDN", "FGSM", "JPEG", "PGD", "AALight", "ARTCall", "AdaptedAttack", "AdaptivePGD",
-    "AdaptiveResult", "Aim", "Attack", "Brightness", "CarliniWagnerL2", "DeepFoolL2", "Defence",
+    "AdaptiveResult", "Aim", "Attack", "Attacks", "Brightness", "CarliniWagnerL2", "DeepFoolL2", "Defence",
     "FeatureMatching", "FoolboxCall", "GaussianBlur", "GaussianNoise", "HopSkipJumpL2", "Orthogonal",
-    "Selective", "Shift", "SignNoise", "SquareAttack", "TorchattacksCall", "Weighted",
+    "Selective", "Shift", "SignNoise", "SquareAttack", "TorchattacksCall", "Weighted", "named_attacks",
 ]  # fmt: skip

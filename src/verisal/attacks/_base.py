@@ -18,7 +18,7 @@ from verisal.fingerprint import Configured
 from verisal.functional.adversarial import noise_norm
 from verisal.functional.scopes import differentiated, images_at_once
 from verisal.functional.seeding import content_ids, per_sample
-from verisal.types import Labels, Norm, as_classes, check_images, check_range
+from verisal.types import Labels, Norm, check_images, check_range, query_classes
 
 #: Slack of the budget and of the range [0, 1], for other orders of float operations.
 SLACK = 1e-6
@@ -118,12 +118,12 @@ class Attack(Configured, ABC):
                 (modes of a network hidden inside another callable are the caller's business). A network
                 that was trained on normalised images goes into ``Classifier(network, normalization=...)``.
             images: ``(B, 3, H, W)`` float32 in [0, 1].
-            labels: ``(B,)`` whole numbers, a tensor or a list, the true classes; the classes to reach where
-                ``targeted``. Images that the classifier already gets wrong are attacked like any other and
-                count as successes here; :func:`.judge_8bit` leaves them out. For a classifier that says
-                ``output: sigmoid`` the attack is on the decision about the label alone, at a probability of
-                0.5: with several logits the label is the class that is present (``targeted``: to be made
-                present); with one logit it is 0 or 1.
+            labels: ``(B,)`` whole numbers, a tensor or a list, or an int for all images: the true classes;
+                the classes to reach where ``targeted``. Images that the classifier already gets wrong are
+                attacked like any other and count as successes here; :func:`.judge_8bit` leaves them out. For
+                a classifier that says ``output: sigmoid`` the attack is on the decision about the label
+                alone, at a probability of 0.5: with several logits the label is the class that is present
+                (``targeted``: to be made present); with one logit it is 0 or 1.
             generator: its initial seed seeds all draws; 0 without one. Numbers are drawn on the CPU, so that
                 they are the same on every device.
             sample_ids: one stable name per image; by default made from its content, see
@@ -248,7 +248,9 @@ def checked_inputs(
 ) -> tuple[Tensor, Sequence[object]]:
     """Labels ``(B,)`` int64 and names of the images, once labels, names and chunks fit the images."""
     check_images(images)
-    classes = as_classes(labels, images)
+    classes = query_classes(labels, len(images), images.device, what="labels")
+    if len(classes) and int(classes.min()) < 0:
+        raise ConfigError(f"labels must not be negative, found {int(classes.min())}")
     names = content_ids(images) if ids is None else ids
     if len(names) != len(images):
         raise ConfigError(f"sample_ids must name all {len(images)} images, found {len(names)} names")

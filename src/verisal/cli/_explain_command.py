@@ -17,9 +17,10 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 from torch import Tensor
 
 from verisal._files import write_atomic
-from verisal.cli._detector_file import Alarm, read_detector
 from verisal.cli._explain_inputs import ContactSheets, Images, named_files, other_classes, query_classes
 from verisal.cli._settings import check_paths, class_that_failed, parsed_settings, refused_settings
+from verisal.detection import Alarm
+from verisal.detection.detector_file import read_detector
 from verisal.errors import ConfigError
 from verisal.fingerprint import settings_of
 from verisal.functional.baselines import Baseline
@@ -247,13 +248,14 @@ def _explained(setup: _Setup, batch: dict[str, Tensor]) -> Iterator[Explanation]
     likely = probabilities(logits, classifier.output)
     for row, name in enumerate(names):
         shown = _shown(setup, name, images[row], likely[row], (query[row], disturbed[row]), both, row)
-        if verdicts is not None:
-            shown = replace(shown, verdict=verdicts.words[row], alarm=verdicts.alarms[row])
+        if setup.alarm is not None and verdicts is not None:
+            (verdict,) = setup.alarm.words(verdicts.scores[row : row + 1])
+            shown = replace(shown, verdict=verdict, alarm=bool(verdicts.alarms[row]))
         target = setup.output / name
         figure = target.with_name(target.name + ".explained.png")
         draw_explanation(shown, figure)
         maps = target.with_name(target.name + ".npz")
-        score = None if verdicts is None else verdicts.scores[row]
+        score = None if verdicts is None else float(verdicts.scores[row])
         _save_maps(setup, maps, both, row, len(names), (query, disturbed), logits, score)
         said = f"{name}: {shown.query} {float(likely[row, query[row]]):.2f}"
         print(f"{said}{', ' + shown.verdict if shown.verdict else ''} -> {figure}", flush=True)

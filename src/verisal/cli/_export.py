@@ -13,8 +13,8 @@ from typing import Any
 import yaml
 
 from verisal.checkpoint import CARD_KEY, IMAGES_KEY, load_checkpoint, load_export, save_export
-from verisal.cli._detector_file import EXPORT, read_detector, trained_file
 from verisal.cli._settings import Options, path_word
+from verisal.detection.detector_file import EXPORT, read_detector, trained_file
 from verisal.errors import CheckpointError, ConfigError
 from verisal.models import Classifier, SmallResNet, export_classifier
 from verisal.reporting import find_run_of

@@ -1,7 +1,9 @@
 """Adversarial inputs as data: attacked images and their groups, the detection table and its report."""
 
+from verisal.detection.alarm import Alarm, Verdicts
 from verisal.detection.attacked_images import AttackedImages, GroupTable, ImageSource
 from verisal.detection.data import DetectorData
+from verisal.detection.detector_file import load_alarm
 from verisal.detection.families import Families, transfer_report
 from verisal.detection.metric import DetectionScores, DetectionTable
 from verisal.detection.report import DetectionResult, build_evaluation
@@ -14,6 +16,7 @@ from verisal.detection.table import (
 )
 
 __all__ = [
+    "Alarm",
     "AttackedImages",
     "DetectionResult",
     "DetectionScores",
@@ -22,11 +25,13 @@ __all__ = [
     "Families",
     "GroupTable",
     "ImageSource",
+    "Verdicts",
     "build_evaluation",
     "detection_curves",
     "detection_histogram",
     "detection_report",
     "detection_thresholds",
+    "load_alarm",
     "threshold_notes",
     "transfer_report",
 ]  # fmt: skip

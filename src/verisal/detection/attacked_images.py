@@ -184,7 +184,7 @@ class AttackedImages:
         self._identity = state_hash(classifier)
         # Pictures rather than settings: also another release of the drawings makes another store.
         first = torch.stack([source[index].image for index in range(min(4, count))])
-        if first.shape[2:] != (classifier.image_size, classifier.image_size):
+        if max(first.shape[2:]) != classifier.image_size:
             raise ConfigError(
                 f"{split}: images are {first.shape[2]} x {first.shape[3]} pixels, the classifier takes"
                 f" {classifier.image_size}; give the source that size"

@@ -32,7 +32,6 @@ Thresholds = Mapping[str, Mapping[float, float | None]]
 """Row to rate of false alarms to threshold; None where validation had too few images."""
 
 RATES = (0.05, 0.01)
-_METRICS = {0.05: ("tpr_at_fpr5", "fpr"), 0.01: ("tpr_at_fpr1", "fpr1")}
 
 
 def detection_thresholds(
@@ -80,6 +79,7 @@ def detection_report(
     roles: Mapping[str, Role],
     thresholds: Thresholds,
     bootstrap: Bootstrap,
+    rates: Sequence[float] = RATES,
 ) -> dict[ScoreName, Score]:
     """Every number of the detection table, each with its interval over images.
 
@@ -97,6 +97,8 @@ def detection_report(
         thresholds: from the validation split, never from this table; a missing row or rate, or None, gives
             undefined scores.
         bootstrap: of the images; without resamples it gives values alone, e.g. every training epoch.
+        rates: allowed shares of false alarms, which the names above follow; ``fpr`` and ``alarm_rate`` are
+            at the first.
 
     Returns:
         ``<split>/<row>/<metric>/<attack or group>`` to its score.
@@ -108,7 +110,7 @@ def detection_report(
     clean = _clean_group(groups, roles)
     report: dict[ScoreName, Score] = {}
     for row_index, row in enumerate(rows):
-        at = {rate: thresholds.get(row, {}).get(rate) for rate in RATES}
+        at = {rate: thresholds.get(row, {}).get(rate) for rate in rates}
         negatives = table.of_group(clean)
         for number, group in groups.items():
             part = table.of_group(number)
@@ -117,9 +119,11 @@ def detection_report(
             if role == "attack":
                 paired = _paired(part, negatives, row_index, name=f"{row}, {group}", bootstrap=bootstrap)
                 report |= {ScoreName(split, row, metric, group): score for metric, score in paired.items()}
-            for rate, (tpr, fpr) in _METRICS.items():
+            for rate in rates:
+                fpr = "fpr" if rate == rates[0] else f"fpr{100 * rate:g}"
+                tpr = f"tpr_at_fpr{100 * rate:g}"
                 metric = {"attack": tpr, "clean": fpr, "benign": fpr, "failed": "alarm_rate"}[role]
-                if role != "failed" or rate == 0.05:
+                if role != "failed" or rate == rates[0]:
                     report[ScoreName(split, row, metric, group)] = _rate_above(own, at[rate], bootstrap)
     return report
 

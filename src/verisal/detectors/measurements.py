@@ -28,7 +28,13 @@ class Measurement(Configured, ABC):
     """Measurement of an image that detectors read: computed once per image, kept in a store, shared.
 
     Concrete ones are frozen dataclasses of plain settings.
+
+    Attributes:
+        needs_stages: False for one that asks the classifier for logits and their gradient alone.
     """
+
+    # Without annotation, as that of a class attribute hides the settings of sub-classes.
+    needs_stages = True
 
     @abstractmethod
     def __call__(self, classifier: StagedClassifier, images: Tensor) -> dict[str, Tensor]:
@@ -48,6 +54,8 @@ def measured_logits(classifier: StagedClassifier, images: Tensor) -> Tensor:
 class Logits(Measurement):
     """``logits (B, K)`` of the image as it is."""
 
+    needs_stages = False
+
     def __call__(self, classifier: StagedClassifier, images: Tensor) -> dict[str, Tensor]:
         """Logits of images ``(B, 3, H, W)`` in [0, 1]."""
         return {"logits": measured_logits(classifier, images)}
@@ -57,6 +65,8 @@ class Logits(Measurement):
 @dataclass(frozen=True)
 class ShiftedLogits(Measurement):
     """``logits (B, K)`` of the image, and ``shifted/logits (B, K)`` of the image moved by one pixel."""
+
+    needs_stages = False
 
     def __call__(self, classifier: StagedClassifier, images: Tensor) -> dict[str, Tensor]:
         """Logits of both views of images ``(B, 3, H, W)`` in [0, 1]."""
@@ -68,6 +78,8 @@ class ShiftedLogits(Measurement):
 @dataclass(frozen=True)
 class Pixels(Measurement):
     """``image (B, 3, H, W)``, the image itself in 8 bits, and ``logits (B, K)``. One forward pass."""
+
+    needs_stages = False
 
     def __call__(self, classifier: StagedClassifier, images: Tensor) -> dict[str, Tensor]:
         """Bytes and logits of images ``(B, 3, H, W)`` in [0, 1]."""
@@ -174,6 +186,8 @@ class StepsToFlip(Measurement):
     Raises:
         ConfigError: settings out of range.
     """
+
+    needs_stages = False
 
     step: float = 0.25 / 255
     max_steps: int = 40

@@ -97,6 +97,8 @@ class SqueezedLogits(Measurement):
         ConfigError: settings out of range.
     """
 
+    needs_stages = False
+
     bits: int = 5
     median: int = 2
     search: int = 13

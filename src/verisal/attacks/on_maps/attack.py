@@ -34,7 +34,7 @@ from verisal.functional.networks import check_hookable
 from verisal.functional.outputs import require_softmax
 from verisal.functional.scopes import differentiated, images_at_once
 from verisal.functional.seeding import series
-from verisal.types import Labels, as_classes, check_images, check_range
+from verisal.types import Labels, check_images, check_range, query_classes
 
 Classifier = Callable[[Tensor], Tensor]
 
@@ -131,8 +131,8 @@ class MapAttack:
             classifier: maps images to logits; left as it was found.
             explain: the method: images and query class to maps.
             images: ``(B, 3, H, W)`` in [0, 1], B at least 1.
-            query_class: ``(B,)`` whole numbers, a tensor or a list, the class that is explained before and
-                after.
+            query_class: ``(B,)`` whole numbers, a tensor or a list, or an int for all images: the class
+                that is explained before and after.
             attribution: ``(B, C, H, W)``, what ``explain`` gave for the images, or its map where it has none;
                 without it ``explain`` is asked, and the pass is not counted.
 
@@ -218,7 +218,7 @@ def _asking(
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """The scope in which the network may be differentiated, and copies that may enter a graph."""
     check_images(images)
-    query_class = as_classes(query_class, images, what="query_class")
+    query_class = query_classes(query_class, len(images), images.device)
     if attribution is None and len(images):
         attribution = attribution_of(explain(images, query_class))
     if (

@@ -1,17 +1,19 @@
-"""Trained detectors as runs, checkpoints and exports keep them, and the alarm that one of them raises."""
+"""Trained detectors as runs, checkpoints, exports and alarms keep them in files."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from verisal._brief import brief
-from verisal.checkpoint import CARD_KEY, load_checkpoint, load_export
+from verisal.checkpoint import CARD_KEY, IMAGES_KEY, load_checkpoint, load_export
+from verisal.detection.alarm import Alarm
+from verisal.detection.table import RATES
 from verisal.detectors import Detector
 from verisal.errors import CheckpointError, ConfigError
 from verisal.fingerprint import state_hash
@@ -19,48 +21,6 @@ from verisal.models import Classifier
 
 EXPORT = "model.safetensors"
 """File name of an export's tensors; the card beside it has the suffix ``.json``."""
-
-_RATES = ("FPR 5 %", "FPR 1 %")
-
-
-@final
-@dataclass(frozen=True)
-class Verdicts:
-    """One entry per image.
-
-    Attributes:
-        scores: higher is more adversarial.
-        alarms: True if the score is above the threshold.
-        words: both as a reader wants them.
-    """
-
-    scores: tuple[float, ...]
-    alarms: tuple[bool, ...]
-    words: tuple[str, ...]
-
-
-@final
-@dataclass(frozen=True)
-class Alarm:
-    """A fitted detector beside the classifier that it was fitted for, with its threshold."""
-
-    detector: Detector
-    classifier: Classifier
-    threshold: float
-
-    def __call__(self, images: Tensor) -> Verdicts:
-        """Judge ``images (B, 3, H, W)`` in [0, 1]."""
-        with torch.no_grad():
-            judged = self.detector.judge(self.detector.measurement(self.classifier, images))
-        scores = tuple(judged.tolist())
-        alarms = tuple(score > self.threshold for score in scores)
-        return Verdicts(scores, alarms, tuple(self._words(score) for score in scores))
-
-    def _words(self, score: float) -> str:
-        if score != score:
-            return "NO VERDICT: the detector has no score for this image"
-        said = "ALARM: adversarial" if score > self.threshold else "no alarm"
-        return f"{said}, score {score:z.2f} (alarm above {self.threshold:z.2f})"
 
 
 @final
@@ -71,14 +31,22 @@ class DetectorFile:
     Attributes:
         path: of the file, for messages.
         card: of the task.
-        settings: name of the ``head``, and the recipes of all ``detectors`` by row.
+        settings: name of the ``head``, the recipes of all ``detectors`` by row, and the ``rates`` of false
+            alarms that the thresholds are for, those of a run where nothing is said.
         tensors: what was learned, ``detectors.<row>.<name>``, and the thresholds of the rows.
+        seen: ``fit`` and ``val`` to digests of the images that were learned from.
     """
 
     path: Path
     card: Mapping[str, Any]
     settings: Mapping[str, Any]
     tensors: Mapping[str, Tensor]
+    seen: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """Shares of false alarms that the thresholds are for; the first is that of the alarm."""
+        return tuple(self.settings.get("rates", RATES))
 
     __repr__ = brief
 
@@ -91,7 +59,10 @@ class DetectorFile:
             strict=True,
         )
         return {
-            row: {rate: at if known else None for rate, at, known in zip(_RATES, values, flags, strict=True)}
+            row: {
+                f"FPR {100 * rate:g} %": at if known else None
+                for rate, at, known in zip(self.rates, values, flags, strict=True)
+            }
             for row, values, flags in columns
         }
 
@@ -114,34 +85,51 @@ class DetectorFile:
             raise CheckpointError(f"{self.path}, {row}: {error}") from None
         return detector
 
-    def alarm(self, classifier: Classifier) -> Alarm:
-        """The detector of the head with its threshold for FPR 5 %.
+    def alarm(self, classifier: Classifier, *, other_weights: bool = False) -> Alarm:
+        """The detector of the head with its threshold for the first of the rates, FPR 5 % in runs.
+
+        Args:
+            classifier: that it is put beside.
+            other_weights: take a classifier whose weights or class names are not those of the fit, too.
 
         Raises:
             CheckpointError: as of :meth:`detector`; or made for another classifier.
             ConfigError: no threshold.
         """
-        self._check_classifier(classifier)
+        # One that has seen no image yet takes the size of the file.
+        classifier.note_size(torch.empty(0, 3, *[self.card.get("image_size") or 1] * 2))
+        self._check_classifier(classifier, other_weights)
         head = self.settings["head"]
-        threshold = self.thresholds()[head][_RATES[0]]
+        name, threshold = next(iter(self.thresholds()[head].items()))
         if threshold is None:
             raise ConfigError(
-                f"{self.path} has no threshold for FPR 5 %: it was trained with too few clean validation"
+                f"{self.path} has no threshold for {name}: it was trained with too few clean validation"
                 " images; train with a larger data.val_count"
             )
-        return Alarm(self.detector(head, classifier.mean.device), classifier, threshold)
+        return Alarm(
+            detector=self.detector(head, classifier.mean.device),
+            classifier=classifier,
+            threshold=threshold,
+            false_alarms=self.rates[0],
+            weights=self.card.get("classifier", ""),
+            seen=self.seen,
+        )
 
-    def _check_classifier(self, classifier: Classifier) -> None:
+    def _check_classifier(self, classifier: Classifier, other_weights: bool) -> None:
         card = self.card
         names, known = list(classifier.class_names), card.get("class_names", [])
-        size, stages = classifier.image_size, list(classifier.stages)
+        size = classifier.image_size
+        # Detectors that read no stages name none, and the classifier need not have any.
+        stages = list(classifier.stages) if "stages" in card else None
+        renamed = len(known) != len(names) or (known != names and not other_weights)
+        moved = not other_weights and card.get("classifier") != state_hash(classifier)
         different = [
             words
             for words, differs in (
-                (f"{len(known)} class names, others than the {len(names)} of this one", known != names),
+                (f"{len(known)} class names, others than the {len(names)} of this one", renamed),
                 (f"images of {card.get('image_size')} px, not {size}", card.get("image_size") != size),
                 (f"stages {card.get('stages')}, not {stages}", card.get("stages") != stages),
-                ("other weights", card.get("classifier") != state_hash(classifier)),
+                ("other weights", moved),
             )
             if differs
         ]
@@ -198,4 +186,22 @@ def read_detector(path: Path) -> DetectorFile:
         raise CheckpointError(
             f"{file} is of an earlier version, whose detectors were kept otherwise; train again"
         )
-    return DetectorFile(file, card, settings, tensors)
+    return DetectorFile(file, card, settings, tensors, told.get(IMAGES_KEY, {}))
+
+
+def load_alarm(path: Path | str, classifier: nn.Module, *, other_weights: bool = False) -> Alarm:
+    """The alarm that :meth:`.Alarm.save` wrote, or that of a detector run or export, beside its classifier.
+
+    Args:
+        path: the file, or the folder of a run or an export.
+        classifier: the one that it was fitted beside: equal weights, normalisation and class names. A
+            network that is no :class:`.Classifier` is made one, if it says how it normalises.
+        other_weights: take a classifier with other weights or class names, too, such as a later state of the
+            network; :meth:`.Alarm.fits` tells.
+
+    Raises:
+        ConfigError: no such file, or a network that does not say how it normalises.
+        CheckpointError: a damaged file, one of another task, or one of another classifier.
+    """
+    classifier = classifier if isinstance(classifier, Classifier) else Classifier(classifier)
+    return read_detector(Path(path)).alarm(classifier, other_weights=other_weights)
