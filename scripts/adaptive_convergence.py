@@ -18,8 +18,7 @@ from verisal.attacks import AdaptivePGD, AdaptiveResult, Defence, Selective, Wei
 from verisal.data import EmojiScenes
 from verisal.detection.end_to_end import end_to_end, strongest
 from verisal.detectors import DetectorFeatures
-from verisal.functional.statistics.detection import threshold_at_fpr
-from verisal.functional.statistics.resampled import Bootstrap
+from verisal.functional.statistics import Bootstrap, threshold_at_fpr
 from verisal.models import Classifier, load_classifier
 from verisal.saliency import (
     DifferentiableGates,

@@ -19,7 +19,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from verisal.functional.statistics.resampled import Bootstrap, Resampled
+from verisal.functional.statistics import Bootstrap, Resampled
 from verisal.metrics import ImageRows, MaxBoxAcc, MaxBoxAccV2, PointingGame
 from verisal.results import Score
 

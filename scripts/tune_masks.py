@@ -13,7 +13,7 @@ import itertools
 import torch
 
 from verisal.data import EmojiScenes
-from verisal.functional.regions.localisation import energy_inside, largest_component_ious
+from verisal.functional.regions import energy_inside, largest_component_ious
 from verisal.models import load_classifier
 from verisal.saliency import HierarchicalMasks, Objective, Shown, fused_maps, raw_maps
 from verisal.saliency.gates.masks import Fusion

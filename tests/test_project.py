@@ -158,6 +158,17 @@ def test_links_between_documents_lead_somewhere(path):
     assert [link for link in links if not (path.parent / link).exists()] == []
 
 
+def test_documents_and_examples_import_functions_from_their_groups():
+    """What they show is public: exported by the group."""
+    module = re.compile(r"from verisal\.functional\.(?:baselines|comparison|regions|removal|statistics)\.\w+")
+    shown = [
+        ROOT / "README.md",
+        *(ROOT / "docs").rglob("*.md"),
+        *(ROOT / "scripts" / "examples").glob("*.py"),
+    ]
+    assert [str(path.relative_to(ROOT)) for path in shown if module.search(path.read_text())] == []
+
+
 def commands():
     """Every ``verisal`` command of a document, an example in it or the head of a configuration, each once."""
     seen = set()

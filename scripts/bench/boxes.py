@@ -20,8 +20,14 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from verisal.functional.regions.boxes import best_ious, components, largest_boxes, map_levels
-from verisal.functional.regions.localisation import largest_component_ious, multi_component_ious
+from verisal.functional.regions import (
+    best_ious,
+    components,
+    largest_boxes,
+    largest_component_ious,
+    map_levels,
+    multi_component_ious,
+)
 
 Levels = NDArray[np.uint8]
 Boxes = NDArray[np.int64]

@@ -31,7 +31,8 @@ from scipy.sparse.linalg import spsolve
 from torch import Tensor, nn
 
 from verisal.functional.baselines import Constant, LinearImputation
-from verisal.functional.removal.curves import curve_area, perturbation_curve, pixel_ranks, removal_scores
+from verisal.functional.removal import curve_area, perturbation_curve, removal_scores
+from verisal.functional.removal.curves import pixel_ranks
 
 BLACK = Constant()
 # Changed images that stay in the cache until the network has read them; torch-cam's own choice.

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from verisal.data import EmojiScenes
-from verisal.functional.comparison.similarity import spearman
+from verisal.functional.comparison import spearman
 from verisal.models import Classifier, load_classifier
 from verisal.saliency import Decoy, Gradient, IntegratedGradients, Saliency, SmoothGrad
 

@@ -19,9 +19,9 @@ from captum.metrics import infidelity as captum_infidelity  # type: ignore[impor
 from captum.metrics import sensitivity_max as captum_sensitivity
 from torch import Tensor
 
-from verisal.functional.comparison.sensitivity import sensitivity_max, uniform_noises
+from verisal.functional.comparison import sensitivity_max, uniform_noises
 from verisal.functional.comparison.similarity import attribution_of
-from verisal.functional.removal.infidelity import gaussian_noises, infidelity, responses
+from verisal.functional.removal import gaussian_noises, infidelity, responses
 from verisal.functional.scopes import frozen
 from verisal.models import Classifier, load_classifier
 from verisal.saliency import Gradient

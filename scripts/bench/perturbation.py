@@ -26,8 +26,7 @@ from scipy.ndimage import zoom
 from torch import Tensor
 from torch.nn import functional as F
 
-from verisal.functional.baselines import Constant
-from verisal.functional.baselines.plain import compose
+from verisal.functional.baselines import Constant, compose
 from verisal.models import load_classifier
 from verisal.saliency import RISE, Occlusion
 from verisal.saliency.perturbation.rise import cell_size, upsample_cells

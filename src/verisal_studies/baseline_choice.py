@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from verisal.errors import ConfigError
-from verisal.functional.statistics.ranking import kendall_tau_b, ranking_agreement
-from verisal.functional.statistics.resampled import Bootstrap
+from verisal.functional.statistics import Bootstrap, kendall_tau_b, ranking_agreement
 from verisal.results import Evaluation
 from verisal.types import check_range
 from verisal_studies.scores import RemovalScores, cell, difference_of, mean_of, quoted, table

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import final
 
-from verisal.functional.baselines.random import recommended_baselines
+from verisal.functional.baselines import recommended_baselines
 from verisal.pictures import Pixels
 from verisal.results import Evaluation, SaliencyPanel
 from verisal_studies.baseline_choice import image_agreement

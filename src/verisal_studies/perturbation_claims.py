@@ -12,12 +12,8 @@ import torch
 from torch import Tensor
 
 from verisal.errors import ConfigError
-from verisal.functional.statistics.ranking import (
-    diagonal_effect,
-    ranking_agreement,
-    ranking_stability,
-)
-from verisal.functional.statistics.resampled import Bootstrap
+from verisal.functional.statistics import Bootstrap, ranking_agreement, ranking_stability
+from verisal.functional.statistics.ranking import diagonal_effect
 from verisal.results import Score
 from verisal_studies.scores import KINDS, RemovalScores, cell, difference_of, mean_of
 from verisal_studies.study import Finding, Verdict, verdict_of

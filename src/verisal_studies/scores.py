@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from verisal.errors import ConfigError
+from verisal.functional.statistics import Bootstrap
 from verisal.functional.statistics.detection import resampled_mean
-from verisal.functional.statistics.resampled import Bootstrap
 from verisal.results import Evaluation, Score, ScoreName
 
 Better = Literal["low", "high"]

@@ -17,8 +17,9 @@ from verisal.attacks.on_maps.surrogates import (
     softplus_relu,
 )
 from verisal.errors import ConfigError, DataError
-from verisal.functional.comparison.sensitivity import centre_of_mass, map_change
-from verisal.functional.comparison.similarity import attribution_of, top_k_intersection
+from verisal.functional.comparison import map_change, top_k_intersection
+from verisal.functional.comparison.sensitivity import centre_of_mass
+from verisal.functional.comparison.similarity import attribution_of
 from verisal.saliency import Gradient
 from verisal.types import SaliencyResult
 

@@ -5,7 +5,7 @@ from helpers.explaining_toys import Samples, Task, loader, trainer
 from verisal.attacks.on_maps.attack import MapAttack
 from verisal.callbacks import AttackedMaps
 from verisal.errors import ConfigError
-from verisal.functional.comparison.similarity import postprocess
+from verisal.functional.comparison import postprocess
 from verisal.saliency import Gradient, InputXGradient
 from verisal.types import Batch
 

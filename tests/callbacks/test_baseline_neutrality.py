@@ -9,10 +9,16 @@ from helpers.explaining_toys import CLASSES, Samples, Task, loader, trainer
 from verisal.callbacks import BaselineNeutrality
 from verisal.callbacks.baseline_neutrality import verdict
 from verisal.errors import ConfigError
-from verisal.functional.baselines import Blur, Constant, DatasetMean, LinearImputation, OtherImage
-from verisal.functional.baselines.neutrality import neutrality
-from verisal.functional.baselines.plain import bound
-from verisal.functional.statistics.resampled import Bootstrap
+from verisal.functional.baselines import (
+    Blur,
+    Constant,
+    DatasetMean,
+    LinearImputation,
+    OtherImage,
+    bound,
+    neutrality,
+)
+from verisal.functional.statistics import Bootstrap
 from verisal.reporting import CsvSink
 from verisal.types import Batch
 

@@ -10,12 +10,9 @@ from torch.utils.data import DataLoader
 from helpers.explaining_toys import CLASSES, Brightness, Samples, Task, loader, right_labels, trainer
 from verisal.callbacks import DisturbedLocalization, PerturbationCurves, SaliencyMetrics, SaliencyPanels
 from verisal.callbacks._epoch import Epoch
-from verisal.functional.baselines import Blur, Constant, DatasetMean
-from verisal.functional.baselines.random import recommended_baselines
-from verisal.functional.regions.disturbed import disturbed_queries
-from verisal.functional.regions.localisation import choose_threshold
-from verisal.functional.statistics.ranking import ranking_agreement
-from verisal.functional.statistics.resampled import Bootstrap
+from verisal.functional.baselines import Blur, Constant, DatasetMean, recommended_baselines
+from verisal.functional.regions import choose_threshold, disturbed_queries
+from verisal.functional.statistics import Bootstrap, ranking_agreement
 from verisal.metrics import (
     CascadingRandomisation,
     DisturbedScores,

@@ -8,8 +8,9 @@ import torch
 from helpers.explaining_toys import Brightness, Samples, Task, loader, trainer
 from verisal.callbacks import MapAgreement
 from verisal.errors import ConfigError
-from verisal.functional.comparison.similarity import diverges, map_agreement, spearman
-from verisal.functional.statistics.resampled import Bootstrap
+from verisal.functional.comparison import map_agreement, spearman
+from verisal.functional.comparison.similarity import diverges
+from verisal.functional.statistics import Bootstrap
 from verisal.reporting import CsvSink, main_table
 from verisal.saliency import RISE, Occlusion
 from verisal.types import Batch

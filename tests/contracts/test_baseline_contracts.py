@@ -11,8 +11,7 @@ from torch import nn
 from helpers.baseline_cases import CASES, SIZES, toy_images, toy_masks
 from verisal.errors import ConfigError, DataError
 from verisal.functional import baselines
-from verisal.functional.baselines import Baseline
-from verisal.functional.baselines.plain import bound
+from verisal.functional.baselines import Baseline, bound
 
 EVERY = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 SEEDED = {name: case for name, case in CASES.items() if case.seeded}

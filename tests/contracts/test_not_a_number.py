@@ -18,34 +18,38 @@ from verisal.errors import DataError, NumericError
 from verisal.functional.adversarial import judge_8bit
 from verisal.functional.baselines import DatasetMean
 from verisal.functional.baselines.neutrality import Neutrality
-from verisal.functional.comparison.similarity import pearson, spearman, ssim, top_k_intersection
-from verisal.functional.regions.localisation import (
+from verisal.functional.comparison import pearson, spearman, ssim, top_k_intersection
+from verisal.functional.regions import (
     choose_threshold,
     energy_inside,
     frozen_boxes,
     largest_component_ious,
     multi_component_ious,
-    pixel_histograms,
     pointing_hits,
 )
-from verisal.functional.removal.curves import aopc, curve_area, normalised_curve_area, removal_scores
-from verisal.functional.removal.faithfulness import saliency_fidelity, tuned_threshold
-from verisal.functional.statistics.detection import (
+from verisal.functional.regions.localisation import pixel_histograms
+from verisal.functional.removal import (
+    aopc,
+    curve_area,
+    normalised_curve_area,
+    removal_scores,
+    saliency_fidelity,
+)
+from verisal.functional.removal.faithfulness import tuned_threshold
+from verisal.functional.statistics import (
+    Bootstrap,
+    Resampled,
     auroc,
     fpr_at_tpr95,
-    rate_above,
-    resampled_mean,
-    roc_curve,
-    threshold_at_fpr,
-)
-from verisal.functional.statistics.ranking import (
-    diagonal_effect,
     kendall_tau_b,
     rank_correlation,
     ranking_agreement,
-    swap_shares,
+    rate_above,
+    roc_curve,
+    threshold_at_fpr,
 )
-from verisal.functional.statistics.resampled import Bootstrap, Resampled
+from verisal.functional.statistics.detection import resampled_mean
+from verisal.functional.statistics.ranking import diagonal_effect, swap_shares
 from verisal.metrics import DisturbedScores
 from verisal.results import Score
 

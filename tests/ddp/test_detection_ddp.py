@@ -6,7 +6,7 @@ from torch import distributed, multiprocessing
 
 from verisal.detection.metric import DetectionScores
 from verisal.detection.table import detection_report
-from verisal.functional.statistics.resampled import Bootstrap
+from verisal.functional.statistics import Bootstrap
 
 ROWS = ("masks", "max_softmax")
 SCORES = torch.tensor([[0.1, 2.0], [0.7, math.nan], [-3.0, 1.0], [4.2, 0.3], [1.5, 0.2]])

@@ -5,7 +5,7 @@ import torch
 
 from verisal.detection.end_to_end import end_to_end, nearest_of_other_class, strongest
 from verisal.errors import DataError
-from verisal.functional.statistics.resampled import Bootstrap
+from verisal.functional.statistics import Bootstrap
 
 NAN = math.nan
 FOOLED = torch.tensor([[True, True, False, False], [True, False, False, True]])

@@ -6,7 +6,7 @@ import torch
 from verisal.detection.families import Families, transfer_report
 from verisal.detection.metric import DetectionTable
 from verisal.errors import ConfigError, DataError
-from verisal.functional.statistics.resampled import Bootstrap
+from verisal.functional.statistics import Bootstrap
 
 NAMES = {0: "clean", 1: "fgsm", 2: "pgd", 3: "apgd", 4: "square", 5: "never"}
 ATTACKS = {"step": ["fgsm"], "iterated": ["pgd", "apgd"], "search": ["square"], "idle": ["never"]}

@@ -15,12 +15,7 @@ from verisal.detection.table import (
     threshold_notes,
 )
 from verisal.errors import ConfigError, DataError, NumericError
-from verisal.functional.statistics.detection import (
-    auroc,
-    fpr_at_tpr95,
-    rate_above,
-)
-from verisal.functional.statistics.resampled import Bootstrap
+from verisal.functional.statistics import Bootstrap, auroc, fpr_at_tpr95, rate_above
 
 GROUPS = {0: "clean", 1: "cw_l2", 2: "noise_linf", 3: "cw_l2_failed"}
 ROLES = {"clean": "clean", "cw_l2": "attack", "noise_linf": "benign", "cw_l2_failed": "failed"}

@@ -5,7 +5,7 @@ from helpers.detector_cases import ToyMasks
 from verisal.detectors import AttributionCNN, CNNDetector, epoch_order
 from verisal.detectors.network import map_stack, scalar_stack
 from verisal.errors import ConfigError, DataError
-from verisal.functional.statistics.detection import auroc
+from verisal.functional.statistics import auroc
 
 
 def planted(count=160, *, seed=0):

@@ -6,7 +6,7 @@ import torch
 from helpers.detector_cases import toy_classifier, toy_images
 from verisal.detectors import LearnedConsistency
 from verisal.errors import DataError
-from verisal.functional.statistics.detection import auroc
+from verisal.functional.statistics import auroc
 
 _numbers = LearnedConsistency()._numbers
 

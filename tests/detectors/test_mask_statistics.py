@@ -7,7 +7,7 @@ from helpers.detector_cases import ToyGates, ToyMasks, toy_classifier, toy_image
 from verisal.detectors import ChannelGates, MaskForest, MaskStatistics, SalientPixels
 from verisal.detectors.masks import map_dispersion
 from verisal.errors import ConfigError, DataError
-from verisal.functional.statistics.detection import auroc
+from verisal.functional.statistics import auroc
 from verisal.types import SaliencyResult
 
 

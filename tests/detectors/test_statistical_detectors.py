@@ -9,7 +9,7 @@ from helpers.detector_cases import toy_classifier, toy_images
 from verisal.detectors import KernelDensity, LocalIntrinsicDimension, Mahalanobis, PooledActivations
 from verisal.detectors.statistical import local_intrinsic_dimension
 from verisal.errors import ConfigError, DataError
-from verisal.functional.statistics.detection import auroc
+from verisal.functional.statistics import auroc
 
 
 def clouds(count=120, *, seed=0):

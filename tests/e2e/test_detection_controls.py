@@ -15,7 +15,7 @@ from verisal.data import EmojiScenes
 from verisal.detectors import CNNDetector, Detector, LearnedConsistency, MaxSoftmax, Measurement, Pixels
 from verisal.errors import DataError
 from verisal.functional.adversarial import gaussian_noise, round_to_8bit
-from verisal.functional.statistics.detection import auroc
+from verisal.functional.statistics import auroc
 from verisal.types import StagedClassifier
 
 # Half of the images to fit on, half to test on.

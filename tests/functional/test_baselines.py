@@ -15,9 +15,10 @@ from verisal.functional.baselines import (
     OtherImage,
     Shuffle,
     UniformNoise,
+    bound,
+    compose,
 )
 from verisal.functional.baselines.filling import linear_imputation
-from verisal.functional.baselines.plain import bound, compose
 from verisal.functional.seeding import content_ids
 from verisal.models import load_classifier
 

@@ -2,13 +2,8 @@ import pytest
 import torch
 
 from verisal.errors import DataError
-from verisal.functional.regions.boxes import (
-    best_ious,
-    components,
-    largest_boxes,
-    map_levels,
-    nearest_ious,
-)
+from verisal.functional.regions import best_ious, components, largest_boxes, map_levels
+from verisal.functional.regions.boxes import nearest_ious
 
 
 def test_levels_are_whole_steps_of_the_range():

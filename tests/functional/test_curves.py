@@ -8,16 +8,14 @@ from torch import nn
 
 from verisal.errors import ConfigError, DataError
 from verisal.functional.baselines import Baseline, Blur, Constant, DatasetMean, LinearImputation
-from verisal.functional.removal.curves import (
+from verisal.functional.removal import (
     aopc,
     curve_area,
     normalised_curve_area,
     perturbation_curve,
-    pixel_ranks,
-    removal_counts,
     removal_scores,
-    tied_share,
 )
+from verisal.functional.removal.curves import pixel_ranks, removal_counts, tied_share
 
 BLACK, WHITE = Constant(), Constant(level=1.0)
 

@@ -5,19 +5,18 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from verisal.errors import ConfigError, DataError, NumericError
-from verisal.functional.statistics.detection import (
+from verisal.functional.statistics import (
+    Bootstrap,
+    Resampled,
     auroc,
     fpr_at_tpr95,
     negatives_needed,
     pair_by_image,
     rate_above,
-    resampled_auroc,
-    resampled_fpr_at_tpr95,
-    resampled_mean,
     roc_curve,
     threshold_at_fpr,
 )
-from verisal.functional.statistics.resampled import Bootstrap, Resampled
+from verisal.functional.statistics.detection import resampled_auroc, resampled_fpr_at_tpr95, resampled_mean
 
 NAN = math.nan
 

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from verisal.errors import ConfigError, DataError
-from verisal.functional.regions.disturbed import disturbed_queries, mosaic_groups, mosaics, present_queries
+from verisal.functional.regions import disturbed_queries
+from verisal.functional.regions.disturbed import mosaic_groups, mosaics, present_queries
 
 
 def asked(logits, labels, present, ids=None, seed=0):

@@ -6,22 +6,17 @@ import torch.nn.functional as F
 from torch import nn
 
 from verisal.errors import ConfigError, DataError
-from verisal.functional.comparison.sensitivity import sensitivity_max, uniform_noises
-from verisal.functional.removal.faithfulness import (
-    crop_to_boxes,
+from verisal.functional.comparison import sensitivity_max, uniform_noises
+from verisal.functional.removal import (
     dabkowski_gal,
-    saliency_fidelity,
-    threshold_boxes,
-    tuned_threshold,
-)
-from verisal.functional.removal.infidelity import (
-    Responses,
     gaussian_noises,
     infidelity,
     responses,
+    saliency_fidelity,
     square_responses,
-    squares_of,
 )
+from verisal.functional.removal.faithfulness import crop_to_boxes, threshold_boxes, tuned_threshold
+from verisal.functional.removal.infidelity import Responses, squares_of
 from verisal.types import SaliencyResult
 
 QUERY = torch.tensor([0, 1])

@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
+from verisal.functional.statistics import Bootstrap
 from verisal.functional.statistics.detection import resampled_mean
-from verisal.functional.statistics.resampled import Bootstrap
 
 
 def test_too_few_images_have_no_interval_to_show():

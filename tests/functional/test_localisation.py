@@ -4,17 +4,19 @@ import pytest
 import torch
 
 from verisal.errors import ConfigError, DataError
-from verisal.functional.regions.localisation import (
+from verisal.functional.regions import (
     choose_threshold,
     energy_inside,
     frozen_boxes,
     largest_component_ious,
     masks_from_boxes,
     multi_component_ious,
-    object_area,
     pixel_average_precision,
-    pixel_histograms,
     pointing_hits,
+)
+from verisal.functional.regions.localisation import (
+    object_area,
+    pixel_histograms,
     pointing_tolerance,
     threshold_level,
 )

@@ -4,14 +4,9 @@ import pytest
 import torch
 
 from verisal.errors import DataError
-from verisal.functional.comparison.similarity import (
-    diverges,
-    map_agreement,
-    map_similarities,
-    random_maps,
-    spearman,
-)
-from verisal.functional.statistics.resampled import Bootstrap
+from verisal.functional.comparison import map_agreement, spearman
+from verisal.functional.comparison.similarity import diverges, map_similarities, random_maps
+from verisal.functional.statistics import Bootstrap
 
 IDS = tuple("abcdefgh")
 

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from verisal.errors import ConfigError, DataError
-from verisal.functional.baselines import Constant, DatasetMean, GaussianNoise, LinearImputation
-from verisal.functional.baselines.neutrality import neutrality, random_cell_masks
+from verisal.functional.baselines import Constant, DatasetMean, GaussianNoise, LinearImputation, neutrality
+from verisal.functional.baselines.neutrality import random_cell_masks
 
 IMAGES = torch.rand(5, 3, 14, 21, generator=torch.Generator().manual_seed(0))
 QUERY = torch.tensor([0, 1, 1, 0, 2])

@@ -20,7 +20,7 @@ from verisal.functional.outputs import (
     probabilities,
     require_softmax,
 )
-from verisal.functional.removal.curves import perturbation_curve
+from verisal.functional.removal import perturbation_curve
 from verisal.functional.scopes import query_scores
 
 LOGITS = torch.tensor([[1.0, -2.0, 0.5], [0.0, 3.0, -1.0]])

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from verisal.errors import ConfigError
-from verisal.functional.comparison.similarity import attribution_of, postprocess
+from verisal.functional.comparison import postprocess
+from verisal.functional.comparison.similarity import attribution_of
 from verisal.types import SaliencyResult
 
 

@@ -6,13 +6,8 @@ from torch import nn
 
 from helpers.saliency_cases import toy_classifier, toy_images
 from verisal.errors import ConfigError
-from verisal.functional.comparison.randomisation import (
-    derangement,
-    passes_randomisation,
-    randomised_copies,
-    randomised_steps,
-    weighted_percentile,
-)
+from verisal.functional.comparison import passes_randomisation, randomised_copies
+from verisal.functional.comparison.randomisation import derangement, randomised_steps, weighted_percentile
 from verisal.results import Score
 
 IMAGES = toy_images(8)

@@ -4,15 +4,14 @@ import pytest
 import torch
 
 from verisal.errors import DataError
-from verisal.functional.statistics.ranking import (
-    diagonal_effect,
+from verisal.functional.statistics import (
+    Bootstrap,
     kendall_tau_b,
     rank_correlation,
     ranking_agreement,
     ranking_stability,
-    swap_shares,
 )
-from verisal.functional.statistics.resampled import Bootstrap
+from verisal.functional.statistics.ranking import diagonal_effect, swap_shares
 
 
 def spread(means, n=9, noise=0.0):

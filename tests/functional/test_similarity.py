@@ -4,15 +4,8 @@ import pytest
 import torch
 
 from verisal.errors import ConfigError, DataError
-from verisal.functional.comparison.similarity import (
-    average_ranks,
-    defined_maps,
-    pearson,
-    spearman,
-    spearman_of_pairs,
-    ssim,
-    top_k_intersection,
-)
+from verisal.functional.comparison import pearson, spearman, ssim, top_k_intersection
+from verisal.functional.comparison.similarity import average_ranks, defined_maps, spearman_of_pairs
 
 SIMILARITIES = (spearman, pearson, ssim, lambda a, b: top_k_intersection(a, b, 0.1))
 EVERY = pytest.mark.parametrize("similarity", SIMILARITIES, ids=["spearman", "pearson", "ssim", "top_k"])

@@ -7,11 +7,8 @@ import pytest
 import torch
 
 from verisal.errors import DataError
-from verisal.functional.comparison.smoothness import (
-    blur_to_variation,
-    high_frequency_share,
-    variation_at_equal_mass,
-)
+from verisal.functional.comparison import high_frequency_share
+from verisal.functional.comparison.smoothness import blur_to_variation, variation_at_equal_mass
 
 
 def slow_variation(one):

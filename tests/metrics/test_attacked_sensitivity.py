@@ -9,8 +9,7 @@ from helpers.metric_cases import part_of, toy_explained, with_saliency
 from helpers.saliency_cases import toy_classifier, toy_images
 from verisal.attacks.on_maps.attack import MapAttack
 from verisal.errors import ConfigError, DataError
-from verisal.functional.comparison.sensitivity import map_change
-from verisal.functional.comparison.similarity import postprocess
+from verisal.functional.comparison import map_change, postprocess
 from verisal.functional.shared_work import SharedWork
 from verisal.metrics import AttackedSensitivity, SaliencyMetric
 from verisal.saliency import Decoy, Gradient, IntegratedGradients, SmoothGrad

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from verisal.errors import DataError
-from verisal.functional.statistics.resampled import Bootstrap
+from verisal.functional.statistics import Bootstrap
 from verisal.metrics import ClassRankScores
 from verisal.types import SaliencyResult
 

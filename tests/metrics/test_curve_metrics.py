@@ -6,7 +6,7 @@ import torch
 from helpers.metric_cases import part_of, toy_explained, with_saliency
 from verisal.errors import ConfigError, DataError
 from verisal.functional.baselines import Blur, Constant, DatasetMean, GaussianNoise, LinearImputation
-from verisal.functional.removal.curves import (
+from verisal.functional.removal import (
     aopc,
     curve_area,
     normalised_curve_area,

@@ -8,7 +8,7 @@ from torch import distributed, multiprocessing
 
 from helpers.metric_cases import toy_explained, with_saliency
 from verisal.errors import ConfigError, DataError
-from verisal.functional.statistics.resampled import Bootstrap
+from verisal.functional.statistics import Bootstrap
 from verisal.metrics import DisturbedScores, PresentQueries
 from verisal.types import SaliencyResult
 

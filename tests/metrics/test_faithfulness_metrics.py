@@ -9,9 +9,9 @@ from helpers.metric_rows_faithfulness import brightness
 from helpers.saliency_cases import toy_classifier, toy_images
 from verisal.attacks.on_maps.attack import MapAttack
 from verisal.errors import ConfigError, DataError
-from verisal.functional.comparison.randomisation import derangement, passes_randomisation, randomised_copies
-from verisal.functional.comparison.similarity import postprocess, spearman
-from verisal.functional.removal.faithfulness import saliency_fidelity
+from verisal.functional.comparison import passes_randomisation, postprocess, randomised_copies, spearman
+from verisal.functional.comparison.randomisation import derangement
+from verisal.functional.removal import saliency_fidelity
 from verisal.metrics import (
     AttackedSensitivity,
     CascadingRandomisation,

@@ -6,10 +6,10 @@ import torch
 
 from helpers.metric_cases import part_of, toy_explained, with_saliency
 from verisal.errors import ConfigError, DataError
-from verisal.functional.regions.localisation import pixel_average_precision, pixel_histograms
+from verisal.functional.regions import pixel_average_precision
+from verisal.functional.regions.localisation import pixel_histograms
 from verisal.functional.seeding import derive_seed
-from verisal.functional.statistics.limits import rate_limits
-from verisal.functional.statistics.resampled import Bootstrap
+from verisal.functional.statistics import Bootstrap, rate_limits
 from verisal.metrics import EnergyInside, ImageRows, MaxBoxAcc, MaxBoxAccV2, PointingGame, PxAP
 
 EVERY = (PointingGame, EnergyInside, MaxBoxAcc, MaxBoxAccV2, PxAP)

@@ -13,7 +13,7 @@ from torchmetrics import MetricCollection, MetricTracker
 from torchmetrics.wrappers import BootStrapper
 
 from helpers.forked import CONTEXT
-from verisal.functional.statistics.resampled import Bootstrap
+from verisal.functional.statistics import Bootstrap
 from verisal.metrics import (
     EnergyInside,
     ImageRows,

@@ -8,7 +8,7 @@ from torch import nn
 import verisal.metrics
 from helpers.metric_cases import toy_explained, toy_map
 from verisal.errors import ConfigError, DataError
-from verisal.functional.statistics.resampled import Bootstrap
+from verisal.functional.statistics import Bootstrap
 from verisal.metrics import (
     EnergyInside,
     Infidelity,

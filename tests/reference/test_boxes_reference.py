@@ -12,14 +12,16 @@ from scipy import ndimage
 from torch.nn import functional as F
 
 from helpers.replicates import replicates
-from verisal.functional.regions.boxes import components, largest_boxes, map_levels
-from verisal.functional.regions.localisation import (
+from verisal.functional.regions import (
+    components,
+    largest_boxes,
     largest_component_ious,
+    map_levels,
     multi_component_ious,
     pixel_average_precision,
-    pixel_histograms,
     pointing_hits,
 )
+from verisal.functional.regions.localisation import pixel_histograms
 
 SIZE = (19, 26)
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from helpers.replicates import replicates
 from verisal.functional.baselines import Blur, Constant, Inpaint, LinearImputation
-from verisal.functional.removal.curves import curve_area, perturbation_curve, removal_scores
+from verisal.functional.removal import curve_area, perturbation_curve, removal_scores
 
 
 def slow_order(saliency, order, block_size):

@@ -5,17 +5,15 @@ import scipy.stats
 import torch
 
 from helpers.replicates import replicates
-from verisal.functional.statistics.detection import (
+from verisal.functional.statistics import (
+    Bootstrap,
     auroc,
     fpr_at_tpr95,
-    resampled_auroc,
-    resampled_fpr_at_tpr95,
-    resampled_mean,
+    rate_limits,
     roc_curve,
     threshold_at_fpr,
 )
-from verisal.functional.statistics.limits import rate_limits
-from verisal.functional.statistics.resampled import Bootstrap
+from verisal.functional.statistics.detection import resampled_auroc, resampled_fpr_at_tpr95, resampled_mean
 
 
 def slow_auroc(positive, negative):

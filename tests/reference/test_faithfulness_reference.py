@@ -12,18 +12,27 @@ from captum.metrics import sensitivity_max as captum_sensitivity
 
 from helpers.replicates import replicates
 from helpers.saliency_cases import toy_classifier, toy_images
-from verisal.functional.comparison.sensitivity import sensitivity_max, uniform_noises
-from verisal.functional.comparison.similarity import pearson, postprocess, spearman, ssim, top_k_intersection
-from verisal.functional.removal.faithfulness import crop_to_boxes, dabkowski_gal, saliency_fidelity
-from verisal.functional.removal.infidelity import (
+from verisal.functional.comparison import (
+    pearson,
+    postprocess,
+    sensitivity_max,
+    spearman,
+    ssim,
+    top_k_intersection,
+    uniform_noises,
+)
+from verisal.functional.removal import (
+    dabkowski_gal,
     gaussian_noises,
     infidelity,
     responses,
+    saliency_fidelity,
     square_responses,
-    squares_of,
 )
+from verisal.functional.removal.faithfulness import crop_to_boxes
+from verisal.functional.removal.infidelity import squares_of
 from verisal.functional.scopes import frozen, rng_preserved
-from verisal.functional.statistics.ranking import kendall_tau_b, rank_correlation
+from verisal.functional.statistics import kendall_tau_b, rank_correlation
 from verisal.types import SaliencyResult
 
 QUERY = torch.tensor([0, 3, 1])

@@ -14,7 +14,7 @@ from verisal.attacks.on_maps.surrogates import (
     IntegratedGradientsSurrogate,
     SmoothGradSurrogate,
 )
-from verisal.functional.comparison.sensitivity import map_change
+from verisal.functional.comparison import map_change
 from verisal.functional.seeding import content_ids, derive_seed
 from verisal.types import SaliencyResult
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from helpers.replicates import replicates
 from helpers.saliency_cases import toy_classifier
 from verisal.functional.baselines import Constant
-from verisal.functional.comparison.smoothness import total_variation
+from verisal.functional.comparison import total_variation
 from verisal.saliency import MeaningfulPerturbation
 
 

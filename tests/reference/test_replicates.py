@@ -10,28 +10,27 @@ from verisal.detection.families import transfer_report
 from verisal.detectors.squeezing import median_filter, non_local_means
 from verisal.detectors.statistical import local_intrinsic_dimension
 from verisal.functional.baselines.filling import linear_imputation
-from verisal.functional.comparison.sensitivity import map_change
-from verisal.functional.comparison.similarity import spearman, ssim
-from verisal.functional.comparison.smoothness import total_variation
-from verisal.functional.regions.boxes import components, largest_boxes, map_levels
-from verisal.functional.regions.localisation import (
+from verisal.functional.comparison import map_change, spearman, ssim, total_variation
+from verisal.functional.regions import (
+    components,
+    largest_boxes,
     largest_component_ious,
+    map_levels,
     multi_component_ious,
     pixel_average_precision,
-    pixel_histograms,
     pointing_hits,
 )
-from verisal.functional.removal.curves import perturbation_curve, removal_scores
-from verisal.functional.removal.faithfulness import crop_to_boxes, dabkowski_gal, saliency_fidelity
-from verisal.functional.removal.infidelity import square_responses
-from verisal.functional.statistics.detection import (
-    auroc,
-    fpr_at_tpr95,
-    resampled_auroc,
-    resampled_mean,
-    threshold_at_fpr,
+from verisal.functional.regions.localisation import pixel_histograms
+from verisal.functional.removal import (
+    dabkowski_gal,
+    perturbation_curve,
+    removal_scores,
+    saliency_fidelity,
+    square_responses,
 )
-from verisal.functional.statistics.limits import rate_limits
+from verisal.functional.removal.faithfulness import crop_to_boxes
+from verisal.functional.statistics import auroc, fpr_at_tpr95, rate_limits, threshold_at_fpr
+from verisal.functional.statistics.detection import resampled_auroc, resampled_mean
 from verisal.saliency import (
     RISE,
     Decoy,

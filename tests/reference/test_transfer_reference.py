@@ -10,8 +10,8 @@ from test_detection_reference import slow_auroc, slow_share
 from helpers.replicates import replicates
 from verisal.detection.families import Families, transfer_report
 from verisal.detection.metric import DetectionTable
+from verisal.functional.statistics import Bootstrap
 from verisal.functional.statistics.detection import resampled_auroc, resampled_mean
-from verisal.functional.statistics.resampled import Bootstrap
 
 ATTACKS = {"a": ["a1", "a2"], "b": ["b1"], "c": ["c1", "c2"]}
 FITS = {"first": ["a1"], "last": ["c1", "c2"]}

@@ -8,7 +8,8 @@ from torch.nn import functional as F
 from helpers.normalizations import CENTRED
 from helpers.saliency_cases import toy_classifier, toy_images
 from verisal.errors import ConfigError
-from verisal.functional.comparison.similarity import attribution_of, spearman
+from verisal.functional.comparison import spearman
+from verisal.functional.comparison.similarity import attribution_of
 from verisal.functional.networks import stopped_at
 from verisal.functional.seeding import derive_seed
 from verisal.functional.shared_work import SharedWork

@@ -2,7 +2,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from verisal.functional.comparison.smoothness import total_variation
+from verisal.functional.comparison import total_variation
 from verisal.saliency.perturbation.extremal import (
     area_deviation,
     blur_pyramid,

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from verisal.errors import ConfigError
-from verisal.functional.baselines.random import recommended_baselines
+from verisal.functional.baselines import recommended_baselines
 from verisal.results import Evaluation, Score
 from verisal_studies import BaselineChoice, page_text
 from verisal_studies.baseline_choice import (

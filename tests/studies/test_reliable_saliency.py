@@ -10,7 +10,7 @@ import yaml
 
 from verisal.cli import main
 from verisal.errors import ConfigError
-from verisal.functional.statistics.resampled import Bootstrap
+from verisal.functional.statistics import Bootstrap
 from verisal.results import Evaluation, SaliencyPanel, Score
 from verisal_studies import ReliableSaliency, page_text
 from verisal_studies.reliable_claims import Evidence, ReliableRows, findings

@@ -13,7 +13,7 @@ from verisal.data import ImageData
 from verisal.detection import GroupTable
 from verisal.detectors import LearnedConsistency, MaxSoftmax, Pixels
 from verisal.errors import ConfigError
-from verisal.functional.statistics.detection import threshold_at_fpr
+from verisal.functional.statistics import threshold_at_fpr
 from verisal.tasks import DetectorTask, TransferTask
 from verisal.types import Batch
 

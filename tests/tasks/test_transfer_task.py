@@ -11,7 +11,7 @@ from helpers.tiny_transfer import CELLS, FAMILIES, FITS, ROWS, SEEDS, data, rows
 from verisal.detection import DetectorData
 from verisal.detectors import CNNDetector, LearnedConsistency, MaxSoftmax
 from verisal.errors import ConfigError
-from verisal.functional.statistics.detection import auroc, pair_by_image
+from verisal.functional.statistics import auroc, pair_by_image
 from verisal.tasks.transfer import build_evaluation
 
 

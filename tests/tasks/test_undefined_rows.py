@@ -8,7 +8,7 @@ import torch
 
 from helpers.tiny_detector import SIZE, data
 from verisal.detectors import Logits, MaxSoftmax
-from verisal.functional.statistics.resampled import Bootstrap
+from verisal.functional.statistics import Bootstrap
 from verisal.metrics import ImageRows
 from verisal.tasks import DetectorTask, FrozenClassifierTask
 from verisal.tasks.masker.evaluation import COLUMNS, build_evaluation

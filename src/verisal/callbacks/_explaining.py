@@ -23,7 +23,7 @@ from verisal.callbacks._run import Run
 from verisal.callbacks._subject import Told, told_by
 from verisal.callbacks._subset import Everything, Subset
 from verisal.errors import ConfigError
-from verisal.functional.statistics.resampled import Bootstrap
+from verisal.functional.statistics import Bootstrap
 from verisal.results import Evaluation, SaliencyPanel, Score, ScoreName
 from verisal.saliency import CentrePrior, RandomMap, Saliency
 from verisal.types import OutputKind, check_range

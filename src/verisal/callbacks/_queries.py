@@ -16,7 +16,7 @@ from verisal.callbacks._epoch import Epoch, Seen
 from verisal.callbacks._explaining import ScoringCallback
 from verisal.callbacks._processes import agreed
 from verisal.errors import DataError
-from verisal.functional.regions.localisation import choose_threshold
+from verisal.functional.regions import choose_threshold
 from verisal.functional.seeding import derive_seed
 from verisal.metrics import ClassRankScores, DisturbedScores
 from verisal.saliency import Saliency

@@ -14,9 +14,8 @@ from verisal.callbacks._epoch import Epoch, Seen
 from verisal.callbacks._explaining import ScoringCallback, row_evaluation
 from verisal.errors import ConfigError
 from verisal.fingerprint import canonical
-from verisal.functional.baselines import Baseline
-from verisal.functional.baselines.neutrality import is_neutral, neutrality
-from verisal.functional.baselines.plain import bound
+from verisal.functional.baselines import Baseline, bound, neutrality
+from verisal.functional.baselines.neutrality import is_neutral
 from verisal.metrics import ImageTable
 from verisal.reporting import merge_evaluations
 from verisal.results import Evaluation, Score

@@ -16,7 +16,8 @@ from verisal.callbacks._epoch import Epoch, Seen
 from verisal.callbacks._explaining import row_evaluation
 from verisal.callbacks._queries import QueryCallback
 from verisal.data import AnnotatedImages, EmojiScenes
-from verisal.functional.regions.disturbed import disturbed_queries, present_queries
+from verisal.functional.regions import disturbed_queries
+from verisal.functional.regions.disturbed import present_queries
 from verisal.metrics import DisturbedScores, PresentQueries
 from verisal.reporting import merge_evaluations
 from verisal.results import Evaluation, Score

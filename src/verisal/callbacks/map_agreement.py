@@ -15,7 +15,8 @@ from torch import Tensor
 from verisal.callbacks._epoch import Epoch, Seen
 from verisal.callbacks._explaining import ScoringCallback, row_evaluation
 from verisal.errors import ConfigError
-from verisal.functional.comparison.similarity import diverges, map_agreement
+from verisal.functional.comparison import map_agreement
+from verisal.functional.comparison.similarity import diverges
 from verisal.metrics import ImageTable
 from verisal.reporting import merge_evaluations
 from verisal.results import Evaluation, Heatmap, Score

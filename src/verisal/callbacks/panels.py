@@ -14,7 +14,8 @@ from torch import Tensor, distributed
 from verisal.attacks.on_maps.attack import MapAttack
 from verisal.callbacks._epoch import Epoch, Seen
 from verisal.callbacks._explaining import ExplainingCallback
-from verisal.functional.comparison.similarity import attribution_of, defined_maps, postprocess
+from verisal.functional.comparison import postprocess
+from verisal.functional.comparison.similarity import attribution_of, defined_maps
 from verisal.results import Evaluation, SaliencyPanel
 from verisal.types import Explained
 

@@ -16,10 +16,9 @@ from torch import Tensor
 from verisal.callbacks._epoch import Epoch, Seen
 from verisal.callbacks._explaining import ScoringCallback, row_evaluation
 from verisal.errors import ConfigError
-from verisal.functional.baselines import Baseline
-from verisal.functional.baselines.random import recommended_baselines
+from verisal.functional.baselines import Baseline, recommended_baselines
 from verisal.functional.seeding import content_ids, derive_seed
-from verisal.functional.statistics.ranking import ranking_agreement
+from verisal.functional.statistics import ranking_agreement
 from verisal.metrics import (
     CascadingRandomisation,
     CurveMetric,

@@ -26,8 +26,7 @@ from verisal.functional.adversarial import round_to_8bit
 from verisal.functional.outputs import ask, require_softmax
 from verisal.functional.scopes import scoring
 from verisal.functional.seeding import content_ids, derive_seed
-from verisal.functional.statistics.detection import negatives_needed, threshold_at_fpr
-from verisal.functional.statistics.resampled import Bootstrap
+from verisal.functional.statistics import Bootstrap, negatives_needed, threshold_at_fpr
 from verisal.models import Classifier
 from verisal.results import Evaluation, Score
 from verisal.types import Labels, Sample, check_images, check_range, query_classes

@@ -17,7 +17,7 @@ from verisal.fingerprint import Configured
 from verisal.functional.adversarial import round_to_8bit
 from verisal.functional.outputs import ask
 from verisal.functional.seeding import derive_seed
-from verisal.functional.statistics.resampled import Bootstrap
+from verisal.functional.statistics import Bootstrap
 from verisal.models import Classifier
 from verisal.results import Score, ScoreName
 from verisal.saliency import DifferentiableGates

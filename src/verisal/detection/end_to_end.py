@@ -11,7 +11,7 @@ from torch import Tensor
 
 from verisal._brief import brief
 from verisal.errors import DataError
-from verisal.functional.statistics.resampled import Bootstrap
+from verisal.functional.statistics import Bootstrap
 from verisal.results import Score
 
 

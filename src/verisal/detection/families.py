@@ -11,8 +11,7 @@ import torch
 
 from verisal.detection.metric import DetectionTable
 from verisal.errors import ConfigError, DataError
-from verisal.functional.statistics.detection import pair_by_image
-from verisal.functional.statistics.resampled import Bootstrap, Resampled
+from verisal.functional.statistics import Bootstrap, Resampled, pair_by_image
 from verisal.results import Score, ScoreName
 
 _RATE = 0.05

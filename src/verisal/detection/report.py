@@ -29,7 +29,7 @@ from verisal.detection.table import (
 from verisal.detectors import Detector
 from verisal.fingerprint import canonical
 from verisal.functional.networks import uncompiled
-from verisal.functional.statistics.resampled import Bootstrap, Resampled
+from verisal.functional.statistics import Bootstrap, Resampled
 from verisal.models import Classifier
 from verisal.results import Evaluation, Heatmap, MaskPanel, Score, ScoreName
 from verisal.saliency.gates.masks import fuse_layers, resize_maps

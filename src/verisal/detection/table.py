@@ -11,13 +11,14 @@ from torch import Tensor
 
 from verisal.detection.metric import DetectionTable
 from verisal.errors import ConfigError, NumericError
-from verisal.functional.statistics.detection import (
+from verisal.functional.statistics import (
+    Bootstrap,
+    Resampled,
     negatives_needed,
     pair_by_image,
     roc_curve,
     threshold_at_fpr,
 )
-from verisal.functional.statistics.resampled import Bootstrap, Resampled
 from verisal.results import Curve, Histogram, Score, ScoreName
 
 Role = Literal["clean", "attack", "failed", "benign"]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from verisal.detectors.measurements import Measured, Measurement
 from verisal.errors import ConfigError, DataError, NumericError
 from verisal.fingerprint import Configured
-from verisal.functional.baselines.plain import Baseline
+from verisal.functional.baselines import Baseline
 from verisal.functional.outputs import require_softmax
 from verisal.functional.scopes import gradient_scope
 from verisal.functional.seeding import derive_seed

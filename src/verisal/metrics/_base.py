@@ -13,7 +13,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from verisal.errors import DataError
-from verisal.functional.statistics.resampled import Bootstrap, Resampled
+from verisal.functional.statistics import Bootstrap, Resampled
 from verisal.metrics._given import AnyBoxes, AnyMaps, AnyTensor, Asked, Given, has_object
 from verisal.results import Score
 from verisal.types import AnyClassifier, AnyQuery, Explained, check_range

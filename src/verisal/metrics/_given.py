@@ -13,7 +13,7 @@ from torch import Tensor, distributed
 
 from verisal._brief import brief
 from verisal.errors import ConfigError, DataError
-from verisal.functional.regions.localisation import masks_from_boxes
+from verisal.functional.regions import masks_from_boxes
 from verisal.functional.scopes import gradient_scope, predicted_classes
 from verisal.saliency import Saliency
 from verisal.types import AnyClassifier, AnyQuery, Explained, SaliencyResult, check_images, query_classes

@@ -11,7 +11,7 @@ from torch import Tensor
 from verisal.attacks.on_maps.attack import MapAttack
 from verisal.attacks.on_maps.search import MapAttackResult
 from verisal.errors import ConfigError
-from verisal.functional.comparison.sensitivity import map_change
+from verisal.functional.comparison import map_change
 from verisal.functional.comparison.similarity import attribution_of, defined_maps
 from verisal.functional.outputs import ask
 from verisal.functional.scopes import scoring

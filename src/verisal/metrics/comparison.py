@@ -12,23 +12,23 @@ from torch import Tensor, nn
 
 from verisal.errors import ConfigError, DataError
 from verisal.fingerprint import state_hash
-from verisal.functional.comparison.randomisation import (
-    RandomisedCopy,
-    derangement,
+from verisal.functional.comparison import (
+    high_frequency_share,
     randomised_copies,
-    weighted_percentile,
+    sensitivity_max,
+    spearman,
+    ssim,
+    uniform_noises,
 )
-from verisal.functional.comparison.sensitivity import sensitivity_max, uniform_noises
+from verisal.functional.comparison.randomisation import RandomisedCopy, derangement, weighted_percentile
 from verisal.functional.comparison.similarity import (
     attribution_of,
     defined_maps,
     map_similarities,
     random_maps,
-    spearman,
-    ssim,
 )
-from verisal.functional.comparison.smoothness import high_frequency_share, variation_at_equal_mass
-from verisal.functional.statistics.resampled import Bootstrap, Resampled
+from verisal.functional.comparison.smoothness import variation_at_equal_mass
+from verisal.functional.statistics import Bootstrap, Resampled
 from verisal.metrics._base import SaliencyMetric
 from verisal.metrics._given import AnyMethod, check_method, maps_by
 from verisal.types import Explained, check_images, check_range

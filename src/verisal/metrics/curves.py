@@ -14,16 +14,15 @@ from torch import Tensor
 from verisal._brief import brief
 from verisal.errors import ConfigError, DataError
 from verisal.functional.baselines import Baseline, Blur, DatasetMean, LinearImputation
-from verisal.functional.removal.curves import (
-    Order,
+from verisal.functional.removal import (
     aopc,
     curve_area,
     normalised_curve_area,
     perturbation_curve,
     removal_scores,
-    tied_share,
 )
-from verisal.functional.statistics.resampled import Bootstrap, Resampled
+from verisal.functional.removal.curves import Order, tied_share
+from verisal.functional.statistics import Bootstrap, Resampled
 from verisal.metrics._base import SaliencyMetric
 from verisal.types import Explained, check_range
 

@@ -8,15 +8,17 @@ import torch
 from torch import Tensor
 
 from verisal.errors import ConfigError
-from verisal.functional.comparison.similarity import attribution_of, defined_maps, postprocess
-from verisal.functional.removal.faithfulness import dabkowski_gal, saliency_fidelity
-from verisal.functional.removal.infidelity import (
-    Responses,
+from verisal.functional.comparison import postprocess
+from verisal.functional.comparison.similarity import attribution_of, defined_maps
+from verisal.functional.removal import (
+    dabkowski_gal,
     gaussian_noises,
     infidelity,
     responses,
+    saliency_fidelity,
     square_responses,
 )
+from verisal.functional.removal.infidelity import Responses
 from verisal.metrics._base import SaliencyMetric
 from verisal.types import Explained, check_range
 

@@ -11,19 +11,17 @@ import torch
 from torch import Tensor
 
 from verisal.errors import ConfigError
-from verisal.functional.regions.boxes import NUM_LEVELS
-from verisal.functional.regions.localisation import (
+from verisal.functional.regions import (
     energy_inside,
     largest_component_ious,
     multi_component_ious,
-    object_area,
     pixel_average_precision,
-    pixel_histograms,
     pointing_hits,
-    pointing_tolerance,
 )
+from verisal.functional.regions.boxes import NUM_LEVELS
+from verisal.functional.regions.localisation import object_area, pixel_histograms, pointing_tolerance
 from verisal.functional.seeding import derive_seed
-from verisal.functional.statistics.resampled import Bootstrap, Resampled
+from verisal.functional.statistics import Bootstrap, Resampled
 from verisal.metrics._base import SaliencyMetric
 from verisal.metrics._given import boxes_of, object_masks_of
 from verisal.types import Explained, check_range

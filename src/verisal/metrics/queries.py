@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from verisal.errors import DataError
-from verisal.functional.comparison.similarity import defined_maps, spearman, ssim
+from verisal.functional.comparison import spearman, ssim
+from verisal.functional.comparison.similarity import defined_maps
+from verisal.functional.regions import energy_inside, frozen_boxes
 from verisal.functional.regions.boxes import nearest_ious
 from verisal.functional.regions.disturbed import QUERIES
-from verisal.functional.regions.localisation import energy_inside, frozen_boxes, threshold_level
-from verisal.functional.statistics.resampled import Bootstrap
+from verisal.functional.regions.localisation import threshold_level
+from verisal.functional.statistics import Bootstrap
 from verisal.metrics._base import ImageTable, SaliencyMetric
 from verisal.metrics._given import boxes_of, object_masks_of
 from verisal.results import Score

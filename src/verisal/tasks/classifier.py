@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from verisal.errors import ConfigError, DataError
 from verisal.functional.outputs import ask, decides_for, output_of
 from verisal.functional.seeding import derive_seed
-from verisal.functional.statistics.resampled import Bootstrap
+from verisal.functional.statistics import Bootstrap
 from verisal.metrics import ImageTable
 from verisal.models import Classifier, ClassifierSource, Normalization, SmallResNet, load_classifier
 from verisal.results import Evaluation, ScoreName

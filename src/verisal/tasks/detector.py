@@ -20,7 +20,7 @@ from verisal.detectors.base import require_rows
 from verisal.errors import CheckpointError, ConfigError
 from verisal.fingerprint import canonical
 from verisal.functional.outputs import log_odds
-from verisal.functional.statistics.resampled import Bootstrap
+from verisal.functional.statistics import Bootstrap
 from verisal.results import Evaluation
 from verisal.tasks._training import OneCycle, agree_on_buffers, check_planned
 from verisal.types import Batch, Split, check_range

@@ -21,8 +21,7 @@ from verisal.detection.table import RATES, detection_thresholds
 from verisal.detectors import Detector, Measurement
 from verisal.errors import ConfigError
 from verisal.fingerprint import canonical, settings_of
-from verisal.functional.statistics.detection import threshold_at_fpr
-from verisal.functional.statistics.resampled import Bootstrap
+from verisal.functional.statistics import Bootstrap, threshold_at_fpr
 from verisal.results import Evaluation, ScoreName
 from verisal.store import FeatureStore
 from verisal.tasks.detector import check_rows, detector_data, distinct

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from verisal._brief import brief
-from verisal.functional.baselines import Baseline
-from verisal.functional.baselines.plain import compose
+from verisal.functional.baselines.plain import Baseline, compose
 from verisal.functional.outputs import ask, require_softmax
 from verisal.functional.scopes import scoring
 from verisal.functional.seeding import per_image

@@ -16,8 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from verisal.errors import ConfigError, DataError
-from verisal.functional.baselines import Baseline
-from verisal.functional.baselines.plain import bound
+from verisal.functional.baselines import Baseline, bound
 from verisal.functional.comparison.similarity import defined_maps
 from verisal.functional.outputs import ask, decides_for, output_of, probabilities
 from verisal.functional.scopes import scoring

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from verisal._brief import brief
 from verisal.errors import ConfigError
-from verisal.functional.baselines import Baseline
-from verisal.functional.baselines.plain import bound
+from verisal.functional.baselines import Baseline, bound
 from verisal.functional.networks import channels_last, check_hookable, hooked, plain_network
 from verisal.functional.outputs import ask
 from verisal.saliency._base import Saliency, explaining, signed_result, staged

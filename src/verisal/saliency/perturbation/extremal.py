@@ -16,8 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from verisal.errors import ConfigError
-from verisal.functional.baselines import Baseline
-from verisal.functional.baselines.plain import bound
+from verisal.functional.baselines import Baseline, bound
 from verisal.functional.filters import gaussian_blur
 from verisal.functional.outputs import ask
 from verisal.saliency._base import Saliency, explaining, query_score

@@ -16,9 +16,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from verisal.errors import ConfigError
-from verisal.functional.baselines import Baseline, Blur
-from verisal.functional.baselines.plain import bound, compose
-from verisal.functional.comparison.smoothness import total_variation
+from verisal.functional.baselines import Baseline, Blur, bound, compose
+from verisal.functional.comparison import total_variation
 from verisal.functional.filters import gaussian_matrix
 from verisal.functional.outputs import ask, output_of
 from verisal.functional.scopes import in_chunks

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from verisal.errors import ConfigError
-from verisal.functional.baselines import Baseline, DatasetMean
-from verisal.functional.baselines.plain import bound, compose
+from verisal.functional.baselines import Baseline, DatasetMean, bound, compose
 from verisal.functional.outputs import ask, output_of
 from verisal.saliency._base import Saliency, ScoreKind, explaining, query_score, signed_result
 from verisal.types import AnyClassifier, SaliencyResult, check_range

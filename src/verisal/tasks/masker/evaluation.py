@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from verisal.functional.baselines import DatasetMean
-from verisal.functional.regions.localisation import energy_inside
-from verisal.functional.removal.curves import curve_area, perturbation_curve
+from verisal.functional.regions import energy_inside
+from verisal.functional.removal import curve_area, perturbation_curve
 from verisal.functional.seeding import derive_seed
+from verisal.functional.statistics import Bootstrap, Resampled
 from verisal.functional.statistics.detection import resampled_mean
-from verisal.functional.statistics.resampled import Bootstrap, Resampled
 from verisal.metrics import ImageRows
 from verisal.results import Evaluation, Score, ScoreName
 from verisal.saliency import GateProblem, maps_of_gates

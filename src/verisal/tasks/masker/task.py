@@ -14,7 +14,7 @@ from verisal.errors import ConfigError
 from verisal.functional.outputs import require_softmax
 from verisal.functional.scopes import frozen, gradient_scope, rng_preserved
 from verisal.functional.seeding import derive_seed
-from verisal.functional.statistics.resampled import Bootstrap
+from verisal.functional.statistics import Bootstrap
 from verisal.metrics import ImageRows, ImageTable
 from verisal.models import Classifier, load_classifier
 from verisal.results import Evaluation
