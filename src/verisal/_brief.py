@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import MISSING, fields, is_dataclass
 
 from torch import Tensor, nn
 
@@ -35,6 +35,21 @@ def described(value: object) -> str:
         return getattr(value, "__name__", type(value).__name__)
     words = repr(value)
     return words if len(words) <= _LETTERS else f"{words[: _LETTERS - 3]}..."
+
+
+def in_short(part: object) -> str:
+    """Class and settings that are not the default, nested ones too."""
+    if not is_dataclass(part) or isinstance(part, type):
+        return getattr(part, "__name__", type(part).__name__)
+    changed = (
+        f"{item.name}={in_short(value) if is_dataclass(value) else value}"
+        for item in fields(part)
+        for value in [getattr(part, item.name)]
+        if item.init
+        and value != (item.default if item.default_factory is MISSING else item.default_factory())
+    )
+    settings = ",".join(changed)
+    return type(part).__name__ + (f"({settings})" if settings else "")
 
 
 def ranged(values: Tensor) -> str:

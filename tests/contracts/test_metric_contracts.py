@@ -59,6 +59,15 @@ def test_names_of_different_settings_differ():
 
 
 @EVERY
+def test_every_setting_can_be_read(name):
+    metric = CASES[name].make()
+    assert not [
+        setting for setting in inspect.signature(type(metric)).parameters if not hasattr(metric, setting)
+    ]
+    assert repr(metric).startswith(f"{type(metric).__name__}(")
+
+
+@EVERY
 def test_metric_is_final_and_counts_every_image(name):
     case = CASES[name]
     assert type(case.make()).__final__

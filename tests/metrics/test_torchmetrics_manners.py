@@ -13,8 +13,11 @@ from torchmetrics import MetricCollection, MetricTracker
 from torchmetrics.wrappers import BootStrapper
 
 from helpers.forked import CONTEXT
+from verisal.errors import ConfigError, DataError
+from verisal.functional.baselines import Blur
 from verisal.functional.statistics import Bootstrap
 from verisal.metrics import (
+    CascadingRandomisation,
     EnergyInside,
     ImageRows,
     MapSimilarity,
@@ -110,6 +113,45 @@ def test_reset_clone_copy_and_pickle():
     metric.reset()
     metric.update(MAPS[4:], MASKS[4:])
     assert float(metric.compute()) == pytest.approx(energy(slice(4, COUNT)))
+
+
+def test_what_was_added_is_saved_where_that_is_asked_for():
+    metric, other = EnergyInside(), EnergyInside()
+    metric.update(MAPS[:4], MASKS[:4])
+    assert not metric.state_dict()
+    for each in (metric, other):
+        each.persistent(True)
+    other.load_state_dict(metric.state_dict())
+    # Numbers go on where they were.
+    other.update(MAPS[4:], MASKS[4:])
+    assert float(other.compute()) == pytest.approx(energy(slice(0, COUNT)))
+    assert other.scores()["energy"].n == COUNT
+
+
+def test_metrics_of_several_machines_are_merged_by_the_names_of_images():
+    first, second = EnergyInside(), EnergyInside()
+    for metric, rows in ((first, slice(0, 4)), (second, slice(4, COUNT))):
+        metric.update(MAPS[rows], MASKS[rows], image_ids=IDS[rows])
+    first.merge_state(second)
+    assert float(first.compute()) == pytest.approx(energy(slice(0, COUNT)))
+    assert float(second.compute()) == pytest.approx(energy(slice(4, COUNT)))
+    with pytest.raises(DataError, match=r"6 images have one name in both metrics, such as 'image 4'"):
+        first.merge_state(second)
+    with pytest.raises(
+        ConfigError, match=r"merge_state\(\) of EnergyInside\(\) needs the same metric, found Po"
+    ):
+        first.merge_state(PointingGame(tolerance=3))
+
+
+def test_a_metric_shows_its_settings_that_are_not_the_default():
+    curve = PerturbationCurve("insertion", baseline=Blur(sigma=2), steps=8)
+    assert repr(curve) == "PerturbationCurve(kind='insertion', baseline=Blur(sigma=2), steps=8)"
+    assert repr(PointingGame()) == "PointingGame()"
+    assert repr(PointingGame(tolerance=3)) == "PointingGame(tolerance=3)"
+    assert repr(MapSimilarity(lambda *_: MAPS, label="mine")).endswith("label='mine')")
+    shown = repr(CascadingRandomisation(lambda *_: MAPS, IMAGES))
+    assert "images=(10, 3, 6, 8) float32" in shown
+    assert repr(MetricCollection([EnergyInside()], prefix="val/")).count("EnergyInside()") == 1
 
 
 def test_the_value_is_on_the_device_of_the_metric(monkeypatch):

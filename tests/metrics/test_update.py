@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torchvision.tv_tensors import BoundingBoxes, Mask
 
 import verisal.metrics
 from helpers.metric_cases import toy_explained, toy_map
@@ -50,8 +51,12 @@ def energy(*args, **kwargs):
         MAPS.half(),
         MAPS.bfloat16(),
         MAPS.to(torch.uint8),
-        SaliencyResult(saliency=MAPS[:, None], raw=MAPS[:, None]),
+        list(MAPS),
+        [own[None] for own in MAPS.double()],
+        tuple(own[None, None] for own in MAPS),
+        list(MAPS.numpy()),
         MAPS.clone().requires_grad_(),
+        SaliencyResult(saliency=MAPS[:, None], raw=MAPS[:, None]),
     ],
 )
 def test_maps_of_any_kind(maps):
@@ -69,6 +74,12 @@ def test_maps_of_any_kind(maps):
         MASKS.long(),
         MASKS.float() * 0.9 + 0.1 * ~MASKS,
         MASKS.half(),
+        Mask(MASKS),
+        list(MASKS),
+        [own[None] for own in MASKS.numpy()],
+        [own[None].expand(3, 6, 8).to(torch.uint8) for own in MASKS],
+        # The objects of an image together.
+        [torch.stack([own & (torch.arange(8) == column) for column in range(8)]) for own in MASKS],
     ],
 )
 def test_masks_of_any_kind(masks):
@@ -84,6 +95,9 @@ def test_masks_of_any_kind(masks):
         BOX.expand(3, 4).numpy(),
         [BOX[None], BOX.expand(2, 4), BOX[None].half()],
         [[BOX.tolist()]] * 3,
+        [BoundingBoxes(BOX[None], format="XYXY", canvas_size=(6, 8))] * 3,
+        [BoundingBoxes([[2.0, 1.0, 3.0, 3.0]], format="XYWH", canvas_size=(6, 8))] * 3,
+        BoundingBoxes([[3.5, 2.5, 3.0, 3.0]] * 3, format="CXCYWH", canvas_size=(6, 8)),
     ],
 )
 def test_boxes_of_any_kind(boxes):
@@ -97,12 +111,42 @@ def test_boxes_stand_in_for_masks_that_are_empty():
     metric.update(MAPS, masks, boxes=[torch.zeros(0, 4), BOX[None], []])
     assert metric.table().rows[:2, 0].tolist() == [1.0, 0.5]
     assert metric.scores()["energy"].undefined == 1
+    listed = EnergyInside()
+    listed.update(MAPS, [MASKS[:1], MASKS[:0], MASKS[0]])
+    assert listed.table().rows[:, 0].tolist() == pytest.approx([1.0, float("nan"), 0.0], nan_ok=True)
+
+
+TARGET = {"boxes": BOX[None], "masks": MASKS[:1], "labels": torch.tensor([1])}
 
 
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"maps": MAPS[0]}, r"maps must be \(B, 1, H, W\) or \(B, H, W\), found \(6, 8\)$"),
+        (
+            {"maps": MAPS[0]},
+            r"maps must be \(B, 1, H, W\) or \(B, H, W\), found \(6, 8\); of one image: maps\[None\]$",
+        ),
+        (
+            {"maps": [MAPS[0], MAPS[1, :5]]},
+            r"of one size, found \(6, 8\), \(5, 8\); update once for each image",
+        ),
+        ({"maps": []}, r"maps must be of one image at least, found an empty list"),
+        ({"maps": (MAPS[:, None].expand(3, 3, 6, 8),)}, r"found \(3, 3, 6, 8\); reduce the channels first"),
+        ({"maps": MASKS, "masks": MAPS}, r"found true and false; masks come second: update\(maps, masks\)"),
+        ({"maps": "maps.npy"}, r"maps must be tensors or arrays, found str$"),
+        (
+            {"masks": [TARGET] * 3},
+            r"found dict; .*: masks=\[target\['masks'\]\[target\['labels'\] == c\] for",
+        ),
+        ({"masks": [MASKS[0], MASKS[0, :5]]}, r"masks of one update must be of one size"),
+        (
+            {"boxes": [TARGET] * 3},
+            r"found dict; .*: boxes=\[target\['boxes'\]\[target\['labels'\] == c\] for",
+        ),
+        (
+            {"boxes": [BoundingBoxes(BOX[None], format="XYXY", canvas_size=(60, 80))] * 3},
+            r"boxes are of an image of \(60, 80\), the maps \(6, 8\); resize both together",
+        ),
         ({"maps": MAPS[:, None].expand(3, 3, 6, 8)}, r"found \(3, 3, 6, 8\); reduce the channels first"),
         (
             {"maps": MAPS[:, :3, :4]},
@@ -275,12 +319,14 @@ def test_one_class_is_that_class_for_every_image(images):
     assert not one.table().rows.isnan().any()
 
 
-def test_half_precision_images_are_scored(images):
-    network = Dropping().eval()
-    half, full = PerturbationCurve("insertion", steps=3), PerturbationCurve("insertion", steps=3)
-    half.update(MAPS, images=images.half(), classifier=network)
-    full.update(MAPS, images=images.half().float(), classifier=network)
-    assert half.table().rows.equal(full.table().rows)
+def test_images_of_any_kind_are_scored(images):
+    network, rounded = Dropping().eval(), images.half()
+    found = []
+    for given in (rounded.float(), rounded, rounded.double(), rounded.numpy()):
+        metric = PerturbationCurve("insertion", steps=3)
+        metric.update(MAPS, images=given, classifier=network)
+        found.append(metric.table().rows)
+    assert all(rows.equal(found[0]) for rows in found)
 
 
 def test_a_function_that_needs_gradients_is_a_method_even_in_inference_mode(images):

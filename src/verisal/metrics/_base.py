@@ -6,15 +6,18 @@ import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import is_dataclass
+from inspect import Parameter, signature
 from typing import Any, Literal, final
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from verisal.errors import DataError
+from verisal._brief import described, in_short
+from verisal.errors import ConfigError, DataError
 from verisal.functional.statistics import Bootstrap, Resampled
-from verisal.metrics._given import AnyBoxes, AnyMaps, AnyTensor, Asked, Given, has_object
+from verisal.metrics._given import AnyBoxes, AnyMaps, AnyMasks, AnyTensor, Asked, Given, has_object
 from verisal.results import Score
 from verisal.types import AnyClassifier, AnyQuery, Explained, check_range
 
@@ -75,6 +78,11 @@ class ImageTable(Metric):
         """The rows of all processes, on the CPU."""
         return _image_rows(self.image_ids, self.rows)
 
+    @property
+    def added(self) -> int:
+        """Number of rows that this process has added."""
+        return sum(map(len, self.rows))
+
     def since(self, update: int) -> ImageRows:
         """The rows of this process that came with the updates from this number on, on the CPU."""
         return _image_rows(self.image_ids[update:], self.rows[update:])
@@ -120,7 +128,6 @@ class SaliencyMetric(Metric, ABC):
         check_range(0, seed=seed)
         self.name, self.columns, self.seed = name, tuple(columns), seed
         self.main = self.columns[0] if main is None else main
-        self._given = 0
         self._kept = ImageTable((*columns, _MARK) if self.needs_annotation else columns)
 
     @property
@@ -148,10 +155,10 @@ class SaliencyMetric(Metric, ABC):
     def update(
         self,
         maps: AnyMaps | Explained,
-        masks: AnyTensor | None = None,
+        masks: AnyMasks | None = None,
         *,
         boxes: AnyBoxes | None = None,
-        images: Tensor | None = None,
+        images: AnyTensor | None = None,
         classifier: AnyClassifier | None = None,
         query_class: AnyQuery = None,
         method: Asked | None = None,
@@ -160,12 +167,15 @@ class SaliencyMetric(Metric, ABC):
         """Add a batch.
 
         Args:
-            maps: ``(B, 1, H, W)`` or ``(B, H, W)``, tensor or array, signed ones by their value; or a
-                :class:`.SaliencyResult`; or an :class:`.Explained`, which holds all that follows.
-            masks: ``(B, H, W)`` or ``(B, 1, H, W)``, pixels of the objects of the query class: bool, 0 and 1,
-                0 and 255, or from 0 to 1, of which 0.5 and more is object.
+            maps: ``(B, 1, H, W)`` or ``(B, H, W)``, tensor or array, signed ones by their value; a list of
+                maps of one size; a :class:`.SaliencyResult`; or an :class:`.Explained`, which holds all that
+                follows.
+            masks: ``(B, H, W)`` or ``(B, 1, H, W)``, pixels of the objects of the query class, or per image
+                ``(H, W)`` or ``(N, H, W)`` of its N objects: bool, 0 and 1, 0 and 255, or from 0 to 1, of
+                which 0.5 and more is object.
             boxes: of the same objects, xyxy in pixels of the maps, half-open: per image ``(N, 4)``, or
-                ``(B, 4)`` with one each. Of an image without masks, boxes stand in.
+                ``(B, 4)`` with one each; ``BoundingBoxes`` of torchvision in their own format. Of an image
+                without masks, boxes stand in.
             images: ``(B, 3, H, W)`` in [0, 1], the explained ones.
             classifier: images in [0, 1] to logits.
             query_class: ``(B,)`` or one number, the class that was explained; None for that of the
@@ -187,8 +197,7 @@ class SaliencyMetric(Metric, ABC):
         else:
             given = Given(maps, masks, boxes, images, classifier, query_class, method, image_ids)
             kind = type(self).__name__
-            explained = given.explained(metric=kind, needs=self.needs, first=self._given)
-        self._given += len(explained.image_ids)
+            explained = given.explained(metric=kind, needs=self.needs, first=self._kept.added)
         self.add_rows(explained.image_ids, self.measured(explained))
 
     def measured(self, explained: Explained) -> Tensor:
@@ -305,7 +314,43 @@ class SaliencyMetric(Metric, ABC):
         """Forget all images."""
         super().reset()
         self._kept.reset()
-        self._given = 0
+
+    def persistent(self, mode: bool = False) -> None:
+        """Keep what was added in ``state_dict``, or not."""
+        super().persistent(mode)
+        self._kept.persistent(mode)
+
+    def merge_state(self, incoming_state: Metric | dict[str, Any]) -> None:
+        """Add the images of another metric of this kind, e.g. of another machine.
+
+        Raises:
+            ConfigError: something else than a metric of this kind with these settings.
+            DataError: images of one name in both, such as those without ``image_ids``.
+        """
+        if not isinstance(incoming_state, type(self)) or incoming_state.name != self.name:
+            raise ConfigError(f"merge_state() of {self!r} needs the same metric, found {incoming_state!r}")
+        ours, theirs = (metric._kept.since(0).image_ids for metric in (self, incoming_state))
+        if both := set(ours) & set(theirs):
+            raise DataError(
+                f"{len(both)} images have one name in both metrics, such as {min(both)!r}; give each its own:"
+                " update(maps, ..., image_ids=...)"
+            )
+        self._kept.merge_state(incoming_state._kept)
+        self._computed = None
+
+    def __repr__(self) -> str:
+        """Class and settings that are not the default, as far as attributes have their names."""
+        shown = []
+        for name, setting in signature(type(self).__init__).parameters.items():
+            value = getattr(self, name, Parameter.empty) if name != "self" else Parameter.empty
+            if value is not Parameter.empty and not _same(value, setting.default):
+                words = in_short(value) if is_dataclass(value) else described(value)
+                shown.append(f"{name}={words}")
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def _same(value: object, default: object) -> bool:
+    return value is default or (not isinstance(value, Tensor) and value == default)
 
 
 def _image_rows(image_ids: Sequence[Tensor] | Tensor, rows: Sequence[Tensor] | Tensor) -> ImageRows:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from typing import Any
@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, distributed
+from torchvision.ops import box_convert  # type: ignore[import-untyped]  # has no stubs
+from torchvision.tv_tensors import BoundingBoxes  # type: ignore[import-untyped]  # has no stubs
 
 from verisal._brief import brief
 from verisal.errors import ConfigError, DataError
@@ -19,7 +21,9 @@ from verisal.saliency import Saliency
 from verisal.types import AnyClassifier, AnyQuery, Explained, SaliencyResult, check_images, query_classes
 
 AnyTensor = Tensor | np.ndarray[Any, Any]
-AnyMaps = SaliencyResult | AnyTensor
+AnyMaps = SaliencyResult | AnyTensor | Sequence[AnyTensor]
+#: One tensor for all images, or per image ``(H, W)`` or ``(N, H, W)``.
+AnyMasks = Sequence[AnyTensor] | AnyTensor
 #: Per image, or one tensor for all.
 AnyBoxes = Sequence[AnyTensor] | AnyTensor
 #: A method that can be asked for maps of other images: one of ours, or images and query class to maps.
@@ -42,9 +46,9 @@ class Given:
     """What :meth:`.SaliencyMetric.update` was given; the attributes are its arguments."""
 
     maps: AnyMaps
-    masks: AnyTensor | None
+    masks: AnyMasks | None
     boxes: AnyBoxes | None
-    images: Tensor | None
+    images: AnyTensor | None
     classifier: AnyClassifier | None
     query_class: AnyQuery
     method: Asked | None
@@ -65,15 +69,15 @@ class Given:
         """
         self._check_needs(metric, needs)
         result = result_of(self.maps)
-        device = result.saliency.device if self.images is None else self.images.device
-        result = _moved(result, device)
+        given = None if self.images is None else _tensor(self.images, "images")
+        result = result if given is None else _moved(result, given.device)
         maps, count = result.saliency, len(result.saliency)
-        # Of no channel: nothing is known of them but their number and size.
-        images = maps[:, :0] if self.images is None else _images(self.images, maps)
+        images = None if given is None else _images(given, maps)
         return Explained(
             classifier=self.classifier or _refusing(metric, "classifier"),
-            images=images,
-            query_class=_query(self, maps),
+            # Of no channel: nothing is known of them but their number and size.
+            images=maps[:, :0] if images is None else images,
+            query_class=_query(self, maps, images),
             result=result,
             image_ids=_names(first, count) if self.image_ids is None else _ids(self.image_ids, count),
             explain=_refusing(metric, "method")
@@ -97,19 +101,24 @@ class Given:
 
 
 def result_of(maps: AnyMaps) -> SaliencyResult:
-    """Maps ``(B, 1, H, W)`` or ``(B, H, W)`` of anybody as a result, in float32 or float64.
+    """Anybody's maps ``(B, 1, H, W)`` or ``(B, H, W)``, or a list, as a result in float32 or float64.
 
     Raises:
-        DataError: other shapes.
+        DataError: other shapes, or maps that are true and false.
     """
     if isinstance(maps, SaliencyResult):
         return maps
-    values = torch.as_tensor(maps).detach()
+    values = (_joined(maps, "maps") if isinstance(maps, (list, tuple)) else _tensor(maps, "maps")).detach()
     if values.ndim == 3:
         values = values[:, None]
     if values.ndim != 4 or values.shape[1] != 1:
-        advice = "; reduce the channels first, e.g. maps.abs().amax(dim=1)" if values.ndim == 4 else ""
+        advice = {
+            2: "; of one image: maps[None]",
+            4: "; reduce the channels first, e.g. maps.abs().amax(dim=1)",
+        }.get(values.ndim, "")
         raise DataError(f"maps must be (B, 1, H, W) or (B, H, W), found {tuple(values.shape)}{advice}")
+    if values.dtype == torch.bool:
+        raise DataError("maps must be numbers, found true and false; masks come second: update(maps, masks)")
     values = values if values.dtype in (torch.float32, torch.float64) else values.float()
     return SaliencyResult(saliency=values, raw=values)
 
@@ -202,6 +211,34 @@ def boxes_of(explained: Explained, name: str) -> tuple[Tensor, ...]:
     return explained.boxes
 
 
+def _tensor(given: object, what: str) -> Tensor:
+    """One tensor or array as a tensor."""
+    try:
+        return torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError) as error:
+        advice = ""
+        if isinstance(given, Mapping) and "labels" in given:
+            advice = (
+                f"; of targets with labels give the objects of the explained class: {what}=[target[{what!r}]"
+                "[target['labels'] == c] for target, c in zip(targets, query_class)]"
+            )
+        raise DataError(f"{what} must be tensors or arrays, found {type(given).__name__}{advice}") from error
+
+
+def _joined(given: Sequence[object], what: str) -> Tensor:
+    """Parts of one size, an image or a batch ``(B, C, H, W)`` each, as one tensor."""
+    parts = [_tensor(part, what) for part in given]
+    shapes = list(dict.fromkeys(tuple(part.shape) for part in parts))
+    if len(shapes) > 1:
+        raise DataError(
+            f"{what} of one update must be of one size, found {_few(shapes)}; update once for each image, as"
+            " a batch of one: update(maps[None], ...)"
+        )
+    if not parts:
+        raise DataError(f"{what} must be of one image at least, found an empty list")
+    return torch.cat(parts) if parts[0].ndim == 4 else torch.stack(parts)
+
+
 def _images(images: Tensor, maps: Tensor) -> Tensor:
     whole = images.float() if images.is_floating_point() else images
     check_images(whole)
@@ -209,19 +246,22 @@ def _images(images: Tensor, maps: Tensor) -> Tensor:
     return whole
 
 
-def _query(given: Given, maps: Tensor) -> Tensor:
+def _query(given: Given, maps: Tensor, images: Tensor | None) -> Tensor:
     """The class that was explained: as given, of the maps, as predicted, or not known."""
     known = given.maps.query_class if isinstance(given.maps, SaliencyResult) else None
     query = known if given.query_class is None else given.query_class
     if query is not None:
         return query_classes(query, len(maps), maps.device)
-    if given.classifier is None or given.images is None:
+    if given.classifier is None or images is None:
         return torch.full((len(maps),), _UNKNOWN, device=maps.device)
-    return predicted_classes(given.classifier, _images(given.images, maps))
+    return predicted_classes(given.classifier, images)
 
 
-def _masks(masks: AnyTensor, maps: Tensor) -> Tensor:
-    given = torch.as_tensor(masks, device=maps.device)
+def _masks(masks: AnyMasks, maps: Tensor) -> Tensor:
+    if isinstance(masks, (list, tuple)):
+        given = _joined([_whole(_tensor(own, "masks")) for own in masks], "masks").to(maps.device)
+    else:
+        given = _tensor(masks, "masks").to(maps.device)
     given = given[:, 0] if given.ndim == 4 and given.shape[1] == 1 else given
     if given.ndim != 3 or len(given) != len(maps):
         raise DataError(
@@ -245,8 +285,17 @@ def _masks(masks: AnyTensor, maps: Tensor) -> Tensor:
     return given > 0
 
 
+def _whole(masks: Tensor) -> Tensor:
+    """One mask of all objects of an image, of ``(H, W)`` or ``(N, H, W)``."""
+    if masks.ndim != 3:
+        return masks
+    return masks.amax(dim=0) if len(masks) else masks.new_zeros(masks.shape[1:])
+
+
 def _boxes(boxes: AnyBoxes, maps: Tensor) -> tuple[Tensor, ...]:
-    listed = [torch.as_tensor(own, dtype=torch.float32, device=maps.device) for own in boxes]
+    # A row of torchvision's boxes knows their format no more.
+    each = _corners(boxes, maps) if isinstance(boxes, BoundingBoxes) else boxes
+    listed = [_corners(own, maps).to(maps.device, torch.float32) for own in each]
     # One box of four numbers, or none of no numbers, is a row of its own.
     parts = [own.reshape(-1, 4) if own.shape == (4,) or not own.numel() else own for own in listed]
     if len(parts) != len(maps) or any(own.ndim != 2 or own.shape[1] != 4 for own in parts):
@@ -274,6 +323,19 @@ def _boxes(boxes: AnyBoxes, maps: Tensor) -> tuple[Tensor, ...]:
             f" {whole[outside][0].tolist()}; scale the boxes as the images were scaled"
         )
     return tuple(parts)
+
+
+def _corners(boxes: AnyTensor, maps: Tensor) -> Tensor:
+    """Boxes as they are, those of torchvision's kind as xyxy."""
+    if not isinstance(boxes, BoundingBoxes):
+        return _tensor(boxes, "boxes")
+    canvas, size = tuple(boxes.canvas_size), tuple(maps.shape[-2:])
+    if canvas != size:
+        raise DataError(f"boxes are of an image of {canvas}, the maps {size}; resize both together")
+    corners: Tensor = boxes.as_subclass(Tensor)
+    if boxes.format.value in ("XYWH", "CXCYWH"):
+        corners = box_convert(corners, boxes.format.value.lower(), "xyxy")
+    return corners
 
 
 def _check_size(maps: Tensor, others: Tensor, what: str) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, fields, is_dataclass, replace
+from dataclasses import replace
 from typing import final
 
 import torch
 from torch import Tensor
 
+from verisal._brief import in_short
 from verisal.attacks.on_maps.attack import MapAttack
 from verisal.attacks.on_maps.search import MapAttackResult
 from verisal.errors import ConfigError
@@ -65,7 +66,7 @@ class AttackedSensitivity(SaliencyMetric):
 
     def __init__(self, attack: MapAttack, *, aim: AnyMethod | None = None, percentile: float = 95.0) -> None:
         cut = "" if percentile == 95.0 else f",p{percentile:g}"
-        cut += "" if aim is None else f",aim={_short(aim)}"
+        cut += "" if aim is None else f",aim={in_short(aim)}"
         columns = (*_CHANGES, *(f"control_{name}" for name in _CHANGES), "clean_confidence")
         super().__init__(f"attacked_sensitivity[{attack.name}{cut}]", columns)
         if not 0.0 < percentile <= 100.0:
@@ -128,18 +129,3 @@ class AttackedSensitivity(SaliencyMetric):
         # An image without a label has none that could be kept.
         missed = (~attacked.found).double().where(attacked.clean_confidence.isfinite(), torch.nan)
         return [*(value.where(attacked.found, torch.nan) for value in values), missed]
-
-
-def _short(method: object) -> str:
-    """Class and settings that are not the default, nested ones too."""
-    if not is_dataclass(method) or isinstance(method, type):
-        return getattr(method, "__name__", type(method).__name__)
-    changed = (
-        f"{item.name}={_short(value) if is_dataclass(value) else value}"
-        for item in fields(method)
-        for value in [getattr(method, item.name)]
-        if item.init
-        and value != (item.default if item.default_factory is MISSING else item.default_factory())
-    )
-    settings = ",".join(changed)
-    return type(method).__name__ + (f"({settings})" if settings else "")

@@ -86,7 +86,7 @@ class MapSimilarity(SaliencyMetric):
         for method, role in ((other, "other"), (repeat, "repeat")):
             if method is not None:
                 check_method(method, role)
-        self.other, self.repeat = other, repeat
+        self.other, self.label, self.repeat = other, label, repeat
 
     def rows_of(self, explained: Explained) -> Tensor:
         """One map of the other and one of the repetition per image."""

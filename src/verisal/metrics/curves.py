@@ -199,7 +199,7 @@ class PerturbationCurve(_StepwiseCurve):
             chunk_size=chunk_size,
         )
         self.better = "high" if kind in ("insertion", "lerf") else "low"
-        self.kind = kind
+        self.kind, self.normalised = kind, normalised
 
     def rows_of(self, explained: Explained) -> Tensor:
         """Values and curve of every image."""
@@ -323,7 +323,7 @@ class ROAD(CurveMetric):
             fractions=shares,
         )
         self.better = "high" if order == "lerf" else "low"
-        self.order, self.chunk_size = order, chunk_size
+        self.order, self.shares, self.chunk_size = order, tuple(shares), chunk_size
 
     def rows_of(self, explained: Explained) -> Tensor:
         """Values and both lines of every image."""
