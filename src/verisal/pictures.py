@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
+    from PIL import Image
 
 Pixels: TypeAlias = NDArray[np.uint8]
 #: Colours of maps, from 0 to the largest value.
@@ -151,6 +152,13 @@ def png(pixels: Pixels, *, colours: int | None = None) -> bytes:
     content = io.BytesIO()
     picture.save(content, "PNG", optimize=True)
     return content.getvalue()
+
+
+def as_picture(pixels: Pixels) -> Image.Image:
+    """``(H, W, 3)`` pixels as Pillow has them."""
+    from PIL import Image
+
+    return Image.fromarray(pixels)
 
 
 def image_pixels(images: Tensor) -> Pixels:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from verisal.errors import DataError
-from verisal.pictures import COLOUR_SCALE, Canvas, as_array, largest
+from verisal.pictures import COLOUR_SCALE, Canvas, Pixels, as_array, largest, write_png
 from verisal.reporting.lines import COLOURS, STYLES
 from verisal.results import Curve, Heatmap, Histogram, MaskPanel, SaliencyPanel
 
@@ -70,11 +70,24 @@ def draw_curves(curves: Sequence[Curve], path: Path, *, legend: Mapping[str, str
     Raises:
         DataError: no curves.
     """
-    canvas = _canvas_for(curves, path, 7.0, 4.5 + 0.25 * len(curves))
-    _draw_lines(canvas.figure.subplots(), curves, legend)
+    if not curves:
+        raise DataError(f"{path.name}: no curves to draw")
+    write_png(curve_pixels(curves, legend=legend, title=title), path)
+
+
+def curve_pixels(curves: Sequence[Curve], *, title: str, legend: Mapping[str, str] | None = None) -> Pixels:
+    """Draw curves of any kind in one pair of axes, as ``(H, W, 3)`` uint8 pixels.
+
+    Args:
+        curves: lines that share the axis titles of the first one.
+        title: title of the figure.
+        legend: curve label to legend text; the label itself where missing.
+    """
+    canvas = Canvas(7.0, 4.5 + 0.25 * len(curves), dpi=_DPI, layout="constrained")
+    _draw_lines(canvas.figure.subplots(), curves, legend or {})
     canvas.figure.suptitle(title, fontsize=13)
     canvas.figure.legend(loc="outside lower center", fontsize=10, frameon=False)
-    canvas.save(path)
+    return canvas.pixels()
 
 
 def draw_histograms(histogram: Histogram, path: Path, *, title: str) -> None:

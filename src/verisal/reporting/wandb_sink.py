@@ -21,6 +21,7 @@ from torch import Tensor
 
 from verisal.errors import ConfigError
 from verisal.reporting.publication import Publication, Sink
+from verisal.results import typed
 
 _REACH_SECONDS = 3.0
 _INIT_SECONDS = 30.0
@@ -111,28 +112,7 @@ class WandbSink(WandbLogger, Sink):
             self._guarded(lambda: run.finish())
 
     def _publish(self, publication: Publication, step: int, epoch: int) -> None:
-        import wandb
-
-        entries: dict[str, Any] = {"trainer/global_step": step, "epoch": epoch}
-        for name, lines in publication.curves.items():
-            entries[f"curves/{name}"] = wandb.plot.line_series(
-                xs=[line.x.tolist() for line in lines],
-                ys=[line.y.tolist() for line in lines],
-                keys=[line.label for line in lines],
-                title=f"{name}, epoch {epoch}",
-                xname=lines[0].x_label,
-            )
-        # The slider of W&B's images counts calls, not steps: the caption says which step it was.
-        for name, pictures in publication.pictures.items():
-            entries[f"panels/{name}"] = [
-                wandb.Image(picture.pixels, caption=f"epoch {epoch}, step {step}: {picture.caption}")
-                for picture in pictures
-            ]
-        for name, table in publication.tables.items():
-            entries[f"tables/{name}"] = wandb.Table(
-                columns=list(table.columns), data=[list(row) for row in table.rows]
-            )
-        self.experiment.log(entries)
+        self.experiment.log(wandb_entries(publication, step=step, epoch=epoch))
 
     def _opened(self) -> Any:  # noqa: ANN401 - W&B's run
         import wandb
@@ -182,6 +162,38 @@ class _Late:
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever W&B's run has
         return getattr(self._sink.open(), name)
+
+
+def wandb_entries(publication: Publication, *, step: int, epoch: int) -> dict[str, Any]:
+    """A publication as one row of a W&B run: line charts, images and tables under names that can be typed.
+
+    Args:
+        publication: curves, pictures and tables.
+        step: optimiser steps taken so far; W&B's own step counts calls and stands for nothing.
+        epoch: epochs finished or running, from 0.
+    """
+    import wandb
+
+    entries: dict[str, Any] = {"trainer/global_step": step, "epoch": epoch}
+    for name, lines in publication.curves.items():
+        entries[f"curves/{typed(name)}"] = wandb.plot.line_series(
+            xs=[line.x.tolist() for line in lines],
+            ys=[line.y.tolist() for line in lines],
+            keys=[line.label for line in lines],
+            title=f"{name}, epoch {epoch}",
+            xname=lines[0].x_label,
+        )
+    # The slider of W&B's images counts calls, not steps: the caption says which step it was.
+    for name, pictures in publication.pictures.items():
+        entries[f"panels/{typed(name)}"] = [
+            wandb.Image(picture.pixels, caption=f"epoch {epoch}, step {step}: {picture.caption}")
+            for picture in pictures
+        ]
+    for name, table in publication.tables.items():
+        entries[f"tables/{typed(name)}"] = wandb.Table(
+            columns=list(table.columns), data=[list(row) for row in table.rows]
+        )
+    return entries
 
 
 @rank_zero_only
