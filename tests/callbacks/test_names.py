@@ -88,11 +88,11 @@ CALLBACKS = {
 
 @pytest.mark.parametrize("kind", CALLBACKS)
 @pytest.mark.parametrize("stage", ["validate", "test"])
-def test_what_is_listed_beforehand_is_what_arrives_and_can_be_typed(kind, stage):
+def test_what_is_listed_beforehand_is_what_arrives_and_can_be_typed(kind, stage, tmp_path):
     callback, logger = CALLBACKS[kind](), Kept()
     split = {"validate": "val", "test": "test"}[stage]
     listed = callback.names(split)
-    run = trainer(callback, logger=logger)
+    run = trainer(callback, logger=logger, default_root_dir=tmp_path)
     getattr(run, stage)(Task(), loader(8, labels=right_labels(8)), verbose=False)
     assert set(logger.of_callbacks()) == set(listed)
     assert len(set(listed)) == len(listed)
@@ -148,11 +148,11 @@ def test_settings_stand_in_a_name_only_where_two_metrics_would_be_called_the_sam
     ]  # fmt: skip
 
 
-def test_callbacks_of_one_trainer_name_their_metrics_one_after_another():
+def test_callbacks_of_one_trainer_name_their_metrics_one_after_another(tmp_path):
     metrics = SaliencyMetrics(METHODS, [PerturbationCurve("deletion", steps=2)], resamples=2)
     curves = PerturbationCurves({"other": Brightness(), **METHODS}, steps=2, kinds=["deletion"], resamples=2)
     logger = Kept()
-    run = trainer(metrics, curves, logger=logger)
+    run = trainer(metrics, curves, logger=logger, default_root_dir=tmp_path)
     run.validate(Task(), loader(6), verbose=False)
     names = curves.names(after=[metrics])
     assert of("other", names) == [
@@ -163,10 +163,10 @@ def test_callbacks_of_one_trainer_name_their_metrics_one_after_another():
     assert set(curves.evaluation.logged.values()) == set(names)
 
 
-def test_controls_of_two_callbacks_are_logged_once():
+def test_controls_of_two_callbacks_are_logged_once(tmp_path):
     callbacks = [SaliencyMetrics({name: Brightness()}, [EnergyInside()], resamples=2) for name in "ab"]
     logger = Kept()
-    trainer(*callbacks, logger=logger).validate(Task(), loader(6), verbose=False)
+    trainer(*callbacks, logger=logger, default_root_dir=tmp_path).validate(Task(), loader(6), verbose=False)
     assert {name: len(values) for name, values in logger.of_callbacks().items()} == {
         f"val/{row}/energy_inside": 1 for row in ("a", "random", "centre", "b")
     }
@@ -181,10 +181,12 @@ def test_one_name_for_two_methods_is_refused_before_anything_runs():
         trainer(*callbacks).validate(Task(), loader(6), verbose=False)
 
 
-def test_what_is_undefined_arrives_as_not_a_number_so_that_no_monitor_misses_its_name():
+def test_what_is_undefined_arrives_as_not_a_number_so_that_no_monitor_misses_its_name(tmp_path):
     callback, logger = DisturbedLocalization(METHODS, held_out()), Kept()
     wrong = (right_labels(8) + 1) % 4
-    trainer(callback, logger=logger).validate(Task(), loader(8, labels=wrong), verbose=False)
+    trainer(callback, logger=logger, default_root_dir=tmp_path).validate(
+        Task(), loader(8, labels=wrong), verbose=False
+    )
     assert set(logger.of_callbacks()) == set(callback.names())
     assert all(math.isnan(value) for value in chain.from_iterable(logger.of_callbacks().values()))
 
@@ -196,7 +198,15 @@ def test_checkpoints_and_early_stopping_follow_a_listed_name(tmp_path):
     best = ModelCheckpoint(tmp_path, monitor=monitor, mode="max", filename="best")
     stopping = EarlyStopping(monitor, mode="max", patience=1, min_delta=10.0)
     logger = Kept()
-    run = trainer(callback, best, stopping, logger=logger, enable_checkpointing=True, max_epochs=5)
+    run = trainer(
+        callback,
+        best,
+        stopping,
+        logger=logger,
+        default_root_dir=tmp_path,
+        enable_checkpointing=True,
+        max_epochs=5,
+    )
     run.fit(Task(), loader(4), loader(6))
     values = logger.values[monitor]
     assert len(values) == run.current_epoch == 2  # the second epoch was not better by 10

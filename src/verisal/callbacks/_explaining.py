@@ -22,6 +22,7 @@ from verisal.callbacks._parts import Explains
 from verisal.callbacks._run import Run
 from verisal.callbacks._subject import Told, told_by
 from verisal.callbacks._subset import Everything, Subset
+from verisal.callbacks.report import ReportRun
 from verisal.errors import ConfigError
 from verisal.functional.statistics import Bootstrap
 from verisal.results import Evaluation, SaliencyPanel, Score, ScoreName
@@ -133,6 +134,17 @@ class ExplainingCallback(Callback, LogsScores, ABC):
         """Set the module free."""
         self.run.unwatch()
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say the settings to the loggers, once for all callbacks."""
+        callbacks = explaining_callbacks(trainer)
+        if self is callbacks[0]:
+            self.run.publisher.configure(trainer, callbacks)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say the settings to the loggers, where no fit has."""
+        if trainer.state.fn is not TrainerFn.FITTING:
+            self.on_fit_start(trainer, pl_module)
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
         self.run.clock.restart()
@@ -217,6 +229,16 @@ class ExplainingCallback(Callback, LogsScores, ABC):
         # The same on every process: gathered already.
         pl_module.log_dict({**values, **timings}, batch_size=1, rank_zero_only=True)
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Publish the evaluations of all callbacks, unless a :class:`.ReportRun` does."""
+        callbacks = explaining_callbacks(trainer)
+        reported = any(isinstance(callback, ReportRun) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+        if self is callbacks[0] and not trainer.sanity_checking and not reported:
+            evaluations = [callback.evaluation for callback in callbacks if callback.evaluation is not None]
+            # Drawing costs, too: it counts for the epoch that comes.
+            with self.run.explaining(pl_module.device):
+                self.run.publisher.publish(trainer, evaluations)
+
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
@@ -228,7 +250,9 @@ class ExplainingCallback(Callback, LogsScores, ABC):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Take back what :meth:`on_save_checkpoint` kept."""
+        """Take back what :meth:`on_save_checkpoint` kept; a trainer that only evaluates counts from 0."""
+        if "epoch" in checkpoint:  # An export does not say.
+            self.run.publisher.loaded = (int(checkpoint["global_step"]), int(checkpoint["epoch"]))
         place = explaining_callbacks(trainer).index(self)
         self.affordable = checkpoint.get(_KEPT, {}).get(f"{place} {type(self).__name__}", self.affordable)
 
@@ -241,6 +265,8 @@ class ExplainingCallback(Callback, LogsScores, ABC):
     on_test_batch_start = on_validation_batch_start
     on_test_batch_end = on_validation_batch_end
     on_test_epoch_end = on_validation_epoch_end
+    on_test_start = on_validation_start
+    on_test_end = on_validation_end
 
 
 @dataclass(eq=False, repr=False)

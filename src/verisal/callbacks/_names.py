@@ -25,7 +25,7 @@ def named(methods: Mapping[str, _Method] | Sequence[_Method]) -> dict[str, _Meth
         return dict(methods)
     by_name: dict[str, _Method] = {}
     for method in methods:
-        name = _snake_case(type(method).__name__)
+        name = snake_case(type(method).__name__)
         if name in by_name:
             raise ConfigError(
                 f"two of the methods are called {name!r}; give a dict of names and methods, such as"
@@ -176,5 +176,6 @@ def _same_method(
     return row == other_row and (controls or pair[0] == pair[1])
 
 
-def _snake_case(name: str) -> str:
+def snake_case(name: str) -> str:
+    """``GradCAM`` as ``grad_cam``."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()

@@ -20,6 +20,7 @@ from verisal.callbacks._epoch import Epoch
 from verisal.callbacks._first_samples import collate_like, first_samples
 from verisal.callbacks._loaders import datasets_of, is_sized, loaders_of
 from verisal.callbacks._processes import agreed
+from verisal.callbacks._publishing import Publisher
 from verisal.callbacks._subject import Finding, Subject, Told, find
 from verisal.callbacks._watching import Call, watched
 from verisal.errors import ConfigError
@@ -45,6 +46,7 @@ class Run:
         self.epoch: Epoch | None = None
         self.subject: Subject | None = None
         self.clock = Clock()
+        self.publisher = Publisher()
         self._said: dict[str, str] = {}
         self._watching = ExitStack()
         self._calls: list[Call] = []

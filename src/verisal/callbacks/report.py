@@ -15,30 +15,25 @@ import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
+from verisal.callbacks._publishing import heatmaps_of, of_a_result, of_an_epoch, panels_of, step_and_epoch
 from verisal.reporting import (
+    Outlets,
     Picture,
     Publication,
     RunFacts,
-    Sink,
     draw_curves,
     draw_histograms,
     draw_roc,
-    heatmap_pixels,
+    folder_of,
     installed_versions,
-    main_table,
     merge_evaluations,
-    panel_pixels,
     print_results,
-    result_table,
-    saliency_panel_pixels,
     write_png,
     write_report,
     write_samples,
 )
-from verisal.results import Curve, Evaluates, Evaluation, SaliencyPanel
+from verisal.results import Evaluates, Evaluation, MaskPanel, SaliencyPanel
 from verisal.types import check_range
-
-_MAX_POINTS = 200
 
 
 def evaluation_of(trainer: Trainer, module: LightningModule) -> Evaluation | None:
@@ -54,27 +49,44 @@ class ReportRun(Callback):
 
     Rank zero alone does.
 
-    After each validation epoch of a fit: one chart per figure name to the loggers that are sinks, and the
-    panels once per run. After a test: ``figures/*.png``, ``report.json``, ``report.md``, ``samples.csv``, the
-    main table on the terminal, and tables, curves and panels to the sinks. A ``validate`` run writes the same
-    as ``report.val.json`` and so on, so that it never replaces the result of a test. Files come before sinks.
+    After each validation epoch of a fit: one chart per figure name and the pictures of maps to all loggers,
+    those of attacked images once per run. After a test: ``figures/*.png``, ``report.json``, ``report.md``,
+    ``samples.csv``, the main table on the terminal, and tables, curves and panels to all loggers. A
+    ``validate`` run writes the same as ``report.val.json`` and so on, so that it never replaces the result of
+    a test. Files come before loggers. :func:`.publish` says what each logger gets.
 
     Tasks and callbacks that are no :class:`.Evaluates`, or have no evaluation, are left alone.
 
     Args:
-        run_dir: folder of the run.
+        run_dir: folder of the run; None for the one of the trainer's first logger, where Lightning keeps
+            checkpoints, or without a logger the trainer's ``default_root_dir``.
         max_panels: panels drawn and sent at most.
+
+    Attributes:
+        folder: that of the run, known when a run begins.
+        outlets: the loggers; knows which of them failed how often.
     """
 
-    def __init__(self, run_dir: Path, *, max_panels: int = 8) -> None:
+    def __init__(self, run_dir: Path | None = None, *, max_panels: int = 8) -> None:
         super().__init__()
         check_range(0, max_panels=max_panels)
-        self._run_dir = Path(run_dir)
+        self._run_dir = run_dir
+        self.folder = Path() if run_dir is None else Path(run_dir)
+        self.outlets = Outlets(self.folder)
         self._max_panels = max_panels
         self._panels_sent = False
         self._wall_times: dict[str, float] = {}
         self._started: dict[str, float] = {}
         self._loaded: tuple[int, int] | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Find the folder."""
+        if self._run_dir is None:
+            own = Path(trainer.default_root_dir)
+            found = folder_of(trainer.loggers[0], own) if trainer.loggers else own
+            # Asked on every process, of which only the first knows a logger's run.
+            self.folder = Path(trainer.strategy.broadcast(str(found)))
+            self.outlets = Outlets(self.folder)
 
     def state_dict(self) -> dict[str, Any]:
         """True with ``panels_sent`` if a resumed run sends no more panels."""
@@ -118,9 +130,12 @@ class ReportRun(Callback):
             self._stop("validate")
             self._report(trainer, evaluation, suffix=".val")
             return
-        pictures = {} if self._panels_sent else self._pictures(evaluation)
-        self._panels_sent = self._panels_sent or bool(pictures)
-        self._publish(trainer, Publication(_by_figure(evaluation), pictures))
+        if self._panels_sent:
+            maps = tuple(panel for panel in evaluation.panels if isinstance(panel, SaliencyPanel))
+            evaluation = replace(evaluation, panels=maps)
+        self._panels_sent |= any(isinstance(panel, MaskPanel) for panel in evaluation.panels)
+        pictures = panels_of(evaluation, self._max_panels) | heatmaps_of(evaluation)
+        self._publish(trainer, of_an_epoch(evaluation, pictures))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report the whole result."""
@@ -132,47 +147,21 @@ class ReportRun(Callback):
             self._report(trainer, evaluation, suffix="")
 
     def _report(self, trainer: Trainer, evaluation: Evaluation, *, suffix: str) -> None:
-        write_report(self._run_dir, evaluation, facts=self._facts(), stem=f"report{suffix}")
+        run_dir = self.folder
+        write_report(run_dir, evaluation, facts=self._facts(), stem=f"report{suffix}")
         if evaluation.samples:
-            write_samples(self._run_dir / f"samples{suffix}.csv", evaluation.samples)
-        pictures = self._pictures(evaluation)
-        heatmaps = {
-            heatmap.figure: (Picture(heatmap_pixels(heatmap), heatmap.title),)
-            for heatmap in evaluation.heatmaps
-        }
-        _draw(self._run_dir / "figures", evaluation, pictures, heatmaps)
+            write_samples(run_dir / f"samples{suffix}.csv", evaluation.samples)
+        panels, heatmaps = panels_of(evaluation, self._max_panels), heatmaps_of(evaluation)
+        _draw(run_dir / "figures", evaluation, panels, heatmaps)
         print_results(evaluation)
-        split = evaluation.split
-        tables = {f"{split}_results": result_table(evaluation)}
-        if (main := main_table(evaluation)) is not None:
-            tables[f"{split}_main"] = main
-        curves = {f"{split}_{name}": lines for name, lines in _by_figure(evaluation).items()}
-        shown = {f"{split}_{name}": each for name, each in (pictures | heatmaps).items()}
-        self._publish(trainer, Publication(curves, shown, tables))
+        self._publish(trainer, of_a_result(evaluation, panels | heatmaps))
 
     def _publish(self, trainer: Trainer, publication: Publication) -> None:
-        if not publication:
-            return
-        step, epoch = trainer.global_step, trainer.current_epoch
-        if trainer.state.fn is not TrainerFn.FITTING and self._loaded is not None:
-            step, epoch = self._loaded
-        for logger in trainer.loggers:
-            if isinstance(logger, Sink):
-                logger.publish(publication, step=step, epoch=epoch)
-
-    def _pictures(self, evaluation: Evaluation) -> dict[str, tuple[Picture, ...]]:
-        pictures: dict[str, tuple[Picture, ...]] = {}
-        for panel in evaluation.panels[: self._max_panels]:
-            if isinstance(panel, SaliencyPanel):
-                kind, pixels = "saliency", saliency_panel_pixels(panel)
-            else:
-                kind, pixels = panel.attack, panel_pixels(panel)
-            shown = Picture(pixels, f"{panel.image_id}: {panel.caption}")
-            pictures[kind] = (*pictures.get(kind, ()), shown)
-        return pictures
+        step, epoch = step_and_epoch(trainer, self._loaded)
+        self.outlets.publish(trainer.loggers, publication, step=step, epoch=epoch)
 
     def _facts(self) -> RunFacts:
-        path = self._run_dir / "config.yaml"
+        path = self.folder / "config.yaml"
         content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
         config: dict[str, Any] = dict(content) if isinstance(content, Mapping) else {}
         given = config.get("seed_everything", os.environ.get("PL_GLOBAL_SEED"))
@@ -218,16 +207,6 @@ def _auroc_legend(evaluation: Evaluation, attack: str) -> dict[str, str]:
         if (name.metric, name.part) == ("auroc", attack):
             legend[name.row] = f"{name.row}: AUROC {score.value:z.3f}{score.bracketed()}"
     return legend
-
-
-def _by_figure(evaluation: Evaluation) -> dict[str, tuple[Curve, ...]]:
-    """Curves of every figure, each of at most 200 points, both ends included: what a chart can show."""
-    figures: dict[str, tuple[Curve, ...]] = {}
-    for curve in evaluation.curves:
-        kept = torch.linspace(0, len(curve.x) - 1, min(_MAX_POINTS, len(curve.x))).round().long()
-        thinned = replace(curve, x=curve.x[kept], y=curve.y[kept])
-        figures[curve.figure] = (*figures.get(curve.figure, ()), thinned)
-    return figures
 
 
 def _file_name(name: str) -> str:

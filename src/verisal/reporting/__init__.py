@@ -26,22 +26,23 @@ from verisal.reporting.run_folder import RunFolder, create_run_folder, find_run_
 
 if TYPE_CHECKING:
     from verisal.reporting.csv_sink import CsvSink
-    from verisal.reporting.loggers import Outlets, publish
+    from verisal.reporting.loggers import Outlets, folder_of, publish
     from verisal.reporting.wandb_sink import WandbSettings, WandbSink, wandb_logger
 
 __all__ = [
     "CsvSink", "Explanation", "Outlets", "Picture", "Publication", "RunFacts", "RunFolder", "Sink", "Table",
     "WandbSettings", "WandbSink", "create_run_folder", "draw_contact_sheet", "draw_curves",
-    "draw_explanation", "draw_gallery", "draw_histograms", "draw_roc", "find_run_of", "heatmap_pixels",
-    "installed_versions", "main_table", "merge_evaluations", "open_run_folder", "panel_pixels",
-    "print_results", "publish", "result_table", "saliency_panel_pixels", "wandb_logger", "write_png",
-    "write_report", "write_samples",
+    "draw_explanation", "draw_gallery", "draw_histograms", "draw_roc", "find_run_of", "folder_of",
+    "heatmap_pixels", "installed_versions", "main_table", "merge_evaluations", "open_run_folder",
+    "panel_pixels", "print_results", "publish", "result_table", "saliency_panel_pixels", "wandb_logger",
+    "write_png", "write_report", "write_samples",
 ]  # fmt: skip
 
 # Lightning takes seconds to import, which a command that only draws need not wait for.
 _SLOW = {
     "CsvSink": "csv_sink",
     "Outlets": "loggers",
+    "folder_of": "loggers",
     "publish": "loggers",
     "WandbSettings": "wandb_sink",
     "WandbSink": "wandb_sink",

@@ -114,6 +114,19 @@ class Outlets:
             )
 
 
+def folder_of(logger: Logger, fallback: Path) -> Path:
+    """Folder of a logger's run, the one that Lightning keeps its checkpoints in.
+
+    Args:
+        logger: any Lightning logger.
+        fallback: for a logger without a folder; the run is named in it.
+    """
+    if logger.log_dir is not None:
+        return Path(logger.log_dir)
+    version = f"version_{logger.version}" if isinstance(logger.version, int) else logger.version
+    return Path(logger.save_dir or fallback, logger.name or "", version or "")
+
+
 def publish(logger: Logger, publication: Publication, *, step: int, epoch: int, folder: Path) -> Path | None:
     """Hand a publication to one logger.
 
@@ -218,7 +231,7 @@ def _to_neptune(run: _Neptune, publication: Publication, step: int, epoch: int) 
 
 def _to_files(logger: Logger, publication: Publication, step: int, epoch: int, fallback: Path) -> Path:
     """Points of all curves in ``curves.csv``, their newest charts, every step's pictures, and the tables."""
-    folder = Path(logger.log_dir or logger.save_dir or fallback)
+    folder = folder_of(logger, fallback)
     CsvSink(folder).publish(publication, step=step, epoch=epoch)
     for name, pixels, _ in _pictures(publication, epoch):
         kind, _, rest = name.partition("/")
