@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import fields
 from numbers import Real
 
 import torch
@@ -127,6 +128,13 @@ def check_range(
         for value in given if isinstance(given, Sequence) and not isinstance(given, str) else (given,):
             if value is not None and not _fits(value, least, most, above=above):
                 raise ConfigError(f"{name} must be {_expected(least, most, above=above)}, found {given!r}")
+
+
+def as_tuples(record: object) -> None:
+    """Turn the lists among a dataclass's fields into tuples, so that either may be given."""
+    for item in fields(record):  # type: ignore[arg-type] # a dataclass
+        if item.init and isinstance(value := getattr(record, item.name), list):
+            object.__setattr__(record, item.name, tuple(value))
 
 
 def _fits(value: object, least: float, most: float, *, above: bool) -> bool:

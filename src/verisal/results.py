@@ -11,6 +11,7 @@ from typing import Protocol, Self, final, runtime_checkable
 from torch import Tensor
 
 from verisal._brief import brief
+from verisal._checks import as_tuples
 
 
 @dataclass(frozen=True)
@@ -252,6 +253,7 @@ class Evaluation:
     __repr__ = brief
 
     def __post_init__(self) -> None:
+        as_tuples(self)
         object.__setattr__(self, "scores", {ScoreName(name): score for name, score in self.scores.items()})
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal, final
 
 from torch.utils.data import Dataset
 
+from verisal._checks import as_tuples
 from verisal.data.decode import MAX_PIXELS, Frame, decode_image
 from verisal.data.files import left_out_words
 from verisal.data.objects import objects_of
@@ -73,6 +74,7 @@ class ImageSplits:
     max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
+        as_tuples(self)
         if len(self.ratios) != 3 or min(self.ratios) < 0 or not 0 < sum(self._shares()) < math.inf:
             raise ConfigError(
                 f"ImageSplits: ratios must be three proportions of fit, val and test, found {self.ratios}"

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, final
 
 import torch
 from torch import Tensor
 
+from verisal._checks import as_tuples
 from verisal.detectors.measurements import Measurement
 from verisal.errors import ConfigError
 from verisal.functional.filters import shift_one_pixel
 from verisal.functional.networks import staged_network
 from verisal.functional.outputs import log_odds, softmax_distance
 from verisal.functional.scopes import frozen, gradient_scope, images_at_once
-from verisal.saliency import GateFunction, GateMethod
+from verisal.saliency import GateFunction, GateMethod, HierarchicalMasks
 from verisal.saliency.gates.masks import channel_statistics, gate_map
 from verisal.types import StagedClassifier, StageOutputs, check_images
 
@@ -64,7 +65,7 @@ class DetectorFeatures(Measurement):
             with the original.
     """
 
-    saliency: GateMethod
+    saliency: GateMethod = field(default_factory=HierarchicalMasks)
     queries: tuple[Query, ...] = ("prediction", "runner_up")
     views: tuple[View, ...] = ("original",)
     gated_activation: bool = False
@@ -72,6 +73,7 @@ class DetectorFeatures(Measurement):
     rules = 2
 
     def __post_init__(self) -> None:
+        as_tuples(self)
         if not self.queries or len(set(self.queries)) != len(self.queries):
             raise ConfigError(f"queries must name prediction, runner_up or both, found {list(self.queries)}")
         if self.views not in (("original",), ("original", "shifted")):

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from verisal._checks import as_tuples
 from verisal.detectors.base import Detector, matching, require_rows, unfitted
 from verisal.detectors.measurements import Measured, Measurement
 from verisal.detectors.statistical import LogisticDetector
@@ -72,6 +73,7 @@ class MaskStatistics(LogisticDetector):
     reads: tuple[str, ...] = ("masks/*",)
 
     def __post_init__(self) -> None:
+        as_tuples(self)
         if not self.reads:
             raise ConfigError("MaskStatistics.reads must name a mask, such as masks/*, found none")
 
@@ -111,6 +113,7 @@ class MaskForest(Detector):
     least_leaf: int = 2
 
     def __post_init__(self) -> None:
+        as_tuples(self)
         if not self.reads or self.trees < 1 or self.least_leaf < 1:
             raise ConfigError(
                 "MaskForest needs a name to read and at least 1 tree and 1 image in a leaf; found"

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from verisal._checks import as_tuples
 from verisal.detectors.base import TrainedDetector, matching
 from verisal.detectors.measurements import Measured, Measurement
 from verisal.errors import ConfigError
@@ -62,6 +63,7 @@ class CNNDetector(TrainedDetector):
     dropout: float = 0.2
 
     def __post_init__(self) -> None:
+        as_tuples(self)
         check_range(0, learning_rate=self.learning_rate, weight_decay=self.weight_decay)
         counts = (self.grid, self.members, self.epochs, self.width, self.batch_size - 1)
         if not self.reads or min(counts) < 1 or self.learning_rate <= 0 or not 0 <= self.dropout < 1:

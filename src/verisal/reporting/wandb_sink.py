@@ -19,6 +19,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
+from verisal._checks import as_tuples
 from verisal.errors import ConfigError
 from verisal.reporting.publication import Publication, Sink
 from verisal.results import typed
@@ -52,6 +53,9 @@ class WandbSettings:
     name: str | None = None
     mode: Literal["auto", "online", "offline", "disabled"] = "auto"
     tags: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        as_tuples(self)
 
 
 @final

@@ -13,6 +13,7 @@ from typing import ClassVar, Protocol, final, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from verisal._checks import as_tuples
 from verisal.errors import ConfigError
 from verisal.fingerprint import Configured
 from verisal.functional.filters import gaussian_blur
@@ -115,6 +116,7 @@ class DatasetMean(Baseline):
     rules = 2
 
     def __post_init__(self) -> None:
+        as_tuples(self)
         check_statistic(self, "mean")
 
     def without_statistics(self, who: str) -> Baseline:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from verisal._brief import brief
+from verisal._checks import as_tuples
 from verisal.errors import ConfigError
 from verisal.functional.baselines.plain import (
     RGB,
@@ -43,6 +44,7 @@ class GaussianNoise(Baseline):
     seed: int = 0
 
     def __post_init__(self) -> None:
+        as_tuples(self)
         check_statistic(self, "mean")
         check_statistic(self, "std")
 

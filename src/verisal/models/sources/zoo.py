@@ -11,6 +11,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
+from verisal._checks import as_tuples
 from verisal.checkpoint import IMAGES_KEY, load_export, save_export
 from verisal.errors import CheckpointError, ConfigError
 from verisal.functional.networks import plain_network
@@ -78,6 +79,7 @@ class ClassifierSource:
     output: OutputKind | None = None
 
     def __post_init__(self) -> None:
+        as_tuples(self)
         if isinstance(self.class_names, str):
             object.__setattr__(self, "class_names", _read_names(self.class_names))
         for name in ("class_names", "stages"):

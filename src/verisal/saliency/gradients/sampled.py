@@ -9,6 +9,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from verisal._checks import as_tuples
 from verisal.errors import ConfigError
 from verisal.functional.baselines import Baseline, Constant
 from verisal.functional.scopes import images_at_once, in_chunks
@@ -224,6 +225,7 @@ class GradientSHAP(GradientMethod):
     chunk_size: int = 64
 
     def __post_init__(self) -> None:
+        as_tuples(self)
         check_range(1, samples=self.samples, chunk_size=self.chunk_size)
         if self.baselines is not None and not self.baselines:
             raise ConfigError("GradientSHAP draws from baselines and found none; give one or more")

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from verisal._checks import as_tuples
 from verisal.errors import ConfigError
 from verisal.functional.baselines import Baseline, bound
 from verisal.functional.filters import gaussian_blur
@@ -225,6 +226,7 @@ class ExtremalPerturbation(Saliency):
     chunk_size: int = 16
 
     def __post_init__(self) -> None:
+        as_tuples(self)
         rising = all(low < high for low, high in zip(self.areas, self.areas[1:], strict=False))
         if not self.areas or not rising or not 0 < self.areas[0] <= self.areas[-1] <= 1:
             raise ConfigError(

@@ -14,6 +14,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from verisal._checks import as_tuples
 from verisal.errors import ConfigError
 from verisal.functional.baselines import Baseline, DatasetMean, bound, compose
 from verisal.functional.outputs import ask, output_of
@@ -120,6 +121,7 @@ class Occlusion(Saliency):
     chunk_size: int = 64
 
     def __post_init__(self) -> None:
+        as_tuples(self)
         if not isinstance(self.window, int) and len(self.window) != 2:
             raise ConfigError(f"window must be a side or (height, width) in pixels, found {self.window}")
         height, width = self._window
