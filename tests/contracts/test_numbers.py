@@ -43,7 +43,8 @@ _RESULTS = {
 # Any seed names random numbers. Elsewhere -1 and what is no number mean: darker; no threshold; the last
 # layer; a score; a mean; nothing, as the commands alone set it.
 _MEANINGFUL = {
-    "Brightness-change--1.0", "ClassRankScores-threshold-nan", "OneLayer-layer--1",
+    "Brightness-change--1.0", "ClassRankScores-threshold-nan", "DisturbedScores-threshold-nan",
+    "Normalization-mean--1.0s", "OneLayer-layer--1",
     "AdaptivePGD-stop_below--1.0", "Classifier-mean--1.0s", "ClassifierSource-mean--1.0s",
     "CheckpointFiles-branch--1",
 }  # fmt: skip
@@ -66,6 +67,7 @@ _GIVEN: dict[str, dict[str, Any]] = {
     "MapSimilarity": {"label": "a", "other": HierarchicalMasks()},
     "MaskForest": {"reads": ["masks/*"]},
     "MaskNetwork": {"channels": [4]},
+    "Normalization": {"mean": (0.5,) * 3, "std": (0.25,) * 3},
     "OneLayer": {"base": HierarchicalMasks()},
     "TransferTask": {"detectors": {}},
     "UnrolledGates": {"method": HierarchicalMasks()},

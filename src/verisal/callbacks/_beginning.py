@@ -125,7 +125,7 @@ def _seconds_per_image(callback: ExplainingCallback, epoch: Epoch, batch: Batch)
         epoch.open(part)
         synchronise(epoch.device)
         start = time.perf_counter()
-        callback.add(epoch, epoch.seen(part))
+        callback.trial(epoch, epoch.seen(part))
         synchronise(epoch.device)
         seconds = time.perf_counter() - start
     epoch.close()

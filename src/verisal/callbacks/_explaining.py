@@ -16,6 +16,7 @@ from torch import Tensor
 
 from verisal.callbacks._batches import Reader
 from verisal.callbacks._beginning import begin_all, end_all
+from verisal.callbacks._cost import LEAST_IMAGES
 from verisal.callbacks._epoch import Epoch, Seen
 from verisal.callbacks._names import LogsScores, named, refuse_clash, typed_rows
 from verisal.callbacks._parts import Explains
@@ -111,6 +112,16 @@ class ExplainingCallback(Callback, LogsScores, ABC):
     @abstractmethod
     def add(self, epoch: Epoch, seen: Seen) -> None:
         """Take the images of one batch; gradients are off, the classifier is frozen."""
+
+    def trial(self, epoch: Epoch, seen: Seen) -> None:
+        """Do for a few images what the epoch does for every one, to see what it costs; may be extended."""
+        self.add(epoch, seen)
+
+    def at_most(self, epoch: Epoch, images: int) -> int:
+        """A number of further images, in a fit no more than are explained of the evaluation's own."""
+        if self.max_images != "auto" or not epoch.fitting:
+            return images
+        return min(images, self.affordable or LEAST_IMAGES)
 
     @abstractmethod
     def finish(self, epoch: Epoch) -> Evaluation | None:

@@ -7,10 +7,11 @@ from abc import ABC
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from verisal.callbacks._epoch import Epoch, Seen
 from verisal.callbacks._explaining import ScoringCallback
@@ -18,12 +19,16 @@ from verisal.callbacks._processes import agreed
 from verisal.errors import DataError
 from verisal.functional.regions import choose_threshold
 from verisal.functional.seeding import derive_seed
-from verisal.metrics import ClassRankScores, DisturbedScores
+from verisal.metrics import ClassRankScores, DisturbedScores, ImageTable
 from verisal.saliency import Saliency
-from verisal.types import Batch, Sample, check_range
+from verisal.types import Batch, check_range
 
 _CHUNK = 32
+_COUNTED = ("known", "right", "boxed")
+_NO_BOXES = "all that is about boxes is NaN, and responses and similarities need none"
 Scores = ClassRankScores | DisturbedScores
+Samples = Dataset[Any] | DataLoader[Any]
+"""In any format that the evaluation's own loader may have."""
 
 
 @dataclass(eq=False, repr=False)
@@ -31,29 +36,81 @@ class QueryCallback(ScoringCallback, ABC):
     """A :class:`ScoringCallback` that asks every method for several classes of an image.
 
     Args:
-        held_out: annotated samples of which nothing is reported, of the classifier's classes and image size.
-            On them every method's threshold for boxes is chosen under the true class; None for no thresholds.
+        held_out: annotated samples of which nothing is reported, of the classifier's classes and image size:
+            a data set or a loader, read as the evaluation's own. On them every method's threshold for boxes
+            is chosen under the true class; None for no thresholds.
         held_out_images: at most this many of them, the first ones.
     """
 
-    held_out: Dataset[Sample] | None = field(default=None, kw_only=True)
+    held_out: Samples | None = field(default=None, kw_only=True)
     held_out_images: int = field(default=100, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range(1, held_out_images=self.held_out_images)
         self._held_out: Batch | None = None
-        self._chosen: tuple[Epoch, dict[str, float]] | None = None
+        self._chosen: tuple[Epoch, int, dict[str, float]] | None = None
+        self._lacking = ""
+
+    def begin(self, epoch: Epoch) -> None:
+        """Count anew."""
+        super().begin(epoch)
+        self._counted = ImageTable(_COUNTED).to(epoch.device)
+
+    def trial(self, epoch: Epoch, seen: Seen) -> None:
+        """Explain the images, and choose thresholds on as many."""
+        super().trial(epoch, seen)
+        for method in self.by_name.values() if self.held_out is not None else ():
+            _chosen_threshold(epoch, method, seen.batch)
+
+    def count(self, seen: Seen) -> Tensor:
+        """Note the images; True ``(B,)`` where the predicted class is the label."""
+        batch = seen.batch
+        known, right = batch.labels >= 0, seen.query_class == batch.labels
+        boxed = right.new_tensor([len(boxes) > 0 for boxes in batch.boxes_of(batch.labels)])
+        self._counted.update(batch.image_ids, torch.stack([known, right, right & boxed], dim=1).double())
+        return right
+
+    def tell(self, epoch: Epoch) -> int | None:
+        """Say why scores are undefined for all or for some images; the number of those that count.
+
+        Returns:
+            None without an image.
+        """
+        rows = self._counted.compute().rows
+        if not len(rows):
+            return None
+        total, (known, right, boxed) = len(rows), (int(count) for count in rows.sum(dim=0))
+        lacking = ""
+        if not right:
+            what = "is classified correctly" if known else "has a known label"
+            lacking = f"none of {total} images {what}, and only those count: its scores are NaN"
+        elif not boxed:
+            lacking = f"0 of {right} correctly classified images have a box of their class; {_NO_BOXES}"
+        elif self.held_out is None:
+            lacking = f"thresholds for boxes need annotated samples, held_out=; {_NO_BOXES}"
+        elif self._lacking:
+            lacking = f"{self._lacking}; {_NO_BOXES}"
+        elif boxed < right:
+            lacking = (
+                f"{right - boxed} of {right} correctly classified images have no box of their class and are"
+                " left out of all that is about boxes"
+            )
+        wanted = lacking and (self.about_boxes or not right)
+        who = type(self).__name__
+        epoch.notice(f"{who} lacking", f"{who}: {lacking}" if wanted else "")
+        return right
 
     def thresholds(self, epoch: Epoch) -> dict[str, float]:
         """Threshold of every method for the classifier as it is now; NaN where none can be chosen."""
         if self.held_out is None:
             return dict.fromkeys(self.by_name, math.nan)
-        if self._chosen is not None and self._chosen[0] is epoch:
-            return self._chosen[1]
+        most = self.at_most(epoch, self.held_out_images)
+        if self._chosen is not None and self._chosen[:2] == (epoch, most):
+            return self._chosen[2]
         if self._held_out is None:
             self._held_out = epoch.samples(self.held_out, self.held_out_images)
-        samples = self._held_out.to(epoch.device)
+        samples = self._held_out.rows(range(min(most, len(self._held_out)))).to(epoch.device)
         epoch.expect(len(self.by_name))
         thresholds = {}
         for name, method in self.by_name.items():
@@ -63,8 +120,15 @@ class QueryCallback(ScoringCallback, ABC):
             epoch.step(name)
         # A process without a batch finds its weights where no average stands for them any more.
         thresholds = agreed(lambda: thresholds)[0]
-        self._chosen = epoch, thresholds
+        self._chosen = epoch, most, thresholds
+        bad = [name for name, tau in thresholds.items() if math.isnan(tau)]
+        self._lacking = _reason(epoch, samples, bad) if bad else ""
         return thresholds
+
+    @property
+    def about_boxes(self) -> bool:
+        """True if scores of boxes are wanted; may be overridden."""
+        return True
 
     def check_apart(self, image_ids: Sequence[str]) -> None:
         """Raise if an image that is reported is held out.
@@ -103,12 +167,33 @@ class QueryCallback(ScoringCallback, ABC):
             own.table.update(batch.image_ids, known[key])
 
 
+def chunks(batch: Batch) -> list[Batch]:
+    """Parts of a batch that are explained at a time."""
+    starts = range(0, len(batch), _CHUNK)
+    return [batch.rows(range(start, min(start + _CHUNK, len(batch)))) for start in starts]
+
+
+def _reason(epoch: Epoch, samples: Batch, names: Sequence[str]) -> str:
+    """Why no threshold for boxes was found."""
+    parts = chunks(samples)
+    right = [part.rows(_right(epoch.seen(part))) for part in parts]
+    boxes = [boxes for part in right for boxes in part.boxes_of(part.labels)]
+    if not boxes:
+        return f"none of {len(samples)} held-out images is classified correctly"
+    if not sum(map(len, boxes)):
+        return f"none of {len(boxes)} correctly classified held-out images has a box of its class"
+    return f"no map of {', '.join(names)} of {len(boxes)} held-out images can be scored"
+
+
+def _right(seen: Seen) -> list[int]:
+    return torch.nonzero(seen.query_class == seen.batch.labels)[:, 0].tolist()
+
+
 def _chosen_threshold(epoch: Epoch, method: Saliency, samples: Batch) -> Tensor:
     maps: list[Tensor] = []
     boxes: list[Tensor] = []
-    for start in range(0, len(samples), _CHUNK):
-        seen = epoch.seen(samples.rows(range(start, min(start + _CHUNK, len(samples)))))
-        right = seen.batch.rows(torch.nonzero(seen.query_class == seen.batch.labels)[:, 0].tolist())
+    for part in chunks(samples):
+        right = part.rows(_right(epoch.seen(part)))
         if len(right):
             maps.append(method(epoch.classifier, right.images, right.labels).saliency)
             boxes += right.boxes_of(right.labels)

@@ -8,17 +8,16 @@ from typing import final
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from verisal.callbacks._epoch import Epoch, Seen
 from verisal.callbacks._explaining import row_evaluation
-from verisal.callbacks._queries import QueryCallback
+from verisal.callbacks._queries import QueryCallback, Samples
 from verisal.data import AnnotatedImages, EmojiScenes
 from verisal.errors import ConfigError
 from verisal.metrics import ClassRankScores
 from verisal.reporting import merge_evaluations
 from verisal.results import Evaluation, SaliencyPanel
-from verisal.types import Sample, check_range
+from verisal.types import check_range
 
 _NAME = "class ranks"
 _LAST = "last"
@@ -36,7 +35,8 @@ class ClassRanks(QueryCallback):
 
     Args:
         held_out: annotated samples of which nothing is reported, on which every method's threshold for boxes
-            is chosen under the true class; None leaves out everything about boxes.
+            is chosen under the true class: a data set or a loader, read as the evaluation's own; None leaves
+            out everything about boxes.
         ranks: of the queries, from 2; those beyond the number of classes are undefined.
         drawn: methods whose raw maps of all queries are drawn.
         drawn_images: images drawn, the first ones that count.
@@ -47,8 +47,8 @@ class ClassRanks(QueryCallback):
     """
 
     _: KW_ONLY
-    # The command line reads settings of these two; any other data set comes from Python.
-    held_out: EmojiScenes | AnnotatedImages | Dataset[Sample] | None = None
+    # The command line reads settings of the first two kinds; anything else comes from Python.
+    held_out: EmojiScenes | AnnotatedImages | Samples | None = None
     ranks: Sequence[int] = (2, 3, 5, 10)
     drawn: Sequence[str] = ()
     drawn_images: int = 1
@@ -60,6 +60,11 @@ class ClassRanks(QueryCallback):
             raise ConfigError(f"ranks must rise from 2, found {list(self.ranks)}")
         if unknown := [name for name in self.drawn if name not in self.by_name]:
             raise ConfigError(f"drawn names methods {unknown}; known: {list(self.by_name)}")
+
+    @property
+    def about_boxes(self) -> bool:
+        """True where thresholds for boxes can be chosen."""
+        return self.held_out is not None
 
     @property
     def headline(self) -> Mapping[str, str]:
@@ -80,7 +85,7 @@ class ClassRanks(QueryCallback):
         """Rows of the images that are classified correctly, and pictures of the first ones."""
         batch = seen.batch
         self.check_apart(batch.image_ids)
-        right = seen.rows(torch.nonzero(seen.query_class == batch.labels)[:, 0].tolist())
+        right = seen.rows(torch.nonzero(self.count(seen))[:, 0].tolist())
         asked, valid = self._queries(right)
         self.ask(epoch, self._scores, right, asked, valid)
         for name in self.by_name:
@@ -91,18 +96,16 @@ class ClassRanks(QueryCallback):
 
     def finish(self, epoch: Epoch) -> Evaluation | None:
         """Scores and values per image of every method, and the pictures."""
-        counted, bootstrap = 0, self.bootstrap_in(epoch)
+        counted, bootstrap = self.tell(epoch), self.bootstrap_in(epoch)
+        if counted is None:
+            return None
         parts = []
         for name, own in self._scores.items():
             image_ids, columns = own.columns()
-            counted = len(image_ids)
-            if not counted:
-                return None
-            # Without thresholds there is nothing about boxes; without boxes neither.
             scores = {
                 title: score
                 for title, score in own.scores_of(columns, bootstrap).items()
-                if score.n or not title.startswith(("right", "false", "margin"))
+                if self.about_boxes or not title.startswith(("right", "false", "margin"))
             }
             parts.append(
                 row_evaluation(epoch.split, name, _NAME, scores, image_ids=image_ids, columns=columns)

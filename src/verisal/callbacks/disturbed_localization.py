@@ -10,27 +10,25 @@ from typing import final
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from verisal.callbacks._epoch import Epoch, Seen
 from verisal.callbacks._explaining import row_evaluation
-from verisal.callbacks._queries import QueryCallback
+from verisal.callbacks._queries import QueryCallback, Samples, chunks
 from verisal.data import AnnotatedImages, EmojiScenes
 from verisal.functional.regions import disturbed_queries
 from verisal.functional.regions.disturbed import present_queries
 from verisal.metrics import DisturbedScores, PresentQueries
 from verisal.reporting import merge_evaluations
 from verisal.results import Evaluation, Score
-from verisal.types import Batch, Sample, check_range
+from verisal.types import Batch, check_range
 
 _NAME = "D-WSOL (our protocol)"
 _PRESENT = "D-WSOL (our protocol), present classes"
-_CHUNK = 32
 _NOTE = (
     "D-WSOL (our protocol): c0 is the true class, c1 the second most likely, c2 a random one outside the five"
-    " most likely, c3 the least likely; c1 to c3 are absent from the image. tau was chosen per method on"
-    " held-out images under c0."
+    " most likely, c3 the least likely; c1 to c3 are not annotated in the image."
 )
+_OF_TAU = " tau was chosen per method on held-out images under c0."
 _HEADLINE = {
     "D-WSOL box accuracy c0 ↑": f"{_NAME}/accuracy_c0",
     "D-WSOL false localisation c1 ↓": f"{_NAME}/flr_rel_c1",
@@ -47,12 +45,13 @@ class DisturbedLocalization(QueryCallback):
     """Queries of the true class, of three absent ones, and of every class of images with several.
 
     Every method has its own threshold, at which its boxes for the true class are right most often on
-    ``held_out``; it is frozen for everything reported. Images whose predicted class is not in them do not
-    count. A method without a map to choose a threshold from is left out, with a note.
-    Options as of :class:`ExplainingCallback`.
+    ``held_out``; it is frozen for everything reported. Images that are not classified correctly do not
+    count. Responses and similarities need neither boxes nor thresholds; what is undefined for lack of them
+    is said once. Options as of :class:`ExplainingCallback`.
 
     Args:
-        held_out: annotated samples of which nothing is reported, of the classifier's classes and image size.
+        held_out: annotated samples of which nothing is reported, of the classifier's classes and image size:
+            a data set or a loader, read as the evaluation's own; None leaves all that is about boxes NaN.
         several: further annotated samples with objects of several classes, for the queries of present
             classes alone; None where the evaluation's own samples have several, or to leave these out.
         several_images: at most this many of them, the first ones.
@@ -65,10 +64,10 @@ class DisturbedLocalization(QueryCallback):
         - The paper's own rules of a disturbed localisation are not known to us; all of these are ours.
     """
 
-    # The command line reads settings of these two; any other data set comes from Python.
-    held_out: EmojiScenes | AnnotatedImages | Dataset[Sample]
+    # The command line reads settings of the first two kinds; anything else comes from Python.
+    held_out: EmojiScenes | AnnotatedImages | Samples | None = None
     _: KW_ONLY
-    several: EmojiScenes | AnnotatedImages | Dataset[Sample] | None = None
+    several: EmojiScenes | AnnotatedImages | Samples | None = None
     several_images: int = 100
 
     def __post_init__(self) -> None:
@@ -84,67 +83,81 @@ class DisturbedLocalization(QueryCallback):
     def begin(self, epoch: Epoch) -> None:
         """Choose the thresholds, with the classifier as it is now."""
         super().begin(epoch)
-        thresholds = self.thresholds(epoch)
-        self._left_out = [name for name, tau in thresholds.items() if math.isnan(tau)]
         self._absent: dict[str, DisturbedScores] = {}
         self._present: dict[str, PresentQueries] = {}
-        for name, tau in thresholds.items():
+        for name, tau in self.thresholds(epoch).items():
+            self._absent[name] = DisturbedScores(threshold=tau)
+            self._absent[name].table.to(epoch.device)
             if not math.isnan(tau):
-                absent = DisturbedScores(threshold=tau)
-                absent.table.to(epoch.device)
-                present = PresentQueries(threshold=tau)
-                self._absent[name], self._present[name] = absent, present.to(epoch.device)
+                self._present[name] = PresentQueries(threshold=tau).to(epoch.device)
 
     def start(self, epoch: Epoch) -> None:
         """Explain the further samples."""
         if self.several is not None:
             if self._scenes is None:
                 self._scenes = epoch.samples(self.several, self.several_images)
-            self._add_scenes(epoch, self._scenes.to(epoch.device))
+            most = min(self.at_most(epoch, self.several_images), len(self._scenes))
+            self._add_scenes(epoch, self._scenes.rows(range(most)).to(epoch.device))
 
     def add(self, epoch: Epoch, seen: Seen) -> None:
         """Rows of absent and present classes for the images that count."""
         batch = seen.batch
         self.check_apart(batch.image_ids)
-        present, ids = batch.object_labels, batch.image_ids
+        right = torch.nonzero(self.count(seen))[:, 0].tolist()
+        # The true class is there, annotated or not.
+        present = [
+            torch.cat([own, label[None]])
+            for own, label in zip(batch.object_labels, batch.labels.clamp(min=0), strict=True)
+        ]
+        ids = batch.image_ids
         queries = disturbed_queries(seen.logits, batch.labels, present=present, image_ids=ids, seed=self.seed)
-        # Without a box of its class there is nothing that a map could find.
-        answerable = queries.valid.new_tensor([len(boxes) > 0 for boxes in batch.boxes_of(batch.labels)])
-        counted = torch.nonzero(queries.valid[0] & answerable)[:, 0].tolist()
-        asked, valid = queries.query_class[:, counted], queries.valid[:, counted]
-        self.ask(epoch, self._absent, seen.rows(counted), asked, valid)
+        asked, valid = queries.query_class[:, right], queries.valid[:, right]
+        self.ask(epoch, self._absent, seen.rows(right), asked, valid)
         self._add_present(epoch, seen)
         for name in self._absent:
             epoch.step(name)
 
     def finish(self, epoch: Epoch) -> Evaluation | None:
-        """Scores of every method with a threshold."""
-        counted, bootstrap = 0, self.bootstrap_in(epoch)
-        parts = []
+        """Scores of every method."""
+        counted, bootstrap = self.tell(epoch), self.bootstrap_in(epoch)
+        if counted is None:
+            return None
+        parts, asked, drawn = [], 0, 0
         for name, own in self._absent.items():
             image_ids, columns = own.columns()
-            if not image_ids:
-                return None
             absent = own.scores_of(columns, bootstrap)
-            counted = absent["accuracy_c0"].n
-            absent["tau"] = Score(own.threshold, n=counted)
+            absent["tau"] = Score(own.threshold, n=len(image_ids))
+            drawn = max(drawn, absent["n_empty_c2"].n)
             parts.append(row_evaluation(epoch.split, name, _NAME, absent))
-            table = self._present[name].table()
-            if len(table.rows):
-                present = self._present[name].scores_of(table, bootstrap)
-                parts.append(row_evaluation(epoch.split, name, _PRESENT, present))
-        left_out = [
-            f"{_NAME}: {name} is left out, for none of its maps of held-out images can be scored"
-            for name in self._left_out
-        ]
+            if name in self._present:
+                table = self._present[name].table()
+                if asked := len(table.rows):
+                    present = self._present[name].scores_of(table, bootstrap)
+                    parts.append(row_evaluation(epoch.split, name, _PRESENT, present))
+        self._tell(
+            epoch,
+            "no class is outside the five most likely ones and absent, as c2 must be; its scores are NaN"
+            if counted and not drawn
+            else "",
+            "no image shows objects of several classes of which one is predicted; queries of present classes"
+            " are NaN"
+            if counted and self._present and not asked
+            else "",
+        )
+        note = _NOTE + (_OF_TAU if self._present else "")
         counts = {"correctly classified images (D-WSOL)": counted}
-        whole = Evaluation(epoch.split, {}, counts=counts, notes=(_NOTE, *left_out))
+        whole = Evaluation(epoch.split, {}, counts=counts, notes=(note,))
         return merge_evaluations([*parts, whole])
+
+    def _tell(self, epoch: Epoch, *sentences: str) -> None:
+        who = type(self).__name__
+        for place, sentence in enumerate(sentences):
+            epoch.notice(f"{who} {place}", sentence and f"{who}: {sentence}")
 
     def _add_scenes(self, epoch: Epoch, scenes: Batch) -> None:
         """Take this process's share of further images, for the queries of present classes."""
         mine = range(epoch.rank, len(scenes), epoch.processes)
-        parts = [scenes.rows(mine[start : start + _CHUNK]) for start in range(0, len(mine), _CHUNK)]
+        parts = chunks(scenes.rows(mine))
         epoch.expect(len(parts) * len(self._present))
         for part in parts:
             epoch.open(part)

@@ -34,6 +34,8 @@ class _QueryScores(ABC):
     """Rows per image of maps of further classes beside the map of the first; the columns become scores."""
 
     def __init__(self, columns: Sequence[str], *, threshold: float) -> None:
+        if not math.isnan(threshold):
+            threshold_level(threshold)
         self.threshold = threshold
         self.table = ImageTable(columns)
 
@@ -59,7 +61,8 @@ class DisturbedScores(_QueryScores):
     """Likeness of maps of absent classes to the map of the true class.
 
     One row per image: under c0, if the box is right, if the whole image's box would be, and
-    if the map is empty; under each absent class
+    if the map is empty; under each absent class, where all that is about boxes is undefined for an image
+    without one,
 
     - ``flr_rel``: false localisation, the box at the threshold of the map's own range is right for the true
       object; ``flr_abs``: the box at the same share of the maximum of the raw c0 map is. No box is none;
@@ -72,7 +75,7 @@ class DisturbedScores(_QueryScores):
     other images, under c0 alone: :func:`.choose_threshold`.
 
     Args:
-        threshold: tau in [0, 1), frozen.
+        threshold: tau in [0, 1), frozen; NaN leaves all boxes undefined.
 
     Raises:
         ConfigError: a threshold outside [0, 1).
@@ -84,7 +87,6 @@ class DisturbedScores(_QueryScores):
     _OF_ABSENT = ("flr_rel", "flr_abs", "response_ratio", "spearman", "ssim", "n_empty")
 
     def __init__(self, *, threshold: float) -> None:
-        threshold_level(threshold)
         of_true = [f"{name}_{_TRUE}" for name in ("accuracy", "whole_image", "n_empty")]
         of_absent = [f"{name}_{query}" for query in _ABSENT for name in self._OF_ABSENT]
         super().__init__([*of_true, *of_absent], threshold=threshold)
@@ -131,9 +133,10 @@ class DisturbedScores(_QueryScores):
         boxes, finite = [boxes[index] for index in kept.tolist()], _finite(true)
         height, width = true.saliency.shape[-2:]
         whole = torch.tensor([0, 0, width, height], device=kept.device).expand(len(kept), 4)
+        boxed = _boxed(true, boxes)
         of_true = (
-            _right(true.saliency, boxes, self.threshold),
-            (nearest_ious(whole, boxes) >= _IOU).double(),
+            _right(true.saliency, boxes, self.threshold).where(boxed, torch.nan),
+            (nearest_ious(whole, boxes) >= _IOU).double().where(boxed, torch.nan),
             _empty(true),
         )
         rows = [torch.stack(of_true, dim=1).where(finite[:, None], torch.nan)]
@@ -177,8 +180,6 @@ class ClassRankScores(_QueryScores):
     _OF_RANK = ("response", "norm", "spearman", "ssim", "false_rel", "false_abs")
 
     def __init__(self, queries: Sequence[str], *, threshold: float = math.nan) -> None:
-        if not math.isnan(threshold):
-            threshold_level(threshold)
         self.queries = tuple(queries)
         columns = ["right[c0]", *(f"{name}[{query}]" for query in self.queries for name in self._OF_RANK)]
         super().__init__(columns, threshold=threshold)
@@ -206,13 +207,11 @@ class ClassRankScores(_QueryScores):
                 f"there must be a result for the predicted class and for each of {list(self.queries)}, and"
                 f" as many rows in valid; found {len(results)} and {len(valid)}"
             )
-        first, finite = results[0], _finite(results[0])
-        boxed = first.raw.new_tensor([len(own) > 0 for own in boxes], dtype=torch.bool)
+        first, finite, boxed = results[0], _finite(results[0]), _boxed(results[0], boxes)
         right = _right(first.saliency, boxes, self.threshold)
         rows = [right.where(finite & boxed, torch.nan)[:, None]]
         for result, asked in zip(results[1:], valid, strict=True):
             compared = _compared(first, result, boxes, self.threshold)
-            compared |= {name: compared[name].where(boxed, torch.nan) for name in ("rel", "abs")}
             values = [compared[name] for name in ("response", "norm", "spearman", "ssim", "rel", "abs")]
             counts = asked & finite & _finite(result)
             rows.append(torch.stack(values, dim=1).where(counts[:, None], torch.nan))
@@ -260,15 +259,16 @@ def _compared(
 ) -> dict[str, Tensor]:
     """Values per image ``(B,)`` float64 of a further class's maps beside those of the first."""
     raw, further = (result.raw.double().flatten(1) for result in (first, other))
-    total, length = raw.abs().sum(dim=1), raw.norm(dim=1)
+    total, length, boxed = raw.abs().sum(dim=1), raw.norm(dim=1), _boxed(first, boxes)
+    # A first map that is 0 throughout leaves every positive value above the threshold.
+    high = raw.amax(dim=1).clamp_min(_TINY)
     return {
         "response": (further.abs().sum(dim=1) / total).where(total > 0, torch.nan),
         "norm": (further.norm(dim=1) / length).where(length > 0, torch.nan),
         "spearman": spearman(first.saliency, other.saliency),
         "ssim": ssim(first.saliency, other.saliency),
-        "rel": _right(other.saliency, boxes, threshold),
-        # A first map that is 0 throughout leaves every positive value above the threshold.
-        "abs": _right(other.raw, boxes, threshold, high=raw.amax(dim=1).clamp_min(_TINY)),
+        "rel": _right(other.saliency, boxes, threshold).where(boxed, torch.nan),
+        "abs": _right(other.raw, boxes, threshold, high=high).where(boxed, torch.nan),
         "empty": _empty(other),
     }
 
@@ -278,6 +278,11 @@ def _right(maps: Tensor, boxes: Sequence[Tensor], threshold: float, *, high: Ten
     if math.isnan(threshold):
         return torch.full((len(maps),), torch.nan, dtype=torch.float64, device=maps.device)
     return (nearest_ious(frozen_boxes(maps, threshold, high=high), boxes) >= _IOU).double()
+
+
+def _boxed(result: SaliencyResult, boxes: Sequence[Tensor]) -> Tensor:
+    """True ``(B,)`` for an image with a box."""
+    return torch.tensor([len(own) > 0 for own in boxes], dtype=torch.bool, device=result.raw.device)
 
 
 def _empty(result: SaliencyResult) -> Tensor:
