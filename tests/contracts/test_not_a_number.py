@@ -86,7 +86,10 @@ OVER_IMAGES = {
     "FPR at 95 % TPR": (lambda values: Bootstrap().fpr_at_tpr95(values, falling(values)).score(), True),
     "rate above": (lambda values: Bootstrap().rate_above(values, 0.5).score(), True),
     "difference of AUROC": (
-        lambda values: difference((values, falling(values)), (falling(values).flip(0), falling(values))),
+        lambda values: difference(
+            (values, falling(values)),
+            (falling(values).flip(0).where(~values.isnan(), NAN), falling(values)),
+        ),
         True,
     ),
     "agreement of settings": (

@@ -119,6 +119,20 @@ def test_equal_rows_differ_by_nothing_in_every_resample():
         assert (difference.value, difference.low, difference.high) == (0.0, 0.0, 0.0)
 
 
+def test_differences_are_of_the_images_that_both_rows_score():
+    gone = {group: dict(of) for group, of in SCORES.items()}
+    # Of the first row pgd has image 0 alone; of the second the square attack has none.
+    gone[2][1] = (math.nan, 1.5)
+    gone[4] = {image: (a, math.nan) for image, (a, _) in SCORES[4].items()}
+    found = report(dict.fromkeys(FITS, table(gone)))
+    # On image 0: 1.0 of 0.0 wins, 1.0 of 3.0 does not. On image 2: 4.0 of 2.0 and 5.0 of 1.0 win.
+    difference = found["test/a_minus_b/difference/mean_unseen"]
+    assert difference.value == (1.0 + 1.0) / 2 - (0.0 + 1.0) / 2
+    assert (difference.n, difference.undefined) == (1, 1)
+    # Each row alone counts what it has.
+    assert values(found, "test/a/auroc/")["mean_unseen"] == (1.0 + 0.25) / 2
+
+
 def test_counts_are_those_of_images():
     found = report()
     counts = {name: found[f"test/a/auroc_fitted_on_default/{name}"].n for name in ATTACKS}

@@ -188,6 +188,30 @@ def test_weights_of_one_give_the_plain_scores():
     )
 
 
+def test_a_difference_is_of_the_same_images():
+    values = torch.rand(3, 40, generator=torch.Generator().manual_seed(0))
+    values[1, 5], values[2, 6] = NAN, NAN
+    bootstrap = Bootstrap(50)
+    for joint in (bootstrap, bootstrap.jointly(40)):
+        whole, *parts = (joint.mean(row) for row in values)
+        assert all(part.of_same_images(part) for part in parts)
+        for first, second in (parts, (Resampled.mean([whole, parts[0]]), Resampled.mean([whole, parts[1]]))):
+            with pytest.raises(DataError, match="same images, found some that only one of them counts"):
+                first.minus(second)
+    ranked = [
+        joint.auroc(row, row.flip(0), images=torch.arange(40).roll(turn))
+        for row in values[:1]
+        for turn in (0, 1)
+    ]
+    assert not ranked[0].of_same_images(ranked[1])
+    hits = (values > 0.5).double().where(~values.isnan(), NAN)
+    for made in (bootstrap.mean, lambda row: bootstrap.rate_above(row, 0.5)):
+        assert made(hits[0]).of_same_images(made(hits[0]))
+        assert not made(hits[1]).of_same_images(made(hits[2]))
+    apart = [bootstrap.mean(hits[0] - row, kind="hit difference") for row in hits]
+    assert not apart[1].of_same_images(apart[2])
+
+
 def test_interval_holds_the_value_and_shrinks_with_more_images():
     widths = []
     for images in (50, 800):
@@ -265,7 +289,7 @@ def test_bootstrap_counts_what_is_undefined():
         Bootstrap().auroc(tensor(NAN), tensor(1)).score(),
         Bootstrap().fpr_at_tpr95(tensor(), tensor()).score(),
         Bootstrap().rate_above(tensor(NAN), 0.0).score(),
-        difference((tensor(NAN), tensor(1)), (tensor(1), tensor(0))),
+        difference((tensor(NAN), tensor(1)), (tensor(NAN), tensor(0))),
     ],
 )
 def test_nothing_to_score_is_nan_with_n_0(score):
@@ -323,10 +347,9 @@ def test_paired_difference_sees_what_separate_intervals_do_not():
     assert score.low > 0
 
 
-def test_difference_leaves_out_images_that_one_detector_could_not_score():
-    score = difference((tensor(2, 3, NAN), tensor(0, 1, 2)), (tensor(2, 3, 4), tensor(0, NAN, 2)))
-    # Each on its own images, which are resampled together.
-    assert (score.value, score.n, score.undefined) == (1.0 - 0.875, 2, 1)
+def test_difference_leaves_out_images_that_neither_detector_could_score():
+    score = difference((tensor(2, NAN, 1), tensor(0, 1, 2)), (tensor(2, 3, 4), tensor(0, NAN, 2)))
+    assert (score.value, score.n, score.undefined) == (0.625 - 0.875, 2, 1)
 
 
 def test_same_arguments_same_bits_on_any_thread_count():

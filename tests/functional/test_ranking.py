@@ -106,8 +106,14 @@ def test_diagonal_effect_worked_by_hand():
     scores[1, 0, 2] = math.nan
     found = diagonal_effect(scores, Bootstrap(10))
     assert (found.value, found.n, found.undefined) == (0.75 - 0.125, 2, 1)
-    with pytest.raises(DataError, match="at least two baselines"):
-        diagonal_effect(torch.zeros(1, 1, 3), Bootstrap())
+    for shape in ((1, 1, 3), (2, 3, 4), (3, 2, 4), (2, 2)):
+        with pytest.raises(DataError, match="at least two baselines"):
+            diagonal_effect(torch.zeros(shape), Bootstrap())
+
+
+def test_diagonal_effect_of_half_precision_is_summed_in_double():
+    scores = torch.rand(4, 4, 9, generator=torch.Generator().manual_seed(0)).half()
+    assert diagonal_effect(scores, Bootstrap(9)) == diagonal_effect(scores.double(), Bootstrap(9))
 
 
 def test_scores_of_different_shapes_are_refused():

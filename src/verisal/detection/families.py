@@ -90,7 +90,7 @@ def transfer_report(
     over the families that the fit has not seen. One bootstrap over images serves every number: an image
     takes its clean and all its attacked versions along, and the mean is taken within a resample. The least
     has the limits of :meth:`.Resampled.least`, since the least of a resample is too low.
-    A pair with a NaN score is left out and counted.
+    A pair with a NaN score is left out and counted, for a difference if either row has one.
 
     Names, per row: ``<split>/<row>/auroc/mean_unseen`` and so on for the fit ``default``, also
     ``worst_unseen``, ``mean_seen``, ``mean_unseen_strict``, and the same of ``tpr_at_fpr5``;
@@ -122,27 +122,44 @@ def transfer_report(
     bootstrap = bootstrap.jointly(images)
     numbers = {name: number for number, name in groups.items()}
     report: dict[ScoreName, Score] = {}
-    compared: dict[tuple[str, str], Resampled] = {}
+    compared: dict[str, dict[str, Resampled]] = {}
     for fit, table in tables.items():
         for index, row in enumerate(rows):
             cells = _by_family(table, index, families, numbers, clean, bootstrap)
+            if not cells:
+                raise DataError(
+                    "no attack of any family succeeded; raise its eps or steps, or check the classifier"
+                )
+            columns = _columns(cells, families, fit)
             for family in families.attacks:
                 name = ScoreName(split, row, f"auroc_fitted_on_{fit}", family)
                 report[name] = cells[family].score() if family in cells else _UNDEFINED
-            for column, found in _columns(cells, families, fit).items():
+            for column, found in columns.items():
                 report[ScoreName(split, row, f"auroc_fitted_on_{fit}", column)] = found.score()
                 if fit == default:
                     report[ScoreName(split, row, "auroc", column)] = found.score()
-                    compared[row, column] = found
+                    compared[row] = columns
             at = thresholds[fit].get(row, {}).get(_RATE)
             if fit == default and at is not None:
                 rates = _by_family(table, index, families, numbers, clean, bootstrap, threshold=at)
                 for column, found in _columns(rates, families, fit).items():
                     report[ScoreName(split, row, "tpr_at_fpr5", column)] = found.score()
-    for (row, column), other in compared.items():
-        if row != head and column in ("mean_unseen", "worst_unseen"):
-            name = ScoreName(split, f"{head}_minus_{row}", "difference", column)
-            report[name] = compared[head, column].minus(other)
+    for row in (row for row in compared if row != head):
+        first, other = compared[head], compared[row]
+        if not all(map(Resampled.of_same_images, first.values(), other.values())):
+            both = rows.index(head), rows.index(row)
+            first, other = (
+                _columns(
+                    _by_family(tables[default], own, families, numbers, clean, bootstrap, beside=beside),
+                    families,
+                    default,
+                )
+                for own, beside in (both, both[::-1])
+            )
+        for column in ("mean_unseen", "worst_unseen"):
+            if column in first:
+                name = ScoreName(split, f"{head}_minus_{row}", "difference", column)
+                report[name] = first[column].minus(other[column])
     return report
 
 
@@ -155,8 +172,12 @@ def _by_family(
     bootstrap: Bootstrap,
     *,
     threshold: float | None = None,
+    beside: int | None = None,
 ) -> dict[str, Resampled]:
-    """Mean over attacks of AUROC, or of the share above a threshold, of every family that has successes."""
+    """Mean over attacks of AUROC, or of the share above a threshold, of every family that has successes.
+
+    With ``beside`` of the pairs alone that have scores in that row, too.
+    """
     negatives = table.of_group(clean)
     found: dict[str, Resampled] = {}
     for family, attacks in families.attacks.items():
@@ -165,6 +186,9 @@ def _by_family(
             part = table.of_group(numbers[attack])
             first, second = pair_by_image(part.image_index, negatives.image_index)
             positive, negative = part.row_scores(row)[first], negatives.row_scores(row)[second]
+            if beside is not None:
+                others = part.row_scores(beside)[first], negatives.row_scores(beside)[second]
+                positive = positive.where(~(others[0].isnan() | others[1].isnan()), torch.nan)
             of = part.image_index[first]
             if threshold is None:
                 resampled = bootstrap.auroc(positive, negative, images=of)
@@ -175,8 +199,6 @@ def _by_family(
                 parts.append(resampled)
         if parts:
             found[family] = Resampled.mean(parts)
-    if not found:
-        raise DataError("no attack of any family succeeded; raise its eps or steps, or check the classifier")
     return found
 
 

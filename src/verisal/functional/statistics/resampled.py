@@ -58,6 +58,7 @@ class Resampled:
         worth: of how many images a share is worth where its draws do not say; ``n`` if None.
         ends: the limits themselves, where they are made from those of other numbers.
         fewest: images below which the limits hold too seldom; of ``percentiles`` it is known.
+        counted: places of the images that count, for each number that it is made of; empty if not known.
     """
 
     value: float
@@ -68,6 +69,7 @@ class Resampled:
     worth: float | None = None
     ends: tuple[float, float] | None = None
     fewest: int = 0
+    counted: tuple[Tensor, ...] = ()
 
     __repr__ = brief
 
@@ -109,12 +111,17 @@ class Resampled:
         """The difference to another share in the same resamples, -1 to 1, with its paired 95 % interval.
 
         Raises:
-            DataError: numbers that were not resampled together.
+            DataError: numbers that were not resampled together, or of other images.
         """
         if self.draws.shape != other.draws.shape:
             raise DataError(
                 f"a difference needs numbers of the same resamples, found {len(self.draws)} and"
                 f" {len(other.draws)}; take both from one bootstrap"
+            )
+        if not self.of_same_images(other):
+            raise DataError(
+                "a difference needs numbers of the same images, found some that only one of them counts;"
+                " leave these out of both"
             )
         known = ~(self.draws.isnan() | other.draws.isnan())
         first, second = (draws[known].double() for draws in (self.draws, other.draws))
@@ -128,8 +135,11 @@ class Resampled:
                 (other.value, *other.limits()),
                 correlation=float(centred[0] @ centred[1]) / scale if scale > 0 else 0.0,
             )
-        n, undefined = min(self.n, other.n), max(self.undefined, other.undefined)
-        return Score(self.value - other.value, low, high, n=n, undefined=undefined)
+        return Score(self.value - other.value, low, high, n=self.n, undefined=self.undefined)
+
+    def of_same_images(self, other: Self) -> bool:
+        """True if the same images count for both."""
+        return len(self.counted) == len(other.counted) and all(map(torch.equal, self.counted, other.counted))
 
     @classmethod
     def mean(cls, parts: Sequence[Self]) -> Self:
@@ -143,6 +153,7 @@ class Resampled:
             max(part.undefined for part in parts),
             kind="share",
             worth=worth,
+            counted=tuple(counted for part in parts for counted in part.counted),
         )
 
     @classmethod
@@ -165,6 +176,7 @@ class Resampled:
             kind="share",
             worth=min(part._worth for part in parts),
             ends=(min(low for low, _ in ends), min(high for _, high in ends)),
+            counted=tuple(counted for part in parts for counted in part.counted),
         )
 
     @classmethod
@@ -247,15 +259,16 @@ class Bootstrap:
         """
         counts = counts.cpu()
         n, undefined = int(counts.sum()), int((~counts).sum())
+        places = counts.nonzero()[:, 0] if images is None else images[counts].cpu()
         if not n:
             nothing = torch.full((self.resamples,), torch.nan, dtype=torch.float64)
-            return Resampled(math.nan, nothing, 0, undefined, kind=kind)
+            return Resampled(math.nan, nothing, 0, undefined, kind=kind, counted=(places,))
         weights = self.weights(n if self.together is None else self.together)
         if self.together is not None:
-            weights = weights[:, counts if images is None else images[counts]]
+            weights = weights[:, places]
         value = float(statistic(torch.ones(1, n))[0])
         draws = statistic(weights) if self.resamples else _NO_DRAWS
-        return Resampled(value, draws, n, undefined, kind=kind, worth=worth, fewest=fewest)
+        return Resampled(value, draws, n, undefined, kind, worth, fewest=fewest, counted=(places,))
 
     def rate(self, value: float, n: int, undefined: int = 0) -> Resampled:
         """A rate among n images, which has a rate's exact limits and is not resampled."""
@@ -280,14 +293,16 @@ class Bootstrap:
         defined = values.isfinite()
         kept = values[defined]
         n, undefined = len(kept), len(values) - len(kept)
+        counted = (defined.nonzero()[:, 0],)
         if self.resamples and n > 1:
             if kind == "value" and _are_hits(kept):
-                return self.rate(float(kept.mean()), n, undefined)
+                return replace(self.rate(float(kept.mean()), n, undefined), counted=counted)
             # Two methods that agree on all images may agree because they are one; two rates may not.
             told = kind == "hit difference" or bool(kept.any())
             if kind.endswith("difference") and told and _are_hits(kept.abs()):
                 ends = hit_difference_limits(int((kept == 1).sum()), int((kept == -1).sum()), n)
-                return Resampled(float(kept.mean()), n=n, undefined=undefined, kind="share", ends=ends)
+                mean = float(kept.mean())
+                return Resampled(mean, n=n, undefined=undefined, kind="share", ends=ends, counted=counted)
         return self.of(partial(resampled_mean, kept), defined)
 
     def auroc(self, positive: Tensor, negative: Tensor, *, images: Tensor | None = None) -> Resampled:
@@ -326,8 +341,8 @@ class Bootstrap:
         """
         defined = ~scores.isnan() & (not math.isnan(threshold))
         if self.together is None:
-            n = int(defined.sum())
-            return self.rate(rate_above(scores, threshold), n, len(scores) - n)
+            n, counted = int(defined.sum()), (defined.nonzero()[:, 0],)
+            return replace(self.rate(rate_above(scores, threshold), n, len(scores) - n), counted=counted)
         events = (scores[defined] > threshold).double()
         return self.of(partial(resampled_mean, events), defined, images=images, kind="share")
 
