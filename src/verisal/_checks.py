@@ -27,6 +27,7 @@ def check_images(images: Tensor) -> None:
     if not isinstance(images, Tensor):
         raise DataError(
             f"images must be a tensor (B, 3, H, W) float32 RGB in [0, 1], found {type(images).__name__}"
+            f"{'; make it one: torch.from_numpy(images)' if type(images).__name__ == 'ndarray' else ''}"
         )
     if images.ndim != 4 or images.shape[1] != 3 or images.dtype != torch.float32:
         raise DataError(
@@ -55,6 +56,8 @@ def _way_to_images(images: Tensor) -> str:
         return "; one image is a batch of one: image[None]"
     if images.ndim == 4 and images.shape[1] != 3 and images.shape[3] == 3:
         return "; channels come first: images.permute(0, 3, 1, 2)"
+    if images.ndim == 4 and images.shape[1] == 1:
+        return "; repeat one grey channel: images.expand(-1, 3, -1, -1)"
     if images.dtype == torch.uint8:
         return "; divide 8-bit images by 255: images / 255"
     return "; convert them: images.float()" if images.dtype in (torch.float64, torch.float16) else ""

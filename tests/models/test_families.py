@@ -324,7 +324,10 @@ def test_one_name_per_logit():
 
 def test_a_network_without_stages_says_so():
     network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, K))
-    with pytest.raises(ConfigError, match=r"no stages of Sequential were found .* name them"):
+    with pytest.raises(
+        ConfigError,
+        match=r"no stages of Sequential were found, as no layer .* choose a method that reads no layers",
+    ):
         find_stages(network, 8)
 
 

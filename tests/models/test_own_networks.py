@@ -9,7 +9,7 @@ import torchvision
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from verisal.errors import ConfigError
+from verisal.errors import ConfigError, DataError
 from verisal.models import Classifier, FunctionNetwork, Normalization, load_classifier
 from verisal.saliency import GradCAM, Gradient, HierarchicalMasks
 from verisal.types import StagedClassifier
@@ -145,7 +145,10 @@ def test_a_network_without_maps_is_explained_by_methods_that_need_none():
     expected = network[1].weight[2].view(1, 3, 16, 16)
     attribution = Gradient()(classifier, IMAGES, 2).attribution
     torch.testing.assert_close(attribution, expected.expand(3, -1, -1, -1))
-    with pytest.raises(ConfigError, match=r"no stages of Sequential were found .*; name them by stages="):
+    with pytest.raises(
+        ConfigError,
+        match=r"no stages of Sequential were found, as no layer of it gives maps .* Gradient, Integ",
+    ):
         GradCAM()(classifier, IMAGES, 2)
 
 
@@ -436,3 +439,32 @@ def test_a_name_takes_a_normalisation_too():
     name = "torchvision:shufflenet_v2_x0_5"
     classifier = load_classifier(name, weights=None, image_size=32, normalization="none")
     assert classifier.normalization == Normalization((0, 0, 0), (1, 1, 1))
+
+
+@pytest.mark.parametrize("around", [Classifier, load_classifier])
+def test_what_is_no_network_is_told_the_way_to_one(around):
+    with pytest.raises(
+        ConfigError, match=r"expected a network .* found resnet18; call it where it builds one"
+    ):
+        around(torchvision.models.resnet18)
+    with pytest.raises(ConfigError, match=r"expected a network .* found int$"):
+        around(3)
+
+
+def test_bytes_are_no_images():
+    classifier = Classifier(Small(), normalization="none")
+    with pytest.raises(DataError, match=r"float in .* found torch.uint8; divide 8-bit images by 255"):
+        classifier((255 * IMAGES).byte())
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_stages_of_a_network_that_keeps_its_resolution(inplace):
+    """Every map is as large as the image."""
+    network = nn.Sequential(
+        *(nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(inplace)),
+        *(nn.Conv2d(6, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(inplace)),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)),
+    ).eval()
+    maps = network[:6](IMAGES)
+    expected = (maps * network[8].weight[2].view(1, 8, 1, 1) / 256).sum(dim=1, keepdim=True)
+    torch.testing.assert_close(GradCAM()(network, IMAGES, 2).attribution, expected)

@@ -196,6 +196,8 @@ def test_functions_are_methods_and_anything_else_is_refused():
     network = seeded(HandWritten)
     result = Explainer(network, brightness, normalization="none")(IMAGES)
     torch.testing.assert_close(result.saliency, IMAGES.mean(dim=1, keepdim=True))
+    with pytest.raises(ConfigError, match=r"network comes first: Explainer\(network, GradCAM\(\)\)"):
+        Explainer(GradCAM(), network, normalization="none")
     with pytest.raises(ConfigError, match=r"found the class; write GradCAM\(\)"):
         Explainer(network, GradCAM, normalization="none")
     with pytest.raises(ConfigError, match=r"captum, .* or torch-cam, or a function .* found str"):

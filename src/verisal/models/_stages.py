@@ -66,10 +66,16 @@ def find_stages(network: nn.Module, image_size: int) -> tuple[str, ...]:
     if len(stages) == 1:
         stages += _blocks(network, image_size, calls, stages[0])
     if not stages:
+        found = f"no stages of {type(network).__name__} were found"
+        others = "choose a method that reads no layers: Gradient, IntegratedGradients, Occlusion or RISE"
+        if not any(call.side or len(call.shape) == 3 for call in calls):
+            raise ConfigError(
+                f"{found}, as no layer of it gives maps (B, C, h, w) of more than one position, or patch"
+                f" tokens, for a method to read; {others}"
+            )
         raise ConfigError(
-            f"no stages of {type(network).__name__} were found that gates can act on: a stage is a module"
-            " that runs once, gives maps (B, C, h, w) or patch tokens, and is bypassed by nothing; name them"
-            " by stages=[...], or choose a method that reads no stages, such as IntegratedGradients or RISE"
+            f"{found} that gates can act on: a stage is a module that runs once, gives maps (B, C, h, w) or"
+            f" patch tokens, and is bypassed by nothing; name them by stages=[...], or {others}"
         )
     return tuple(stages)
 

@@ -9,7 +9,7 @@ from typing import Self, final
 import torch
 from torch import Tensor, nn
 
-from verisal.errors import ConfigError
+from verisal.errors import ConfigError, DataError
 from verisal.functional.networks import check_hookable, plain_network
 from verisal.functional.outputs import check_logits, logits_of, output_of
 from verisal.functional.scopes import gradient_scope
@@ -76,6 +76,7 @@ class Classifier(StagedClassifier):
     ) -> None:
         super().__init__()
         check_range(1, image_size=image_size)
+        check_network(network)
         network = plain_network(network)
         self.output: OutputKind = output or output_of(network)
         self._known_classes = None if class_names is None else len(class_names)
@@ -156,7 +157,11 @@ class Classifier(StagedClassifier):
             self._seen_size = max(images.shape[-2:])
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits ``(B, K)`` of images ``(B, 3, H, W)`` in [0, 1]."""
+        """Logits ``(B, K)`` of images ``(B, 3, H, W)`` in [0, 1].
+
+        Raises:
+            DataError: images in 8 bits.
+        """
         self.note_size(images)
         try:
             answer = self.network(self._normalise(images))
@@ -202,6 +207,11 @@ class Classifier(StagedClassifier):
         return StageOutputs(_full(logits), tuple(map(_full, (first, *later))))
 
     def _normalise(self, images: Tensor) -> Tensor:
+        if not images.is_floating_point():
+            raise DataError(
+                f"images must be float in [0, 1], found {images.dtype}; divide 8-bit images by 255:"
+                " images / 255"
+            )
         taken = _taken(self.network, images)
         images = images.to(taken.device)
         mean, std = (values.to(images.device) for values in (self.mean, self.std))
@@ -262,6 +272,19 @@ def normalization_of(network: nn.Module, told: object) -> Normalization:
             f"the network {type(network).__name__} does not say how it normalises; {HOW_TO_SAY}"
         )
     return found
+
+
+def check_network(network: object) -> None:
+    """Raise ``ConfigError`` for what is no network, with the way to one."""
+    if isinstance(network, nn.Module):
+        return
+    way = ""
+    if isinstance(network, str):
+        way = "; load_classifier takes names"
+    elif callable(network):
+        way = "; call it where it builds one, or give FunctionNetwork(module, function) where it takes images"
+    found = getattr(network, "__name__", type(network).__name__)
+    raise ConfigError(f"expected a network (an nn.Module), found {found}{way}")
 
 
 def check_output(output: str, num_classes: int | None) -> None:

@@ -39,7 +39,8 @@ class Explainer:
         output: what the logits are; None for what the network says, a softmax as a rule.
 
     Raises:
-        ConfigError: a normalisation that is not known, or said beside a classifier that has one.
+        ConfigError: a normalisation that is not known, or said beside a classifier that has one; the method
+            in place of the network.
 
     Example:
         >>> import torch
@@ -60,6 +61,9 @@ class Explainer:
         stages: Sequence[str] | None = None,
         output: OutputKind | None = None,
     ) -> None:
+        if isinstance(network, Saliency):
+            name = type(network).__name__
+            raise ConfigError(f"the network comes first: Explainer(network, {name}()), found the method")
         inner = plain_network(network) if isinstance(network, nn.Module) else network
         if isinstance(inner, nn.Module) and not isinstance(inner, StagedClassifier):
             output = output_of(inner) if output is None else output

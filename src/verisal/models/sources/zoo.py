@@ -17,7 +17,7 @@ from verisal.errors import CheckpointError, ConfigError
 from verisal.functional.networks import plain_network
 from verisal.functional.outputs import logits_of
 from verisal.models._layout import evaluating, probe_image
-from verisal.models.classifier import Classifier
+from verisal.models.classifier import Classifier, check_network
 from verisal.models.normalization import Normalization
 from verisal.models.sources.libraries import (
     Architecture,
@@ -169,7 +169,7 @@ def _read_names(path: str) -> list[str]:
 
 
 def load_classifier(
-    name: str | ClassifierSource | nn.Module,
+    name: str | Path | ClassifierSource | nn.Module,
     *,
     normalization: object = None,
     **overrides: Any,  # noqa: ANN401 - the attributes of ClassifierSource check them
@@ -202,6 +202,10 @@ def load_classifier(
                 f"a {type(name).__name__} has all settings inside, found also {sorted(overrides)}"
             )
         return name.load() if isinstance(name, ClassifierSource) else name
+    if isinstance(name, Path):
+        name = str(name)
+    if not isinstance(name, str):
+        check_network(name)
     known = [item.name for item in fields(ClassifierSource) if item.name != "name"]
     if isinstance(name, nn.Module):
         known = [each for each in known if each not in ("weights", "arguments", "factory")]
