@@ -4,6 +4,7 @@ import time
 
 import pytest
 import torch
+from lightning.pytorch import Callback
 from torch.utils.data import IterableDataset
 
 from helpers.strangers import Stranger, loader, normalised, trainer
@@ -11,7 +12,7 @@ from verisal.callbacks import SaliencyMetrics, SaliencyPanels, _beginning
 from verisal.callbacks._cost import Clock
 from verisal.errors import ConfigError
 from verisal.metrics import PerturbationCurve
-from verisal.saliency import Gradient
+from verisal.saliency import CallableAdapter, Gradient
 
 
 def metrics_callback(**settings):
@@ -95,15 +96,50 @@ def test_numbers_that_are_given_and_evaluations_outside_of_a_fit_are_taken_as_th
     assert callback.evaluation.counts["explained images"] == 12
 
 
-def test_seconds_of_explaining_are_logged_and_reported():
-    callback = metrics_callback(max_images=2)
-    run = trainer(callback)
-    run.fit(Stranger(), loader(), loader())
-    seconds = float(run.callback_metrics["val/explaining/seconds"])
-    share = float(run.callback_metrics["val/explaining/share"])
-    assert callback.evaluation.timings["val/explaining/seconds"] == pytest.approx(seconds)
-    assert seconds > 0
-    assert 0 < share < 1
+class Passing(Stranger):
+    """A step of training takes a second of a clock that nothing else moves."""
+
+    def __init__(self, now):
+        super().__init__()
+        self.now = now
+
+    def training_step(self, batch, batch_idx):
+        self.now[0] += 1.0
+        return super().training_step(batch, batch_idx)
+
+
+def test_explaining_takes_less_than_a_tenth_by_default_and_its_seconds_are_logged(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+
+    def slow(classifier, images, query_class):
+        now[0] += 0.05 * len(images)
+        return images.detach()
+
+    methods = {"slow": CallableAdapter(function=slow)}
+    callbacks = [
+        SaliencyMetrics(methods, [PerturbationCurve("deletion", steps=1)]),
+        SaliencyPanels(methods, max_images=2),
+    ]
+    logged = []
+
+    class Keeping(Callback):
+        def on_validation_end(self, trainer, pl_module):
+            logged.append({name: float(value) for name, value in trainer.callback_metrics.items()})
+
+    run = trainer(*callbacks, Keeping(), max_epochs=3)
+    run.fit(Passing(now), loader(normalised(80)), loader(normalised(100)))
+    # 20 seconds of training, of which 2 are 32 images of 0.05 seconds, and 40 would be as many.
+    assert callbacks[0].affordable == 32
+    for epoch in logged[1:]:
+        assert epoch["val/explaining/seconds"] == pytest.approx(32 * 0.05)
+        assert epoch["val/explaining/other_seconds"] == pytest.approx(20)
+        assert epoch["val/explaining/share"] == pytest.approx(1.6 / 21.6)
+    # The first one has measured on two images, twice.
+    assert logged[0]["val/explaining/seconds"] == pytest.approx(36 * 0.05)
+    for name in ("seconds", "other_seconds", "share"):
+        key = f"val/explaining/{name}"
+        assert callbacks[1].evaluation.timings[key] == pytest.approx(logged[-1][key])
 
 
 @pytest.mark.filterwarnings("ignore:.*shuffling enabled")

@@ -2,10 +2,11 @@
 
 import os
 import socket
+import warnings
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging
 from torch import multiprocessing
 from torch.utils.data import IterableDataset, Sampler
 
@@ -38,7 +39,8 @@ def validated(data, *, max_images=3, **settings):
 def fitted(watching, **settings):
     torch.manual_seed(4)
     module, found = Stranger(), callbacks() if watching else []
-    run = trainer(*found, EMAWeightAveraging(decay=0.5), max_epochs=2, **settings)
+    others = [EarlyStopping("val/grad_cam/deletion", patience=9)] if watching else []
+    run = trainer(*found, EMAWeightAveraging(decay=0.5), *others, max_epochs=2, **settings)
     run.fit(module, loader(normalised(10)), loader(normalised(7), batch_size=2))
     return module.state_dict(), [one.affordable for one in found]
 
@@ -68,6 +70,8 @@ class Stream(IterableDataset):
 
 def work(rank, folder):
     torch.set_num_threads(1)
+    # Whoever reads Lightning's advice to sum over processes would sum what is summed already.
+    warnings.filterwarnings("error", message=r".*self\.log\('val/(gradient|grad_cam|random|explaining)")
     os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0", "WORLD_SIZE": "2", "RANK": str(rank)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": (folder / "port").read_text()}
     both = {"devices": 2, "strategy": "ddp"}

@@ -45,6 +45,11 @@ class ExplainingCallback(Callback, LogsScores, ABC):
     With verisal's run folder, rows per image are kept in its ``rows`` in a validate or test run as they
     come, and found again by the next such run in the same folder.
 
+    In a fit, ``val/explaining/seconds`` of all callbacks are logged beside ``val/explaining/other_seconds``,
+    those of everything else since the last explained validation, training with it, and
+    ``val/explaining/share`` of the whole. With the default ``max_images`` it stays below a tenth, unless 8
+    images take more; a line says how many images are explained and what that costs.
+
     What is explained is found on the first batch: the part of the module that is given images and answers
     with logits. What is said about it on one callback of a trainer holds for all of them.
 
@@ -53,8 +58,8 @@ class ExplainingCallback(Callback, LogsScores, ABC):
             ``GradCAM`` is ``grad_cam``.
         every_n_epochs: in a fit, explain in every n-th validation.
         max_images: at most this many images, a fixed subset drawn by seed; None for all. ``auto``: all in a
-            validate or test run, and in a fit as many as take a tenth of an epoch or less, by the first
-            explained validation: a power of two, at least 8, the same from then on.
+            validate or test run, and in a fit as many as all callbacks together explain in a tenth of the
+            time until the first explained validation: a power of two, at least 8, the same from then on.
         seed: of everything that is drawn: the subset, the controls, the resamples of the intervals.
         explains: path of the part of the module that gives logits, ``forward`` for the module's own, or a
             function of the module and of images as the loader gives them; None where it is found.
@@ -237,8 +242,8 @@ class ExplainingCallback(Callback, LogsScores, ABC):
             for name, short in typed.items()
             if name not in taken
         }
-        # The same on every process: gathered already.
-        pl_module.log_dict({**values, **timings}, batch_size=1, rank_zero_only=True)
+        # The same on every process: gathered already. With both, Lightning neither gathers nor warns.
+        pl_module.log_dict({**values, **timings}, batch_size=1, sync_dist=True, rank_zero_only=True)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Publish the evaluations of all callbacks, unless a :class:`.ReportRun` does."""
