@@ -16,9 +16,10 @@ from helpers import (
     metric_rows_localisation,
     metric_rows_smoothness,
 )
-from helpers.metric_cases import part_of, toy_explained, with_saliency
+from helpers.metric_cases import part_of, toy_explained, toy_map, with_saliency
+from verisal.callbacks._epoch import _RULES
 from verisal.errors import DataError
-from verisal.metrics import SaliencyMetric
+from verisal.metrics import ClassRankScores, DisturbedScores, SaliencyMetric
 
 CASES = {
     **metric_rows_attacked.CASES,
@@ -28,6 +29,40 @@ CASES = {
     **metric_rows_smoothness.CASES,
 }
 EVERY = pytest.mark.parametrize("name", CASES)
+#: Number of the rules under which the rows of every metric on the toy images give these numbers.
+RULES = 2
+NUMBERS = {
+    "AttackedSensitivity top k": 0.83258,
+    "AttackedSensitivity mass centre": 0.84069,
+    "AttackedSensitivity aimed at another method": 0.84923,
+    "AttackedSensitivity target": 0.83944,
+    "Insertion": 0.40855,
+    "Deletion": 0.3673,
+    "MoRF": 0.35012,
+    "LeRF": 2.9953,
+    "RelevanceGap": 0.36975,
+    "ROAD": 0.4382,
+    "ROADLeRF": 0.37872,
+    "SaliencyFidelity": 0.22903,
+    "SaliencyFidelity p90": 0.24987,
+    "DabkowskiGal": 3.962,
+    "DabkowskiGal empty": 3.962,
+    "Infidelity": 178.06,
+    "Infidelity all": 226.14,
+    "Infidelity gaussian": 7.4179,
+    "SensitivityMax": 0.090943,
+    "MapSimilarity": 0.71548,
+    "CascadingRandomisation": 1.0863,
+    "pointing_game": 1.1176,
+    "energy_inside": 0.69842,
+    "max_box_acc": 0.014399,
+    "max_box_acc_v2": 0.019329,
+    "pxap": 0.14372,
+    "present_queries": 0.31379,
+    "Smoothness": 6.4009,
+    "DisturbedScores": 0.35962,
+    "ClassRankScores": 0.60249,
+}
 
 
 def computed(case, *parts):
@@ -198,3 +233,31 @@ def test_two_processes_on_uneven_data_equal_one(tmp_path):
         for rank in range(2):
             found = torch.load(tmp_path / f"{rank}.pt", weights_only=False)[name]
             assert_scores_equal(found, expected, tolerance=1e-6)
+
+
+def rows_of(name):
+    """Rows of the toy images as a run folder keeps them."""
+    whole = toy_explained()
+    if name in CASES:
+        return CASES[name].make().measured(whole)
+    scores = (
+        DisturbedScores(threshold=0.3)
+        if name == "DisturbedScores"
+        else ClassRankScores(["last"], threshold=0.3)
+    )
+    results = [toy_map(whole.images, (whole.query_class + shift) % 4) for shift in range(4)]
+    results = results if name == "DisturbedScores" else results[:2]
+    valid = torch.ones(4 if name == "DisturbedScores" else 1, len(whole.image_ids), dtype=torch.bool)
+    return scores.rows_of(results, whole.boxes, valid=valid)
+
+
+@pytest.mark.parametrize("name", [*CASES, "DisturbedScores", "ClassRankScores"])
+def test_stored_rows_mean_what_they_meant(name):
+    # Every value and its place count, also where it is not a number.
+    values = rows_of(name).double().nan_to_num(nan=-1.0).abs().flatten()
+    found = float((values * torch.linspace(1, 2, len(values), dtype=torch.float64)).mean())
+    rounding = 0.02 if "Attacked" in name else 0.001
+    assert (_RULES, found) == (RULES, pytest.approx(NUMBERS[name], rel=rounding)), (
+        f"rows of {name} are not those of rules {RULES}, and run folders keep such rows: if that is meant,"
+        " raise _RULES in verisal.callbacks._epoch and put both numbers here"
+    )

@@ -62,15 +62,22 @@ def test_of_tied_values_the_first_in_row_major_order_is_on_top():
 
 def test_all_pairs_are_the_pairs_one_by_one():
     settings = [maps(4), maps(4).flip(0), maps(4).round(decimals=1)]
+    settings[0][0] = 1 + 1e-7 * settings[0][0]  # as good as constant
     settings[1][2] = 0.0
-    found = spearman_of_pairs(settings)
+    settings[2][1, 0, 0, 0] = math.nan
+    found = spearman_of_pairs([settings[0].requires_grad_(), *settings[1:]])
+    assert not found.requires_grad
     expected = [spearman(settings[i], settings[j]) for i, j in ((0, 1), (0, 2), (1, 2))]
     torch.testing.assert_close(found, torch.stack(expected), equal_nan=True)
-    assert found[:, 2].isnan().tolist() == [True, False, True]
+    assert found.isnan().tolist() == [
+        [True, False, True, False],
+        [True, True, False, False],
+        [False, True, True, False],
+    ]
 
 
 def test_pairs_need_two_maps_of_one_shape():
-    for settings in ([maps()], [maps(), maps(2)]):
+    for settings in ([maps()], [maps(), maps(2)], [torch.rand(9), torch.rand(9)]):
         with pytest.raises(DataError, match="at least two of one shape"):
             spearman_of_pairs(settings)
 

@@ -97,10 +97,7 @@ def spearman_of_pairs(maps: Sequence[Tensor]) -> Tensor:
             f" {sorted(shapes)}"
         )
     defined = [defined_maps(part) for part in maps]
-    ranks = [
-        average_ranks(part.detach().flatten(1).where(known[:, None], 0.0))
-        for part, known in zip(maps, defined, strict=True)
-    ]
+    ranks = [average_ranks(part.detach().flatten(1)) for part in maps]
     return torch.stack(
         [
             _correlation(ranks[i], ranks[j]).where(defined[i] & defined[j], torch.nan)
