@@ -5,7 +5,8 @@ import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging, WeightAveraging
 
 from helpers.strangers import Stranger, TinyNet, loader, normalised, trainer
-from verisal.callbacks import SaliencyMetrics, SaliencyPanels
+from verisal.attacks import PGD
+from verisal.callbacks import RobustValidation, SaliencyMetrics, SaliencyPanels
 from verisal.metrics import PerturbationCurve
 from verisal.saliency import GradCAM, Gradient, HierarchicalMasks
 
@@ -16,6 +17,7 @@ def callbacks():
             {"gradient": Gradient(), "grad_cam": GradCAM()}, [PerturbationCurve("deletion", steps=1)]
         ),
         SaliencyPanels({"gradient": Gradient()}, max_images=2),
+        RobustValidation([PGD(8 / 255, steps=2)]),
     ]
 
 

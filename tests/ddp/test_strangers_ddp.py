@@ -11,7 +11,8 @@ from torch import multiprocessing
 from torch.utils.data import IterableDataset, Sampler
 
 from helpers.strangers import Stranger, loader, normalised, trainer
-from verisal.callbacks import PerturbationCurves, SaliencyMetrics, SaliencyPanels
+from verisal.attacks import PGD
+from verisal.callbacks import PerturbationCurves, RobustValidation, SaliencyMetrics, SaliencyPanels
 from verisal.functional.baselines import Constant
 from verisal.metrics import PerturbationCurve
 from verisal.saliency import GradCAM, Gradient
@@ -27,6 +28,7 @@ def callbacks(max_images=3):
             methods, baselines=[Constant()], kinds=["insertion"], steps=2, resamples=20, max_images=max_images
         ),
         SaliencyPanels(methods, max_images=2),
+        RobustValidation([PGD(0.1, steps=2)], resamples=20, max_images=max_images),
     ]
 
 

@@ -1,6 +1,6 @@
 """Attacks: pure, per sample, seeded; one call signature for all."""
 
-from verisal.attacks._base import Attack
+from verisal.attacks._base import Attack, AttackResult
 from verisal.attacks.adapters import AdaptedAttack, ARTCall, FoolboxCall, TorchattacksCall
 from verisal.attacks.adaptive.attack import AdaptivePGD, AdaptiveResult
 from verisal.attacks.adaptive.target import Aim, Defence, FeatureMatching, Orthogonal, Selective, Weighted
@@ -16,7 +16,8 @@ from verisal.attacks.names import Attacks, named_attacks
 
 __all__ = [
     "APGD", "BIM", "DDN", "FGSM", "JPEG", "PGD", "AALight", "ARTCall", "AdaptedAttack", "AdaptivePGD",
-    "AdaptiveResult", "Aim", "Attack", "Attacks", "Brightness", "CarliniWagnerL2", "DeepFoolL2", "Defence",
-    "FeatureMatching", "FoolboxCall", "GaussianBlur", "GaussianNoise", "HopSkipJumpL2", "Orthogonal",
-    "Selective", "Shift", "SignNoise", "SquareAttack", "TorchattacksCall", "Weighted", "named_attacks",
+    "AdaptiveResult", "Aim", "Attack", "AttackResult", "Attacks", "Brightness", "CarliniWagnerL2",
+    "DeepFoolL2", "Defence", "FeatureMatching", "FoolboxCall", "GaussianBlur", "GaussianNoise",
+    "HopSkipJumpL2", "Orthogonal", "Selective", "Shift", "SignNoise", "SquareAttack", "TorchattacksCall",
+    "Weighted", "named_attacks",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Lightning callbacks: maps and their scores, reports, checkpoints, the guard against bad numbers."""
+"""Lightning callbacks: maps and their scores, attacks, reports, checkpoints, guards."""
 
 from verisal.callbacks.baseline_neutrality import BaselineNeutrality
 from verisal.callbacks.checkpoints import (
@@ -16,6 +16,7 @@ from verisal.callbacks.map_agreement import MapAgreement
 from verisal.callbacks.panels import AttackedMaps, SaliencyPanels
 from verisal.callbacks.report import ReportRun
 from verisal.callbacks.resumed_settings import ResumedSettings
+from verisal.callbacks.robust_validation import RobustValidation
 from verisal.callbacks.saliency_metrics import PerturbationCurves, SaliencyMetrics
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "PerturbationCurves",
     "ReportRun",
     "ResumedSettings",
+    "RobustValidation",
     "SaliencyMetrics",
     "SaliencyPanels",
 ]

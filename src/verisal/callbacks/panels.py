@@ -46,7 +46,8 @@ class SaliencyPanels(ExplainingCallback):
 
     def finish(self, epoch: Epoch) -> Evaluation | None:
         """All pictures."""
-        return _pictures(epoch, self.panels)
+        panels = gathered(self.panels)
+        return Evaluation(epoch.split, {}, panels=tuple(panels)) if panels else None
 
 
 @final
@@ -84,7 +85,8 @@ class AttackedMaps(ExplainingCallback):
 
     def finish(self, epoch: Epoch) -> Evaluation | None:
         """All pictures."""
-        return _pictures(epoch, self.panels)
+        panels = gathered(self.panels)
+        return Evaluation(epoch.split, {}, panels=tuple(panels)) if panels else None
 
     def _pair(self, explained: Explained) -> tuple[Tensor, Tensor, Tensor]:
         """Maps ``(B, H, W)`` of the images and of the attacked ones, and which of the latter there are."""
@@ -105,18 +107,18 @@ class AttackedMaps(ExplainingCallback):
         return postprocess(attribution)[:, 0].cpu(), postprocess(after)[:, 0].cpu(), succeeded
 
 
-def _pictures(epoch: Epoch, panels: Sequence[SaliencyPanel]) -> Evaluation | None:
+def gathered(panels: Sequence[SaliencyPanel]) -> list[SaliencyPanel]:
     """Pictures of all processes by the names of their images: which process sees which decides nothing."""
     if distributed.is_available() and distributed.is_initialized():
         parts: list[list[SaliencyPanel]] = [[] for _ in range(distributed.get_world_size())]
         distributed.all_gather_object(parts, list(panels))
         # A sampler that pads gives some images to two processes.
         by_id = {panel.image_id: panel for panel in chain.from_iterable(parts)}
-        panels = sorted(by_id.values(), key=_by_name)
-    return Evaluation(epoch.split, {}, panels=tuple(panels)) if panels else None
+        panels = sorted(by_id.values(), key=lambda panel: by_name(panel.image_id))
+    return list(panels)
 
 
-def _by_name(panel: SaliencyPanel) -> list[tuple[int, str]]:
-    """Numbers in names count as numbers."""
-    words = re.findall(r"\d+|\D+", panel.image_id)
+def by_name(image_id: str) -> list[tuple[int, str]]:
+    """Key by which names are sorted, in which numbers count as numbers."""
+    words = re.findall(r"\d+|\D+", image_id)
     return [(int(word), "") if word.isdecimal() else (-1, word) for word in words]
