@@ -17,11 +17,13 @@ from verisal.metrics import (
     CascadingRandomisation,
     DisturbedScores,
     EnergyInside,
+    MapSimilarity,
     PerturbationCurve,
     PresentQueries,
     SensitivityMax,
 )
 from verisal.reporting import main_table
+from verisal.saliency import CentrePrior
 from verisal.types import Batch, Explained
 
 NAME = "D-WSOL (our protocol)"
@@ -264,6 +266,28 @@ def test_stored_rows_are_those_of_the_same_objects(tmp_path):
     assert rows(replace(batch, difficult=(torch.tensor([False, True]),))) == 2.0
     assert rows(replace(batch, boxes=(batch.boxes[0] + 1,))) == 3.0
     assert rows(batch) == 1.0
+
+
+def test_stored_rows_are_those_of_the_same_other_method(tmp_path):
+    batch, network = Batch.collate([Samples(3)[index] for index in range(3)]), Task().classifier.eval()
+    shift = 0.0
+
+    def theirs(_, images, query_class):
+        return images.mean(dim=1) + shift * torch.rand(images.shape[2:])
+
+    found = []
+    for other in (Brightness(), CentrePrior(), Brightness(), theirs, theirs):
+        epoch = Epoch("val", network, device=torch.device("cpu"), folder=tmp_path)
+        callback = SaliencyMetrics({"b": Brightness()}, [MapSimilarity(other, label="other")])
+        callback.begin(epoch)
+        epoch.open(batch)
+        callback.add(epoch, epoch.seen(batch))
+        found.append(callback.measured["b"][0].table().rows)
+        shift += 1
+    assert found[0].equal(found[2])
+    # Of a function nobody can tell whether it still is the same.
+    assert len({str(rows.tolist()) for rows in found[1:]}) == 4
+    assert len(list(tmp_path.glob("b/*.safetensors"))) == 3
 
 
 def test_panels_hold_images_and_the_maps_of_every_method(whole):

@@ -13,7 +13,7 @@ from typing import Literal, final
 import torch
 from torch import Tensor
 
-from verisal.callbacks._epoch import Epoch, Seen
+from verisal.callbacks._epoch import Epoch, Seen, method_key
 from verisal.callbacks._explaining import ScoringCallback, row_evaluation
 from verisal.errors import ConfigError
 from verisal.functional.baselines import Baseline, recommended_baselines
@@ -62,13 +62,17 @@ class MetricsCallback(ScoringCallback, ABC):
         ids = seen.batch.image_ids
         for name, own in self.measured.items():
             method = self.by_name[name]
+            keys = [_key(metric) for metric in own]
             wanted: dict[str, Callable[[], Tensor]] = {
-                _key(metric): partial(_rows, metric, epoch, method, seen) for metric in own
+                key: partial(_rows, metric, epoch, method, seen)
+                for metric, key in zip(own, keys, strict=True)
+                if key is not None
             }
             wanted["cost"] = partial(_cost, epoch, method, seen)
             known = epoch.rows(name, [method], seen.batch, wanted, objects=True)
-            for metric in own:
-                metric.add_rows(ids, known[_key(metric)])
+            for metric, key in zip(own, keys, strict=True):
+                rows = _rows(metric, epoch, method, seen) if key is None else known[key]
+                metric.add_rows(ids, rows)
             self._costs[name].update(ids, known["cost"])
             epoch.step(name)
 
@@ -284,9 +288,13 @@ class PerturbationCurves(MetricsCallback):
         }
 
 
-def _key(metric: SaliencyMetric) -> str:
+def _key(metric: SaliencyMetric) -> str | None:
+    """What decides rows beside the explained method; None where it has no name, such as a function."""
     drawn = content_ids(metric.images) if isinstance(metric, CascadingRandomisation) else ()
-    return f"{metric.name} {derive_seed(metric.seed, *drawn):x}"
+    asked = [method_key(method) if isinstance(method, Saliency) else None for method in metric.asked]
+    if None in asked:
+        return None
+    return " ".join([metric.name, f"{derive_seed(metric.seed, *drawn):x}", *map(str, asked)])
 
 
 def _rows(metric: SaliencyMetric, epoch: Epoch, method: Saliency, seen: Seen) -> Tensor:

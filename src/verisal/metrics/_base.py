@@ -110,6 +110,7 @@ class SaliencyMetric(Metric, ABC):
     Sub-classes set ``name`` and ``columns`` and say what a batch's rows are and how rows become scores.
     ``better`` says which end of the main score is good, where one is; ``needs`` what :meth:`update` must be
     given beside the maps: ``objects`` (masks or boxes), ``boxes``, ``images``, ``classifier``, ``method``.
+    ``asked`` are methods that the metric asks by itself, which its name does not say.
 
     Args:
         name: of the metric with every setting that changes its value: ``deletion[dataset_mean]``.
@@ -122,6 +123,7 @@ class SaliencyMetric(Metric, ABC):
     is_differentiable = False
     better: Literal["high", "low", ""] = ""
     needs: tuple[str, ...] = ()
+    asked: tuple[object, ...] = ()
 
     def __init__(self, name: str, columns: Sequence[str], *, main: str | None = None, seed: int = 0) -> None:
         super().__init__()

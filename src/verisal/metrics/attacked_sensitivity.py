@@ -73,6 +73,7 @@ class AttackedSensitivity(SaliencyMetric):
             raise ConfigError(f"percentile must lie in (0, 100], found {percentile}; the 95th is 95.0")
         if aim is not None:
             check_method(aim, "aim")
+            self.asked = (aim,)
         self.attack, self.aim, self.percentile = attack, aim, percentile
 
     def rows_of(self, explained: Explained) -> Tensor:

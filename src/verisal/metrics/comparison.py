@@ -86,6 +86,7 @@ class MapSimilarity(SaliencyMetric):
         for method, role in ((other, "other"), (repeat, "repeat")):
             if method is not None:
                 check_method(method, role)
+                self.asked += (method,)
         self.other, self.label, self.repeat = other, label, repeat
 
     def rows_of(self, explained: Explained) -> Tensor:
