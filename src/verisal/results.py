@@ -108,6 +108,7 @@ class Curve:
         y: ``(N,)``.
         x_label: axis title with unit.
         y_label: axis title with unit.
+        n: images of which it is the mean; None where it is none.
     """
 
     figure: str
@@ -116,6 +117,7 @@ class Curve:
     y: Tensor
     x_label: str
     y_label: str
+    n: int | None = None
 
     __repr__ = brief
 

@@ -80,7 +80,7 @@ def test_metrics_of_every_method_are_those_of_the_metrics_alone(whole):
     assert evaluation.counts == {"explained images": 10}
     assert set(evaluation.timings) == {f"{name}: seconds per image" for name in ("b", "random", "centre")}
     lines = {curve.label: curve for curve in evaluation.curves}
-    assert set(lines) == {"b", "random", "centre"}
+    assert {name: line.n for name, line in lines.items()} == {"b": 10, "random": 10, "centre": 10}
     torch.testing.assert_close(lines["b"].y, alone[1].curves()["insertion"].mean)
     table = main_table(evaluation)
     assert table.columns[1:] == (

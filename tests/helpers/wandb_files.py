@@ -55,9 +55,11 @@ def history(run_dir: Path) -> list[dict[str, object]]:
 
 
 def config(run_dir: Path) -> dict[str, object]:
+    """What runs began with, and what was added later."""
     found = {}
     for record in records(run_dir):
-        if record.WhichOneof("record_type") == "run":
-            for item in record.run.config.update:
-                found[item.key] = json.loads(item.value_json)
+        kind = record.WhichOneof("record_type")
+        if kind in ("run", "config"):
+            for item in (record.run.config if kind == "run" else record.config).update:
+                found["/".join(item.nested_key) or item.key] = json.loads(item.value_json)
     return found

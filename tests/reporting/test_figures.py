@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -60,11 +61,11 @@ def test_roc_names_every_detector_with_its_auroc(tmp_path, monkeypatch):
 
 
 def test_curves(tmp_path, monkeypatch):
-    lines = [curve("deletion", "masks")]
+    lines = [curve("deletion", "masks"), replace(curve("deletion", "gradient"), n=7)]
     figure = kept_figure(
         monkeypatch, lambda: draw_curves(lines, tmp_path / "a.png", legend={}, title="deletion")
     )
-    assert {"masks", "deletion"} <= {text.get_text() for text in texts(figure)}
+    assert {"masks", "gradient (7 images)", "deletion"} <= {text.get_text() for text in texts(figure)}
     assert_nothing_clipped(figure)
 
 

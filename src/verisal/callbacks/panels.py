@@ -16,6 +16,7 @@ from verisal.callbacks._epoch import Epoch, Seen
 from verisal.callbacks._explaining import ExplainingCallback
 from verisal.functional.comparison import postprocess
 from verisal.functional.comparison.similarity import attribution_of, defined_maps
+from verisal.models import Classifier
 from verisal.results import Evaluation, SaliencyPanel
 from verisal.types import Explained
 
@@ -40,7 +41,9 @@ class SaliencyPanels(ExplainingCallback):
             epoch.step(name)
         batch = seen.batch
         for row, image_id in enumerate(batch.image_ids):
-            caption = f"class {int(batch.labels[row])}, predicted and explained {int(seen.query_class[row])}"
+            label = int(batch.labels[row])
+            known = f"class {_class_name(epoch, label)}, " if label >= 0 else ""
+            caption = f"{known}predicted and explained {_class_name(epoch, int(seen.query_class[row]))}"
             own = {name: drawn[row] for name, drawn in maps.items()}
             self.panels.append(SaliencyPanel(image_id, batch.images[row].cpu(), own, caption))
 
@@ -80,7 +83,8 @@ class AttackedMaps(ExplainingCallback):
                     own[f"{name}, attacked"] = attacked[row]
             epoch.step(name)
         for row, image_id in enumerate(ids):
-            caption = f"maps before and after {self.attack.name}; explained {int(seen.query_class[row])}"
+            asked = _class_name(epoch, int(seen.query_class[row]))
+            caption = f"maps before and after {self.attack.name}; explained {asked}"
             self.panels.append(SaliencyPanel(image_id, seen.batch.images[row].cpu(), maps[row], caption))
 
     def finish(self, epoch: Epoch) -> Evaluation | None:
@@ -116,6 +120,11 @@ def gathered(panels: Sequence[SaliencyPanel]) -> list[SaliencyPanel]:
         by_id = {panel.image_id: panel for panel in chain.from_iterable(parts)}
         panels = sorted(by_id.values(), key=lambda panel: by_name(panel.image_id))
     return list(panels)
+
+
+def _class_name(epoch: Epoch, number: int) -> str:
+    names = epoch.classifier.class_names if isinstance(epoch.classifier, Classifier) else ()
+    return names[number] if number < len(names) else str(number)
 
 
 def by_name(image_id: str) -> list[tuple[int, str]]:

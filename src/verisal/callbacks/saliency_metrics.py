@@ -321,7 +321,8 @@ def _curves(name: str, metric: CurveMetric) -> list[Curve]:
             line.fractions,
             line.mean,
             f"share of pixels {shown}",
-            f"mean {kind if kind == 'accuracy' else 'score of the query class'} ({line.n} images)",
+            f"mean {kind if kind == 'accuracy' else 'score of the query class'}",
+            n=line.n,
         )
         for kind, line in lines.items()
         if line.n

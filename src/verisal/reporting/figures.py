@@ -268,13 +268,14 @@ def _canvas_for(curves: Sequence[Curve], path: Path, width: float, height: float
 
 def _draw_lines(axes: Axes, curves: Sequence[Curve], legend: Mapping[str, str]) -> None:
     for number, curve in enumerate(curves):
+        counted = "" if curve.n is None else f" ({curve.n} images)"
         axes.plot(
             as_array(curve.x),
             as_array(curve.y),
             color=COLOURS[number % len(COLOURS)],
             linestyle=STYLES[number // len(COLOURS) % len(STYLES)],
             linewidth=2.0,
-            label=legend.get(curve.label, curve.label),
+            label=legend.get(curve.label, curve.label) + counted,
         )
     axes.set_xlabel(curves[0].x_label, fontsize=11)
     axes.set_ylabel(curves[0].y_label, fontsize=11)
