@@ -278,21 +278,60 @@ def test_sensitivity_worked_by_hand_divides_once_after_the_maximum():
     assert found.tolist() == pytest.approx([0.5 / math.sqrt(0.3125), 0.5 / math.sqrt(0.3125)])
 
 
-def test_sensitivity_does_not_depend_on_how_copies_are_grouped():
-    images = images_of()
-    values = [
-        sensitivity_max(
-            explain_red,
+@pytest.mark.parametrize(
+    ("chunk_size", "asked"), [(1, [2] * 5), (2, [2] * 5), (5, [4, 4, 2]), (6, [6, 4]), (100, [10])]
+)
+def test_sensitivity_does_not_depend_on_how_copies_are_grouped(chunk_size, asked):
+    images, found = images_of(), []
+
+    def explain(images, query_class):
+        found.append(len(images))
+        return explain_red(images, query_class)
+
+    def value(**settings):
+        return sensitivity_max(
+            explain,
             images,
             query_class=QUERY,
-            attribution=explain_red(images, QUERY).saliency,
+            attribution=explain_red(images, QUERY).saliency.requires_grad_(),
             noises=uniform_noises(images, radius=0.02, samples=5, seed=1),
-            chunk_size=size,
+            **settings,
         )
-        for size in (1, 4, 100)
-    ]
-    assert torch.allclose(values[0], values[1])
-    assert torch.allclose(values[0], values[2])
+
+    grouped = value(chunk_size=chunk_size)
+    assert found == asked
+    assert not grouped.requires_grad
+    assert torch.allclose(grouped, value())
+
+
+def test_sensitivity_of_no_image_and_of_one_sample():
+    images = images_of(1)
+    for part in (images, images[:0]):
+        maps = explain_red(part, QUERY[: len(part)]).saliency
+        found = sensitivity_max(
+            explain_red,
+            part,
+            query_class=QUERY[: len(part)],
+            attribution=maps,
+            noises=uniform_noises(part, radius=1.5, samples=1),
+        )
+        assert found.shape == (len(part),)
+        assert (found > 0).all()
+
+
+def test_sensitivity_is_undefined_where_a_map_is_constant_or_a_change_has_no_end():
+    images = images_of(3)
+
+    def explain(images, query_class):
+        saliency = explain_red(images, query_class).saliency.clone()
+        saliency[1] = math.inf
+        return SaliencyResult(saliency=saliency, raw=saliency)
+
+    query = torch.zeros(3, dtype=torch.int64)
+    maps = explain_red(images, query).saliency.clone()
+    maps[2] = 0.5
+    found = sensitivity_max(explain, images, query_class=query, attribution=maps, noises=[images * 0.1])
+    assert found.isnan().tolist() == [False, True, True]
 
 
 def test_noise_stays_in_the_ball_and_depends_on_content_only():
@@ -337,6 +376,12 @@ def test_settings_of_sensitivity_that_cannot_work_are_refused():
         )
     with pytest.raises(ConfigError, match="radius must be positive"):
         uniform_noises(images, radius=0.0, samples=1)
+    with pytest.raises(ConfigError, match="samples must be at least 1"):
+        uniform_noises(images, radius=0.1, samples=0)
+    with pytest.raises(ConfigError, match="chunk_size must be at least 1"):
+        sensitivity_max(
+            explain_red, images, query_class=QUERY, attribution=maps, noises=[images], chunk_size=0
+        )
 
 
 # The classifier is left as it was

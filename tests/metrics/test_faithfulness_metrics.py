@@ -9,7 +9,14 @@ from helpers.metric_rows_faithfulness import brightness
 from helpers.saliency_cases import toy_classifier, toy_images
 from verisal.attacks.on_maps.attack import MapAttack
 from verisal.errors import ConfigError, DataError
-from verisal.functional.comparison import passes_randomisation, postprocess, randomised_copies, spearman
+from verisal.functional.comparison import (
+    passes_randomisation,
+    postprocess,
+    randomised_copies,
+    sensitivity_max,
+    spearman,
+    uniform_noises,
+)
 from verisal.functional.comparison.randomisation import derangement
 from verisal.functional.removal import saliency_fidelity
 from verisal.metrics import (
@@ -109,6 +116,32 @@ def test_insensitive_map_has_sensitivity_zero():
     assert scores_of(SensitivityMax(samples=3), whole)["value"].value == 0.0
 
 
+def test_sensitivity_is_that_of_its_own_noise():
+    explained, asked = toy_explained(), []
+
+    def explain(images, query_class):
+        asked.append(len(images))
+        return explained.explain(images, query_class)
+
+    metric = SensitivityMax(radius=0.1, samples=3, chunk_size=13, seed=7)
+    metric.update(replace(explained, explain=explain))
+    # Six images, two copies of which fit.
+    assert asked == [12, 6]
+    expected = sensitivity_max(
+        explained.explain,
+        explained.images,
+        query_class=explained.query_class,
+        attribution=explained.result.attribution,
+        noises=uniform_noises(explained.images, radius=0.1, samples=3, seed=7),
+    )
+    assert torch.allclose(metric.table().rows[:, 0], expected)
+    assert metric.scores()["value"].value == pytest.approx(expected.mean().item())
+    for settings in ({"radius": 0}, {"samples": 0}, {"chunk_size": 0}):
+        with pytest.raises(ConfigError, match=f"{next(iter(settings))} must be"):
+            SensitivityMax(**settings)
+    assert SensitivityMax(samples=1, chunk_size=1).samples == 1
+
+
 def test_infidelity_settings_that_cannot_work_are_refused():
     with pytest.raises(ConfigError, match="squares or gaussian"):
         Infidelity(perturbation="circles")
@@ -186,6 +219,22 @@ def test_randomisation_rows_are_the_similarities_to_the_randomised_copies():
     maps = explained.result.saliency
     unrelated = spearman(maps, maps[derangement(6)])
     assert scores["reference_spearman"].value == pytest.approx(unrelated.quantile(0.95).item(), abs=1e-6)
+
+
+def test_randomisation_asks_for_one_map_a_step_of_copies_that_are_made_once():
+    asked = []
+
+    def method(classifier, images, query_class):
+        asked.append((id(classifier), len(images)))
+        return Gradient()(classifier, images, query_class)
+
+    explained = explained_by(Gradient())
+    metric = CascadingRandomisation(method, toy_images(8), steps=3)
+    for rows in ([0, 1, 2, 3], [4, 5]):
+        metric.update(part_of(explained, rows))
+    assert [count for _, count in asked] == [4] * 3 + [2] * 3
+    assert [copied for copied, _ in asked[:3]] == [copied for copied, _ in asked[3:]]
+    assert id(explained.classifier) not in dict(asked)
 
 
 def test_map_that_never_looks_at_the_network_fails_and_one_that_does_passes():
