@@ -37,14 +37,18 @@ def obvious_part(
     its parts, it is this part.
 
     Args:
-        calls: of one step.
+        calls: of one step, those that got images and those that got features.
         labels: ``(B,)`` of its images, -1 where unknown.
         module: that made them.
         fits: True for a call whose images are the loader's, normalised at most.
 
     Raises:
-        ConfigError: two answers are possible, or the answer is probabilities.
+        ConfigError: two answers are possible, or the answer is probabilities, or features that go on.
     """
+    calls, further = (
+        [call for call in calls if call.of_images],
+        [call for call in calls if not call.of_images],
+    )
     most = int(labels.max()) if len(labels) else -1
     answers = [call for call in calls if call.logits.shape[1] > (most if call.logits.shape[1] > 1 else -1)]
     if not answers:
@@ -70,6 +74,7 @@ def obvious_part(
             f" said; give explains={name_of(outer[0].path)!r} or explains={name_of(outer[-1].path)!r}"
         )
     chosen = outer[0]
+    _refuse_features(chosen, further)
     nested = [call for call in answers if chosen.path in call.inside]
     nearest = [call for call in nested if not set(call.inside) & inner - {chosen.path}]
     _refuse_probabilities(chosen, nearest)
@@ -91,6 +96,10 @@ def called_part(module: LightningModule, images: Tensor, labels: Tensor) -> str:
     for name, _ in module.named_children():
         answers |= _answer(module, name, few, most)
     parts = [name for name in answers if name != FORWARD]
+    for name in parts if FORWARD not in answers else ():
+        for other, _ in module.named_children():
+            if other != name and _takes_on(module, other, answers[name]):
+                raise ConfigError(_features(name, _width_of(answers[name]), other))
     if FORWARD in answers:
         same = [name for name in parts if torch.equal(answers[name], answers[FORWARD])]
         return same[0] if len(same) == 1 else FORWARD
@@ -129,6 +138,27 @@ def _answer(module: LightningModule, name: str, images: Tensor, most: int) -> di
     return {name: logits} if enough else {}
 
 
+def _takes_on(module: LightningModule, name: str, features: Tensor) -> bool:
+    """True if a part makes another number of values of the features."""
+    made = _answer(module, name, features, -1)
+    return any(_width_of(values) != _width_of(features) for values in made.values())
+
+
+def _refuse_features(chosen: Call, further: Sequence[Call]) -> None:
+    """Raise where the step hands the answer on to a part that makes another number of values of it."""
+    width = _width(chosen)
+    for call in further:
+        if chosen.path not in call.inside and call.given.shape[1] == width != _width(call):
+            raise ConfigError(_features(name_of(chosen.path), width, call.path))
+
+
+def _features(name: str, width: int, other: str) -> str:
+    return (
+        f"{name!r} answers images with {width} values that {other!r} makes others of; give explains= a"
+        f" function of both, such as lambda module, images: module.{other}(module.{name}(images))"
+    )
+
+
 def _refuse_probabilities(chosen: Call, nested: Sequence[Call]) -> None:
     """Raise for the softmax or the sigmoids of a part's logits, or what looks like a softmax."""
     name = name_of(chosen.path)
@@ -156,4 +186,8 @@ def _same(call: Call, outer: Call) -> bool:
 
 
 def _width(call: Call) -> int:
-    return call.logits.shape[1]
+    return _width_of(call.logits)
+
+
+def _width_of(logits: Tensor) -> int:
+    return logits.shape[1]

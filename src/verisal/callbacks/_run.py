@@ -128,7 +128,9 @@ class Run:
 
     def _found(self, trainer: Trainer, module: LightningModule, raw: object) -> Subject:
         if self.subject is None:
-            self.subject = Subject(module, self.told, self._finding(trainer, module, raw))
+            finding = self._finding(trainer, module, raw)
+            self.subject = Subject(module, self.told, finding)
+            self.notice("subject", finding.told(module))
         return self.subject
 
     def _finding(self, trainer: Trainer, module: LightningModule, raw: object) -> Finding:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from verisal.callbacks._batches import Read, Reader, as_batch, read
 from verisal.callbacks._choosing import called_part, name_of, obvious_part
-from verisal.callbacks._normalising import NONE, combined, found_in, measured, of_loader
+from verisal.callbacks._normalising import NONE, combined, found_in, measured, of_loader, shown
 from verisal.callbacks._parts import FORWARD, Answer, Explains, part_of
 from verisal.callbacks._watching import Call
 from verisal.errors import ConfigError
@@ -80,11 +80,22 @@ class Finding:
         explains: what one types for the part; empty for a function of the user's.
         loader: what the loader has applied to images in [0, 1].
         network: what is applied to images in [0, 1] before the part gets them.
+        logits: per image, as they were seen; 0 where nothing was seen.
     """
 
     explains: str
     loader: Normalization
     network: Normalization
+    logits: int = 0
+
+    def told(self, module: LightningModule) -> str:
+        """What is explained in a sentence; empty for a task's own classifier."""
+        if self.explains == OWN and isinstance(module, HasClassifier):
+            return ""
+        what = f"{self.explains!r} of {type(module).__name__}" if self.explains else "the function explains="
+        count = f" by its {self.logits} logits" if self.logits else ""
+        given = f"normalised by {shown(self.loader)}" if self.loader != NONE else "not normalised"
+        return f"maps are those of {what}{count}; the loader's images are taken as {given}"
 
 
 @final
@@ -180,7 +191,8 @@ def find(
     said = None if told.normalization is None else Normalization.of(told.normalization)
     found = None if given.batch is not None or told.batch is not None else found_in(datasets)
     loader = of_loader(given, said, found, applied)
-    finding = Finding(explains, loader, combined(loader, applied, given.images.shape[1]))
+    width = 0 if call is None else call.logits.shape[1]
+    finding = Finding(explains, loader, combined(loader, applied, given.images.shape[1]), width)
     if call is not None:
         _prove(Subject(module, told, finding), given, call, tolerance)
     return finding
@@ -222,7 +234,8 @@ def _part(module: LightningModule, told: Told, given: Read, calls: Sequence[Call
     if explains is not None:
         part_of(module, explains)
         path = "" if explains == FORWARD else explains
-        return explains, next((call for call in calls if call.path == path), None)
+        seen = (call for call in calls if call.path == path and call.of_images)
+        return explains, next(seen, None)
 
     def fits(call: Call) -> bool:
         return measured(given.pixels, call.given) is not None

@@ -1,4 +1,4 @@
-"""Calls of a module's parts that take images and answer with logits, as one step makes them."""
+"""Calls of a module's parts that answer with logits, as one step makes them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from verisal.errors import ConfigError
 from verisal.functional.outputs import logits_of
 
+_IMAGES, _FEATURES = 4, 2
+
 
 @dataclass(frozen=True)
 class Call:
@@ -21,7 +23,7 @@ class Call:
     Attributes:
         path: of the part inside the module, empty for the module itself.
         part: that was called.
-        given: ``(B, C, h, w)`` what it got, a copy.
+        given: ``(B, C, h, w)`` images that it got, or features ``(B, F)`` of them, a copy.
         logits: ``(B, K)`` what it answered.
         inside: paths of the other parts in whose calls it was called, the outermost first.
     """
@@ -31,6 +33,11 @@ class Call:
     given: Tensor
     logits: Tensor
     inside: tuple[str, ...]
+
+    @property
+    def of_images(self) -> bool:
+        """True if it got images."""
+        return self.given.ndim == _IMAGES
 
 
 @dataclass
@@ -54,13 +61,14 @@ def watched(module: nn.Module, count: int, channels: int) -> Iterator[list[Call]
     opened: list[_Open] = []
 
     def before(path: str, args: tuple[object, ...], named: Mapping[str, object]) -> None:
-        images = [
+        found = [
             value
             for value in (*args, *named.values())
-            if isinstance(value, Tensor) and value.is_floating_point() and value.ndim == 4
+            if isinstance(value, Tensor) and value.is_floating_point() and value.ndim in (_IMAGES, _FEATURES)
         ]
-        fits = images and tuple(images[0].shape[:2]) == (count, channels)
-        opened.append(_Open(path, images[0].detach().clone() if fits else None))
+        expected = (count, channels) if found and found[0].ndim == _IMAGES else (count,)
+        fits = found and tuple(found[0].shape[: len(expected)]) == expected
+        opened.append(_Open(path, found[0].detach().clone() if fits else None))
 
     def after(part: nn.Module, output: object) -> None:
         call = opened.pop()
