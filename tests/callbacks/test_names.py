@@ -9,6 +9,7 @@ import pytest
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 
+from helpers import strangers
 from helpers.explaining_toys import Brightness, Samples, Task, loader, right_labels, trainer
 from verisal.callbacks import (
     BaselineNeutrality,
@@ -189,6 +190,31 @@ def test_what_is_undefined_arrives_as_not_a_number_so_that_no_monitor_misses_its
     )
     assert set(logger.of_callbacks()) == set(callback.names())
     assert all(math.isnan(value) for value in chain.from_iterable(logger.of_callbacks().values()))
+
+
+def rare(*monitoring):
+    callback = SaliencyMetrics([GradCAM()], [PerturbationCurve("insertion", steps=2)], every_n_epochs=2)
+    run = strangers.trainer(callback, *monitoring, max_epochs=4, enable_checkpointing=True)
+    run.fit(strangers.Stranger(), strangers.loader(), strangers.loader())
+    return run
+
+
+def test_what_is_logged_in_some_epochs_is_monitored_in_those_or_refused_before_any_work(tmp_path):
+    monitor = "val/grad_cam/insertion"
+    best = ModelCheckpoint(tmp_path, monitor=monitor, mode="max", every_n_epochs=2, save_top_k=-1)
+    stopping = EarlyStopping(monitor, mode="max", strict=False, patience=9)
+    assert rare(best, stopping).current_epoch == 4
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["epoch=1-step=6.ckpt", "epoch=3-step=12.ckpt"]
+    sentence = (
+        r"SaliencyMetrics logs 'val/grad_cam/insertion' with every_n_epochs=2, and {} looks .* give {} {}"
+    )
+    for other, remedy in [
+        (ModelCheckpoint(tmp_path, monitor=monitor), "every_n_epochs=2"),
+        (EarlyStopping(monitor), "strict=False"),
+    ]:
+        name = type(other).__name__
+        with pytest.raises(ConfigError, match=sentence.format(name, name, remedy)):
+            rare(other)
 
 
 def test_checkpoints_and_early_stopping_follow_a_listed_name(tmp_path):

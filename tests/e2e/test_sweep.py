@@ -1,5 +1,6 @@
 """Commands that others start: those of W&B's agent, expanded by its own code, and those of SLURM jobs."""
 
+import re
 import shlex
 import shutil
 import string
@@ -66,6 +67,15 @@ def test_the_metric_of_the_sweep_is_that_of_the_head_row_on_fitted_attacks():
     head = yaml.safe_load((ROOT / "configs/detector.yaml").read_text())["model"]["init_args"]["head"]
     # What the task logs after every epoch; see tests/tasks/test_detector_task.py.
     assert (metric["name"], metric["goal"]) == (f"val/{head}/auroc/mean_seen", "maximize")
+
+
+def test_the_sweep_of_the_documents_maximises_a_name_that_its_callback_lists():
+    page = (ROOT / "docs" / "loggers.md").read_text()
+    (sweep,) = map(yaml.safe_load, re.findall(r"^```yaml\n(.*?)^```$", page, re.DOTALL | re.MULTILINE))
+    names = {}
+    exec(re.search(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)[1], names)  # noqa: S102
+    assert sweep["metric"] == {"name": names["saliency"].names("val")[0], "goal": "maximize"}
+    assert words_of(sweep, 0) == ["/usr/bin/env", "python", "train.py", "--lr=0.0001"]
 
 
 @pytest.mark.parametrize(

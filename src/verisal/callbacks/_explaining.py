@@ -18,7 +18,7 @@ from verisal.callbacks._batches import Reader
 from verisal.callbacks._beginning import begin_all, end_all
 from verisal.callbacks._cost import LEAST_IMAGES
 from verisal.callbacks._epoch import Epoch, Seen
-from verisal.callbacks._names import LogsScores, named, refuse_clash, typed_rows
+from verisal.callbacks._names import LogsScores, named, refuse_clash, refuse_rare_monitor, typed_rows
 from verisal.callbacks._parts import Explains
 from verisal.callbacks._run import Run
 from verisal.callbacks._subject import Told, told_by
@@ -136,11 +136,17 @@ class ExplainingCallback(Callback, LogsScores, ABC):
         """Share what is said and found with the other callbacks.
 
         Raises:
-            ConfigError: two of them say something else, or would log different scores under one name.
+            ConfigError: two of them say something else, or would log different scores under one name, or
+                another callback monitors in every epoch what is logged in some.
         """
         explaining = explaining_callbacks(trainer)
         self.run = Run(told_by(explaining)) if self is explaining[0] else explaining[0].run
-        refuse_clash([*_before(self, trainer), self])
+        earlier = _before(self, trainer)
+        refuse_clash([*earlier, self])
+        if stage == "fit":
+            listed = trainer.callbacks  # type: ignore[attr-defined]
+            names = self.names(after=earlier)
+            refuse_rare_monitor(type(self).__name__, names, listed, every=self.every_n_epochs)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Set the module free."""

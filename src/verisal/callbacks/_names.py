@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from abc import ABC
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Literal, TypeVar
+
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from verisal.errors import ConfigError
 from verisal.results import ScoreName, typed
@@ -166,6 +169,32 @@ def refuse_clash(callbacks: Sequence[LogsScores]) -> None:
                     f"{type(other).__name__} and {type(last).__name__} would both log {name}, of different"
                     f" methods called {known[name].row!r} and {score.row!r}; rename one of them"
                 )
+
+
+def refuse_rare_monitor(who: str, names: Container[str], others: Iterable[Callback], *, every: int) -> None:
+    """Raise if somebody looks for one of the names in epochs that do not log it.
+
+    Args:
+        who: logs the names.
+        names: that are logged.
+        others: callbacks of the trainer.
+        every: the names are logged in every so many epochs of a fit.
+
+    Raises:
+        ConfigError: the first who does.
+    """
+    for other in others:
+        if isinstance(other, ModelCheckpoint):
+            rare, remedy = (other.every_n_epochs or 1) % every == 0, f"every_n_epochs={every}"
+        elif isinstance(other, EarlyStopping):
+            rare, remedy = not other.strict, "strict=False, and patience for the epochs between"
+        else:
+            continue
+        if other.monitor in names and not rare and every > 1:
+            raise ConfigError(
+                f"{who} logs {other.monitor!r} with every_n_epochs={every}, and {type(other).__name__} looks"
+                f" for it in other epochs, too; give {type(other).__name__} {remedy}"
+            )
 
 
 def _same_method(
