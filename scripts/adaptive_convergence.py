@@ -20,13 +20,8 @@ from verisal.detection.end_to_end import end_to_end, strongest
 from verisal.detectors import DetectorFeatures
 from verisal.functional.statistics import Bootstrap, threshold_at_fpr
 from verisal.models import Classifier, load_classifier
-from verisal.saliency import (
-    DifferentiableGates,
-    FrozenGates,
-    HierarchicalMasks,
-    PredictedGates,
-    UnrolledGates,
-)
+from verisal.saliency import FrozenGates, HierarchicalMasks, PredictedGates, UnrolledGates
+from verisal.saliency.gates.differentiable import DifferentiableGates
 
 _POINT = 0.01
 

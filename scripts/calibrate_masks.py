@@ -12,7 +12,8 @@ import torch
 
 from verisal.data import EmojiScenes
 from verisal.models import load_classifier
-from verisal.saliency import HierarchicalMasks, Objective, calibrate_reg_weight
+from verisal.saliency import HierarchicalMasks, calibrate_reg_weight
+from verisal.saliency.gates.descent import Objective
 
 
 def main() -> None:

@@ -15,8 +15,9 @@ import torch
 from verisal.data import EmojiScenes
 from verisal.functional.regions import energy_inside, largest_component_ious
 from verisal.models import load_classifier
-from verisal.saliency import HierarchicalMasks, Objective, Shown, fused_maps, raw_maps
-from verisal.saliency.gates.masks import Fusion
+from verisal.saliency import HierarchicalMasks
+from verisal.saliency.gates.descent import Objective
+from verisal.saliency.gates.masks import Fusion, Shown, fused_maps, raw_maps
 
 _SHOWN: tuple[Shown, ...] = ("gate", "gated_activation")
 _FUSIONS: tuple[Fusion, ...] = ("mean", "geometric")

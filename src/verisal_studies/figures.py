@@ -14,7 +14,7 @@ from torch import Tensor
 
 from verisal.errors import DataError
 from verisal.pictures import COLOUR_SCALE, Canvas, Pixels, as_array, few_shades
-from verisal.reporting import saliency_panel_pixels
+from verisal.reporting.figures import saliency_panel_pixels
 from verisal.reporting.lines import COLOURS, MARKERS
 from verisal.results import Evaluation, SaliencyPanel, Score
 from verisal_studies.scores import is_defined

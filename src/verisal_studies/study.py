@@ -16,8 +16,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from verisal._files import write_atomic
 from verisal.callbacks.report import evaluation_of
 from verisal.errors import ConfigError
-from verisal.pictures import Pixels
-from verisal.reporting import CsvSink, write_png
+from verisal.pictures import Pixels, write_png
+from verisal.reporting import CsvSink
 from verisal.results import Evaluation
 
 Verdict = Literal["holds", "holds in part", "does not hold here", "cannot be said"]

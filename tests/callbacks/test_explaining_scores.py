@@ -22,7 +22,7 @@ from verisal.metrics import (
     PresentQueries,
     SensitivityMax,
 )
-from verisal.reporting import main_table
+from verisal.reporting.publication import main_table
 from verisal.saliency import CentrePrior
 from verisal.types import Batch, Explained
 

@@ -11,7 +11,8 @@ from verisal.errors import ConfigError
 from verisal.functional.comparison import map_agreement, spearman
 from verisal.functional.comparison.similarity import diverges
 from verisal.functional.statistics import Bootstrap
-from verisal.reporting import CsvSink, main_table
+from verisal.reporting import CsvSink
+from verisal.reporting.publication import main_table
 from verisal.saliency import RISE, Occlusion
 from verisal.types import Batch
 

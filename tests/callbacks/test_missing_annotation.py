@@ -12,7 +12,7 @@ from helpers.explaining_toys import Brightness, Samples, Task, right_labels, tra
 from verisal.callbacks import SaliencyMetrics
 from verisal.callbacks._run import Run, Told
 from verisal.metrics import EnergyInside, MaxBoxAcc, PerturbationCurve, PointingGame
-from verisal.reporting import main_table
+from verisal.reporting.publication import main_table
 from verisal.saliency import CallableAdapter, Gradient
 from verisal.types import Batch
 

@@ -10,7 +10,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from helpers import wandb_files
 from helpers.evaluations import evaluation
 from verisal.callbacks import ReportRun
-from verisal.reporting import CsvSink, Sink, WandbSettings, wandb_logger
+from verisal.reporting import CsvSink, Sink, WandbSettings
+from verisal.reporting.wandb_sink import wandb_logger
 from verisal.results import Score
 
 

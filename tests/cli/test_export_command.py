@@ -16,7 +16,8 @@ from verisal.cli._export import with_export
 from verisal.data import EmojiScenes
 from verisal.errors import CheckpointError, ConfigError
 from verisal.models import Classifier, SmallResNet, load_classifier
-from verisal.saliency import MaskNetwork, load_mask_network
+from verisal.saliency import MaskNetwork
+from verisal.saliency.gates.learned import load_mask_network
 
 # Commands are run for their numbers here.
 pytestmark = pytest.mark.usefixtures("without_figures")

@@ -6,7 +6,7 @@ import pytest
 from verisal.checkpoint import load_checkpoint
 from verisal.cli._runs import newest_loadable
 from verisal.errors import CheckpointError, ConfigError
-from verisal.reporting import create_run_folder, find_run_of, open_run_folder
+from verisal.reporting.run_folder import create_run_folder, find_run_of, open_run_folder
 
 
 def begun(run):

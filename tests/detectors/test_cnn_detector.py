@@ -2,8 +2,9 @@ import pytest
 import torch
 
 from helpers.detector_cases import ToyMasks
-from verisal.detectors import AttributionCNN, CNNDetector, epoch_order
-from verisal.detectors.network import map_stack, scalar_stack
+from verisal.detectors import CNNDetector
+from verisal.detectors.base import epoch_order
+from verisal.detectors.network import AttributionCNN, map_stack, scalar_stack
 from verisal.errors import ConfigError, DataError
 from verisal.functional.statistics import auroc
 

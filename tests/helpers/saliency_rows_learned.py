@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from helpers.saliency_cases import SaliencyCase, toy_classifier
-from verisal.saliency import LearnedMask, MaskNetwork, classifier_fingerprint, save_mask_network
+from verisal.saliency import LearnedMask, MaskNetwork
+from verisal.saliency.gates.learned import classifier_fingerprint, save_mask_network
 
 
 @cache

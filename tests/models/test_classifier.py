@@ -7,8 +7,9 @@ from torch import nn
 
 from helpers.normalizations import CENTRED
 from verisal.errors import CheckpointError, ConfigError
-from verisal.models import Classifier, SmallResNet, export_classifier, load_classifier, split_network
+from verisal.models import Classifier, SmallResNet, export_classifier, load_classifier
 from verisal.models._layout import probe_stages
+from verisal.models.split import split_network
 
 NAMES = tuple("abcde")
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from helpers.normalizations import CENTRED
-from verisal.detectors import AttributionCNN
+from verisal.detectors.network import AttributionCNN
 from verisal.models import Classifier, SmallResNet
 from verisal.saliency import MaskNetwork
 

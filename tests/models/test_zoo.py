@@ -4,7 +4,8 @@ from importlib import resources
 import torch
 
 from verisal.data import EmojiScenes
-from verisal.models import load_classifier, shipped_classifiers
+from verisal.models import load_classifier
+from verisal.models.sources.zoo import shipped_classifiers
 
 
 def test_the_embedded_classifier_is_right_on_92_to_98_percent_of_unseen_scenes():

@@ -33,7 +33,7 @@ def test_total_variation_equals_the_loop(power):
     torch.testing.assert_close(total_variation(masks, power), expected)
 
 
-@replicates(MeaningfulPerturbation.__call__)
+@replicates(MeaningfulPerturbation.explain)
 def slow_meaningful(method, classifier, image, query):
     """One image ``(3, H, W)`` on grey, without jitter; textbook Adam."""
     height, width = image.shape[1:]

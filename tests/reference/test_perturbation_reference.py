@@ -47,7 +47,7 @@ def starts(length, side, stride):
     return found if found[-1] == length - side else [*found, length - side]
 
 
-@replicates(Occlusion.__call__)
+@replicates(Occlusion.explain)
 def slow_occlusion(method, classifier, image, query):
     """One window after the other, and a list of falls for every pixel."""
     height, width = image.shape[1:]
@@ -67,7 +67,7 @@ def slow_occlusion(method, classifier, image, query):
     return torch.stack([torch.stack([torch.stack(pixel).mean() for pixel in row]) for row in falls])
 
 
-@replicates(RISE.__call__)
+@replicates(RISE.explain)
 def slow_rise(method, classifier, image, query, masks):
     """One mask after the other."""
     baseline = method.baseline(image[None])[0]

@@ -86,9 +86,9 @@ FAST = (
     HierarchicalMasks.learn,
     IntegratedGradients.attribute,
     MapAttack.__call__,
-    MeaningfulPerturbation.__call__,
-    Occlusion.__call__,
-    RISE.__call__,
+    MeaningfulPerturbation.explain,
+    Occlusion.explain,
+    RISE.explain,
     SmoothGrad.read,
     VarGrad.read,
 )

@@ -7,8 +7,9 @@ import torch
 
 from helpers.evaluations import curve, evaluation, panel
 from verisal.errors import DataError
-from verisal.pictures import Canvas
-from verisal.reporting import draw_curves, draw_histograms, draw_roc, panel_pixels, write_png
+from verisal.pictures import Canvas, write_png
+from verisal.reporting import draw_curves, draw_histograms, draw_roc
+from verisal.reporting.figures import panel_pixels
 from verisal.results import Histogram
 
 

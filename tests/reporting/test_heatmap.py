@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from verisal.reporting import heatmap_pixels
+from verisal.reporting.figures import heatmap_pixels
 from verisal.results import Heatmap
 
 

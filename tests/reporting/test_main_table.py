@@ -6,13 +6,9 @@ import pytest
 import torch
 
 from helpers.evaluations import evaluation, panel
-from verisal.reporting import (
-    main_table,
-    merge_evaluations,
-    panel_pixels,
-    print_results,
-    saliency_panel_pixels,
-)
+from verisal.reporting.figures import panel_pixels, saliency_panel_pixels
+from verisal.reporting.publication import main_table, merge_evaluations
+from verisal.reporting.report import print_results
 from verisal.results import Evaluation, SaliencyPanel, Score
 
 

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from helpers.evaluations import evaluation
 from verisal.errors import DataError
-from verisal.reporting import (
+from verisal.reporting.report import (
     RunFacts,
     installed_versions,
     print_results,

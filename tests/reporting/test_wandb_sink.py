@@ -8,7 +8,8 @@ import wandb
 
 from helpers import wandb_files
 from verisal.errors import ConfigError
-from verisal.reporting import Picture, Publication, Table, WandbSettings, WandbSink, wandb_logger, wandb_sink
+from verisal.reporting import Picture, Publication, Table, WandbSettings, WandbSink, wandb_sink
+from verisal.reporting.wandb_sink import wandb_logger
 from verisal.results import Curve
 
 

@@ -13,9 +13,8 @@ from verisal.saliency import (
     MaskNetwork,
     PredictedGates,
     UnrolledGates,
-    classifier_fingerprint,
-    save_mask_network,
 )
+from verisal.saliency.gates.learned import classifier_fingerprint, save_mask_network
 
 METHOD = HierarchicalMasks(objective="class", reg_weight=0.05, steps=6, learning_rate=0.2)
 

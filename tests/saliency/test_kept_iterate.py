@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from verisal.models import Classifier
-from verisal.saliency import GateProblem
-from verisal.saliency.gates.descent import Kept
+from verisal.saliency.gates.descent import GateProblem, Kept
 
 
 def kept_of(rule, values, admissible=None):

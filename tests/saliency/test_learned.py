@@ -9,7 +9,8 @@ from helpers.saliency_cases import toy_classifier, toy_images
 from helpers.saliency_rows_learned import toy_masks
 from verisal.checkpoint import CARD_KEY, save_checkpoint
 from verisal.errors import CheckpointError, ConfigError
-from verisal.saliency import LearnedMask, load_mask_network
+from verisal.saliency import LearnedMask
+from verisal.saliency.gates.learned import load_mask_network
 
 QUERY = torch.tensor([0, 3, 1])
 

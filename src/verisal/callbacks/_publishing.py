@@ -15,18 +15,11 @@ from lightning.pytorch.utilities import rank_zero_info
 from verisal.callbacks._names import LogsScores, snake_case, typed_columns
 from verisal.fingerprint import settings_of
 from verisal.metrics import SaliencyMetric
-from verisal.reporting import (
-    Outlets,
-    Picture,
-    Publication,
-    heatmap_pixels,
-    main_table,
-    merge_evaluations,
-    panel_pixels,
-    print_results,
-    result_table,
-    saliency_panel_pixels,
-)
+from verisal.reporting import Picture, Publication
+from verisal.reporting.figures import heatmap_pixels, panel_pixels, saliency_panel_pixels
+from verisal.reporting.loggers import Outlets
+from verisal.reporting.publication import main_table, merge_evaluations
+from verisal.reporting.report import print_results, result_table
 from verisal.results import Curve, Evaluation, SaliencyPanel, typed
 
 _MAX_POINTS = 200

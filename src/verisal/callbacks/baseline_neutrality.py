@@ -17,7 +17,7 @@ from verisal.fingerprint import canonical
 from verisal.functional.baselines import Baseline, bound, neutrality
 from verisal.functional.baselines.neutrality import is_neutral
 from verisal.metrics import ImageTable
-from verisal.reporting import merge_evaluations
+from verisal.reporting.publication import merge_evaluations
 from verisal.results import Evaluation, Score
 from verisal.saliency import Saliency
 from verisal.types import check_range

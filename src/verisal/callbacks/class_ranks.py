@@ -15,7 +15,7 @@ from verisal.callbacks._queries import QueryCallback, Samples
 from verisal.data import AnnotatedImages, EmojiScenes
 from verisal.errors import ConfigError
 from verisal.metrics import ClassRankScores
-from verisal.reporting import merge_evaluations
+from verisal.reporting.publication import merge_evaluations
 from verisal.results import Evaluation, SaliencyPanel
 from verisal.types import check_range
 

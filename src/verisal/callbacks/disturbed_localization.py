@@ -18,7 +18,7 @@ from verisal.data import AnnotatedImages, EmojiScenes
 from verisal.functional.regions import disturbed_queries
 from verisal.functional.regions.disturbed import present_queries
 from verisal.metrics import DisturbedScores, PresentQueries
-from verisal.reporting import merge_evaluations
+from verisal.reporting.publication import merge_evaluations
 from verisal.results import Evaluation, Score
 from verisal.types import Batch, check_range
 

@@ -16,7 +16,7 @@ from verisal.callbacks._explaining import ScoringCallback, row_evaluation
 from verisal.errors import ConfigError
 from verisal.functional.filters import gaussian_blur
 from verisal.metrics import ImageTable
-from verisal.reporting import merge_evaluations
+from verisal.reporting.publication import merge_evaluations
 from verisal.results import Evaluation
 from verisal.saliency import GateMethod
 from verisal.types import StagedClassifier

@@ -18,7 +18,7 @@ from verisal.errors import ConfigError
 from verisal.functional.comparison import map_agreement
 from verisal.functional.comparison.similarity import diverges
 from verisal.metrics import ImageTable
-from verisal.reporting import merge_evaluations
+from verisal.reporting.publication import merge_evaluations
 from verisal.results import Evaluation, Heatmap, Score
 
 _NAME = "map_agreement"

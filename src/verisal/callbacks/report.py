@@ -16,22 +16,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from verisal.callbacks._publishing import heatmaps_of, of_a_result, of_an_epoch, panels_of, step_and_epoch
-from verisal.reporting import (
-    Outlets,
-    Picture,
-    Publication,
-    RunFacts,
-    draw_curves,
-    draw_histograms,
-    draw_roc,
-    folder_of,
-    installed_versions,
-    merge_evaluations,
-    print_results,
-    write_png,
-    write_report,
-    write_samples,
-)
+from verisal.pictures import write_png
+from verisal.reporting import Picture, Publication, draw_curves, draw_histograms, draw_roc
+from verisal.reporting.loggers import Outlets, folder_of
+from verisal.reporting.publication import merge_evaluations
+from verisal.reporting.report import RunFacts, installed_versions, print_results, write_report, write_samples
 from verisal.results import Evaluates, Evaluation, MaskPanel, SaliencyPanel
 from verisal.types import check_range
 

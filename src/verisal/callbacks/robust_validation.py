@@ -25,7 +25,7 @@ from verisal.functional.adversarial import round_to_8bit
 from verisal.functional.outputs import ask, decision, output_of
 from verisal.metrics import ImageTable
 from verisal.models import Classifier
-from verisal.reporting import merge_evaluations
+from verisal.reporting.publication import merge_evaluations
 from verisal.results import Evaluation, SaliencyPanel, ScoreName
 from verisal.saliency import Saliency
 from verisal.types import check_range

@@ -27,7 +27,7 @@ from verisal.metrics import (
     PerturbationCurve,
     SaliencyMetric,
 )
-from verisal.reporting import merge_evaluations
+from verisal.reporting.publication import merge_evaluations
 from verisal.results import Curve, Evaluation, Score, ScoreName
 from verisal.saliency import CentrePrior, RandomMap, Saliency
 from verisal.types import check_range

@@ -57,7 +57,9 @@ from verisal.detection import DetectorData  # noqa: F401
 from verisal.detectors import Detector, Measurement
 from verisal.errors import ConfigError
 from verisal.functional.baselines import Baseline
-from verisal.reporting import CsvSink, RunFolder, WandbSettings, WandbSink, wandb_logger
+from verisal.reporting import CsvSink, WandbSettings, WandbSink
+from verisal.reporting.run_folder import RunFolder
+from verisal.reporting.wandb_sink import wandb_logger
 from verisal.results import Evaluates
 from verisal.saliency import Saliency
 

@@ -17,9 +17,9 @@ from verisal.cli._settings import Options, path_word
 from verisal.detection.detector_file import EXPORT, read_detector, trained_file
 from verisal.errors import CheckpointError, ConfigError
 from verisal.models import Classifier, SmallResNet, export_classifier
-from verisal.reporting import find_run_of
+from verisal.reporting.run_folder import find_run_of
 from verisal.results import ScoreName
-from verisal.saliency import load_mask_network, save_mask_network
+from verisal.saliency.gates.learned import load_mask_network, save_mask_network
 
 
 def main(args: Sequence[str]) -> int:

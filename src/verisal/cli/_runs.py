@@ -14,7 +14,7 @@ from verisal._files import left_behind
 from verisal.checkpoint import BRANCH_KEY, load_checkpoint, save_checkpoint
 from verisal.cli._rendezvous import started_group
 from verisal.errors import CheckpointError, ConfigError, VerisalError
-from verisal.reporting import RunFolder, create_run_folder, find_run_of, open_run_folder
+from verisal.reporting.run_folder import RunFolder, create_run_folder, find_run_of, open_run_folder
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger

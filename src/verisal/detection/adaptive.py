@@ -20,7 +20,7 @@ from verisal.functional.seeding import derive_seed
 from verisal.functional.statistics import Bootstrap
 from verisal.models import Classifier
 from verisal.results import Score, ScoreName
-from verisal.saliency import DifferentiableGates
+from verisal.saliency.gates.differentiable import DifferentiableGates
 from verisal.types import check_range
 
 _CHUNK = 24

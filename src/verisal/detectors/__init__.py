@@ -1,6 +1,6 @@
 """Detectors of adversarial images: what they measure, how they learn, how they judge."""
 
-from verisal.detectors.base import Detector, TrainedDetector, epoch_order
+from verisal.detectors.base import Detector, TrainedDetector
 from verisal.detectors.features import DetectorFeatures
 from verisal.detectors.masks import MaskForest, MaskStatistics
 from verisal.detectors.measurements import (
@@ -13,7 +13,7 @@ from verisal.detectors.measurements import (
     ShiftedLogits,
     StepsToFlip,
 )
-from verisal.detectors.network import AttributionCNN, CNNDetector
+from verisal.detectors.network import CNNDetector
 from verisal.detectors.squeezing import SqueezedLogits
 from verisal.detectors.statistical import (
     KernelDensity,
@@ -33,7 +33,6 @@ from verisal.detectors.vote import Vote
 
 __all__ = [
     "AttackCost",
-    "AttributionCNN",
     "CNNDetector",
     "ChannelGates",
     "Detector",
@@ -59,5 +58,4 @@ __all__ = [
     "StepsToFlip",
     "TrainedDetector",
     "Vote",
-    "epoch_order",
 ]

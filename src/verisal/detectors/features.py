@@ -15,7 +15,8 @@ from verisal.functional.filters import shift_one_pixel
 from verisal.functional.networks import staged_network
 from verisal.functional.outputs import log_odds, softmax_distance
 from verisal.functional.scopes import frozen, gradient_scope, images_at_once
-from verisal.saliency import GateFunction, GateMethod, HierarchicalMasks
+from verisal.saliency import GateMethod, HierarchicalMasks
+from verisal.saliency.gates.differentiable import GateFunction
 from verisal.saliency.gates.masks import channel_statistics, gate_map
 from verisal.types import StagedClassifier, StageOutputs, check_images
 

@@ -6,13 +6,7 @@ from verisal.models.function_network import FunctionNetwork
 from verisal.models.normalization import Normalization
 from verisal.models.sources.libraries import Architecture
 from verisal.models.sources.shipped import SmallResNet
-from verisal.models.sources.zoo import (
-    ClassifierSource,
-    export_classifier,
-    load_classifier,
-    shipped_classifiers,
-)
-from verisal.models.split import SplitNetwork, split_network
+from verisal.models.sources.zoo import ClassifierSource, export_classifier, load_classifier
 
 __all__ = [
     "Architecture",
@@ -21,10 +15,7 @@ __all__ = [
     "FunctionNetwork",
     "Normalization",
     "SmallResNet",
-    "SplitNetwork",
     "export_classifier",
     "find_stages",
     "load_classifier",
-    "shipped_classifiers",
-    "split_network",
 ]

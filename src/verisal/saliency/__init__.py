@@ -13,24 +13,9 @@ from verisal.saliency.controls import (
 from verisal.saliency.decoy.decoy import Decoy, Decoys
 from verisal.saliency.decoy.problem import DecoyReport
 from verisal.saliency.explainer import Explainer
-from verisal.saliency.gates.descent import GateDescent, GateProblem, GateResult, Objective
-from verisal.saliency.gates.differentiable import (
-    DifferentiableGates,
-    FrozenGates,
-    GateFunction,
-    PredictedGates,
-    UnrolledGates,
-)
-from verisal.saliency.gates.hierarchical import Calibration, HierarchicalMasks, calibrate_reg_weight
-from verisal.saliency.gates.learned import (
-    LearnedMask,
-    MaskCard,
-    MaskNetwork,
-    classifier_fingerprint,
-    load_mask_network,
-    save_mask_network,
-)
-from verisal.saliency.gates.masks import Shown, fused_maps, maps_of_gates, raw_maps
+from verisal.saliency.gates.differentiable import FrozenGates, PredictedGates, UnrolledGates
+from verisal.saliency.gates.hierarchical import HierarchicalMasks, calibrate_reg_weight
+from verisal.saliency.gates.learned import LearnedMask, MaskNetwork
 from verisal.saliency.gates.method import FoundGates, GateMethod
 from verisal.saliency.gradients.gradient import Attribution, GradCAM, Gradient, GradientMethod, InputXGradient
 from verisal.saliency.gradients.rules import DeepLift, GuidedBackpropagation
@@ -44,7 +29,6 @@ __all__ = [
     "RISE",
     "Attribution",
     "BlurredLike",
-    "Calibration",
     "CallableAdapter",
     "CaptumAdapter",
     "CentrePrior",
@@ -52,17 +36,12 @@ __all__ = [
     "DecoyReport",
     "Decoys",
     "DeepLift",
-    "DifferentiableGates",
     "EdgeDetector",
     "Explainer",
     "ExtremalPerturbation",
     "FoundGates",
     "FrozenGates",
-    "GateDescent",
-    "GateFunction",
     "GateMethod",
-    "GateProblem",
-    "GateResult",
     "GradCAM",
     "GradCamAdapter",
     "Gradient",
@@ -73,26 +52,17 @@ __all__ = [
     "InputXGradient",
     "IntegratedGradients",
     "LearnedMask",
-    "MaskCard",
     "MaskNetwork",
     "MeaningfulPerturbation",
-    "Objective",
     "Occlusion",
     "OfProbability",
     "OneLayer",
     "PredictedGates",
     "RandomMap",
     "Saliency",
-    "Shown",
     "SmoothGrad",
     "TorchCamAdapter",
     "UnrolledGates",
     "VarGrad",
     "calibrate_reg_weight",
-    "classifier_fingerprint",
-    "fused_maps",
-    "load_mask_network",
-    "maps_of_gates",
-    "raw_maps",
-    "save_mask_network",
 ]

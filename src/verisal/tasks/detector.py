@@ -15,8 +15,8 @@ from verisal.detection.data import DetectorData
 from verisal.detection.metric import DetectionScores, DetectionTable
 from verisal.detection.report import DetectionResult, build_evaluation, costs_of
 from verisal.detection.table import RATES, Thresholds, detection_thresholds
-from verisal.detectors import Detector, Logits, Measurement, TrainedDetector, epoch_order
-from verisal.detectors.base import require_rows
+from verisal.detectors import Detector, Logits, Measurement, TrainedDetector
+from verisal.detectors.base import epoch_order, require_rows
 from verisal.errors import CheckpointError, ConfigError
 from verisal.fingerprint import canonical
 from verisal.functional.outputs import log_odds

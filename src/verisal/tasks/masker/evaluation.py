@@ -19,7 +19,8 @@ from verisal.functional.statistics import Bootstrap, Resampled
 from verisal.functional.statistics.detection import resampled_mean
 from verisal.metrics import ImageRows
 from verisal.results import Evaluation, Score, ScoreName
-from verisal.saliency import GateProblem, maps_of_gates
+from verisal.saliency.gates.descent import GateProblem
+from verisal.saliency.gates.masks import maps_of_gates
 from verisal.types import Batch
 
 COLUMNS = ("objective", "distance", "penalty", "logit_change", "unchanged", "energy_inside", "deletion")

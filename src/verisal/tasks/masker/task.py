@@ -18,14 +18,9 @@ from verisal.functional.statistics import Bootstrap
 from verisal.metrics import ImageRows, ImageTable
 from verisal.models import Classifier, load_classifier
 from verisal.results import Evaluation
-from verisal.saliency import (
-    GateDescent,
-    GateProblem,
-    HierarchicalMasks,
-    MaskNetwork,
-    Objective,
-    classifier_fingerprint,
-)
+from verisal.saliency import HierarchicalMasks, MaskNetwork
+from verisal.saliency.gates.descent import GateDescent, GateProblem, Objective
+from verisal.saliency.gates.learned import classifier_fingerprint
 from verisal.saliency.gates.masks import GatePenalty
 from verisal.tasks._training import OneCycle, agree_on_buffers, check_planned
 from verisal.tasks.masker.evaluation import (
