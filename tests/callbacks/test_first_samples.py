@@ -143,7 +143,7 @@ def test_our_own_samples():
 def test_nothing_to_read_is_said():
     with pytest.raises(ConfigError, match="found list without any"):
         first_samples([], 3, batch_of)
-    with pytest.raises(ConfigError, match="expected a data set or a loader, found int"):
+    with pytest.raises(ConfigError, match="expected a data set or a loader of samples, found int"):
         first_samples(3, 3, batch_of)
     sizes = [(torch.rand(1, 3, 8, width), [0]) for width in (8, 9)]
     with pytest.raises(ConfigError, match=r"equally large, found \(3, 8, 8\) and \(3, 8, 9\)"):

@@ -56,8 +56,7 @@ def obvious_part(
             widest = max(calls, key=_width)
             raise ConfigError(
                 f"{name_of(widest.path)} answers images with {_width(widest)} values, and the loader's"
-                " labels go"
-                f" up to {most}; {_SAY_EXPLAINS}"
+                f" labels go up to {most}; {_SAY_EXPLAINS}"
             )
         return None
     paths = {call.path for call in answers}
@@ -70,8 +69,7 @@ def obvious_part(
         names = " and ".join(repr(name_of(call.path)) for call in outer)
         raise ConfigError(
             f"{names} of {type(module).__name__} both answer images with logits, and which is explained is"
-            " not"
-            f" said; give explains={name_of(outer[0].path)!r} or explains={name_of(outer[-1].path)!r}"
+            f" not said; give explains={name_of(outer[0].path)!r} or explains={name_of(outer[-1].path)!r}"
         )
     chosen = outer[0]
     _refuse_features(chosen, further)
@@ -114,8 +112,7 @@ def called_part(module: LightningModule, images: Tensor, labels: Tensor) -> str:
     known = [name for name, _ in module.named_children()]
     raise ConfigError(
         f"no part of {what} was seen to answer images {tuple(images.shape)} with logits, among its forward"
-        " and"
-        f" {known}; {_SAY_EXPLAINS}"
+        f" and {known}; {_SAY_EXPLAINS}"
     )
 
 
@@ -170,14 +167,13 @@ def _refuse_probabilities(chosen: Call, nested: Sequence[Call]) -> None:
             if torch.allclose(made, chosen.logits.float(), atol=_LOOSE):
                 raise ConfigError(
                     f"{name!r} gives probabilities of the logits that {name_of(call.path)!r} gives;"
-                    " explain the"
-                    f" logits: explains={name_of(call.path)!r}"
+                    f" explain the logits: explains={name_of(call.path)!r}"
                 )
     if gives_probabilities(chosen.logits):
         raise ConfigError(
             f"{name!r} gives probabilities (not negative, each row sums to 1), and what is explained must"
-            " give"
-            " logits; move the softmax out of it, or give explains= a function f(module, images) -> logits"
+            " give logits; move the softmax out of it, or give explains= a function f(module, images) ->"
+            " logits"
         )
 
 

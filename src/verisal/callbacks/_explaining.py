@@ -350,7 +350,9 @@ def _with_controls(methods: Mapping[str, Saliency], *, seed: int) -> dict[str, S
     controls: dict[str, Saliency] = {"random": RandomMap(seed=seed), "centre": CentrePrior()}
     missing = {name: control for name, control in controls.items() if type(control) not in kinds}
     if taken := missing.keys() & methods.keys():
-        raise ConfigError(f"{taken.pop()!r} is the name of a control; give your method another one")
+        raise ConfigError(
+            f"{taken.pop()!r} is the name of a control that is added; give your method another name"
+        )
     return {**methods, **missing}
 
 

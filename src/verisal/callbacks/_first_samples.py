@@ -49,7 +49,10 @@ def first_samples(
             if sum(map(len, parts)) >= count:
                 break
     if not sum(map(len, parts)):
-        raise ConfigError(f"expected a data set or loader with samples, found {shown(source)} without any")
+        raise ConfigError(
+            f"expected a data set or loader with samples, found {shown(source)} without any; give one that"
+            " can be read from its beginning each time"
+        )
     return _joined(parts).rows(range(min(count, sum(map(len, parts)))))
 
 
@@ -94,7 +97,9 @@ def _items_of(source: object) -> Iterator[object]:
         # Most data sets know their length but do not stop by an IndexError.
         return (source[index] for index in range(len(source)))  # type: ignore[arg-type]  # sized
     if not isinstance(source, Iterable):
-        raise ConfigError(f"expected a data set or a loader, found {shown(source)}")
+        raise ConfigError(
+            f"expected a data set or a loader of samples, found {shown(source)}; give one of them"
+        )
     return iter(source)
 
 

@@ -24,7 +24,10 @@ def loaders_of(trainer: Trainer) -> list[Any]:
     combined = loops[trainer.state.fn]._combined_loader if trainer.state.fn in loops else None
     loaders = list(combined.flattened) if combined is not None else []
     if not loaders:
-        raise ConfigError("explaining callbacks found no loader of the evaluation")
+        raise ConfigError(
+            "explaining callbacks found no loader of the evaluation; give the trainer one of validation or"
+            " test data"
+        )
     return loaders
 
 

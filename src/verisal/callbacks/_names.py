@@ -92,7 +92,9 @@ def typed_columns(columns: Iterable[str], *, after: Iterable[str] = ()) -> dict[
         found[column] = metrics[metric] if first else f"{metrics[metric]}_{typed(part)}"
     if len(set(found.values())) < len(found):
         twice = [column for column, name in found.items() if list(found.values()).count(name) > 1]
-        raise ConfigError(f"{twice[0]!r} and {twice[1]!r} would both be logged as {found[twice[0]]!r}")
+        raise ConfigError(
+            f"{twice[0]!r} and {twice[1]!r} would both be logged as {found[twice[0]]!r}; leave one out"
+        )
     return {column: found[column] for column in own}
 
 

@@ -16,8 +16,7 @@ _MOST_IMAGES = 16
 _SAME = 1e-3
 SAY_NORMALIZATION = (
     "give normalization=: mean and std in units of [0, 1] as a pair, 'imagenet', the transform or its"
-    " Normalize,"
-    " torchvision weights, a timm data config, or 'none'"
+    " Normalize, torchvision weights, a timm data config, or 'none'"
 )
 
 
@@ -83,9 +82,8 @@ def of_loader(
     if told is not None and found is not None and not alike(told, found):
         raise ConfigError(
             f"normalization= says {shown(told)}, and the transform of the loader's data set"
-            f" {shown(found)}; give"
-            " the one that the loader applies, and read images that are normalised otherwise by a function"
-            " batch="
+            f" {shown(found)}; give the one that the loader applies, and read images that are normalised"
+            " otherwise by a function batch="
         )
     said = told or found
     if read.eight_bit:
@@ -93,8 +91,7 @@ def of_loader(
     if said is None and not inside:
         raise ConfigError(
             f"the loader's images hold values from {low:.4g} to {high:.4g}, and no normalisation was found"
-            " that"
-            f" it applies to images in [0, 1]; {SAY_NORMALIZATION}"
+            f" that it applies to images in [0, 1]; {SAY_NORMALIZATION}"
         )
     if said is None or alike(said, NONE):
         return NONE

@@ -65,8 +65,8 @@ def part_of(module: LightningModule, explains: str | Explains) -> nn.Module:
         known = [name for name, _ in module.named_children()]
         raise ConfigError(
             f"explains={explains!r} names no part of {type(module).__name__}; found the parts {known};"
-            " give one"
-            " of them or a path inside, 'forward' for the module's own, or a function f(module, images)"
+            " give one of them or a path inside, 'forward' for the module's own, or a function f(module,"
+            " images)"
         )
     return found
 

@@ -147,7 +147,10 @@ class Run:
 
         findings = [finding for finding in agreed(found) if finding is not None]
         if not findings:
-            raise ConfigError("there is nothing to explain: the evaluation's loaders gave no batch")
+            raise ConfigError(
+                "there is nothing to explain: the evaluation's loaders gave no batch; give them data, and"
+                " limit_val_batches (limit_test_batches) above 0"
+            )
         return findings[0]
 
     def _check_unchanged(self, module: LightningModule, raw: object) -> None:

@@ -249,10 +249,10 @@ def _part(module: LightningModule, told: Told, given: Read, calls: Sequence[Call
 def _changed(module: LightningModule, explains: str, given: Read, call: Call | None) -> str:
     got = tuple(call.given.shape) if call is not None else ()
     return (
-        f"{type(module).__name__} changes the loader's images {tuple(given.images.shape)} before {explains!r}"
-        f" gets them ({got}) by more than a normalisation; give explains= a function f(module, images) ->"
-        " logits"
-        " that takes the loader's images, or batch= a function that gives the images that the part gets"
+        f"{type(module).__name__} changes the loader's images {tuple(given.images.shape)} before"
+        f" {explains!r} gets them ({got}) by more than a normalisation; give explains= a function"
+        " f(module, images) -> logits that takes the loader's images, or batch= a function that gives the"
+        " images that the part gets"
     )
 
 
@@ -269,9 +269,8 @@ def _prove(subject: Subject, given: Read, call: Call, tolerance: float) -> None:
     if not difference <= tolerance * spread:
         raise ConfigError(
             f"{subject.finding.explains!r} gave other logits in the evaluation's step than it gives for"
-            " the same"
-            f" images again, by {difference:.3g} of {spread:.3g}; leave out random parts and training mode"
-            " there, or give explains= a function f(module, images) -> logits"
+            f" the same images again, by {difference:.3g} of {spread:.3g}; leave out random parts and"
+            " training mode there, or give explains= a function f(module, images) -> logits"
         )
 
 

@@ -139,8 +139,8 @@ class DisturbedLocalization(QueryCallback):
             "no class is outside the five most likely ones and absent, as c2 must be; its scores are NaN"
             if counted and not drawn
             else "",
-            "no image shows objects of several classes of which one is predicted; queries of present classes"
-            " are NaN"
+            "no image shows objects of several classes of which one is predicted; queries of present"
+            " classes are NaN"
             if counted and self._present and not asked
             else "",
         )

@@ -99,7 +99,9 @@ class GateNoise(ScoringCallback):
         """Rows of every method, known or computed."""
         network = epoch.classifier
         if not isinstance(network, StagedClassifier):
-            raise ConfigError(f"GateNoise gates stages, and {type(network).__name__} has none")
+            raise ConfigError(
+                f"GateNoise gates stages, and {type(network).__name__} has none; name them by stages="
+            )
         order = seen.logits.sort(dim=1, descending=True, stable=True).indices
         last = order.shape[1]
         asked = [order[:, min(rank, last) - 1] for rank in (1, *self.ranks, last)]
