@@ -36,7 +36,7 @@ def check_images(images: Tensor) -> None:
         )
     if len(images) == 0:
         return
-    low, high = float(images.min()), float(images.max())
+    low, high = (float(end) for end in images.detach().aminmax())
     if not (low >= 0.0 and high <= 1.0):
         raise DataError(
             f"images must lie in [0, 1], found values from {low:.4g} to {high:.4g};"

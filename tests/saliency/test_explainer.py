@@ -141,6 +141,10 @@ def test_attribute_takes_what_captum_users_pass(target):
     explainer = Explainer(seeded(HandWritten), InputXGradient(), normalization="none")
     expected = InputXGradient()(explainer.classifier, IMAGES, target).attribution
     assert explainer.attribute(IMAGES, target=target).equal(expected)
+    # As captum's examples have it.
+    watched = explainer.attribute(IMAGES.clone().requires_grad_(), target)
+    assert watched.equal(expected)
+    assert not watched.requires_grad
     masks = Explainer(explainer.classifier, HierarchicalMasks(steps=20))
     assert masks.attribute(IMAGES, target).equal(masks(IMAGES, target).saliency)
 
