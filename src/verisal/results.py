@@ -208,14 +208,16 @@ class SaliencyPanel:
     Attributes:
         image_id: of the image.
         image: ``(3, H, W)`` in [0, 1].
-        maps: method name to ``(H, W)`` saliency map.
+        maps: method name to ``(H, W)`` saliency map, or name of a further image to ``(3, H, W)`` in [0, 1].
         caption: label and query class in words.
+        figure: file-name-safe name of its kind.
     """
 
     image_id: str
     image: Tensor
     maps: Mapping[str, Tensor]
     caption: str
+    figure: str = "saliency"
 
     __repr__ = brief
 

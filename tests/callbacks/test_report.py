@@ -12,7 +12,7 @@ from helpers.evaluations import evaluation
 from verisal.callbacks import ReportRun
 from verisal.reporting import CsvSink, Sink, WandbSettings
 from verisal.reporting.wandb_sink import wandb_logger
-from verisal.results import Score
+from verisal.results import SaliencyPanel, Score
 
 
 class Recorder(Logger, Sink):
@@ -177,6 +177,23 @@ def test_step_and_epoch_of_a_loaded_checkpoint_are_reported(tmp_path, loader):
     fitted.save_checkpoint(path, weights_only=False)
     trainer(tmp_path, recorder).test(Task(), loader, ckpt_path=path, verbose=False, weights_only=True)
     assert [(step, epoch) for _, step, epoch in recorder.published] == [(4, 2)]
+
+
+def test_panels_of_one_kind_leave_those_of_another_in_place(tmp_path, loader):
+    class Several(Task):
+        def _found(self, split):
+            kinds = ["saliency"] * 3 + ["attacked_images"] * 3
+            maps = {"one": torch.rand(8, 6), "image": torch.rand(3, 8, 6)}
+            panels = [SaliencyPanel(str(n), maps["image"], maps, "", kind) for n, kind in enumerate(kinds)]
+            self.evaluation = dataclasses.replace(evaluation(split), panels=tuple(panels))
+
+    trainer(tmp_path, callback=ReportRun(tmp_path, max_panels=2)).test(Several(), loader, verbose=False)
+    assert sorted(path.name for path in (tmp_path / "figures").glob("panel*")) == [
+        "panel_attacked_images_0.png",
+        "panel_attacked_images_1.png",
+        "panel_saliency_0.png",
+        "panel_saliency_1.png",
+    ]
 
 
 def test_panels_are_capped_and_curves_thinned(tmp_path, loader):

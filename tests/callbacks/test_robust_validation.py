@@ -151,9 +151,10 @@ def test_pictures_show_attacked_images_and_their_noise(trained):
     assert [panel.image_id.split()[1] for panel in panels] == ["fgsm", "pgd"] * 3
     clean = dict(zip(*names_and_images(callback), strict=True))
     for panel in panels:
-        noise = (panel.image - clean[panel.image_id.split()[0]]).abs().amax(dim=0)
-        assert torch.allclose(panel.maps["noise"], noise, atol=1e-6)
-        assert 0 < noise.max() <= 8 / 255 + 1e-6
+        assert torch.equal(panel.image, clean[panel.image_id.split()[0]])
+        noise = panel.maps["attacked"] - panel.image
+        assert torch.allclose(panel.maps["noise x 10, around grey"], 0.5 + 10 * noise, atol=1e-6)
+        assert 0 < noise.abs().max() <= 8 / 255 + 1e-6
     validated(trained, shuffled := RobustValidation(pictures=3), batch_size=5)
     assert [panel.image_id for panel in shuffled.evaluation.panels] == [panel.image_id for panel in panels]
 

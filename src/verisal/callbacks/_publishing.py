@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
@@ -67,16 +68,17 @@ def by_figure(evaluation: Evaluation) -> dict[str, tuple[Curve, ...]]:
 
 
 def panels_of(evaluation: Evaluation, most: int | None = None) -> dict[str, tuple[Picture, ...]]:
-    """The first panels, drawn; None for all."""
-    pictures: dict[str, tuple[Picture, ...]] = {}
-    for panel in evaluation.panels[:most]:
+    """The first panels of every kind, drawn; None for all."""
+    pictures: dict[str, list[Picture]] = {}
+    for panel in evaluation.panels:
         if isinstance(panel, SaliencyPanel):
-            kind, pixels = "saliency", saliency_panel_pixels(panel)
+            kind, draw = panel.figure, partial(saliency_panel_pixels, panel)
         else:
-            kind, pixels = panel.attack, panel_pixels(panel)
-        shown = Picture(pixels, f"{panel.image_id}: {panel.caption}")
-        pictures[kind] = (*pictures.get(kind, ()), shown)
-    return pictures
+            kind, draw = panel.attack, partial(panel_pixels, panel)
+        own = pictures.setdefault(kind, [])
+        if most is None or len(own) < most:
+            own.append(Picture(draw(), f"{panel.image_id}: {panel.caption}"))
+    return {name: tuple(shown) for name, shown in pictures.items() if shown}
 
 
 def heatmaps_of(evaluation: Evaluation) -> dict[str, tuple[Picture, ...]]:

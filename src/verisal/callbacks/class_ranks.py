@@ -144,4 +144,4 @@ class ClassRanks(QueryCallback):
                 for name, query in zip(names, queries, strict=True)
             }
             caption = f"raw maps of the predicted class {int(seen.query_class[row])} and of others by rank"
-            self.panels.append(SaliencyPanel(image_id, image[0].cpu(), maps, caption))
+            self.panels.append(SaliencyPanel(image_id, image[0].cpu(), maps, caption, figure="class_ranks"))

@@ -85,7 +85,8 @@ class AttackedMaps(ExplainingCallback):
         for row, image_id in enumerate(ids):
             asked = _class_name(epoch, int(seen.query_class[row]))
             caption = f"maps before and after {self.attack.name}; explained {asked}"
-            self.panels.append(SaliencyPanel(image_id, seen.batch.images[row].cpu(), maps[row], caption))
+            image = seen.batch.images[row].cpu()
+            self.panels.append(SaliencyPanel(image_id, image, maps[row], caption, figure="attacked_maps"))
 
     def finish(self, epoch: Epoch) -> Evaluation | None:
         """All pictures."""

@@ -49,7 +49,7 @@ class ReportRun(Callback):
     Args:
         run_dir: folder of the run; None for the one of the trainer's first logger, where Lightning keeps
             checkpoints, or without a logger the trainer's ``default_root_dir``.
-        max_panels: panels drawn and sent at most.
+        max_panels: panels of every kind that are drawn and sent at most.
 
     Attributes:
         folder: that of the run, known when a run begins.

@@ -30,6 +30,7 @@ from verisal.results import Evaluation, SaliencyPanel, ScoreName
 from verisal.saliency import Saliency
 from verisal.types import check_range
 
+_NOISE_GAIN = 10
 _NAME, _CLEAN, _KNOWN = "robust", "clean", "known to the alarm"
 
 
@@ -234,14 +235,16 @@ class RobustValidation(ScoringCallback):
         }
 
     def _drawn(self, seen: Seen, results: Mapping[str, AttackResult], row: int) -> list[SaliencyPanel]:
-        clean, label = seen.batch.images[row], int(seen.batch.labels[row])
+        clean, label = seen.batch.images[row].cpu(), int(seen.batch.labels[row])
         panels = []
         for name, result in results.items():
-            noise = (result.images[row] - clean).abs().amax(dim=0).cpu()
+            attacked = result.images[row].cpu()
+            noise = (0.5 + _NOISE_GAIN * (attacked - clean)).clamp(0, 1)
+            shown = {"attacked": attacked, f"noise x {_NOISE_GAIN}, around grey": noise}
             fate = "fools the classifier" if bool(result.success[row]) else "does not fool it"
             caption = f"class {label}, predicted {int(seen.query_class[row])} without noise; {name} {fate}"
             image_id = f"{seen.batch.image_ids[row]} {name}"
-            panels.append(SaliencyPanel(image_id, result.images[row].cpu(), {"noise": noise}, caption))
+            panels.append(SaliencyPanel(image_id, clean, shown, caption, figure="attacked_images"))
         return panels
 
 

@@ -177,6 +177,7 @@ def saliency_panel_pixels(panel: SaliencyPanel) -> NDArray[np.uint8]:
     """Draw an image and its maps, each from 0 to its own maximum, as ``(H, W, 3)`` uint8 pixels.
 
     The largest value stands above each map, for the scales differ. Values that are not finite are left white.
+    Further images are drawn as they are.
 
     Args:
         panel: image and maps.
@@ -196,7 +197,8 @@ def saliency_panel_pixels(panel: SaliencyPanel) -> NDArray[np.uint8]:
         top = margin + place // columns * (cell + title + gap) + title
         words, size = name, 9
         if place:
-            words, size = "\n".join([*names[name], f"{largest(as_array(values)):.2g}"]), 8
+            scale = [f"{largest(as_array(values)):.2g}"] if values.ndim == 2 else []
+            words, size = "\n".join([*names[name], *scale]), 8
         canvas.picture((left, top, cell, cell), values, title=words, fontsize=size, pad=3)
     canvas.text(width / 2, height - 0.07, "\n".join(caption), ha="center", va="bottom", fontsize=9)
     return canvas.pixels()
