@@ -7,6 +7,7 @@ import io
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, final, runtime_checkable
 
@@ -226,7 +227,9 @@ def _to_neptune(run: _Neptune, publication: Publication, step: int, epoch: int) 
     for name, pixels, caption in _pictures(publication, epoch):
         run[f"verisal/{name}"].append(as_picture(pixels), step=step, description=caption)
     for name, text in _tables(publication):
-        run[f"verisal/{name.removesuffix('.csv')}"].append(text, step=step)
+        # A text of Neptune's ends after a thousand letters; a file is shown as a table.
+        file = import_module("neptune.types").File.from_content(text, extension="csv")
+        run[f"verisal/{name.removesuffix('.csv')}"].upload(file)
 
 
 def _to_files(logger: Logger, publication: Publication, step: int, epoch: int, fallback: Path) -> Path:
