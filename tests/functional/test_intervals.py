@@ -3,8 +3,9 @@ import math
 import pytest
 import torch
 
-from verisal.functional.statistics import Bootstrap
+from verisal.functional.statistics import Bootstrap, rate_limits
 from verisal.functional.statistics.detection import resampled_mean
+from verisal.functional.statistics.limits import difference_limits, hit_difference_limits
 
 
 def test_too_few_images_have_no_interval_to_show():
@@ -87,3 +88,38 @@ def test_equal_rates_of_two_methods_are_not_known_to_be_equal():
         pytest.approx(0.2 - 1.96 * error, abs=0.03),
         pytest.approx(0.2 + 1.96 * error, abs=0.03),
     )
+
+
+def test_limits_of_a_difference_worked_by_hand():
+    first, second = (0.8, 0.7, 0.85), (0.6, 0.5, 0.75)
+    low, high = difference_limits(first, second, correlation=0.3)
+    assert low == pytest.approx(0.2 - math.sqrt(0.1**2 + 0.15**2 - 0.6 * 0.1 * 0.15))
+    assert high == pytest.approx(0.2 + math.sqrt(0.05**2 + 0.1**2 - 0.6 * 0.05 * 0.1))
+    # Turned round, so are the limits.
+    turned = difference_limits(second, first, correlation=0.3)
+    assert turned == (pytest.approx(-high), pytest.approx(-low))
+
+
+def test_limits_of_a_difference_at_the_ends():
+    # What varies alike has no spread of its own, whatever the rounding.
+    assert difference_limits((0.7, 0.6, 0.8), (0.3, 0.2, 0.4), correlation=1.0) == (
+        pytest.approx(0.4),
+        pytest.approx(0.4),
+    )
+    assert difference_limits((0.5, 0.4, 0.6), (0.5, 0.4, 0.6), correlation=1 + 1e-9) == (0.0, 0.0)
+    assert difference_limits((0.9, 0.1, 1.0), (0.1, 0.0, 0.9), correlation=-1.0) == (-0.8, 1.0)
+    assert difference_limits((0.1, 0.0, 0.9), (0.9, 0.1, 1.0), correlation=-1.0) == (-1.0, 0.8)
+    known, unknown = (0.5, 0.4, 0.6), (0.5, math.nan, math.nan)
+    for pair in ((known, unknown), (unknown, known)):
+        assert all(map(math.isnan, difference_limits(*pair, correlation=0.0)))
+
+
+def test_limits_of_a_difference_of_hits():
+    for gained, lost, images in ((3, 1, 20), (0, 4, 9), (0, 0, 5), (6, 0, 6), (0, 6, 6), (3, 3, 6)):
+        rates = gained / images, lost / images
+        parts = [(rate, *rate_limits(rate, images)) for rate in rates]
+        # Shares of one draw among three kinds of image.
+        spread = [rate * (1 - rate) for rate in rates]
+        expected = -rates[0] * rates[1] / math.sqrt(spread[0] * spread[1]) if min(spread) > 0 else 0.0
+        found = hit_difference_limits(gained, lost, images)
+        assert found == pytest.approx(difference_limits(*parts, correlation=expected))

@@ -51,12 +51,12 @@ def difference_limits(
     value = first[0] - second[0]
 
     def reach(own: float, other: float) -> float:
-        squared = own * own + other * other - 2 * correlation * own * other
-        return math.nan if math.isnan(squared) else math.sqrt(max(squared, 0.0))
+        # Here and below NaN comes first, and stays.
+        return math.sqrt(max(own * own + other * other - 2 * correlation * own * other, 0.0))
 
     low = value - reach(first[0] - first[1], second[2] - second[0])
     high = value + reach(first[2] - first[0], second[0] - second[1])
-    return _clamped(low), _clamped(high)
+    return min(max(low, -1.0), 1.0), min(max(high, -1.0), 1.0)
 
 
 def hit_difference_limits(gained: int, lost: int, images: int) -> tuple[float, float]:
@@ -72,10 +72,6 @@ def hit_difference_limits(gained: int, lost: int, images: int) -> tuple[float, f
     odds = rates[0] * rates[1] / ((1 - rates[0]) * (1 - rates[1])) if max(rates) < 1 else 0.0
     first, second = ((rate, *rate_limits(rate, images)) for rate in rates)
     return difference_limits(first, second, correlation=-math.sqrt(odds))
-
-
-def _clamped(limit: float) -> float:
-    return limit if math.isnan(limit) else min(max(limit, -1.0), 1.0)
 
 
 @lru_cache(maxsize=4096)
