@@ -114,6 +114,7 @@ def test_panel_maps_share_one_scale_and_the_difference_is_ten_times_as_large(mon
     clean, attacked, change = columns[2][:3]
     assert clean.get_clim() == attacked.get_clim() == (1.0, 3.0)
     assert change.get_clim() == (-2.0, 2.0)
+    assert columns[1][2].get_clim() == (-1.0, 1.0)  # no change at all: white, in the middle of the scale
     assert_nothing_clipped(figure)
 
 

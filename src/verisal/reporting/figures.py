@@ -247,7 +247,8 @@ def _draw_maps(
 ) -> None:
     change = attacked - clean
     both = np.stack([clean, attacked])
-    ends, reach = (-largest(-both), largest(both)), largest(np.abs(change))
+    # No change at all is white, not the end of a scale without length.
+    ends, reach = (-largest(-both), largest(both)), largest(np.abs(change)) or 1.0
     for row, values in enumerate((clean, attacked)):
         canvas.picture(_place(column, row), values, title="" if row else name, limits=ends, framed=True)
     difference = (-reach, reach)
