@@ -55,8 +55,9 @@ def test_a_fit_explains_what_a_tenth_of_an_epoch_lasts_for(monkeypatch, seconds,
     (notice,) = [note for note in callback.evaluation.notes if "of an epoch" in note]
     share = 100 * min(count, 100) * seconds / own
     images = f"{count} of 100" if count < 100 else "all 100"
+    part = f"{share:.2g}" if share < 10 else f"{share:.0f}"
     assert notice == (
-        f"SaliencyMetrics explains {images} images: about {share:.2g} % of an epoch; max_images=... sets it"
+        f"SaliencyMetrics explains {images} images: about {part} % of an epoch; max_images=... sets it"
     )
 
 

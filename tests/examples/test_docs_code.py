@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+EXAMPLES = {path.read_text() for path in (ROOT / "scripts/examples").glob("*.py")}
 BLOCKS = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 PAGES = [
     path
@@ -21,8 +22,13 @@ def _globals():
 
 
 def _run(path, text, names):
-    """Execute the blocks of ``text`` in turn in ``names``; ``>>>`` blocks say what they print."""
+    """Execute the blocks of ``text`` in turn in ``names``; ``>>>`` blocks say what they print.
+
+    Examples are scripts with a test of their own.
+    """
     for found in BLOCKS.finditer(text):
+        if found.group(1) in EXAMPLES:
+            continue
         line = text.count("\n", 0, found.start(1))
         if found.group(1).startswith(">>>"):
             test = doctest.DocTestParser().get_doctest(found.group(1), names, path.name, str(path), line)

@@ -118,16 +118,25 @@ def as_batch(read: Read, normalization: Normalization) -> Batch:
     """
     if read.batch is not None:
         return read.batch
-    if read.images.shape[1] != 3:
-        raise DataError(
-            f"maps are made of RGB images (B, 3, H, W), found {read.images.shape[1]} channel(s):"
-            f" {tuple(read.images.shape)}; other numbers of channels are not explained yet"
-        )
+    check_colours(read.images)
     images = _unit(read, normalization)
     check_images(images)
     parts = (read.object_labels, read.object_masks, read.boxes, read.difficult)
     ids = read.image_ids or _ids(images, read)
     return Batch(images, read.labels, ids, *parts)
+
+
+def check_colours(images: Tensor) -> None:
+    """Raise for images ``(B, C, H, W)`` without the three colours.
+
+    Raises:
+        DataError: naming the shape.
+    """
+    if images.shape[1] != 3:
+        raise DataError(
+            f"maps are made of RGB images (B, 3, H, W), found {images.shape[1]} channel(s):"
+            f" {tuple(images.shape)}; other numbers of channels are not explained yet"
+        )
 
 
 @final

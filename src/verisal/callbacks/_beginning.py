@@ -113,7 +113,7 @@ def _afford(
         part = share if some or not total else share * total / count
         epoch.notice(
             f"{name} {callback.row_names}",
-            f"{name} explains {images}: about {100 * part:.2g} % of an epoch; max_images=... sets it",
+            f"{name} explains {images}: about {_percent(part)} of an epoch; max_images=... sets it",
         )
 
 
@@ -131,3 +131,7 @@ def _seconds_per_image(callback: ExplainingCallback, epoch: Epoch, batch: Batch)
         seconds = time.perf_counter() - start
     epoch.close()
     return seconds / len(few)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g} %" if share < 0.1 else f"{100 * share:.0f} %"

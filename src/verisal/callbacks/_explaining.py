@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from verisal.callbacks._batches import Reader
@@ -104,7 +105,7 @@ class ExplainingCallback(Callback, LogsScores, ABC):
         self.panels: list[SaliencyPanel] = []
         self.subset: Subset = Everything()
         self.affordable: int | None = None
-        self.due = False
+        self.due = self.explained = False
         self.run = Run(Told())
 
     def begin(self, epoch: Epoch) -> None:
@@ -169,7 +170,16 @@ class ExplainingCallback(Callback, LogsScores, ABC):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
+        self.explained = False
         self.run.clock.restart()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say it if no validation of the fit was explained."""
+        if not self.explained:
+            rank_zero_warn(
+                f"{type(self).__name__} has explained nothing in this fit: it is done in validations, every"
+                f" {self.every_n_epochs} epoch(s); pass val_dataloaders, or lower every_n_epochs"
+            )
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Wait for the first batch, unless it is a sanity check or another epoch's turn."""
@@ -216,6 +226,7 @@ class ExplainingCallback(Callback, LogsScores, ABC):
         """Gather over processes, and log the values of the main table; those that are undefined are NaN."""
         if not self.due:
             return
+        self.explained = True
         callbacks = explaining_callbacks(trainer)
         if self.epoch is None:
             begin_all(callbacks, trainer, pl_module, None)

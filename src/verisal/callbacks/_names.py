@@ -22,8 +22,16 @@ def named(methods: Mapping[str, _Method] | Sequence[_Method]) -> dict[str, _Meth
     """Methods by name; those of a sequence are called like their classes, ``GradCAM`` is ``grad_cam``.
 
     Raises:
-        ConfigError: two of one class in a sequence.
+        ConfigError: two of one class in a sequence, or something else than a method.
     """
+    if not isinstance(methods, Mapping | Sequence):
+        raise ConfigError(f"methods must be a list, or a dict of names and methods, found {shown(methods)}")
+    for method in methods.values() if isinstance(methods, Mapping) else methods:
+        if not isinstance(method, Saliency):
+            raise ConfigError(
+                f"methods must be objects such as GradCAM(), found {shown(method)}; objects of other packages"
+                " go into an adapter of verisal.saliency, and functions into CallableAdapter(function=...)"
+            )
     if isinstance(methods, Mapping):
         return dict(methods)
     by_name: dict[str, _Method] = {}
@@ -210,3 +218,8 @@ def _same_method(
 def snake_case(name: str) -> str:
     """``GradCAM`` as ``grad_cam``."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
+
+
+def shown(thing: object) -> str:
+    """What a user gave in place of an object of ours."""
+    return f"the class {thing.__name__}" if isinstance(thing, type) else f"{type(thing).__name__} {thing!r}"

@@ -16,8 +16,9 @@ _MOST_IMAGES = 16
 _SAME = 1e-3
 SAY_NORMALIZATION = (
     "give normalization=: mean and std in units of [0, 1] as a pair, 'imagenet', the transform or its"
-    " Normalize, torchvision weights, a timm data config, or 'none'"
+    " Normalize, torchvision weights, a timm data config, the image processor of transformers, or 'none'"
 )
+_EIGHT_BIT = ". Values from 0 to 255 are normalization=(0.0, 1 / 255), or uint8 images"
 
 
 def measured(pixels: Tensor, given: Tensor) -> Normalization | None:
@@ -92,6 +93,7 @@ def of_loader(
         raise ConfigError(
             f"the loader's images hold values from {low:.4g} to {high:.4g}, and no normalisation was found"
             f" that it applies to images in [0, 1]; {SAY_NORMALIZATION}"
+            f"{_EIGHT_BIT if 2 < high <= 255 and low >= 0 else ''}"
         )
     if said is None or alike(said, NONE):
         return NONE

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from verisal.callbacks._batches import Read, Reader, as_batch, read
+from verisal.callbacks._batches import Read, Reader, as_batch, check_colours, read
 from verisal.callbacks._choosing import called_part, name_of, obvious_part
 from verisal.callbacks._normalising import NONE, combined, found_in, measured, of_loader, shown
 from verisal.callbacks._parts import FORWARD, Answer, Explains, part_of
@@ -182,6 +182,7 @@ def find(
     given = read(raw, told.batch, class_names=told.class_names)
     if told.explains is None and _has_own(module, given):
         return Finding(OWN, NONE, NONE)
+    check_colours(given.images)
     explains, call = _part(module, told, given, calls)
     applied: Normalization | None = NONE
     if call is not None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from verisal.callbacks._epoch import Epoch, Seen, method_key
 from verisal.callbacks._explaining import ScoringCallback, row_evaluation
+from verisal.callbacks._names import shown
 from verisal.errors import ConfigError
 from verisal.functional.baselines import Baseline, recommended_baselines
 from verisal.functional.seeding import content_ids, derive_seed
@@ -137,7 +138,7 @@ class SaliencyMetrics(MetricsCallback):
             :class:`.CascadingRandomisation` of every method; 0 leaves it out.
 
     Raises:
-        ConfigError: settings out of range, or two metrics of one name.
+        ConfigError: settings out of range, something else than a metric, or two of one name.
     """
 
     metrics: Sequence[SaliencyMetric]
@@ -147,6 +148,13 @@ class SaliencyMetrics(MetricsCallback):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range(0, randomisation_steps=self.randomisation_steps)
+        listed = self.metrics if isinstance(self.metrics, Sequence) else [self.metrics]
+        wrong = [shown(metric) for metric in listed if not isinstance(metric, SaliencyMetric)]
+        if wrong or listed is not self.metrics:
+            raise ConfigError(
+                "metrics must be a list of metrics of verisal.metrics, such as [PointingGame()], found"
+                f" {wrong[0] if wrong else shown(self.metrics)}"
+            )
         names = [metric.name for metric in self.metrics]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice or not (names or self.randomisation_steps):
