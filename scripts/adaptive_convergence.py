@@ -14,7 +14,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from verisal.attacks import AdaptivePGD, AdaptiveResult, Defence, Selective, Weighted
+from verisal.attacks import AdaptivePGD, Defence, Selective, Weighted
+from verisal.attacks.adaptive.attack import AdaptiveResult
 from verisal.data import EmojiScenes
 from verisal.detection.end_to_end import end_to_end, strongest
 from verisal.detectors import DetectorFeatures

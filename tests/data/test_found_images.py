@@ -22,16 +22,8 @@ from helpers.make_data_sets import (
 )
 from verisal.cli._data import main
 from verisal.cli._explain_inputs import named_files
-from verisal.data import (
-    AnnotatedImages,
-    ImageFolder,
-    Imagenette,
-    ImageNetValidation,
-    ImageSplits,
-    check_data,
-    find_images,
-)
-from verisal.data.files import NameIndex
+from verisal.data import AnnotatedImages, ImageFolder, Imagenette, ImageNetValidation, ImageSplits, check_data
+from verisal.data.files import NameIndex, find_images
 from verisal.errors import DataError
 
 LEFT_BEHIND = (

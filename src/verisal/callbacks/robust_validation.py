@@ -12,7 +12,8 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from verisal.attacks import FGSM, PGD, AttackResult, Attacks, named_attacks
+from verisal.attacks import FGSM, PGD, AttackResult, named_attacks
+from verisal.attacks.names import Attacks
 from verisal.callbacks._epoch import Epoch, Seen
 from verisal.callbacks._explaining import ScoringCallback, row_evaluation
 from verisal.callbacks._names import LogsScores, typed_rows

@@ -22,16 +22,9 @@ from torch.utils.data import DataLoader
 import verisal.tasks  # noqa: F401
 import verisal_studies  # noqa: F401
 from verisal.attacks import Attack
-from verisal.callbacks import (
-    BestCheckpoint,
-    CheckpointFiles,
-    ImageGuard,
-    LastCheckpoint,
-    LastValidation,
-    NumericGuard,
-    ReportRun,
-    ResumedSettings,
-)
+from verisal.callbacks import BestCheckpoint, ImageGuard, LastCheckpoint, NumericGuard, ReportRun
+from verisal.callbacks.checkpoints import CheckpointFiles, LastValidation
+from verisal.callbacks.resumed_settings import ResumedSettings
 from verisal.checkpoint import CardedByData, check_card, load_weights
 from verisal.cli._runs import Command, Start, open_run, process_rank, say, weights_for
 from verisal.cli._settings import (

@@ -17,8 +17,8 @@ from verisal.data import (
     OxfordPet,
     PascalVOC,
     check_data,
-    find_images,
 )
+from verisal.data.files import find_images
 from verisal.errors import ConfigError
 from verisal.models import load_classifier
 

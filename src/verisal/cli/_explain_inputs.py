@@ -11,8 +11,8 @@ from typing import final
 import torch
 from torch import Tensor
 
-from verisal.data import decode_image, find_images, resize_image
-from verisal.data.files import image_id_of, left_out_words, no_image
+from verisal.data import decode_image, resize_image
+from verisal.data.files import find_images, image_id_of, left_out_words, no_image
 from verisal.errors import ConfigError, DataError
 from verisal.reporting import Explanation, draw_contact_sheet
 

@@ -19,7 +19,7 @@ from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor, distributed
 
 from verisal._files import write_atomic
-from verisal.callbacks import Monitored
+from verisal.callbacks.checkpoints import Monitored
 from verisal.cli._runs import Command, process_rank
 from verisal.errors import ConfigError
 

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 from verisal.data.annotated import AnnotatedImages, ImageSplits
 from verisal.data.check import check_data
 from verisal.data.decode import decode_image, resize_image
-from verisal.data.files import find_images
 from verisal.data.readers.catalogue import CUB200, Imagenette, ImageNetValidation, OxfordPet
 from verisal.data.readers.coco import COCO
 from verisal.data.readers.folder import ImageFolder
@@ -33,7 +32,6 @@ __all__ = [
     "PascalVOC",
     "check_data",
     "decode_image",
-    "find_images",
     "resize_image",
 ]
 

@@ -13,7 +13,8 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from verisal.attacks import FGSM, PGD, Attack, Attacks, SignNoise, named_attacks
+from verisal.attacks import FGSM, PGD, Attack, SignNoise, named_attacks
+from verisal.attacks.names import Attacks
 from verisal.data.guard import ImageDigests, different, guard_classifier_data
 from verisal.data.image_data import Processes
 from verisal.detection.attacked_images import AttackedImages

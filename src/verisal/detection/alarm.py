@@ -11,7 +11,7 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor, nn
 
-from verisal.attacks import Attacks
+from verisal.attacks.names import Attacks
 from verisal.checkpoint import IMAGES_KEY, save_export
 from verisal.detection._alarm_fit import fit_detector, table_text
 from verisal.detectors import Detector
