@@ -213,7 +213,7 @@ class SaliencyMetric(Metric, ABC):
         """Add a batch, as :meth:`update`; the main score of this batch alone, on this process."""
         before = len(self._kept.rows)
         self.update(*args, **kwargs)
-        value = self._main_of(self._kept.since(before))
+        value = self._scalar(self._main_of(self._kept.since(before)))
         self._forward_cache = value  # type: ignore[assignment]  # torchmetrics annotates the None alone
         return value
 
@@ -237,14 +237,17 @@ class SaliencyMetric(Metric, ABC):
     def compute(self) -> Tensor:
         """The main score, float32 on the metric's device; NaN where no image could be scored.
 
-        With several processes all must call.
+        What was lacking for it is a warning. With several processes all must call.
         """
         table = self.table()
+        value, words = self._main_of(table), self.missing(table)
         if not len(table.rows):
-            warnings.warn(
-                f"{type(self).__name__}: no image was added before compute(), which is NaN", stacklevel=2
-            )
-        return self._main_of(table)
+            words = f"{type(self).__name__}: no image was added before compute(), which is NaN"
+        elif not words and math.isnan(value):
+            words = self.unscored(table)
+        if words:
+            warnings.warn(words, stacklevel=2)
+        return self._scalar(value)
 
     def scores(self, bootstrap: Bootstrap | None = None) -> dict[str, Score]:
         """Every score with its interval over images, how many counted and how many were undefined.
@@ -297,15 +300,18 @@ class SaliencyMetric(Metric, ABC):
         """
         known = self.table() if table is None else table
         annotated = known.rows[:, len(self.columns) :].sum() if self.needs_annotation else len(known.rows)
-        if not annotated or not bool(self._main_of(known).isnan()):
+        if not annotated or not math.isnan(self._main_of(known)):
             return ""
         return (
             f"{type(self).__name__}: none of {int(annotated)} images can be scored, and its scores are NaN:"
             " their maps are constant or not finite, or the network's answers are not finite"
+            + (", or one image is too few" if annotated == 1 else "")
         )
 
-    def _main_of(self, table: ImageRows) -> Tensor:
-        value = self.scores_of(table, Bootstrap(0))[self.main].value if len(table.rows) else math.nan
+    def _main_of(self, table: ImageRows) -> float:
+        return self.scores_of(table, Bootstrap(0))[self.main].value if len(table.rows) else math.nan
+
+    def _scalar(self, value: float) -> Tensor:
         return torch.tensor(value, dtype=torch.float32, device=self.device)
 
     def plot(self, val: Any = None, ax: Any = None) -> Any:  # noqa: ANN401 - as torchmetrics has it
