@@ -141,7 +141,8 @@ class ExplainingCallback(Callback, LogsScores, ABC):
                 another callback monitors in every epoch what is logged in some.
         """
         explaining = explaining_callbacks(trainer)
-        self.run = Run(told_by(explaining)) if self is explaining[0] else explaining[0].run
+        first = self is explaining[0]
+        self.run = Run(told_by(explaining), self.run.publisher) if first else explaining[0].run
         earlier = _before(self, trainer)
         refuse_clash([*earlier, self])
         if stage == "fit":

@@ -128,8 +128,9 @@ class Publisher:
         self._of(trainer).publish(trainer.loggers, publication, step=step, epoch=epoch)
 
     def _of(self, trainer: Trainer) -> Outlets:
-        if self._outlets is None:
-            self._outlets = Outlets(Path(trainer.default_root_dir) / "verisal")
+        folder = Path(trainer.default_root_dir) / "verisal"
+        if self._outlets is None or self._outlets.folder != folder:
+            self._outlets = Outlets(folder)
         return self._outlets
 
     def _say_nowhere(self, evaluation: Evaluation) -> None:

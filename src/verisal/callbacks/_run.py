@@ -39,14 +39,16 @@ class Run:
 
     Args:
         told: by the user, on any of them.
+        publisher: of the run before, which knows what it has said; None for the first one.
     """
 
-    def __init__(self, told: Told) -> None:
+    def __init__(self, told: Told, publisher: Publisher | None = None) -> None:
         self.told = told
         self.epoch: Epoch | None = None
         self.subject: Subject | None = None
         self.clock = Clock()
-        self.publisher = Publisher()
+        self.publisher = publisher or Publisher()
+        self.publisher.loaded = None
         self._said: dict[str, str] = {}
         self._watching = ExitStack()
         self._calls: list[Call] = []

@@ -70,7 +70,7 @@ class Outlets:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         self._named: set[Path] = set()
         self.failures: dict[str, int] = {}
 
@@ -87,7 +87,7 @@ class Outlets:
             kind = type(logger).__name__
             # Loggers raise whatever their servers and files do: no class of errors covers them.
             try:
-                folder = publish(logger, publication, step=step, epoch=epoch, folder=self._folder)
+                folder = publish(logger, publication, step=step, epoch=epoch, folder=self.folder)
             except Exception as error:
                 self._count(kind, error)
                 continue
