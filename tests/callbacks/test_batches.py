@@ -11,7 +11,7 @@ from PIL import Image
 from torchvision import tv_tensors
 
 from helpers.batch_formats import CLASSES, FORMATS, OWN, SIZE
-from verisal.callbacks._batches import KnownIds, as_batch, read
+from verisal.callbacks.formats.batches import KnownIds, as_batch, read
 from verisal.errors import ConfigError, DataError
 from verisal.models import Normalization
 

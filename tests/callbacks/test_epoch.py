@@ -4,7 +4,7 @@ import time
 import torch
 
 from helpers.explaining_toys import Brightness, Samples, Task
-from verisal.callbacks._epoch import Epoch
+from verisal.callbacks.explaining.epoch import Epoch
 from verisal.functional.shared_work import shared
 from verisal.types import Batch
 

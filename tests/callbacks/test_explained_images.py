@@ -8,8 +8,9 @@ from lightning.pytorch import Callback
 from torch.utils.data import IterableDataset
 
 from helpers.strangers import Stranger, loader, normalised, trainer
-from verisal.callbacks import SaliencyMetrics, SaliencyPanels, _beginning
-from verisal.callbacks._cost import Clock
+from verisal.callbacks import SaliencyMetrics, SaliencyPanels
+from verisal.callbacks.explaining import beginning
+from verisal.callbacks.explaining.cost import Clock
 from verisal.errors import ConfigError
 from verisal.metrics import PerturbationCurve
 from verisal.saliency import CallableAdapter, Gradient
@@ -46,7 +47,7 @@ def test_the_clock_tells_explaining_from_the_rest(monkeypatch):
     ("seconds", "own", "count"), [(0.01, 10.0, 64), (0.01, 10.3, 64), (10.0, 10.0, 8), (0.001, 10.0, 100)]
 )
 def test_a_fit_explains_what_a_tenth_of_an_epoch_lasts_for(monkeypatch, seconds, own, count):
-    monkeypatch.setattr(_beginning, "_seconds_per_image", lambda *settings: seconds)
+    monkeypatch.setattr(beginning, "_seconds_per_image", lambda *settings: seconds)
     monkeypatch.setattr(Clock, "own", own)
     monkeypatch.setattr(Clock, "spent", 0.0)
     callback = metrics_callback()
@@ -62,7 +63,7 @@ def test_a_fit_explains_what_a_tenth_of_an_epoch_lasts_for(monkeypatch, seconds,
 
 
 def test_two_callbacks_share_the_tenth_and_the_number_is_kept_for_all_epochs(monkeypatch, tmp_path):
-    monkeypatch.setattr(_beginning, "_seconds_per_image", lambda *settings: 0.01)
+    monkeypatch.setattr(beginning, "_seconds_per_image", lambda *settings: 0.01)
     monkeypatch.setattr(Clock, "own", 10.0)
     monkeypatch.setattr(Clock, "spent", 0.0)
     callbacks = [

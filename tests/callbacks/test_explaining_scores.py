@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from helpers.explaining_toys import CLASSES, Brightness, Samples, Task, loader, right_labels, trainer
 from verisal.callbacks import DisturbedLocalization, PerturbationCurves, SaliencyMetrics, SaliencyPanels
-from verisal.callbacks._epoch import Epoch
+from verisal.callbacks.explaining.epoch import Epoch
 from verisal.functional.baselines import Blur, Constant, DatasetMean, recommended_baselines
 from verisal.functional.regions import choose_threshold, disturbed_queries
 from verisal.functional.statistics import Bootstrap, ranking_agreement

@@ -9,8 +9,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, SubsetRandomSampler
 
 from helpers.batch_formats import OWN, SIZE, samples
-from verisal.callbacks._batches import as_batch, read
-from verisal.callbacks._first_samples import collate_like, first_samples
+from verisal.callbacks.formats.batches import as_batch, read
+from verisal.callbacks.formats.first_samples import collate_like, first_samples
 from verisal.errors import ConfigError
 from verisal.models import Normalization
 from verisal.types import Batch

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from helpers import strangers
 from helpers.explaining_toys import Brightness, Samples, Task, right_labels, trainer
 from verisal.callbacks import SaliencyMetrics
-from verisal.callbacks._run import Run, Told
+from verisal.callbacks.explaining.run import Run, Told
 from verisal.metrics import EnergyInside, MaxBoxAcc, PerturbationCurve, PointingGame
 from verisal.reporting.publication import main_table
 from verisal.saliency import CallableAdapter, Gradient

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from helpers.strangers import MEAN, SIDE, STD, Normalize, Pictures, Stranger, loader, trainer
-from verisal.callbacks import ClassRanks, DisturbedLocalization, _queries
-from verisal.callbacks._cost import Clock
+from verisal.callbacks import ClassRanks, DisturbedLocalization
+from verisal.callbacks.explaining import queries
+from verisal.callbacks.explaining.cost import Clock
 from verisal.saliency import CallableAdapter, Gradient
 
 METHODS = {"gradient": Gradient()}
@@ -196,7 +197,7 @@ def test_images_without_labels_ask_for_them():
 @pytest.mark.parametrize(("seconds", "count"), [(1e-9, 8), (1e9, 20)])
 def test_a_fit_holds_out_no_more_images_than_it_explains(monkeypatch, seconds, count):
     given = []
-    monkeypatch.setattr(_queries, "choose_threshold", lambda maps, boxes: given.append(len(maps)) or 0.5)
+    monkeypatch.setattr(queries, "choose_threshold", lambda maps, boxes: given.append(len(maps)) or 0.5)
     monkeypatch.setattr(Clock, "own", seconds)
     callback = DisturbedLocalization(METHODS, Detection(40, seed=5), held_out_images=20)
     trainer(callback, limit_train_batches=1).fit(Detecting(Quarters()), loader(), detection(Detection()))

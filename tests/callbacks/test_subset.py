@@ -5,7 +5,7 @@ import torch
 
 from helpers.explaining_toys import Brightness, Task, loader, trainer
 from verisal.callbacks import SaliencyPanels
-from verisal.callbacks._subset import Everything, subset_of
+from verisal.callbacks.explaining.subset import Everything, subset_of
 from verisal.functional.seeding import derive_seed
 
 

@@ -11,8 +11,8 @@ from torchvision import datasets, tv_tensors
 from torchvision.transforms import v2
 
 from helpers.torchvision_data import BOXES, CLASSES, SIZE, CocoIndex, coco, image_folder, pets, pictures, voc
-from verisal.callbacks._batches import as_batch, read
-from verisal.callbacks._first_samples import first_samples
+from verisal.callbacks.formats.batches import as_batch, read
+from verisal.callbacks.formats.first_samples import first_samples
 from verisal.errors import ConfigError, DataError
 from verisal.models import Normalization
 from verisal.types import Batch

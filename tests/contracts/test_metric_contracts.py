@@ -17,7 +17,7 @@ from helpers import (
     metric_rows_smoothness,
 )
 from helpers.metric_cases import part_of, toy_explained, toy_map, with_saliency
-from verisal.callbacks._epoch import _RULES
+from verisal.callbacks.explaining.epoch import _RULES
 from verisal.errors import DataError
 from verisal.metrics import ClassRankScores, DisturbedScores, SaliencyMetric
 
@@ -259,5 +259,5 @@ def test_stored_rows_mean_what_they_meant(name):
     rounding = 0.02 if "Attacked" in name else 0.001
     assert (_RULES, found) == (RULES, pytest.approx(NUMBERS[name], rel=rounding)), (
         f"rows of {name} are not those of rules {RULES}, and run folders keep such rows: if that is meant,"
-        " raise _RULES in verisal.callbacks._epoch and put both numbers here"
+        " raise _RULES in verisal.callbacks.explaining.epoch and put both numbers here"
     )

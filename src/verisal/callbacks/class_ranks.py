@@ -9,9 +9,9 @@ from typing import final
 import torch
 from torch import Tensor
 
-from verisal.callbacks._epoch import Epoch, Seen
-from verisal.callbacks._explaining import row_evaluation
-from verisal.callbacks._queries import QueryCallback, Samples
+from verisal.callbacks.explaining.callback import row_evaluation
+from verisal.callbacks.explaining.epoch import Epoch, Seen
+from verisal.callbacks.explaining.queries import QueryCallback, Samples
 from verisal.data import AnnotatedImages, EmojiScenes
 from verisal.errors import ConfigError
 from verisal.metrics import ClassRankScores

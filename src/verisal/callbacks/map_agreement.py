@@ -12,8 +12,8 @@ from typing import final
 import torch
 from torch import Tensor
 
-from verisal.callbacks._epoch import Epoch, Seen
-from verisal.callbacks._explaining import ScoringCallback, row_evaluation
+from verisal.callbacks.explaining.callback import ScoringCallback, row_evaluation
+from verisal.callbacks.explaining.epoch import Epoch, Seen
 from verisal.errors import ConfigError
 from verisal.functional.comparison import map_agreement
 from verisal.functional.comparison.similarity import diverges

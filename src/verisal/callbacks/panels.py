@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, distributed
 
 from verisal.attacks.on_maps.attack import MapAttack
-from verisal.callbacks._epoch import Epoch, Seen
-from verisal.callbacks._explaining import ExplainingCallback
+from verisal.callbacks.explaining.callback import ExplainingCallback
+from verisal.callbacks.explaining.epoch import Epoch, Seen
 from verisal.functional.comparison import postprocess
 from verisal.functional.comparison.similarity import attribution_of, defined_maps
 from verisal.models import Classifier

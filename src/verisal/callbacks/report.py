@@ -15,7 +15,13 @@ import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
-from verisal.callbacks._publishing import heatmaps_of, of_a_result, of_an_epoch, panels_of, step_and_epoch
+from verisal.callbacks.explaining.publishing import (
+    heatmaps_of,
+    of_a_result,
+    of_an_epoch,
+    panels_of,
+    step_and_epoch,
+)
 from verisal.pictures import write_png
 from verisal.reporting import Picture, Publication, draw_curves, draw_histograms, draw_roc
 from verisal.reporting.loggers import Outlets, folder_of

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from verisal.attacks import FGSM, PGD, AttackResult, named_attacks
 from verisal.attacks.names import Attacks
-from verisal.callbacks._epoch import Epoch, Seen
-from verisal.callbacks._explaining import ScoringCallback, row_evaluation
-from verisal.callbacks._names import LogsScores, typed_rows
+from verisal.callbacks.explaining.callback import ScoringCallback, row_evaluation
+from verisal.callbacks.explaining.epoch import Epoch, Seen
+from verisal.callbacks.explaining.names import LogsScores, typed_rows
 from verisal.callbacks.panels import by_name, gathered
 from verisal.data.guard import ImageDigests
 from verisal.detection import Alarm

@@ -13,9 +13,9 @@ from typing import Literal, final
 import torch
 from torch import Tensor
 
-from verisal.callbacks._epoch import Epoch, Seen, method_key
-from verisal.callbacks._explaining import ScoringCallback, row_evaluation
-from verisal.callbacks._names import shown
+from verisal.callbacks.explaining.callback import ScoringCallback, row_evaluation
+from verisal.callbacks.explaining.epoch import Epoch, Seen, method_key
+from verisal.callbacks.explaining.names import shown
 from verisal.errors import ConfigError
 from verisal.functional.baselines import Baseline, recommended_baselines
 from verisal.functional.seeding import content_ids, derive_seed

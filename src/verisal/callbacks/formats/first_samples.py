@@ -11,8 +11,8 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, default_collate
 
-from verisal.callbacks._formats.parts import is_sample
-from verisal.callbacks._formats.values import shown
+from verisal.callbacks.formats.parts import is_sample
+from verisal.callbacks.formats.values import shown
 from verisal.errors import ConfigError
 from verisal.types import Batch, Sample
 

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 
 from lightning.pytorch import LightningModule, Trainer
 
-from verisal.callbacks._cost import SHARE, affordable, synchronise
-from verisal.callbacks._epoch import Epoch
-from verisal.callbacks._loaders import all_batches, batches_of, images_of, loaders_of
-from verisal.callbacks._processes import agreed
-from verisal.callbacks._run import Run
-from verisal.callbacks._subset import subset_of
+from verisal.callbacks.explaining.cost import SHARE, affordable, synchronise
+from verisal.callbacks.explaining.epoch import Epoch
+from verisal.callbacks.explaining.loaders import all_batches, batches_of, images_of, loaders_of
+from verisal.callbacks.explaining.processes import agreed
+from verisal.callbacks.explaining.run import Run
+from verisal.callbacks.explaining.subset import subset_of
 from verisal.types import Batch
 
 if TYPE_CHECKING:
-    from verisal.callbacks._explaining import ExplainingCallback
+    from verisal.callbacks.explaining.callback import ExplainingCallback
 
 _EXAMPLES = 2
 

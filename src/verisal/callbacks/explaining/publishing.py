@@ -13,7 +13,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 
-from verisal.callbacks._names import LogsScores, snake_case, typed_columns
+from verisal.callbacks.explaining.names import LogsScores, snake_case, typed_columns
 from verisal.fingerprint import settings_of
 from verisal.metrics import SaliencyMetric
 from verisal.reporting import Picture, Publication
@@ -104,6 +104,7 @@ class Publisher:
 
     @property
     def failures(self) -> Mapping[str, int]:
+        """Calls that failed so far, by the name of the logger's class."""
         return {} if self._outlets is None else self._outlets.failures
 
     def configure(self, trainer: Trainer, callbacks: Sequence[LogsScores]) -> None:

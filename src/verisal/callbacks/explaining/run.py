@@ -14,15 +14,15 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from verisal.callbacks._batches import KnownIds, Read, read
-from verisal.callbacks._cost import Clock
-from verisal.callbacks._epoch import Epoch
-from verisal.callbacks._first_samples import collate_like, first_samples
-from verisal.callbacks._loaders import datasets_of, is_sized, loaders_of
-from verisal.callbacks._processes import agreed
-from verisal.callbacks._publishing import Publisher
-from verisal.callbacks._subject import Finding, Subject, Told, find
-from verisal.callbacks._watching import Call, watched
+from verisal.callbacks.explaining.cost import Clock
+from verisal.callbacks.explaining.epoch import Epoch
+from verisal.callbacks.explaining.loaders import datasets_of, is_sized, loaders_of
+from verisal.callbacks.explaining.processes import agreed
+from verisal.callbacks.explaining.publishing import Publisher
+from verisal.callbacks.formats.batches import KnownIds, Read, read
+from verisal.callbacks.formats.first_samples import collate_like, first_samples
+from verisal.callbacks.subject.subject import Finding, Subject, Told, find
+from verisal.callbacks.subject.watching import Call, watched
 from verisal.errors import ConfigError
 from verisal.functional.scopes import uncompiled
 from verisal.reporting import CsvSink

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from verisal.callbacks._batches import Read
+from verisal.callbacks.formats.batches import Read
 from verisal.errors import ConfigError
 from verisal.models import Normalization
 

@@ -8,7 +8,7 @@ from typing import cast
 
 from torchvision import tv_tensors  # type: ignore[import-untyped]  # has no stubs
 
-from verisal.callbacks._formats.values import (
+from verisal.callbacks.formats.values import (
     WAY_OUT,
     has_one_channel,
     is_image,

@@ -9,8 +9,8 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
-from verisal.callbacks._parts import FORWARD, part_of
-from verisal.callbacks._watching import Call
+from verisal.callbacks.subject.parts import FORWARD, part_of
+from verisal.callbacks.subject.watching import Call
 from verisal.errors import ConfigError, VerisalError
 from verisal.functional.outputs import logits_of
 from verisal.functional.scopes import scoring

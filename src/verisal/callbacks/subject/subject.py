@@ -10,11 +10,11 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from verisal.callbacks._batches import Read, Reader, as_batch, check_colours, read
-from verisal.callbacks._choosing import called_part, name_of, obvious_part
-from verisal.callbacks._normalising import NONE, combined, found_in, measured, of_loader, shown
-from verisal.callbacks._parts import FORWARD, Answer, Explains, part_of
-from verisal.callbacks._watching import Call
+from verisal.callbacks.formats.batches import Read, Reader, as_batch, check_colours, read
+from verisal.callbacks.subject.choosing import called_part, name_of, obvious_part
+from verisal.callbacks.subject.normalising import NONE, combined, found_in, measured, of_loader, shown
+from verisal.callbacks.subject.parts import FORWARD, Answer, Explains, part_of
+from verisal.callbacks.subject.watching import Call
 from verisal.errors import ConfigError
 from verisal.functional.networks import plain_network
 from verisal.functional.outputs import ask, logits_of

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from verisal.callbacks._epoch import Epoch, Seen
-from verisal.callbacks._explaining import ScoringCallback
-from verisal.callbacks._processes import agreed
+from verisal.callbacks.explaining.callback import ScoringCallback
+from verisal.callbacks.explaining.epoch import Epoch, Seen
+from verisal.callbacks.explaining.processes import agreed
 from verisal.errors import DataError
 from verisal.functional.regions import choose_threshold
 from verisal.functional.seeding import derive_seed

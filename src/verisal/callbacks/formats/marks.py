@@ -9,7 +9,7 @@ from torch import Tensor
 from torchvision import tv_tensors  # type: ignore[import-untyped]  # has no stubs
 from torchvision.ops import box_convert  # type: ignore[import-untyped]  # has no stubs
 
-from verisal.callbacks._formats.values import WAY_OUT, items_of, shown, tensor_of
+from verisal.callbacks.formats.values import WAY_OUT, items_of, shown, tensor_of
 from verisal.errors import ConfigError, DataError
 
 Size = tuple[int, int]

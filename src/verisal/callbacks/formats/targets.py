@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 from torchvision import tv_tensors  # type: ignore[import-untyped]  # has no stubs
 
-from verisal.callbacks._formats.marks import Marks, Size, class_map, known_numbers, marks_of, upright_boxes
-from verisal.callbacks._formats.parts import Parts, annotation_parts, named_values
-from verisal.callbacks._formats.raw import coco_parts, voc_parts
-from verisal.callbacks._formats.values import (
+from verisal.callbacks.formats.marks import Marks, Size, class_map, known_numbers, marks_of, upright_boxes
+from verisal.callbacks.formats.parts import Parts, annotation_parts, named_values
+from verisal.callbacks.formats.raw import coco_parts, voc_parts
+from verisal.callbacks.formats.values import (
     WAY_OUT,
     class_number,
     class_numbers,

@@ -9,8 +9,8 @@ from typing import Any, final
 import torch
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 
-from verisal.callbacks._loaders import is_sized
-from verisal.callbacks._processes import agreed
+from verisal.callbacks.explaining.loaders import is_sized
+from verisal.callbacks.explaining.processes import agreed
 from verisal.functional.scopes import rng_preserved
 from verisal.functional.seeding import derive_seed
 from verisal.types import Batch

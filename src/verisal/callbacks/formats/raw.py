@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from verisal.callbacks._formats.marks import Size
-from verisal.callbacks._formats.parts import Parts
-from verisal.callbacks._formats.values import shown
+from verisal.callbacks.formats.marks import Size
+from verisal.callbacks.formats.parts import Parts
+from verisal.callbacks.formats.values import shown
 from verisal.data.readers.coco import mask_source
 from verisal.errors import ConfigError, DataError
 

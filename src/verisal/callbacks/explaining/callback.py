@@ -15,16 +15,22 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from verisal.callbacks._batches import Reader
-from verisal.callbacks._beginning import begin_all, end_all
-from verisal.callbacks._cost import LEAST_IMAGES
-from verisal.callbacks._epoch import Epoch, Seen
-from verisal.callbacks._names import LogsScores, named, refuse_clash, refuse_rare_monitor, typed_rows
-from verisal.callbacks._parts import Explains
-from verisal.callbacks._run import Run
-from verisal.callbacks._subject import Told, told_by
-from verisal.callbacks._subset import Everything, Subset
+from verisal.callbacks.explaining.beginning import begin_all, end_all
+from verisal.callbacks.explaining.cost import LEAST_IMAGES
+from verisal.callbacks.explaining.epoch import Epoch, Seen
+from verisal.callbacks.explaining.names import (
+    LogsScores,
+    named,
+    refuse_clash,
+    refuse_rare_monitor,
+    typed_rows,
+)
+from verisal.callbacks.explaining.run import Run
+from verisal.callbacks.explaining.subset import Everything, Subset
+from verisal.callbacks.formats.batches import Reader
 from verisal.callbacks.report import ReportRun
+from verisal.callbacks.subject.parts import Explains
+from verisal.callbacks.subject.subject import Told, told_by
 from verisal.errors import ConfigError
 from verisal.functional.statistics import Bootstrap
 from verisal.results import Evaluation, SaliencyPanel, Score, ScoreName

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from verisal._brief import brief
-from verisal.callbacks._formats.parts import parts_of
-from verisal.callbacks._formats.targets import targets_of
-from verisal.callbacks._formats.values import stacked_images
+from verisal.callbacks.formats.parts import parts_of
+from verisal.callbacks.formats.targets import targets_of
+from verisal.callbacks.formats.values import stacked_images
 from verisal.errors import DataError
 from verisal.fingerprint import state_hash
 from verisal.functional.seeding import content_ids
