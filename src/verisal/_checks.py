@@ -37,6 +37,10 @@ def check_images(images: Tensor) -> None:
     if len(images) == 0:
         return
     low, high = (float(end) for end in images.detach().aminmax())
+    if low != low:
+        raise DataError(
+            f"images must lie in [0, 1], found NaN in {_with_nan(images)} of {len(images)} images"
+        )
     if not (low >= 0.0 and high <= 1.0):
         raise DataError(
             f"images must lie in [0, 1], found values from {low:.4g} to {high:.4g};"
@@ -48,6 +52,10 @@ def check_images(images: Tensor) -> None:
                 " verisal.models.Classifier(network, normalization=...)"
             )
         )
+
+
+def _with_nan(images: Tensor) -> int:
+    return int(images.isnan().flatten(1).any(dim=1).sum())
 
 
 def _way_to_images(images: Tensor) -> str:
@@ -87,8 +95,20 @@ def query_classes(given: Labels, batch: int, device: torch.device, *, what: str 
     whole = not (kind == torch.bool or kind.is_floating_point or kind.is_complex)
     # An empty list makes a tensor of floats.
     if classes.shape not in ((), (batch,)) or not (whole or classes.numel() == 0):
-        raise ConfigError(f"{wanted}, found {tuple(classes.shape)} {str(kind).removeprefix('torch.')}")
+        raise ConfigError(
+            f"{wanted}, found {tuple(classes.shape)} {str(kind).removeprefix('torch.')}"
+            f"{_way_to_classes(classes, batch)}"
+        )
     return classes.to(device, torch.int64).expand(batch).clone()
+
+
+def _way_to_classes(classes: Tensor, batch: int) -> str:
+    """Advice for the mistakes that can be told apart by shape and dtype."""
+    if classes.shape == (batch, 1):
+        return "; drop the last dimension: [:, 0]"
+    if classes.ndim == 2 and len(classes) == batch:
+        return "; of one row per image, such as one-hot labels, take the class: .argmax(dim=1)"
+    return "; convert them: .long()" if classes.is_floating_point() and classes.shape == (batch,) else ""
 
 
 def check_query_class(query_class: Tensor, batch: int, num_classes: int) -> None:

@@ -138,6 +138,7 @@ def test_l2_moves_the_budget_of_two_windows_into_one_by_hand(*, upright: bool) -
     assert moved[:, 6:, 6:].abs().max() == 0
     old = noise[0]
     factor = float(moved[0, 5, 0] / old[0, 5, 0])
+    assert factor > 0
     torch.testing.assert_close(moved[:, 3:6], factor * old[:, 3:6], rtol=1e-3, atol=1e-5)
     used = float(old[:, :3, :3].square().sum() + old[:, 6:, 6:].square().sum())
     bump = _bump(3, clean) if upright else _bump(3, clean).T
@@ -147,6 +148,14 @@ def test_l2_moves_the_budget_of_two_windows_into_one_by_hand(*, upright: bool) -
         length = ((0.5**2 - 0.3**2) / 3 + used) ** 0.5
         expected = factor * length * shape / shape.norm()
         torch.testing.assert_close(moved[channel, :3, :3], expected, rtol=1e-3, atol=1e-5)
+
+
+def test_moves_end_at_black_and_white() -> None:
+    clean = torch.tensor([0.0, 1.0]).view(2, 1, 1, 1).expand(2, 3, 9, 9)
+    numbers = torch.rand(2, 8, generator=seeded())
+    for moved in (_moved_linf(clean, clean, numbers, 3, 0.1), _moved_l2(clean, clean, numbers, 3, 2.0)):
+        assert (float(moved.min()), float(moved.max())) == (0.0, 1.0)
+        assert (moved != clean).any()
 
 
 DRAW = partial(per_sample, seed=0, sample_ids=["a", "b"], device=torch.device("cpu"))

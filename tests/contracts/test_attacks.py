@@ -295,7 +295,7 @@ def test_refuses_what_cannot_work(case: AttackCase) -> None:
         call((images - 0.5) / 0.25)
     with pytest.raises(ConfigError, match=r"labels must be an int or \(3,\) whole .* found \(2,\) int64"):
         call(y=labels[:2])
-    with pytest.raises(ConfigError, match=r"whole numbers.* found \(3,\) float32"):
+    with pytest.raises(ConfigError, match=r"whole numbers.* found \(3,\) float32; convert them: .long"):
         call(y=labels.float())
     with pytest.raises(ConfigError, match=r"whole numbers.* found \(3,\) bool"):
         call(y=labels > 0)

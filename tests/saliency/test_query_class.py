@@ -72,10 +72,10 @@ def test_a_map_of_the_image_alone_asks_nobody():
 @pytest.mark.parametrize(
     ("query_class", "words"),
     [
-        (1.0, r"an int or \(3,\) int64, one class per image, found \(\) torch.float32"),
-        (True, r"an int or \(3,\) int64, one class per image, found \(\) torch.bool"),
-        ([0, 1], r"an int or \(3,\) int64, one class per image, found \(2,\) torch.int64"),
-        ("cat", r"an int or \(3,\) int64, one class per image, found 'cat'"),
+        (1.0, r"an int or \(3,\) whole numbers, one class per image, found \(\) float32"),
+        (True, r"an int or \(3,\) whole numbers, one class per image, found \(\) bool"),
+        ([0, 1], r"an int or \(3,\) whole numbers, one class per image, found \(2,\) int64"),
+        ("cat", r"an int or \(3,\) whole numbers, one class per image, found 'cat'"),
         (4, r"0\.\.3 \(K = 4\), found 4\.\.4"),
     ],
 )

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
-from typing import TypeVar, final
+from typing import Self, TypeVar, final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from verisal.attacks._victim import ImageToLogits, Victim
 from verisal.errors import ConfigError, NumericError
@@ -18,6 +18,7 @@ from verisal.fingerprint import Configured
 from verisal.functional.adversarial import noise_norm
 from verisal.functional.scopes import differentiated, images_at_once
 from verisal.functional.seeding import content_ids, per_sample
+from verisal.models.classifier import as_it_says
 from verisal.types import Labels, Norm, check_images, check_range, query_classes
 
 #: Slack of the budget and of the range [0, 1], for other orders of float operations.
@@ -82,6 +83,23 @@ class Attack(Configured, ABC):
 
     targeted: bool = False
 
+    def __new__(cls, *given: object, **settings: object) -> Self:
+        """Refuse a network among the settings, and settings under other libraries' names.
+
+        Raises:
+            ConfigError: either.
+        """
+        attack = super().__new__(cls)
+        known = [each.name for each in fields(cls) if each.init] if is_dataclass(cls) else list(settings)
+        if any(isinstance(value, nn.Module) for value in (*given, *settings.values())):
+            raise ConfigError(
+                f"{cls.__name__} takes its settings ({', '.join(known)}), found a network among them; give"
+                f" the network to the call: {cls.__name__}(...)(network, images, labels)"
+            )
+        if strange := [name for name in settings if name not in known]:
+            raise ConfigError(f"{cls.__name__} has no setting {strange[0]!r}; it has {', '.join(known)}")
+        return attack
+
     @property
     @abstractmethod
     def norm(self) -> Norm:
@@ -116,7 +134,8 @@ class Attack(Configured, ABC):
         Args:
             classifier: maps images in [0, 1] to logits ``(B, K)``; any callable, best an ``nn.Module``
                 (modes of a network hidden inside another callable are the caller's business). A network
-                that was trained on normalised images goes into ``Classifier(network, normalization=...)``.
+                that was trained on normalised images goes into ``Classifier(network, normalization=...)``,
+                unless it says its normalisation itself, as those of timm do.
             images: ``(B, 3, H, W)`` float32 in [0, 1].
             labels: ``(B,)`` whole numbers, a tensor or a list, or an int for all images: the true classes;
                 the classes to reach where ``targeted``. Images that the classifier already gets wrong are
@@ -142,6 +161,7 @@ class Attack(Configured, ABC):
                 or the budget.
         """
         labels, ids = checked_inputs(images, labels, sample_ids, chunk_size)
+        classifier = as_it_says(classifier)
 
         def attack_chunk(pick: Pick, draw: Draw) -> AttackResult:
             clean = pick(images)

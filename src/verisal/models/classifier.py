@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self, final
+from typing import Any, Self, final
 
 import torch
 from torch import Tensor, nn
@@ -285,6 +285,15 @@ def check_network(network: object) -> None:
         way = "; call it where it builds one, or give FunctionNetwork(module, function) where it takes images"
     found = getattr(network, "__name__", type(network).__name__)
     raise ConfigError(f"expected a network (an nn.Module), found {found}{way}")
+
+
+def as_it_says(classifier: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
+    """A bare network that says how its input is normalised, as those of timm do, with that normalisation."""
+    if isinstance(classifier, nn.Module):
+        network = plain_network(classifier)
+        if not isinstance(network, StagedClassifier) and Normalization.found_in(network) is not None:
+            return Classifier(network)
+    return classifier
 
 
 def check_output(output: str, num_classes: int | None) -> None:

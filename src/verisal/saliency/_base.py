@@ -16,7 +16,8 @@ from verisal.fingerprint import Configured
 from verisal.functional.networks import plain_network, staged_network
 from verisal.functional.outputs import probabilities
 from verisal.functional.scopes import differentiated, predicted_classes
-from verisal.models import Classifier, Normalization
+from verisal.models import Classifier
+from verisal.models.classifier import as_it_says
 from verisal.types import (
     AnyClassifier,
     AnyQuery,
@@ -72,7 +73,7 @@ class Saliency(Configured, ABC):
             ConfigError: a query class or a classifier that does not fit.
         """
         check_some_images(images)
-        classifier = _as_it_says(classifier)
+        classifier = as_it_says(classifier)
         if query_class is not None:
             query = query_classes(query_class, len(images), images.device)
             return replace(self.explain(classifier, images, query), query_class=query)
@@ -91,15 +92,6 @@ class Saliency(Configured, ABC):
             DataError: no image, or images that are none.
             ConfigError: a query class or a classifier that does not fit.
         """
-
-
-def _as_it_says(classifier: AnyClassifier) -> AnyClassifier:
-    """A bare network that says how its input is normalised, as those of timm do, with that normalisation."""
-    if isinstance(classifier, nn.Module):
-        network = plain_network(classifier)
-        if not isinstance(network, StagedClassifier) and Normalization.found_in(network) is not None:
-            return Classifier(network)
-    return classifier
 
 
 def check_some_images(images: Tensor) -> None:
