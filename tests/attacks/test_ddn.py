@@ -43,6 +43,12 @@ def test_length_grows_until_the_plane_is_crossed_and_falls_after_it() -> None:
     assert float(failed.norms) == pytest.approx(0.084, abs=1e-6)  # its last iterate, not the clean image
 
 
+def test_length_falls_by_as_much_as_it_grows() -> None:
+    # Lengths 0.156 and 0.1248, both across the plane.
+    result = attack(DDN(steps=3, gamma=0.2, initial_norm=0.13), above(1.3))
+    assert float(result.norms) == pytest.approx(0.1248, abs=1e-6)
+
+
 def test_keeps_the_shortest_noise_and_not_the_last() -> None:
     # Lengths 0.084, 0.1008 (crossed), 0.0806, 0.0968, 0.1161 (crossed again, longer).
     result = attack(DDN(steps=6, gamma=0.2, initial_norm=0.07), above(1.3))
@@ -79,6 +85,13 @@ def test_the_logits_scale_changes_nothing() -> None:
     torch.testing.assert_close(faint.images, loud.images, rtol=0, atol=1e-4)
 
 
+def test_iterates_end_at_black_and_white() -> None:
+    """Along the normal three values move; those at the end of the box cannot, however long the noise is."""
+    white = torch.ones(SHAPE)
+    result = attack(DDN(steps=3, gamma=0.5, initial_norm=5.0), white, model=lambda x: plane(2 - x))
+    assert (float(result.images.min()), float(result.images.max())) == (0.0, 1.0)
+
+
 def test_limits_stay_with_their_samples_when_others_leave() -> None:
     """Noise in a black image may be twice as long as in a grey one, which is wrong from the start."""
 
@@ -108,6 +121,8 @@ def test_levels_make_every_result_storable() -> None:
     result = attack(DDN(levels=256), image)
     assert result.success.tolist() == [True]
     assert result.images.equal((result.images * 255).round() / 255)
+    # The noise is that of the plane's distance, rounded, and not the end of the box.
+    assert 0.1 <= float(result.norms) <= 0.12
 
 
 def test_targeted_reaches_its_goal() -> None:
