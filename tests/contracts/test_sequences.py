@@ -36,7 +36,7 @@ from verisal.saliency import (
 
 ROOMS = (baselines, *(getattr(verisal, name) for name in ("saliency", "attacks", "detectors", "metrics")))
 # Made by the package, or bases.
-RECORDS = {"CurveMetric", "FoundGates", "GateResult", "ImageRows", "ImageTable", "MaskCard", "SaliencyMetric"}
+RECORDS = {"CurveMetric", "FoundGates", "ImageRows", "ImageTable", "SaliencyMetric"}
 STAGES, THIRDS = ("layer1", "layer2"), (0.3, 0.4, 0.5)
 
 CASES: dict[type, Callable[[type], object]] = {
