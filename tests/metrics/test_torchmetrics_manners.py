@@ -79,6 +79,18 @@ def test_a_collection_is_updated_by_one_call():
         assert all(value.isnan() for value in collection.compute().values())
 
 
+def test_collections_of_stages_are_clones_with_other_names():
+    validation = MetricCollection([EnergyInside(), PointingGame(tolerance=0)], prefix="val/")
+    validation.update(MAPS[:4], MASKS[:4])
+    test = validation.clone(prefix="test/")
+    test.reset()
+    test.update(MAPS, MASKS)
+    found = test.compute()
+    assert set(found) == {"test/EnergyInside", "test/PointingGame"}
+    assert float(found["test/EnergyInside"]) == pytest.approx(energy(slice(0, COUNT)))
+    assert float(validation.compute()["val/EnergyInside"]) == pytest.approx(energy(slice(0, 4)))
+
+
 def test_equal_rows_of_several_metrics_of_a_kind_are_not_taken_for_one_metric():
     # Both hit on the first batch, which is what a collection decides its groups by.
     collection = MetricCollection({"near": PointingGame(tolerance=0), "far": PointingGame(tolerance=400)})
