@@ -142,3 +142,24 @@ def test_evaluations_under_inference_mode_leave_everything_as_it_is(stage):
     assert all(parameter.grad is None for parameter in module.parameters())
     plain = TinyNet()
     assert module.net.state_dict().keys() == plain.state_dict().keys()
+
+
+class Interrupted(Stranger):
+    """Somebody stops the cell of a notebook in the first validation."""
+
+    def validation_step(self, batch, batch_idx, dataloader_idx=0):
+        super().validation_step(batch, batch_idx, dataloader_idx)
+        raise KeyboardInterrupt
+
+
+def test_the_cell_of_a_notebook_may_be_stopped_and_run_again():
+    found, module = callbacks(), Interrupted()
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        trainer(*found).fit(module, loader(normalised(8)), loader(normalised(8)))
+    assert all(not part._forward_hooks and not part._forward_pre_hooks for part in module.modules())
+    assert all(parameter.requires_grad for parameter in module.parameters())
+    for module in (Stranger(), Stranger()):
+        trainer(*found).fit(module, loader(normalised(8)), loader(normalised(8)))
+        trainer(*found).validate(module, loader(normalised(8)), verbose=False)
+        assert found[0].epoch.classifier.network is module.net
+        assert found[0].evaluation.counts["explained images"] == 8
