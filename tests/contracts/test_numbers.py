@@ -37,7 +37,7 @@ _ROOMS = (
 _SHELVES = ("attacks.on_maps", "functional")
 # What is computed, never set: fields of results and tables.
 _RESULTS = {
-    "Attribution", "Calibration", "CheckReport", "Components", "DecoyReport", "DetectionResult",
+    "Alarm", "Attribution", "Calibration", "CheckReport", "Components", "DecoyReport", "DetectionResult",
     "FoundGates", "MaskCard", "MeanCurve", "Neutrality", "Removals", "Resampled",
 }  # fmt: skip
 # Any seed names random numbers. Elsewhere -1 and what is no number mean: darker; no threshold; the last
