@@ -56,7 +56,7 @@ def difference_limits(
 
     low = value - reach(first[0] - first[1], second[2] - second[0])
     high = value + reach(first[2] - first[0], second[0] - second[1])
-    return min(max(low, -1.0), 1.0), min(max(high, -1.0), 1.0)
+    return max(low, -1.0), min(high, 1.0)
 
 
 def hit_difference_limits(gained: int, lost: int, images: int) -> tuple[float, float]:
