@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from verisal.models import load_classifier
-from verisal.models._layout import probe_stages
+from verisal.models._layout import InputShape, probe_stages
 from verisal.models.split import SplitNetwork, hooked_network, split_network
 
 NETWORKS = ("emoji_scenes_64", "torchvision:resnet18", "torchvision:efficientnet_b0", "torchvision:swin_t")
@@ -49,7 +49,7 @@ def main() -> None:
     for name in options.networks:
         classifier = load_classifier(name, **({"weights": None} if ":" in name else {}))
         network, stages, size = classifier.network, classifier.stages, classifier.image_size
-        probe = probe_stages(network, stages, size)
+        probe = probe_stages(network, stages, InputShape(classifier.channels, size))
         cut, hooks = split_network(network, stages, probe), hooked_network(network, stages, probe)
         for batch in options.batches:
             with torch.no_grad():

@@ -19,19 +19,19 @@ AnyQuery = Labels | None
 
 
 def check_images(images: Tensor) -> None:
-    """Raise unless ``images`` is a float32 ``(B, 3, H, W)`` batch in [0, 1].
+    """Raise unless ``images`` is a float32 ``(B, C, H, W)`` batch in [0, 1].
 
     Raises:
         DataError: naming the shape, dtype or range found.
     """
     if not isinstance(images, Tensor):
         raise DataError(
-            f"images must be a tensor (B, 3, H, W) float32 RGB in [0, 1], found {type(images).__name__}"
+            f"images must be a tensor (B, C, H, W) float32 in [0, 1], found {type(images).__name__}"
             f"{'; make it one: torch.from_numpy(images)' if type(images).__name__ == 'ndarray' else ''}"
         )
-    if images.ndim != 4 or images.shape[1] != 3 or images.dtype != torch.float32:
+    if images.ndim != 4 or images.shape[1] < 1 or channels_last(images) or images.dtype != torch.float32:
         raise DataError(
-            f"images must be (B, 3, H, W) float32 RGB in [0, 1], found {tuple(images.shape)} {images.dtype}"
+            f"images must be (B, C, H, W) float32 in [0, 1], found {tuple(images.shape)} {images.dtype}"
             f"{_way_to_images(images)}"
         )
     if len(images) == 0:
@@ -46,11 +46,11 @@ def check_images(images: Tensor) -> None:
             f"images must lie in [0, 1], found values from {low:.4g} to {high:.4g};"
             + (
                 " they look normalised: give them as they were before, and the network as"
-                " verisal.models.Classifier(network, normalization=...)"
                 if low < 0
                 else " divide 8-bit images by 255, and leave the normalisation to"
-                " verisal.models.Classifier(network, normalization=...)"
             )
+            + " verisal.models.Classifier(network, normalization=...); values in units of their own are made"
+            " images by classifier.bounds.to_unit(values), after Classifier(network, bounds=(low, high))"
         )
 
 
@@ -58,14 +58,18 @@ def _with_nan(images: Tensor) -> int:
     return int(images.isnan().flatten(1).any(dim=1).sum())
 
 
+def channels_last(images: Tensor) -> bool:
+    """True for ``(B, H, W, C)`` of the usual kinds: no image is a few pixels wide and has more channels."""
+    return images.shape[3] in (1, 3, 4) and images.shape[1] > 4
+
+
 def _way_to_images(images: Tensor) -> str:
     """Advice for the mistakes that can be told apart by shape and dtype."""
-    if images.ndim == 3 and images.shape[0] == 3:
-        return "; one image is a batch of one: image[None]"
-    if images.ndim == 4 and images.shape[1] != 3 and images.shape[3] == 3:
+    if images.ndim == 3:
+        few = images.shape[0] in (1, 3)
+        return f"; one image is a batch of one: image[None]{'' if few else ', grey ones images[:, None]'}"
+    if images.ndim == 4 and channels_last(images):
         return "; channels come first: images.permute(0, 3, 1, 2)"
-    if images.ndim == 4 and images.shape[1] == 1:
-        return "; repeat one grey channel: images.expand(-1, 3, -1, -1)"
     if images.dtype == torch.uint8:
         return "; divide 8-bit images by 255: images / 255"
     return "; convert them: images.float()" if images.dtype in (torch.float64, torch.float16) else ""

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, final
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from verisal._files import write_atomic
+from verisal.errors import ConfigError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,6 +31,10 @@ _GAP: Final = 4
 _CELL, _TITLE = 2.0, 0.35
 # A few peaks would leave the rest of a map dark.
 _DISPLAYED: Final = 0.995
+# Of images with other channels than grey or RGB, which nobody knows the brightness of: quantiles at the ends.
+_STRETCHED: Final = (0.02, 0.98)
+#: Which three channels are shown as red, green and blue, or a function of images to RGB ``(B, 3, H, W)``.
+DisplayChannels: TypeAlias = Sequence[int] | Callable[[Tensor], Tensor] | None
 
 
 @final
@@ -72,7 +78,8 @@ class Canvas:
 
         Args:
             box: left, top, width and height in inches.
-            values: image ``(3, H, W)`` in [0, 1], or map ``(H, W)``; what is not finite is left white.
+            values: image ``(C, H, W)`` in [0, 1], shown as by :func:`displayed`, or map ``(H, W)``; what is
+                not finite is left white.
             title: stands above.
             limits: values of a map at the ends of the colours; by default 0 and its own maximum.
             colours: of a map.
@@ -87,7 +94,8 @@ class Canvas:
             axes.set_axis_off()
         shown = as_array(values)
         if shown.ndim == 3:
-            axes.imshow(shown.clip(0.0, 1.0).transpose(1, 2, 0), interpolation="nearest")
+            colours_of = displayed(torch.as_tensor(shown)[None])[0].numpy()
+            axes.imshow(colours_of.clip(0.0, 1.0).transpose(1, 2, 0), interpolation="nearest")
         else:
             low, high = limits or (0.0, largest(shown) or 1.0)
             axes.imshow(shown, vmin=low, vmax=high, cmap=colours, interpolation="nearest")
@@ -161,9 +169,52 @@ def as_picture(pixels: Pixels) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def image_pixels(images: Tensor) -> Pixels:
-    """``(B, H, W, 3)`` of images ``(B, 3, H, W)`` in [0, 1]."""
-    levels = images.detach().mul(255).round().clamp(0, 255).permute(0, 2, 3, 1).cpu().numpy()
+def displayed(images: Tensor, channels: DisplayChannels = None, *, like: Tensor | None = None) -> Tensor:
+    """Images as colours to look at, ``(B, 3, H, W)`` in [0, 1].
+
+    Three channels are red, green and blue and one is grey, as they are. Of any other number, three are shown,
+    each stretched from its own 2 % to its own 98 % quantile in the image.
+
+    Args:
+        images: ``(B, C, H, W)`` in [0, 1].
+        channels: see :data:`DisplayChannels`; None for the first three, and for the first as red and the
+            second as green and blue where there are two.
+        like: images by whose quantiles these are stretched, so that both can be compared; None for their own.
+
+    Raises:
+        ConfigError: channels that there are not, or a function that gives something else.
+    """
+    chosen = picked(images, channels)
+    if (channels is None and images.shape[1] in (1, 3)) or callable(channels):
+        return chosen
+    known = (chosen if like is None else picked(like, channels)).flatten(2).double()
+    low, high = (known.nanquantile(end, dim=2)[..., None, None].to(chosen) for end in _STRETCHED)
+    return ((chosen - low) / (high - low).clamp_min(1e-6)).clamp(0, 1)
+
+
+def picked(images: Tensor, channels: DisplayChannels = None) -> Tensor:
+    """The three channels of :func:`displayed`, ``(B, 3, H, W)``, their values as they are."""
+    images, count = images.detach(), images.shape[1]
+    if callable(channels):
+        given = channels(images)
+        expected = (len(images), 3, *images.shape[2:])
+        if not isinstance(given, Tensor) or tuple(given.shape) != expected:
+            found = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
+            raise ConfigError(f"display_channels must give RGB images {expected}, found {found}")
+        return given.detach().to(images).clamp(0, 1)
+    if channels is None:
+        channels = {1: (0, 0, 0), 2: (0, 1, 1)}.get(count, (0, 1, 2))
+    if len(channels) != 3 or not all(isinstance(one, int) and -count <= one < count for one in channels):
+        raise ConfigError(
+            f"display_channels must be three numbers of channels from 0 to {count - 1}, for red, green and"
+            f" blue, or a function; found {channels!r}"
+        )
+    return images[:, list(channels)]
+
+
+def image_pixels(images: Tensor, channels: DisplayChannels = None) -> Pixels:
+    """``(B, H, W, 3)`` of images ``(B, C, H, W)`` in [0, 1], in the colours of :func:`displayed`."""
+    levels = displayed(images, channels).mul(255).round().clamp(0, 255).permute(0, 2, 3, 1).cpu().numpy()
     return levels.astype(np.uint8)
 
 
@@ -191,15 +242,16 @@ def brightest(values: NDArray[np.float64]) -> float:
     return (float(np.quantile(finite, _DISPLAYED)) if finite.size else 0.0) or largest(values)
 
 
-def overlaid(images: Tensor, maps: Tensor, *, opacity: float) -> Pixels:
+def overlaid(images: Tensor, maps: Tensor, *, opacity: float, channels: DisplayChannels = None) -> Pixels:
     """``(B, H, W, 3)``: colours of maps over grey images, the more opaque the larger the value.
 
     Args:
-        images: ``(B, 3, H, W)`` in [0, 1].
+        images: ``(B, C, H, W)`` in [0, 1].
         maps: ``(B, 1, H, W)``, not negative; what is not finite shows the image.
         opacity: of the brightest value, in [0, 1].
+        channels: as of :func:`displayed`.
     """
-    grey = images.detach().double().mean(dim=1, keepdim=True).expand_as(images)
+    grey = displayed(images, channels).double().mean(dim=1, keepdim=True)
     pictures = image_pixels(grey).astype(np.float64)
     for picture, values in zip(pictures, as_array(maps[:, 0]).clip(0.0), strict=True):
         share = np.nan_to_num(values / (brightest(values) or 1.0), posinf=0.0).clip(0.0, 1.0)
@@ -225,19 +277,30 @@ def _coloured(shares: NDArray[np.float64], palette: Colormap | None) -> Pixels:
     return np.asarray(colours(np.ma.masked_invalid(shares), bytes=True))[..., :3]
 
 
-def maps_figure(maps: Tensor, images: Tensor | None, titles: Sequence[str], *, opacity: float) -> Figure:
+def maps_figure(
+    maps: Tensor,
+    images: Tensor | None,
+    titles: Sequence[str],
+    *,
+    opacity: float,
+    channels: DisplayChannels = None,
+) -> Figure:
     """A figure with one column per map, below its image where images are given, which the map then overlays.
 
     Args:
         maps: ``(B, 1, H, W)``, not negative.
-        images: ``(B, 3, H, W)`` in [0, 1], or None.
+        images: ``(B, C, H, W)`` in [0, 1], or None.
         titles: B texts, one above each map.
         opacity: as of :func:`overlaid`.
+        channels: as of :func:`displayed`.
     """
     if images is None:
         lines = [map_pixels(maps, end=brightest)]
     else:
-        lines = [image_pixels(images), overlaid(images, maps, opacity=opacity)]
+        lines = [
+            image_pixels(images, channels),
+            overlaid(images, maps, opacity=opacity, channels=channels),
+        ]
     high = _CELL * maps.shape[2] / maps.shape[3]
     across, down = _CELL + 0.1, high + 0.1
     canvas = Canvas(0.1 + across * max(1, len(maps)), _TITLE + down * len(lines) + 0.1)

@@ -179,8 +179,8 @@ class MaskPanel:
     Attributes:
         image_id: of the clean image.
         attack: name of the attack.
-        clean: ``(3, H, W)`` in [0, 1].
-        attacked: ``(3, H, W)`` in [0, 1].
+        clean: ``(C, H, W)`` in [0, 1].
+        attacked: ``(C, H, W)`` in [0, 1].
         clean_layers: stage name to ``(h, w)`` raw map of the clean image.
         attacked_layers: stage name to ``(h, w)`` raw map of the attacked image.
         clean_fused: ``(H, W)`` fused map of the clean image.
@@ -207,8 +207,8 @@ class SaliencyPanel:
 
     Attributes:
         image_id: of the image.
-        image: ``(3, H, W)`` in [0, 1].
-        maps: method name to ``(H, W)`` saliency map, or name of a further image to ``(3, H, W)`` in [0, 1].
+        image: ``(C, H, W)`` in [0, 1].
+        maps: method name to ``(H, W)`` saliency map, or name of a further image to ``(C, H, W)`` in [0, 1].
         caption: label and query class in words.
         figure: file-name-safe name of its kind.
     """

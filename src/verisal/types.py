@@ -2,7 +2,8 @@
 
 Conventions, valid everywhere unless a docstring says otherwise:
 
-- *image*: ``(B, 3, H, W)`` float32 RGB in [0, 1]. The classifier normalises inside itself.
+- *image*: ``(B, C, H, W)`` float32 in [0, 1]; of three channels, red, green and blue. The classifier
+  normalises inside itself.
 - *label* is the ground truth, *query class* the class being explained (``(B,)`` int64, fixed from
   the clean image), *target* the goal of a targeted attack. They are never mixed.
 - *attribution*: signed, ``(B, C, H, W)``. *saliency map*: non-negative, ``(B, 1, H, W)``, magnitudes kept.
@@ -31,6 +32,7 @@ from verisal._checks import check_range as check_range
 from verisal._checks import query_classes as query_classes
 from verisal.errors import DataError
 from verisal.pictures import (
+    DisplayChannels,
     Pixels,
     as_array,
     brightest,
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Norm = Literal["linf", "l2"]
-#: Images ``(B, 3, H, W)`` in [0, 1] to logits ``(B, K)``; any function will do.
+#: Images ``(B, C, H, W)`` in [0, 1] to logits ``(B, K)``; any function will do.
 AnyClassifier = Callable[[Tensor], Tensor]
 #: How logits become probabilities: classes that exclude each other, or labels decided one by one.
 OutputKind = Literal["softmax", "sigmoid"]
@@ -60,7 +62,7 @@ class Sample:
     """One image with its ground truth.
 
     Attributes:
-        image: ``(3, H, W)`` float32 in [0, 1].
+        image: ``(C, H, W)`` float32 in [0, 1].
         label: class index of the main object.
         image_id: stable name of the image; copies and adversarial versions keep it.
         object_labels: ``(N,)`` int64, class of every annotated object, the main one first.
@@ -87,7 +89,7 @@ class Sample:
         if len(self.difficult) == 0:
             object.__setattr__(self, "difficult", torch.zeros(count, dtype=torch.bool))
         for name, tensor, shape, dtype in (
-            ("image", self.image, (3, *size) if len(size) == 2 else "(3, H, W)", torch.float32),
+            ("image", self.image, (len(self.image), *size) if len(size) == 2 else "(C, H, W)", torch.float32),
             ("object masks", self.object_masks, (count, *size), torch.bool),
             ("boxes", self.boxes, (count, 4), self.boxes.dtype),
             ("difficult", self.difficult, (count,), torch.bool),
@@ -286,40 +288,51 @@ class SaliencyResult:
         maps = self.saliency[:_SHOWN]
         return png(in_a_row(map_pixels(maps, end=brightest), side=_SIDE))
 
-    def overlay(self, images: Tensor, *, opacity: float = 0.8) -> Pixels:
+    def overlay(
+        self, images: Tensor, *, opacity: float = 0.8, display_channels: DisplayChannels = None
+    ) -> Pixels:
         """The maps in colours over their images, as pictures for matplotlib, W&B and TensorBoard.
 
         Each map's colours run from 0 to its 99.5 % quantile, so that a few peaks do not leave the rest
         dark; where a map is 0, the image in grey is left.
 
         Args:
-            images: ``(B, 3, H, W)`` in [0, 1] that were explained, or the one image ``(3, H, W)`` where there
+            images: ``(B, C, H, W)`` in [0, 1] that were explained, or the one image ``(C, H, W)`` where there
                 is one map.
             opacity: of the brightest colour, in [0, 1].
+            display_channels: of images that are neither grey nor RGB, the three channels whose mean is shown,
+                or a function of images to RGB; None for the first three.
 
         Returns:
             ``(B, H, W, 3)`` uint8, or ``(H, W, 3)`` for one image without batch.
 
         Raises:
             DataError: images that are none, or not as many or as large as the maps.
-            ConfigError: an opacity out of range.
+            ConfigError: an opacity out of range, or channels that there are not.
         """
         check_range(0, 1, opacity=opacity)
         batch = images[None] if isinstance(images, Tensor) and images.ndim == 3 else images
         self._check_fits(batch)
-        pictures = overlaid(batch, self.saliency, opacity=opacity)
+        pictures = overlaid(batch, self.saliency, opacity=opacity, channels=display_channels)
         return pictures if batch is images else pictures[0]
 
-    def plot(self, images: Tensor | None = None, *, opacity: float = 0.8) -> Figure:
+    def plot(
+        self,
+        images: Tensor | None = None,
+        *,
+        opacity: float = 0.8,
+        display_channels: DisplayChannels = None,
+    ) -> Figure:
         """A matplotlib figure of the first eight maps; with images, these above and the maps over them.
 
         Args:
             images: as of :meth:`overlay`, or None for the maps alone.
             opacity: as of :meth:`overlay`.
+            display_channels: as of :meth:`overlay`.
 
         Raises:
             DataError: images that are none, or not as many or as large as the maps.
-            ConfigError: an opacity out of range.
+            ConfigError: an opacity out of range, or channels that there are not.
         """
         check_range(0, 1, opacity=opacity)
         if images is not None:
@@ -331,7 +344,7 @@ class SaliencyResult:
         if self.query_class is not None:
             classes = self.query_class[:_SHOWN].tolist()
             titles = [f"class {query}, {title}" for query, title in zip(classes, titles, strict=True)]
-        return maps_figure(maps, images, titles, opacity=opacity)
+        return maps_figure(maps, images, titles, opacity=opacity, channels=display_channels)
 
     def _check_fits(self, images: Tensor) -> None:
         check_images(images)
@@ -351,7 +364,7 @@ class Explained:
 
     Attributes:
         classifier: maps images to logits; frozen.
-        images: ``(B, 3, H, W)`` in [0, 1].
+        images: ``(B, C, H, W)`` in [0, 1].
         query_class: ``(B,)`` int64, the class that was explained, fixed from the clean image.
         result: what the method returned for these images and this query.
         image_ids: B stable names.

@@ -179,7 +179,7 @@ def test_l2_starts_from_bumps_a_fifth_of_the_image_high() -> None:
 
 
 def test_numbers_differ_from_block_to_block() -> None:
-    numbers = torch.stack(list(SquareAttack(0.1, n_queries=300)._numbers(DRAW)))
+    numbers = torch.stack(list(SquareAttack(0.1, n_queries=300)._numbers(DRAW, 3)))
     assert numbers.shape == (299, 2, 8)
     assert len(numbers.flatten().unique()) > 0.99 * numbers.numel()
 

@@ -8,7 +8,7 @@ from torchmetrics.classification import BinaryAccuracy
 
 from helpers.strangers import Stranger, loader, normalised, trainer
 from verisal.callbacks import SaliencyMetrics, SaliencyPanels
-from verisal.errors import ConfigError, DataError
+from verisal.errors import ConfigError
 from verisal.metrics import PerturbationCurve, PointingGame
 from verisal.saliency import Gradient
 
@@ -47,11 +47,10 @@ def _validated(module, images):
     trainer(callback).validate(module, data, verbose=False)
 
 
-def test_grey_images_are_refused_before_a_network_of_theirs_is_asked_for_colours():
+def test_grey_images_are_explained():
     module = Stranger()
     module.net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    with pytest.raises(DataError, match=r"RGB images .* found 1 channel\(s\): \(4, 1, 16, 16\)"):
-        _validated(module, torch.rand(4, 1, 16, 16))
+    _validated(module, torch.rand(4, 1, 16, 16))
 
 
 def test_floats_of_0_to_255_get_the_normalisation_to_say():

@@ -142,7 +142,7 @@ def test_statistics_come_from_the_classifier_and_given_ones_stay(case):
     assert bound(given, print) is given
     with pytest.raises(ConfigError, match=r"classifier's normalisation, and function has none; give mean"):
         bound(baseline, lambda images: images)
-    with pytest.raises(ConfigError, match=r"without a mean: give mean=\(r, g, b\)"):
+    with pytest.raises(ConfigError, match=r"without a mean: give mean=, one number per channel"):
         baseline(toy_images(2), toy_masks(2), query_class=QUERY[:2])
 
 

@@ -439,7 +439,7 @@ def test_resize_of_any_shape(shape):
     assert torch.allclose(small, torch.full((3, 5, 5), 0.25))
 
 
-@pytest.mark.parametrize("shape", [(1, 4, 4), (3, 0, 4), (3, 4)])
+@pytest.mark.parametrize("shape", [(1, 1, 4, 4), (3, 0, 4), (3, 4)])
 def test_resize_refuses_what_is_no_image(shape):
     with pytest.raises(DataError, match="image must be"):
         resize_image(torch.zeros(shape), 4)

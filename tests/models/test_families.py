@@ -13,7 +13,7 @@ from torchvision.models.swin_transformer import SwinTransformer, SwinTransformer
 from helpers.normalizations import CENTRED
 from verisal.errors import ConfigError
 from verisal.models import Classifier, find_stages
-from verisal.models._layout import probe_stages
+from verisal.models._layout import InputShape, probe_stages
 from verisal.models._stages import usable_stages
 from verisal.models.split import hooked_network
 from verisal.saliency import HierarchicalMasks
@@ -235,7 +235,7 @@ def test_gates_act_on_the_position_that_the_map_shows(family):
 )
 def test_hooks_give_what_the_cut_gives(family):
     classifier, images = make(family)
-    probe = probe_stages(classifier.network, classifier.stages, classifier.image_size)
+    probe = probe_stages(classifier.network, classifier.stages, InputShape(3, classifier.image_size))
     hooked = hooked_network(classifier.network, classifier.stages, probe)
     mean, std = classifier.mean, classifier.std
     outputs = classifier.stage_outputs(images)
@@ -328,7 +328,7 @@ def test_a_network_without_stages_says_so():
         ConfigError,
         match=r"no stages of Sequential were found, as no layer .* choose a method that reads no layers",
     ):
-        find_stages(network, 8)
+        find_stages(network, 8, channels=3)
 
 
 def test_looking_for_stages_leaves_the_network_alone():

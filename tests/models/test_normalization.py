@@ -171,7 +171,7 @@ def test_a_classifier_has_no_normalisation_that_nobody_said():
     for make in (Classifier, load_classifier):
         with pytest.raises(ConfigError, match="ResNet does not say how it normalises; give normalization="):
             make(network)
-    with pytest.raises(ConfigError, match="images have 3 channels, and the normalisation is for 2"):
+    with pytest.raises(ConfigError, match=r"2 numbers, .* 3 channels, of the first convolution of R"):
         Classifier(network, normalization=((0.1, 0.2), (0.3, 0.4)))
 
 

@@ -188,7 +188,7 @@ def test_a_network_that_bends_between_one_pair_of_four_is_not_linear():
             total = images.flatten(1).sum(dim=1)
             return torch.stack([total, (total - highest).relu()], dim=1)
 
-    check_not_linear(Bent(), size, torch.device("cpu"))
+    check_not_linear(Bent(), (3, *size), torch.device("cpu"))
     assert asked == [3 * 4]
 
 

@@ -35,12 +35,12 @@ LAYERS = {
 @pytest.mark.parametrize("name", LAYERS)
 def test_measured_field_is_the_known_one(name):
     features, expected = LAYERS[name]
-    assert receptive_field(features, (24, 20)).size == expected
+    assert receptive_field(features, (3, 24, 20)).size == expected
 
 
 def test_rows_and_columns_are_told_apart_and_cut_at_the_border():
     features = seeded(nn.Conv2d(3, 2, (5, 1), stride=2, padding=(2, 0)))
-    field = receptive_field(features, (6, 4))
+    field = receptive_field(features, (3, 6, 4))
     assert field.rows.tolist() == [[0, 2], [0, 4], [2, 5]]
     assert field.columns.tolist() == [[0, 0], [2, 2]]
     assert field.size == 5
@@ -50,30 +50,33 @@ def test_weights_that_cancel_in_a_sum_do_not_hide_a_pixel():
     conv = nn.Conv2d(3, 2, 3, padding=1, bias=False)
     with torch.no_grad():
         conv.weight[1] = -conv.weight[0]
-    assert receptive_field(conv, (8, 8)).size == 3
+    assert receptive_field(conv, (3, 8, 8)).size == 3
 
 
 def test_features_that_depend_on_nothing_have_no_field():
     dead = seeded(nn.Conv2d(3, 2, 3, padding=1), nn.ReLU())
     with torch.no_grad():
         dead[0].bias.fill_(-100)
-    field = receptive_field(dead, (8, 8))
+    field = receptive_field(dead, (3, 8, 8))
     assert field.size == 0
     assert bool((field.rows[:, 0] > field.rows[:, 1]).all())
 
 
 def test_chunks_change_nothing():
     features = LAYERS["ResNet stem pool"][0]
-    whole, parts = receptive_field(features, (24, 20)), receptive_field(features, (24, 20), chunk_size=3)
+    whole, parts = (
+        receptive_field(features, (3, 24, 20)),
+        receptive_field(features, (3, 24, 20), chunk_size=3),
+    )
     assert whole.rows.equal(parts.rows)
     assert whole.columns.equal(parts.columns)
     with pytest.raises(ConfigError, match="chunk_size must be at least 1, found 0"):
-        receptive_field(features, (24, 20), chunk_size=0)
+        receptive_field(features, (3, 24, 20), chunk_size=0)
 
 
 def test_features_without_places_are_refused():
     with pytest.raises(ConfigError, match=r"\(B, C, h, w\), found \(1, 432\)"):
-        receptive_field(nn.Flatten(), (12, 12))
+        receptive_field(nn.Flatten(), (3, 12, 12))
 
 
 @pytest.mark.parametrize(
@@ -84,7 +87,7 @@ def test_period_by_hand(field, patch, stride, period):
 
 
 def lattice_of(name, size, **settings):
-    return patch_lattice(receptive_field(LAYERS[name][0], size), size, **settings)
+    return patch_lattice(receptive_field(LAYERS[name][0], (3, *size)), size, **settings)
 
 
 def everything(lattice):

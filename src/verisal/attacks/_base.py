@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial
 from typing import Self, TypeVar, final
 
@@ -18,6 +18,8 @@ from verisal.fingerprint import Configured
 from verisal.functional.adversarial import noise_norm
 from verisal.functional.scopes import differentiated, images_at_once
 from verisal.functional.seeding import content_ids, per_sample
+from verisal.models import Bounds, Classifier
+from verisal.models.bounds import UNIT
 from verisal.models.classifier import as_it_says
 from verisal.types import Labels, Norm, check_images, check_range, query_classes
 
@@ -37,11 +39,12 @@ class AttackResult:
     """Result of an attack, per image, on the device of the input; printed as one line.
 
     Attributes:
-        images: ``(B, 3, H, W)`` in [0, 1]; an unsuccessful sample holds its best or last iterate.
+        images: ``(B, C, H, W)`` in [0, 1]; an unsuccessful sample holds its best or last iterate.
         success: ``(B,)`` bool, judged by the classifier on ``images`` as it is (before 8-bit rounding).
         norms: ``(B,)`` size of the change in the attack's own norm.
         n_fwd: ``(B,)`` int64 forward passes spent on each sample.
         n_bwd: ``(B,)`` int64 backward passes spent on each sample.
+        bounds: of the classifier's own units, where it says other ones than [0, 1].
     """
 
     images: Tensor
@@ -49,18 +52,23 @@ class AttackResult:
     norms: Tensor
     n_fwd: Tensor
     n_bwd: Tensor
+    bounds: Bounds | None = None
 
     def __repr__(self) -> str:
         """Images that fool the classifier, the noise and the passes, without the tensors."""
         count = len(self.images)
         if not count:
             return "AttackResult(no images)"
+        own = "" if self.bounds is None else f" ({self._in_units(self.bounds)})"
         return (
             f"AttackResult({int(self.success.sum())} of {count} images fool the classifier,"
-            f" {shown_range(self.norms)} noise, {shown_range(self.n_fwd)} forward and"
+            f" {shown_range(self.norms)} noise{own}, {shown_range(self.n_fwd)} forward and"
             f" {shown_range(self.n_bwd)} backward passes an image; images {tuple(self.images.shape)}"
             f" on {self.images.device})"
         )
+
+    def _in_units(self, bounds: Bounds) -> str:
+        return f"{shown_range(self.norms * bounds.width)} units of {bounds}"
 
 
 def shown_range(values: Tensor) -> str:
@@ -107,7 +115,7 @@ class Attack(Configured, ABC):
 
     @abstractmethod
     def _perturb(self, victim: Victim, images: Tensor, *, draw: Draw) -> Tensor:
-        """Attacked images ``(B, 3, H, W)`` in [0, 1] of one non-empty chunk.
+        """Attacked images ``(B, C, H, W)`` in [0, 1] of one non-empty chunk.
 
         Called with gradients enabled, autocast off and the classifier frozen. All randomness must come
         from ``draw``, and every sample must be treated as if it were alone.
@@ -136,7 +144,7 @@ class Attack(Configured, ABC):
                 (modes of a network hidden inside another callable are the caller's business). A network
                 that was trained on normalised images goes into ``Classifier(network, normalization=...)``,
                 unless it says its normalisation itself, as those of timm do.
-            images: ``(B, 3, H, W)`` float32 in [0, 1].
+            images: ``(B, C, H, W)`` float32 in [0, 1].
             labels: ``(B,)`` whole numbers, a tensor or a list, or an int for all images: the true classes;
                 the classes to reach where ``targeted``. Images that the classifier already gets wrong are
                 attacked like any other and count as successes here; :func:`.judge_8bit` leaves them out. For
@@ -175,9 +183,9 @@ class Attack(Configured, ABC):
         counts = torch.zeros(0, dtype=torch.int64, device=images.device)
         nothing = AttackResult(images[:0].detach(), counts.bool(), counts.float(), counts, counts)
         seed = seed_of(generator)
-        return joined(
-            [nothing, *by_chunk(attack_chunk, [classifier], images, seed=seed, ids=ids, size=chunk_size)]
-        )
+        parts = by_chunk(attack_chunk, [classifier], images, seed=seed, ids=ids, size=chunk_size)
+        bounds = classifier.bounds if isinstance(classifier, Classifier) else UNIT
+        return replace(joined([nothing, *parts]), bounds=None if bounds == UNIT else bounds)
 
     @final
     def bound_to(self, classifier: ImageToLogits, *, generator: torch.Generator | None = None) -> BoundAttack:
@@ -233,7 +241,7 @@ class BoundAttack:
     generator: torch.Generator | None = None
 
     def __call__(self, images: Tensor, labels: Labels) -> Tensor:
-        """Attacked images ``(B, 3, H, W)``; arguments and errors are those of :meth:`Attack.__call__`."""
+        """Attacked images ``(B, C, H, W)``; arguments and errors are those of :meth:`Attack.__call__`."""
         return self.attack(self.classifier, images, labels, generator=self.generator).images
 
 
@@ -257,10 +265,12 @@ def by_chunk(
 
 
 def joined(parts: Iterable[Result]) -> Result:
-    """Results of several chunks, dataclasses of tensors, as one."""
+    """Results of several chunks as one: dataclasses of tensors, and of what is the same in all."""
     listed = list(parts)
     columns = zip(*(vars(part).values() for part in listed), strict=True)
-    return type(listed[0])(*(torch.cat(column) for column in columns))
+    return type(listed[0])(
+        *(torch.cat(column) if isinstance(column[0], Tensor) else column[0] for column in columns)
+    )
 
 
 def checked_inputs(

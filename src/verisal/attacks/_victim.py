@@ -37,10 +37,10 @@ class Victim:
     samples can be left out and the passes are still counted for the right ones.
 
     Args:
-        model: maps ``(n, 3, H, W)`` in [0, 1] to logits ``(n, K)``.
+        model: maps ``(n, C, H, W)`` in [0, 1] to logits ``(n, K)``.
         labels: ``(B,)`` int64, true label, or goal class where ``targeted``.
         targeted: True if the prediction is to become ``labels`` rather than to leave them.
-        image: ``(1, 3, H, W)``, needed where the classifier says ``output: sigmoid`` and asked about once
+        image: ``(1, C, H, W)``, needed where the classifier says ``output: sigmoid`` and asked about once
             then, uncounted: how many logits there are decides what the labels mean.
 
     Attributes:
@@ -71,7 +71,7 @@ class Victim:
             _, self.labels = decision(logits.expand(len(labels), -1), labels, self._output)
 
     def logits(self, images: Tensor, rows: Tensor) -> Tensor:
-        """Logits ``(n, K)`` float32 of ``images (n, 3, H, W)``."""
+        """Logits ``(n, K)`` float32 of ``images (n, C, H, W)``."""
         logits = self.uncounted(images, rows)
         self.n_fwd[rows] += 1
         return logits
@@ -91,12 +91,12 @@ class Victim:
         """One forward and one backward pass.
 
         Args:
-            images: ``(n, 3, H, W)``.
+            images: ``(n, C, H, W)``.
             rows: ``(n,)`` int64.
             loss: maps logits ``(n, K)`` and labels ``(n,)`` to one loss per sample ``(n,)``.
 
         Returns:
-            Loss per sample ``(n,)``, its gradient ``(n, 3, H, W)`` and the logits ``(n, K)``, all detached.
+            Loss per sample ``(n,)``, its gradient ``(n, C, H, W)`` and the logits ``(n, K)``, all detached.
 
         Raises:
             ConfigError: the logits do not depend on the image in a differentiable way.
@@ -115,12 +115,12 @@ class Victim:
         """One forward pass and one backward pass for each of several losses, computed as they are taken.
 
         Args:
-            images: ``(n, 3, H, W)``.
+            images: ``(n, C, H, W)``.
             rows: ``(n,)`` int64.
             losses: maps logits ``(n, K)`` to ``L`` losses per sample ``(n, L)``.
 
         Yields:
-            For each loss, its values ``(n,)`` and their gradient ``(n, 3, H, W)``, detached.
+            For each loss, its values ``(n,)`` and their gradient ``(n, C, H, W)``, detached.
         """
         leaf = images.detach().requires_grad_()
         columns = losses(self._climbed(leaf, rows)).unbind(dim=1)
@@ -166,7 +166,7 @@ def _slope(losses: Tensor, leaf: Tensor, *, again: bool = False) -> Tensor:
 
 
 def finite(gradient: Tensor, what: str) -> Tensor:
-    """The gradient ``(n, 3, H, W)``.
+    """The gradient ``(n, C, H, W)``.
 
     Raises:
         NumericError: the gradient of ``what`` is not finite for an image.

@@ -28,7 +28,7 @@ class AdaptedAttack(Attack):
     """Any function ``(model, x, y) -> x_adv`` under the same checks, verdict and bookkeeping as our attacks.
 
     The function gets a module that maps images in [0, 1] to logits and counts passes, images
-    ``(n, 3, H, W)`` and labels ``(n,)``. Meanwhile the global random states of torch, numpy and Python are
+    ``(n, C, H, W)`` and labels ``(n,)``. Meanwhile the global random states of torch, numpy and Python are
     seeded from the samples' ids, and they are put back afterwards; the classifier is frozen as ever.
 
     ``per_image`` calls the function for one image at a time: the result then depends on no batch mates, and

@@ -21,7 +21,7 @@ from verisal.functional.adversarial import round_to_8bit, scale_to_l2
 from verisal.functional.filters import gaussian_blur
 from verisal.types import Norm
 
-_HALF_COLOUR = 2
+_COLOURS, _HALF_COLOUR = 3, 2
 
 
 @final
@@ -77,7 +77,9 @@ class SignNoise(Attack):
 @final
 @dataclass(frozen=True)
 class JPEG(Attack):
-    """Encoded and decoded by Pillow, colour at half resolution, rounded to 8 bits before and after.
+    """Encoded and decoded by Pillow, rounded to 8 bits before and after.
+
+    Three channels are encoded as colour, at half resolution; of any other number, each as a grey picture.
 
     Args:
         quality: 1 (worst) to 100, as of the usual encoders.
@@ -97,9 +99,12 @@ class JPEG(Attack):
         check_settings(self, "quality", least=1, most=100)
 
     def _perturb(self, victim: Victim, images: Tensor, *, draw: Draw) -> Tensor:
-        pixels = round_to_8bit(images).permute(0, 2, 3, 1).cpu().numpy()
-        decoded = np.stack([self._decoded(image) for image in pixels])
-        return (torch.from_numpy(decoded).permute(0, 3, 1, 2) / 255).contiguous().to(images)
+        colour = images.shape[1] == _COLOURS
+        levels = round_to_8bit(images).cpu()
+        pixels = levels.permute(0, 2, 3, 1) if colour else levels.flatten(0, 1)
+        decoded = torch.from_numpy(np.stack([self._decoded(image) for image in pixels.numpy()])) / 255
+        shaped = decoded.permute(0, 3, 1, 2) if colour else decoded.view_as(images)
+        return shaped.contiguous().to(images)
 
     def _decoded(self, image: np.ndarray) -> np.ndarray:
         file = BytesIO()

@@ -19,6 +19,8 @@ from torch import Tensor
 from verisal._files import write_atomic
 from verisal.cli._explain_inputs import ContactSheets, Images, named_files, other_classes, query_classes
 from verisal.cli._settings import check_paths, class_that_failed, parsed_settings, refused_settings
+from verisal.data import ImageReader
+from verisal.data.reading import ChannelRule
 from verisal.detection import Alarm
 from verisal.detection.detector_file import read_detector
 from verisal.errors import ConfigError
@@ -77,7 +79,8 @@ def main(args: Sequence[str]) -> int:
         query_classes(word, blank, classifier.class_names)
     if given.query == given.disturbed_query:
         raise ConfigError(f"query and disturbed_query are both {given.query!r}; name two classes or places")
-    images = Images(files, classifier.image_size)
+    reader = ImageReader.of(classifier, rule=given.channel_rule)
+    images = Images(files, classifier.image_size, reader)
     method = given.saliency or _default_method(name, given, classifier, images)
     setup = _Setup(
         classifier=classifier,
@@ -140,6 +143,12 @@ def _parser() -> ArgumentParser:
         type=str,
         default="imagenet_efficientnet_lite0",
         help="Name or path of the classifier.",
+    )
+    parser.add_argument(
+        "--channel_rule",
+        type=ChannelRule | None,
+        default=None,
+        help="For files of other channels than the classifier's: replicate a grey one, mean, or refuse.",
     )
     # Its output is not the folder's.
     parser.add_class_arguments(ClassifierSource, skip={"name", "output"})
@@ -204,6 +213,8 @@ def _source(given: Namespace) -> ClassifierSource:
         stages=given.stages,
         class_names=given.class_names,
         image_size=given.image_size,
+        channels=given.channels,
+        bounds=given.bounds,
         mean=given.mean,
         std=given.std,
         output=given.classifier_output,

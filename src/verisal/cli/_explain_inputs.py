@@ -11,7 +11,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from verisal.data import decode_image, resize_image
+from verisal.data import ImageReader, resize_image
 from verisal.data.files import find_images, image_id_of, left_out_words, no_image
 from verisal.errors import ConfigError, DataError
 from verisal.reporting import Explanation, draw_contact_sheet
@@ -50,17 +50,18 @@ class Images:
     Args:
         files: name to file.
         size: pixels of the classifier's images.
+        reader: gives them the classifier's channels and range.
 
     Attributes:
         problems: what could not be read so far.
     """
 
-    def __init__(self, files: Mapping[str, Path], size: int) -> None:
-        self._files, self._size = files, size
+    def __init__(self, files: Mapping[str, Path], size: int, reader: ImageReader) -> None:
+        self._files, self._size, self._reader = files, size, reader
         self.problems: list[str] = []
 
     def first(self, count: int) -> Tensor:
-        """The first readable images ``(N, 3, H, W)``."""
+        """The first readable images ``(N, C, H, W)``."""
         found = []
         for path in self._files.values():
             try:
@@ -69,7 +70,7 @@ class Images:
                 continue
             if len(found) == count:
                 break
-        return torch.stack(found) if found else torch.zeros(0, 3, self._size, self._size)
+        return torch.stack(found) if found else torch.zeros(0, self._reader.channels, self._size, self._size)
 
     def batches(self, size: int) -> Iterator[dict[str, Tensor]]:
         """Names and images, ``size`` at a time; the first one alone, so that its figure is there soon."""
@@ -88,7 +89,7 @@ class Images:
             yield batch
 
     def _read(self, path: Path) -> Tensor:
-        return resize_image(decode_image(path), self._size)
+        return resize_image(self._reader(path), self._size)
 
 
 @final

@@ -11,6 +11,7 @@ from verisal.data.readers.coco import COCO
 from verisal.data.readers.folder import ImageFolder
 from verisal.data.readers.listing import ImageSet
 from verisal.data.readers.voc import PascalVOC
+from verisal.data.reading import ImageReader
 from verisal.data.scenes.emoji import EmojiScenes, OtherScene
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ __all__ = [
     "ImageData",
     "ImageFolder",
     "ImageNetValidation",
+    "ImageReader",
     "ImageSet",
     "ImageSplits",
     "Imagenette",

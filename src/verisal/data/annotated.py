@@ -11,11 +11,12 @@ from typing import Any, Literal, final
 from torch.utils.data import Dataset
 
 from verisal._checks import as_tuples
-from verisal.data.decode import MAX_PIXELS, Frame, decode_image
+from verisal.data.decode import MAX_PIXELS, Frame
 from verisal.data.files import left_out_words
 from verisal.data.objects import objects_of
 from verisal.data.readers.class_map import class_indices
 from verisal.data.readers.listing import ImageRecord, ImageSet, Listing, Problem
+from verisal.data.reading import ChannelRule, ImageReader
 from verisal.errors import ConfigError, DataError
 from verisal.fingerprint import fingerprint
 from verisal.functional.seeding import derive_seed
@@ -57,6 +58,8 @@ class ImageSplits:
             them, as the published protocols have it, yet their class counts as present in the image;
             ``keep`` takes them as any others.
         max_pixels: largest width times height that is decoded.
+        channel_rule: what is done with a file of other channels than the classifier takes; see
+            :class:`.ImageReader`.
 
     Raises:
         ConfigError: ratios that are not three proportions, or other settings outside their range.
@@ -72,6 +75,7 @@ class ImageSplits:
     on_error: Literal["raise", "skip"] = "raise"
     difficult: Literal["leave_out", "keep"] = "leave_out"
     max_pixels: int = MAX_PIXELS
+    channel_rule: ChannelRule | None = None
 
     def __post_init__(self) -> None:
         as_tuples(self)
@@ -138,6 +142,7 @@ class AnnotatedImages(Dataset[Sample]):
         known = classifier if isinstance(classifier, Classifier) else load_classifier(classifier)
         self.split, self.size, self.class_names = split, known.image_size, known.class_names
         self._splits = splits
+        self._reader = ImageReader.of(known, rule=splits.channel_rule, max_pixels=splits.max_pixels)
         source = splits.set_of(split)
         self._name = type(source).__name__
         listing = source.listing()
@@ -204,7 +209,7 @@ class AnnotatedImages(Dataset[Sample]):
         return -1 if index is None else index
 
     def _sample(self, record: ImageRecord) -> Sample:
-        image = decode_image(record.path, max_pixels=self._splits.max_pixels)
+        image = self._reader(record.path)
         frame = Frame.around(
             image.shape[1], image.shape[2], size=self.size, crop_share=self._splits.crop_share
         )

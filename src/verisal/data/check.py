@@ -9,11 +9,12 @@ from typing import final
 
 from torch import Tensor
 
-from verisal.data.decode import MAX_PIXELS, decode_image
+from verisal.data.decode import MAX_PIXELS
 from verisal.data.files import left_out_words
 from verisal.data.objects import check_record
 from verisal.data.readers.class_map import class_indices
 from verisal.data.readers.listing import ImageRecord, ImageSet, Problem
+from verisal.data.reading import ChannelRule, ImageReader
 from verisal.errors import ConfigError, DataError
 from verisal.fingerprint import state_hash
 from verisal.models import Classifier
@@ -68,6 +69,7 @@ def check_data(
     *,
     classifier: Classifier | None = None,
     max_pixels: int = MAX_PIXELS,
+    channel_rule: ChannelRule | None = None,
     others: Sequence[ImageSet] = (),
     progress: bool = False,
 ) -> CheckReport:
@@ -78,8 +80,10 @@ def check_data(
 
     Args:
         images: the data set.
-        classifier: whose classes those of the data set must be, or None not to compare them.
+        classifier: whose classes those of the data set must be, and which must take its files; None not to
+            compare them.
         max_pixels: largest width times height that is decoded.
+        channel_rule: what is done with a file of other channels than the classifier takes.
         others: sets for other splits, with which the data set may share no picture; of them nothing else is
             looked at.
         progress: whether to show how far it is.
@@ -99,12 +103,16 @@ def check_data(
         except (DataError, ConfigError) as error:
             problems.append(Problem("classes", str(error)))
     sizes: list[tuple[int, int]] = []
-    objects = 0
+    objects, reader = 0, ImageReader(max_pixels=max_pixels)
+    if classifier is not None:
+        reader = ImageReader.of(classifier, rule=channel_rule, max_pixels=max_pixels)
     with progress_bar("data", len(listing.records) + len(elsewhere), done=0, shown=progress) as advance:
         for record in listing.records:
             advance(1)
             try:
-                image = decode_image(record.path, max_pixels=max_pixels)
+                image = reader.as_it_is(record.path)
+                if classifier is not None:
+                    reader(record.path)
             except DataError as error:
                 problems.append(_problem(record, str(error)))
                 continue
@@ -118,7 +126,7 @@ def check_data(
             problems += [_problem(record, each) for each in words]
         for record in elsewhere:
             advance(1)
-            problems += _shared(record, pictures, max_pixels)
+            problems += _shared(record, pictures, reader)
     counted = Counter(record.class_name for record in listing.records)
     broken = {problem.image_id for problem in problems if problem.image_id is not None}
     return CheckReport(
@@ -139,10 +147,12 @@ def _content(image: Tensor) -> str:
     return state_hash({"": image})
 
 
-def _shared(other: ImageRecord, pictures: Mapping[str, ImageRecord], max_pixels: int) -> Iterator[Problem]:
+def _shared(
+    other: ImageRecord, pictures: Mapping[str, ImageRecord], reader: ImageReader
+) -> Iterator[Problem]:
     """A problem if the image of another split is one of these pictures."""
     try:
-        known = pictures.get(_content(decode_image(other.path, max_pixels=max_pixels)))
+        known = pictures.get(_content(reader.as_it_is(other.path)))
     except DataError:
         # Said when that split is checked.
         return

@@ -118,6 +118,8 @@ def _taps(length: int, scaled: int, first: int, count: int) -> tuple[slice, Tens
 MAX_PIXELS = 64_000_000
 # Formats in which grey values come back changed.
 _BLURRED = frozenset({"JPEG", "MPO"})
+# Modes of pictures without colour.
+_GREY = frozenset({"1", "L", "LA", "La", "F", "I", "I;16", "I;16L", "I;16B", "I;16N"})
 # Brands in the first box of HEIC files.
 _HEIF = frozenset({b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"})
 
@@ -147,6 +149,24 @@ def decode_image(path: str | PathLike[str], *, max_pixels: int = MAX_PIXELS) -> 
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
 
+def decode_picture(path: str | PathLike[str], *, max_pixels: int = MAX_PIXELS, bands: bool = False) -> Tensor:
+    """Read one image file as :func:`decode_image` does, with the channels that it has.
+
+    Args:
+        path: the file.
+        max_pixels: largest width times height that is decoded.
+        bands: True to take the four numbers of each pixel of a file with opacity as four channels.
+
+    Returns:
+        ``(C, H, W)`` float32 in [0, 1]: one channel of grey and 1-bit images, three of all others.
+
+    Raises:
+        DataError: as of :func:`decode_image`.
+    """
+    pixels = _decoded(path, max_pixels, _four if bands else _own_channels)
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+
+
 def decode_index_mask(path: str | PathLike[str], *, max_pixels: int = MAX_PIXELS) -> NDArray[np.int64]:
     """Numbers ``(H, W)`` int64 of a picture: of objects, of classes, or 0 and anything else.
 
@@ -163,15 +183,15 @@ def decode_index_mask(path: str | PathLike[str], *, max_pixels: int = MAX_PIXELS
 
 
 def resize_image(image: Tensor, size: int) -> Tensor:
-    """Central square ``(3, size, size)`` of an image ``(3, H, W)`` float32 in [0, 1].
+    """Central square ``(C, size, size)`` of an image ``(C, H, W)`` float32 in [0, 1].
 
     Its short side is resized to ``size``, bilinear and antialiased.
 
     Raises:
-        DataError: the image is not ``(3, H, W)`` with at least one pixel.
+        DataError: the image is not ``(C, H, W)`` with at least one pixel.
     """
-    if image.ndim != 3 or image.shape[0] != 3 or image.numel() == 0:
-        raise DataError(f"image must be (3, H, W) with at least one pixel, found {tuple(image.shape)}")
+    if image.ndim != 3 or image.numel() == 0:
+        raise DataError(f"image must be (C, H, W) with at least one pixel, found {tuple(image.shape)}")
     return Frame.around(image.shape[1], image.shape[2], size=size).image(image)
 
 
@@ -292,6 +312,24 @@ def _rgb(image: Image.Image, file: _File) -> NDArray[np.float32]:
         layer = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, (255, 255, 255, 255)), layer)
     return np.asarray(image.convert("RGB"), dtype=np.float32) / 255.0
+
+
+def _own_channels(image: Image.Image, file: _File) -> NDArray[np.float32]:
+    """``(H, W, 1)`` of grey images and ``(H, W, 3)`` of others, float32 in [0, 1]."""
+    colours = _rgb(image, file)
+    return colours[..., :1] if image.mode in _GREY or raw_mode(image).startswith("LA") else colours
+
+
+def _four(image: Image.Image, file: _File) -> NDArray[np.float32]:
+    """``(H, W, 4)`` float32 in [0, 1] where the file has four numbers per pixel, else its own channels."""
+    deep = sixteen_bits(image, file.open)
+    if deep is not None and deep.shape[2] == 4:
+        return deep.astype(np.float32) / 65535.0
+    if deep is None and image.mode in ("RGBA", "RGBX"):
+        image.load()
+        return np.asarray(image, dtype=np.float32) / 255.0
+    with file.open() as again:
+        return _own_channels(again, file)
 
 
 def _over_white(values: NDArray[np.uint16], clear: object) -> NDArray[np.float32]:

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import final
 
 from verisal._files import left_behind
+from verisal.data.arrays import ARRAY_SUFFIXES
 from verisal.data.pillow import holds_picture, image_suffixes
 from verisal.data.readers.values import composed
 from verisal.errors import DataError
@@ -83,12 +84,13 @@ class FoundImages:
         return {image_id_of(path, self.root): path for path in self.paths}
 
 
-def find_images(root: Path, *, without: Path | None = None) -> FoundImages:
+def find_images(root: Path, *, without: Path | None = None, arrays: bool = True) -> FoundImages:
     """Images below ``root``, but for the file or folder ``without``; links are followed.
 
-    A file is an image if the installed Pillow reads files with its suffix, in large or small letters, or, for
-    a file without a suffix, if its first bytes are those of a picture. Hidden files and folders, and those
-    that other systems leave behind, are left out and not counted.
+    A file is an image if the installed Pillow reads files with its suffix, in large or small letters, or if
+    it is an array (``.npy``, ``.npz``), or, without a suffix, if its first bytes are those of a picture.
+    Hidden files and folders, and those that other systems leave behind, are left out and not counted. Without
+    ``arrays``, only pictures are images.
 
     Raises:
         DataError: a symbolic link leads back to a folder that it lies in, or a folder cannot be read.
@@ -97,7 +99,7 @@ def find_images(root: Path, *, without: Path | None = None) -> FoundImages:
     for path in _walk(
         root, (os.path.realpath(root),), None if without is None else os.path.realpath(without)
     ):
-        kind = _no_image(path)
+        kind = _no_image(path, arrays=arrays)
         if kind:
             left_out[kind] += 1
         else:
@@ -165,10 +167,10 @@ def _is(path: Path, real: str | None) -> bool:
     return real is not None and path.name == os.path.basename(real) and os.path.realpath(path) == real
 
 
-def _no_image(path: Path) -> str:
+def _no_image(path: Path, *, arrays: bool) -> str:
     """Kind of a file; empty for an image."""
     suffix = path.suffix.lower()
-    if suffix in image_suffixes():
+    if suffix in image_suffixes() or (arrays and suffix in ARRAY_SUFFIXES):
         return ""
     # Digits after a dot are the end of a name: photo.0001
     if suffix and not suffix[1:].isdigit():

@@ -42,7 +42,7 @@ class ImageDigests:
 
     @classmethod
     def of(cls, images: Tensor, names: Sequence[str]) -> ImageDigests:
-        """Of ``images (N, 3, H, W)`` uint8."""
+        """Of ``images (N, C, H, W)`` uint8."""
         values = np.frombuffer(b"".join(row_digests(images, 8)), dtype="<i8").astype(np.int64)
         return cls(torch.from_numpy(values), tuple(names))
 

@@ -77,7 +77,7 @@ def _begins(name: str, start: bytes) -> bool:
 
 Value = TypeVar("Value", bound=np.generic)
 
-_BITS, _PHOTOMETRIC, _ORIENTATION, _PLANAR = 258, 262, 274, 284
+_BITS, _PHOTOMETRIC, _ORIENTATION, _SAMPLES, _PLANAR = 258, 262, 274, 277, 284
 _WHOLE_NUMBERS = {3: "H", 4: "L"}
 _XMP = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
 
@@ -172,6 +172,16 @@ def turned(pixels: NDArray[Value], orientation: int) -> NDArray[Value]:
     if orientation in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
     return pixels
+
+
+def is_tiff(start: bytes) -> bool:
+    """True if a file that begins so is a TIFF file."""
+    return start.startswith(_TIFF_STARTS)
+
+
+def tiff_samples(content: bytes) -> int:
+    """Numbers per pixel of the first picture in a TIFF file."""
+    return _Tags.of(content).number(_SAMPLES) or 1
 
 
 def tiff_without_metadata(content: bytes) -> tuple[bytes, int, bool] | None:

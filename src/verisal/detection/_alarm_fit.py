@@ -52,7 +52,7 @@ class LabelledImages:
 
     Args:
         split: name of the split.
-        images: ``(N, 3, H, W)`` in [0, 1], in 8-bit levels.
+        images: ``(N, C, H, W)`` in [0, 1], in 8-bit levels.
         labels: ``(N,)`` int64.
         class_names: of the classifier.
     """

@@ -87,10 +87,10 @@ def attack_defence(
         gates: how gradients pass through the masks; the detector that judges optimises them in full.
         detector: fitted, and reading :class:`DetectorFeatures`.
         classifier: beside it.
-        images: ``(B, 3, H, W)`` uint8, classified correctly.
+        images: ``(B, C, H, W)`` uint8, classified correctly.
         labels: ``(B,)`` int64.
         image_ids: B names.
-        pool: ``(N, 3, H, W)`` uint8, clean images to imitate.
+        pool: ``(N, C, H, W)`` uint8, clean images to imitate.
         seed: of the restarts.
 
     Returns:

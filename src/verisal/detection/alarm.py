@@ -87,7 +87,7 @@ class Alarm:
         Args:
             classifier: that is to be watched; left as it is. A network that is no :class:`.Classifier` is
                 made one, if it says how it normalises.
-            images: ``(N, 3, H, W)`` float32 in [0, 1]. For the default of 5 % false alarms some 450 are
+            images: ``(N, C, H, W)`` float32 in [0, 1]. For the default of 5 % false alarms some 450 are
                 needed, 200 of them for the threshold.
             labels: N whole numbers, the true classes.
             detector: what learns, of which a copy is fitted; :class:`.LearnedConsistency` by default, which
@@ -136,7 +136,7 @@ class Alarm:
         )
 
     def __call__(self, images: Tensor) -> Verdicts:
-        """Judge ``images (B, 3, H, W)`` in [0, 1].
+        """Judge ``images (B, C, H, W)`` in [0, 1].
 
         Raises:
             DataError: images of another shape, dtype or range.

@@ -76,7 +76,7 @@ class GroupTable:
     """Rows of one split: every image of every group.
 
     Attributes:
-        images: ``(N, 3, H, W)`` uint8.
+        images: ``(N, C, H, W)`` uint8.
         image_index: ``(N,)`` position of the clean image in its split.
         group: ``(N,)`` index into ``groups``.
         label: ``(N,)`` true class.

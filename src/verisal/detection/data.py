@@ -15,10 +15,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from verisal.attacks import Attack
 from verisal.data.annotated import AnnotatedImages, DiskSplit, ImageSplits
-from verisal.data.decode import decode_image, resize_image
+from verisal.data.decode import resize_image
 from verisal.data.files import find_images, left_out_words, no_image, path_text
 from verisal.data.guard import ImageDigests, guard_classifier_data
 from verisal.data.image_data import Processes, ShareSampler, more_than_a_batch
+from verisal.data.reading import ChannelRule, ImageReader
 from verisal.data.scenes.emoji import EmojiScenes
 from verisal.detection.attacked_images import AttackedImages, GroupTable, ImageSource
 from verisal.detection.families import Families
@@ -41,8 +42,8 @@ _logger = logging.getLogger(__name__)
 class PhotographDataset(Dataset[Sample]):
     """Image files for ``predict``, decoded and brought to the classifier's size."""
 
-    def __init__(self, paths: Sequence[Path], size: int) -> None:
-        self._paths, self._size = tuple(paths), size
+    def __init__(self, paths: Sequence[Path], size: int, reader: ImageReader) -> None:
+        self._paths, self._size, self._reader = tuple(paths), size, reader
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -52,7 +53,7 @@ class PhotographDataset(Dataset[Sample]):
         path, size = self._paths[index], self._size
         nothing = torch.zeros(0, dtype=torch.int64)
         masks, boxes = torch.zeros(0, size, size, dtype=torch.bool), torch.zeros(0, 4)
-        return Sample(resize_image(decode_image(path), size), -1, path_text(path), nothing, masks, boxes)
+        return Sample(resize_image(self._reader(path), size), -1, path_text(path), nothing, masks, boxes)
 
 
 @final
@@ -85,6 +86,8 @@ class DetectorData(L.LightningDataModule):
         images: files or folders that ``predict`` scores.
         on_error: of a file among them that cannot be decoded: ``raise``, or ``skip`` it with a warning that
             names it.
+        channel_rule: what is done with a file among ``images`` that has other channels than the classifier
+            takes; see :class:`.ImageReader`. ``source`` has its own.
         source: images on disk to fit, validate and test with, labelled; EmojiScenes without it.
 
     Raises:
@@ -113,6 +116,7 @@ class DetectorData(L.LightningDataModule):
         batch_size: int = 64,
         images: Sequence[str] = (),
         on_error: Literal["raise", "skip"] = "raise",
+        channel_rule: ChannelRule | None = None,
         source: ImageSplits | None = None,
     ) -> None:
         super().__init__()
@@ -125,6 +129,7 @@ class DetectorData(L.LightningDataModule):
         # channels_last makes the CPU convolutions of masks and attacks about 1.4 times as fast.
         self.classifier.to(memory_format=torch.channels_last)
         self._batch_size, self._images, self._on_error = batch_size, tuple(images), on_error
+        self._reader = ImageReader.of(self.classifier, rule=channel_rule)
         learned = [*noise] if fit_noise is None else [name for name in noise if name in fit_noise]
         counts: dict[Split, tuple[int, int]] = {
             "det_fit": (fit_count, fit_count),
@@ -183,8 +188,8 @@ class DetectorData(L.LightningDataModule):
             return
         files = _image_files(self._images)
         if self._on_error == "skip":
-            files = _readable(files)
-        self._photographs = PhotographDataset(files, self.classifier.image_size)
+            files = _readable(files, self._reader)
+        self._photographs = PhotographDataset(files, self.classifier.image_size, self._reader)
 
     def measure(self, splits: Sequence[Split], measurements: Sequence[Measurement]) -> None:
         """Attack and measure what is missing of some splits, each process its share."""
@@ -328,11 +333,11 @@ def _image_files(sources: Sequence[str]) -> list[Path]:
     return files
 
 
-def _readable(files: Sequence[Path]) -> list[Path]:
+def _readable(files: Sequence[Path], reader: ImageReader) -> list[Path]:
     kept: list[Path] = []
     for path in files:
         try:
-            decode_image(path)
+            reader(path)
         except DataError as error:
             _logger.warning("left out: %s", error)
         else:

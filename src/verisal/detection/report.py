@@ -274,7 +274,7 @@ def _fused(layers: Sequence[Tensor], image: Tensor) -> Tensor:
 
 
 def costs_of(detectors: Mapping[str, Detector], classifier: Classifier, images: Tensor) -> dict[str, float]:
-    """Milliseconds and passes through the last stage per image, from ``images (B, 3, H, W)`` to the score.
+    """Milliseconds and passes through the last stage per image, from ``images (B, C, H, W)`` to the score.
 
     A measurement that several rows share is made and timed once, and counts in full for each of them.
     """

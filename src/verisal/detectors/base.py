@@ -135,7 +135,7 @@ class Detector(Configured, ABC):
 
     @final
     def score(self, classifier: StagedClassifier, images: Tensor) -> Tensor:
-        """``(B,)`` scores of images ``(B, 3, H, W)`` in [0, 1].
+        """``(B,)`` scores of images ``(B, C, H, W)`` in [0, 1].
 
         Raises:
             ConfigError: it needs fitting and was not fitted, or the classifier says ``output: sigmoid``.

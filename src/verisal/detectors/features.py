@@ -41,7 +41,7 @@ class DetectorFeatures(Measurement):
     ``masks/<query>/<l>`` ``(B, 3, h, w)``   statistics of the learned gates
     ``gated/<query>/<l>`` ``(B, 1, h, w)``   channel mean of gate times activation, if ``gated_activation``
     ``activations/<l>``   ``(B, 3, h, w)``   statistics of the ungated activations, the control
-    ``gradient``          ``(B, 3, H, W)``   gradient of the predicted logit by the image
+    ``gradient``          ``(B, C, H, W)``   gradient of the predicted logit by the image
     ``logits``            ``(B, K)``         the classifier's output, float32
     ``confidence``        ``(B,)``           log odds of the predicted class, float32
     ``prediction``        ``(B,)``           predicted class, int64
@@ -89,7 +89,7 @@ class DetectorFeatures(Measurement):
         return super()._decisive() | {"saliency": self.saliency.gate_settings()}
 
     def __call__(self, classifier: StagedClassifier, images: Tensor) -> dict[str, Tensor]:
-        """Features of one batch of images ``(B, 3, H, W)`` in [0, 1]."""
+        """Features of one batch of images ``(B, C, H, W)`` in [0, 1]."""
         check_images(images)
         parts = []
         classifier = staged_network(classifier, type(self).__name__)
@@ -111,7 +111,7 @@ class DetectorFeatures(Measurement):
 
         Args:
             classifier: with stages.
-            images: ``(B, 3, H, W)`` in [0, 1]; where they carry no gradient no graph is made, which is
+            images: ``(B, C, H, W)`` in [0, 1]; where they carry no gradient no graph is made, which is
                 cheaper and gives the same values.
             gates: takes the place of ``saliency``, and says how gradients pass through the gates.
             gradient: also make ``gradient``, which costs a backward pass and one through it.

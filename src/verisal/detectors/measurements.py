@@ -38,7 +38,7 @@ class Measurement(Configured, ABC):
 
     @abstractmethod
     def __call__(self, classifier: StagedClassifier, images: Tensor) -> dict[str, Tensor]:
-        """Named tensors ``(B, ...)`` of images ``(B, 3, H, W)`` in [0, 1], each row of its image alone."""
+        """Named tensors ``(B, ...)`` of images ``(B, C, H, W)`` in [0, 1], each row of its image alone."""
 
 
 def measured_logits(classifier: StagedClassifier, images: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ class Logits(Measurement):
     needs_stages = False
 
     def __call__(self, classifier: StagedClassifier, images: Tensor) -> dict[str, Tensor]:
-        """Logits of images ``(B, 3, H, W)`` in [0, 1]."""
+        """Logits of images ``(B, C, H, W)`` in [0, 1]."""
         return {"logits": measured_logits(classifier, images)}
 
 
@@ -69,7 +69,7 @@ class ShiftedLogits(Measurement):
     needs_stages = False
 
     def __call__(self, classifier: StagedClassifier, images: Tensor) -> dict[str, Tensor]:
-        """Logits of both views of images ``(B, 3, H, W)`` in [0, 1]."""
+        """Logits of both views of images ``(B, C, H, W)`` in [0, 1]."""
         logits = measured_logits(classifier, images)
         return {"logits": logits, "shifted/logits": measured_logits(classifier, shift_one_pixel(images))}
 
@@ -77,12 +77,12 @@ class ShiftedLogits(Measurement):
 @final
 @dataclass(frozen=True)
 class Pixels(Measurement):
-    """``image (B, 3, H, W)``, the image itself in 8 bits, and ``logits (B, K)``. One forward pass."""
+    """``image (B, C, H, W)``, the image itself in 8 bits, and ``logits (B, K)``. One forward pass."""
 
     needs_stages = False
 
     def __call__(self, classifier: StagedClassifier, images: Tensor) -> dict[str, Tensor]:
-        """Bytes and logits of images ``(B, 3, H, W)`` in [0, 1]."""
+        """Bytes and logits of images ``(B, C, H, W)`` in [0, 1]."""
         return {"image": round_to_8bit(images), "logits": measured_logits(classifier, images)}
 
 
@@ -95,7 +95,7 @@ class PooledActivations(Measurement):
     """
 
     def __call__(self, classifier: StagedClassifier, images: Tensor) -> dict[str, Tensor]:
-        """Logits and vectors of images ``(B, 3, H, W)`` in [0, 1]."""
+        """Logits and vectors of images ``(B, C, H, W)`` in [0, 1]."""
         _, outputs = _stage_outputs(classifier, images, "PooledActivations")
         pooled = [activation.mean(dim=(2, 3)) for activation in outputs.activations]
         return {"logits": outputs.logits} | {f"pooled/{n}": part for n, part in enumerate(pooled, start=1)}
@@ -118,7 +118,7 @@ class ChannelGates(Measurement):
         return {"saliency": self.saliency.gate_settings()}
 
     def __call__(self, classifier: StagedClassifier, images: Tensor) -> dict[str, Tensor]:
-        """Gates of images ``(B, 3, H, W)`` in [0, 1] for the class that is predicted on each."""
+        """Gates of images ``(B, C, H, W)`` in [0, 1] for the class that is predicted on each."""
         network, outputs = _stage_outputs(classifier, images, "ChannelGates")
         if len(images) == 0:
             # Nothing to explain; the activations have the shapes of the gates.
@@ -131,7 +131,7 @@ class ChannelGates(Measurement):
 def _stage_outputs(
     classifier: StagedClassifier, images: Tensor, measurement: str
 ) -> tuple[StagedClassifier, StageOutputs]:
-    """The classifier without wrappers, and what its stages give for images ``(B, 3, H, W)``."""
+    """The classifier without wrappers, and what its stages give for images ``(B, C, H, W)``."""
     check_images(images)
     network = staged_network(classifier, f"the measurement {measurement}")
     with frozen(network), gradient_scope(images.device.type), torch.no_grad():
@@ -141,7 +141,7 @@ def _stage_outputs(
 @final
 @dataclass(frozen=True, kw_only=True)
 class SalientPixels(Measurement):
-    """``salient/image (B, 3, H, W)``: the image times its saliency map for the predicted class.
+    """``salient/image (B, C, H, W)``: the image times its saliency map for the predicted class.
 
     In half precision. One forward pass, and what the saliency takes.
 
@@ -152,7 +152,7 @@ class SalientPixels(Measurement):
     saliency: Saliency
 
     def __call__(self, classifier: StagedClassifier, images: Tensor) -> dict[str, Tensor]:
-        """Weighted images ``(B, 3, H, W)`` for the class that is predicted on each."""
+        """Weighted images ``(B, C, H, W)`` for the class that is predicted on each."""
         check_images(images)
         if len(images) == 0:
             return {"salient/image": images.half()}
@@ -200,7 +200,7 @@ class StepsToFlip(Measurement):
             )
 
     def __call__(self, classifier: StagedClassifier, images: Tensor) -> dict[str, Tensor]:
-        """Steps for images ``(B, 3, H, W)`` in [0, 1]."""
+        """Steps for images ``(B, C, H, W)`` in [0, 1]."""
         check_images(images)
         with frozen(classifier), gradient_scope(images.device.type):
             current = images.detach().clone()

@@ -117,7 +117,7 @@ class SqueezedLogits(Measurement):
             )
 
     def __call__(self, classifier: StagedClassifier, images: Tensor) -> dict[str, Tensor]:
-        """Logits of all copies of images ``(B, 3, H, W)`` in [0, 1]."""
+        """Logits of all copies of images ``(B, C, H, W)`` in [0, 1]."""
         squeezed = {
             "squeezed/bit_depth": reduce_bit_depth(images, self.bits),
             "squeezed/median": median_filter(images, self.median),

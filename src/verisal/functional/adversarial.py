@@ -58,13 +58,13 @@ def scale_to_l2(images: Tensor, directions: Tensor, norms: Tensor) -> Tensor:
     of an 8-bit image a no-op.
 
     Args:
-        images: ``(B, 3, H, W)`` in [0, 1].
-        directions: ``(B, 3, H, W)``, any scale.
+        images: ``(B, C, H, W)`` in [0, 1].
+        directions: ``(B, C, H, W)``, any scale.
         norms: ``(B,)`` L2 norms >= 0 to reach, from below: the result is the largest scale whose norm does
             not exceed it. Norms that no change inside [0, 1] along the direction reaches give less.
 
     Returns:
-        ``(B, 3, H, W)`` in [0, 1].
+        ``(B, C, H, W)`` in [0, 1].
     """
     shape = (-1, *[1] * (images.ndim - 1))
 
@@ -86,13 +86,13 @@ def gaussian_noise(images: Tensor, norms: Tensor, *, seed: int, sample_ids: Sequ
     """Images with Gaussian noise of given L2 norms: the control that stands beside an L2 attack.
 
     Args:
-        images: ``(B, 3, H, W)`` in [0, 1].
+        images: ``(B, C, H, W)`` in [0, 1].
         norms: ``(B,)``, e.g. :attr:`Verdict.l2` of the same images under attack.
         seed: the run's seed.
         sample_ids: one stable name per image; noise depends on seed and name only.
 
     Returns:
-        ``(B, 3, H, W)`` in [0, 1]; see :func:`scale_to_l2` for the rounding.
+        ``(B, C, H, W)`` in [0, 1]; see :func:`scale_to_l2` for the rounding.
 
     Raises:
         ConfigError: norms or names that do not fit the images.
@@ -121,7 +121,7 @@ class Verdict:
     """Effect of an attack once its images are stored with 8 bits.
 
     Attributes:
-        images: ``(B, 3, H, W)`` uint8, the attacked images as stored.
+        images: ``(B, C, H, W)`` uint8, the attacked images as stored.
         clean_prediction: ``(B,)`` int64, of the clean images as stored. For a classifier with
             ``output: sigmoid`` predictions are decisions: 1 where the label (of one logit: the class) is
             more probable than not, else 0; they are correct as :func:`decision` says.
@@ -167,7 +167,7 @@ def judge_8bit(
 
     Args:
         model: maps images in [0, 1] to logits; put in eval mode meanwhile if it is a module.
-        clean: ``(B, 3, H, W)`` float in [0, 1].
+        clean: ``(B, C, H, W)`` float in [0, 1].
         attacked: like ``clean``.
         labels: ``(B,)`` int64 true labels (not the goal of a targeted attack).
         chunk_size: images per forward pass.

@@ -39,7 +39,7 @@ class _HasLogits(Protocol):
 
 
 def ask(classifier: Callable[[Tensor], Any], images: Tensor, *, allow_nan: bool = False) -> Tensor:
-    """Logits ``(B, K)`` of ``images (B, 3, H, W)``, whatever the classifier returns and does to its input.
+    """Logits ``(B, K)`` of ``images (B, C, H, W)``, whatever the classifier returns and does to its input.
 
     Every pass of a network that somebody else handed over goes through here. The classifier gets a copy of
     the images, so that one that normalises in place is like any other. Without gradients around the call the

@@ -148,7 +148,7 @@ def query_scores(
 
     Args:
         classifier: maps images to logits; called inside :func:`scoring`.
-        chunks: pairs of images ``(n, 3, H, W)`` and query classes ``(n,)``, made one after the other.
+        chunks: pairs of images ``(n, C, H, W)`` and query classes ``(n,)``, made one after the other.
         score: of the query class.
     """
     scores, output = [], output_of(classifier)

@@ -25,7 +25,7 @@ def derive_seed(*parts: object) -> int:
 
 
 def content_ids(images: Tensor) -> tuple[str, ...]:
-    """One name per image ``(B, 3, H, W)`` in [0, 1], made from its content rounded to 8 bits.
+    """One name per image ``(B, C, H, W)`` in [0, 1], made from its content rounded to 8 bits.
 
     What is drawn at random for an image depends on this name, so that it is the same in any batch, in any
     process and on any device. Inside :func:`named_after` a copy has the name of its image.
@@ -38,7 +38,7 @@ def content_ids(images: Tensor) -> tuple[str, ...]:
 
 @contextmanager
 def named_after(images: Tensor, copies: Tensor) -> Iterator[None]:
-    """Names of ``images (B, 3, H, W)`` for altered copies of them ``(n, B, 3, H, W)``, as long as it lasts.
+    """Names of ``images (B, C, H, W)`` for altered copies of them ``(n, B, C, H, W)``, as long as it lasts.
 
     A copy that was computed differs by rounding from one batch or processor to the next, and that must not
     change what is drawn for it; copies of one image are told apart by what they show, not by the draw.

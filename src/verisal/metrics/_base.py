@@ -178,7 +178,7 @@ class SaliencyMetric(Metric, ABC):
             boxes: of the same objects, xyxy in pixels of the maps, half-open: per image ``(N, 4)``, or
                 ``(B, 4)`` with one each; ``BoundingBoxes`` of torchvision in their own format. Of an image
                 without masks, boxes stand in.
-            images: ``(B, 3, H, W)`` in [0, 1], the explained ones.
+            images: ``(B, C, H, W)`` in [0, 1], the explained ones.
             classifier: images in [0, 1] to logits.
             query_class: ``(B,)`` or one number, the class that was explained; None for that of the
                 :class:`.SaliencyResult`, or the predicted one if there is a classifier; else it is not known.

@@ -155,7 +155,7 @@ class CascadingRandomisation(SaliencyMetric):
     Args:
         method: the one whose maps are scored: a :class:`.Saliency`, or a function of classifier, images and
             query class to maps.
-        images: ``(N, 3, H, W)`` in [0, 1], fixed, of the size of those that are scored: running statistics of
+        images: ``(N, C, H, W)`` in [0, 1], fixed, of the size of those that are scored: running statistics of
             the re-initialised norm layers are estimated on them.
         steps: into which the layers are divided.
         seed: of the initial values, of the derangement.

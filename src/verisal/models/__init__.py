@@ -1,6 +1,7 @@
 """Classifiers from anywhere, their stages, and gates on them."""
 
 from verisal.models._stages import find_stages
+from verisal.models.bounds import Bounds
 from verisal.models.classifier import Classifier
 from verisal.models.function_network import FunctionNetwork
 from verisal.models.normalization import Normalization
@@ -10,6 +11,7 @@ from verisal.models.sources.zoo import ClassifierSource, export_classifier, load
 
 __all__ = [
     "Architecture",
+    "Bounds",
     "Classifier",
     "ClassifierSource",
     "FunctionNetwork",

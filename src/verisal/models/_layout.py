@@ -19,6 +19,55 @@ Kind = Literal["map", "channels_last", "tokens"]
 
 
 @dataclass(frozen=True)
+class InputShape:
+    """What one square image of a network is like: its channels, and its height and width in pixels."""
+
+    channels: int
+    side: int
+
+    @classmethod
+    def of(cls, network: nn.Module, side: int, channels: int | None = None) -> InputShape:
+        """The shape for this side, with these channels or those that are found in the network.
+
+        Raises:
+            ConfigError: none are given or found.
+        """
+        found = channels or channels_of(network)
+        if found is None:
+            raise ConfigError(
+                f"the number of channels that this {type(network).__name__} takes is not known before its"
+                " first images; give channels, such as 1 for grey images and 3 for RGB"
+            )
+        return cls(found, side)
+
+    def __str__(self) -> str:
+        """As in messages."""
+        return f"{self.side} x {self.side} px and {self.channels} channel(s)"
+
+    def blank(self, network: nn.Module) -> Tensor:
+        """Zeros ``(1, channels, side, side)`` of the network's device and dtype."""
+        parameter = next(network.parameters(), torch.zeros(()))
+        shape = (1, self.channels, self.side, self.side)
+        return torch.zeros(shape, device=parameter.device, dtype=parameter.dtype)
+
+    def like(self, first: Tensor, grid: int) -> Tensor:
+        """A tensor without values, shaped like the images that gave this map of the first stage.
+
+        Images of this shape are known to give maps of height and width ``grid``.
+        """
+        rows, columns = (self.side * length // grid for length in first.shape[-2:])
+        return torch.empty(len(first), self.channels, rows, columns, device="meta", dtype=first.dtype)
+
+
+def channels_of(network: nn.Module) -> int | None:
+    """Number of channels that a network's first convolution takes; None where it has none."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d) and module.in_channels:
+            return module.in_channels
+    return None
+
+
+@dataclass(frozen=True)
 class StageLayout:
     """Layout by which a stage's output becomes a map ``(B, C, h, w)`` and back.
 
@@ -39,13 +88,13 @@ class Probe:
         layouts: one per stage.
         shapes: ``(1, C, h, w)`` of each stage's map.
         num_classes: number of logits.
-        image_size: of the blank image.
+        input_shape: of the blank image.
     """
 
     layouts: tuple[StageLayout, ...]
     shapes: tuple[tuple[int, ...], ...]
     num_classes: int
-    image_size: int
+    input_shape: InputShape
 
     @property
     def grid(self) -> int:
@@ -53,13 +102,9 @@ class Probe:
         return self.shapes[0][2]
 
 
-def image_like(first: Tensor, image_size: int, grid: int) -> Tensor:
-    """A tensor without values, shaped like the images that gave this map of the first stage.
-
-    Images of ``image_size`` are known to give maps of height and width ``grid``.
-    """
-    rows, columns = (image_size * length // grid for length in first.shape[-2:])
-    return torch.empty(len(first), 3, rows, columns, device="meta", dtype=first.dtype)
+def image_like(first: Tensor, channels: int, side: int, grid: int) -> Tensor:
+    """:meth:`InputShape.like`, as a graph can call it."""
+    return InputShape(channels, side).like(first, grid)
 
 
 def to_map(value: Tensor, kind: Kind, grid: Tensor) -> Tensor:
@@ -115,12 +160,6 @@ def check_stage_names(network: nn.Module, stages: Sequence[str]) -> None:
         )
 
 
-def probe_image(network: nn.Module, image_size: int) -> Tensor:
-    """A grey image ``(1, 3, image_size, image_size)`` of the network's device and dtype."""
-    parameter = next(network.parameters(), torch.zeros(()))
-    return torch.zeros(1, 3, image_size, image_size, device=parameter.device, dtype=parameter.dtype)
-
-
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
     """Eval mode inside, every module's own mode and the global random state again outside."""
@@ -147,29 +186,30 @@ def check_forward(network: nn.Module, error: Exception) -> None:
 
 
 def run_once(
-    network: nn.Module, modules: Mapping[str, nn.Module], note: Callable[[str, object], None], image_size: int
+    network: nn.Module,
+    modules: Mapping[str, nn.Module],
+    note: Callable[[str, object], None],
+    shape: InputShape,
 ) -> object:
     """Answer of a network to a blank image; ``note(name, output)`` is called after each of ``modules``."""
     try:
         with torch.no_grad(), evaluating(network), hooked(modules, note):
-            return network(probe_image(network, image_size))
+            return network(shape.blank(network))
     except (RuntimeError, ValueError, AssertionError, TypeError) as error:
         check_forward(network, error)
         raise ConfigError(
-            f"{type(network).__name__} fails on an image of {image_size} x {image_size} px ({error});"
-            " give the image_size that it was trained at"
+            f"{type(network).__name__} fails on an image of {shape} ({error}); give the image_size that it"
+            " was trained at, and channels where these are wrong"
         ) from error
 
 
-def count_classes(network: nn.Module, image_size: int) -> int:
+def count_classes(network: nn.Module, shape: InputShape) -> int:
     """Number of logits that a network gives for a blank image."""
-    return logits_of(
-        run_once(network, {}, lambda *_: None, image_size), 1, source=type(network).__name__
-    ).shape[1]
+    return logits_of(run_once(network, {}, lambda *_: None, shape), 1, source=type(network).__name__).shape[1]
 
 
 def probe_stages(
-    network: nn.Module, stages: Sequence[str], image_size: int, *, classes: int | None = None
+    network: nn.Module, stages: Sequence[str], shape: InputShape, *, classes: int | None = None
 ) -> Probe:
     """Run the network once on a blank image of its size and see what the named stages give out.
 
@@ -187,7 +227,7 @@ def probe_stages(
         calls.append((name, output))
         versions.append(output._version if isinstance(output, Tensor) else 0)
 
-    answer = run_once(network, {name: network.get_submodule(name) for name in stages}, note, image_size)
+    answer = run_once(network, {name: network.get_submodule(name) for name in stages}, note, shape)
     logits = logits_of(answer, 1, classes=classes, source=type(network).__name__)
     order = [name for name, _ in calls]
     if order != list(stages):
@@ -195,7 +235,7 @@ def probe_stages(
             f"stages must each run exactly once and in the given order; given {list(stages)},"
             f" the network runs {order}"
         )
-    layouts = _layouts(calls, image_size)
+    layouts = _layouts(calls, shape.side)
     for (name, output), version in zip(calls, versions, strict=True):
         if isinstance(output, Tensor) and output._version != version:
             raise ConfigError(
@@ -203,16 +243,16 @@ def probe_stages(
                 " name that module instead"
             )
     maps = to_maps([output for _, output in calls if isinstance(output, Tensor)], layouts)
-    return Probe(layouts, tuple(tuple(part.shape) for part in maps), logits.shape[1], image_size)
+    return Probe(layouts, tuple(tuple(part.shape) for part in maps), logits.shape[1], shape)
 
 
-def _layouts(outputs: Sequence[tuple[str, object]], image_size: int) -> tuple[StageLayout, ...]:
+def _layouts(outputs: Sequence[tuple[str, object]], side: int) -> tuple[StageLayout, ...]:
     layouts: list[StageLayout] = []
     grid, grid_of = (0, 0), 0
     for index, (name, output) in enumerate(outputs):
         if isinstance(output, Tensor) and output.ndim == 4:
             first, second, third = output.shape[1:]
-            last = channels_last(output.shape, (image_size, image_size))
+            last = channels_last(output.shape, (side, side))
             layouts.append(StageLayout("channels_last" if last else "map"))
             grid, grid_of = (first, second) if last else (second, third), index
         elif isinstance(output, Tensor) and output.ndim == 3 and 0 < grid[0] * grid[1] <= output.shape[1]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from verisal.errors import ConfigError
 from verisal.functional.networks import check_hookable, hooked
 from verisal.functional.outputs import logits_of
-from verisal.models._layout import evaluating, probe_image, probe_stages, run_once
+from verisal.models._layout import InputShape, evaluating, probe_stages, run_once
 
 _STAGES = 4
 # A network whose outermost few modules of a size are all bypassed has no stage of that size.
@@ -41,7 +41,7 @@ class _Call:
         return side if side > 1 and (second == third or first == second) else 0
 
 
-def find_stages(network: nn.Module, image_size: int) -> tuple[str, ...]:
+def find_stages(network: nn.Module, image_size: int, *, channels: int | None = None) -> tuple[str, ...]:
     """Names of up to four stages through which everything flows.
 
     For convolutional and hierarchical networks: at each of the last four resolutions the last module that no
@@ -51,20 +51,27 @@ def find_stages(network: nn.Module, image_size: int) -> tuple[str, ...]:
     Args:
         network: maps normalised images to logits.
         image_size: height and width in pixels that it takes.
+        channels: that it takes; None for those of its first convolution.
 
     Raises:
-        ConfigError: no such module; stages can then only be named by hand, if at all.
+        ConfigError: no such module; stages can then only be named by hand, if at all. Channels that are not
+            given and not found.
     """
-    calls = _calls(network, image_size)
+    return stages_of(network, InputShape.of(network, image_size, channels))
+
+
+def stages_of(network: nn.Module, shape: InputShape) -> tuple[str, ...]:
+    """:func:`find_stages` for images of a known shape."""
+    calls = _calls(network, shape)
     stages: list[str] = []
     for side in sorted({call.side for call in calls if call.side}):
-        name = _at_resolution(network, image_size, calls, side)
+        name = _at_resolution(network, shape, calls, side)
         if name and not any(name.startswith(f"{coarser}.") for coarser in stages):
             stages.insert(0, name)
         if len(stages) == _STAGES:
             break
     if len(stages) == 1:
-        stages += _blocks(network, image_size, calls, stages[0])
+        stages += _blocks(network, shape, calls, stages[0])
     if not stages:
         found = f"no stages of {type(network).__name__} were found"
         others = "choose a method that reads no layers: Gradient, IntegratedGradients, Occlusion or RISE"
@@ -82,18 +89,19 @@ def find_stages(network: nn.Module, image_size: int) -> tuple[str, ...]:
 
 def usable_stages(network: nn.Module, stages: Sequence[str], image_size: int) -> tuple[str, ...]:
     """The last four of the stages that a library names in running order; none if gates cannot act."""
+    shape = InputShape.of(network, image_size)
     chosen = tuple(stages)[-_STAGES:]
     try:
-        probe = probe_stages(network, chosen, image_size)
+        probe = probe_stages(network, chosen, shape)
     except ConfigError:
         return ()
     maps = all(layout.kind != "tokens" for layout in probe.layouts)
-    if len(chosen) < 2 or not maps or any(_bypassed(network, image_size, name) for name in chosen):
+    if len(chosen) < 2 or not maps or any(_bypassed(network, shape, name) for name in chosen):
         return ()
     return chosen
 
 
-def _calls(network: nn.Module, image_size: int) -> list[_Call]:
+def _calls(network: nn.Module, shape: InputShape) -> list[_Call]:
     check_hookable(network, "the search for stages", [""])
     calls: dict[str, _Call] = {}
     repeated: set[str] = set()
@@ -109,19 +117,19 @@ def _calls(network: nn.Module, image_size: int) -> list[_Call]:
         network,
         {name: part for name, part in named if name and not isinstance(part, torch.jit.ScriptModule)},
         note,
-        image_size,
+        shape,
     )
     return [call for name, call in calls.items() if name not in repeated]
 
 
-def _at_resolution(network: nn.Module, image_size: int, calls: Sequence[_Call], side: int) -> str:
+def _at_resolution(network: nn.Module, shape: InputShape, calls: Sequence[_Call], side: int) -> str:
     """The last of the outermost modules with maps of this size that nothing bypasses, or no name."""
     candidates = sorted(
         (call for call in calls if call.side == side and not _spans(network, calls, call)),
         key=lambda call: (call.depth, -call.order),
     )
     for call in candidates[:_TRIES]:
-        if not _bypassed(network, image_size, call.name) and _gives_lasting(network, image_size, call.name):
+        if not _bypassed(network, shape, call.name) and _gives_lasting(network, shape, call.name):
             return call.name
     return ""
 
@@ -137,15 +145,15 @@ def _spans(network: nn.Module, calls: Sequence[_Call], call: _Call) -> bool:
     return any(0 < other.side < call.side and other.order < call.order for other in calls)
 
 
-def _gives_lasting(network: nn.Module, image_size: int, name: str) -> bool:
+def _gives_lasting(network: nn.Module, shape: InputShape, name: str) -> bool:
     try:
-        probe_stages(network, [name], image_size)
+        probe_stages(network, [name], shape)
     except ConfigError:
         return False
     return True
 
 
-def _blocks(network: nn.Module, image_size: int, calls: Sequence[_Call], cut: str) -> list[str]:
+def _blocks(network: nn.Module, shape: InputShape, calls: Sequence[_Call], cut: str) -> list[str]:
     """Three evenly spaced blocks whose patch tokens still reach the logits."""
     patches = next(call for call in calls if call.name == cut)
     count = patches.side**2
@@ -164,22 +172,22 @@ def _blocks(network: nn.Module, image_size: int, calls: Sequence[_Call], cut: st
     most = max(rows, key=lambda names: sum(_size(network, name) for name in names), default=[])
     # With a class token in front of the head, the last block's patch tokens go nowhere.
     # A head of zeros, as some libraries start with, tells nothing, so it is assumed then.
-    used = [name for name in most if _sensitivity(network, image_size, name)[1]] or most[:-1]
+    used = [name for name in most if _sensitivity(network, shape, name)[1]] or most[:-1]
     chosen = {round((len(used) - 1) * part / 3) for part in (1, 2, 3)} if used else set()
     names = [used[index] for index in sorted(chosen)]
-    return [name for name in names if not _bypassed(network, image_size, name)]
+    return [name for name in names if not _bypassed(network, shape, name)]
 
 
 def _size(network: nn.Module, name: str) -> int:
     return sum(parameter.numel() for parameter in network.get_submodule(name).parameters())
 
 
-def _bypassed(network: nn.Module, image_size: int, name: str) -> bool:
+def _bypassed(network: nn.Module, shape: InputShape, name: str) -> bool:
     """True if logits still depend on the image once the module's output is held fixed."""
-    return _sensitivity(network, image_size, name)[0]
+    return _sensitivity(network, shape, name)[0]
 
 
-def _sensitivity(network: nn.Module, image_size: int, name: str) -> tuple[bool, bool]:
+def _sensitivity(network: nn.Module, shape: InputShape, name: str) -> tuple[bool, bool]:
     """Dependence of the logits on the image otherwise than through a module, and on its last token."""
     kept: list[Tensor] = []
 
@@ -189,7 +197,7 @@ def _sensitivity(network: nn.Module, image_size: int, name: str) -> tuple[bool, 
         return kept[0].clone()
 
     generator = torch.Generator().manual_seed(0)
-    blank = probe_image(network, image_size)
+    blank = shape.blank(network)
     image = torch.rand(blank.shape, generator=generator).to(blank).requires_grad_()
     held = hooked({name: network.get_submodule(name)}, hold)
     with torch.inference_mode(False), torch.enable_grad(), evaluating(network), held:

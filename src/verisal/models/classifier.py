@@ -13,15 +13,21 @@ from verisal.errors import ConfigError, DataError
 from verisal.functional.networks import check_hookable, plain_network
 from verisal.functional.outputs import check_logits, logits_of, output_of
 from verisal.functional.scopes import gradient_scope
-from verisal.models._layout import check_forward, check_stage_names, count_classes, probe_stages
-from verisal.models._stages import find_stages
+from verisal.models._layout import (
+    InputShape,
+    channels_of,
+    check_forward,
+    check_stage_names,
+    count_classes,
+    probe_stages,
+)
+from verisal.models._stages import stages_of
+from verisal.models.bounds import Bounds
 from verisal.models.function_network import names_inside
 from verisal.models.normalization import HOW_TO_SAY, Normalization
 from verisal.models.sources.libraries import Architecture
 from verisal.models.split import SplitNetwork, gives_same_logits, hooked_network, split_network
 from verisal.types import OutputKind, StagedClassifier, StageOutputs, check_range
-
-_CHANNELS = 3
 
 
 @final
@@ -41,7 +47,7 @@ class Classifier(StagedClassifier):
             chose its weights, where its file tells.
 
     Args:
-        network: maps normalised images ``(B, 3, H, W)`` to logits ``(B, K)``, alone or inside of what
+        network: maps normalised images ``(B, C, H, W)`` to logits ``(B, K)``, alone or inside of what
             :func:`.logits_of` reads. Wrappers of ``torch.compile``, DataParallel and
             DistributedDataParallel are taken off.
         stages: sub-modules whose outputs are the activations ``a_1 .. a_L``, in running order. Where nothing
@@ -51,6 +57,11 @@ class Classifier(StagedClassifier):
         class_names: the K names, in the order of the logits; numbers where nothing is given.
         image_size: height and width in pixels that the network was trained at; that of the first images
             where nothing is given.
+        channels: that the network takes; those of its normalisation, of its first convolution, or of the
+            first images where nothing is given.
+        bounds: least and greatest value of what the network takes, such as (-1024, 1024), which images of 0
+            and 1 stand for; [0, 1] where nothing is given. With bounds, ``normalization`` is in units of
+            these values, and where it is not given the network takes them as they are.
         output: ``softmax``: the classes exclude each other. ``sigmoid``: each logit is decided by itself, as
             of networks for several labels or with one logit; the probability of class k is
             :math:`\sigma(z_k)`, and it is predicted from 0.5 on. What the network says by an attribute
@@ -71,17 +82,22 @@ class Classifier(StagedClassifier):
         normalization: object = None,
         class_names: Sequence[str] | None = None,
         image_size: int | None = None,
+        channels: int | None = None,
+        bounds: Bounds | Sequence[float] | None = None,
         output: OutputKind | None = None,
         architecture: Architecture | None = None,
     ) -> None:
         super().__init__()
-        check_range(1, image_size=image_size)
+        check_range(1, image_size=image_size, channels=channels)
         check_network(network)
         network = plain_network(network)
         self.output: OutputKind = output or output_of(network)
         self._known_classes = None if class_names is None else len(class_names)
         check_output(self.output, self._known_classes)
-        told = normalization_of(network, normalization).over(_CHANNELS)
+        self.bounds = Bounds.of(bounds)
+        told = normalization_of(network, normalization, bounds)
+        self._channels = _input_channels(network, told, channels)
+        told = told.over(self._channels or 1)
         if stages is not None:
             stages = names_inside(network, tuple(stages))
             check_hookable(network, "a classifier with stages", stages)
@@ -104,9 +120,20 @@ class Classifier(StagedClassifier):
 
     @property
     def normalization(self) -> Normalization:
-        """The normalisation between images in [0, 1] and the network's input."""
-        mean, std = self.mean.flatten(), self.std.flatten()
-        return Normalization.of((mean, std))
+        """What is applied to images in [0, 1] before the network gets them."""
+        # 0.485 in single precision is 0.485 again.
+        mean, std = (
+            tuple(float(f"{value:.7g}") for value in values.flatten().tolist())
+            for values in (self.mean, self.std)
+        )
+        return Normalization(mean, std)
+
+    @property
+    def scales_only(self) -> bool:
+        """True for a network that takes values in its bounds as they are, so that no data has its mean."""
+        alike = Normalization.of(None, bounds=self.bounds).over(self.mean.numel())
+        pairs = ((self.mean, alike.mean), (self.std, alike.std))
+        return all(torch.allclose(own.flatten(), own.new_tensor(other)) for own, other in pairs)
 
     @property
     def image_size(self) -> int:
@@ -125,6 +152,15 @@ class Classifier(StagedClassifier):
         )
 
     @property
+    def channels(self) -> int:
+        """Number of channels C of the images, as said or found, else that of the first images.
+
+        Raises:
+            ConfigError: it is not known yet.
+        """
+        return self._shape(side=1).channels
+
+    @property
     def stages(self) -> tuple[str, ...]:
         """Names of the stages, in running order; found now where nobody has named them.
 
@@ -141,7 +177,7 @@ class Classifier(StagedClassifier):
             ConfigError: it is not said, and the size of the images is not known yet.
         """
         if self._known_classes is None:
-            count = count_classes(self.network, self.image_size)
+            count = count_classes(self.network, self._shape(self.image_size))
             self._check_classes(count)
             return count
         return self._known_classes
@@ -152,15 +188,27 @@ class Classifier(StagedClassifier):
         return self._told_names or tuple(map(str, range(self.num_classes)))
 
     def note_size(self, images: Tensor) -> None:
-        """Take the size of these images for that of the classifier, where none is known yet."""
+        """Take the size and channels of these images for those of the classifier, where none are known yet.
+
+        Raises:
+            DataError: images with other channels than the network takes.
+        """
+        if self._channels is None:
+            self._channels = images.shape[1]
+        if images.shape[1] != self._channels:
+            found, taken = images.shape[1], self._channels
+            raise DataError(
+                f"the network {type(self.network).__name__} takes images of {taken} channel(s), found"
+                f" {found}: {tuple(images.shape)}; {way_to_channels(found, taken)}"
+            )
         if self._seen_size is None:
             self._seen_size = max(images.shape[-2:])
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits ``(B, K)`` of images ``(B, 3, H, W)`` in [0, 1].
+        """Logits ``(B, K)`` of images ``(B, C, H, W)`` in [0, 1].
 
         Raises:
-            DataError: images in 8 bits.
+            DataError: images in 8 bits, or with other channels than the network takes.
         """
         self.note_size(images)
         try:
@@ -217,12 +265,16 @@ class Classifier(StagedClassifier):
         mean, std = (values.to(images.device) for values in (self.mean, self.std))
         return ((images - mean) / std).to(taken.dtype)
 
+    def _shape(self, side: int) -> InputShape:
+        return InputShape.of(self.network, side, self._channels)
+
     def _cut(self) -> _Views:
         """The views of the network that methods with stages call; made once."""
         if self._views is None:
             device = _taken(self.network, self.mean).device
             with gradient_scope(device.type):
-                views = _views_of(self.network, self._told_stages, self._known_classes, self.image_size)
+                shape = self._shape(self.image_size)
+                views = _views_of(self.network, self._told_stages, self._known_classes, shape)
             self._check_classes(views.num_classes)
             self._views = views
         return self._views
@@ -258,12 +310,16 @@ class _Views:
     num_classes: int
 
 
-def normalization_of(network: nn.Module, told: object) -> Normalization:
-    """What a user says, else what the network says of itself.
+def normalization_of(
+    network: nn.Module, told: object, bounds: Bounds | Sequence[float] | None = None
+) -> Normalization:
+    """What a user says, else what the network says of itself; with bounds the values as they are.
 
     Raises:
         ConfigError: neither says anything.
     """
+    if bounds is not None:
+        return Normalization.of(told, bounds=Bounds.of(bounds))
     if told is not None:
         return Normalization.of(told)
     found = Normalization.found_in(network)
@@ -296,6 +352,34 @@ def as_it_says(classifier: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
     return classifier
 
 
+def _input_channels(network: nn.Module, normalization: Normalization, told: int | None) -> int | None:
+    """Channels as told, of the first convolution, or of a normalisation with one number for each.
+
+    Raises:
+        ConfigError: these differ.
+    """
+    several = len(normalization.mean) if len(normalization.mean) > 1 else None
+    found = told or channels_of(network)
+    if found and several and found != several:
+        who = "as said by channels=" if told else f"of the first convolution of {type(network).__name__}"
+        raise ConfigError(
+            f"the normalisation has {several} numbers, {normalization}, and there are {found} channels,"
+            f" {who};"
+            " give normalization= one number for all channels or one for each"
+            + ("" if told else f", or say channels={several} if the network takes so many")
+        )
+    return found or several
+
+
+def way_to_channels(found: int, taken: int) -> str:
+    """What to do with images of another number of channels than a network takes."""
+    if found == 1:
+        return f"repeat the grey channel, if the network was trained so: images.repeat(1, {taken}, 1, 1)"
+    if taken == 1:
+        return "make them grey as in training, e.g. images.mean(1, keepdim=True)"
+    return "choose the bands that it was trained on: images[:, [...]]"
+
+
 def check_output(output: str, num_classes: int | None) -> None:
     """Raise ``ConfigError`` for another word than the two, or one logit with ``softmax``."""
     if output not in ("softmax", "sigmoid"):
@@ -316,9 +400,11 @@ def _full(values: Tensor) -> Tensor:
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 
-def _views_of(network: nn.Module, told: Sequence[str] | None, classes: int | None, image_size: int) -> _Views:
-    stages = tuple(told or find_stages(network, image_size))
-    probe = probe_stages(network, stages, image_size, classes=classes)
+def _views_of(
+    network: nn.Module, told: Sequence[str] | None, classes: int | None, shape: InputShape
+) -> _Views:
+    stages = tuple(told or stages_of(network, shape))
+    probe = probe_stages(network, stages, shape, classes=classes)
     try:
         split = split_network(network, stages, probe)
     except ConfigError:

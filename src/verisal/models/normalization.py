@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from verisal.errors import ConfigError
 from verisal.functional.networks import plain_network
+from verisal.models.bounds import Bounds
 
 _NAMED: Final[Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]]] = {
     "none": ((0.0,), (1.0,)),
@@ -74,6 +75,16 @@ class Normalization:
             )
         return Normalization(self.mean * channels, self.std * channels)
 
+    def within(self, bounds: Bounds) -> Normalization:
+        """The same for images in [0, 1], of one that is in units of values in these bounds."""
+        mean = tuple((value - bounds.low) / bounds.width for value in self.mean)
+        return Normalization(mean, tuple(value / bounds.width for value in self.std))
+
+    def outside(self, bounds: Bounds) -> Normalization:
+        """The same in units of values in these bounds, which :meth:`within` takes back."""
+        mean = tuple(value * bounds.width + bounds.low for value in self.mean)
+        return Normalization(mean, tuple(value * bounds.width for value in self.std))
+
     def apply(self, images: Tensor) -> Tensor:
         """What the network takes, from images ``(..., C, H, W)`` in [0, 1]."""
         mean, std = self._tensors(images)
@@ -90,7 +101,7 @@ class Normalization:
         return mean, std
 
     @classmethod
-    def of(cls, told: object) -> Normalization:
+    def of(cls, told: object, *, bounds: Bounds | None = None) -> Normalization:
         """The normalisation that a user means.
 
         Args:
@@ -98,10 +109,17 @@ class Normalization:
                 channel, in units of [0, 1]; a mapping with both, such as timm's ``pretrained_cfg``; weights
                 of torchvision, or their ``transforms()``; a ``Normalize`` of torchvision or albumentations,
                 or a ``Compose`` or list with exactly one; an image processor of transformers.
+            bounds: of the values that are normalised. ``told`` is in their units then, and what is returned
+                in those of images in [0, 1]; ``None`` means that the values are taken as they are.
 
         Raises:
             ConfigError: anything else, none or several different ones inside, or units of 0 to 255.
         """
+        if bounds is not None:
+            pair = _pair(told)
+            numbers = None if pair is None else (_numbers(pair[0]) or (), _numbers(pair[1]) or ())
+            units = Normalization(*numbers) if numbers else cls.of("none" if told is None else told)
+            return units.within(bounds)
         if isinstance(told, Normalization):
             return told
         if isinstance(told, str):

@@ -25,7 +25,6 @@ from verisal.models._layout import (
     evaluating,
     from_map,
     image_like,
-    probe_image,
     to_map,
     to_maps,
 )
@@ -138,7 +137,7 @@ class _Live:
 def gives_same_logits(network: nn.Module, split: SplitNetwork, probe: Probe) -> bool:
     """True if the views, one after the other, give the logits of the network itself on a random image."""
     generator = torch.Generator().manual_seed(0)
-    blank = probe_image(network, probe.image_size)
+    blank = probe.input_shape.blank(network)
     image = torch.rand(blank.shape, generator=generator).to(blank)
     with torch.no_grad(), evaluating(network), uncompiled():
         # Copies, as a network may work in place; seeded, as it may draw.
@@ -243,9 +242,10 @@ class _Tails:
         image = [node for node in module.graph.nodes if node.op == "placeholder"][-1]
         first = next(iter(module.graph.nodes))
         if all(_reads_shape(user) for user in image.users):
+            shape = self.probe.input_shape
             with module.graph.inserting_before(image):
                 stand_in = module.graph.call_function(
-                    image_like, (first, self.probe.image_size, self.probe.grid)
+                    image_like, (first, shape.channels, shape.side, self.probe.grid)
                 )
             image.replace_all_uses_with(stand_in)
         if image.users:
@@ -329,7 +329,7 @@ class _Hooked:
 
     def _run(self, first: Tensor, act: Callable[[str, Tensor], Tensor]) -> Tensor:
         """Logits of a pass on a blank image in which ``act`` exchanges what the stages give out."""
-        shaped = image_like(first, self.probe.image_size, self.probe.grid)
+        shaped = self.probe.input_shape.like(first, self.probe.grid)
         with hooked({stage: self.network.get_submodule(stage) for stage in self.stages}, act):
             answer = self.network(torch.zeros_like(shaped, device=first.device))
         return logits_of(answer, classes=self.probe.num_classes)

@@ -42,7 +42,7 @@ class Explanation:
 
     Attributes:
         name: of the image, its file as a rule.
-        image: ``(3, H, W)`` in [0, 1].
+        image: ``(C, H, W)`` in [0, 1].
         query: name of the class that is explained.
         disturbed: name of the class that was asked for to see whether the method invents evidence.
         saliency: ``(H, W)`` fused map for the query.
@@ -170,7 +170,7 @@ def draw_gallery(
     Methods that find no place in one line go on in the next, which starts with the images again.
 
     Args:
-        images: ``(N, 3, H, W)`` in [0, 1], one row each.
+        images: ``(N, C, H, W)`` in [0, 1], one row each.
         maps: name of the method to ``(N, 1, H, W)``, not negative.
         path: PNG file to write.
         captions: N texts, one under each image.
@@ -265,8 +265,8 @@ def _clipped(text: str, most: int) -> str:
 
 
 def _check_gallery(images: Tensor, maps: Mapping[str, Tensor], captions: Sequence[str]) -> None:
-    if images.ndim != 4 or images.shape[1] != 3 or len(images) == 0:
-        raise DataError(f"a gallery needs images (N, 3, H, W), at least one; found {tuple(images.shape)}")
+    if images.ndim != 4 or len(images) == 0:
+        raise DataError(f"a gallery needs images (N, C, H, W), at least one; found {tuple(images.shape)}")
     if not maps:
         raise DataError("a gallery needs the maps of at least one method, found none")
     expected = (len(images), 1, *images.shape[2:])

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from verisal.errors import DataError
-from verisal.pictures import COLOUR_SCALE, Canvas, Pixels, as_array, largest, write_png
+from verisal.pictures import COLOUR_SCALE, Canvas, Pixels, as_array, displayed, largest, picked, write_png
 from verisal.reporting.lines import COLOURS, STYLES
 from verisal.results import Curve, Heatmap, Histogram, MaskPanel, SaliencyPanel
 
@@ -220,8 +221,8 @@ def panel_pixels(panel: MaskPanel) -> NDArray[np.uint8]:
     caption = textwrap.wrap(panel.caption, width=int(width * 11.5))
     height = 0.35 + 0.2 * len(caption) + 3 * _CELL + 2 * _BAR + 0.1 + 0.65
     canvas = Canvas(width, height, dpi=_DPI)
-    clean, attacked = as_array(panel.clean), as_array(panel.attacked)
-    difference = 0.5 + _DIFFERENCE_GAIN * (attacked - clean)
+    clean, attacked = displayed(torch.stack([panel.clean, panel.attacked]), like=panel.clean[None])
+    difference = 0.5 + _DIFFERENCE_GAIN * picked((panel.attacked - panel.clean)[None])[0]
     for row, (name, image) in enumerate(
         (("clean", clean), ("attacked", attacked), ("attacked - clean", difference))
     ):

@@ -61,7 +61,7 @@ class Saliency(Configured, ABC):
             classifier: a :class:`verisal.models.Classifier`; or a network or function that takes images in
                 [0, 1], or says how they are to be normalised, as networks of timm do. Where a method reads
                 stages, those of a bare network are searched at every call: :class:`.Explainer` keeps them.
-            images: ``(B, 3, H, W)`` float32 RGB in [0, 1], before normalisation.
+            images: ``(B, C, H, W)`` float32 in [0, 1], before normalisation.
             query_class: None for the class that is predicted for each image (in eval mode; the pass counts in
                 ``n_forward``), an int for one class, or ``(B,)`` integers.
 
@@ -86,7 +86,7 @@ class Saliency(Configured, ABC):
 
     @abstractmethod
     def explain(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
-        """Explain ``query_class (B,)`` int64 on ``images (B, 3, H, W)`` in [0, 1]; :meth:`__call__` calls it.
+        """Explain ``query_class (B,)`` int64 on ``images (B, C, H, W)`` in [0, 1]; :meth:`__call__` calls it.
 
         Raises:
             DataError: no image, or images that are none.

@@ -72,14 +72,18 @@ class CentrePrior(Saliency):
         return SaliencyResult(saliency, saliency)
 
 
+# Of red, green and blue.
+_LUMA = (0.299, 0.587, 0.114)
+
+
 @final
 @dataclass(frozen=True, kw_only=True)
 class EdgeDetector(Saliency):
     r"""Sobel's gradient magnitude of the luminance, which any map that traces edges resembles.
 
     :math:`S = \sqrt{g_x^2 + g_y^2}` with the 3 x 3 Sobel kernels divided by 8, so that *g* is the change of
-    luminance per pixel. Luminance is :math:`0.299 R + 0.587 G + 0.114 B`; border pixels
-    are repeated outwards.
+    luminance per pixel. Luminance is :math:`0.299 R + 0.587 G + 0.114 B` of three channels, and the mean of
+    any other number; border pixels are repeated outwards.
 
     References:
         adebayo2018
@@ -90,7 +94,8 @@ class EdgeDetector(Saliency):
     def explain(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
         """The magnitude in ``saliency`` and ``raw``; the classifier is not called."""
         _check(classifier, images, query_class)
-        weights = images.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
+        count = images.shape[1]
+        weights = images.new_tensor(_LUMA if count == 3 else [1 / count] * count).view(1, -1, 1, 1)
         # Sums of slices, not a convolution: autocast would round that to half precision.
         padded = F.pad((images.detach() * weights).sum(dim=1, keepdim=True), (1, 1, 1, 1), mode="replicate")
         across = padded[..., 2:] - padded[..., :-2]

@@ -77,14 +77,14 @@ class Explainer:
         self.method = adapted(method)
 
     def __call__(self, images: Tensor, query_class: AnyQuery = None) -> SaliencyResult:
-        """Maps of ``images (B, 3, H, W)`` in [0, 1]; arguments and errors as of the method's own call."""
+        """Maps of ``images (B, C, H, W)`` in [0, 1]; arguments and errors as of the method's own call."""
         return self.method(self.classifier, images, query_class)
 
     def attribute(self, images: Tensor, target: AnyQuery = None) -> Tensor:
         """The signed attribution, as captum's methods return it, or the map where the method has none.
 
         Args:
-            images: ``(B, 3, H, W)`` in [0, 1].
+            images: ``(B, C, H, W)`` in [0, 1].
             target: the class to explain: None for the predicted one, an int, a list, or a tensor ``(B,)``.
 
         Returns:

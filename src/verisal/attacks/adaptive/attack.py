@@ -40,7 +40,7 @@ class AdaptiveResult:
     """Result of an adaptive attack, per image; printed as one line.
 
     Attributes:
-        images: ``(B, 3, H, W)`` in whole 8-bit levels of [0, 1]: of all iterates that fool the classifier the
+        images: ``(B, C, H, W)`` in whole 8-bit levels of [0, 1]: of all iterates that fool the classifier the
             one with the lowest score; where there is none, the one of highest cross-entropy.
         fooled: ``(B,)`` bool, the classifier errs on ``images``.
         score: ``(B,)`` of the alarm for ``images``; NaN where not fooled.
@@ -165,11 +165,11 @@ class AdaptivePGD(Configured):
 
         Args:
             defence: classifier and alarm.
-            images: ``(B, 3, H, W)`` float32 in whole 8-bit levels of [0, 1].
+            images: ``(B, C, H, W)`` float32 in whole 8-bit levels of [0, 1].
             labels: ``(B,)`` whole numbers, a tensor or a list, the true classes. An image that is wrong from
                 the start counts as fooled.
             generator: its initial seed seeds all draws; 0 without one.
-            guides: ``(B, 3, H, W)``, an image of a wrong class for each; for :class:`FeatureMatching`.
+            guides: ``(B, C, H, W)``, an image of a wrong class for each; for :class:`FeatureMatching`.
             sample_ids: one stable name per image; by default made from its content, see
                 :func:`.content_ids`.
             chunk_size: images per pass, fewer above 128 x 128 pixels; changes memory and speed, never the

@@ -24,7 +24,7 @@ class Defence:
     """A classifier and its alarm, as far as an adaptive attack may differentiate them.
 
     Attributes:
-        classifier: maps images ``(B, 3, H, W)`` in [0, 1] to logits ``(B, K)``.
+        classifier: maps images ``(B, C, H, W)`` in [0, 1] to logits ``(B, K)``.
         alarm: maps such images to scores ``(B,)``, higher means more adversarial, each of its image alone;
             differentiable with respect to the images. A stand-in will do where the detector itself is not
             differentiable; then ask the detector about the result.
@@ -63,7 +63,7 @@ class Target:
     Args:
         defence: under attack.
         labels: ``(B,)`` int64, the true classes.
-        guides: ``(B, 3, H, W)``, images to imitate, or None.
+        guides: ``(B, C, H, W)``, images to imitate, or None.
     """
 
     def __init__(self, defence: Defence, labels: Tensor, guides: Tensor | None) -> None:
@@ -84,12 +84,12 @@ class Target:
         return Judged(fooled, score, cross_entropy(logits, self.victim.labels[rows]))
 
     def error_slope(self, images: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Verdict ``(n,)``, True if fooled, the cross-entropy ``(n,)`` and its gradient ``(n, 3, H, W)``."""
+        """Verdict ``(n,)``, True if fooled, the cross-entropy ``(n,)`` and its gradient ``(n, C, H, W)``."""
         loss, gradient, logits = self.victim.gradient(images, rows, cross_entropy)
         return self.victim.reached(logits, rows), loss, gradient
 
     def alarm_slope(self, images: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """The alarm's scores ``(n,)`` and their gradient ``(n, 3, H, W)``; nothing is asked of no samples.
+        """The alarm's scores ``(n,)`` and their gradient ``(n, C, H, W)``; nothing is asked of no samples.
 
         Raises:
             ConfigError: scores that do not depend on the image in a differentiable way.
@@ -152,7 +152,7 @@ class Aim(ABC):
 
     @abstractmethod
     def ascent(self, target: Target, images: Tensor, rows: Tensor) -> tuple[Judged, Tensor]:
-        """Verdict on ``images (n, 3, H, W)``, and what to climb from there, of the same shape, any length."""
+        """Verdict on ``images (n, C, H, W)``, and what to climb from there, of the same shape, any length."""
 
 
 @final

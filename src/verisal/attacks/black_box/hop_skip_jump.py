@@ -90,7 +90,9 @@ class HopSkipJumpL2(Attack):
                 break
             # From the finest cells to one colour, and again: what fools differs between classifiers.
             cells = 2 ** (finest - number % (finest + 1))
-            grid: Tensor = draw(partial(_uniform, (3, cells, cells)), stream=f"hop start {number}")
+            grid: Tensor = draw(
+                partial(_uniform, (images.shape[1], cells, cells)), stream=f"hop start {number}"
+            )
             images[rows] = F.interpolate(grid[rows], size=(height, width), mode="nearest")
             wrong = _wrong(victim, images[rows], rows)
             started[rows] = wrong

@@ -20,9 +20,11 @@ _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 # Random numbers are drawn for this many queries at once: a generator per sample and query would cost more
 # than the classifier.
 _BLOCK = 128
-# Per query and sample: two window corners (2 x 2), three signs, one for the window's orientation (L2) or for
-# other signs (Linf).
-_DRAWS = 8
+# Per query and sample: two window corners (2 x 2), then a sign per channel, then one for the window's
+# orientation (L2) or for other signs (Linf).
+_CORNERS = 4
+# Channels of which a single random number can say which turn.
+_MOST_TURNED = 20
 
 
 @final
@@ -77,16 +79,16 @@ class SquareAttack(Attack):
     def attack_rows(
         self, victim: Victim, images: Tensor, rows: Tensor, *, draw: Draw
     ) -> tuple[Tensor, Tensor]:
-        """Attack only samples ``rows (n,)`` of the chunk ``images (B, 3, H, W)``.
+        """Attack only samples ``rows (n,)`` of the chunk ``images (B, C, H, W)``.
 
         Returns:
-            Their images ``(n, 3, H, W)`` and whether these fool the classifier ``(n,)``.
+            Their images ``(n, C, H, W)`` and whether these fool the classifier ``(n,)``.
         """
         clean = images[rows]
         best = (clean + self._start(images, draw)[rows]).clamp(0, 1)
         loss, fooled = self._asked(victim, best, rows)
         left = torch.nonzero(~fooled).squeeze(1)
-        for query, numbers in enumerate(self._numbers(draw)):
+        for query, numbers in enumerate(self._numbers(draw, images.shape[1])):
             if len(left) == 0:
                 break
             side = self._side(query, images.shape[2], images.shape[3])
@@ -99,12 +101,13 @@ class SquareAttack(Attack):
             left = left[~hit]
         return best, fooled
 
-    def _numbers(self, draw: Draw) -> Iterator[Tensor]:
-        """Random numbers ``(B, 8)`` of every query after the start."""
+    def _numbers(self, draw: Draw, channels: int) -> Iterator[Tensor]:
+        """Random numbers ``(B, 5 + C)`` of every query after the start: corners, signs, one for the rest."""
         queries = self.n_queries - 1
         for start in range(0, queries, _BLOCK):
             block: Tensor = draw(
-                lambda rng: torch.rand(_BLOCK, _DRAWS, generator=rng), stream=f"square {start}"
+                lambda rng: torch.rand(_BLOCK, _CORNERS + channels + 1, generator=rng),
+                stream=f"square {start}",
             )
             yield from block.unbind(1)[: queries - start]
 
@@ -151,10 +154,11 @@ def _moved_linf(clean: Tensor, best: Tensor, numbers: Tensor, side: int, eps: fl
     inside = _inside(corner, side, best)
     moved = torch.where(inside, clean + eps * signs, best).clamp(0, 1)
     # A query for an image that is known already would be lost. Only one choice of signs can give it, so that
-    # any other will do: the bits of 1 to 7 say which channels turn.
+    # any other will do: the bits of a number say which turn, for three channels of one from 1 to 7.
     known = (moved == best).flatten(1).all(dim=1)
-    code = (numbers[:, 7:] * 7).long() + 1
-    turned = known[:, None] & (code >> torch.arange(3, device=code.device) & 1).bool()
+    channels = best.shape[1]
+    code = (numbers[:, -1:] * (2 ** min(channels, _MOST_TURNED) - 1)).long() + 1
+    turned = known[:, None] & (code >> torch.arange(channels, device=code.device) & 1).bool()
     signs = torch.where(turned[..., None, None], -signs, signs)
     return torch.where(inside, clean + eps * signs, best).clamp(0, 1)
 
@@ -168,7 +172,7 @@ def _moved_l2(clean: Tensor, best: Tensor, numbers: Tensor, side: int, eps: floa
     unused = (eps**2 - noise_norm(noise, "l2").square()).clamp_min(0) / noise.shape[1]
     used = noise_norm(noise * (first | second), "l2").square()
     room = wide(unused + used).sqrt()
-    upright = wide(numbers[:, 7] < 0.5)
+    upright = wide(numbers[:, -1] < 0.5)
     bump = torch.where(upright, _bump(side, noise), _bump(side, noise).T)
     index = _index(corner, side, noise)
     moved = torch.where(second, 0.0, noise)
@@ -177,11 +181,11 @@ def _moved_l2(clean: Tensor, best: Tensor, numbers: Tensor, side: int, eps: floa
 
 
 def _windows(numbers: Tensor, images: Tensor, side: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Upper left corners of two windows, ``(n, 2)`` int64 each, and signs ``(n, 3, 1, 1)``."""
+    """Upper left corners of two windows, ``(n, 2)`` int64 each, and signs ``(n, C, 1, 1)``."""
     height, width = images.shape[2:]
     free = numbers.new_tensor([height - side + 1, width - side + 1])
-    corners = (numbers[:, :4].view(-1, 2, 2) * free).long()
-    return corners[:, 0], corners[:, 1], _signs(numbers[:, 4:7])[..., None, None]
+    corners = (numbers[:, :_CORNERS].view(-1, 2, 2) * free).long()
+    return corners[:, 0], corners[:, 1], _signs(numbers[:, _CORNERS:-1])[..., None, None]
 
 
 def _signs(uniform: Tensor) -> Tensor:

@@ -85,10 +85,10 @@ class APGD(Attack):
     def attack_rows(
         self, victim: Victim, images: Tensor, rows: Tensor, *, draw: Draw
     ) -> tuple[Tensor, Tensor]:
-        """Attack only samples ``rows (n,)`` of the chunk ``images (B, 3, H, W)``.
+        """Attack only samples ``rows (n,)`` of the chunk ``images (B, C, H, W)``.
 
         Returns:
-            Their images ``(n, 3, H, W)`` and whether these fool the classifier ``(n,)``.
+            Their images ``(n, C, H, W)`` and whether these fool the classifier ``(n,)``.
         """
 
         def run(restart: int, left: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -170,13 +170,13 @@ def best_restart(
     *,
     restarts: int,
 ) -> tuple[Tensor, Tensor]:
-    """Best result of several runs on samples ``rows (n,)`` of ``images (B, 3, H, W)``.
+    """Best result of several runs on samples ``rows (n,)`` of ``images (B, C, H, W)``.
 
     A run is told its number and the samples that no run before has fooled; it gives their images, losses and
     whether they fool. Of a sample the first fooling image is kept, else the one of highest loss.
 
     Returns:
-        Images ``(n, 3, H, W)`` and whether they fool the classifier ``(n,)``.
+        Images ``(n, C, H, W)`` and whether they fool the classifier ``(n,)``.
     """
     best = images[rows]
     best_loss = best.new_full((len(rows),), -torch.inf)

@@ -93,7 +93,7 @@ class DeepFoolL2(Attack):
         return others.topk(count, dim=1).indices
 
     def _step(self, victim: Victim, images: Tensor, rows: Tensor, rivals: Tensor) -> Tensor:
-        """Noise ``(n, 3, H, W)`` to the nearest of the linearised borders."""
+        """Noise ``(n, C, H, W)`` to the nearest of the linearised borders."""
         labels = victim.labels[rows][:, None]
         nearest = images.new_full((len(rows),), torch.inf)
         best = torch.zeros_like(images)

@@ -130,7 +130,7 @@ class MapAttack:
         Args:
             classifier: maps images to logits; left as it was found.
             explain: the method: images and query class to maps.
-            images: ``(B, 3, H, W)`` in [0, 1], B at least 1.
+            images: ``(B, C, H, W)`` in [0, 1], B at least 1.
             query_class: ``(B,)`` whole numbers, a tensor or a list, or an int for all images: the class
                 that is explained before and after.
             attribution: ``(B, C, H, W)``, what ``explain`` gave for the images, or its map where it has none;

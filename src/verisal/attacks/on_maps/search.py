@@ -116,7 +116,7 @@ class MapAttackResult:
     """Result of an attack on maps, per image; printed as one line.
 
     Attributes:
-        images: ``(B, 3, H, W)`` in [0, 1], rounded to 8 bits; the image itself where nothing was found.
+        images: ``(B, C, H, W)`` in [0, 1], rounded to 8 bits; the image itself where nothing was found.
         found: ``(B,)`` bool, True if a changed image kept the predicted label.
         maps: ``(B, 1, H, W)``, largest absolute attribution over the channels, of the method itself on
             ``images``; on the image where nothing was found.
@@ -158,8 +158,8 @@ def stored_within(changed: Tensor, images: Tensor, eps: float) -> Tensor:
     A pixel of an image that is not in 8 bits itself stays as it is where no level lies within the ball.
 
     Args:
-        changed: ``(B, 3, H, W)``.
-        images: ``(B, 3, H, W)`` in [0, 1], the middle of the ball.
+        changed: ``(B, C, H, W)``.
+        images: ``(B, C, H, W)`` in [0, 1], the middle of the ball.
         eps: radius of the ball.
     """
     low = ((images - eps).clamp_min(0) * 255 - _SLACK).ceil()
@@ -177,7 +177,7 @@ class Problem:
     Attributes:
         classifier: maps images to logits; may be differentiated.
         explain: the method: images and query class to maps.
-        images: ``(B, 3, H, W)`` in [0, 1].
+        images: ``(B, C, H, W)`` in [0, 1].
         query_class: ``(B,)`` int64.
         maps: ``(B, 1, H, W)`` of the images.
         objective: D.
@@ -201,7 +201,7 @@ def best_on_path(problem: Problem, path: Iterable[Tensor], *, eps: float, every:
 
     Args:
         problem: whose maps.
-        path: changed images ``(B, 3, H, W)``, one after the other.
+        path: changed images ``(B, C, H, W)``, one after the other.
         eps: radius of the ball that they lie in.
         every: images in a stretch.
 

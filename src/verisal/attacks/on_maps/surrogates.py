@@ -39,13 +39,13 @@ class Surrogate(ABC):
     def parts(
         self, network: Network, images: Tensor, query_class: Tensor, *, seed: int, chunk_size: int
     ) -> Sequence[Part]:
-        """Functions of changed images ``(B, 3, H, W)`` whose sum is their attribution ``(B, C, H, W)``.
+        """Functions of changed images ``(B, C, H, W)`` whose sum is their attribution ``(B, C, H, W)``.
 
         Several are called one after the other, so that only one graph is in memory.
 
         Args:
             network: maps images to logits; twice differentiable.
-            images: the clean images, ``(B, 3, H, W)`` in [0, 1]; what is random is drawn by their content.
+            images: the clean images, ``(B, C, H, W)`` in [0, 1]; what is random is drawn by their content.
             query_class: ``(B,)`` int64.
             seed: of what is random.
             chunk_size: network inputs of one part, where several inputs make an attribution.
@@ -173,7 +173,7 @@ def ascent_gradient(parts: Sequence[Part], images: Tensor, objective: MapObjecti
 
     Args:
         parts: functions whose sum is the attribution.
-        images: ``(B, 3, H, W)``.
+        images: ``(B, C, H, W)``.
         objective: D.
     """
     changed = images.detach().requires_grad_()
@@ -195,7 +195,7 @@ def _group(batch: int, chunk_size: int) -> int:
 
 
 def _mean_gradient(network: Network, points: Tensor, query_class: Tensor) -> Tensor:
-    """``(B, 3, H, W)``: mean over ``points (N, B, 3, H, W)``."""
+    """``(B, C, H, W)``: mean over ``points (N, B, C, H, W)``."""
     gradients = _gradients(network, points.flatten(0, 1), query_class.repeat(len(points)))
     return gradients.view(points.shape).mean(dim=0)
 

@@ -72,6 +72,8 @@ class ExplainingCallback(Callback, LogsScores, ABC):
             function of the module and of images as the loader gives them; None where it is found.
         normalization: what the loader has applied to images in [0, 1], as :meth:`.Normalization.of` takes it;
             None where it is found in the data set's transform, or where the module normalises by itself.
+        bounds: least and greatest value of the loader's images where these are other than 0 and 1, such as
+            (-1024, 1024); ``normalization`` is in their units then, and None means none.
         stages: names of the stages in the part; None where they are found.
         class_names: in the order of the logits; None for numbers.
         output: ``softmax`` or ``sigmoid``; None for softmax.
@@ -91,6 +93,7 @@ class ExplainingCallback(Callback, LogsScores, ABC):
     seed: int = 0
     explains: str | Explains | None = None
     normalization: Any = None
+    bounds: tuple[float, float] | None = None
     stages: Sequence[str] | None = None
     class_names: Sequence[str] | None = None
     output: OutputKind | None = None

@@ -17,7 +17,7 @@ from verisal.callbacks.formats.values import stacked_images
 from verisal.errors import DataError
 from verisal.fingerprint import state_hash
 from verisal.functional.seeding import content_ids
-from verisal.models import Normalization
+from verisal.models import Bounds, Normalization
 from verisal.types import Batch, Sample, check_images
 
 Reader = Callable[[object], object]
@@ -103,7 +103,7 @@ def read(batch: object, reader: Reader | None = None, *, class_names: Sequence[s
     )
 
 
-def as_batch(read: Read, normalization: Normalization) -> Batch:
+def as_batch(read: Read, normalization: Normalization, *, bounds: Bounds | None = None) -> Batch:
     """The images in [0, 1] with all that is known of them.
 
     An image without a name gets one from its content and from what is marked in it, the same in every
@@ -112,31 +112,18 @@ def as_batch(read: Read, normalization: Normalization) -> Batch:
     Args:
         read: of a loader's batch.
         normalization: that the loader has applied to float images; 8-bit ones have none.
+        bounds: of the values that the loader has normalised; None for [0, 1].
 
     Raises:
         DataError: images outside [0, 1] once the normalisation is undone.
     """
     if read.batch is not None:
         return read.batch
-    check_colours(read.images)
-    images = _unit(read, normalization)
+    images = _unit(read, normalization, bounds)
     check_images(images)
     parts = (read.object_labels, read.object_masks, read.boxes, read.difficult)
     ids = read.image_ids or _ids(images, read)
     return Batch(images, read.labels, ids, *parts)
-
-
-def check_colours(images: Tensor) -> None:
-    """Raise for images ``(B, C, H, W)`` without the three colours.
-
-    Raises:
-        DataError: naming the shape.
-    """
-    if images.shape[1] != 3:
-        raise DataError(
-            f"maps are made of RGB images (B, 3, H, W), found {images.shape[1]} channel(s):"
-            f" {tuple(images.shape)}; other numbers of channels are not explained yet"
-        )
 
 
 @final
@@ -161,7 +148,7 @@ class KnownIds:
                 )
 
 
-def _unit(read: Read, normalization: Normalization) -> Tensor:
+def _unit(read: Read, normalization: Normalization, bounds: Bounds | None) -> Tensor:
     if read.eight_bit:
         return read.pixels
     images = normalization.undo(read.pixels)
@@ -170,6 +157,9 @@ def _unit(read: Read, normalization: Normalization) -> Tensor:
     inside = images.clamp(0.0, 1.0)
     if len(images) and not float((images - inside).abs().max()) <= slack:
         low, high = float(images.min()), float(images.max())
+        if bounds is not None:
+            low, high = (value * bounds.width + bounds.low for value in (low, high))
+            raise DataError(bounds.left(low, high))
         near = low > -_OVERSHOOT and high < 1 + _OVERSHOOT
         what = (
             "resizing of float images goes beyond by as much; resize them as uint8, or clamp them after it"

@@ -53,7 +53,12 @@ def measured(pixels: Tensor, given: Tensor) -> Normalization | None:
 
 
 def of_loader(
-    read: Read, told: Normalization | None, found: Normalization | None, applied: Normalization
+    read: Read,
+    told: Normalization | None,
+    found: Normalization | None,
+    applied: Normalization,
+    *,
+    bounded: bool = False,
 ) -> Normalization:
     """The normalisation that the loader has applied to its images.
 
@@ -62,6 +67,7 @@ def of_loader(
         told: by the user.
         found: in the loader's data set.
         applied: by the module to the loader's images.
+        bounded: True if the user has said the bounds of the loader's images, so that nothing is guessed.
 
     Raises:
         ConfigError: sources that contradict each other or the images, or no source for images that are not in
@@ -72,7 +78,7 @@ def of_loader(
     low, high = _extent(read)
     inside = low >= -0.1 and high <= 1.1
     # Somebody who says what the module applies to images in [0, 1] means the network's.
-    own = applied != NONE and (read.eight_bit or inside)
+    own = applied != NONE and (read.eight_bit or (inside and not bounded))
     if own and told is not None and (alike(told, applied) or alike(told, NONE)):
         return NONE
     if own and told is not None:
@@ -93,11 +99,12 @@ def of_loader(
         raise ConfigError(
             f"the loader's images hold values from {low:.4g} to {high:.4g}, and no normalisation was found"
             f" that it applies to images in [0, 1]; {SAY_NORMALIZATION}"
-            f"{_EIGHT_BIT if 2 < high <= 255 and low >= 0 else ''}"
+            f"{_EIGHT_BIT if 2 < high <= 255 and low >= 0 else ''}; or bounds=(least, greatest) where"
+            " values have units of their own"
         )
     if said is None or alike(said, NONE):
         return NONE
-    if inside and low >= 0 and min(said.mean) > 0.01:
+    if inside and not bounded and low >= 0 and min(said.mean) > 0.01:
         source = "normalization=" if told else "the transform of its data set"
         raise ConfigError(
             f"the loader's images hold values from {low:.4g} to {high:.4g}, as images do that are not"

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from verisal.callbacks.formats.batches import Read, Reader, as_batch, check_colours, read
+from verisal.callbacks.formats.batches import Read, Reader, as_batch, read
 from verisal.callbacks.subject.choosing import called_part, name_of, obvious_part
 from verisal.callbacks.subject.normalising import NONE, combined, found_in, measured, of_loader, shown
 from verisal.callbacks.subject.parts import FORWARD, Answer, Explains, part_of
@@ -19,7 +19,7 @@ from verisal.errors import ConfigError
 from verisal.functional.networks import plain_network
 from verisal.functional.outputs import ask, logits_of
 from verisal.functional.scopes import scoring
-from verisal.models import Classifier, Normalization
+from verisal.models import Bounds, Classifier, Normalization
 from verisal.types import Batch, HasClassifier, OutputKind, StagedClassifier
 
 _PROVEN = 4
@@ -34,6 +34,7 @@ class Told:
     Attributes:
         explains: path of the part that gives logits, ``forward``, or a function of module and images.
         normalization: that the loader has applied, as :meth:`.Normalization.of` takes it.
+        bounds: least and greatest value of the loader's images before that.
         stages: names of the stages in the part.
         class_names: in the order of the logits.
         output: what the logits are.
@@ -42,6 +43,7 @@ class Told:
 
     explains: str | Explains | None = None
     normalization: Any = None
+    bounds: tuple[float, float] | None = None
     stages: Sequence[str] | None = None
     class_names: Sequence[str] | None = None
     output: OutputKind | None = None
@@ -133,7 +135,8 @@ class Subject:
         classifier = Classifier(
             part,
             told.stages,
-            normalization=self.finding.network,
+            bounds=told.bounds,
+            normalization=_in_units(self.finding.network, told),
             class_names=told.class_names,
             output=told.output or "softmax",
         )
@@ -149,7 +152,7 @@ class Subject:
 
     def batch(self, given: Read) -> Batch:
         """A batch in [0, 1]."""
-        return as_batch(given, self.finding.loader)
+        return as_batch(given, self.finding.loader, bounds=_bounds(self._told))
 
     def batch_of(self, raw: object) -> Batch:
         """A batch of the loader in [0, 1]."""
@@ -182,21 +185,32 @@ def find(
     given = read(raw, told.batch, class_names=told.class_names)
     if told.explains is None and _has_own(module, given):
         return Finding(OWN, NONE, NONE)
-    check_colours(given.images)
     explains, call = _part(module, told, given, calls)
     applied: Normalization | None = NONE
     if call is not None:
         applied = measured(given.pixels, call.given)
     if applied is None:
         raise ConfigError(_changed(module, explains, given, call))
-    said = None if told.normalization is None else Normalization.of(told.normalization)
+    bounds, said = _bounds(told), None
+    if bounds is not None or told.normalization is not None:
+        said = Normalization.of(told.normalization, bounds=bounds)
     found = None if given.batch is not None or told.batch is not None else found_in(datasets)
-    loader = of_loader(given, said, found, applied)
+    loader = of_loader(given, said, found, applied, bounded=bounds is not None)
     width = 0 if call is None else call.logits.shape[1]
     finding = Finding(explains, loader, combined(loader, applied, given.images.shape[1]), width)
     if call is not None:
         _prove(Subject(module, told, finding), given, call, tolerance)
     return finding
+
+
+def _in_units(network: Normalization, told: Told) -> Normalization:
+    """Of images in [0, 1], as a classifier with or without bounds is told."""
+    bounds = _bounds(told)
+    return network if bounds is None else network.outside(bounds)
+
+
+def _bounds(told: Told) -> Bounds | None:
+    return None if told.bounds is None else Bounds.of(told.bounds)
 
 
 def _has_own(module: LightningModule, given: Read) -> bool:

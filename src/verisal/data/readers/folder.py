@@ -169,7 +169,7 @@ def read_masks(folder: Path, names: NameIndex) -> Annotations:
     ``cat/a.png`` belongs to the image ``cat/a`` of any suffix and numbers its objects: 0 is no object, 255 is
     not known. Pictures ``cat/a/*.png`` or ``cat/a_*.png`` are one object each, wherever they are not 0.
     """
-    files = find_images(folder)
+    files = find_images(folder, arrays=False)
     notes = Annotations(left_out=files.left_out)
     if not files.paths:
         notes.refuse(str(folder), "holds no mask picture")

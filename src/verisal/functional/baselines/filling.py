@@ -129,14 +129,14 @@ def linear_imputation(
     becomes its own mean per channel.
 
     Args:
-        images: ``(B, 3, H, W)`` float32 in [0, 1].
+        images: ``(B, C, H, W)`` float32 in [0, 1].
         keep_masks: ``(B, 1, H, W)``; pixels below 0.5 are removed.
         noise: standard deviation of the Gaussian noise added to removed pixels, on [0, 1].
         seed: of the noise, which also depends on the content of the image, and not on the mask.
         tolerance: largest estimated error of a pixel at which an image counts as solved.
 
     Returns:
-        ``(B, 3, H, W)`` in [0, 1], kept pixels as they are.
+        ``(B, C, H, W)`` in [0, 1], kept pixels as they are.
 
     Raises:
         ConfigError: a negative noise or a tolerance that is not positive.
@@ -174,13 +174,17 @@ def _telea(images: Tensor, removed: Tensor, radius: float) -> Tensor:
     # Only this function needs OpenCV, and importing it costs more than most baselines.
     import cv2
 
-    coded = images.detach().mul(255).round_().to(torch.uint8).permute(0, 2, 3, 1).cpu().contiguous().numpy()
-    holes = removed[:, 0].to(torch.uint8).cpu().numpy()
+    channels = images.shape[1]
+    # OpenCV takes one channel or three, and fills each by itself.
+    at_once = 3 if channels == 3 else 1
+    coded = images.detach().mul(255).round_().to(torch.uint8).reshape(-1, at_once, *images.shape[2:])
+    pictures = coded.permute(0, 2, 3, 1).cpu().contiguous().numpy()
+    holes = removed.to(torch.uint8).cpu().expand(-1, channels // at_once, -1, -1).flatten(0, 1).numpy()
     rows = [
-        torch.from_numpy(cv2.inpaint(image, hole, radius, cv2.INPAINT_TELEA))
-        for image, hole in zip(coded, holes, strict=True)
+        torch.from_numpy(cv2.inpaint(picture, hole, radius, cv2.INPAINT_TELEA)).view(*hole.shape, -1)
+        for picture, hole in zip(pictures, holes, strict=True)
     ]
-    return torch.stack(rows).permute(0, 3, 1, 2).to(images) / 255
+    return torch.stack(rows).permute(0, 3, 1, 2).reshape(images.shape).to(images) / 255
 
 
 # Points of the coarsest grid, whose matrix is inverted; inverting a larger one costs more than another grid.

@@ -76,7 +76,7 @@ def neutrality(
 
     Args:
         classifier: gives logits ``(B, K)`` of images in [0, 1]; a module is put into eval mode meanwhile.
-        images: ``(B, 3, H, W)`` float32 in [0, 1].
+        images: ``(B, C, H, W)`` float32 in [0, 1].
         baseline: with its statistics filled in.
         query_class: ``(B,)`` int64, the class predicted on the clean image.
         area: share of the cells that are replaced for :attr:`Neutrality.change`.
@@ -119,7 +119,7 @@ def random_cell_masks(images: Tensor, *, area: float = 0.5, seed: int = 0) -> Te
     Seven rows of cells, and as many columns as make the cells nearly square.
 
     Args:
-        images: ``(B, 3, H, W)`` in [0, 1].
+        images: ``(B, C, H, W)`` in [0, 1].
         area: share of the cells to remove, rounded to a whole number of cells.
         seed: of the choice.
 

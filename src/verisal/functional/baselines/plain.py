@@ -19,7 +19,8 @@ from verisal.fingerprint import Configured
 from verisal.functional.filters import gaussian_blur
 from verisal.types import check_range
 
-RGB = tuple[float, float, float]
+#: One number for all channels, or one for each.
+PerChannel = tuple[float, ...]
 Given = Tensor | None
 _STATISTICS = frozenset({"mean", "std"})
 _NAMED_LEVELS = {0.0: "black", 0.5: "grey", 1.0: "white"}
@@ -29,7 +30,7 @@ _KERNEL_IMAGE = 224
 
 @runtime_checkable
 class Normalised(Protocol):
-    """A classifier that says how it normalises images; both ``(1, 3, 1, 1)``, in units of [0, 1]."""
+    """A classifier that says how it normalises images; both ``(1, C, 1, 1)``, in units of [0, 1]."""
 
     mean: Tensor
     std: Tensor
@@ -53,10 +54,10 @@ class Baseline(Configured, ABC):
 
     @abstractmethod
     def __call__(self, images: Tensor, masks: Given = None, *, query_class: Given = None) -> Tensor:
-        """Baseline images ``(B, 3, H, W)`` float32 in [0, 1], on the device of the images.
+        """Baseline images ``(B, C, H, W)`` float32 in [0, 1], on the device of the images.
 
         Args:
-            images: ``(B, 3, H, W)`` in [0, 1].
+            images: ``(B, C, H, W)`` in [0, 1].
             masks: ``(B, 1, H, W)`` in [0, 1], 1 keeps; pixels below 0.5 count as removed. Read only by
                 baselines with ``needs_mask``, which leave kept pixels as they are.
             query_class: ``(B,)`` int64, read only by baselines that choose an image of another class.
@@ -74,7 +75,7 @@ class Baseline(Configured, ABC):
         name = next(item.name for item in fields(self) if item.name in _STATISTICS)  # type: ignore[arg-type]
         raise ConfigError(
             f"{type(self).__name__} takes its statistics from the classifier's normalisation, and {who} has"
-            f" none; give {name}=(r, g, b)"
+            f" none; give {name}=, one number per channel"
         )
 
 
@@ -104,14 +105,15 @@ class DatasetMean(Baseline):
     """The training data's mean per channel: 0 once the classifier has normalised, and not black.
 
     Args:
-        mean: per channel in [0, 1]; None stands for the mean that the classifier normalises with, and for
-            :class:`Constant` mid-grey, as which it is named, where a network normalises by nothing.
+        mean: per channel, or one number for all, in [0, 1]; None stands for the mean that the classifier
+            normalises with, and for :class:`Constant` mid-grey, as which it is named, where a network
+            normalises by nothing.
 
     Raises:
-        ConfigError: not three values in [0, 1], or none when called.
+        ConfigError: values outside [0, 1]; none, or as many as no image has channels, when called.
     """
 
-    mean: RGB | None = None
+    mean: PerChannel | None = None
 
     rules = 2
 
@@ -200,23 +202,29 @@ class Blur(Baseline):
 
 
 def check_statistic(baseline: Baseline, name: str) -> None:
-    """Raise :class:`ConfigError` unless the statistic ``name`` is open or three values in [0, 1]."""
+    """Raise :class:`ConfigError` unless the statistic ``name`` is open or values in [0, 1]."""
     values = getattr(baseline, name)
-    if values is not None and not (len(values) == 3 and all(0 <= value <= 1 for value in values)):
-        raise ConfigError(f"{name} must be three values in [0, 1], one per channel, found {values}")
+    if values is not None and not (len(values) and all(0 <= value <= 1 for value in values)):
+        raise ConfigError(f"{name} must be values in [0, 1], one per channel or one for all, found {values}")
 
 
 def per_channel(baseline: Baseline, images: Tensor, name: str) -> Tensor:
-    """``(1, 3, 1, 1)``: the statistic ``name`` of a baseline that :func:`bound` has filled in.
+    """``(1, C, 1, 1)``: the statistic ``name`` of a baseline that :func:`bound` has filled in.
 
     Raises:
-        ConfigError: it is still open.
+        ConfigError: it is still open, or for another number of channels.
     """
-    values = getattr(baseline, name)
+    values, kind, channels = getattr(baseline, name), type(baseline).__name__, images.shape[1]
     if values is None:
-        kind = type(baseline).__name__
-        raise ConfigError(f"{kind} without a {name}: give {name}=(r, g, b), or bind it to a classifier")
-    return images.new_tensor(values).view(1, 3, 1, 1)
+        raise ConfigError(
+            f"{kind} without a {name}: give {name}=, one number per channel, or bind it to a classifier"
+        )
+    if len(values) not in (1, channels):
+        raise ConfigError(
+            f"{kind} has a {name} for {len(values)} channels, and the images have {channels}; give one number"
+            " for all, or one per channel"
+        )
+    return images.new_tensor(values).view(1, -1, 1, 1).expand(1, channels, 1, 1)
 
 
 def seeded_name(name: str, seed: int) -> str:
@@ -241,17 +249,20 @@ def bound(baseline: Baseline, classifier: object) -> Baseline:
         return baseline.without_statistics(type(classifier).__name__)
     raise ConfigError(
         f"{type(baseline).__name__} takes its {' and '.join(missing)} from the classifier's"
-        f" normalisation, and {type(classifier).__name__} has none; give {missing[0]}=(r, g, b)"
+        f" normalisation, and {type(classifier).__name__} has none; give {missing[0]}=, one number per"
+        " channel"
     )
 
 
 def _statistics_of(classifier: object) -> dict[str, tuple[float, ...]] | None:
-    """Mean and deviation that a classifier normalises with, None where it has none, or 0 and 1."""
+    """Mean and deviation that a classifier normalises with, None where it has none or only scales."""
     if not isinstance(classifier, Normalised):
         return None
     mean, std = classifier.mean, classifier.std
+    if getattr(classifier, "scales_only", False) is True:
+        return None
     # A network may have attributes of these names for something else.
-    if not isinstance(mean, Tensor) or not isinstance(std, Tensor) or (mean.numel(), std.numel()) != (3, 3):
+    if not isinstance(mean, Tensor) or not isinstance(std, Tensor) or not 0 < mean.numel() == std.numel():
         return None
     if not bool(mean.any()) and bool((std == 1).all()):
         return None
@@ -262,7 +273,7 @@ def compose(images: Tensor, baseline_images: Tensor, masks: Tensor) -> Tensor:
     r"""Blend in pixel space: :math:`\pi(x, b, m) = m x + (1 - m) b`.
 
     Args:
-        images: ``(..., 3, H, W)`` in [0, 1].
+        images: ``(..., C, H, W)`` in [0, 1].
         baseline_images: broadcastable to the images.
         masks: float, broadcastable to the images, in [0, 1]; 1 keeps.
     """

@@ -12,11 +12,11 @@ from verisal._brief import brief
 from verisal._checks import as_tuples
 from verisal.errors import ConfigError
 from verisal.functional.baselines.plain import (
-    RGB,
     Baseline,
     DatasetMean,
     Given,
     ImageMean,
+    PerChannel,
     check_statistic,
     per_channel,
     seeded_name,
@@ -31,16 +31,17 @@ class GaussianNoise(Baseline):
     """The data set's mean plus independent Gaussian noise of its standard deviation, clamped to [0, 1].
 
     Args:
-        mean: per channel in [0, 1]; None stands for the mean that the classifier normalises with.
+        mean: per channel, or one number for all, in [0, 1]; None stands for the mean that the classifier
+            normalises with.
         std: per channel, likewise.
         seed: of the draw.
 
     Raises:
-        ConfigError: not three values in [0, 1], or none when called.
+        ConfigError: values outside [0, 1]; none, or as many as no image has channels, when called.
     """
 
-    mean: RGB | None = None
-    std: RGB | None = None
+    mean: PerChannel | None = None
+    std: PerChannel | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -119,7 +120,7 @@ class OtherImage(Baseline):
     """Another image of a pool, of another class than the query, drawn by seed and content.
 
     Args:
-        images: ``(N, 3, H, W)`` float32 in [0, 1], the pool, of the size of the images to be explained.
+        images: ``(N, C, H, W)`` float32 in [0, 1], the pool, of the size of the images to be explained.
         labels: ``(N,)`` int64, the class of every image of the pool.
         seed: of the draw.
 
@@ -139,7 +140,7 @@ class OtherImage(Baseline):
         check_images(self.images)
         if tuple(self.labels.shape) != (len(self.images),):
             raise ConfigError(
-                "OtherImage needs a pool of images (N, 3, H, W) with labels (N,),"
+                "OtherImage needs a pool of images (N, C, H, W) with labels (N,),"
                 f" found {tuple(self.images.shape)} and {tuple(self.labels.shape)}"
             )
         contents = zip(content_ids(self.images), self.labels.tolist(), strict=True)

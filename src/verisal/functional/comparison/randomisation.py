@@ -51,7 +51,7 @@ def randomised_steps(
 
     Args:
         classifier: maps images to logits.
-        images: ``(B, 3, H, W)`` in [0, 1]; the first shows in which order layers run.
+        images: ``(B, C, H, W)`` in [0, 1]; the first shows in which order layers run.
         steps: number of steps among which the layers are divided evenly; None for a step per layer.
 
     Raises:
@@ -101,7 +101,7 @@ def randomised_copies(
 
     Args:
         classifier: maps images to logits; left as it is.
-        images: ``(N, 3, H, W)`` in [0, 1], fixed: running statistics of the re-initialised norm layers are
+        images: ``(N, C, H, W)`` in [0, 1], fixed: running statistics of the re-initialised norm layers are
             estimated on them, in one pass.
         order: ``cascade``: layers stay re-initialised in later steps. ``independent``: one step's at a time.
         steps: as of :func:`randomised_steps`.

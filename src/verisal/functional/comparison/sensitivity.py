@@ -26,7 +26,7 @@ Explain = Callable[[Tensor, Tensor], SaliencyResult]
 
 
 def uniform_noises(images: Tensor, *, radius: float, samples: int, seed: int = 0) -> Iterator[Tensor]:
-    """Uniform noise in [-radius, radius], drawn one ``(B, 3, H, W)`` sample after the other.
+    """Uniform noise in [-radius, radius], drawn one ``(B, C, H, W)`` sample after the other.
 
     Drawn by (seed, content of the image, number of the sample), so it is the same in any batch.
 
@@ -59,11 +59,11 @@ def sensitivity_max(
 
     Args:
         explain: images and query class to maps; its attribution is compared, or its map where it has none.
-        images: ``(B, 3, H, W)`` in [0, 1].
+        images: ``(B, C, H, W)`` in [0, 1].
         query_class: ``(B,)`` int64.
         attribution: Phi(x), ``(B, C, H, W)``, what ``explain`` gave for the images themselves; one channel
             holds for all.
-        noises: the samples d, each ``(B, 3, H, W)``; :func:`uniform_noises` draws them.
+        noises: the samples d, each ``(B, C, H, W)``; :func:`uniform_noises` draws them.
         chunk_size: images explained at once, at least a batch.
 
     Returns:

@@ -148,7 +148,7 @@ def mosaics(images: Tensor, boxes: Sequence[Tensor], groups: Tensor, *, columns:
     """Canvases with the images of each group in row-major cells, at full size.
 
     Args:
-        images: ``(n, 3, H, W)`` in [0, 1].
+        images: ``(n, C, H, W)`` in [0, 1].
         boxes: per image ``(M, 4)`` boxes of its object.
         groups: ``(G, N)`` positions, from :func:`mosaic_groups`.
         columns: cells per row: 2 for pairs side by side (N = 2) and for squares (N = 4).

@@ -179,7 +179,7 @@ def _batches(
 
 
 def _replaced(removals: _Removals, fills: Tensor, rows: Sequence[int], chunk_size: int) -> Iterator[Tensor]:
-    """Images whose removed pixels come from ``fills (B, 3, H, W)``; every batch is written over the last."""
+    """Images whose removed pixels come from ``fills (B, C, H, W)``; every batch is written over the last."""
     # In one layout and one type, whatever the caller's: mixed ones are several times slower to blend.
     images, fills = removals.images.contiguous(), fills.contiguous()
     ranks = removals.ranks.to(images.dtype)
@@ -234,11 +234,11 @@ def perturbation_curve(
 
     Args:
         classifier: gives logits ``(B, K)`` of images in [0, 1]; a module is put into eval mode meanwhile.
-        images: ``(B, 3, H, W)`` float32 in [0, 1].
+        images: ``(B, C, H, W)`` float32 in [0, 1].
         maps: ``(B, 1, H, W)`` saliency maps. Where one is constant or not finite, its scores are NaN and the
             classifier is not called.
         query_class: ``(B,)`` int64.
-        baseline: what replaces removed pixels; or the baseline images themselves, ``(B, 3, H, W)``.
+        baseline: what replaces removed pixels; or the baseline images themselves, ``(B, C, H, W)``.
         order: which pixels come first; see :func:`.pixel_ranks`.
         direction: whether pixels are removed or shown.
         steps: number of steps; the curve has one point more.
@@ -293,7 +293,7 @@ def removal_scores(
 
     Args:
         classifier: as for :func:`perturbation_curve`, like all that is not listed.
-        images: ``(B, 3, H, W)`` float32 in [0, 1].
+        images: ``(B, C, H, W)`` float32 in [0, 1].
         maps: ``(B, 1, H, W)``; constant ones and those that are not finite give NaN, as for a curve.
         query_class: ``(B,)`` int64.
         baseline: what replaces removed pixels.

@@ -48,7 +48,7 @@ def saliency_fidelity(
 
     Args:
         classifier: maps images to logits.
-        images: ``(B, 3, H, W)`` in [0, 1].
+        images: ``(B, C, H, W)`` in [0, 1].
         maps: E, ``(B, 1, H, W)`` in [0, 1], by :func:`postprocess`, the same for all that is compared.
         query_class: c, ``(B,)`` int64.
         chunk_size: images in one network pass.
@@ -96,7 +96,7 @@ def dabkowski_gal(
 
     Args:
         classifier: maps images to logits.
-        images: ``(B, 3, H, W)`` in [0, 1].
+        images: ``(B, C, H, W)`` in [0, 1].
         maps: ``(B, 1, H, W)`` non-negative.
         query_class: c, ``(B,)`` int64.
         threshold: tau in (0, 1], tuned on images that are not scored.
@@ -150,7 +150,7 @@ def tuned_threshold(
 
     Args:
         classifier: as of :func:`dabkowski_gal`, like all that is not listed.
-        images: ``(B, 3, H, W)``, none of those that are scored later.
+        images: ``(B, C, H, W)``, none of those that are scored later.
         maps: ``(B, 1, H, W)`` non-negative.
         query_class: ``(B,)`` int64.
         thresholds: candidates in (0, 1].

@@ -87,8 +87,8 @@ def square_responses(
 
     Args:
         classifier: maps images to logits.
-        images: ``(B, 3, H, W)`` in [0, 1].
-        attribution: ``(B, 3, H, W)``, or ``(B, 1, H, W)``, which then holds for every channel.
+        images: ``(B, C, H, W)`` in [0, 1].
+        attribution: ``(B, C, H, W)``, or ``(B, 1, H, W)``, which then holds for every channel.
         query_class: ``(B,)`` int64.
         samples: squares drawn per image, each equally likely; None for all of them (about 7 600 at 32 px,
             480 000 at 224 px).
@@ -141,7 +141,7 @@ def square_responses(
 
 
 def gaussian_noises(images: Tensor, *, deviation: float, samples: int, seed: int = 0) -> Iterator[Tensor]:
-    """Gaussian perturbations I, drawn one ``(B, 3, H, W)`` sample after the other.
+    """Gaussian perturbations I, drawn one ``(B, C, H, W)`` sample after the other.
 
     Drawn by (seed, content of the image, number of the sample), so they are the same in any batch.
 
@@ -170,10 +170,10 @@ def responses(
 
     Args:
         classifier: maps images to logits.
-        images: ``(B, 3, H, W)`` in [0, 1].
+        images: ``(B, C, H, W)`` in [0, 1].
         attribution: as of :func:`square_responses`.
         query_class: ``(B,)`` int64.
-        perturbations: N samples I, each ``(B, 3, H, W)``.
+        perturbations: N samples I, each ``(B, C, H, W)``.
         chunk_size: images in one network pass, at least a batch.
 
     Raises:

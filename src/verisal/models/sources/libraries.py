@@ -145,8 +145,10 @@ class Built:
         network: normalised images to logits.
         architecture: what builds it again, where that is a library or a function.
         image_size: in pixels.
-        mean: per channel, in units of [0, 1].
-        std: per channel, in units of [0, 1].
+        mean: per channel, in units of [0, 1], or of the bounds.
+        std: per channel, in the same units.
+        bounds: least and greatest value that the network takes; None for [0, 1].
+        channels: that it takes; None to look for them.
         class_names: in the order of the logits.
         stages: in running order; empty to look for them.
         output: how logits become probabilities.
@@ -158,6 +160,8 @@ class Built:
     image_size: int | None = None
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
+    bounds: tuple[float, float] | None = None
+    channels: int | None = None
     class_names: Sequence[str] | None = None
     stages: Sequence[str] = ()
     output: OutputKind = "softmax"
@@ -195,7 +199,7 @@ def from_torchvision(
         network = _fetched(load, name)
     names = told.meta["categories"] if _count(architecture) == len(told.meta["categories"]) else None
     size = architecture.arguments.get("image_size", preset.crop_size[0])
-    return Built(network, architecture, size, preset.mean, preset.std, names)
+    return Built(network, architecture, size, preset.mean, preset.std, class_names=names)
 
 
 def from_timm(
@@ -223,7 +227,8 @@ def from_timm(
     info = made.feature_info
     named = [entry.get("module", "") for entry in (info if isinstance(info, list) else info.info)]
     stages = usable_stages(network, named, size)
-    return Built(network, architecture, size, config["mean"], config["std"], names, stages)
+    mean, std = config["mean"], config["std"]
+    return Built(network, architecture, size, mean, std, class_names=names, stages=stages)
 
 
 def from_factory(

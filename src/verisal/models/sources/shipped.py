@@ -145,7 +145,7 @@ class SmallResNet(nn.Module):
         self.head = nn.Linear(inputs, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits ``(B, K)`` of *normalised* images ``(B, 3, H, W)``."""
+        """Logits ``(B, K)`` of *normalised* images ``(B, C, H, W)``."""
         features = self.stage4(self.stage3(self.stage2(self.stage1(self.stem(images)))))
         logits: Tensor = self.head(self.pool(features).flatten(1))
         return logits
@@ -195,7 +195,7 @@ def imagenet_classifier() -> Built:
     names = imagenet_names()
     weights = timm_names(torch.load(path, map_location="cpu", weights_only=True))
     fit_weights(network, weights, source=path, class_names=names)
-    return Built(network, _ARCHITECTURE, _IMAGE_SIZE, _MEAN, _STD, names, _STAGES)
+    return Built(network, _ARCHITECTURE, _IMAGE_SIZE, _MEAN, _STD, class_names=names, stages=_STAGES)
 
 
 def timm_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:

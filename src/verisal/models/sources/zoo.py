@@ -16,7 +16,8 @@ from verisal.checkpoint import IMAGES_KEY, load_export, save_export
 from verisal.errors import CheckpointError, ConfigError
 from verisal.functional.networks import plain_network
 from verisal.functional.outputs import logits_of
-from verisal.models._layout import evaluating, probe_image
+from verisal.models._layout import InputShape, evaluating
+from verisal.models.bounds import UNIT, Bounds
 from verisal.models.classifier import Classifier, check_network
 from verisal.models.normalization import Normalization
 from verisal.models.sources.libraries import (
@@ -30,8 +31,6 @@ from verisal.models.sources.libraries import (
 from verisal.models.sources.shipped import IMAGENET_CLASSIFIER, SmallResNet, imagenet_classifier
 from verisal.models.sources.weights import fit_weights, load_named
 from verisal.types import OutputKind, check_range
-
-_CHANNELS = 3
 
 
 def shipped_classifiers() -> tuple[str, ...]:
@@ -61,8 +60,12 @@ class ClassifierSource:
         class_names: one per logit, or the path of a text file with one per line. Numbers where nobody
             tells.
         image_size: height and width in pixels.
-        mean: per channel, subtracted from images in [0, 1].
-        std: per channel, by which they are divided.
+        channels: that the network takes; those of ``mean`` or of its first convolution where nothing is
+            given.
+        bounds: least and greatest value of what the network takes; [0, 1] where nothing is given. With them,
+            ``mean`` and ``std`` are in units of these values, and 0 and 1 where they are not given.
+        mean: per channel, or one number for all, subtracted from images in [0, 1].
+        std: per channel, or one number for all, by which they are divided.
         output: ``softmax``, or ``sigmoid`` for networks for several labels or with one logit, see
             :class:`Classifier`; what the source says, else ``softmax``, where nothing is given.
     """
@@ -74,6 +77,8 @@ class ClassifierSource:
     stages: Sequence[str] | None = None
     class_names: Sequence[str] | str | None = None
     image_size: int | None = None
+    channels: int | None = None
+    bounds: tuple[float, float] | None = None
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
     output: OutputKind | None = None
@@ -85,8 +90,11 @@ class ClassifierSource:
         for name in ("class_names", "stages"):
             if (value := getattr(self, name)) is not None and not value:
                 raise ConfigError(f"{name} is empty; name them, or leave {name} out")
-        check_range(1, image_size=self.image_size)
-        Normalization(tuple(self.mean or (0.5,) * 3), tuple(self.std or (0.25,) * 3)).over(_CHANNELS)
+        check_range(1, image_size=self.image_size, channels=self.channels)
+        count = len(self.mean or self.std or (0.0,))
+        told = Normalization(tuple(self.mean or (0.0,) * count), tuple(self.std or (1.0,) * count))
+        if self.channels is not None:
+            told.over(self.channels)
 
     def load(self) -> Classifier:
         """A frozen classifier in eval mode.
@@ -133,11 +141,15 @@ class ClassifierSource:
         if size is None:
             raise ConfigError(f"nobody tells the image size of {self.name}; give image_size, in pixels")
         network = plain_network(built.network).requires_grad_(False)
+        bounds = self.bounds or built.bounds
         mean, std = self.mean or built.mean, self.std or built.std
+        if self.bounds is not None:
+            # What the source says is in other units.
+            mean, std = self.mean or (0.0,), self.std or (1.0,)
         if mean is None or std is None:
             raise ConfigError(
-                f"nobody tells how {self.name} normalises its images; give mean and std, three"
-                " numbers each in units of [0, 1] (mean [0, 0, 0] and std [1, 1, 1] where the network takes"
+                f"nobody tells how {self.name} normalises its images; give mean and std, one number for all"
+                " channels or one for each, in units of [0, 1] (mean [0] and std [1] where the network takes"
                 " them as they are)"
             )
         classifier = Classifier(
@@ -146,6 +158,8 @@ class ClassifierSource:
             normalization=(mean, std),
             class_names=self.class_names or built.class_names,
             image_size=size,
+            channels=self.channels or built.channels,
+            bounds=bounds,
             output=self.output or built.output,
             architecture=built.architecture,
         )
@@ -181,7 +195,7 @@ def load_classifier(
         normalization: between images in [0, 1] and the network: whatever :meth:`.Normalization.of` takes, in
             place of ``mean`` and ``std``. For a network that does not say it, one of the two is needed.
         overrides: the other attributes of :class:`ClassifierSource`; for a network ``stages``,
-            ``class_names``, ``image_size``, ``mean``, ``std`` and ``output``.
+            ``class_names``, ``image_size``, ``channels``, ``bounds``, ``mean``, ``std`` and ``output``.
 
     Raises:
         ConfigError: no such name or file; a library that is not installed; a setting that does not fit.
@@ -194,7 +208,8 @@ def load_classifier(
     if normalization is not None:
         if "mean" in overrides or "std" in overrides:
             raise ConfigError("normalization is mean and std in one; give either")
-        told = Normalization.of(normalization).over(_CHANNELS)
+        # In units of the bounds, where these are given, so that no number is too large.
+        told = Normalization.of(normalization, bounds=UNIT if overrides.get("bounds") else None)
         overrides |= {"mean": told.mean, "std": told.std}
     if isinstance(name, (ClassifierSource, Classifier)):
         if overrides:
@@ -225,6 +240,8 @@ def load_classifier(
         normalization=None if settings.mean is None else (settings.mean, settings.std),
         class_names=settings.class_names,
         image_size=settings.image_size,
+        channels=settings.channels,
+        bounds=settings.bounds,
         output=settings.output,
     )
 
@@ -262,6 +279,8 @@ def export_classifier(path: Path | str, classifier: Classifier, *, origin: Mappi
         "stages": list(classifier.stages),
         "class_names": list(classifier.class_names),
         "image_size": classifier.image_size,
+        "bounds": [classifier.bounds.low, classifier.bounds.high],
+        "channels": classifier.channels,
         "mean": classifier.mean.flatten().tolist(),
         "std": classifier.std.flatten().tolist(),
         "output": classifier.output,
@@ -290,7 +309,7 @@ def _check_rebuilds(classifier: Classifier, architecture: Architecture) -> None:
             f"{architecture.name} with {dict(architecture.arguments)} has other weights than this classifier:"
             f" {error}; name the arguments with which it was built"
         ) from error
-    blank = probe_image(network, classifier.image_size)
+    blank = InputShape(classifier.channels, classifier.image_size).blank(network)
     image = torch.rand(blank.shape, generator=torch.Generator().manual_seed(0)).to(blank)
     twin, count = twin.to(blank).eval(), classifier.num_classes
     with torch.no_grad(), evaluating(network):
@@ -314,11 +333,18 @@ def _from_export(path: Path, factory: str | None) -> Built:
     try:
         names, size = card["class_names"], card["image_size"]
         architecture, network = _network_of(path, card, factory)
+        bounds = Bounds.of(card.get("bounds"))
         told = {key: card[key] for key in ("mean", "std", "stages")}
+        if bounds != UNIT:
+            # The card has them in units of [0, 1].
+            units = Normalization(tuple(told["mean"]), tuple(told["std"])).outside(bounds)
+            told["mean"], told["std"] = units.mean, units.std
+            told["bounds"] = (bounds.low, bounds.high)
     except KeyError as error:
         raise CheckpointError(f"{path} is no classifier export: its card has no {error}") from None
     fit_weights(network, tensors, source=path, class_names=names)
     told |= {"output": card.get("output", "softmax"), "seen_images": card.get(IMAGES_KEY, {})}
+    told["channels"] = card.get("channels")
     return Built(network, architecture, size, class_names=names, **told)
 
 

@@ -61,7 +61,7 @@ class Decoys:
         rows: ``(b,)`` int64, which images of the batch.
         masks: ``(g, 1, H, W)`` bool, the patches.
         signs: ``(g,)``, in which direction the patches were pushed.
-        images: ``(g, b, 3, H, W)`` in [0, 1].
+        images: ``(g, b, C, H, W)`` in [0, 1].
         report: of these decoys only.
     """
 
@@ -219,7 +219,7 @@ class Decoy(Saliency):
         )
 
     def decoys(self, classifier: AnyClassifier, images: Tensor) -> Iterator[Decoys]:
-        """All decoys of ``images (B, 3, H, W)``, at most ``chunk_size`` images at a time.
+        """All decoys of ``images (B, C, H, W)``, at most ``chunk_size`` images at a time.
 
         Between two groups the classifier is as it was found.
 
@@ -252,19 +252,19 @@ class Decoy(Saliency):
 
     def _plan(self, network: nn.Module, images: Tensor, query_class: Tensor) -> _Plan:
         require_softmax(network, type(self).__name__, instead=ONE_SCORE)
-        size, device = (images.shape[-2], images.shape[-1]), images.device
+        shape, size, device = tuple(images.shape[1:]), (images.shape[-2], images.shape[-1]), images.device
         with torch.no_grad():
             logits = torch.cat([ask(network, some) for some in torch.split(images, self.chunk_size)])
         query_score(logits, query_class, "logit")  # refuses a query that does not fit
 
         def measured_layer() -> tuple[nn.Module, ReceptiveField]:
-            check_not_linear(network, size, device)
+            check_not_linear(network, shape, device)
             layer = find_layer(network, self.layer, images[:1])
             with stopped_at(network, layer) as features:
-                return layer, receptive_field(features, size, device=device, chunk_size=self.chunk_size)
+                return layer, receptive_field(features, shape, device=device, chunk_size=self.chunk_size)
 
         layer, field = shared(
-            lambda: work_key("layer", [self.layer, size, str(device)], network), measured_layer
+            lambda: work_key("layer", [self.layer, shape, str(device)], network), measured_layer
         )
         lattice = patch_lattice(
             field, size, patch=self.patch, stride=self.stride, period=self._period(field.size, max(size))

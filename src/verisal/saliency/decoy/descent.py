@@ -36,7 +36,7 @@ class Solution:
     """Changes that were found, by row.
 
     Attributes:
-        change: ``(N, 3, H, W)``, zero on patches for which nothing feasible was found.
+        change: ``(N, C, H, W)``, zero on patches for which nothing feasible was found.
         found: ``(N, ky, kx)`` bool, True if the patch holds a feasible iterate.
         passes: ``(N,)``, runs of layers 1..l.
     """
@@ -66,7 +66,7 @@ class DecoyDescent:
     factor: float
 
     def run(self, features: Features, rows: Rows, start: Tensor) -> Solution:
-        """Solve all rows; ``start (N, 3, H, W)`` is a small change in the direction of the sign."""
+        """Solve all rows; ``start (N, C, H, W)`` is a small change in the direction of the sign."""
         best = _Best.of(rows)
         state = _State.of(rows, start, self.multiplier)
         active = torch.arange(len(rows.images), device=start.device)
@@ -109,7 +109,8 @@ class DecoyDescent:
             moved = rows.moved(difference)
             state.feasible = rows.feasible(moved)
             kept.offer(rows, change, moved)
-            share = rows.patches.to_pixels(1 / (3 * rows.patches.area).clamp_min(1))
+            channels = change.shape[1]
+            share = rows.patches.to_pixels(1 / (channels * rows.patches.area).clamp_min(1))
             gradient = gradient * (share > 0) - rows.sign * share * (rows.sign * change > 0)
             state.change = state.stepped(gradient, change, rate, count).clamp(rows.low, rows.high)
 

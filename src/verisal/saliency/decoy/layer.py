@@ -34,7 +34,7 @@ def find_layer(network: nn.Module, name: str | None, image: Tensor) -> nn.Module
         network: frozen, in eval mode.
         name: of a stage or a module; the end of a dotted name will do. None: the first max-pooling layer that
             runs, or the first stage where there is none.
-        image: ``(1, 3, H, W)``, for one pass that shows the order and the outputs of the modules.
+        image: ``(1, C, H, W)``, for one pass that shows the order and the outputs of the modules.
 
     Raises:
         ConfigError: no such module, one that runs more than once or not at all, one above the head (its
@@ -96,13 +96,13 @@ def _full_name(name: str, modules: dict[str, nn.Module]) -> str | None:
     return min((full for full in modules if full and f".{full}".endswith(f".{name}")), key=len, default=None)
 
 
-def check_not_linear(network: nn.Module, size: tuple[int, int], device: torch.device) -> None:
+def check_not_linear(network: nn.Module, shape: tuple[int, ...], device: torch.device) -> None:
     """Raise ``ConfigError`` if logits half-way between two images are always the mean of those at both ends.
 
-    Always: for several pairs of random images, up to rounding.
+    Always: for several pairs of random images of this shape ``(C, H, W)``, up to rounding.
     """
     generator = torch.Generator().manual_seed(derive_seed("linear or not"))
-    ends = torch.rand(2, _PAIRS, 3, *size, generator=generator).to(device)
+    ends = torch.rand(2, _PAIRS, *shape, generator=generator).to(device)
     with torch.no_grad():
         first, second, middle = ask(network, torch.cat([*ends, ends.mean(dim=0)])).chunk(3)
     bend = (first + second - 2 * middle).abs().max()
@@ -137,7 +137,7 @@ class ReceptiveField:
 
 
 def receptive_field(
-    features: Features, size: tuple[int, int], *, device: torch.device | None = None, chunk_size: int = 64
+    features: Features, shape: tuple[int, ...], *, device: torch.device | None = None, chunk_size: int = 64
 ) -> ReceptiveField:
     """The support of the gradient of every row and every column of features.
 
@@ -146,22 +146,22 @@ def receptive_field(
     dilation and pooling need no special case. To be called where gradients are on.
 
     Args:
-        features: images ``(B, 3, H, W)`` to features ``(B, C, h, w)``; ``ConfigError`` for others.
-        size: H and W.
+        features: images ``(B, C, H, W)`` to features ``(B, C, h, w)``; ``ConfigError`` for others.
+        shape: C, H and W of an image.
         device: of the images; the CPU if None.
         chunk_size: images at once, at least 1; bounds memory, never changes the result.
     """
     check_range(1, chunk_size=chunk_size)
     device = torch.device("cpu") if device is None else device
     generator = torch.Generator().manual_seed(derive_seed("receptive field"))
-    images = torch.rand(_IMAGES, 3, *size, generator=generator).to(device)
+    images = torch.rand(_IMAGES, *shape, generator=generator).to(device)
     # cuDNN's fast convolutions mix neighbouring places and leave rounding where zeros belong.
     with torch.backends.cudnn.flags(enabled=False):
         with torch.no_grad():
-            shape = features(images[:1]).shape
-        if len(shape) != 4:
-            raise ConfigError(f"features must be (B, C, h, w), found {tuple(shape)}")
-        weights = torch.randn(shape, generator=generator).to(device)
+            given = features(images[:1]).shape
+        if len(given) != 4:
+            raise ConfigError(f"features must be (B, C, h, w), found {tuple(given)}")
+        weights = torch.randn(given, generator=generator).to(device)
         row_ends = _extents(features, images, weights, dim=2, chunk_size=chunk_size)
         column_ends = _extents(features, images, weights, dim=3, chunk_size=chunk_size)
     return ReceptiveField(row_ends, column_ends)

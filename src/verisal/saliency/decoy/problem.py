@@ -26,15 +26,15 @@ class Rows:
     """One decoy a row: an image, a mask with one or more patches, a sign.
 
     Attributes:
-        images: ``(N, 3, H, W)``.
+        images: ``(N, C, H, W)``.
         features: ``(N, C, h, w)``, of the images.
         patches: N masks.
         sign: ``(N, 1, 1, 1)``, +1 or -1.
         epsilon: ``(N, 1, 1)``, largest change of a feature.
         spread: ``(N, 1, 1)``, deviation of the image's features, the unit of the penalty.
         slack: ``(N, 1, 1)``, rounding of the features: by how much a change may exceed epsilon.
-        low: ``(N, 3, H, W)``, smallest change of every pixel.
-        high: ``(N, 3, H, W)``, largest one.
+        low: ``(N, C, H, W)``, smallest change of every pixel.
+        high: ``(N, C, H, W)``, largest one.
     """
 
     images: Tensor
@@ -62,7 +62,7 @@ class Rows:
     def gain(self, change: Tensor) -> Tensor:
         """``(N, ky, kx)``: objective of every patch, its mean change in the direction of the sign."""
         wanted = (self.sign * change).clamp_min(0).sum(dim=1)
-        return self.patches.sum_pixels(wanted) / (3 * self.patches.area).clamp_min(1)
+        return self.patches.sum_pixels(wanted) / (change.shape[1] * self.patches.area).clamp_min(1)
 
     def moved(self, difference: Tensor) -> Tensor:
         """``(N, ky, kx)``: largest change of a feature by every patch, from ``(N, C, h, w)``."""
@@ -84,7 +84,7 @@ def rows_of(
 ) -> Rows:
     """The rows of several decoys of every image, in order (decoy, image).
 
-    ``features`` gives the output of the layer for ``images (b, 3, H, W)``; ``patches`` and ``sign (g,)`` are
+    ``features`` gives the output of the layer for ``images (b, C, H, W)``; ``patches`` and ``sign (g,)`` are
     those of the decoys; ``epsilon`` is relative to the deviation of an image's features.
 
     Raises:
@@ -120,7 +120,7 @@ def rows_of(
 
 
 def small_start(rows: Rows, images: Tensor, *, seed: int) -> Tensor:
-    """``(N, 3, H, W)`` in the direction of the sign; drawn once per image, by its content."""
+    """``(N, C, H, W)`` in the direction of the sign; drawn once per image, by its content."""
     drawn = per_sample(
         lambda generator: torch.rand(images.shape[1:], generator=generator),
         seed=seed,
@@ -133,7 +133,7 @@ def small_start(rows: Rows, images: Tensor, *, seed: int) -> Tensor:
 
 
 def constant_change(rows: Rows) -> Tensor:
-    """``(N, 3, H, W)`` that turns the patches into the image's mean colour."""
+    """``(N, C, H, W)`` that turns the patches into the image's mean colour."""
     mean = rows.images.mean(dim=(2, 3), keepdim=True)
     return (mean - rows.images) * rows.patches.mask()
 
@@ -202,7 +202,7 @@ def measured(
 
     Args:
         rows: the problem.
-        change: ``(N, 3, H, W)``, of the finished decoys.
+        change: ``(N, C, H, W)``, of the finished decoys.
         features: ``(N, C, h, w)``, of the finished decoys.
         missing: ``(N, ky, kx)`` bool, patches that count as infeasible.
         agrees: ``(N,)`` bool, True for decoys that get the image's prediction.
@@ -211,7 +211,7 @@ def measured(
     """
     area = rows.patches.area
     over = ((features - rows.features).abs() / rows.epsilon[..., None] - 1).clamp_min(0).flatten(1)
-    per_patch = rows.patches.sum_pixels(change.abs().sum(dim=1)) / (3 * area).clamp_min(1)
+    per_patch = rows.patches.sum_pixels(change.abs().sum(dim=1)) / (change.shape[1] * area).clamp_min(1)
 
     def by_image(values: Tensor) -> Tensor:
         return values.view(-1, batch, *values.shape[1:])

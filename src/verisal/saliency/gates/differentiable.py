@@ -50,7 +50,7 @@ class DifferentiableGates(ABC):
 
         Args:
             classifier: with stages.
-            images: ``(B, 3, H, W)`` in [0, 1].
+            images: ``(B, C, H, W)`` in [0, 1].
             outputs: of the classifier for the images, in the graph that gradients shall reach; without a
                 graph the gates have none either.
             query_class: ``(B,)`` int64.

@@ -117,7 +117,7 @@ class HierarchicalMasks(GateMethod):
 
         Args:
             classifier: with stages.
-            images: ``(B, 3, H, W)`` float32 in [0, 1].
+            images: ``(B, C, H, W)`` float32 in [0, 1].
             query_class: ``(B,)`` int64; ignored by ``output``.
 
         Raises:
@@ -166,7 +166,7 @@ def calibrate_reg_weight(
     Args:
         method: all other settings.
         classifier: with stages.
-        images: ``(N, 3, H, W)`` in [0, 1]; the class explained is the predicted one.
+        images: ``(N, C, H, W)`` in [0, 1]; the class explained is the predicted one.
         grid: values to try, rising.
 
     Returns:

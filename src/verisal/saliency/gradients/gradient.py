@@ -30,7 +30,7 @@ class Attribution:
     """Signed attribution of one batch and what it cost.
 
     Attributes:
-        values: ``(B, 3, H, W)`` signed.
+        values: ``(B, C, H, W)`` signed.
         n_forward: network forward passes per image.
         n_backward: network backward passes per image.
         baseline: name of the baseline image, empty where there is none.
@@ -52,7 +52,7 @@ class GradientMethod(Saliency):
 
     @abstractmethod
     def attribute(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> Attribution:
-        """Attribution of ``images (B, 3, H, W)``, which may leave [0, 1], for ``query_class (B,)``.
+        """Attribution of ``images (B, C, H, W)``, which may leave [0, 1], for ``query_class (B,)``.
 
         To be called inside :func:`explaining`, which freezes the classifier and turns gradients on.
         """
@@ -225,7 +225,7 @@ def check_baseline(baseline: Baseline, method: str) -> None:
 def baseline_images(
     baseline: Baseline, classifier: AnyClassifier, images: Tensor, query_class: Tensor
 ) -> Tensor:
-    """Baseline of every image ``(B, 3, H, W)``; images outside [0, 1] count as clamped."""
+    """Baseline of every image ``(B, C, H, W)``; images outside [0, 1] count as clamped."""
     return bound(baseline, classifier)(images.clamp(0, 1), query_class=query_class).clone()
 
 

@@ -132,7 +132,7 @@ def check_rectifiers(
 
     Args:
         network: frozen, in eval mode, inside ``uncompiled``.
-        image: ``(1, 3, H, W)``, whose logits ``(1, K)`` are returned.
+        image: ``(1, C, H, W)``, whose logits ``(1, K)`` are returned.
         method: named in the errors.
         kinds: module types that the method hooks.
         reuse: True if one module may be called more than once.
@@ -180,7 +180,7 @@ def check_rectifiers(
 def check_sum(
     values: Tensor, change: Tensor, network: nn.Module, *, rescaled: tuple[type[nn.Module], ...]
 ) -> None:
-    """Raise unless DeepLift's attributions ``(B, 3, H, W)`` sum to the change of the query logit ``(B,)``.
+    """Raise unless DeepLift's attributions ``(B, C, H, W)`` sum to the change of the query logit ``(B,)``.
 
     The tolerance is 1 % of the change, and float rounding of the sum.
 

@@ -139,7 +139,7 @@ def area_deviation(masks: Tensor, count: int) -> Tensor:
 
 
 def blur_pyramid(images: Tensor, *, levels: int, max_sigma: float) -> Tensor:
-    """Images blurred less and less ``(B, levels, 3, H, W)``, the last level being the image itself.
+    """Images blurred less and less ``(B, levels, C, H, W)``, the last level being the image itself.
 
     Level *k* of at least two has sigma ``max_sigma * (1 - k / (levels - 1))``, in pixels.
     """
@@ -154,7 +154,7 @@ def pyramid_blend(pyramid: Tensor, masks: Tensor) -> Tensor:
     """Every pixel from the level that its mask names, linear between levels; 1 is the image, 0 the first.
 
     The gradient is continuous: within 0.02 levels of a level the slope below goes over into the one above.
-    ``pyramid (N, levels, 3, H, W)`` and ``masks (N, 1, H, W)`` give ``(N, 3, H, W)``.
+    ``pyramid (N, levels, C, H, W)`` and ``masks (N, 1, H, W)`` give ``(N, C, H, W)``.
     """
     last = pyramid.shape[1] - 1
     place = masks * last

@@ -75,7 +75,7 @@ class PerturbedScores:
         return query_score(ask(self._classifier, images), query_class, self._kind, output=self._output)
 
     def _perturbed(self, masks: Tensor, rows: slice) -> Tensor:
-        """``(N * B, 3, H, W)``: the images of one group under each mask, mask by mask."""
+        """``(N * B, C, H, W)``: the images of one group under each mask, mask by mask."""
         images = self._images[rows]
         if self._fixed is not None:
             return compose(images, self._fixed[rows], masks[:, None]).flatten(0, 1)

@@ -1,0 +1,152 @@
+"""Image files of any kind as a classifier takes them: its channels, its range, float32 in [0, 1]."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal, Self, final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from verisal.data.arrays import channels_first, is_array, read_array, read_bands
+from verisal.data.decode import MAX_PIXELS, decode_image, decode_picture
+from verisal.data.pillow import is_tiff, tiff_samples
+from verisal.errors import ConfigError, DataError
+from verisal.models import Bounds, Classifier
+from verisal.models.bounds import UNIT
+
+#: What is done with a file of other channels than the classifier takes.
+ChannelRule = Literal["replicate", "mean", "refuse"]
+_RGB = 3
+
+
+@final
+@dataclass(frozen=True)
+class ImageReader:
+    """Reads image files for one classifier.
+
+    Pictures (whatever Pillow reads) are scaled by the largest value of their type, 255 or 65535. Arrays
+    (``.npy``, ``.npz``), and TIFF files of many bands or for a classifier with bounds, hold values in these
+    bounds; where nobody has said any, whole numbers are scaled by the largest value of their type, and floats
+    lie in [0, 1]. Bytes are always shares of the range. Nothing is converted without a rule, but for a grey
+    picture that a classifier of RGB images gets three times, as every viewer shows it.
+
+    Attributes:
+        channels: that the classifier takes.
+        bounds: of the values of arrays.
+        rule: what is done with a file of other channels: ``replicate`` gives a grey one to each channel,
+            ``mean`` makes the mean of all for a classifier with one, ``refuse`` is an error also for a grey
+            picture; None as above.
+        max_pixels: largest width times height that is decoded.
+
+    Raises:
+        ConfigError: a rule that there is not, or a number of channels below 1.
+    """
+
+    channels: int = _RGB
+    bounds: Bounds = UNIT
+    rule: ChannelRule | None = None
+    max_pixels: int = MAX_PIXELS
+
+    def __post_init__(self) -> None:
+        if self.rule not in ("replicate", "mean", "refuse", None):
+            raise ConfigError(f"channel_rule must be 'replicate', 'mean' or 'refuse', found {self.rule!r}")
+        if self.channels < 1:
+            raise ConfigError(f"channels must be at least 1, found {self.channels}")
+
+    @classmethod
+    def of(
+        cls, classifier: Classifier, *, rule: ChannelRule | None = None, max_pixels: int = MAX_PIXELS
+    ) -> Self:
+        """The reader for a classifier."""
+        return cls(classifier.channels, classifier.bounds, rule, max_pixels)
+
+    def __call__(self, path: str | PathLike[str]) -> Tensor:
+        """One image ``(C, H, W)`` float32 in [0, 1], with the classifier's channels.
+
+        Raises:
+            DataError: the file is missing, damaged or too large, its values lie outside the bounds, or it has
+                other channels and no rule says what to do; names the path.
+        """
+        numbers = self._numbers(Path(path))
+        if numbers is not None:
+            return self._with_channels(self._of_numbers(numbers, Path(path)), path)
+        if self.channels == _RGB and self.rule is None:
+            return decode_image(path, max_pixels=self.max_pixels)
+        picture = decode_picture(path, max_pixels=self.max_pixels, bands=self.channels == 4)
+        return self._with_channels(picture, path)
+
+    def _numbers(self, path: Path) -> NDArray[Any] | None:
+        """The values of a file that is an array, None of a picture, and of what cannot be opened."""
+        try:
+            with path.open("rb") as file:
+                start = file.read(8)
+            if is_array(path, start):
+                return read_array(path, path.read_bytes())
+            if not is_tiff(start):
+                return None
+            content = path.read_bytes()
+        except (OSError, ValueError):
+            return None
+        several = self.channels not in (1, _RGB, 4) or tiff_samples(content) not in (1, _RGB, 4)
+        return read_bands(path, content) if several or self.bounds != UNIT else None
+
+    def as_it_is(self, path: str | PathLike[str]) -> Tensor:
+        """One image as RGB, or the values of an array with the channels that it has; to compare files."""
+        numbers = self._numbers(Path(path))
+        if numbers is None:
+            return decode_image(path, max_pixels=self.max_pixels)
+        return torch.from_numpy(channels_first(numbers, self.channels, Path(path)).astype(np.float64))
+
+    def _of_numbers(self, values: NDArray[Any], path: Path) -> Tensor:
+        values = channels_first(values, self.channels, path)
+        pixels = values.shape[1] * values.shape[2]
+        if pixels > self.max_pixels:
+            raise DataError(
+                f"{path}: {pixels} pixels, but at most {self.max_pixels} are read; shrink the image"
+            )
+        try:
+            return self._scaled(values)
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
+
+    def _scaled(self, values: NDArray[Any]) -> Tensor:
+        if values.dtype == np.uint8:
+            return torch.from_numpy(values.astype(np.float32) / 255)
+        if self.bounds == UNIT and values.dtype.kind in "iu":
+            most = np.iinfo(values.dtype).max
+            if int(values.min()) < 0 or most > np.iinfo(np.uint16).max:
+                raise DataError(
+                    f"whole numbers of {values.dtype} from {values.min()} to {values.max()}, whose greatest"
+                    " value nobody has said; say bounds=(least, greatest) of the classifier"
+                )
+            return torch.from_numpy(values.astype(np.float32) / most)
+        if self.bounds == UNIT and not (values.min() >= 0 and values.max() <= 1):
+            raise DataError(
+                f"values from {values.min():.6g} to {values.max():.6g}, and [0, 1] was expected where nobody"
+                " has said bounds; say bounds=(least, greatest) of the classifier"
+            )
+        return self.bounds.to_unit(torch.from_numpy(values.astype(np.float32)))
+
+    def _with_channels(self, image: Tensor, path: str | PathLike[str]) -> Tensor:
+        found = len(image)
+        if found == self.channels:
+            return image
+        grey_picture = self.rule is None and self.channels == _RGB
+        if found == 1 and (self.rule == "replicate" or grey_picture):
+            return image.expand(self.channels, -1, -1)
+        if self.channels == 1 and self.rule == "mean":
+            return image.mean(dim=0, keepdim=True)
+        way = ""
+        if found == 1:
+            way = ", or say channel_rule: replicate, to give it to each"
+        elif self.channels == 1:
+            way = ", or say channel_rule: mean, for their mean"
+        raise DataError(
+            f"{path}: has {found} channel(s), and the classifier takes {self.channels}; give files with as"
+            f" many{way}"
+        )
