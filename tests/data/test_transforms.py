@@ -203,6 +203,42 @@ def test_jitter_follows_its_generators(jitter):
     assert not np.array_equal(drawn[0], drawn[1])
 
 
+def jittered(jitter, picture, count=60):
+    """The picture under many draws."""
+    jitter.seed(np.random.default_rng(0), random.Random(0))  # noqa: S311
+    return np.stack([jitter(picture) for _ in range(count)]).astype(float)
+
+
+def test_scenes_brightness_and_contrast_change_as_far_as_is_said():
+    grey = np.full((24, 24, 3), 128, np.uint8)
+    # No blur; of a middle grey contrast changes a quarter at most, brightness a fifth of the range.
+    means = jittered(scene_jitter(size=24, colour=1.0, blur=0.0), grey).mean(axis=(1, 2, 3))
+    assert np.ptp(means) > 0.5 * 2 * (0.25 * 128 + 0.2 * 255)
+    assert np.abs(means - 128).max() <= 0.25 * 128 + 0.2 * 255 + 1
+    assert (means == 128).mean() < 0.1
+    faint = jittered(scene_jitter(size=24, colour=0.5, blur=0.0), grey).mean(axis=(1, 2, 3))
+    assert np.abs(faint - 128).max() <= 0.5 * (0.25 * 128 + 0.2 * 255) + 1
+    assert (jittered(scene_jitter(size=24, colour=0.0, blur=0.0), grey) == 128).all()
+
+
+def test_scenes_are_blurred_every_other_time_by_a_share_of_their_side():
+    edge = np.zeros((64, 64, 3), np.uint8)
+    edge[:, 32:] = 255
+
+    def widths(size, blur):
+        """Standard deviation of the edge's slope; 0 for an edge that is as it was."""
+        rows = jittered(scene_jitter(size=size, colour=0.0, blur=blur), edge)[:, 32, :, 0]
+        slopes = np.diff(rows, axis=1) / 255
+        return np.sqrt((slopes * (np.arange(63) - 31) ** 2).sum(axis=1))
+
+    wide = widths(256, 1.0)  # deviations of 1 to 4 px
+    assert 0.25 <= (wide == 0).mean() <= 0.75
+    assert 0.9 <= wide[wide > 0].min() <= 2
+    assert 3 <= wide.max() <= 4.1
+    assert 1.5 <= widths(256, 0.5).max() <= 2.1
+    assert widths(256, 0.0).max() == 0
+
+
 def test_opacity_moves_with_the_drawing():
     white = np.zeros((40, 40, 4), np.uint8)
     white[12:28, 15:25] = 255

@@ -80,10 +80,33 @@ class _Sum(torch.nn.Module):
     ],
 )
 def test_admissible_iterates_are_those_of_the_documentation(objective, query, logits, expected):
+    assert problem_of(objective, query).admissible(torch.tensor([logits])).tolist() == [expected]
+
+
+def problem_of(objective, query):
+    """Of an image with the logits 0.9, 0.1 and 0.3; with nothing left they are 0, 1 and 0.3."""
     network = torch.nn.Sequential(torch.nn.Identity(), torch.nn.Identity(), _Sum())
     classifier = Classifier(
         network, ["0", "1"], class_names=tuple("abc"), image_size=4, normalization="none"
     ).eval()
     outputs = classifier.stage_outputs(torch.full((1, 3, 4, 4), 0.9))
-    problem = GateProblem(objective, "per_channel", classifier, outputs, torch.tensor([query]))
-    assert problem.admissible(torch.tensor([logits])).tolist() == [expected]
+    return GateProblem(objective, "per_channel", classifier, outputs, torch.tensor([query]))
+
+
+@pytest.mark.parametrize(
+    ("objective", "query", "logits", "expected"),
+    [
+        ("class", 0, [2.0, 1.0, 0.5], 1.1**2),
+        ("class", 1, [2.0, 1.0, 0.5], 0.9**2),
+        ("output", 0, [2.0, 1.0, 0.5], (1.1**2 + 0.9**2 + 0.2**2) / 3),
+        ("mixed", 0, [2.0, 1.0, 0.5], 1.1**2 + (1.1**2 + 0.9**2 + 0.2**2) / 3),
+        ("evidence", 0, [2.0, 1.0, 0.5], (2.0 - 0.9) ** 2),
+        ("evidence", 0, [-2.0, 1.0, 0.5], 0.9**2),  # below what is left without evidence
+        ("evidence", 1, [2.0, 1.4, 0.5], 0.4**2),  # the image holds evidence against it: none is to be kept
+        ("maximise", 0, [2.0, 1.0, 0.5], -2.0),
+        ("maximise_log_probability", 0, [2.0, 1.0, 0.5], math.log(1 + math.exp(-1.0) + math.exp(-1.5))),
+    ],
+)
+def test_distance_by_hand(objective, query, logits, expected):
+    distance = problem_of(objective, query).distance(torch.tensor([logits]))
+    assert distance.tolist() == pytest.approx([expected], abs=1e-6)
