@@ -172,8 +172,8 @@ def test_query_class_matters_where_it_should(case):
 BAD_QUERIES = {
     "too large": (torch.tensor([0, 1, 4]), r"0\.\.3 \(K = 4\), found 0\.\.4"),
     "negative": (torch.tensor([0, -1, 1]), r"0\.\.3 \(K = 4\), found -1\.\.1"),
-    "too few": (torch.tensor([0, 1]), r"\(3,\) int64.*found \(2,\)"),
-    "float": (torch.tensor([0.0, 1.0, 2.0]), r"int64.*found \(3,\) torch.float32"),
+    "too few": (torch.tensor([0, 1]), r"\(3,\) whole numbers.*found \(2,\)"),
+    "float": (torch.tensor([0.0, 1.0, 2.0]), r"whole numbers.*found \(3,\) float32"),
 }
 
 
