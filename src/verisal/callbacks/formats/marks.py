@@ -9,6 +9,7 @@ from torch import Tensor
 from torchvision import tv_tensors  # type: ignore[import-untyped]  # has no stubs
 from torchvision.ops import box_convert  # type: ignore[import-untyped]  # has no stubs
 
+from verisal._brief import brief
 from verisal.callbacks.formats.values import WAY_OUT, items_of, shown, tensor_of
 from verisal.errors import ConfigError, DataError
 
@@ -31,6 +32,8 @@ class Marks:
     masks: Tensor
     boxes: Tensor
     difficult: Tensor
+
+    __repr__ = brief
 
 
 def marks_of(

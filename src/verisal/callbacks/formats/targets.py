@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 from torchvision import tv_tensors  # type: ignore[import-untyped]  # has no stubs
 
+from verisal._brief import brief
 from verisal.callbacks.formats.marks import Marks, Size, class_map, known_numbers, marks_of, upright_boxes
 from verisal.callbacks.formats.parts import Parts, annotation_parts, named_values
 from verisal.callbacks.formats.raw import coco_parts, voc_parts
@@ -47,6 +48,8 @@ class Target:
     masks: object = None
     difficult: object = None
     name: str | None = None
+
+    __repr__ = brief
 
     def marks(self, size: Size) -> Marks:
         """Label and objects of the image of this size."""

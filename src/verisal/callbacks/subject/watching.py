@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from verisal._brief import brief
 from verisal.errors import ConfigError
 from verisal.functional.outputs import logits_of
 
@@ -33,6 +34,8 @@ class Call:
     given: Tensor
     logits: Tensor
     inside: tuple[str, ...]
+
+    __repr__ = brief
 
     @property
     def of_images(self) -> bool:
