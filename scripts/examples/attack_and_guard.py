@@ -1,4 +1,4 @@
-"""Attack a classifier, and guard it, in ten lines (pip install "verisal[scenes]")."""
+"""Attack a classifier, and guard it, in ten lines (pip install ".[scenes]")."""
 
 from verisal.attacks import PGD
 from verisal.data import EmojiScenes

@@ -1,4 +1,4 @@
-"""Boxes and D-WSOL: does a map find the object, and only when it is asked for it? (pip install verisal)."""
+"""Boxes and D-WSOL (pip install .): does a map find the object, and only when it is asked for it?"""
 
 import torch
 from lightning import LightningModule, Trainer, seed_everything

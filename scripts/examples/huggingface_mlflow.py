@@ -1,4 +1,4 @@
-"""A Hugging Face network with batches as dicts, MLflow (pip install verisal transformers mlflow)."""
+"""A Hugging Face network with batches as dicts, MLflow (pip install . transformers mlflow)."""
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.loggers import MLFlowLogger

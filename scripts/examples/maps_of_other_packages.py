@@ -1,4 +1,4 @@
-"""Maps of other packages under our metrics (pip install 'verisal[scenes]' captum grad-cam torchcam)."""
+"""Maps of other packages under our metrics (pip install '.[scenes]' captum grad-cam torchcam)."""
 
 import captum.attr
 import pytorch_grad_cam

@@ -1,4 +1,4 @@
-"""A timm network, its own transform (pip install verisal timm tensorboard): timm_tensorboard.py [FOLDER]."""
+"""A timm network, its own transform (pip install . timm tensorboard): timm_tensorboard.py [FOLDER]."""
 
 import timm
 from lightning import LightningModule, Trainer

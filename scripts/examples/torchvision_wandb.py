@@ -1,4 +1,4 @@
-"""A torchvision network, a folder of images, W&B (pip install verisal): torchvision_wandb.py [FOLDER]."""
+"""A torchvision network, a folder of images, W&B (pip install .): torchvision_wandb.py [FOLDER]."""
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
