@@ -59,6 +59,7 @@ def stored(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(elsewhere)
         patch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+        patch.setenv("WANDB_MODE", "offline")  # Lightning's logger changes it, here for these tests alone.
         weights_and_biases = WandbLogger(project="p", save_dir=root, offline=True)
         loggers = [
             weights_and_biases,
@@ -298,6 +299,7 @@ def test_without_a_logger_one_sentence_says_where_curves_and_pictures_are(caplog
 @pytest.mark.parametrize("kind", ["wandb", "none"])
 def test_a_report_without_a_folder_goes_where_lightning_keeps_the_checkpoints(tmp_path, monkeypatch, kind):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_MODE", "offline")
     logger = {
         "wandb": lambda: WandbLogger(project="p", save_dir=tmp_path, offline=True, id="r1"),
         "none": lambda: False,
