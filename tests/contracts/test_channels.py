@@ -26,8 +26,7 @@ from helpers.detector_cases import CASES as DETECTORS
 from verisal.attacks import JPEG
 from verisal.errors import ConfigError, DataError
 from verisal.functional.adversarial import noise_norm
-from verisal.functional.baselines import DatasetMean, OtherImage
-from verisal.functional.baselines.plain import bound
+from verisal.functional.baselines import DatasetMean, OtherImage, bound
 from verisal.metrics import CascadingRandomisation
 from verisal.models import Classifier
 

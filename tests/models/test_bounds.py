@@ -6,8 +6,7 @@ from torch import nn
 
 from verisal.attacks import FGSM
 from verisal.errors import ConfigError, DataError
-from verisal.functional.baselines import Constant, DatasetMean
-from verisal.functional.baselines.plain import bound
+from verisal.functional.baselines import Constant, DatasetMean, bound
 from verisal.models import Bounds, Classifier, export_classifier, load_classifier
 from verisal.saliency import Gradient
 
