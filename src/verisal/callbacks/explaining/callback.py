@@ -75,7 +75,7 @@ class ExplainingCallback(Callback, LogsScores, ABC):
         bounds: least and greatest value of the loader's images where these are other than 0 and 1, such as
             (-1024, 1024); ``normalization`` is in their units then, and None means none.
         stages: names of the stages in the part; None where they are found.
-        class_names: in the order of the logits; None for numbers.
+        class_names: in the order of the logits; None for those of the data set (``classes``), or numbers.
         output: ``softmax`` or ``sigmoid``; None for softmax.
         batch: function of a loader's batch to something that is read, such as (images, labels); None where
             the loader's batches are read as they are.

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from verisal.callbacks.formats.batches import Read, Reader, as_batch, read
 from verisal.callbacks.subject.choosing import called_part, name_of, obvious_part
+from verisal.callbacks.subject.classes import classes_in
 from verisal.callbacks.subject.normalising import NONE, combined, found_in, measured, of_loader, shown
 from verisal.callbacks.subject.parts import FORWARD, Answer, Explains, part_of
 from verisal.callbacks.subject.watching import Call
@@ -83,12 +84,14 @@ class Finding:
         loader: what the loader has applied to images in [0, 1].
         network: what is applied to images in [0, 1] before the part gets them.
         logits: per image, as they were seen; 0 where nothing was seen.
+        class_names: as told or as the loader's data sets say; None where nobody does.
     """
 
     explains: str
     loader: Normalization
     network: Normalization
     logits: int = 0
+    class_names: tuple[str, ...] | None = None
 
     def told(self, module: LightningModule) -> str:
         """What is explained in a sentence; empty for a task's own classifier."""
@@ -137,7 +140,7 @@ class Subject:
             told.stages,
             bounds=told.bounds,
             normalization=_in_units(self.finding.network, told),
-            class_names=told.class_names,
+            class_names=self.finding.class_names,
             output=told.output or "softmax",
         )
         # Alone: the network is where its trainer wants it.
@@ -197,10 +200,23 @@ def find(
     found = None if given.batch is not None or told.batch is not None else found_in(datasets)
     loader = of_loader(given, said, found, applied, bounded=bounds is not None)
     width = 0 if call is None else call.logits.shape[1]
-    finding = Finding(explains, loader, combined(loader, applied, given.images.shape[1]), width)
+    network = combined(loader, applied, given.images.shape[1])
+    finding = Finding(explains, loader, network, width, _class_names(told, width, datasets))
     if call is not None:
         _prove(Subject(module, told, finding), given, call, tolerance)
     return finding
+
+
+def _class_names(told: Told, logits: int, datasets: Sequence[object]) -> tuple[str, ...] | None:
+    if told.class_names is None:
+        return classes_in(datasets, logits)
+    names = tuple(told.class_names)
+    if logits and len(names) != logits:
+        raise ConfigError(
+            f"class_names= holds {len(names)} names ({', '.join(map(str, names[:5]))}), and what is explained"
+            f" gives {logits} logits; give one name per logit"
+        )
+    return names
 
 
 def _in_units(network: Normalization, told: Told) -> Normalization:
