@@ -45,6 +45,8 @@ BY_CHANNEL = {
     "Gradient", "InputXGradient", "IntegratedGradients", "IntegratedGradients from the mean",
     "GuidedBackpropagation", "DeepLift", "DeepLift from grey", "OfProbability",
 }  # fmt: skip
+# Ask for the score with one channel changed, of which grey images have one in place of three.
+ONE_AT_A_TIME = {"Occlusion per channel", "RISE per channel"}
 # Luminance has weights for red, green and blue only.
 BY_LUMINANCE = {"EdgeDetector"}
 
@@ -76,6 +78,8 @@ def test_methods(name, channels):
     alone = make()(one, images[1:], QUERY[1:])
     torch.testing.assert_close(alone.saliency, found.saliency[1:], rtol=1e-3, atol=1e-4)
     if name in DRAWN or (name in BY_LUMINANCE and channels != 1):
+        return
+    if name in ONE_AT_A_TIME and channels < 3:
         return
     expected = make()(rgb, as_rgb(images), QUERY)
     if name in BY_CHANNEL:

@@ -17,6 +17,12 @@ CASES = {
         channels=1,
         baseline="black",
     ),
+    "Occlusion per channel": SaliencyCase(
+        lambda: Occlusion(window=6, stride=3, chunk_size=12, per_channel=True),
+        passes=(3 * 5 * 3 + 1, 0),
+        channels=3,
+        baseline="dataset_mean",
+    ),
     "RISE": SaliencyCase(
         lambda: RISE(cells=4, masks=40, chunk_size=16),
         passes=(40, 0),
@@ -28,6 +34,12 @@ CASES = {
         passes=(300, 0),
         channels=1,
         baseline="grey",
+    ),
+    "RISE per channel": SaliencyCase(
+        lambda: RISE(cells=4, masks=40, chunk_size=16, per_channel=True),
+        passes=(3 * 41, 0),
+        channels=3,
+        baseline="dataset_mean",
     ),
     "RandomMap": SaliencyCase(RandomMap, passes=(0, 0), uses_query=False, uses_classifier=False, late_call=1),
     "CentrePrior": SaliencyCase(

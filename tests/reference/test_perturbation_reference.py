@@ -1,5 +1,7 @@
 """Occlusion and RISE window by window and mask by mask, as they are written down; and captum's occlusion."""
 
+from itertools import product
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -10,6 +12,16 @@ from verisal.functional.baselines import Constant, ImageMean
 from verisal.models import Classifier, SmallResNet
 from verisal.saliency import RISE, Occlusion
 from verisal.saliency.perturbation.rise import upsample_cells
+
+SETTINGS = {"cells": 3, "masks": 25, "keep_probability": 0.4, "seed": 5}
+
+
+def rise_masks():
+    """The masks as a classifier sees them of white images on black, ``(N, 1, 16, 12)``."""
+    masks = []
+    spy = lambda batch: (masks.append(batch[:, :1].clone()), batch.new_zeros(len(batch), 2))[1]  # noqa: E731
+    RISE(**SETTINGS, baseline=Constant())(spy, torch.ones(1, 3, 16, 12), torch.tensor([0]))
+    return torch.cat(masks)
 
 
 def toy():
@@ -48,7 +60,7 @@ def starts(length, side, stride):
 
 
 @replicates(Occlusion.explain)
-def slow_occlusion(method, classifier, image, query):
+def slow_occlusion(method, classifier, image, query, channels=slice(None)):
     """One window after the other, and a list of falls for every pixel."""
     height, width = image.shape[1:]
     baseline = method.baseline(image[None])[0]
@@ -58,7 +70,7 @@ def slow_occlusion(method, classifier, image, query):
     for top in starts(height, tall, method.stride):
         for left in starts(width, wide, method.stride):
             changed = image.clone()
-            inside = (slice(None), slice(top, top + tall), slice(left, left + wide))
+            inside = (channels, slice(top, top + tall), slice(left, left + wide))
             changed[inside] = baseline[inside]
             fall = before - probability(classifier, changed, query)
             for row in range(top, top + tall):
@@ -68,13 +80,21 @@ def slow_occlusion(method, classifier, image, query):
 
 
 @replicates(RISE.explain)
-def slow_rise(method, classifier, image, query, masks):
-    """One mask after the other."""
+def slow_rise(method, classifier, image, query, masks, channel=None):
+    """One mask after the other; of one channel, above the score without it."""
     baseline = method.baseline(image[None])[0]
-    total = torch.zeros(image.shape[1:])
+    total, floor = torch.zeros(image.shape[1:]), 0
+    if channel is not None:
+        without = image.clone()
+        without[channel] = baseline[channel]
+        floor = probability(classifier, without, query)
     for mask in masks:
-        score = probability(classifier, mask * image + (1 - mask) * baseline, query)
-        total += score * mask[0]
+        changed = mask * image + (1 - mask) * baseline
+        if channel is not None:
+            changed = torch.stack(
+                [changed[place] if place == channel else image[place] for place in range(len(image))]
+            )
+        total += (probability(classifier, changed, query) - floor) * mask[0]
     return total / (len(masks) * method.keep_probability)
 
 
@@ -99,18 +119,40 @@ def test_occlusion_equals_the_literal_loop(window, stride, baseline):
         torch.testing.assert_close(fast[index, 0], slow, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("chunk_size", [1, 7, 64])
+def test_occlusion_of_one_channel_equals_the_literal_loop(chunk_size):
+    classifier, images, query = toy(), torch.rand(2, 3, 16, 12), torch.tensor([3, 1])
+    method = Occlusion(window=(5, 4), stride=3, baseline=ImageMean(), chunk_size=chunk_size, per_channel=True)
+    fast = method(classifier, images, query)
+    assert fast.attribution.shape == images.shape
+    assert fast.saliency.equal(fast.attribution.abs().amax(dim=1, keepdim=True))
+    for index, channel in product(range(2), range(3)):
+        slow = slow_occlusion(method, classifier, images[index], int(query[index]), channel)
+        torch.testing.assert_close(fast.attribution[index, channel], slow, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("baseline", [Constant(level=0.5), ImageMean()], ids=lambda b: b.name)
 def test_rise_equals_the_literal_loop_over_the_same_masks(baseline):
     classifier, images, query = toy(), torch.rand(2, 3, 16, 12), torch.tensor([3, 1])
-    settings = {"cells": 3, "masks": 25, "keep_probability": 0.4, "seed": 5}
-    masks = []
-    spy = lambda batch: (masks.append(batch[:, :1].clone()), batch.new_zeros(len(batch), 2))[1]  # noqa: E731
-    RISE(**settings, baseline=Constant())(spy, torch.ones(1, 3, 16, 12), torch.tensor([0]))
-    method = RISE(**settings, baseline=baseline, chunk_size=7)
+    masks = rise_masks()
+    method = RISE(**SETTINGS, baseline=baseline, chunk_size=7)
     fast = method(classifier, images, query).attribution
     for index in range(2):
-        slow = slow_rise(method, classifier, images[index], int(query[index]), torch.cat(masks))
+        slow = slow_rise(method, classifier, images[index], int(query[index]), masks)
         torch.testing.assert_close(fast[index, 0], slow, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("chunk_size", [1, 7, 64])
+def test_rise_of_one_channel_equals_the_literal_loop_over_the_same_masks(chunk_size):
+    classifier, images, query = toy(), torch.rand(2, 3, 16, 12), torch.tensor([3, 1])
+    masks = rise_masks()
+    method = RISE(**SETTINGS, baseline=ImageMean(), chunk_size=chunk_size, per_channel=True)
+    fast = method(classifier, images, query)
+    assert fast.attribution.shape == images.shape
+    assert fast.saliency.equal(fast.attribution.abs().amax(dim=1, keepdim=True))
+    for index, channel in product(range(2), range(3)):
+        slow = slow_rise(method, classifier, images[index], int(query[index]), masks, channel)
+        torch.testing.assert_close(fast.attribution[index, channel], slow, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(("window", "stride"), [((4, 4), 4), ((4, 6), 2)])

@@ -6,7 +6,7 @@ import torch
 
 from verisal.errors import ConfigError
 from verisal.functional.baselines import Baseline, Constant, ImageMean, Inpaint, UniformNoise
-from verisal.saliency import Occlusion
+from verisal.saliency import RISE, Occlusion
 
 QUERY = torch.tensor([0])
 
@@ -176,3 +176,34 @@ def test_callable_that_names_no_classes_is_checked_against_its_logits():
 def test_callable_without_a_normalisation_is_told_to_name_the_mean():
     with pytest.raises(ConfigError, match="function has none; give mean"):
         Occlusion(window=2, stride=2)(linear(torch.ones(4, 4)), torch.rand(1, 3, 4, 4), QUERY)
+
+
+@pytest.mark.parametrize("method", [Occlusion, RISE])
+def test_a_choice_that_is_not_made_is_no_part_of_a_map_s_identity(method):
+    assert "per_channel" not in method().settings()
+    assert method(per_channel=True).settings() == {**method().settings(), "per_channel": True}
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        black(window=2, stride=1, per_channel=True),
+        RISE(baseline=Constant(), cells=2, masks=60, score="logit", per_channel=True),
+    ],
+    ids=["Occlusion", "RISE"],
+)
+def test_a_channel_without_use_has_no_attribution(method):
+    for unused in (1.0, 0.0):
+        images = torch.cat([torch.ones(1, 1, 4, 4), torch.full((1, 2, 4, 4), unused)], dim=1)
+        attribution = method(linear(torch.ones(4, 4)), images, QUERY).attribution
+        assert attribution[:, 0].gt(0).all()
+        assert attribution[:, 1:].eq(0).all()
+
+
+def test_a_baseline_that_reads_the_mask_fills_the_one_channel():
+    images = torch.rand(1, 3, 2, 2)
+    weights = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    method = Occlusion(window=1, stride=1, baseline=Negative(), score="logit", per_channel=True)
+    attribution = method(linear(weights), images, QUERY).attribution
+    assert attribution[0, 0].allclose(weights * (2 * images[0, 0] - 1), atol=1e-6)
+    assert attribution[0, 1:].eq(0).all()

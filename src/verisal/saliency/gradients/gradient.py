@@ -1,4 +1,4 @@
-"""Methods that read gradients: a signed attribution per colour channel, and how it becomes a map.
+"""Methods that read gradients: a signed attribution per channel, and how it becomes a map.
 
 Captum computes; the shells fix what captum leaves open: images in [0, 1], baselines in pixel space, one query
 class per image, float32 gradients in any surrounding mode, nothing left behind on the network, and a refusal
@@ -45,7 +45,7 @@ class Attribution:
 
 
 class GradientMethod(Saliency):
-    """A method with a signed attribution per colour channel, so that others can wrap it.
+    """A method with a signed attribution per channel, so that others can wrap it.
 
     The saliency map is the largest absolute attribution over the channels.
     """

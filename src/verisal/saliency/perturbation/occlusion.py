@@ -9,7 +9,7 @@ over all windows *W* of a regular grid that cover the pixel.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -60,29 +60,41 @@ class PerturbedScores:
             scores[rows] = self._score(self._images[rows], self._query[rows])
         return scores
 
-    def __call__(self, masks: Tensor) -> Tensor:
-        """``(N, B)``: score of every image under every mask ``(N, 1, H, W)`` in [0, 1], 1 keeps."""
+    def __call__(self, masks: Tensor, channel: int | None = None) -> Tensor:
+        """``(N, B)``: score of every image under every mask ``(N, 1, H, W)`` in [0, 1], 1 keeps.
+
+        The masks act on all channels, or on the one that is named; the others stay as they are.
+        """
         scores = self._images.new_empty(len(masks), len(self._images))
         for start in range(0, len(masks), self.masks_per_pass):
             some = masks[start : start + self.masks_per_pass]
             for rows in self._groups:
                 query = self._query[rows].expand(len(some), -1).flatten()
-                flat = self._score(self._perturbed(some, rows), query)
+                flat = self._score(self._perturbed(some, rows, channel), query)
                 scores[start : start + len(some), rows] = flat.view(len(some), -1)
         return scores
 
     def _score(self, images: Tensor, query_class: Tensor) -> Tensor:
         return query_score(ask(self._classifier, images), query_class, self._kind, output=self._output)
 
-    def _perturbed(self, masks: Tensor, rows: slice) -> Tensor:
+    def _perturbed(self, masks: Tensor, rows: slice, channel: int | None) -> Tensor:
         """``(N * B, C, H, W)``: the images of one group under each mask, mask by mask."""
-        images = self._images[rows]
+        images, blended = self._images[rows], masks
+        if channel is not None:
+            chosen = torch.arange(images.shape[1], device=images.device)[:, None, None] == channel
+            blended = masks.where(chosen, 1)
         if self._fixed is not None:
-            return compose(images, self._fixed[rows], masks[:, None]).flatten(0, 1)
+            return compose(images, self._fixed[rows], blended[:, None]).flatten(0, 1)
         many = images.expand(len(masks), *images.shape).flatten(0, 1)
         each = masks[:, None].expand(-1, len(images), -1, -1, -1).flatten(0, 1)
         query = self._query[rows].expand(len(masks), -1).flatten()
-        return compose(many, self._baseline(many, each, query_class=query), each)
+        filled = self._baseline(many, each, query_class=query)
+        return compose(many, filled, blended.repeat_interleave(len(images), dim=0))
+
+
+def without_default(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings without a ``per_channel`` that is False: maps of all channels together keep their identity."""
+    return {name: value for name, value in settings.items() if name != "per_channel" or value}
 
 
 @final
@@ -93,6 +105,9 @@ class Occlusion(Saliency):
     The attribution ``(B, 1, H, W)`` is signed, the map is its positive part. Windows start every ``stride``
     pixels; the last one in each direction is placed flush with the border, so that every pixel is covered.
 
+    With ``per_channel`` a window hides one channel at a time: the attribution is ``(B, C, H, W)``, the fall
+    that each channel alone is worth, and the map its largest absolute value over the channels.
+
     Args:
         window: side, or (height, width), of the window in pixels.
         stride: pixels from one window to the next, at most the window's smaller side.
@@ -100,6 +115,7 @@ class Occlusion(Saliency):
         score: ``probability`` or ``logit`` of the query class.
         chunk_size: perturbed images in one pass of the classifier; bounds memory, never changes the result
             beyond float rounding. Fewer are passed when windows or images run out.
+        per_channel: replace one channel at a time, for C times the passes.
 
     Raises:
         ConfigError: a window without area, a stride below 1 or beyond the window, a chunk size below 1; when
@@ -119,6 +135,7 @@ class Occlusion(Saliency):
     baseline: Baseline = field(default_factory=DatasetMean)
     score: ScoreKind = "probability"
     chunk_size: int = 64
+    per_channel: bool = False
 
     def __post_init__(self) -> None:
         as_tuples(self)
@@ -148,19 +165,27 @@ class Occlusion(Saliency):
                 score=self.score,
                 chunk_size=self.chunk_size,
             )
-            count = len(rows) * len(columns)
-            falls = copies.new_empty(count, len(copies))
-            clean = scores.clean()
-            for start in range(0, count, scores.masks_per_pass):
-                some = torch.arange(start, min(start + scores.masks_per_pass, count), device=copies.device)
-                across = torch.div(some, len(columns), rounding_mode="floor")
-                inside = rows[across][:, :, None] * columns[some % len(columns)][:, None, :]
-                falls[some] = clean - scores(1 - inside[:, None])
+            clean, count = scores.clean(), len(rows) * len(columns)
+            channels: list[int | None] = list(range(copies.shape[1])) if self.per_channel else [None]
             # A window is a product of two intervals, so the sum over windows is two matrix products.
-            grid = falls.T.reshape(len(copies), len(rows), len(columns))
             covered = rows.sum(dim=0)[:, None] * columns.sum(dim=0)
-            attribution = (rows.T @ grid @ columns / covered)[:, None]
-        return signed_result(attribution, n_forward=count + 1, baseline=scores.baseline_name)
+            attribution = copies.new_empty(len(copies), len(channels), *copies.shape[-2:])
+            for place, channel in enumerate(channels):
+                falls = copies.new_empty(count, len(copies))
+                for start in range(0, count, scores.masks_per_pass):
+                    some = torch.arange(
+                        start, min(start + scores.masks_per_pass, count), device=copies.device
+                    )
+                    across = torch.div(some, len(columns), rounding_mode="floor")
+                    inside = rows[across][:, :, None] * columns[some % len(columns)][:, None, :]
+                    falls[some] = clean - scores(1 - inside[:, None], channel)
+                grid = falls.T.reshape(len(copies), len(rows), len(columns))
+                attribution[:, place] = rows.T @ grid @ columns / covered
+        passes = len(channels) * count + 1
+        return signed_result(attribution, n_forward=passes, baseline=scores.baseline_name)
+
+    def _decisive(self) -> dict[str, Any]:
+        return without_default(super()._decisive())
 
     @property
     def _window(self) -> tuple[int, int]:

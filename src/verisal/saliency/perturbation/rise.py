@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from verisal.errors import ConfigError
 from verisal.functional.baselines import Baseline, DatasetMean
 from verisal.functional.seeding import derive_seed
 from verisal.saliency._base import Saliency, ScoreKind, explaining, signed_result
-from verisal.saliency.perturbation.occlusion import PerturbedScores
+from verisal.saliency.perturbation.occlusion import PerturbedScores, without_default
 from verisal.types import AnyClassifier, SaliencyResult
 
 # Masks that share a generator. Fixed, so that mask n is the same whatever the chunk size and the mask count.
@@ -84,6 +84,11 @@ class RISE(Saliency):
     The masks depend on seed, cells, keep probability and image size alone: all images of a batch, and all
     batches, see the same ones. Beyond the centres of a grid's outermost cells a mask keeps their value.
 
+    With ``per_channel`` every mask acts on one channel at a time. The attribution is then ``(B, C, H, W)``,
+    with the score above that of the image whose whole channel is replaced: the others keep most of the score
+    whatever the mask, and a channel without use would otherwise have the largest attribution. The map is the
+    largest absolute value over the channels.
+
     Args:
         cells: s, cells along each side of a grid.
         keep_probability: p, with which a cell is kept.
@@ -93,6 +98,7 @@ class RISE(Saliency):
         score: ``probability`` or ``logit`` of the query class.
         chunk_size: perturbed images in one pass of the classifier; bounds memory whatever ``masks`` is, never
             changes the result beyond float rounding.
+        per_channel: mask one channel at a time, for C times the passes, and one more per channel.
 
     Raises:
         ConfigError: settings out of range; when called, more cells than pixels.
@@ -105,6 +111,7 @@ class RISE(Saliency):
           other is a setting here.
         - Their resizing mirrors at the border of the grid; ours repeats the outermost cell.
         - With logits the sum may be negative: it is the attribution, and the map is its positive part.
+        - Masks of one channel are ours.
     """
 
     cells: int = 7
@@ -114,6 +121,7 @@ class RISE(Saliency):
     seed: int = 0
     score: ScoreKind = "probability"
     chunk_size: int = 64
+    per_channel: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.keep_probability <= 1:
@@ -137,12 +145,22 @@ class RISE(Saliency):
                 score=self.score,
                 chunk_size=self.chunk_size,
             )
-            total = copies.new_zeros(len(copies), copies[0:1, 0].numel())
+            channels: list[int | None] = list(range(copies.shape[1])) if self.per_channel else [None]
+            total = copies.new_zeros(len(channels), len(copies), copies[0:1, 0].numel())
+            floors = copies.new_zeros(len(channels), len(copies))
+            if self.per_channel:
+                nothing = copies.new_zeros(1, 1, *copies.shape[-2:])
+                floors = torch.cat([scores(nothing, channel) for channel in channels])
             for masks in self._masks(copies, scores.masks_per_pass):
-                total += scores(masks).T @ masks.flatten(1)
+                for place, channel in enumerate(channels):
+                    total[place] += (scores(masks, channel) - floors[place]).T @ masks.flatten(1)
             total /= self.masks * self.keep_probability
-            attribution = total.view(len(copies), 1, *copies.shape[-2:])
-        return signed_result(attribution, n_forward=self.masks, baseline=scores.baseline_name)
+            attribution = total.transpose(0, 1).reshape(len(copies), len(channels), *copies.shape[-2:])
+        passes = len(channels) * (self.masks + 1) if self.per_channel else self.masks
+        return signed_result(attribution, n_forward=passes, baseline=scores.baseline_name)
+
+    def _decisive(self) -> dict[str, Any]:
+        return without_default(super()._decisive())
 
     def _masks(self, images: Tensor, at_once: int) -> Iterator[Tensor]:
         """All N masks, ``(n, 1, H, W)`` with n at most ``at_once``, on the device of the images."""
