@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from verisal.attacks.names import Attacks
 from verisal.checkpoint import IMAGES_KEY, save_export
-from verisal.detection._alarm_fit import fit_detector, table_text
 from verisal.detectors import Detector
 from verisal.errors import CheckpointError, ConfigError
 from verisal.fingerprint import state_hash
@@ -110,6 +109,9 @@ class Alarm:
             ConfigError: settings out of range, too few images for the threshold, or a network that does not
                 say how it normalises.
         """
+        # Imported here: judging needs neither Lightning nor torchmetrics, which take seconds.
+        from verisal.detection._alarm_fit import fit_detector
+
         classifier = classifier if isinstance(classifier, Classifier) else Classifier(classifier)
         fitted = fit_detector(
             classifier,
@@ -194,6 +196,8 @@ class Alarm:
         """
         if self.report is None:
             raise ConfigError("this alarm has no report, as it comes from a file; Alarm.fit makes one")
+        from verisal.detection._alarm_fit import table_text
+
         return table_text(self.report, str(self))
 
     def save(self, path: Path | str) -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
-from verisal.detection.metric import DetectionTable
 from verisal.errors import ConfigError, NumericError
 from verisal.functional.statistics import (
     Bootstrap,
@@ -20,6 +19,10 @@ from verisal.functional.statistics import (
     threshold_at_fpr,
 )
 from verisal.results import Curve, Histogram, Score, ScoreName
+
+if TYPE_CHECKING:
+    # torchmetrics takes seconds to import.
+    from verisal.detection.metric import DetectionTable
 
 Role = Literal["clean", "attack", "failed", "benign"]
 """Role of a group of images.
