@@ -22,6 +22,7 @@ from verisal.functional.regions import (
 )
 from verisal.functional.regions.localisation import pixel_histograms
 from verisal.functional.removal import (
+    band_removal,
     dabkowski_gal,
     perturbation_curve,
     removal_scores,
@@ -50,6 +51,7 @@ from verisal.saliency.perturbation.rise import upsample_cells
 FAST = (
     area_deviation,
     auroc,
+    band_removal,
     components,
     crop_to_boxes,
     dabkowski_gal,
