@@ -46,7 +46,7 @@ _MEANINGFUL = {
     "Brightness-change--1.0", "ClassRankScores-threshold-nan", "DisturbedScores-threshold-nan",
     "Normalization-mean--1.0s", "OneLayer-layer--1",
     "AdaptivePGD-stop_below--1.0", "Classifier-mean--1.0s", "ClassifierSource-mean--1.0s",
-    "CheckpointFiles-branch--1",
+    "CheckpointFiles-branch--1", "Bounds-low--1.0",
 }  # fmt: skip
 # How many numbers stand together, where no default tells.
 _SEVERAL = {"mean": 3, "std": 3, "ratios": 3, "widths": 4, "window": 2}
@@ -57,6 +57,7 @@ _GIVEN: dict[str, dict[str, Any]] = {
     "AttackedSensitivity": {"attack": MapAttack(kind="top_k")},
     "BaselineNeutrality": {"baselines": [Constant()]},
     "BaselineChoice": {"commands": []},
+    "Bounds": {"low": 0.0, "high": 1.0},
     "CNNDetector": {"reads": ["masks/*"]},
     "CascadingRandomisation": {"method": HierarchicalMasks(), "images": torch.zeros(1, 3, 32, 32)},
     "ClassRankScores": {"queries": ["c1"]},

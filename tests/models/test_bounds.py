@@ -93,7 +93,7 @@ def test_what_is_said_about_bounds():
         Bounds(0, 255).to_unit(torch.tensor([-3.0, 200.0]))
     with pytest.raises(DataError, match="found values from nan to nan"):
         Bounds(0, 255).to_unit(torch.tensor([torch.nan]))
-    with pytest.raises(ConfigError, match=r"two finite numbers, the least first, found \[1, 1\]"):
+    with pytest.raises(ConfigError, match=r"two finite numbers, low below high, found \[1, 1\]"):
         Bounds(1, 1)
     with pytest.raises(ConfigError, match=r"bounds must be \(low, high\), such as .*, found 255"):
         Classifier(network(), bounds=255)

@@ -18,6 +18,7 @@ from verisal.data.pillow import is_tiff, tiff_samples
 from verisal.errors import ConfigError, DataError
 from verisal.models import Bounds, Classifier
 from verisal.models.bounds import UNIT
+from verisal.types import check_range
 
 #: What is done with a file of other channels than the classifier takes.
 ChannelRule = Literal["replicate", "mean", "refuse"]
@@ -55,8 +56,7 @@ class ImageReader:
     def __post_init__(self) -> None:
         if self.rule not in ("replicate", "mean", "refuse", None):
             raise ConfigError(f"channel_rule must be 'replicate', 'mean' or 'refuse', found {self.rule!r}")
-        if self.channels < 1:
-            raise ConfigError(f"channels must be at least 1, found {self.channels}")
+        check_range(1, channels=self.channels, max_pixels=self.max_pixels)
 
     @classmethod
     def of(

@@ -40,7 +40,7 @@ class Bounds:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
-            raise ConfigError(f"bounds must be two finite numbers, the least first, found {self}")
+            raise ConfigError(f"bounds must be two finite numbers, low below high, found {self}")
 
     def __str__(self) -> str:
         """As in messages: ``[-1024, 1024]``."""

@@ -89,12 +89,12 @@ class Classifier(StagedClassifier):
     ) -> None:
         super().__init__()
         check_range(1, image_size=image_size, channels=channels)
+        self.bounds = Bounds.of(bounds)
         check_network(network)
         network = plain_network(network)
         self.output: OutputKind = output or output_of(network)
         self._known_classes = None if class_names is None else len(class_names)
         check_output(self.output, self._known_classes)
-        self.bounds = Bounds.of(bounds)
         told = normalization_of(network, normalization, bounds)
         self._channels = _input_channels(network, told, channels)
         told = told.over(self._channels or 1)

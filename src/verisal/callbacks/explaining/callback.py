@@ -33,6 +33,7 @@ from verisal.callbacks.subject.parts import Explains
 from verisal.callbacks.subject.subject import Told, told_by
 from verisal.errors import ConfigError
 from verisal.functional.statistics import Bootstrap
+from verisal.models import Bounds
 from verisal.results import Evaluation, SaliencyPanel, Score, ScoreName
 from verisal.saliency import CentrePrior, RandomMap, Saliency
 from verisal.types import OutputKind, check_range
@@ -106,6 +107,7 @@ class ExplainingCallback(Callback, LogsScores, ABC):
         super().__init__()
         known = None if self.max_images == "auto" else self.max_images
         check_range(1, every_n_epochs=self.every_n_epochs, max_images=known)
+        Bounds.of(self.bounds)
         methods = named(self.methods)
         self.by_name = _with_controls(methods, seed=self.seed) if self.controlled else methods
         typed_rows(self.by_name)

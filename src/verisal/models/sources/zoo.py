@@ -91,6 +91,7 @@ class ClassifierSource:
             if (value := getattr(self, name)) is not None and not value:
                 raise ConfigError(f"{name} is empty; name them, or leave {name} out")
         check_range(1, image_size=self.image_size, channels=self.channels)
+        Bounds.of(self.bounds)
         count = len(self.mean or self.std or (0.0,))
         told = Normalization(tuple(self.mean or (0.0,) * count), tuple(self.std or (1.0,) * count))
         if self.channels is not None:
