@@ -109,6 +109,7 @@ class Curve:
         x_label: axis title with unit.
         y_label: axis title with unit.
         n: images of which it is the mean; None where it is none.
+        ticks: names of the N positions on the x axis, where they are things and no numbers.
     """
 
     figure: str
@@ -118,6 +119,7 @@ class Curve:
     x_label: str
     y_label: str
     n: int | None = None
+    ticks: tuple[str, ...] = ()
 
     __repr__ = brief
 
@@ -170,6 +172,14 @@ class Heatmap:
     caption: str = ""
 
     __repr__ = brief
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of plain values under named columns."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[object, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -234,6 +244,7 @@ class Evaluation:
         histograms: score distributions to draw.
         panels: pictures to draw.
         heatmaps: tables to draw.
+        tables: title to a table to print, e.g. of bands by their rank.
         samples: columns of the per-image table (ids, groups, scores), all of one length.
         timings: what was timed, with its unit, to its value; apart from the scores, which repeat exactly.
         notes: sentences that a reader of the table must know, e.g. "FPR 1 % not supported: ...".
@@ -248,6 +259,7 @@ class Evaluation:
     histograms: tuple[Histogram, ...] = ()
     panels: tuple[MaskPanel | SaliencyPanel, ...] = ()
     heatmaps: tuple[Heatmap, ...] = ()
+    tables: Mapping[str, Table] = field(default_factory=dict)
     samples: Mapping[str, Sequence[object]] = field(default_factory=dict)
     timings: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()

@@ -19,13 +19,15 @@ class MetricCase:
 
     ``make`` builds it, ``scores`` are the names that :meth:`compute` gives, ``undefined_if_constant`` whether
     an image with a constant map cannot be scored, ``undefined_without_object`` whether one with an empty
-    object mask cannot.
+    object mask cannot, ``reads_map`` whether it asks anything of the map rather than of the attribution of
+    each channel.
     """
 
     make: Callable[[], SaliencyMetric]
     scores: tuple[str, ...]
     undefined_if_constant: bool = True
     undefined_without_object: bool = False
+    reads_map: bool = True
 
 
 def toy_map(images, query_class):

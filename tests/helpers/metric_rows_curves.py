@@ -2,7 +2,7 @@
 
 from helpers.metric_cases import MetricCase
 from verisal.functional.baselines import Constant, Inpaint, LinearImputation
-from verisal.metrics import ROAD, PerturbationCurve, RelevanceGap
+from verisal.metrics import ROAD, BandRemoval, PerturbationCurve, RelevanceGap
 
 COMMON = ("clean_score", "ties")
 REMOVAL = ("auc", "aopc", *COMMON)
@@ -19,6 +19,23 @@ CASES: dict[str, MetricCase] = {
     ),
     "RelevanceGap": MetricCase(
         lambda: RelevanceGap(steps=6), ("gap", "morf_auc", "lerf_auc", "aopc", *COMMON)
+    ),
+    "BandRemoval": MetricCase(
+        lambda: BandRemoval(["red", "green", "blue"], random_orders=2, chunk_size=5),
+        (
+            "auc",
+            "gain",
+            "random_auc",
+            "fall_auc",
+            "clean_score",
+            "evidence_red",
+            "evidence_green",
+            "evidence_blue",
+            "fall_red",
+            "fall_green",
+            "fall_blue",
+        ),
+        reads_map=False,
     ),
     "ROAD": MetricCase(lambda: ROAD(chunk_size=5), ("probability", "accuracy", "ties")),
     "ROADLeRF": MetricCase(

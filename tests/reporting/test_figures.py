@@ -10,7 +10,7 @@ from verisal.errors import DataError
 from verisal.pictures import Canvas, write_png
 from verisal.reporting import draw_curves, draw_histograms, draw_roc
 from verisal.reporting.figures import panel_pixels
-from verisal.results import Histogram
+from verisal.results import Curve, Histogram
 
 
 def texts(figure):
@@ -67,6 +67,24 @@ def test_curves(tmp_path, monkeypatch):
         monkeypatch, lambda: draw_curves(lines, tmp_path / "a.png", legend={}, title="deletion")
     )
     assert {"masks", "gradient (7 images)", "deletion"} <= {text.get_text() for text in texts(figure)}
+    assert_nothing_clipped(figure)
+
+
+def test_a_line_under_another_shows_as_its_border(tmp_path, monkeypatch):
+    lines = [curve("deletion", name) for name in ("masks", "gradient", "occlusion")]
+    lines[1] = replace(lines[1], y=lines[1].y.flip(0))
+    figure = kept_figure(monkeypatch, lambda: draw_curves(lines, tmp_path / "a.png", legend={}, title=""))
+    assert [line.get_linewidth() for line in figure.axes[0].lines] == [4.5, 2, 2]
+
+
+@pytest.mark.parametrize(("count", "shown"), [(13, 13), (100, 34)])
+def test_things_on_the_axis_are_named_as_far_as_there_is_room(tmp_path, monkeypatch, count, shown):
+    names = tuple(f"band {number}" for number in range(count))
+    line = Curve("evidence", "masks", torch.arange(count), torch.rand(count), "band", "share", ticks=names)
+    figure = kept_figure(monkeypatch, lambda: draw_curves([line], tmp_path / "a.png", legend={}, title=""))
+    labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    assert labels == list(names[:: -(-count // 40)])
+    assert len(labels) == shown
     assert_nothing_clipped(figure)
 
 

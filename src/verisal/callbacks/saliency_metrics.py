@@ -21,6 +21,7 @@ from verisal.functional.baselines import Baseline, recommended_baselines
 from verisal.functional.seeding import content_ids, derive_seed
 from verisal.functional.statistics import ranking_agreement
 from verisal.metrics import (
+    BandRemoval,
     CascadingRandomisation,
     CurveMetric,
     ImageRows,
@@ -29,7 +30,7 @@ from verisal.metrics import (
     SaliencyMetric,
 )
 from verisal.reporting.publication import merge_evaluations
-from verisal.results import Curve, Evaluation, Score, ScoreName
+from verisal.results import Curve, Evaluation, Score, ScoreName, Table
 from verisal.saliency import CentrePrior, RandomMap, Saliency
 from verisal.types import check_range
 
@@ -80,7 +81,8 @@ class MetricsCallback(ScoringCallback, ABC):
     def finish(self, epoch: Epoch) -> Evaluation | None:
         """Scores, curves and values per image of all methods."""
         split, bootstrap = epoch.split, self.bootstrap_in(epoch)
-        curves: list[Curve] = []
+        curves: dict[tuple[str, str], Curve] = {}
+        tables: dict[str, Table] = {}
         timings: dict[str, float] = {}
         counted = 0
         parts = []
@@ -105,7 +107,11 @@ class MetricsCallback(ScoringCallback, ABC):
                     )
                 )
                 if isinstance(metric, CurveMetric):
-                    curves += _curves(name, metric)
+                    # A control that is the same for every method is drawn once.
+                    for line in metric.lines(name):
+                        curves.setdefault((line.figure, line.label), line)
+                if isinstance(metric, BandRemoval) and not metric.unscored(table):
+                    tables[f"bands of {name}, {metric.name}"] = metric.ranking()
             seconds, *passes = self._costs[name].compute().rows.mean(dim=0).tolist()
             timings[f"{name}: seconds per image"] = seconds
             costs = {key: Score(value, n=counted) for key, value in zip(_COST[1:], passes, strict=True)}
@@ -114,7 +120,9 @@ class MetricsCallback(ScoringCallback, ABC):
             split,
             {},
             counts={"explained images": counted},
-            curves=tuple(curves),
+            # Those of the methods first.
+            curves=tuple(sorted(curves.values(), key=lambda line: line.label not in self.measured)),
+            tables=tables,
             timings=timings,
         )
         return merge_evaluations([*parts, whole])
@@ -123,7 +131,9 @@ class MetricsCallback(ScoringCallback, ABC):
         """What could not be scored: images without annotation, which are those of every method, and maps."""
         key = f"{metric.name} of {self.max_images or 'all'} images"
         epoch.notice(f"{key} missing", metric.missing(table, of="the predicted class"))
-        unscored = metric.unscored(table)
+        # Bands have a control of their own, random orders: the maps of the others know no bands.
+        control = isinstance(metric, BandRemoval) and isinstance(self.by_name[name], (RandomMap, CentrePrior))
+        unscored = "" if control else metric.unscored(table)
         epoch.notice(f"{name} {key} unscored", f"{name}: {unscored}" if unscored else "")
 
 
@@ -317,24 +327,6 @@ def _cost(epoch: Epoch, method: Saliency, seen: Seen) -> Tensor:
 
 def _title(metric: SaliencyMetric) -> str:
     return metric.name + _ARROWS[metric.better]
-
-
-def _curves(name: str, metric: CurveMetric) -> list[Curve]:
-    lines = metric.curves()
-    shown = "shown" if "insertion" in lines else "removed"
-    return [
-        Curve(
-            metric.name if len(lines) == 1 else f"{metric.name} {kind}",
-            name,
-            line.fractions,
-            line.mean,
-            f"share of pixels {shown}",
-            f"mean {kind if kind == 'accuracy' else 'score of the query class'}",
-            n=line.n,
-        )
-        for kind, line in lines.items()
-        if line.n
-    ]
 
 
 def _area(curve: PerturbationCurve) -> int:

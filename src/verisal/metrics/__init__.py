@@ -2,6 +2,7 @@
 
 from verisal.metrics._base import ImageRows, ImageTable, SaliencyMetric
 from verisal.metrics.attacked_sensitivity import AttackedSensitivity
+from verisal.metrics.bands import BandRemoval
 from verisal.metrics.comparison import CascadingRandomisation, MapSimilarity, SensitivityMax, Smoothness
 from verisal.metrics.curves import ROAD, CurveMetric, MeanCurve, PerturbationCurve, RelevanceGap
 from verisal.metrics.faithfulness import DabkowskiGal, Infidelity, SaliencyFidelity
@@ -9,8 +10,9 @@ from verisal.metrics.localisation import EnergyInside, MaxBoxAcc, MaxBoxAccV2, P
 from verisal.metrics.queries import ClassRankScores, DisturbedScores, PresentQueries
 
 __all__ = [
-    "ROAD", "AttackedSensitivity", "CascadingRandomisation", "ClassRankScores", "CurveMetric", "DabkowskiGal",
-    "DisturbedScores", "EnergyInside", "ImageRows", "ImageTable", "Infidelity", "MapSimilarity", "MaxBoxAcc",
-    "MaxBoxAccV2", "MeanCurve", "PerturbationCurve", "PointingGame", "PresentQueries", "PxAP", "RelevanceGap",
-    "SaliencyFidelity", "SaliencyMetric", "SensitivityMax", "Smoothness",
+    "ROAD", "AttackedSensitivity", "BandRemoval", "CascadingRandomisation", "ClassRankScores", "CurveMetric",
+    "DabkowskiGal", "DisturbedScores", "EnergyInside", "ImageRows", "ImageTable", "Infidelity",
+    "MapSimilarity", "MaxBoxAcc", "MaxBoxAccV2", "MeanCurve", "PerturbationCurve", "PointingGame",
+    "PresentQueries", "PxAP", "RelevanceGap", "SaliencyFidelity", "SaliencyMetric", "SensitivityMax",
+    "Smoothness",
 ]  # fmt: skip

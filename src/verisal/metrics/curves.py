@@ -24,6 +24,7 @@ from verisal.functional.removal import (
 from verisal.functional.removal.curves import Order, tied_share
 from verisal.functional.statistics import Bootstrap, Resampled
 from verisal.metrics._base import SaliencyMetric
+from verisal.results import Curve
 from verisal.types import Explained, check_range
 
 _ORDERS: Mapping[str, Order] = {"morf": "most_relevant_first", "lerf": "least_relevant_first"}
@@ -87,6 +88,28 @@ class CurveMetric(SaliencyMetric, ABC):
             defined = line[line.isfinite().all(dim=1)]
             means[name] = MeanCurve(fractions, defined.mean(dim=0), len(defined))
         return means
+
+    def lines(self, label: str) -> list[Curve]:
+        """Lines of the figures of a report; may be overridden. With several processes all must call.
+
+        Args:
+            label: whose maps they are of.
+        """
+        means = self.curves()
+        shown = "shown" if "insertion" in means else "removed"
+        return [
+            Curve(
+                self.name if len(means) == 1 else f"{self.name} {kind}",
+                label,
+                line.fractions,
+                line.mean,
+                f"share of pixels {shown}",
+                f"mean {kind if kind == 'accuracy' else 'score of the query class'}",
+                n=line.n,
+            )
+            for kind, line in means.items()
+            if line.n
+        ]
 
 
 class _StepwiseCurve(CurveMetric, ABC):

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _DPI = 120
 _DIFFERENCE_GAIN = 10.0
+# Names below an axis: how many, and letters in all that stand side by side.
+_MOST_TICKS, _TICK_LETTERS = 40, 50
 # Inches of a panel of masks: a picture, the space right of it, the left margin, the room of a colour scale.
 _CELL, _GAP, _MARGIN, _BAR = 1.6, 0.2, 0.45, 0.45
 
@@ -273,18 +275,35 @@ def _canvas_for(curves: Sequence[Curve], path: Path, width: float, height: float
 def _draw_lines(axes: Axes, curves: Sequence[Curve], legend: Mapping[str, str]) -> None:
     for number, curve in enumerate(curves):
         counted = "" if curve.n is None else f" ({curve.n} images)"
+        # What would lie under later lines shows as their border.
+        above = sum(_coincide(curve, other) for other in curves[number + 1 :])
         axes.plot(
             as_array(curve.x),
             as_array(curve.y),
             color=COLOURS[number % len(COLOURS)],
             linestyle=STYLES[number // len(COLOURS) % len(STYLES)],
-            linewidth=2.0,
+            linewidth=2.0 + 2.5 * above,
             label=legend.get(curve.label, curve.label) + counted,
+            marker="o" if curve.ticks else None,
         )
+    if names := curves[0].ticks:
+        # As many as can be read.
+        shown = range(0, len(names), -(-len(names) // _MOST_TICKS))
+        words = [names[place] for place in shown]
+        slanted = sum(map(len, words)) > _TICK_LETTERS
+        axes.set_xticks(as_array(curves[0].x)[list(shown)], labels=words, rotation=90 if slanted else 0)
     axes.set_xlabel(curves[0].x_label, fontsize=11)
     axes.set_ylabel(curves[0].y_label, fontsize=11)
     axes.grid(visible=True, color="0.92")
     axes.set_axisbelow(True)
+
+
+def _coincide(one: Curve, other: Curve) -> bool:
+    lines = [(as_array(curve.x), as_array(curve.y)) for curve in (one, other)]
+    return all(
+        len(values) == len(others) and np.allclose(values, others, atol=1e-3)
+        for values, others in zip(*lines, strict=True)
+    )
 
 
 def _draw_thresholds(

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from verisal.pictures import Pixels
 from verisal.results import Curve, Evaluation, Score
+from verisal.results import Table as Table
 
 
 @dataclass(frozen=True)
@@ -24,14 +25,6 @@ class Picture:
 
     pixels: Pixels
     caption: str
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows of plain values under named columns."""
-
-    columns: tuple[str, ...]
-    rows: tuple[tuple[object, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -101,6 +94,7 @@ def merge_evaluations(parts: Sequence[Evaluation]) -> Evaluation | None:
         histograms=tuple(chain.from_iterable(part.histograms for part in parts)),
         panels=tuple(chain.from_iterable(part.panels for part in parts)),
         heatmaps=tuple(chain.from_iterable(part.heatmaps for part in parts)),
+        tables=_first_of([part.tables for part in parts]),
         samples=_joined([part.samples for part in parts if part.samples]),
         timings=_first_of([part.timings for part in parts]),
         notes=tuple(dict.fromkeys(chain.from_iterable(part.notes for part in parts))),

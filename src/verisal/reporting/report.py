@@ -230,6 +230,11 @@ def _markdown(evaluation: Evaluation, facts: RunFacts) -> str:
         lines += [*_logged_as(evaluation), ""]
     for block in _blocks(evaluation.scores):
         lines += [f"## {_title(block.metric)}", "", *_markdown_block(block), ""]
+    for title, table in evaluation.tables.items():
+        lines += [f"## {title[0].upper()}{title[1:]}", "", f"| {' | '.join(table.columns)} |"]
+        lines += [f"|{'---|' * len(table.columns)}"]
+        cells = ([_number(cell) or str(cell) for cell in row] for row in table.rows)
+        lines += [*(f"| {' | '.join(row)} |" for row in cells), ""]
     if evaluation.counts:
         lines += ["## Images", "", "| group | images |", "|---|---:|"]
         lines += [f"| {name} | {count} |" for name, count in evaluation.counts.items()] + [""]

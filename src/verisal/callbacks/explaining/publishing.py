@@ -50,6 +50,7 @@ def of_a_result(evaluation: Evaluation, pictures: Mapping[str, tuple[Picture, ..
     tables = {f"{split}_results": result_table(evaluation)}
     if (main := main_table(evaluation)) is not None:
         tables[f"{split}_main"] = main
+    tables |= {f"{split}_{name}": table for name, table in evaluation.tables.items()}
     return Publication(
         {f"{split}_{name}": lines for name, lines in by_figure(evaluation).items()},
         {f"{split}_{name}": shown for name, shown in pictures.items()},
@@ -62,7 +63,8 @@ def by_figure(evaluation: Evaluation) -> dict[str, tuple[Curve, ...]]:
     figures: dict[str, tuple[Curve, ...]] = {}
     for curve in evaluation.curves:
         kept = torch.linspace(0, len(curve.x) - 1, min(_MAX_POINTS, len(curve.x))).round().long()
-        thinned = replace(curve, x=curve.x[kept], y=curve.y[kept])
+        ticks = tuple(curve.ticks[place] for place in kept.tolist()) if curve.ticks else ()
+        thinned = replace(curve, x=curve.x[kept], y=curve.y[kept], ticks=ticks)
         figures[curve.figure] = (*figures.get(curve.figure, ()), thinned)
     return figures
 
