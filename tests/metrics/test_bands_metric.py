@@ -40,7 +40,7 @@ def test_scores_are_means_of_the_function_s():
     assert [row[1] for row in ranked.rows] == sorted(
         metric.band_names, key=lambda name: -scores[f"evidence_{name}"]
     )
-    assert sum(row[4] for row in ranked.rows) == 1
+    assert sum(row[4] for row in ranked.rows) == pytest.approx(1)
     shares = metric.lines("toy")[-1]
     assert shares.ticks == metric.band_names
     assert shares.y.tolist() == pytest.approx([scores[f"evidence_{name}"] for name in metric.band_names])
