@@ -277,6 +277,27 @@ def _coloured(shares: NDArray[np.float64], palette: Colormap | None) -> Pixels:
     return np.asarray(colours(np.ma.masked_invalid(shares), bytes=True))[..., :3]
 
 
+def class_name(number: int, names: Sequence[str] = ()) -> str:
+    """Name of a class, its number where there is none."""
+    return names[number] if 0 <= number < len(names) else str(number)
+
+
+def greatest(values: NDArray[np.float64]) -> str:
+    """The largest value of a map in words, as it stands above the map."""
+    if not np.isfinite(values).any():
+        return "no number"
+    return f"up to {largest(values):.3g}" if (values != 0).any() else "0 everywhere"
+
+
+def map_titles(maps: Tensor, query_class: Tensor | None, names: Sequence[str]) -> list[str]:
+    """Class and largest value of each of the maps ``(B, 1, H, W)``, the first ones that were explained."""
+    titles = [greatest(as_array(one)) for one in maps]
+    if query_class is None:
+        return titles
+    asked = [class_name(query, names) for query in query_class[: len(maps)].tolist()]
+    return [f"class {name}, {title}" for name, title in zip(asked, titles, strict=True)]
+
+
 def maps_figure(
     maps: Tensor,
     images: Tensor | None,

@@ -34,11 +34,10 @@ from verisal.errors import DataError
 from verisal.pictures import (
     DisplayChannels,
     Pixels,
-    as_array,
     brightest,
     in_a_row,
-    largest,
     map_pixels,
+    map_titles,
     maps_figure,
     overlaid,
     png,
@@ -256,6 +255,7 @@ class SaliencyResult:
         diagnostics: name to ``(B,)``: a method's own report of its work on each image.
         query_class: ``(B,)`` int64, the class that each map explains; None where nobody said, as of a map
             that depends on the image alone.
+        class_names: of the classifier, in the order of its logits; empty where it says none.
     """
 
     saliency: Tensor
@@ -267,6 +267,7 @@ class SaliencyResult:
     baseline: str = ""
     diagnostics: Mapping[str, Tensor] = field(default_factory=dict)
     query_class: Tensor | None = None
+    class_names: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         """Shapes, ranges, classes and passes, without the values."""
@@ -322,13 +323,17 @@ class SaliencyResult:
         *,
         opacity: float = 0.8,
         display_channels: DisplayChannels = None,
+        class_names: Sequence[str] = (),
     ) -> Figure:
         """A matplotlib figure of the first eight maps; with images, these above and the maps over them.
+
+        Above each map stand the class that it explains and its largest value.
 
         Args:
             images: as of :meth:`overlay`, or None for the maps alone.
             opacity: as of :meth:`overlay`.
             display_channels: as of :meth:`overlay`.
+            class_names: in the order of the logits; those of the classifier where none are given.
 
         Raises:
             DataError: images that are none, or not as many or as large as the maps.
@@ -340,10 +345,7 @@ class SaliencyResult:
             self._check_fits(images)
             images = images[:_SHOWN]
         maps = self.saliency[:_SHOWN]
-        titles = [f"up to {largest(as_array(one)):.3g}" for one in maps]
-        if self.query_class is not None:
-            classes = self.query_class[:_SHOWN].tolist()
-            titles = [f"class {query}, {title}" for query, title in zip(classes, titles, strict=True)]
+        titles = map_titles(maps, self.query_class, class_names or self.class_names)
         return maps_figure(maps, images, titles, opacity=opacity, channels=display_channels)
 
     def _check_fits(self, images: Tensor) -> None:

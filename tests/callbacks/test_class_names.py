@@ -1,13 +1,19 @@
 """Names of classes: told, or as the loader's data set says them."""
 
+import re
+
 import pytest
+import torch
 from torch.utils.data import ConcatDataset, Subset
 
 from helpers.strangers import Stranger, loader, normalised, trainer
-from verisal.callbacks import SaliencyPanels
+from verisal.attacks import FGSM
+from verisal.callbacks import RobustValidation, SaliencyPanels
 from verisal.callbacks.subject.classes import classes_in
 from verisal.errors import ConfigError
-from verisal.saliency import Gradient
+from verisal.models import Classifier
+from verisal.saliency import Explainer, Gradient
+from verisal.types import SaliencyResult
 
 NAMES = ["left upper", "right upper", "left lower", "right lower"]
 
@@ -48,3 +54,35 @@ def test_names_are_found_in_what_data_sets_are_made_of():
 def test_another_number_of_names_than_of_logits_is_refused():
     with pytest.raises(ConfigError, match=r"class_names= holds 2 names \(a, b\), and .* gives 4 logits"):
         captions(normalised(4), class_names=["a", "b"])
+
+
+def test_attacked_images_and_plots_have_the_names_and_what_is_predicted_under_the_noise():
+    callback = RobustValidation([FGSM(0.3)], pictures=6)
+    module = Stranger()
+    trainer(callback).validate(module, loader(named()), verbose=False)
+    words = [panel.caption for panel in callback.evaluation.panels]
+    assert len(words) == 6
+    place = "(?:left|right) (?:upper|lower)"
+    for caption in words:
+        label, before, after, fate = re.fullmatch(
+            f"class ({place}), predicted ({place}) without noise and ({place}) under fgsm: (.+)", caption
+        ).groups()
+        expected = "fools the classifier" if label != after else "does not fool it"
+        assert fate == (expected if label == before else "wrong from the start")
+    assert any("wrong from the start" in caption for caption in words)
+    images = torch.rand(2, 3, 16, 16)
+    classifier = Classifier(module.net.eval(), normalization="none", class_names=NAMES)
+    query, maps = [0, 3], torch.zeros(2, 1, 16, 16)
+
+    def titles(result, **settings):
+        return [axes.get_title() for axes in result.plot(images, **settings).axes[:2]]
+
+    told = titles(Explainer(classifier, Gradient())(images, torch.tensor(query)))
+    assert told[0].startswith("class left upper, up to 0.")
+    assert told[1].startswith("class right lower, up to 0.")
+    empty = SaliencyResult(maps, maps, query_class=torch.tensor(query))
+    assert titles(empty, class_names=NAMES) == [
+        "class left upper, 0 everywhere",
+        "class right lower, 0 everywhere",
+    ]
+    assert titles(empty) == ["class 0, 0 everywhere", "class 3, 0 everywhere"]

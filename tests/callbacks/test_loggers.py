@@ -148,7 +148,7 @@ def test_curves_are_native_at_wandb_points_in_csv_and_figures_elsewhere(stored, 
         next(row for row in reversed(history) if f"curves/{name}_table/path" in row)
         for name in ("insertion_blur5_steps2", "test_insertion_blur5_steps2")
     ]
-    assert (last["trainer/global_step"], last["epoch"]) == (6, 1)
+    assert (last["trainer/global_step"], last["epoch"]) == (5, 1)
     assert (tested["trainer/global_step"], tested["epoch"]) == (6, 2)
     path = last["curves/insertion_blur5_steps2_table/path"]
     (table,) = stored.root.glob(f"wandb/offline-run-*/files/{path}")
@@ -161,7 +161,9 @@ def test_curves_are_native_at_wandb_points_in_csv_and_figures_elsewhere(stored, 
     ]
     assert written == line.y.tolist()
     name = "curves/insertion_blur5_steps2"
-    assert [event.step for event in tensorboard.Images(name)] == [3, 6]
+    # Beside the numbers of the same epoch.
+    scalars = [event.step for event in tensorboard.Scalars(MONITORED)]
+    assert [event.step for event in tensorboard.Images(name)] == scalars == [2, 5]
     assert len(tensorboard.Images("curves/test_insertion_blur5_steps2")) == 1
     figures = images_of(mlflow, "curves")
     assert len(figures) == 3
@@ -174,13 +176,13 @@ def test_pictures_of_maps_arrive_everywhere(stored, history, tensorboard, mlflow
     shown = [row for row in history if "panels/saliency/captions" in row]
     assert len(shown) == 2
     assert shown[1]["panels/saliency/count"] == 2
-    assert "epoch 1, step 6: " in shown[1]["panels/saliency/captions"][0]
+    assert "epoch 1, step 5: " in shown[1]["panels/saliency/captions"][0]
     words = r"class (ant|bee|cat|dog), predicted and explained (ant|bee|cat|dog)"
     assert re.search(words, shown[1]["panels/saliency/captions"][0])
     assert len(list(stored.root.glob("wandb/offline-run-*/files/media/images/panels/*saliency*.png"))) == 6
     for number in (0, 1):
-        assert [event.step for event in tensorboard.Images(f"panels/saliency_{number}")] == [3, 6]
-        assert (stored.root / f"csv/version_0/panels/step_000006/saliency_{number}.png").is_file()
+        assert [event.step for event in tensorboard.Images(f"panels/saliency_{number}")] == [2, 5]
+        assert (stored.root / f"csv/version_0/panels/step_000005/saliency_{number}.png").is_file()
     assert len(images_of(mlflow, "panels~saliency")) == 4
     assert len(images_of(mlflow, "panels~test_saliency")) == 2
     # Image and four maps side by side: not one colour.
@@ -264,7 +266,7 @@ def test_a_logger_of_numbers_without_a_folder_gets_files_where_the_trainer_write
             "curves/insertion_blur5_steps2.png",
             *(
                 f"panels/step_{step}/saliency_{number}.png"
-                for step in ("000003", "000006")
+                for step in ("000002", "000005")
                 for number in (0, 1)
             ),
         )
@@ -284,7 +286,7 @@ def test_a_logger_that_fails_is_said_once_and_stops_neither_the_run_nor_the_othe
         " published there. Further failures are counted, not printed."
     ]
     assert run.callbacks[0].run.publisher.failures == {"Failing": 5}
-    assert (tmp_path / "kept/version_0/panels/step_000006/saliency_1.png").is_file()
+    assert (tmp_path / "kept/version_0/panels/step_000005/saliency_1.png").is_file()
     assert (tmp_path / "kept/version_0/tables/test_main.csv").is_file()
 
 

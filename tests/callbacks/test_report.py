@@ -94,7 +94,7 @@ def test_fit_publishes_curves_each_epoch_and_panels_once(tmp_path, loader):
     recorder = Recorder()
     trainer(tmp_path, recorder).fit(Task(), loader, loader)
     first, second = recorder.published
-    assert [step for _, step, _ in recorder.published] == [2, 4]
+    assert [step for _, step, _ in recorder.published] == [1, 3]
     assert [epoch for _, _, epoch in recorder.published] == [0, 1]
     assert list(first[0].curves) == ["roc_cw_l2"]
     assert [line.label for line in first[0].curves["roc_cw_l2"]] == ["masks", "gradient"]
@@ -106,7 +106,7 @@ def test_fit_publishes_curves_each_epoch_and_panels_once(tmp_path, loader):
 def test_nothing_is_reported_from_the_sanity_check(tmp_path, loader):
     recorder = Recorder()
     trainer(tmp_path, recorder, max_epochs=1, num_sanity_val_steps=1).fit(Task(), loader, loader)
-    assert [step for _, step, _ in recorder.published] == [2]
+    assert [step for _, step, _ in recorder.published] == [1]
 
 
 def test_a_resumed_run_does_not_send_the_panels_again(tmp_path, loader):

@@ -12,6 +12,7 @@ from torch import Tensor
 from verisal.callbacks.explaining.callback import row_evaluation
 from verisal.callbacks.explaining.epoch import Epoch, Seen
 from verisal.callbacks.explaining.queries import QueryCallback, Samples
+from verisal.callbacks.panels import name_of_class
 from verisal.data import AnnotatedImages, EmojiScenes
 from verisal.errors import ConfigError
 from verisal.metrics import ClassRankScores
@@ -143,5 +144,6 @@ class ClassRanks(QueryCallback):
                 for method in self.drawn
                 for name, query in zip(names, queries, strict=True)
             }
-            caption = f"raw maps of the predicted class {int(seen.query_class[row])} and of others by rank"
+            predicted = name_of_class(epoch, int(seen.query_class[row]))
+            caption = f"raw maps of the predicted class {predicted} and of others by rank"
             self.panels.append(SaliencyPanel(image_id, image[0].cpu(), maps, caption, figure="class_ranks"))

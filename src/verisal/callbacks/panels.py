@@ -17,6 +17,7 @@ from verisal.callbacks.explaining.epoch import Epoch, Seen
 from verisal.functional.comparison import postprocess
 from verisal.functional.comparison.similarity import attribution_of, defined_maps
 from verisal.models import Classifier
+from verisal.pictures import class_name
 from verisal.results import Evaluation, SaliencyPanel
 from verisal.types import Explained
 
@@ -42,8 +43,8 @@ class SaliencyPanels(ExplainingCallback):
         batch = seen.batch
         for row, image_id in enumerate(batch.image_ids):
             label = int(batch.labels[row])
-            known = f"class {_class_name(epoch, label)}, " if label >= 0 else ""
-            caption = f"{known}predicted and explained {_class_name(epoch, int(seen.query_class[row]))}"
+            known = f"class {name_of_class(epoch, label)}, " if label >= 0 else ""
+            caption = f"{known}predicted and explained {name_of_class(epoch, int(seen.query_class[row]))}"
             own = {name: drawn[row] for name, drawn in maps.items()}
             self.panels.append(SaliencyPanel(image_id, batch.images[row].cpu(), own, caption))
 
@@ -83,7 +84,7 @@ class AttackedMaps(ExplainingCallback):
                     own[f"{name}, attacked"] = attacked[row]
             epoch.step(name)
         for row, image_id in enumerate(ids):
-            asked = _class_name(epoch, int(seen.query_class[row]))
+            asked = name_of_class(epoch, int(seen.query_class[row]))
             caption = f"maps before and after {self.attack.name}; explained {asked}"
             image = seen.batch.images[row].cpu()
             self.panels.append(SaliencyPanel(image_id, image, maps[row], caption, figure="attacked_maps"))
@@ -123,9 +124,11 @@ def gathered(panels: Sequence[SaliencyPanel]) -> list[SaliencyPanel]:
     return list(panels)
 
 
-def _class_name(epoch: Epoch, number: int) -> str:
-    names = epoch.classifier.class_names if isinstance(epoch.classifier, Classifier) else ()
-    return names[number] if number < len(names) else str(number)
+def name_of_class(epoch: Epoch, number: int) -> str:
+    """Name of a class in captions, its number where nobody has named it."""
+    return class_name(
+        number, epoch.classifier.given_names if isinstance(epoch.classifier, Classifier) else ()
+    )
 
 
 def by_name(image_id: str) -> list[tuple[int, str]]:

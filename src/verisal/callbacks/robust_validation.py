@@ -17,7 +17,7 @@ from verisal.attacks.names import Attacks
 from verisal.callbacks.explaining.callback import ScoringCallback, row_evaluation
 from verisal.callbacks.explaining.epoch import Epoch, Seen
 from verisal.callbacks.explaining.names import LogsScores, typed_rows
-from verisal.callbacks.panels import by_name, gathered
+from verisal.callbacks.panels import by_name, gathered, name_of_class
 from verisal.data.guard import ImageDigests
 from verisal.detection import Alarm
 from verisal.detection.detector_file import read_detector
@@ -129,7 +129,7 @@ class RobustValidation(ScoringCallback):
         without = [name for name in seen.batch.image_ids if name not in ids]
         nothing = torch.full((len(without), len(values)), torch.nan, dtype=torch.float64)
         self._table.update(without, nothing)
-        self._show(labelled, results)
+        self._show(epoch, labelled, results)
 
     def finish(self, epoch: Epoch) -> Evaluation | None:
         """Scores and values per image of every row, pictures, and what a reader of them must know."""
@@ -226,24 +226,34 @@ class RobustValidation(ScoringCallback):
         )
         epoch.notice("alarm knows images", words if known else "")
 
-    def _show(self, seen: Seen, results: Mapping[str, AttackResult]) -> None:
+    def _show(self, epoch: Epoch, seen: Seen, results: Mapping[str, AttackResult]) -> None:
         """Keep pictures of the images whose names come first."""
         ids = seen.batch.image_ids
         kept = sorted({*self._shown, *ids}, key=by_name)[: self.pictures]
         self._shown = {
-            image_id: self._shown.get(image_id) or self._drawn(seen, results, ids.index(image_id))
+            image_id: self._shown.get(image_id) or self._drawn(epoch, seen, results, ids.index(image_id))
             for image_id in kept
         }
 
-    def _drawn(self, seen: Seen, results: Mapping[str, AttackResult], row: int) -> list[SaliencyPanel]:
-        clean, label = seen.batch.images[row].cpu(), int(seen.batch.labels[row])
+    def _drawn(
+        self, epoch: Epoch, seen: Seen, results: Mapping[str, AttackResult], row: int
+    ) -> list[SaliencyPanel]:
+        clean, label = seen.batch.images[row].cpu(), seen.batch.labels[[row]]
+        right = bool(_right(seen.logits[[row]], label, epoch)[0])
+        before = name_of_class(epoch, int(seen.query_class[row]))
         panels = []
         for name, result in results.items():
             attacked = result.images[row].cpu()
             noise = (0.5 + _NOISE_GAIN * (attacked - clean)).clamp(0, 1)
             shown = {"attacked": attacked, f"noise x {_NOISE_GAIN}, around grey": noise}
-            fate = "fools the classifier" if bool(result.success[row]) else "does not fool it"
-            caption = f"class {label}, predicted {int(seen.query_class[row])} without noise; {name} {fate}"
+            logits = ask(epoch.classifier, result.images[[row]], allow_nan=True)
+            after = name_of_class(epoch, int(logits.argmax(dim=1)[0]))
+            fooled = "fools the classifier" if bool(result.success[row]) else "does not fool it"
+            fate = fooled if right else "wrong from the start"
+            caption = (
+                f"class {name_of_class(epoch, int(label[0]))}, predicted {before} without noise and {after}"
+                f" under {name}: {fate}"
+            )
             image_id = f"{seen.batch.image_ids[row]} {name}"
             panels.append(SaliencyPanel(image_id, clean, shown, caption, figure="attacked_images"))
         return panels

@@ -187,6 +187,11 @@ class Classifier(StagedClassifier):
         """The K names, in the order of the logits; numbers where nobody has named them."""
         return self._told_names or tuple(map(str, range(self.num_classes)))
 
+    @property
+    def given_names(self) -> tuple[str, ...]:
+        """The names of the classes as they were given; empty where nobody has named them."""
+        return self._told_names or ()
+
     def note_size(self, images: Tensor) -> None:
         """Take the size and channels of these images for those of the classifier, where none are known yet.
 

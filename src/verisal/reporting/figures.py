@@ -12,7 +12,17 @@ import torch
 from numpy.typing import NDArray
 
 from verisal.errors import DataError
-from verisal.pictures import COLOUR_SCALE, Canvas, Pixels, as_array, displayed, largest, picked, write_png
+from verisal.pictures import (
+    COLOUR_SCALE,
+    Canvas,
+    Pixels,
+    as_array,
+    displayed,
+    greatest,
+    largest,
+    picked,
+    write_png,
+)
 from verisal.reporting.lines import COLOURS, STYLES
 from verisal.results import Curve, Heatmap, Histogram, MaskPanel, SaliencyPanel
 
@@ -200,7 +210,7 @@ def saliency_panel_pixels(panel: SaliencyPanel) -> NDArray[np.uint8]:
         top = margin + place // columns * (cell + title + gap) + title
         words, size = name, 9
         if place:
-            scale = [f"{largest(as_array(values)):.2g}"] if values.ndim == 2 else []
+            scale = [greatest(as_array(values))] if values.ndim == 2 else []
             words, size = "\n".join([*names[name], *scale]), 8
         canvas.picture((left, top, cell, cell), values, title=words, fontsize=size, pad=3)
     canvas.text(width / 2, height - 0.07, "\n".join(caption), ha="center", va="bottom", fontsize=9)

@@ -80,7 +80,7 @@ class Outlets:
         Args:
             loggers: of the trainer.
             publication: curves, pictures and tables.
-            step: optimiser steps taken so far.
+            step: of the trainer's scalars of the same epoch.
             epoch: epochs finished or running, from 0.
         """
         for logger in loggers if publication else ():
@@ -137,7 +137,7 @@ def publish(logger: Logger, publication: Publication, *, step: int, epoch: int, 
     Args:
         logger: any Lightning logger.
         publication: curves, pictures and tables.
-        step: optimiser steps taken so far; no logger's own count of calls.
+        step: of the trainer's scalars of the same epoch; no logger's own count of calls.
         epoch: epochs finished or running, from 0.
         folder: for files, where the logger has no folder.
 

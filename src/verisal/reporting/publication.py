@@ -54,7 +54,7 @@ class Sink(ABC):
 
         Args:
             publication: curves, pictures and tables.
-            step: optimiser steps taken so far.
+            step: of the scalars that Lightning logs beside it.
             epoch: epochs finished or running, from 0.
         """
 

@@ -173,7 +173,7 @@ def wandb_entries(publication: Publication, *, step: int, epoch: int) -> dict[st
 
     Args:
         publication: curves, pictures and tables.
-        step: optimiser steps taken so far; W&B's own step counts calls and stands for nothing.
+        step: of the trainer's scalars of the same epoch; W&B's own step counts calls and stands for nothing.
         epoch: epochs finished or running, from 0.
     """
     import wandb

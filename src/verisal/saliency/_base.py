@@ -76,13 +76,15 @@ class Saliency(Configured, ABC):
         classifier = as_it_says(classifier)
         if query_class is not None:
             query = query_classes(query_class, len(images), images.device)
-            return replace(self.explain(classifier, images, query), query_class=query)
+            result = self.explain(classifier, images, query)
+            return replace(result, query_class=query, class_names=_names(classifier))
         if not self.asks_classifier:
             query = torch.zeros(len(images), dtype=torch.int64, device=images.device)
             return self.explain(classifier, images, query)
         query = predicted_classes(classifier, images)
         result = self.explain(classifier, images, query)
-        return replace(result, query_class=query, n_forward=result.n_forward + 1)
+        passes = result.n_forward + 1
+        return replace(result, query_class=query, n_forward=passes, class_names=_names(classifier))
 
     @abstractmethod
     def explain(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
@@ -92,6 +94,11 @@ class Saliency(Configured, ABC):
             DataError: no image, or images that are none.
             ConfigError: a query class or a classifier that does not fit.
         """
+
+
+def _names(classifier: AnyClassifier) -> tuple[str, ...]:
+    network = plain_network(classifier) if isinstance(classifier, nn.Module) else classifier
+    return network.given_names if isinstance(network, Classifier) else ()
 
 
 def check_some_images(images: Tensor) -> None:

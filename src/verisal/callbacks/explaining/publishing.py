@@ -28,7 +28,7 @@ _LONGEST = 200
 
 
 def step_and_epoch(trainer: Trainer, loaded: tuple[int, int] | None) -> tuple[int, int]:
-    """Optimiser steps and epochs that a publication belongs to.
+    """Step and epoch that a publication belongs to; the step is that of Lightning's scalars beside it.
 
     Args:
         trainer: that runs; one that only evaluates counts from 0.
@@ -36,7 +36,8 @@ def step_and_epoch(trainer: Trainer, loaded: tuple[int, int] | None) -> tuple[in
     """
     if trainer.state.fn is not TrainerFn.FITTING and loaded is not None:
         return loaded
-    return trainer.global_step, trainer.current_epoch
+    # Lightning logs a validation inside the loop that counts this, one less than ``global_step`` there.
+    return trainer.fit_loop.epoch_loop._batches_that_stepped, trainer.current_epoch
 
 
 def of_an_epoch(evaluation: Evaluation, pictures: Mapping[str, tuple[Picture, ...]]) -> Publication:
