@@ -14,7 +14,7 @@ from verisal.errors import DataError
 from verisal.functional.outputs import ask, log_probabilities, output_of
 from verisal.types import check_query_class, check_range
 
-_SIDE = 128
+_SIDE, _SCORED_SIDE = 128, 256
 _AT_ONCE = 64
 
 
@@ -108,7 +108,7 @@ def scoring(classifier: object, device: torch.device) -> Iterator[None]:
         yield
 
 
-def images_at_once(chunk_size: int, images: Tensor) -> int:
+def images_at_once(chunk_size: int, images: Tensor, *, side: int = _SIDE) -> int:
     """Images whose graph is held at once: ``chunk_size`` up to 128 x 128 pixels, fewer of larger ones.
 
     Memory grows with the number of pixels: 64 graphs of an EfficientNet-Lite0 take 5 GB at 224 pixels, and 20
@@ -117,11 +117,27 @@ def images_at_once(chunk_size: int, images: Tensor) -> int:
     Args:
         chunk_size: at least 1.
         images: ``(..., H, W)``.
+        side: of the largest images of which ``chunk_size`` are held.
 
     >>> [images_at_once(64, torch.empty(1, 3, side, side)) for side in (32, 128, 224, 2048)]
     [64, 64, 20, 1]
     """
-    return max(1, min(chunk_size, chunk_size * _SIDE**2 // max(1, images.shape[-2] * images.shape[-1])))
+    return max(1, min(chunk_size, chunk_size * side**2 // max(1, images.shape[-2] * images.shape[-1])))
+
+
+def scored_at_once(chunk_size: int, images: Tensor) -> int:
+    """Images in one pass for a score or a gradient: ``chunk_size`` up to 256 x 256 pixels, else fewer.
+
+    From 2048 x 2048 pixels on, 64 are one: memory is that of one pass of the network.
+
+    Args:
+        chunk_size: at least 1.
+        images: ``(..., H, W)``.
+
+    >>> [scored_at_once(64, torch.empty(1, 1, side, side)) for side in (32, 256, 512, 4096)]
+    [64, 64, 16, 1]
+    """
+    return images_at_once(chunk_size, images, side=_SCORED_SIDE)
 
 
 def in_chunks(images: Tensor, query_class: Tensor, chunk_size: int) -> Iterator[tuple[Tensor, Tensor]]:

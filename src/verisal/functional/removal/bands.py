@@ -20,7 +20,7 @@ from verisal.errors import ConfigError, DataError
 from verisal.functional.baselines import Baseline, bound, compose
 from verisal.functional.comparison.similarity import defined_maps
 from verisal.functional.outputs import ask, output_of, probabilities
-from verisal.functional.scopes import scoring
+from verisal.functional.scopes import scored_at_once, scoring
 from verisal.functional.seeding import per_image
 from verisal.types import check_images, check_query_class, check_range
 
@@ -148,8 +148,9 @@ class _Versions:
         versions, output = kept.shape[1], output_of(self.classifier)
         places, flat = rows.repeat_interleave(versions), kept.flatten(0, 1).to(self.images.dtype)
         scores = self.images.new_empty(len(places))
-        for start in range(0, len(places), self.chunk_size):
-            part = slice(start, start + self.chunk_size)
+        at_once = scored_at_once(self.chunk_size, self.images)
+        for start in range(0, len(places), at_once):
+            part = slice(start, start + at_once)
             some, query = places[part], self.query_class[places[part]]
             changed = compose(self.images[some], self.fills[some], flat[part, :, None, None])
             logits = ask(self.classifier, changed, allow_nan=True).float()

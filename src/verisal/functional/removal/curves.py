@@ -19,7 +19,7 @@ from verisal.errors import ConfigError, DataError
 from verisal.functional.baselines import Baseline, bound
 from verisal.functional.comparison.similarity import defined_maps
 from verisal.functional.outputs import ask, decides_for, output_of, probabilities
-from verisal.functional.scopes import scoring
+from verisal.functional.scopes import scored_at_once, scoring
 from verisal.types import check_images, check_query_class, check_range
 
 Order = Literal["most_relevant_first", "least_relevant_first"]
@@ -142,6 +142,7 @@ def _removal_results(
     rows = scored.nonzero()[:, 0]
     queries = removals.query_class[rows].repeat_interleave(points)
     values = removals.images.new_empty(len(queries), 2)
+    chunk_size = scored_at_once(chunk_size, removals.images)
     output = output_of(classifier)
     with scoring(classifier, removals.images.device):
         done = 0

@@ -20,9 +20,13 @@ from verisal.errors import ConfigError
 from verisal.functional.baselines import Baseline, bound
 from verisal.functional.networks import channels_last, check_hookable, hooked, plain_network
 from verisal.functional.outputs import ask
-from verisal.saliency._base import Saliency, explaining, signed_result, staged
+from verisal.functional.scopes import in_chunks, scored_at_once
+from verisal.saliency._base import Saliency, check_some_images, explaining, signed_result, staged
 from verisal.saliency.gates.masks import resize_maps
 from verisal.types import AnyClassifier, SaliencyResult, StagedClassifier, check_query_class
+
+# Images in one pass of the methods that are one pass.
+_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -81,9 +85,11 @@ class Gradient(GradientMethod):
 
     def attribute(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> Attribution:
         """One forward and one backward pass."""
-        method = captum_methods().Saliency(scores_of(classifier, query_class))
-        values = method.attribute(leaf(images), target=query_class, abs=False)
-        return Attribution(values, n_forward=1, n_backward=1)
+        values = []
+        for some, query in in_chunks(images, query_class, scored_at_once(_AT_ONCE, images)):
+            method = captum_methods().Saliency(scores_of(classifier, query))
+            values.append(method.attribute(leaf(some), target=query, abs=False))
+        return Attribution(torch.cat(values), n_forward=1, n_backward=1)
 
 
 @final
@@ -100,8 +106,11 @@ class InputXGradient(GradientMethod):
 
     def attribute(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> Attribution:
         """One forward and one backward pass."""
-        method = captum_methods().InputXGradient(scores_of(classifier, query_class))
-        return Attribution(method.attribute(leaf(images), target=query_class), n_forward=1, n_backward=1)
+        values = []
+        for some, query in in_chunks(images, query_class, scored_at_once(_AT_ONCE, images)):
+            method = captum_methods().InputXGradient(scores_of(classifier, query))
+            values.append(method.attribute(leaf(some), target=query))
+        return Attribution(torch.cat(values), n_forward=1, n_backward=1)
 
 
 @final
@@ -130,6 +139,15 @@ class GradCAM(Saliency):
 
     def explain(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
         """One forward pass, and one backward pass of the part after the stage."""
+        check_some_images(images)
+        chunks = in_chunks(images, query_class, scored_at_once(_AT_ONCE, images))
+        values = torch.cat([self._sums(classifier, some, query) for some, query in chunks])
+        saliency = resize_maps(values.clamp_min(0), (images.shape[-2], images.shape[-1]))
+        attribution = resize_maps(values, (images.shape[-2], images.shape[-1]))
+        return SaliencyResult(saliency, saliency, attribution, n_forward=1, n_backward=1)
+
+    def _sums(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> Tensor:
+        """``(B, 1, h, w)``: the signed sum at the stage's resolution."""
         layers = self._layers(classifier, images)
         size = (images.shape[-2], images.shape[-1])
         given: dict[str, Tensor] = {}
@@ -149,9 +167,7 @@ class GradCAM(Saliency):
             _as_map(values.to(images.dtype), [before for _, before in earlier], size, stage)
             for values in (output.detach(), gradient)
         )
-        values = (activation * gradient.mean(dim=(2, 3), keepdim=True)).sum(dim=1, keepdim=True)
-        saliency = resize_maps(values.clamp_min(0), size)
-        return SaliencyResult(saliency, saliency, resize_maps(values, size), n_forward=1, n_backward=1)
+        return (activation * gradient.mean(dim=(2, 3), keepdim=True)).sum(dim=1, keepdim=True)
 
     def _layers(self, classifier: AnyClassifier, images: Tensor) -> dict[str, nn.Module]:
         """The stages up to the one that is asked for, by name."""

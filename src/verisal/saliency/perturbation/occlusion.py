@@ -18,6 +18,7 @@ from verisal._checks import as_tuples
 from verisal.errors import ConfigError
 from verisal.functional.baselines import Baseline, DatasetMean, bound, compose
 from verisal.functional.outputs import ask, output_of
+from verisal.functional.scopes import scored_at_once
 from verisal.saliency._base import Saliency, ScoreKind, explaining, query_score, signed_result
 from verisal.types import AnyClassifier, SaliencyResult, check_range
 
@@ -29,7 +30,7 @@ class PerturbedScores:
     Baselines that do not depend on the mask are made once; the others anew for every mask.
 
     They take data-set statistics from the classifier, and raise ``ConfigError`` where they lack them. At most
-    ``chunk_size`` perturbed images are in one pass of the classifier.
+    ``chunk_size`` perturbed images are in one pass of the classifier, fewer above 256 x 256 pixels.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class PerturbedScores:
         self._kind: ScoreKind = score
         fixed = None if self._baseline.needs_mask else self._baseline(images, query_class=query_class)
         self._fixed = fixed
+        chunk_size = scored_at_once(chunk_size, images)
         self._groups = [slice(start, start + chunk_size) for start in range(0, len(images), chunk_size)]
         self.baseline_name = self._baseline.name
         """Name of the baseline, with its statistics filled in."""
@@ -113,8 +115,9 @@ class Occlusion(Saliency):
         stride: pixels from one window to the next, at most the window's smaller side.
         baseline: the image that shows inside the window.
         score: ``probability`` or ``logit`` of the query class.
-        chunk_size: perturbed images in one pass of the classifier; bounds memory, never changes the result
-            beyond float rounding. Fewer are passed when windows or images run out.
+        chunk_size: perturbed images in one pass of the classifier, fewer above 256 x 256 pixels; bounds
+            memory, never changes the result beyond float rounding. Fewer are passed when windows or images
+            run out.
         per_channel: replace one channel at a time, for C times the passes.
 
     Raises:

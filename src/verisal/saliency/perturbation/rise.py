@@ -96,8 +96,8 @@ class RISE(Saliency):
         baseline: the image that shows where a mask removes.
         seed: of the masks.
         score: ``probability`` or ``logit`` of the query class.
-        chunk_size: perturbed images in one pass of the classifier; bounds memory whatever ``masks`` is, never
-            changes the result beyond float rounding.
+        chunk_size: perturbed images in one pass of the classifier, fewer above 256 x 256 pixels; bounds
+            memory whatever ``masks`` is, never changes the result beyond float rounding.
         per_channel: mask one channel at a time, for C times the passes, and one more per channel.
 
     Raises:
