@@ -50,12 +50,8 @@ def test_validation_can_read_the_test_part(tmp_path):
     assert one.image_ids == two.image_ids
 
 
-def test_images_on_disk_need_a_classifier_and_one_number_for_the_same_images(tmp_path):
+def test_validation_and_test_have_one_number_for_the_same_images(tmp_path):
     splits = splits_of(tmp_path)
-    with pytest.raises(
-        ConfigError, match="images on disk need a classifier, whose size and classes they get"
-    ):
-        ImageData(splits)
     with pytest.raises(ConfigError, match="found None and 2; leave test_count out"):
         ImageData(splits, classifier=CAT_DOG, val_split="det_test", test_count=2)
 

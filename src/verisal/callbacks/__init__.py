@@ -4,6 +4,7 @@ from verisal.callbacks.baseline_neutrality import BaselineNeutrality
 from verisal.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from verisal.callbacks.class_ranks import ClassRanks
 from verisal.callbacks.disturbed_localization import DisturbedLocalization
+from verisal.callbacks.fit_alarm import FitAlarm
 from verisal.callbacks.gate_noise import GateNoise
 from verisal.callbacks.guards import ImageGuard, NumericGuard
 from verisal.callbacks.map_agreement import MapAgreement
@@ -18,6 +19,7 @@ __all__ = [
     "BestCheckpoint",
     "ClassRanks",
     "DisturbedLocalization",
+    "FitAlarm",
     "GateNoise",
     "ImageGuard",
     "LastCheckpoint",

@@ -115,7 +115,8 @@ def _is_place(value: str) -> bool:
 def _export_classifier(
     checkpoint: Mapping[str, Any], card: Mapping[str, Any], source: Path, target: Path
 ) -> None:
-    network = SmallResNet(len(card["class_names"]), widths=card["widths"], blocks=card["blocks"])
+    own = {name: card[name] for name in ("widths", "blocks", "channels", "stem_stride") if name in card}
+    network = SmallResNet(len(card["class_names"]), **own)
     classifier = Classifier(
         network,
         network.stage_names,

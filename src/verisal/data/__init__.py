@@ -3,11 +3,12 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from verisal.data.annotated import AnnotatedImages, ImageSplits
+from verisal.data.annotated import AnnotatedImages, ImagesLike, ImageSplits
 from verisal.data.check import check_data
 from verisal.data.decode import decode_image, resize_image
 from verisal.data.readers.catalogue import CUB200, Imagenette, ImageNetValidation, OxfordPet
 from verisal.data.readers.coco import COCO
+from verisal.data.readers.digits import Digits
 from verisal.data.readers.folder import ImageFolder
 from verisal.data.readers.listing import ImageSet
 from verisal.data.readers.voc import PascalVOC
@@ -21,6 +22,7 @@ __all__ = [
     "COCO",
     "CUB200",
     "AnnotatedImages",
+    "Digits",
     "EmojiScenes",
     "ImageData",
     "ImageFolder",
@@ -29,6 +31,7 @@ __all__ = [
     "ImageSet",
     "ImageSplits",
     "Imagenette",
+    "ImagesLike",
     "OtherScene",
     "OxfordPet",
     "PascalVOC",

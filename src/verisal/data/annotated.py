@@ -20,7 +20,8 @@ from verisal.data.reading import ChannelRule, ImageReader
 from verisal.errors import ConfigError, DataError
 from verisal.fingerprint import fingerprint
 from verisal.functional.seeding import derive_seed
-from verisal.models import Classifier, ClassifierSource, load_classifier
+from verisal.models import Bounds, Classifier, ClassifierSource, load_classifier
+from verisal.models.bounds import UNIT
 from verisal.types import Sample, check_range
 
 DiskSplit = Literal["fit", "val", "test"]
@@ -86,6 +87,11 @@ class ImageSplits:
         check_range(0.1, 1, crop_share=self.crop_share)
         check_range(1, max_pixels=self.max_pixels)
 
+    def class_names(self) -> tuple[str, ...]:
+        """Classes of the shared set that are not left out, for a classifier to be trained on it."""
+        names = self.images.listing().class_names
+        return tuple(name for name in names if self.class_map.get(name, name) is not None)
+
     def set_of(self, split: DiskSplit) -> ImageSet:
         """The set that the images of a split come from."""
         return self._own(split) or self.images
@@ -112,6 +118,27 @@ class ImageSplits:
 
 
 @final
+@dataclass(frozen=True, kw_only=True)
+class ImagesLike:
+    """What images are brought to where there is no classifier yet, but one to be trained on them.
+
+    Attributes:
+        class_names: in the order of the labels.
+        image_size: side in pixels.
+        channels: of every image.
+        bounds: of the values of arrays; see :class:`.ImageReader`.
+    """
+
+    class_names: tuple[str, ...]
+    image_size: int
+    channels: int = 3
+    bounds: Bounds = UNIT
+
+    def __post_init__(self) -> None:
+        check_range(1, image_size=self.image_size, channels=self.channels)
+
+
+@final
 class AnnotatedImages(Dataset[Sample]):
     """One split of a data set on disk, for one classifier: its size, its classes.
 
@@ -122,7 +149,7 @@ class AnnotatedImages(Dataset[Sample]):
     Args:
         splits: the data set and its splits.
         split: which split.
-        classifier: its name, path or source, or the classifier itself.
+        classifier: its name, path or source, or the classifier itself; or what images are like without one.
         count: number of images, the first ones; None for all.
 
     Raises:
@@ -135,11 +162,11 @@ class AnnotatedImages(Dataset[Sample]):
         splits: ImageSplits,
         split: DiskSplit,
         *,
-        classifier: str | ClassifierSource | Classifier,
+        classifier: str | ClassifierSource | Classifier | ImagesLike,
         count: int | None = None,
     ) -> None:
         check_range(1, count=count)
-        known = classifier if isinstance(classifier, Classifier) else load_classifier(classifier)
+        known = load_classifier(classifier) if isinstance(classifier, str | ClassifierSource) else classifier
         self.split, self.size, self.class_names = split, known.image_size, known.class_names
         self._splits = splits
         self._reader = ImageReader.of(known, rule=splits.channel_rule, max_pixels=splits.max_pixels)
@@ -209,7 +236,7 @@ class AnnotatedImages(Dataset[Sample]):
         return -1 if index is None else index
 
     def _sample(self, record: ImageRecord) -> Sample:
-        image = self._reader(record.path)
+        image = self._reader.of_record(record)
         frame = Frame.around(
             image.shape[1], image.shape[2], size=self.size, crop_share=self._splits.crop_share
         )

@@ -110,9 +110,9 @@ def check_data(
         for record in listing.records:
             advance(1)
             try:
-                image = reader.as_it_is(record.path)
+                image = reader.as_it_is(record)
                 if classifier is not None:
-                    reader(record.path)
+                    reader.of_record(record)
             except DataError as error:
                 problems.append(_problem(record, str(error)))
                 continue
@@ -152,7 +152,7 @@ def _shared(
 ) -> Iterator[Problem]:
     """A problem if the image of another split is one of these pictures."""
     try:
-        known = pictures.get(_content(reader.as_it_is(other.path)))
+        known = pictures.get(_content(reader.as_it_is(other)))
     except DataError:
         # Said when that split is checked.
         return

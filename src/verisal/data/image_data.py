@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from verisal.data.annotated import AnnotatedImages, DiskSplit, ImageSplits
+from verisal.data.annotated import AnnotatedImages, DiskSplit, ImagesLike, ImageSplits
 from verisal.data.guard import ImageDigests
 from verisal.data.scenes.emoji import LARGEST_SCENE, SMALLEST_SCENE, EmojiScenes
 from verisal.errors import ConfigError
@@ -124,21 +124,23 @@ class ImageData(L.LightningDataModule):
 
     Args:
         splits: the data set on disk, how it is divided and how it is read; None for EmojiScenes.
-        classifier: its name, path or source, or the classifier itself; images on disk get its size and
-            classes. Scenes need none.
+        classifier: its name, path or source, or the classifier itself; images on disk get its size, channels
+            and classes. None for a classifier that is yet to be trained: images then get ``image_size`` and
+            ``channels``, and the classes are those of the data set. Scenes need none.
         fit_count: number of images to train on, the first ones; None for all, or for 24000 scenes.
         val_count: the same of those to validate; None for all, or for 2000 scenes.
         test_count: the same of those to test; None for those of the validation where both read ``det_test``,
             else for all, or for 4000 scenes.
         val_split: what validation reads; of the scenes the classifier's own split by default.
-        image_size: side of a scene in pixels.
+        image_size: side of a scene in pixels, or of images on disk without a classifier.
+        channels: of images on disk without a classifier; scenes have 3.
         seed: of the scenes; images on disk have their own.
         batch_size: images per step.
         num_workers: processes that decode or render.
 
     Raises:
-        ConfigError: images on disk without a classifier; ``det_test`` to validate and to test, with different
-            counts.
+        ConfigError: scenes of other channels than 3 or of a size out of range; ``det_test`` to validate and
+            to test, with different counts.
     """
 
     def __init__(
@@ -151,28 +153,29 @@ class ImageData(L.LightningDataModule):
         test_count: int | None = None,
         val_split: Literal["cls_val", "det_val", "det_test"] = "cls_val",
         image_size: int = 64,
+        channels: int = 3,
         seed: int = 0,
         batch_size: int = 16,
         num_workers: int = 2,
     ) -> None:
         super().__init__()
         check_range(1, fit_count=fit_count, val_count=val_count, test_count=test_count)
-        check_range(1, batch_size=batch_size)
+        check_range(1, batch_size=batch_size, image_size=image_size, channels=channels)
         check_range(0, seed=seed, num_workers=num_workers)
-        check_range(SMALLEST_SCENE, LARGEST_SCENE, image_size=image_size)
         if splits is None:
+            check_range(SMALLEST_SCENE, LARGEST_SCENE, image_size=image_size)
+            check_range(3, 3, channels=channels)
             fit_count, val_count = fit_count or _SCENES["fit"], val_count or _SCENES["val"]
             test_count = test_count or (None if val_split == "det_test" else _SCENES["test"])
-            self.class_names, self.image_size = (
-                EmojiScenes("cls_train", 1, size=image_size).class_names,
-                image_size,
-            )
+            names = EmojiScenes("cls_train", 1, size=image_size).class_names
+            self._like: Classifier | ImagesLike = ImagesLike(class_names=names, image_size=image_size)
         elif classifier is None:
-            raise ConfigError("images on disk need a classifier, whose size and classes they get")
+            names = splits.class_names()
+            self._like = ImagesLike(class_names=names, image_size=image_size, channels=channels)
         else:
-            known = classifier if isinstance(classifier, Classifier) else load_classifier(classifier)
-            self.class_names, self.image_size = known.class_names, known.image_size
-            self._classifier = known
+            self._like = classifier if isinstance(classifier, Classifier) else load_classifier(classifier)
+        like = self._like
+        self.class_names, self.image_size, self.channels = like.class_names, like.image_size, like.channels
         if val_split == "det_test":
             test_count = test_count or val_count
             if val_count != test_count:
@@ -202,7 +205,7 @@ class ImageData(L.LightningDataModule):
             count = self._counts[split]
             if self._on_disk is not None:
                 self._images[split] = AnnotatedImages(
-                    self._on_disk, _ON_DISK[split], classifier=self._classifier, count=count
+                    self._on_disk, _ON_DISK[split], classifier=self._like, count=count
                 )
             else:
                 scenes = EmojiScenes(split, count or 0, seed=self._seed, size=self.image_size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, Self, final
+from typing import Any, Literal, Protocol, Self, final
 
 import numpy as np
 import torch
@@ -15,14 +15,29 @@ from torch import Tensor
 from verisal.data.arrays import channels_first, is_array, read_array, read_bands
 from verisal.data.decode import MAX_PIXELS, decode_image, decode_picture
 from verisal.data.pillow import is_tiff, tiff_samples
+from verisal.data.readers.listing import ImageRecord
 from verisal.errors import ConfigError, DataError
-from verisal.models import Bounds, Classifier
+from verisal.models import Bounds
 from verisal.models.bounds import UNIT
 from verisal.types import check_range
 
 #: What is done with a file of other channels than the classifier takes.
 ChannelRule = Literal["replicate", "mean", "refuse"]
 _RGB = 3
+
+
+class TakesImages(Protocol):
+    """A classifier, as far as its images are concerned; or one that is yet to be trained."""
+
+    @property
+    def channels(self) -> int:
+        """Of its images."""
+        ...
+
+    @property
+    def bounds(self) -> Bounds:
+        """Of the values that its network takes."""
+        ...
 
 
 @final
@@ -60,7 +75,7 @@ class ImageReader:
 
     @classmethod
     def of(
-        cls, classifier: Classifier, *, rule: ChannelRule | None = None, max_pixels: int = MAX_PIXELS
+        cls, classifier: TakesImages, *, rule: ChannelRule | None = None, max_pixels: int = MAX_PIXELS
     ) -> Self:
         """The reader for a classifier."""
         return cls(classifier.channels, classifier.bounds, rule, max_pixels)
@@ -95,12 +110,21 @@ class ImageReader:
         several = self.channels not in (1, _RGB, 4) or tiff_samples(content) not in (1, _RGB, 4)
         return read_bands(path, content) if several or self.bounds != UNIT else None
 
-    def as_it_is(self, path: str | PathLike[str]) -> Tensor:
-        """One image as RGB, or the values of an array with the channels that it has; to compare files."""
-        numbers = self._numbers(Path(path))
+    def of_record(self, record: ImageRecord) -> Tensor:
+        """The image of a record, as :meth:`__call__` gives that of a file."""
+        if record.pixels is None:
+            return self(record.path)
+        return self._with_channels(record.pixels.float() / 255, record.image_id)
+
+    def as_it_is(self, record: ImageRecord) -> Tensor:
+        """One image as RGB, or its values with the channels that they have; to compare images."""
+        if record.pixels is not None:
+            return record.pixels
+        path = record.path
+        numbers = self._numbers(path)
         if numbers is None:
             return decode_image(path, max_pixels=self.max_pixels)
-        return torch.from_numpy(channels_first(numbers, self.channels, Path(path)).astype(np.float64))
+        return torch.from_numpy(channels_first(numbers, self.channels, path).astype(np.float64))
 
     def _of_numbers(self, values: NDArray[Any], path: Path) -> Tensor:
         values = channels_first(values, self.channels, path)

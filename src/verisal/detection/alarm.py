@@ -172,7 +172,7 @@ class Alarm:
         """
         own, stages = self.classifier, self.detector.measurement.needs_stages
         # One that has seen no image yet takes the size that the alarm was fitted at.
-        classifier.note_size(torch.empty(0, 3, own.image_size, own.image_size))
+        classifier.note_size(torch.empty(0, own.channels, own.image_size, own.image_size))
         if own.num_classes != classifier.num_classes or (stages and own.stages != classifier.stages):
             expected, found = (
                 f"{one.num_classes} classes" + (f" and the stages {list(one.stages)}" if stages else "")

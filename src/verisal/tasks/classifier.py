@@ -20,7 +20,7 @@ from verisal.results import Evaluation, ScoreName
 from verisal.tasks._training import OneCycle, agree_on_buffers, check_planned
 from verisal.types import Batch, check_range
 
-_NORMALIZATION = Normalization((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+_NORMALIZATION = Normalization((0.5,), (0.25,))
 
 
 class _ClassifierTask(L.LightningModule, ABC):
@@ -76,6 +76,7 @@ class ClassifierTask(_ClassifierTask):
     Args:
         widths: channels of the four stages.
         blocks: residual blocks per stage.
+        stem_stride: of the first convolution; 1 for images of few pixels.
         learning_rate: peak rate of AdamW under a one-cycle schedule.
         weight_decay: of AdamW.
         label_smoothing: share of the target spread over all classes.
@@ -93,6 +94,7 @@ class ClassifierTask(_ClassifierTask):
         *,
         widths: tuple[int, int, int, int] = (16, 32, 64, 128),
         blocks: int = 1,
+        stem_stride: int = 2,
         learning_rate: float = 0.004,
         weight_decay: float = 0.05,
         label_smoothing: float = 0.05,
@@ -100,10 +102,11 @@ class ClassifierTask(_ClassifierTask):
     ) -> None:
         super().__init__(("loss", "accuracy"))
         check_range(1, widths=widths, blocks=blocks)
+        check_range(1, 2, stem_stride=stem_stride)
         check_range(0, learning_rate=learning_rate, weight_decay=weight_decay, max_shift=max_shift)
         check_range(0, 1, label_smoothing=label_smoothing)
         self.save_hyperparameters(logger=False)
-        self.widths, self.blocks = widths, blocks
+        self.widths, self.blocks, self.stem_stride = widths, blocks, stem_stride
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.label_smoothing, self.max_shift = label_smoothing, max_shift
         self.classifier = None
@@ -120,11 +123,17 @@ class ClassifierTask(_ClassifierTask):
         # By the run's seed alone: a resumed run must find the global stream where the stopped one had it.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(torch.initial_seed(), "classifier"))
-            network = SmallResNet(len(data.class_names), widths=self.widths, blocks=self.blocks)
+            network = SmallResNet(
+                len(data.class_names),
+                widths=self.widths,
+                blocks=self.blocks,
+                channels=data.channels,
+                stem_stride=self.stem_stride,
+            )
         classifier = Classifier(
             network,
             network.stage_names,
-            normalization=_NORMALIZATION,
+            normalization=_NORMALIZATION.over(data.channels),
             class_names=data.class_names,
             image_size=data.image_size,
         )
@@ -137,12 +146,15 @@ class ClassifierTask(_ClassifierTask):
 
     def card(self) -> dict[str, object]:
         """Facts that a checkpoint must agree with to be loaded into this task."""
+        own = {"channels": (self._network.channels, 3), "stem_stride": (self.stem_stride, 2)}
         return {
             "task": self.task_name,
             "class_names": list(self._network.class_names),
             "image_size": self._network.image_size,
             "widths": list(self.widths),
             "blocks": self.blocks,
+            # Said where older checkpoints could not have it.
+            **{name: value for name, (value, usual) in own.items() if value != usual},
         }
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

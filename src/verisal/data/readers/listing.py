@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
+from torch import Tensor
+
+from verisal._brief import brief
 from verisal.data.readers.masks import IndexMask, MaskSource
 from verisal.data.readers.values import LARGEST, twice
 
@@ -70,6 +73,8 @@ class ImageRecord:
         index_mask: a picture that numbers the objects; every number in it is one more object.
         index_classes: number to class name, for pictures that number classes rather than objects.
         size: width and height that the annotations state, or None.
+        pixels: the image itself ``(C, H, W)`` uint8, of a set that keeps no file for each; None where it is
+            read from ``path``.
     """
 
     path: Path
@@ -79,6 +84,9 @@ class ImageRecord:
     index_mask: IndexMask | None = None
     index_classes: Mapping[int, str] | None = None
     size: tuple[int, int] | None = None
+    pixels: Tensor | None = None
+
+    __repr__ = brief
 
 
 @dataclass(frozen=True)

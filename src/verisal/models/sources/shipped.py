@@ -102,15 +102,17 @@ class _Block(nn.Module):
 
 @final
 class SmallResNet(nn.Module):
-    """Residual network with four stages at strides 2, 4, 8 and 16.
+    """Residual network with four stages at strides 2, 4, 8 and 16, or half of these.
 
-    The stem has stride 2 and every ReLU is a module of its own, so that methods which read or replace
-    activations need not edit the network.
+    Every ReLU is a module of its own, so that methods which read or replace activations need not edit the
+    network.
 
     Args:
         num_classes: number of logits K.
         widths: channels of the four stages.
         blocks: residual blocks per stage.
+        channels: of the images.
+        stem_stride: 2, or 1 for images of few pixels.
         folded: build without batch normalisation, for weights in which it is folded into the convolutions.
 
     Raises:
@@ -125,14 +127,20 @@ class SmallResNet(nn.Module):
         *,
         widths: Sequence[int] = (16, 32, 64, 128),
         blocks: int = 1,
+        channels: int = 3,
+        stem_stride: int = 2,
         folded: bool = False,
     ) -> None:
         super().__init__()
         if len(widths) != len(self.stage_names):
             raise ConfigError(f"widths must name {len(self.stage_names)} stages, found {len(widths)}")
-        check_range(1, num_classes=num_classes, widths=widths, blocks=blocks)
-        self.stem = nn.Sequential(*_conv(3, widths[0], 3, stride=2, folded=folded), nn.ReLU())
+        check_range(1, num_classes=num_classes, widths=widths, blocks=blocks, channels=channels)
+        check_range(1, 2, stem_stride=stem_stride)
+        self.stem = nn.Sequential(
+            *_conv(channels, widths[0], 3, stride=stem_stride, folded=folded), nn.ReLU()
+        )
         self.num_classes, self.widths, self.blocks, self.folded = num_classes, tuple(widths), blocks, folded
+        self.channels, self.stem_stride = channels, stem_stride
         inputs = widths[0]
         stages = []
         for index, width in enumerate(widths):
@@ -156,7 +164,14 @@ class SmallResNet(nn.Module):
         Every method that differentiates a frozen classifier runs about a third faster on it.
         """
         source = copy.deepcopy(self).eval()
-        folded = SmallResNet(self.num_classes, widths=self.widths, blocks=self.blocks, folded=True)
+        folded = SmallResNet(
+            self.num_classes,
+            widths=self.widths,
+            blocks=self.blocks,
+            channels=self.channels,
+            stem_stride=self.stem_stride,
+            folded=True,
+        )
         for ours, theirs in zip(_sequences(source), _sequences(folded), strict=True):
             fused = [
                 fuse_conv_bn_eval(conv, norm)

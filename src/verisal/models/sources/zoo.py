@@ -263,8 +263,8 @@ def export_classifier(path: Path | str, classifier: Classifier, *, origin: Mappi
     network = classifier.network
     if isinstance(network, SmallResNet):
         network = network if network.folded else network.fold()
-        widths = list(network.widths)
-        built_by: dict[str, Any] = {"network": "SmallResNet", "widths": widths, "blocks": network.blocks}
+        built_by: dict[str, Any] = {"network": "SmallResNet", "widths": list(network.widths)}
+        built_by |= {"blocks": network.blocks, "stem_stride": network.stem_stride}
     elif classifier.architecture is not None:
         architecture = classifier.architecture
         _check_rebuilds(classifier, architecture)
@@ -356,7 +356,9 @@ def _network_of(
     kind = card.get("network")
     if kind == "SmallResNet":
         count = len(card["class_names"])
-        return None, SmallResNet(count, widths=card["widths"], blocks=card["blocks"], folded=True)
+        # What older cards do not say is that of RGB images of many pixels.
+        given = {"channels": card.get("channels") or 3, "stem_stride": card.get("stem_stride", 2)}
+        return None, SmallResNet(count, widths=card["widths"], blocks=card["blocks"], folded=True, **given)
     if kind not in ("torchvision", "timm", "transformers", "factory"):
         raise CheckpointError(f"{path} is no classifier export: its card names {kind!r}")
     arguments = card["arguments"]

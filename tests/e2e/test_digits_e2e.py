@@ -1,0 +1,64 @@
+"""The digits from nothing to an alarm with a report, by the config that is shipped, with fewer steps."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from verisal.cli import main
+from verisal.data import AnnotatedImages, Digits, ImagesLike, ImageSplits
+from verisal.detection import load_alarm
+from verisal.models import load_classifier
+
+pytestmark = pytest.mark.usefixtures("without_figures")
+
+CONFIG = Path(__file__).parents[2] / "configs" / "data" / "digits.yaml"
+GREY = ImagesLike(class_names=tuple("0123456789"), image_size=8, channels=1)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("digits")
+    text = CONFIG.read_text()
+    for full, few in (
+        ("max_epochs: 12", "max_epochs: 3"),
+        ("max_images: 64", "max_images: 4"),
+        ("attacks: *attacks", "attacks: *attacks\n        false_alarms: 0.1"),
+    ):
+        assert text.count(full) == 1
+        text = text.replace(full, few)
+    (folder / "digits.yaml").write_text(text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        quiet = ["--wandb.mode=disabled", "--trainer.accelerator=cpu", "--data.test_count=420"]
+        assert main(["fit", "--config", "digits.yaml", "--run_dir", "run", *quiet]) == 0
+        assert main(["export", "run", "--output", "exported"]) == 0
+    return folder
+
+
+def test_it_is_trained_explained_attacked_and_guarded(run):
+    metrics = json.loads((run / "run" / "report.json").read_text())["metrics"]
+    accuracy = {row: metrics[f"test/{row}/robust/accuracy"]["value"] for row in ("clean", "fgsm", "pgd")}
+    assert accuracy["clean"] > 0.8
+    assert accuracy["pgd"] <= accuracy["fgsm"] < accuracy["clean"]
+    for row in ("gradient", "grad_cam", "occlusion", "random", "centre"):
+        curve = metrics[f"test/{row}/deletion[dataset mean] steps16/auc"]
+        assert curve["n"] + curve["undefined"] == 4
+    for attack in ("fgsm", "pgd", "cw_l2"):
+        assert metrics[f"test/LearnedConsistency/auroc/{attack}"]["n"] > 0
+    report = (run / "run" / "report.md").read_text()
+    assert "| LearnedConsistency |" in report
+    assert "- not fitted: cw_l2" in report
+
+
+def test_its_classifier_and_its_alarm_are_found_again(run):
+    exported = str(run / "exported" / "model.safetensors")
+    classifier = load_classifier(exported)
+    assert (classifier.channels, classifier.image_size) == (1, 8)
+    images = AnnotatedImages(ImageSplits(images=Digits(), ratios=(0, 1, 0)), "val", classifier=classifier)
+    batch = torch.stack([images[place].image for place in range(64)])
+    labels = torch.tensor([images[place].label for place in range(64)])
+    assert (classifier(batch).argmax(dim=1) == labels).float().mean() > 0.8
+    alarm = load_alarm(run / "run" / "alarm.safetensors", classifier, other_weights=True)
+    assert alarm(batch).alarms.float().mean() < 0.5
