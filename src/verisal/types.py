@@ -49,8 +49,9 @@ if TYPE_CHECKING:
 Norm = Literal["linf", "l2"]
 #: Images ``(B, C, H, W)`` in [0, 1] to logits ``(B, K)``; any function will do.
 AnyClassifier = Callable[[Tensor], Tensor]
-#: How logits become probabilities: classes that exclude each other, or labels decided one by one.
-OutputKind = Literal["softmax", "sigmoid"]
+#: What logits are: of classes that exclude each other, of labels decided one by one, or no classes' at all,
+#: but a number that is a score in its own units, such as what a regression network or a target gives.
+OutputKind = Literal["softmax", "sigmoid", "score"]
 # Maps in a picture, and the side in pixels to which small ones are enlarged.
 _SHOWN, _SIDE = 8, 128
 Split = Literal["cls_train", "cls_val", "det_fit", "det_val", "det_test"]

@@ -16,6 +16,7 @@ from verisal.attacks._victim import ImageToLogits, Victim
 from verisal.errors import ConfigError, NumericError
 from verisal.fingerprint import Configured
 from verisal.functional.adversarial import noise_norm
+from verisal.functional.per_image import at_row, rows_waiting
 from verisal.functional.scopes import differentiated, images_at_once
 from verisal.functional.seeding import content_ids, per_sample
 from verisal.models import Bounds, Classifier
@@ -170,6 +171,18 @@ class Attack(Configured, ABC):
         """
         labels, ids = checked_inputs(images, labels, sample_ids, chunk_size)
         classifier = as_it_says(classifier)
+        waiting = rows_waiting(classifier, len(images))
+        if waiting is not None:
+            alone = []
+            for row in range(waiting):
+                part = slice(row, row + 1)
+                with at_row(classifier, row):
+                    alone.append(
+                        self(
+                            classifier, images[part], labels[part], generator=generator, sample_ids=ids[part]
+                        )
+                    )
+            return joined(alone)
 
         def attack_chunk(pick: Pick, draw: Draw) -> AttackResult:
             clean = pick(images)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from verisal.errors import ConfigError, NumericError
 from verisal.functional.adversarial import noise_norm
-from verisal.functional.outputs import NO_GRADIENT, ask, check_labels, decision, output_of
+from verisal.functional.outputs import NO_GRADIENT, ask, check_labels, decision, output_of, require_classes
 
 ImageToLogits = Callable[[Tensor], Tensor]
 LossName = Literal["ce", "dlr", "margin"]
@@ -62,6 +62,7 @@ class Victim:
         self._given, self.labels = labels, labels
         self.num_classes = 0
         self._scale_known = False
+        require_classes(model, "an attack", instead="attack the classifier without the target")
         if self._output == "sigmoid":
             if image is None:
                 raise ConfigError("output: sigmoid needs an image that tells the number of logits")

@@ -154,15 +154,27 @@ def logits_of(
 
 
 def output_of(classifier: object) -> OutputKind:
-    """Kind of a classifier's logits: ``softmax`` unless it says ``sigmoid``."""
+    """Kind of a classifier's logits: ``softmax`` unless it says ``sigmoid`` or ``score``."""
     inner = plain_network(classifier) if isinstance(classifier, nn.Module) else classifier
     said = inner.output if isinstance(inner, SaysOutput) else None
     # A network may call one of its modules so.
-    return "sigmoid" if isinstance(said, str) and said == "sigmoid" else "softmax"
+    if not isinstance(said, str):
+        return "softmax"
+    return "sigmoid" if said == "sigmoid" else "score" if said == "score" else "softmax"
+
+
+def require_classes(classifier: object, who: str, *, instead: str = "") -> None:
+    """Raise :class:`ConfigError` for a classifier whose logits are scores; ``instead`` is the advice."""
+    if output_of(classifier) == "score":
+        raise ConfigError(
+            f"{who} needs classes, and what is asked here is one score (target=, output: score), which has"
+            f" none; {instead or 'leave the target out, or ask a classifier'}"
+        )
 
 
 def require_softmax(classifier: object, who: str, *, instead: str = "") -> None:
-    """Raise :class:`ConfigError` if the classifier says ``output: sigmoid``; ``instead`` is the advice."""
+    """Raise :class:`ConfigError` unless the logits are those of a softmax; ``instead`` is the advice."""
+    require_classes(classifier, who, instead=instead)
     if output_of(classifier) == "sigmoid":
         raise ConfigError(
             f"{who} compares classes that exclude each other, and the classifier says output: sigmoid, where"
@@ -171,12 +183,23 @@ def require_softmax(classifier: object, who: str, *, instead: str = "") -> None:
 
 
 def probabilities(logits: Tensor, output: OutputKind) -> Tensor:
-    """``(B, K)``: softmax over the classes, or the sigmoid of each logit by itself."""
+    """``(B, K)``: softmax over the classes, the sigmoid of each logit by itself, or scores as they are."""
+    if output == "score":
+        return logits
     return logits.sigmoid() if output == "sigmoid" else logits.softmax(dim=1)
 
 
 def log_probabilities(logits: Tensor, output: OutputKind) -> Tensor:
-    """``(B, K)``: logarithms of :func:`probabilities`, without underflow."""
+    """``(B, K)``: logarithms of :func:`probabilities`, without underflow.
+
+    Raises:
+        ConfigError: scores, which are no probabilities.
+    """
+    if output == "score":
+        raise ConfigError(
+            "the logarithm of a probability was asked for, and a target's score (output: score) is none;"
+            " leave the target out, or take a metric of the score itself, such as a perturbation curve"
+        )
     return F.logsigmoid(logits) if output == "sigmoid" else logits.log_softmax(dim=1)
 
 
@@ -203,7 +226,15 @@ def decision(logits: Tensor, labels: Tensor, output: OutputKind) -> tuple[Tensor
         logits: ``(B, K)``.
         labels: ``(B,)`` int64.
         output: what the logits are.
+
+    Raises:
+        ConfigError: scores, about which nothing is decided.
     """
+    if output == "score":
+        raise ConfigError(
+            "an attack needs classes, a decision to turn, and a target's score (output: score) has none;"
+            " attack the classifier without the target"
+        )
     if output == "softmax":
         return logits, labels
     if logits.shape[1] > 1:

@@ -16,6 +16,7 @@ from torchmetrics import Metric
 
 from verisal._brief import described, in_short
 from verisal.errors import ConfigError, DataError
+from verisal.functional.per_image import at_row, one_of, rows_waiting
 from verisal.functional.statistics import Bootstrap, Resampled
 from verisal.metrics._given import AnyBoxes, AnyMaps, AnyMasks, AnyTensor, Asked, Given, has_object
 from verisal.results import Score
@@ -204,6 +205,13 @@ class SaliencyMetric(Metric, ABC):
 
     def measured(self, explained: Explained) -> Tensor:
         """Rows of :meth:`rows_of`, with whether each image is annotated behind them if that is needed."""
+        waiting = rows_waiting(explained.classifier, len(explained.images))
+        if waiting is not None:
+            parts = []
+            for row in range(waiting):
+                with at_row(explained.classifier, row):
+                    parts.append(self.measured(one_of(explained, row)))
+            return torch.cat(parts)
         rows = self.rows_of(explained)
         if not self.needs_annotation:
             return rows

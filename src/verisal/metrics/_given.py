@@ -15,6 +15,7 @@ from torchvision.tv_tensors import BoundingBoxes  # type: ignore[import-untyped]
 
 from verisal._brief import brief
 from verisal.errors import ConfigError, DataError
+from verisal.functional.outputs import output_of
 from verisal.functional.regions import masks_from_boxes
 from verisal.functional.scopes import gradient_scope, predicted_classes
 from verisal.saliency import Saliency
@@ -252,6 +253,8 @@ def _query(given: Given, maps: Tensor, images: Tensor | None) -> Tensor:
     query = known if given.query_class is None else given.query_class
     if query is not None:
         return query_classes(query, len(maps), maps.device)
+    if given.classifier is not None and output_of(given.classifier) == "score":
+        return torch.zeros(len(maps), dtype=torch.int64, device=maps.device)
     if given.classifier is None or images is None:
         return torch.full((len(maps),), _UNKNOWN, device=maps.device)
     return predicted_classes(given.classifier, images)

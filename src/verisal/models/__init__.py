@@ -8,16 +8,32 @@ from verisal.models.normalization import Normalization
 from verisal.models.sources.libraries import Architecture
 from verisal.models.sources.shipped import SmallResNet
 from verisal.models.sources.zoo import ClassifierSource, export_classifier, load_classifier
+from verisal.models.targets import (
+    ClassLogit,
+    Contrast,
+    Probability,
+    Region,
+    Similarity,
+    Target,
+    targeted,
+)
 
 __all__ = [
     "Architecture",
     "Bounds",
+    "ClassLogit",
     "Classifier",
     "ClassifierSource",
+    "Contrast",
     "FunctionNetwork",
     "Normalization",
+    "Probability",
+    "Region",
+    "Similarity",
     "SmallResNet",
+    "Target",
     "export_classifier",
     "find_stages",
     "load_classifier",
+    "targeted",
 ]

@@ -64,8 +64,9 @@ class Classifier(StagedClassifier):
             these values, and where it is not given the network takes them as they are.
         output: ``softmax``: the classes exclude each other. ``sigmoid``: each logit is decided by itself, as
             of networks for several labels or with one logit; the probability of class k is
-            :math:`\sigma(z_k)`, and it is predicted from 0.5 on. What the network says by an attribute
-            ``output``, else ``softmax``, where nothing is given.
+            :math:`\sigma(z_k)`, and it is predicted from 0.5 on. ``score``: each logit is a number of its
+            own, of a regression network or a target (see :func:`.targeted`), and no probability. What the
+            network says by an attribute ``output``, else ``softmax``, where nothing is given.
         architecture: what builds the network again, for exports; None where nobody knows.
 
     Raises:
@@ -117,6 +118,29 @@ class Classifier(StagedClassifier):
         self.std: Tensor
         if stages is not None and image_size is not None:
             self._cut()
+
+    def around(self, network: nn.Module, stages: tuple[str, ...]) -> Classifier:
+        """A classifier of a network around this one's own, with all that was told of the images.
+
+        Args:
+            network: takes what this one's network takes; says what its logits are.
+            stages: names in it; empty for those that are found.
+        """
+        made = Classifier(
+            network,
+            stages or None,
+            normalization=self.normalization,
+            image_size=self._told_size,
+            channels=self._channels,
+        ).train(self.training)
+        made.bounds, made._seen_size = self.bounds, self._seen_size
+        made.mean, made.std = self.mean, self.std
+        return made
+
+    @property
+    def told_stages(self) -> tuple[str, ...] | None:
+        """Names of the stages where somebody has named them."""
+        return self._told_stages
 
     @property
     def normalization(self) -> Normalization:
@@ -386,9 +410,9 @@ def way_to_channels(found: int, taken: int) -> str:
 
 
 def check_output(output: str, num_classes: int | None) -> None:
-    """Raise ``ConfigError`` for another word than the two, or one logit with ``softmax``."""
-    if output not in ("softmax", "sigmoid"):
-        raise ConfigError(f"output must be 'softmax' or 'sigmoid', found {output!r}")
+    """Raise ``ConfigError`` for another word than the three, or one logit with ``softmax``."""
+    if output not in ("softmax", "sigmoid", "score"):
+        raise ConfigError(f"output must be 'softmax', 'sigmoid' or 'score', found {output!r}")
     if output == "softmax" and num_classes == 1:
         raise ConfigError(
             "output: softmax needs at least two classes, as the softmax over one is 1 whatever the image; say"

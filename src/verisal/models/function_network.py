@@ -8,8 +8,26 @@ from typing import Any, final
 from torch import Tensor, nn
 
 from verisal.errors import ConfigError
+from verisal.models.normalization import Normalization
 
 PREFIX = "module."
+
+
+class Wrapper(nn.Module):
+    """A network around another one, whose stages are those inside and whose normalisation is its.
+
+    Args:
+        module: what is inside.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    @property
+    def normalization(self) -> Normalization | None:
+        """What the network inside says of its input; None where it says nothing."""
+        return Normalization.found_in(self.module)
 
 
 @final
@@ -47,8 +65,9 @@ class FunctionNetwork(nn.Module):
 
 
 def names_inside(network: nn.Module, stages: tuple[str, ...]) -> tuple[str, ...]:
-    """Names of stages as the network has them; those inside the module of a :class:`FunctionNetwork`, too."""
-    if not isinstance(network, FunctionNetwork):
-        return stages
-    own = dict(network.named_modules())
-    return tuple(name if name in own else PREFIX + name for name in stages)
+    """Names of stages as the network has them; those inside of what a wrapper holds, too."""
+    own, names, inner, before = dict(network.named_modules()), stages, network, ""
+    while isinstance(inner, (FunctionNetwork, Wrapper)) and not all(name in own for name in names):
+        inner, before = inner.module, before + PREFIX
+        names = tuple(name if name in own else before + name for name in stages)
+    return names

@@ -11,12 +11,13 @@ from typing import Literal, final
 import torch
 from torch import Tensor, nn
 
-from verisal.errors import DataError
+from verisal.errors import ConfigError, DataError
 from verisal.fingerprint import Configured
 from verisal.functional.networks import plain_network, staged_network
-from verisal.functional.outputs import probabilities
+from verisal.functional.outputs import output_of, probabilities
+from verisal.functional.per_image import at_row, joined_results, rows_waiting
 from verisal.functional.scopes import differentiated, predicted_classes
-from verisal.models import Classifier
+from verisal.models import Classifier, Target, targeted
 from verisal.models.classifier import as_it_says
 from verisal.types import (
     AnyClassifier,
@@ -31,7 +32,10 @@ from verisal.types import (
 
 ScoreKind = Literal["logit", "probability"]
 
-ONE_SCORE = "choose a method that asks for the score of one class: Gradient, GradCAM, Occlusion or RISE"
+ONE_SCORE = (
+    "choose a method that asks for the score of one class: Gradient, GradCAM, Occlusion or RISE; or ask for"
+    " one label by target=ClassLogit(k), by HierarchicalMasks, too"
+)
 """Advice for classifiers whose labels are decided one by one."""
 
 
@@ -50,9 +54,14 @@ class Saliency(Configured, ABC):
 
     @final
     def __call__(
-        self, classifier: AnyClassifier, images: Tensor, query_class: AnyQuery = None
+        self,
+        classifier: AnyClassifier,
+        images: Tensor,
+        query_class: AnyQuery = None,
+        *,
+        target: Target | None = None,
     ) -> SaliencyResult:
-        """Explain one class per image.
+        """Explain one class per image, or another score.
 
         The classifier's weights, gradients, modes, flags and hooks, and the global random state, are the
         same after the call, whether it returns or raises.
@@ -64,21 +73,39 @@ class Saliency(Configured, ABC):
             images: ``(B, C, H, W)`` float32 in [0, 1], before normalisation.
             query_class: None for the class that is predicted for each image (in eval mode; the pass counts in
                 ``n_forward``), an int for one class, or ``(B,)`` integers.
+            target: a score to explain in the place of a class's, as of :func:`.targeted`.
 
         Returns:
-            The maps; ``query_class`` says which class each of them explains.
+            The maps; ``query_class`` says which class each of them explains, None for a target's score.
 
         Raises:
             DataError: no image, or images that are none.
             ConfigError: a query class or a classifier that does not fit.
         """
         check_some_images(images)
+        if target is not None:
+            if query_class is not None:
+                raise ConfigError("query_class and target both say what is explained; give one of them")
+            classifier = targeted(classifier, target)
         classifier = as_it_says(classifier)
+        query = None if query_class is None else query_classes(query_class, len(images), images.device)
+        rows = rows_waiting(classifier, len(images))
+        if rows is None:
+            return self._result(classifier, images, query)
+        results = []
+        for row in range(rows):
+            with at_row(classifier, row):
+                asked = None if query is None else query[row : row + 1]
+                results.append(self._result(classifier, images[row : row + 1], asked))
+        return joined_results(results)
+
+    def _result(
+        self, classifier: AnyClassifier, images: Tensor, query_class: Tensor | None
+    ) -> SaliencyResult:
         if query_class is not None:
-            query = query_classes(query_class, len(images), images.device)
-            result = self.explain(classifier, images, query)
-            return replace(result, query_class=query, class_names=_names(classifier))
-        if not self.asks_classifier:
+            result = self.explain(classifier, images, query_class)
+            return replace(result, query_class=query_class, class_names=_names(classifier))
+        if not self.asks_classifier or output_of(classifier) == "score":
             query = torch.zeros(len(images), dtype=torch.int64, device=images.device)
             return self.explain(classifier, images, query)
         query = predicted_classes(classifier, images)

@@ -11,7 +11,7 @@ from verisal._brief import described
 from verisal.errors import ConfigError
 from verisal.functional.networks import plain_network
 from verisal.functional.outputs import output_of
-from verisal.models import Classifier
+from verisal.models import Classifier, Target, targeted
 from verisal.saliency._base import Saliency
 from verisal.saliency.adapters import adapted
 from verisal.types import AnyClassifier, AnyQuery, OutputKind, SaliencyResult, StagedClassifier
@@ -37,6 +37,8 @@ class Explainer:
             ``"none"``, ``(mean, std)``, a transform, weights, a data config. None for what the network says.
         stages: names of the layers that methods read; None for those that are found.
         output: what the logits are; None for what the network says, a softmax as a rule.
+        target: a score to explain in the place of classes, as of :func:`.targeted`; metrics then take the
+            explainer's ``classifier``.
 
     Raises:
         ConfigError: a normalisation that is not known, or said beside a classifier that has one; the method
@@ -60,6 +62,7 @@ class Explainer:
         normalization: object = None,
         stages: Sequence[str] | None = None,
         output: OutputKind | None = None,
+        target: Target | None = None,
     ) -> None:
         if isinstance(network, Saliency):
             name = type(network).__name__
@@ -73,7 +76,7 @@ class Explainer:
                 "normalization, stages and output describe a bare network, found"
                 f" {type(inner).__name__}, which says them itself; leave them out, or give the network"
             )
-        self.classifier: AnyClassifier = inner
+        self.classifier: AnyClassifier = inner if target is None else targeted(inner, target)
         self.method = adapted(method)
 
     def __call__(self, images: Tensor, query_class: AnyQuery = None) -> SaliencyResult:
@@ -85,7 +88,8 @@ class Explainer:
 
         Args:
             images: ``(B, C, H, W)`` in [0, 1].
-            target: the class to explain: None for the predicted one, an int, a list, or a tensor ``(B,)``.
+            target: the class to explain, in captum's word: None for the predicted one, an int, a list, or a
+                tensor ``(B,)``.
 
         Returns:
             ``(B, C, H, W)``, one channel per colour or one for all; without signs the map ``(B, 1, H, W)``.

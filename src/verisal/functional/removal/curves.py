@@ -155,7 +155,9 @@ def _removal_results(
             values[part, 0] = scores.gather(1, queries[part, None])[:, 0]
             # The largest of logits that are not numbers is no prediction.
             predicted = decides_for(logits, queries[part], output).to(values.dtype)
-            values[part, 1] = predicted.where(~logits.isnan().any(dim=1), torch.nan)
+            # Nothing is predicted by a score of its own.
+            defined = ~logits.isnan().any(dim=1) & (output != "score")
+            values[part, 1] = predicted.where(defined, torch.nan)
             done += len(batch)
     results = removals.images.new_full((len(removals.images), points, 2), torch.nan)
     results[rows] = values.view(-1, points, 2)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from verisal._brief import brief
-from verisal.functional.outputs import require_softmax
+from verisal.functional.outputs import output_of, require_softmax
 from verisal.saliency._base import ONE_SCORE
 from verisal.saliency.gates.masks import GatePenalty, gate_penalty_weights
 from verisal.types import StagedClassifier, StageOutputs, check_range
@@ -72,7 +72,8 @@ class GateProblem:
         outputs: StageOutputs,
         query: Tensor,
     ) -> None:
-        require_softmax(network, "a method that learns gates", instead=ONE_SCORE)
+        if output_of(network) != "score" or objective == "maximise_log_probability":
+            require_softmax(network, f"a method that learns gates (objective {objective})", instead=ONE_SCORE)
         self.objective, self.network, self.query = objective, network, query
         self.activations = outputs.activations
         self.weights = gate_penalty_weights([part.shape for part in outputs.activations], penalty)

@@ -172,9 +172,11 @@ class GradCAM(Saliency):
     def _layers(self, classifier: AnyClassifier, images: Tensor) -> dict[str, nn.Module]:
         """The stages up to the one that is asked for, by name."""
         stages = staged(classifier, images, type(self).__name__).stages
-        stage = stages[-1] if self.stage is None else self.stage
-        if stage not in stages:
-            raise ConfigError(f"stage {stage!r} is none of the classifier's stages; known: {list(stages)}")
+        asked = stages[-1] if self.stage is None else self.stage
+        # Around a network, as for a target, its stages have names that end as they did.
+        stage = next((name for name in stages if f".{name}".endswith(f".{asked}")), None)
+        if stage is None:
+            raise ConfigError(f"stage {asked!r} is none of the classifier's stages; known: {list(stages)}")
         network = network_of(classifier, type(self).__name__)
         modules = dict(network.named_modules())
         layers = {}
