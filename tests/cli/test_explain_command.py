@@ -219,3 +219,18 @@ def test_nothing_of_lightning_is_imported_before_the_first_picture():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603
     assert done.stdout.strip() == "[]"
+
+
+def test_what_is_not_square_is_said(tmp_path, capsys):
+    (tmp_path / "photos").mkdir()
+    for name, size in (("square.png", (70, 70)), ("wide.png", (96, 64))):
+        Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), np.uint8)).save(
+            tmp_path / "photos" / name
+        )
+    args = ["--saliency=EdgeDetector", "--classifier=emoji_scenes_64", "--output", str(tmp_path / "out")]
+    assert main(["explain", str(tmp_path / "photos"), *args]) == 0
+    said = capsys.readouterr().out
+    assert (
+        "1 image(s) are not square, such as wide.png: what is explained is the square in the middle" in said
+    )
+    assert np.load(tmp_path / "out/wide.png.npz")["saliency"].shape == (2, 1, 64, 64)

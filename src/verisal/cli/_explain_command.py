@@ -103,6 +103,13 @@ def main(args: Sequence[str]) -> int:
         for shown in _explained(setup, batch):
             sheets.add(shown)
     sheets.finish()
+    if images.cropped:
+        print(
+            f"{len(images.cropped)} image(s) are not square, such as {images.cropped[0]}: what is explained"
+            f" is the square in the middle, resized to {classifier.image_size} px a side; whole"
+            " images of any size are explained in Python: method(classifier, images)",
+            flush=True,
+        )
     for line in images.problems:
         print(f"verisal: not read: {line}", file=sys.stderr, flush=True)
     return 1 if images.problems else 0

@@ -54,18 +54,20 @@ class Images:
 
     Attributes:
         problems: what could not be read so far.
+        cropped: names of the images so far that are not square, of which the central square is explained.
     """
 
     def __init__(self, files: Mapping[str, Path], size: int, reader: ImageReader) -> None:
         self._files, self._size, self._reader = files, size, reader
         self.problems: list[str] = []
+        self.cropped: list[str] = []
 
     def first(self, count: int) -> Tensor:
         """The first readable images ``(N, C, H, W)``."""
         found = []
         for path in self._files.values():
             try:
-                found.append(self._read(path))
+                found.append(resize_image(self._reader(path), self._size))
             except DataError:
                 continue
             if len(found) == count:
@@ -78,18 +80,18 @@ class Images:
         wanted = 1
         for name, path in self._files.items():
             try:
-                batch[name] = self._read(path)
+                image = self._reader(path)
+                batch[name] = resize_image(image, self._size)
             except DataError as error:
                 self.problems.append(str(error))
                 continue
+            if image.shape[-2] != image.shape[-1]:
+                self.cropped.append(name)
             if len(batch) == wanted:
                 yield batch
                 batch, wanted = {}, size
         if batch:
             yield batch
-
-    def _read(self, path: Path) -> Tensor:
-        return resize_image(self._reader(path), self._size)
 
 
 @final

@@ -14,6 +14,7 @@ from verisal.data.readers.listing import ImageSet
 from verisal.data.readers.voc import PascalVOC
 from verisal.data.reading import ImageReader
 from verisal.data.scenes.emoji import EmojiScenes, OtherScene
+from verisal.data.sizes import SizeGroups
 
 if TYPE_CHECKING:
     from verisal.data.image_data import ImageData
@@ -35,6 +36,7 @@ __all__ = [
     "OtherScene",
     "OxfordPet",
     "PascalVOC",
+    "SizeGroups",
     "check_data",
     "decode_image",
     "resize_image",

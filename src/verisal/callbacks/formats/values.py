@@ -104,7 +104,9 @@ def stacked_images(images: object) -> Tensor:
         if sizes := sorted({tuple(part.shape) for part in found[1:]} - {tuple(found[0].shape)}):
             raise ConfigError(
                 f"images of one batch must be equally large, found {tuple(found[0].shape)} and {sizes[0]};"
-                " resize them in the transform, or explain one at a time (batch_size=1)"
+                " resize them in the transform, or group them by size: DataLoader(..., batch_sampler="
+                "verisal.data.SizeGroups(sizes, batch_size)); images are never padded, as scores would count"
+                " the padding"
             )
         tensor = torch.stack(found)
     if tensor.ndim != 4 or not _of_pixels(tensor):
