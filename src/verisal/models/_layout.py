@@ -64,7 +64,9 @@ def channels_of(network: nn.Module) -> int | None:
     for module in network.modules():
         if isinstance(module, nn.Conv2d) and module.in_channels:
             return module.in_channels
-    return None
+    # Scripted and exported networks have the weights of their convolutions, and none of their classes.
+    kernels = (weight for name, weight in network.named_parameters() if name.endswith("weight"))
+    return next((weight.shape[1] for weight in kernels if weight.ndim == 4), None)
 
 
 @dataclass(frozen=True)

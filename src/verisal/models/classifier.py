@@ -116,7 +116,7 @@ class Classifier(StagedClassifier):
         self.register_buffer("std", torch.tensor(told.std).view(1, -1, 1, 1))
         self.mean: Tensor
         self.std: Tensor
-        if stages is not None and image_size is not None:
+        if stages is not None and image_size is not None and self._channels is not None:
             self._cut()
 
     def around(self, network: nn.Module, stages: tuple[str, ...]) -> Classifier:
