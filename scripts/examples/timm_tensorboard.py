@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
 from verisal.callbacks import SaliencyMetrics, SaliencyPanels
-from verisal.metrics import PerturbationCurve
+from verisal.metrics import RelevanceGap
 from verisal.saliency import GradCAM, IntegratedGradients
 
 
@@ -33,8 +33,8 @@ network = Network()
 transform = timm.data.create_transform(**timm.data.resolve_model_data_config(network.model))
 train, val = (ImageFolder(image_folder(part), transform) for part in ("train", "val"))
 methods = {"cam": GradCAM(), "integrated": IntegratedGradients(steps=5)}
-metrics = SaliencyMetrics(methods, [PerturbationCurve("insertion", steps=8)])
-best = ModelCheckpoint(monitor="val/cam/insertion", mode="max")
+metrics = SaliencyMetrics(methods, [RelevanceGap(steps=8)])
+best = ModelCheckpoint(monitor="val/cam/relevance_gap", mode="max")
 callbacks = [metrics, SaliencyPanels(methods, max_images=4), best]
 trainer = Trainer(max_epochs=2, logger=TensorBoardLogger("logs"), callbacks=callbacks)
 trainer.fit(network, DataLoader(train, 16, shuffle=True), DataLoader(val, 16))

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 _SECONDS_BETWEEN_LINES = 10.0
+_SECONDS_WORTH_A_LINE = 1.0
 
 
 @contextmanager
@@ -45,7 +46,8 @@ def _lines(name: str, total: int, done: int) -> Callable[[int], None]:
         nonlocal last, fresh
         fresh += items
         now = time.monotonic()
-        if done + fresh == total or now - last >= _SECONDS_BETWEEN_LINES:
+        ended = done + fresh == total and now - start >= _SECONDS_WORTH_A_LINE
+        if ended or now - last >= _SECONDS_BETWEEN_LINES:
             last = now
             line = progress_line(name, done=done + fresh, total=total, fresh=fresh, seconds=now - start)
             print(line, file=sys.stderr, flush=True)

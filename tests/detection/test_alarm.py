@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
+import verisal.progress
 from helpers.detector_cases import toy_classifier, toy_images
-from verisal.attacks import FGSM, PGD, GaussianBlur, named_attacks
+from verisal.attacks import FGSM, PGD, Attack, GaussianBlur, named_attacks
 from verisal.data.guard import ImageDigests
 from verisal.detection import Alarm, load_alarm
 from verisal.detection.detector_file import read_detector
@@ -211,7 +212,6 @@ def test_noise_and_corruptions_of_ones_own(problem):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"false_alarms": 0.01}, "needs 1000 validation images that the classifier gets right, found 1"),
         ({"false_alarms": 5}, r"must lie in \(0, 1\), found 5"),
         ({"attacks": []}, "at least one attack to learn from"),
         ({"attacks": ["fgsm"]}, r"an attack such as PGD\(eps=8 / 255\) was expected, found str"),
@@ -222,6 +222,29 @@ def test_noise_and_corruptions_of_ones_own(problem):
 def test_refusals(problem, settings, message):
     with pytest.raises(ConfigError, match=message):
         fitted(problem, **settings)
+
+
+def test_too_few_images_are_refused_before_anything_is_attacked(problem, monkeypatch):
+    def attacked(*given, **settings):
+        raise AssertionError("attacked")
+
+    monkeypatch.setattr(Attack, "__call__", attacked)
+    message = (
+        r"needs 1000 clean images that the classifier gets right in the part that sets the threshold;"
+        r" found 1\d\d among its 1\d\d \(50 % of all, .*some 20\d\d in all at this accuracy"
+    )
+    with pytest.raises(ConfigError, match=message):
+        fitted(problem, false_alarms=0.01)
+    with pytest.raises(AssertionError, match="attacked"):
+        fitted(problem)
+
+
+def test_a_long_fit_says_how_far_it_is(problem, capsys, monkeypatch):
+    monkeypatch.setattr(verisal.progress, "_SECONDS_WORTH_A_LINE", 0.0)
+    fitted(problem)
+    said = capsys.readouterr().err
+    assert "images-fit-fgsm" in said
+    assert "items, done" in said
 
 
 def test_images_that_trained_the_classifier_are_refused(problem):

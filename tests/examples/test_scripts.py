@@ -65,11 +65,13 @@ def test_timm_and_tensorboard(tmp_path):
     _run("timm_tensorboard.py", tmp_path)
     (run,) = tmp_path.glob("logs/lightning_logs/version_0")
     events = EventAccumulator(str(run)).Reload()
-    assert len(events.Scalars("val/cam/insertion")) == 2
-    assert {"val/integrated/insertion", "val/centre/insertion"} <= set(events.Tags()["scalars"])
-    assert "curves/insertion_blur5_steps8" in events.Tags()["images"]
+    assert len(events.Scalars("val/cam/relevance_gap")) == 2
+    assert {"val/integrated/relevance_gap", "val/centre/relevance_gap"} <= set(events.Tags()["scalars"])
+    # What the pages promise of the score to watch: a random map has nothing, however sure the network is.
+    assert all(abs(event.value) < 0.05 for event in events.Scalars("val/random/relevance_gap"))
+    assert "curves/relevance_gap_dataset_mean_steps8_morf" in events.Tags()["images"]
     assert "panels/saliency_0" in events.Tags()["images"]
-    best = max(events.Scalars("val/cam/insertion"), key=lambda event: event.value)
+    best = max(events.Scalars("val/cam/relevance_gap"), key=lambda event: event.value)
     (checkpoint,) = run.glob("checkpoints/*.ckpt")
     assert f"step={best.step + 1}" in checkpoint.name
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from verisal.metrics import EnergyInside, MaxBoxAcc, PointingGame, Smoothness
+from verisal.functional.baselines import Blur, Constant
+from verisal.metrics import EnergyInside, MaxBoxAcc, PerturbationCurve, PointingGame, RelevanceGap, Smoothness
 
 MASKS = torch.zeros(3, 6, 8, dtype=torch.bool)
 MASKS[:, 1:4, 2:5] = True
@@ -51,3 +52,42 @@ def test_maps_that_cannot_be_scored_are_said_with_counts():
     one = MaxBoxAcc()
     one.update(MAPS[:1], boxes=[[2, 1, 5, 4]])
     assert one.unscored().endswith(", or one image is too few")
+
+
+def _of_mean(images):
+    """Sure of grey images, and unsure of black ones."""
+    mean = images.mean(dim=(1, 2, 3))
+    return torch.stack([mean * 8, torch.zeros_like(mean)], dim=1)
+
+
+@pytest.mark.parametrize(
+    ("metric", "name"), [("insertion", "insertion"), ("lerf", "lerf"), (None, "relevance_gap")]
+)
+def test_a_baseline_that_hides_nothing_is_said(metric, name):
+    def curve(baseline, **settings):
+        made = (
+            PerturbationCurve(metric, baseline=baseline, steps=4, **settings)
+            if metric
+            else RelevanceGap(baseline=baseline, steps=4)
+        )
+        made.update(MAPS, images=torch.full((3, 3, 6, 8), 0.5), classifier=_of_mean)
+        return made
+
+    blurred, black = curve(Blur(sigma=5)), curve(Constant(level=0.0))
+    said = "images that blur5 replaces altogether keep 1.00 of their score (0.982 of 0.982)"
+    assert blurred.caution().startswith(f"{name}[blur5]_steps4: {said}")
+    with pytest.warns(UserWarning, match="hides next to nothing"):
+        assert blurred.compute().isfinite()
+    assert black.caution() == ""
+    assert black.compute().isfinite()
+    if metric:
+        # Undefined values of such images hide nothing of it, and logits have no share.
+        assert "keep 1.00" in curve(Blur(sigma=5), normalised=True).caution()
+        assert curve(Blur(sigma=5), score="logit").caution() == ""
+
+
+def test_a_network_that_is_unsure_of_clean_images_says_nothing_of_a_baseline():
+    metric = PerturbationCurve("insertion", steps=4)
+    assert metric.caution() == ""
+    metric.update(MAPS, images=torch.zeros(3, 3, 6, 8), classifier=lambda x: _of_mean(x).repeat(1, 2))
+    assert metric.caution() == ""

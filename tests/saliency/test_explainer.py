@@ -206,3 +206,21 @@ def test_functions_are_methods_and_anything_else_is_refused():
         Explainer(network, GradCAM, normalization="none")
     with pytest.raises(ConfigError, match=r"captum, .* or torch-cam, or a function .* found str"):
         Explainer(network, "gradcam", normalization="none")
+
+
+def test_a_coarse_last_stage_is_said_with_the_stages_before_it(recwarn):
+    first, second = nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.Conv2d(4, 4, 3, stride=4, padding=1)
+
+    def classifier(places):
+        end = nn.Linear(4 * places, 3)
+        network = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), nn.Flatten(), end)
+        return Classifier(network, normalization="none", stages=["1", "3"])
+
+    images = torch.rand(2, 3, 16, 16)
+    said = r"'3' has 2 x 2 places for images of 16 x 16 pixels.*'1' with 8 x 8; .*GradCAM\(stage='1'\)"
+    with pytest.warns(UserWarning, match=said):
+        GradCAM()(classifier(4), images)
+    # Who names a stage knows it, and 4 x 4 places are enough.
+    GradCAM(stage="3")(classifier(4), images)
+    GradCAM()(classifier(16), torch.rand(2, 3, 32, 32))
+    assert not recwarn.list

@@ -14,6 +14,7 @@ import torch
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info
 
 from verisal.callbacks.explaining.publishing import (
     heatmaps_of,
@@ -143,12 +144,14 @@ class ReportRun(Callback):
 
     def _report(self, trainer: Trainer, evaluation: Evaluation, *, suffix: str) -> None:
         run_dir = self.folder
-        write_report(run_dir, evaluation, facts=self._facts(), stem=f"report{suffix}")
+        stem = f"report{suffix}"
+        write_report(run_dir, evaluation, facts=self._facts(), stem=stem)
         if evaluation.samples:
             write_samples(run_dir / f"samples{suffix}.csv", evaluation.samples)
         panels, heatmaps = panels_of(evaluation, self._max_panels), heatmaps_of(evaluation)
         _draw(run_dir / "figures", evaluation, panels, heatmaps)
         print_results(evaluation)
+        rank_zero_info(f"the report is {run_dir / stem}.md")
         self._publish(trainer, of_a_result(evaluation, panels | heatmaps))
 
     def _publish(self, trainer: Trainer, publication: Publication) -> None:

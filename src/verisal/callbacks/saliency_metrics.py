@@ -128,9 +128,11 @@ class MetricsCallback(ScoringCallback, ABC):
         return merge_evaluations([*parts, whole])
 
     def _tell(self, epoch: Epoch, name: str, metric: SaliencyMetric, table: ImageRows) -> None:
-        """What could not be scored: images without annotation, which are those of every method, and maps."""
+        """What could not be scored, and scores that say little: of every method together, and of its maps."""
         key = f"{metric.name} of {self.max_images or 'all'} images"
         epoch.notice(f"{key} missing", metric.missing(table, of="the predicted class"))
+        # Of a whole image replaced, which is the same for all maps.
+        epoch.notice(f"{key} caution", metric.caution(table))
         # Bands have a control of their own, random orders: the maps of the others know no bands.
         control = isinstance(metric, BandRemoval) and isinstance(self.by_name[name], (RandomMap, CentrePrior))
         unscored = "" if control else metric.unscored(table)

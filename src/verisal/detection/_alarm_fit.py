@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from verisal.attacks import FGSM, PGD, Attack, SignNoise, named_attacks
 from verisal.attacks.names import Attacks
 from verisal.data.guard import ImageDigests, different, guard_classifier_data
 from verisal.data.image_data import Processes
-from verisal.detection.attacked_images import AttackedImages
+from verisal.detection.attacked_images import AttackedImages, GroupTable
 from verisal.detection.metric import DetectionScores, DetectionTable
 from verisal.detection.table import detection_curves, detection_histogram, detection_report
 from verisal.detectors import Detector, LearnedConsistency
@@ -114,6 +115,9 @@ def fit_detector(
             part: suite.split(part, source, classifier, seed=seed, root=root)
             for part, source in divided.items()
         }
+        # One pass over clean images tells whether they are enough; attacks and measurements may take hours.
+        splits["val"].fill(Processes(), progress=progress)
+        _check_enough(splits["val"].groups(), false_alarms, ratios)
         for split in splits.values():
             split.fill(Processes(), [detector.measurement], progress=progress)
         _learn(detector, splits["fit"], tuple(suite.attacks), seed=seed)
@@ -201,14 +205,28 @@ def _learn(detector: Detector, split: AttackedImages, attacks: Sequence[str], *,
     detector.fit(read, groups.adversarial[rows], groups.clean[rows], seed=seed)
 
 
+def _check_enough(groups: GroupTable, rate: float, ratios: Sequence[float]) -> None:
+    """Raise ``ConfigError`` if the clean images that the classifier gets right are too few for the rate."""
+    needed, right, count = negatives_needed(rate), int(groups.clean.sum()), len(groups)
+    if right >= needed:
+        return
+    share = ratios[1] / sum(ratios)
+    total = f", some {math.ceil(needed * count / right / share)} in all at this accuracy" if right else ""
+    raise ConfigError(
+        f"false_alarms={rate:g} needs {needed} clean images that the classifier gets right in the part that"
+        f" sets the threshold; found {right} among its {count} ({100 * share:g} % of all, the second of"
+        f" ratios={tuple(ratios)}); give more images{total}, a larger second ratio or larger false_alarms"
+    )
+
+
 def _threshold(detector: Detector, split: AttackedImages, rate: float) -> float:
     groups, table = split.groups(), _scored(detector, split)
-    at = threshold_at_fpr(table.of_group(groups.groups.index("clean")).row_scores(0), rate)
+    scores = table.of_group(groups.groups.index("clean")).row_scores(0)
+    at = threshold_at_fpr(scores, rate)
     if at is None:
         raise ConfigError(
-            f"false_alarms={rate:g} needs {negatives_needed(rate)} validation images that the classifier gets"
-            f" right, found {int(groups.clean.sum())} of {len(groups)}; give more images, a larger second of"
-            " the ratios, or more false_alarms"
+            f"false_alarms={rate:g} needs scores of {negatives_needed(rate)} clean images; the detector gave"
+            f" {int(scores.isfinite().sum())} of {len(scores)} a score; give more images, or another detector"
         )
     return at
 

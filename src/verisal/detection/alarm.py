@@ -26,7 +26,8 @@ class Verdicts(NamedTuple):
     """One entry per image.
 
     Attributes:
-        scores: ``(B,)``; higher is more adversarial, NaN where the detector has no score.
+        scores: ``(B,)``; higher is more adversarial, NaN where the detector has no score. The scale is
+            the detector's own, often log odds, which have no bounds: only the threshold gives it a meaning.
         alarms: ``(B,)`` bool, True if the score is above the threshold.
     """
 
@@ -42,7 +43,7 @@ class Alarm:
     Attributes:
         detector: what scores.
         classifier: whose images are judged.
-        threshold: an image is reported if its score is above it.
+        threshold: an image is reported if its score is above it; on the scale of the scores.
         false_alarms: share of clean validation images that the threshold lets be reported.
         weights: hash of the classifier's weights at the time of the fit.
         seen: ``fit`` and ``val`` to digests ``(N,)`` int64 of the images that the detector learned from and
@@ -73,7 +74,7 @@ class Alarm:
         ratios: tuple[float, float, float] = (0.3, 0.5, 0.2),
         seed: int = 0,
         store: Path | str | None = None,
-        progress: bool = False,
+        progress: bool = True,
     ) -> Alarm:
         """Fit a detector to a classifier, on images that the classifier was not trained on.
 
@@ -98,16 +99,17 @@ class Alarm:
                 large as the largest Linf attack by default. Gaussian noise as large as that of the last
                 attack always belongs to them.
             false_alarms: allowed share of clean images that are reported.
-            ratios: proportions of the three parts.
+            ratios: proportions of the three parts: to learn from, for the threshold, to report on.
             seed: of the division, of attacks and noise, and of the fit.
             store: folder in which attacked images and measurements are kept, so that another fit on them is
                 fast; None for a temporary one.
-            progress: show a bar for each attack.
+            progress: show a bar for each attack and measurement; where standard error is no terminal, a line
+                for each that takes more than a second.
 
         Raises:
             DataError: images that are none, or on which no attack succeeds.
-            ConfigError: settings out of range, too few images for the threshold, or a network that does not
-                say how it normalises.
+            ConfigError: settings out of range, a network that does not say how it normalises, or too few
+                images for the threshold, which one pass over them tells before anything is attacked.
         """
         # Imported here: judging needs neither Lightning nor torchmetrics, which take seconds.
         from verisal.detection._alarm_fit import fit_detector

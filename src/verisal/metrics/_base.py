@@ -245,7 +245,7 @@ class SaliencyMetric(Metric, ABC):
     def compute(self) -> Tensor:
         """The main score, float32 on the metric's device; NaN where no image could be scored.
 
-        What was lacking for it is a warning. With several processes all must call.
+        What was lacking for it is a warning, and so is :meth:`caution`. With several processes all must call.
         """
         table = self.table()
         value, words = self._main_of(table), self.missing(table)
@@ -253,6 +253,8 @@ class SaliencyMetric(Metric, ABC):
             words = f"{type(self).__name__}: no image was added before compute(), which is NaN"
         elif not words and math.isnan(value):
             words = self.unscored(table)
+        elif not words:
+            words = self.caution(table)
         if words:
             warnings.warn(words, stacklevel=2)
         return self._scalar(value)
@@ -315,6 +317,14 @@ class SaliencyMetric(Metric, ABC):
             " their maps are constant or not finite, or the network's answers are not finite"
             + (", or one image is too few" if annotated == 1 else "")
         )
+
+    def caution(self, table: ImageRows | None = None) -> str:
+        """A sentence if scores were computed and say little; empty otherwise. May be overridden.
+
+        Args:
+            table: as of :meth:`missing`.
+        """
+        return ""
 
     def _main_of(self, table: ImageRows) -> float:
         return self.scores_of(table, Bootstrap(0))[self.main].value if len(table.rows) else math.nan

@@ -23,12 +23,14 @@ from verisal.functional.removal import (
 )
 from verisal.functional.removal.curves import Order, tied_share
 from verisal.functional.statistics import Bootstrap, Resampled
-from verisal.metrics._base import SaliencyMetric
+from verisal.metrics._base import ImageRows, SaliencyMetric
 from verisal.results import Curve
 from verisal.types import Explained, check_range
 
 _ORDERS: Mapping[str, Order] = {"morf": "most_relevant_first", "lerf": "least_relevant_first"}
 _SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9)
+_SURE, _KEPT = 0.5, 0.95
+"""Mean probability of clean images, and its share kept by the baseline, from which a curve says little."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,8 @@ class CurveMetric(SaliencyMetric, ABC):
 class _StepwiseCurve(CurveMetric, ABC):
     """Curves of the score of the query class over equal steps; arguments as of the metrics below."""
 
+    clean_first = True
+
     def __init__(
         self,
         kind: str,
@@ -157,6 +161,22 @@ class _StepwiseCurve(CurveMetric, ABC):
             block_size=self.block_size,
             score=self.score,
             chunk_size=self.chunk_size,
+        )
+
+    def caution(self, table: ImageRows | None = None) -> str:
+        """A sentence if images that the baseline replaces altogether keep nearly all of their probability."""
+        rows = (self.table() if table is None else table).rows
+        curve = rows[:, len(self.values) : len(self.values) + len(self.fractions)]
+        curve = curve[curve.isfinite().all(dim=1)].mean(dim=0)
+        # Which end is the clean image depends on the kind; both are NaN where no image counts.
+        clean, hidden = curve[[0, -1]].tolist() if self.clean_first else curve[[-1, 0]].tolist()
+        if self.score != "probability" or not (clean >= _SURE and hidden >= _KEPT * clean):
+            return ""
+        return (
+            f"{self.name}: images that {self.baseline.name} replaces altogether keep {hidden / clean:.2f} of"
+            f" their score ({hidden:.3f} of {clean:.3f}), so this baseline hides next to nothing from the"
+            " network and the curve says little; choose another one, such as one of recommended_baselines(),"
+            " unless the network has hardly been trained yet"
         )
 
     def rows(self, explained: Explained, values: Mapping[str, Tensor], *lines: Tensor) -> Tensor:
@@ -222,7 +242,7 @@ class PerturbationCurve(_StepwiseCurve):
             chunk_size=chunk_size,
         )
         self.better = "high" if kind in ("insertion", "lerf") else "low"
-        self.kind, self.normalised = kind, normalised
+        self.kind, self.normalised, self.clean_first = kind, normalised, kind != "insertion"
 
     def rows_of(self, explained: Explained) -> Tensor:
         """Values and curve of every image."""

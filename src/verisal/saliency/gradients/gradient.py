@@ -7,6 +7,7 @@ where captum's hooks would give wrong numbers.
 
 from __future__ import annotations
 
+import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ from verisal.types import AnyClassifier, SaliencyResult, StagedClassifier, check
 
 # Images in one pass of the methods that are one pass.
 _AT_ONCE = 64
+_FEW_PLACES = 16
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,9 @@ class GradCAM(Saliency):
     The map is the positive part, resized bilinearly to the image; the attribution is the same sum with its
     signs, resized likewise. Of the tokens of a vision transformer the patches are read.
 
+    Where the last stage has fewer than 4 x 4 places, as many networks have for small images, a warning names
+    the earlier ones, whose maps are finer.
+
     Args:
         stage: name of a stage of the classifier; None stands for the last.
 
@@ -167,6 +172,8 @@ class GradCAM(Saliency):
             _as_map(values.to(images.dtype), [before for _, before in earlier], size, stage)
             for values in (output.detach(), gradient)
         )
+        if self.stage is None:
+            _tell_if_coarse(stage, activation, earlier, size)
         return (activation * gradient.mean(dim=(2, 3), keepdim=True)).sum(dim=1, keepdim=True)
 
     def _layers(self, classifier: AnyClassifier, images: Tensor) -> dict[str, nn.Module]:
@@ -185,6 +192,27 @@ class GradCAM(Saliency):
             full = min((known for known in modules if f".{known}".endswith(f".{name}")), key=len)
             layers[name] = modules[full]
         return layers
+
+
+def _tell_if_coarse(
+    stage: str, last: Tensor, earlier: Sequence[tuple[str, Tensor]], size: tuple[int, int]
+) -> None:
+    """Warn of a last stage ``(B, C, h, w)`` with few places, if an earlier one has more."""
+    places = last[0, 0].numel()
+    if places >= _FEW_PLACES:
+        return
+    maps = {name: _as_map(output, (), size, name) for name, output in earlier if output.ndim == 4}
+    finer = {name: each.shape[-2:] for name, each in maps.items() if each[0, 0].numel() > places}
+    if not finer:
+        return
+    known = ", ".join(f"{name!r} with {height} x {width}" for name, (height, width) in finer.items())
+    height, width = last.shape[-2:]
+    warnings.warn(
+        f"GradCAM: the last stage {stage!r} has {height} x {width} places for images of {size[0]} x {size[1]}"
+        f" pixels, so its maps cannot show where something is; earlier stages: {known}; choose by"
+        f" GradCAM(stage={list(finer)[-1]!r}), or say GradCAM(stage={stage!r}) to keep this one",
+        stacklevel=2,
+    )
 
 
 def _as_map(values: Tensor, earlier: Sequence[Tensor], size: tuple[int, int], stage: str) -> Tensor:
