@@ -106,7 +106,8 @@ class Batch:
     """Several samples; objects stay a tuple per image because their number differs.
 
     Lightning moves it by calling :meth:`to`; loaders use :meth:`collate` and :meth:`pin_memory`. Without
-    ``difficult``, no object is.
+    ``difficult``, no object is. ``label_sets`` ``(B, K)`` int64 says of images with several labels what is
+    there, 1, what is not, 0, and what is not known, -1; the ``labels`` are -1 then.
     """
 
     images: Tensor
@@ -116,6 +117,7 @@ class Batch:
     object_masks: tuple[Tensor, ...]
     boxes: tuple[Tensor, ...]
     difficult: tuple[Tensor, ...] = ()
+    label_sets: Tensor | None = None
 
     __repr__ = brief
 
@@ -168,6 +170,8 @@ class Batch:
         """The part of the batch with these positions, in this order."""
         index = torch.as_tensor(list(indices), dtype=torch.int64, device=self.labels.device)
         kept: dict[str, Any] = {"images": self.images[index], "labels": self.labels[index]}
+        if self.label_sets is not None:
+            kept["label_sets"] = self.label_sets[index]
         for name in ("image_ids", "object_labels", "object_masks", "boxes", "difficult"):
             values = getattr(self, name)
             kept[name] = tuple(values[position] for position in index.tolist())

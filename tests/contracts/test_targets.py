@@ -201,6 +201,13 @@ def test_the_probability_is_that_of_the_networks_own_output():
     torch.testing.assert_close(told, network(images)[:, 2].sigmoid())
 
 
+def test_a_target_leaves_the_modes_of_the_network_alone():
+    network = CASES["regression"].network()
+    network.one.train()
+    targeted(Classifier(network, normalization="none"), ClassLogit(1))
+    assert [child.training for child in (network, network.one, network.two)] == [False, True, False]
+
+
 def test_bounds_and_channels_stay():
     network = CASES["regression"].network()
     classifier = Classifier(

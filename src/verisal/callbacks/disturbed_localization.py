@@ -16,7 +16,7 @@ from verisal.callbacks.explaining.epoch import Epoch, Seen
 from verisal.callbacks.explaining.queries import QueryCallback, Samples, chunks
 from verisal.data import AnnotatedImages, EmojiScenes
 from verisal.functional.regions import disturbed_queries
-from verisal.functional.regions.disturbed import present_queries
+from verisal.functional.regions.disturbed import DisturbedQueries, label_queries, present_queries
 from verisal.metrics import DisturbedScores, PresentQueries
 from verisal.reporting.publication import merge_evaluations
 from verisal.results import Evaluation, Score
@@ -27,6 +27,11 @@ _PRESENT = "D-WSOL (our protocol), present classes"
 _NOTE = (
     "D-WSOL (our protocol): c0 is the true class, c1 the second most likely, c2 a random one outside the five"
     " most likely, c3 the least likely; c1 to c3 are not annotated in the image."
+)
+_NOTE_OF_LABELS = (
+    "D-WSOL (our protocol): c0 is the most probable label that is there, where it is decided for, c1 the most"
+    " probable one of those that are 0, c2 a random one of these outside the five most probable labels, c3"
+    " the least probable of these; labels that nobody knows are left out."
 )
 _OF_TAU = " tau was chosen per method on held-out images under c0."
 _HEADLINE = {
@@ -47,7 +52,9 @@ class DisturbedLocalization(QueryCallback):
     Every method has its own threshold, at which its boxes for the true class are right most often on
     ``held_out``; it is frozen for everything reported. Images that are not classified correctly do not
     count. Responses and similarities need neither boxes nor thresholds; what is undefined for lack of them
-    is said once. Options as of :class:`ExplainingCallback`.
+    is said once. Of images with several labels (``output="sigmoid"``) the true class is the most probable
+    label that is there, where it is decided for, and absent ones are the labels that are 0. Options as of
+    :class:`ExplainingCallback`.
 
     Args:
         held_out: annotated samples of which nothing is reported, of the classifier's classes and image size:
@@ -104,18 +111,23 @@ class DisturbedLocalization(QueryCallback):
         batch = seen.batch
         self.check_apart(batch.image_ids)
         right = torch.nonzero(self.count(seen))[:, 0].tolist()
-        # The true class is there, annotated or not.
-        present = [
-            torch.cat([own, label[None]])
-            for own, label in zip(batch.object_labels, batch.labels.clamp(min=0), strict=True)
-        ]
-        ids = batch.image_ids
-        queries = disturbed_queries(seen.logits, batch.labels, present=present, image_ids=ids, seed=self.seed)
+        queries = self._queries(seen)
         asked, valid = queries.query_class[:, right], queries.valid[:, right]
         self.ask(epoch, self._absent, seen.rows(right), asked, valid)
         self._add_present(epoch, seen)
         for name in self._absent:
             epoch.step(name)
+
+    def _queries(self, seen: Seen) -> DisturbedQueries:
+        batch, ids = seen.batch, seen.batch.image_ids
+        if batch.label_sets is not None:
+            return label_queries(seen.logits, batch.label_sets, image_ids=ids, seed=self.seed)
+        # The true class is there, annotated or not.
+        present = [
+            torch.cat([own, label[None]])
+            for own, label in zip(batch.object_labels, batch.labels.clamp(min=0), strict=True)
+        ]
+        return disturbed_queries(seen.logits, batch.labels, present=present, image_ids=ids, seed=self.seed)
 
     def finish(self, epoch: Epoch) -> Evaluation | None:
         """Scores of every method."""
@@ -136,6 +148,9 @@ class DisturbedLocalization(QueryCallback):
                     parts.append(row_evaluation(epoch.split, name, _PRESENT, present))
         self._tell(
             epoch,
+            "no label is known to be absent (0) in any image that counts; queries of absent labels are NaN"
+            if counted and self.label_counts is not None and not self.label_counts[0]
+            else "",
             "no class is outside the five most likely ones and absent, as c2 must be; its scores are NaN"
             if counted and not drawn
             else "",
@@ -144,8 +159,11 @@ class DisturbedLocalization(QueryCallback):
             if counted and self._present and not asked
             else "",
         )
-        note = _NOTE + (_OF_TAU if self._present else "")
+        note = (_NOTE if self.label_counts is None else _NOTE_OF_LABELS) + (_OF_TAU if self._present else "")
         counts = {"correctly classified images (D-WSOL)": counted}
+        if self.label_counts is not None:
+            absent, unknown = self.label_counts
+            counts |= {"absent labels (D-WSOL)": absent, "unknown labels, left out (D-WSOL)": unknown}
         whole = Evaluation(epoch.split, {}, counts=counts, notes=(note,))
         return merge_evaluations([*parts, whole])
 

@@ -132,7 +132,9 @@ class Classifier(StagedClassifier):
             normalization=self.normalization,
             image_size=self._told_size,
             channels=self._channels,
-        ).train(self.training)
+        )
+        # Its own flag alone: the network's modes are its owner's.
+        made.training = self.training
         made.bounds, made._seen_size = self.bounds, self._seen_size
         made.mean, made.std = self.mean, self.std
         return made

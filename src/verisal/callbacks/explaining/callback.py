@@ -78,6 +78,7 @@ class ExplainingCallback(Callback, LogsScores, ABC):
         stages: names of the stages in the part; None where they are found.
         class_names: in the order of the logits; None for those of the data set (``classes``), or numbers.
         output: ``softmax`` or ``sigmoid``; None for softmax.
+        target: a score to explain in the place of classes, as of :func:`.targeted`; labels are not read then.
         batch: function of a loader's batch to something that is read, such as (images, labels); None where
             the loader's batches are read as they are.
 
@@ -98,6 +99,7 @@ class ExplainingCallback(Callback, LogsScores, ABC):
     stages: Sequence[str] | None = None
     class_names: Sequence[str] | None = None
     output: OutputKind | None = None
+    target: Any = None
     batch: Reader | None = None
 
     controlled: ClassVar[bool] = True

@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import final
 
@@ -18,6 +18,7 @@ from verisal.checkpoint import load_export, save_export
 from verisal.errors import CheckpointError, ConfigError
 from verisal.fingerprint import fingerprint, state_hash
 from verisal.functional.outputs import ask, output_of
+from verisal.functional.regions.disturbed import most_probable
 from verisal.functional.scopes import frozen, rng_preserved
 from verisal.functional.seeding import content_ids
 from verisal.functional.shared_work import SharedWork
@@ -167,9 +168,21 @@ class Epoch:
         self.work.clear()
 
     def seen(self, batch: Batch) -> Seen:
-        """Images with their logits and predicted classes."""
+        """Images with their logits and predicted classes.
+
+        Of an image with several labels the label and the query are the most probable one that is there, as
+        long as it is decided for, and else the query is the most probable one of all.
+
+        Raises:
+            DataError: as many labels as there are no logits.
+        """
         logits = ask(self.classifier, batch.images)
-        return Seen(batch, logits, logits.argmax(dim=1))
+        query = logits.argmax(dim=1)
+        if batch.label_sets is None or output_of(self.classifier) != "sigmoid":
+            return Seen(batch, logits, query)
+        label = most_probable(logits, batch.label_sets)
+        decided = (label >= 0) & (logits.gather(1, label.clamp(min=0)[:, None])[:, 0] > 0)
+        return Seen(replace(batch, labels=label), logits, torch.where(decided, label, query))
 
     def explain(self, method: Saliency, batch: Batch, query_class: Tensor) -> tuple[SaliencyResult, Tensor]:
         """Maps of images of the open batch, and the seconds that each took, or would have taken alone.
@@ -199,6 +212,8 @@ class Epoch:
     def explained(self, method: Saliency, seen: Seen) -> Explained:
         """Maps of the query class with everything that metrics ask about them."""
         batch, query = seen.batch, seen.query_class
+        # A score is of no class; its objects are those whose class nobody said.
+        shown = torch.full_like(query, -1) if output_of(self.classifier) == "score" else query
         return Explained(
             classifier=self.classifier,
             images=batch.images,
@@ -206,8 +221,8 @@ class Epoch:
             result=self.explain(method, batch, query)[0],
             image_ids=batch.image_ids,
             explain=lambda images, query: method(self.classifier, images, query),
-            object_masks=batch.object_mask_of(query),
-            boxes=batch.boxes_of(query),
+            object_masks=batch.object_mask_of(shown),
+            boxes=batch.boxes_of(shown),
         )
 
     def rows(

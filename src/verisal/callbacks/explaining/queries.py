@@ -17,6 +17,7 @@ from verisal.callbacks.explaining.callback import ScoringCallback
 from verisal.callbacks.explaining.epoch import Epoch, Seen
 from verisal.callbacks.explaining.processes import agreed
 from verisal.errors import DataError
+from verisal.functional.outputs import require_classes
 from verisal.functional.regions import choose_threshold
 from verisal.functional.seeding import derive_seed
 from verisal.metrics import ClassRankScores, DisturbedScores, ImageTable
@@ -24,7 +25,7 @@ from verisal.saliency import Saliency
 from verisal.types import Batch, check_range
 
 _CHUNK = 32
-_COUNTED = ("known", "right", "boxed")
+_COUNTED = ("known", "right", "boxed", "several", "absent", "unknown")
 _NO_BOXES = "all that is about boxes is NaN, and responses and similarities need none"
 Scores = ClassRankScores | DisturbedScores
 Samples = Dataset[Any] | DataLoader[Any]
@@ -51,9 +52,12 @@ class QueryCallback(ScoringCallback, ABC):
         self._held_out: Batch | None = None
         self._chosen: tuple[Epoch, int, dict[str, float]] | None = None
         self._lacking = ""
+        self.label_counts: tuple[int, int] | None = None
+        """Of images with several labels that count: labels that are not there, and that nobody knows."""
 
     def begin(self, epoch: Epoch) -> None:
         """Count anew."""
+        require_classes(epoch.classifier, type(self).__name__)
         super().begin(epoch)
         self._counted = ImageTable(_COUNTED).to(epoch.device)
 
@@ -68,7 +72,13 @@ class QueryCallback(ScoringCallback, ABC):
         batch = seen.batch
         known, right = batch.labels >= 0, seen.query_class == batch.labels
         boxed = right.new_tensor([len(boxes) > 0 for boxes in batch.boxes_of(batch.labels)])
-        self._counted.update(batch.image_ids, torch.stack([known, right, right & boxed], dim=1).double())
+        rows = torch.stack([known, right, right & boxed], dim=1).double()
+        # Of images with several labels, how many are not there, and of how many nobody knows.
+        values = rows.new_zeros(len(rows), 3)
+        if batch.label_sets is not None:
+            counts = [(batch.label_sets == value).sum(dim=1).double() for value in (0, -1)]
+            values = torch.stack([torch.ones_like(counts[0]), *counts], dim=1) * right[:, None]
+        self._counted.update(batch.image_ids, torch.cat([rows, values], dim=1))
         return right
 
     def tell(self, epoch: Epoch) -> int | None:
@@ -80,7 +90,9 @@ class QueryCallback(ScoringCallback, ABC):
         rows = self._counted.compute().rows
         if not len(rows):
             return None
-        total, (known, right, boxed) = len(rows), (int(count) for count in rows.sum(dim=0))
+        sums = [int(count) for count in rows.sum(dim=0)]
+        total, (known, right, boxed, *several) = len(rows), sums
+        self.label_counts = (several[1], several[2]) if several[0] else None
         lacking = ""
         if not right:
             what = "is classified correctly" if known else "has a known label"

@@ -19,7 +19,7 @@ from verisal.callbacks.explaining.epoch import Epoch
 from verisal.callbacks.explaining.loaders import datasets_of, is_sized, loaders_of
 from verisal.callbacks.explaining.processes import agreed
 from verisal.callbacks.explaining.publishing import Publisher
-from verisal.callbacks.formats.batches import KnownIds, Read, read
+from verisal.callbacks.formats.batches import KnownIds, Read
 from verisal.callbacks.formats.first_samples import collate_like, first_samples
 from verisal.callbacks.subject.subject import Finding, Subject, Told, find
 from verisal.callbacks.subject.watching import Call, watched
@@ -121,7 +121,7 @@ class Run:
         return tuple(sentence for sentence in self._said.values() if sentence)
 
     def _read_raw(self, raw: object) -> Read:
-        return read(raw, self.told.batch, class_names=self.told.class_names)
+        return self.told.read(raw)
 
     def _known(self) -> Subject:
         if self.subject is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from verisal._brief import brief
 from verisal.callbacks.formats.parts import parts_of
-from verisal.callbacks.formats.targets import targets_of
+from verisal.callbacks.formats.targets import targets_of, without_label_sets
 from verisal.callbacks.formats.values import stacked_images
 from verisal.errors import DataError
 from verisal.fingerprint import state_hash
@@ -40,6 +40,7 @@ class Read:
         boxes: per image ``(N, 4)`` float32 xyxy pixels, half-open.
         difficult: per image ``(N,)`` bool, objects that no map is asked to find.
         batch: the loader's own :class:`~verisal.types.Batch`, if it gave one.
+        label_sets: ``(B, K)`` int64 of images with several labels, as of :class:`~verisal.types.Batch`.
     """
 
     images: Tensor
@@ -50,6 +51,7 @@ class Read:
     boxes: tuple[Tensor, ...]
     difficult: tuple[Tensor, ...]
     batch: Batch | None = None
+    label_sets: Tensor | None = None
 
     __repr__ = brief
 
@@ -67,13 +69,23 @@ class Read:
         return self.images.float().div(255) if self.eight_bit else self.images.float()
 
 
-def read(batch: object, reader: Reader | None = None, *, class_names: Sequence[str] | None = None) -> Read:
+def read(
+    batch: object,
+    reader: Reader | None = None,
+    *,
+    class_names: Sequence[str] | None = None,
+    several: bool = False,
+    labelled: bool = True,
+) -> Read:
     """Images, labels, names and objects of what a loader gave.
 
     Args:
         batch: of a loader, or a list of samples.
         reader: makes something that is understood of it; None where it is understood as it is.
         class_names: of the classes in their order, for labels that are words.
+        several: True if labels ``(B, K)`` say of every class whether it is there: 1, 0, or -1 or NaN where
+            that is not known.
+        labelled: False if labels of images are not read, whatever they are.
 
     Raises:
         ConfigError: a batch that can be read in no way, or in two; says what was found and what to do.
@@ -87,6 +99,9 @@ def read(batch: object, reader: Reader | None = None, *, class_names: Sequence[s
         return _read_own(Batch.collate(batch))
     parts = parts_of(batch)
     images = stacked_images(parts.images)
+    if not labelled:
+        parts = replace(parts, labels=None, label=None)
+    parts, sets = without_label_sets(parts) if several else (parts, None)
     count, size = len(images), (images.shape[2], images.shape[3])
     targets = targets_of(parts, count, size, class_names)
     marks = [target.marks(size) for target in targets]
@@ -100,6 +115,7 @@ def read(batch: object, reader: Reader | None = None, *, class_names: Sequence[s
         object_masks=tuple(each.masks.to(device) for each in marks),
         boxes=tuple(each.boxes.to(device) for each in marks),
         difficult=tuple(each.difficult.to(device) for each in marks),
+        label_sets=None if sets is None else sets.to(device),
     )
 
 
@@ -123,7 +139,7 @@ def as_batch(read: Read, normalization: Normalization, *, bounds: Bounds | None 
     check_images(images)
     parts = (read.object_labels, read.object_masks, read.boxes, read.difficult)
     ids = read.image_ids or _ids(images, read)
-    return Batch(images, read.labels, ids, *parts)
+    return Batch(images, read.labels, ids, *parts, label_sets=read.label_sets)
 
 
 @final

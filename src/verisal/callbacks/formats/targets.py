@@ -17,6 +17,7 @@ from verisal.callbacks.formats.values import (
     class_number,
     class_numbers,
     items_of,
+    label_sets,
     names_of,
     shown,
     tensor_of,
@@ -87,6 +88,22 @@ def targets_of(parts: Parts, count: int, size: Size, names: Sequence[str] | None
         targets = [replace(target, name=name) for target, name in zip(targets, ids, strict=True)]
     _check_numbers(targets)
     return targets
+
+
+def without_label_sets(parts: Parts) -> tuple[Parts, Tensor | None]:
+    """The parts without labels ``(B, K)`` of images with several, and these as 1, 0 and -1; None if none.
+
+    Raises:
+        ConfigError: other values.
+    """
+    kept, given = replace(parts, labels=None), tensor_of(parts.labels)
+    if parts.label is not None:
+        kept, given = replace(parts, label=None), tensor_of(parts.label)
+    elif parts.targets is None and _are_of_objects(parts):
+        return parts, None
+    if given is None or given.ndim != 2:
+        return parts, None
+    return kept, label_sets(given)
 
 
 def _of_columns(parts: Parts, count: int, size: Size, names: Sequence[str] | None) -> list[Target]:

@@ -140,6 +140,21 @@ def class_numbers(values: object, count: int, names: Sequence[str] | None) -> Te
     return tensor.to(torch.int64).clamp(min=-1)
 
 
+def label_sets(rows: Tensor) -> Tensor:
+    """``(B, K)`` int64 of images with several labels: 1 is there, 0 is not, -1 (or NaN) is not known.
+
+    Raises:
+        ConfigError: other values.
+    """
+    known = rows.double().nan_to_num(nan=-1)
+    if not bool(((known == 0) | (known == 1) | (known == -1)).all()):
+        raise ConfigError(
+            "labels of images with several must be 1, 0, or -1 or NaN where that is not known, found"
+            f" {sorted(set(known.flatten().tolist()))[:_SHOWN]}; {WAY_OUT}"
+        )
+    return known.long()
+
+
 def class_number(value: object, names: Sequence[str] | None) -> int:
     """A class number, or that of a class's name.
 
@@ -195,8 +210,8 @@ def _of_one_hot(rows: Tensor) -> Tensor:
         )
     if not bool((ones.sum(dim=1) == 1).all()):
         raise ConfigError(
-            f"labels {tuple(rows.shape)} name several classes of an image or none, which callbacks do not"
-            " read yet; pass batch= with the one class number per image to judge by, or without labels"
+            f"labels {tuple(rows.shape)} name several classes of an image or none; say output='sigmoid' where"
+            " each label is decided by itself, or pass batch= with the one class number per image to judge by"
         )
     return ones.to(torch.int64).argmax(dim=1)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, final
 
 import torch
@@ -20,8 +20,8 @@ from verisal.errors import ConfigError
 from verisal.functional.networks import plain_network
 from verisal.functional.outputs import ask
 from verisal.functional.scopes import scoring
-from verisal.models import Bounds, Classifier, Normalization
-from verisal.types import Batch, HasClassifier, OutputKind, StagedClassifier
+from verisal.models import Bounds, Classifier, Normalization, Target, targeted
+from verisal.types import AnyClassifier, Batch, HasClassifier, OutputKind, StagedClassifier
 
 _PROVEN = 4
 OWN = "classifier"
@@ -39,6 +39,7 @@ class Told:
         stages: names of the stages in the part.
         class_names: in the order of the logits.
         output: what the logits are.
+        target: the score that is explained in the place of classes.
         batch: reads a batch of the loader.
     """
 
@@ -48,7 +49,14 @@ class Told:
     stages: Sequence[str] | None = None
     class_names: Sequence[str] | None = None
     output: OutputKind | None = None
+    target: Target | None = None
     batch: Reader | None = None
+
+    def read(self, raw: object) -> Read:
+        """A batch of the loader as it is; its labels need not be classes where a target is asked about."""
+        several, labelled = self.output == "sigmoid", self.target is None
+        names = self.class_names
+        return read(raw, self.batch, class_names=names, several=several, labelled=labelled)
 
 
 def told_by(owners: Sequence[object]) -> Told:
@@ -116,12 +124,24 @@ class Subject:
     def __init__(self, module: LightningModule, told: Told, finding: Finding) -> None:
         self._module, self._told, self.finding = module, told, finding
         self._classifier: Classifier | None = None
+        self._target: tuple[AnyClassifier, AnyClassifier] | None = None
 
     @property
     def classifier(self) -> Callable[[Tensor], Tensor]:
         """Maps images in [0, 1] to logits; made anew when the module has replaced the part."""
         if self.finding.explains == OWN and isinstance(self._module, HasClassifier):
-            return _built(self._module.classifier, self._module)
+            return self._aimed(_built(self._module.classifier, self._module))
+        return self._aimed(self._of_part())
+
+    def _aimed(self, classifier: AnyClassifier) -> AnyClassifier:
+        """The classifier as it is asked for a target, made once."""
+        if self._told.target is None:
+            return classifier
+        if self._target is None or self._target[0] is not classifier:
+            self._target = classifier, targeted(classifier, self._told.target)
+        return self._target[1]
+
+    def _of_part(self) -> Classifier:
         told = self._told.explains
         explains = told if told is not None and not isinstance(told, str) else self.finding.explains
         kept = self._classifier.network if self._classifier is not None else None
@@ -151,7 +171,7 @@ class Subject:
 
     def read(self, raw: object) -> Read:
         """A batch of the loader as it is."""
-        return read(raw, self._told.batch, class_names=self._told.class_names)
+        return self._told.read(raw)
 
     def batch(self, given: Read) -> Batch:
         """A batch in [0, 1]."""
@@ -185,7 +205,7 @@ def find(
         ConfigError: nothing was found, or more than one answer, or what was found does not hold.
         DataError: a batch that cannot be read.
     """
-    given = read(raw, told.batch, class_names=told.class_names)
+    given = told.read(raw)
     if told.explains is None and _has_own(module, given):
         return Finding(OWN, NONE, NONE)
     explains, call = _part(module, told, given, calls)
@@ -203,7 +223,9 @@ def find(
     network = combined(loader, applied, given.images.shape[1])
     finding = Finding(explains, loader, network, width, _class_names(told, width, datasets))
     if call is not None:
-        _prove(Subject(module, told, finding), given, call, tolerance)
+        # A target's score is not what the module's step has computed; what that has may be of any kind.
+        plain = told if told.target is None else replace(told, target=None, output="score")
+        _prove(Subject(module, plain, finding), given, call, tolerance)
     return finding
 
 

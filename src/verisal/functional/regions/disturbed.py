@@ -94,6 +94,61 @@ def disturbed_queries(
     return DisturbedQueries(query_class=query, valid=torch.cat([correct[None], absent & correct]))
 
 
+def most_probable(logits: Tensor, label_sets: Tensor, *, value: int = 1) -> Tensor:
+    """``(B,)`` int64: the label with the highest logit among those of one value; -1 where there is none.
+
+    Args:
+        logits: ``(B, K)``.
+        label_sets: ``(B, K)`` int64, 1 for a label that is there, 0 for one that is not, -1 where unknown.
+        value: which of these.
+
+    Raises:
+        DataError: another number of labels than of logits.
+    """
+    if label_sets.shape != logits.shape:
+        raise DataError(
+            f"there must be one label for each of the {logits.shape[1]} logits, found labels"
+            f" {tuple(label_sets.shape)} for logits {tuple(logits.shape)}"
+        )
+    among = label_sets == value
+    best = logits.masked_fill(~among, -torch.inf).argmax(dim=1)
+    return best.where(among.any(dim=1), -1)
+
+
+def label_queries(
+    logits: Tensor, label_sets: Tensor, *, image_ids: Sequence[str], seed: int = 0
+) -> DisturbedQueries:
+    """The queries of images with several labels: absent are the labels that are known not to be there.
+
+    c0 is the most probable label that is there, c1 the most probable absent one, c2 a random absent one
+    outside the five most probable labels, c3 the least probable absent one. Labels of which nobody knows are
+    never asked for. An image without a label that is there and decided for counts for no query.
+
+    Args:
+        logits: ``(B, K)`` of the clean images.
+        label_sets: ``(B, K)`` int64, as of :func:`most_probable`.
+        image_ids: B stable names.
+        seed: of c2.
+
+    Raises:
+        DataError: another number of labels than of logits.
+    """
+    first, second = most_probable(logits, label_sets), most_probable(logits, label_sets, value=0)
+    last = most_probable(-logits, label_sets, value=0)
+    top = logits.topk(min(_TOP, logits.shape[1]), dim=1).indices
+    chance = (label_sets == 0).scatter(1, top, value=False)
+
+    def draw(rng: torch.Generator) -> Tensor:
+        return torch.rand(logits.shape[1], generator=rng, dtype=torch.float64)
+
+    draws = per_sample(draw, seed=seed, sample_ids=image_ids, stream="absent class", device=logits.device)
+    drawn = draws.masked_fill(~chance, -1.0).argmax(dim=1)
+    query = torch.stack([first, second, drawn, last]).clamp(min=0)
+    decided = (first >= 0) & (logits.gather(1, query[:1].t())[:, 0] > 0)
+    there = torch.stack([first >= 0, second >= 0, chance.any(dim=1), last >= 0])
+    return DisturbedQueries(query_class=query, valid=there & decided)
+
+
 def present_queries(object_labels: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Every class that is annotated in an image, as a query of its own.
 
