@@ -173,7 +173,7 @@ PICTURE = Image.new("RGB", (16, 12))
         ((IMAGES, LABELS[:2]), "labels must be 3 class numbers"),
         ((IMAGES, LABELS + 0.5), r"must be class numbers, found \[2.5, 3.5, 1.5\]"),
         ((IMAGES, torch.eye(3) * 0.5), "neither class numbers nor one-hot, as if classes were mixed"),
-        ((IMAGES, torch.ones(3, 4)), "several classes of an image or none, which callbacks do not read yet"),
+        ((IMAGES, torch.ones(3, 4)), "several classes of an image or none; say output='sigmoid'"),
         ((IMAGES, [torch.tensor([1, 2])] * 3), "a label must be one class number"),
         ((IMAGES, ["a", "b", "c"]), "is the word 'a', and no names are known; pass class_names="),
         ((IMAGES, LABELS, torch.tensor([0.5, 0.1, 0.2])), "ids must be 3 words or whole numbers"),

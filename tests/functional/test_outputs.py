@@ -6,7 +6,9 @@ from dataclasses import dataclass
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from verisal.attacks._victim import cross_entropy, margin
 from verisal.errors import ConfigError, NumericError
 from verisal.functional.adversarial import judge_8bit
 from verisal.functional.outputs import (
@@ -262,3 +264,17 @@ def test_verdict_on_one_label_and_on_several():
         ConfigError, match=r"labels must lie in 0\.\.1, as the classifier decides between 0 and 1"
     ):
         judge_8bit(said(one_logit), clean, attacked, torch.tensor([0, 2]))
+
+
+def test_losses_about_one_label_are_those_of_a_sigmoid():
+    """What attacks climb: binary cross-entropy, and the margin of the label's own logit."""
+    logits, labels = torch.tensor([[2.0, -1.0, 0.5], [0.3, 4.0, -2.0]]), torch.tensor([2, 1])
+    own = torch.tensor([0.5, 4.0])
+    two, there = decision(logits, labels, "sigmoid")
+    expected = F.binary_cross_entropy_with_logits(own, torch.ones(2), reduction="none")
+    torch.testing.assert_close(cross_entropy(two, there), expected)
+    torch.testing.assert_close(margin(two, there, targeted=False), -own)
+    one, label = decision(own[:, None], torch.tensor([0, 1]), "sigmoid")
+    expected = F.binary_cross_entropy_with_logits(own, torch.tensor([0.0, 1.0]), reduction="none")
+    torch.testing.assert_close(cross_entropy(one, label), expected)
+    torch.testing.assert_close(margin(one, label, targeted=False), torch.tensor([0.5, -4.0]))

@@ -237,7 +237,7 @@ def test_one_logit_is_a_sigmoid_or_refused():
     )
     assert classifier.output == "sigmoid"
     assert classifier(torch.rand(2, 3, 16, 16)).shape == (2, 1)
-    with pytest.raises(ConfigError, match="output must be 'softmax' or 'sigmoid', found 'logits'"):
+    with pytest.raises(ConfigError, match="output must be 'softmax', 'sigmoid' or 'score', found 'logits'"):
         Classifier(
             Answering("plain"),
             ("one", "two"),

@@ -162,8 +162,8 @@ class DisturbedLocalization(QueryCallback):
         note = (_NOTE if self.label_counts is None else _NOTE_OF_LABELS) + (_OF_TAU if self._present else "")
         counts = {"correctly classified images (D-WSOL)": counted}
         if self.label_counts is not None:
-            absent, unknown = self.label_counts
-            counts |= {"absent labels (D-WSOL)": absent, "unknown labels, left out (D-WSOL)": unknown}
+            none, unknown = self.label_counts
+            counts |= {"absent labels (D-WSOL)": none, "unknown labels, left out (D-WSOL)": unknown}
         whole = Evaluation(epoch.split, {}, counts=counts, notes=(note,))
         return merge_evaluations([*parts, whole])
 
