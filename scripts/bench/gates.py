@@ -49,7 +49,7 @@ def main() -> None:
     for name in options.networks:
         classifier = load_classifier(name, **({"weights": None} if ":" in name else {}))
         network, stages, size = classifier.network, classifier.stages, classifier.image_size
-        probe = probe_stages(network, stages, InputShape(classifier.channels, size))
+        probe = probe_stages(network, stages, InputShape(classifier.channels, size, size))
         cut, hooks = split_network(network, stages, probe), hooked_network(network, stages, probe)
         for batch in options.batches:
             with torch.no_grad():

@@ -139,12 +139,14 @@ class _Branching(nn.Module):
 
 def test_a_network_that_bypasses_the_first_stage_is_refused():
     with pytest.raises(ConfigError, match="also reads values computed before it"):
-        split_network(_Leaky(), ["one", "two"], probe_stages(_Leaky(), ["one", "two"], InputShape(3, 8)))
+        split_network(_Leaky(), ["one", "two"], probe_stages(_Leaky(), ["one", "two"], InputShape(3, 8, 8)))
 
 
 def test_a_network_that_cannot_be_traced_is_refused():
     with pytest.raises(ConfigError, match="cannot be traced"):
-        split_network(_Branching(), ["one", "two"], probe_stages(_Leaky(), ["one", "two"], InputShape(3, 8)))
+        split_network(
+            _Branching(), ["one", "two"], probe_stages(_Leaky(), ["one", "two"], InputShape(3, 8, 8))
+        )
 
 
 def test_a_wrong_number_of_gates_is_refused():

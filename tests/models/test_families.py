@@ -235,7 +235,9 @@ def test_gates_act_on_the_position_that_the_map_shows(family):
 )
 def test_hooks_give_what_the_cut_gives(family):
     classifier, images = make(family)
-    probe = probe_stages(classifier.network, classifier.stages, InputShape(3, classifier.image_size))
+    probe = probe_stages(
+        classifier.network, classifier.stages, InputShape(3, classifier.image_size, classifier.image_size)
+    )
     hooked = hooked_network(classifier.network, classifier.stages, probe)
     mean, std = classifier.mean, classifier.std
     outputs = classifier.stage_outputs(images)

@@ -20,14 +20,15 @@ Kind = Literal["map", "channels_last", "tokens"]
 
 @dataclass(frozen=True)
 class InputShape:
-    """What one square image of a network is like: its channels, and its height and width in pixels."""
+    """What one image of a network is like: its channels, and its height and width in pixels."""
 
     channels: int
-    side: int
+    height: int
+    width: int
 
     @classmethod
-    def of(cls, network: nn.Module, side: int, channels: int | None = None) -> InputShape:
-        """The shape for this side, with these channels or those that are found in the network.
+    def of(cls, network: nn.Module, size: int | tuple[int, int], channels: int | None = None) -> InputShape:
+        """The shape for a side or (height, width), with these channels or those found in the network.
 
         Raises:
             ConfigError: none are given or found.
@@ -38,24 +39,27 @@ class InputShape:
                 f"the number of channels that this {type(network).__name__} takes is not known before its"
                 " first images; give channels, such as 1 for grey images and 3 for RGB"
             )
-        return cls(found, side)
+        return cls(found, *((size, size) if isinstance(size, int) else size))
 
     def __str__(self) -> str:
         """As in messages."""
-        return f"{self.side} x {self.side} px and {self.channels} channel(s)"
+        return f"{self.height} x {self.width} px and {self.channels} channel(s)"
 
     def blank(self, network: nn.Module) -> Tensor:
-        """Zeros ``(1, channels, side, side)`` of the network's device and dtype."""
+        """Zeros ``(1, channels, height, width)`` of the network's device and dtype."""
         parameter = next(network.parameters(), torch.zeros(()))
-        shape = (1, self.channels, self.side, self.side)
+        shape = (1, self.channels, self.height, self.width)
         return torch.zeros(shape, device=parameter.device, dtype=parameter.dtype)
 
-    def like(self, first: Tensor, grid: int) -> Tensor:
+    def like(self, first: Tensor, grid: tuple[int, int]) -> Tensor:
         """A tensor without values, shaped like the images that gave this map of the first stage.
 
         Images of this shape are known to give maps of height and width ``grid``.
         """
-        rows, columns = (self.side * length // grid for length in first.shape[-2:])
+        rows, columns = (
+            side * length // known
+            for side, length, known in zip((self.height, self.width), first.shape[-2:], grid, strict=True)
+        )
         return torch.empty(len(first), self.channels, rows, columns, device="meta", dtype=first.dtype)
 
 
@@ -99,14 +103,14 @@ class Probe:
     input_shape: InputShape
 
     @property
-    def grid(self) -> int:
+    def grid(self) -> tuple[int, int]:
         """Height and width of the first stage's map."""
-        return self.shapes[0][2]
+        return self.shapes[0][2], self.shapes[0][3]
 
 
-def image_like(first: Tensor, channels: int, side: int, grid: int) -> Tensor:
+def image_like(first: Tensor, channels: int, size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
     """:meth:`InputShape.like`, as a graph can call it."""
-    return InputShape(channels, side).like(first, grid)
+    return InputShape(channels, *size).like(first, grid)
 
 
 def to_map(value: Tensor, kind: Kind, grid: Tensor) -> Tensor:
@@ -237,7 +241,7 @@ def probe_stages(
             f"stages must each run exactly once and in the given order; given {list(stages)},"
             f" the network runs {order}"
         )
-    layouts = _layouts(calls, shape.side)
+    layouts = _layouts(calls, (shape.height, shape.width))
     for (name, output), version in zip(calls, versions, strict=True):
         if isinstance(output, Tensor) and output._version != version:
             raise ConfigError(
@@ -248,13 +252,13 @@ def probe_stages(
     return Probe(layouts, tuple(tuple(part.shape) for part in maps), logits.shape[1], shape)
 
 
-def _layouts(outputs: Sequence[tuple[str, object]], side: int) -> tuple[StageLayout, ...]:
+def _layouts(outputs: Sequence[tuple[str, object]], size: tuple[int, int]) -> tuple[StageLayout, ...]:
     layouts: list[StageLayout] = []
     grid, grid_of = (0, 0), 0
     for index, (name, output) in enumerate(outputs):
         if isinstance(output, Tensor) and output.ndim == 4:
             first, second, third = output.shape[1:]
-            last = channels_last(output.shape, (side, side))
+            last = channels_last(output.shape, size)
             layouts.append(StageLayout("channels_last" if last else "map"))
             grid, grid_of = (first, second) if last else (second, third), index
         elif isinstance(output, Tensor) and output.ndim == 3 and 0 < grid[0] * grid[1] <= output.shape[1]:

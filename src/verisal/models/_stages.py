@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from verisal.errors import ConfigError
-from verisal.functional.networks import check_hookable, hooked
+from verisal.functional.networks import channels_last, check_hookable, hooked
 from verisal.functional.outputs import logits_of
 from verisal.models._layout import InputShape, evaluating, probe_stages, run_once
 
@@ -21,27 +21,34 @@ _MOST_OTHER_TOKENS = 16
 
 @dataclass(frozen=True)
 class _Call:
-    """One module that ran once and what it gave out on a square image."""
+    """One module that ran once and what it gave out on an image of a height and width."""
 
     name: str
     order: int
     shape: tuple[int, ...]
+    image: tuple[int, int]
 
     @property
     def depth(self) -> int:
         return self.name.count(".")
 
     @property
-    def side(self) -> int:
-        """Height and width of the map, 0 where there is none larger than one position."""
+    def places(self) -> int:
+        """Positions of the map, 0 where there is none larger than one position."""
         if len(self.shape) != 4:
             return 0
         first, second, third = self.shape[1:]
-        side = first if first == second != third else second
-        return side if side > 1 and (second == third or first == second) else 0
+        if self.image[0] == self.image[1]:
+            side = first if first == second != third else second
+            return side**2 if side > 1 and (second == third or first == second) else 0
+        # Rounding and borders leave other proportions than the image has.
+        places = first * second if channels_last(self.shape, self.image) else second * third
+        return places if places > 1 else 0
 
 
-def find_stages(network: nn.Module, image_size: int, *, channels: int | None = None) -> tuple[str, ...]:
+def find_stages(
+    network: nn.Module, image_size: int | tuple[int, int], *, channels: int | None = None
+) -> tuple[str, ...]:
     """Names of up to four stages through which everything flows.
 
     For convolutional and hierarchical networks: at each of the last four resolutions the last module that no
@@ -50,7 +57,7 @@ def find_stages(network: nn.Module, image_size: int, *, channels: int | None = N
 
     Args:
         network: maps normalised images to logits.
-        image_size: height and width in pixels that it takes.
+        image_size: side, or (height, width), in pixels that it takes.
         channels: that it takes; None for those of its first convolution.
 
     Raises:
@@ -65,8 +72,8 @@ def stages_of(network: nn.Module, shape: InputShape) -> tuple[str, ...]:
     """:func:`find_stages` for images of a known shape."""
     calls = _calls(network, shape)
     stages: list[str] = []
-    for side in sorted({call.side for call in calls if call.side}):
-        name = _at_resolution(network, shape, calls, side)
+    for places in sorted({call.places for call in calls if call.places}):
+        name = _at_resolution(network, shape, calls, places)
         if name and not any(name.startswith(f"{coarser}.") for coarser in stages):
             stages.insert(0, name)
         if len(stages) == _STAGES:
@@ -76,7 +83,7 @@ def stages_of(network: nn.Module, shape: InputShape) -> tuple[str, ...]:
     if not stages:
         found = f"no stages of {type(network).__name__} were found"
         others = "choose a method that reads no layers: Gradient, IntegratedGradients, Occlusion or RISE"
-        if not any(call.side or len(call.shape) == 3 for call in calls):
+        if not any(call.places or len(call.shape) == 3 for call in calls):
             raise ConfigError(
                 f"{found}, as no layer of it gives maps (B, C, h, w) of more than one position, or patch"
                 f" tokens, for a method to read; {others}"
@@ -111,7 +118,7 @@ def _calls(network: nn.Module, shape: InputShape) -> list[_Call]:
         if name in calls:
             repeated.add(name)
         elif isinstance(output, Tensor):
-            calls[name] = _Call(name, len(calls), tuple(output.shape))
+            calls[name] = _Call(name, len(calls), tuple(output.shape), (shape.height, shape.width))
 
     named = network.named_modules()
     run_once(
@@ -123,10 +130,10 @@ def _calls(network: nn.Module, shape: InputShape) -> list[_Call]:
     return [call for name, call in calls.items() if name not in repeated]
 
 
-def _at_resolution(network: nn.Module, shape: InputShape, calls: Sequence[_Call], side: int) -> str:
-    """The last of the outermost modules with maps of this size that nothing bypasses, or no name."""
+def _at_resolution(network: nn.Module, shape: InputShape, calls: Sequence[_Call], places: int) -> str:
+    """The last of the outermost modules with maps of as many places that nothing bypasses, or no name."""
     candidates = sorted(
-        (call for call in calls if call.side == side and not _spans(network, calls, call)),
+        (call for call in calls if call.places == places and not _spans(network, calls, call)),
         key=lambda call: (call.depth, -call.order),
     )
     for call in candidates[:_TRIES]:
@@ -137,13 +144,15 @@ def _at_resolution(network: nn.Module, shape: InputShape, calls: Sequence[_Call]
 
 def _spans(network: nn.Module, calls: Sequence[_Call], call: _Call) -> bool:
     """True if a module holds several stages, or stretches maps that were smaller before, as pools may."""
-    inside = [other for other in calls if other.name.startswith(f"{call.name}.") and other.side > call.side]
-    if len({other.side for other in inside}) > 1:
+    inside = [
+        other for other in calls if other.name.startswith(f"{call.name}.") and other.places > call.places
+    ]
+    if len({other.places for other in inside}) > 1:
         return True
     steps = any(other.depth == call.depth + 1 for other in inside)
     if steps and isinstance(network.get_submodule(call.name), nn.Sequential):
         return True
-    return any(0 < other.side < call.side and other.order < call.order for other in calls)
+    return any(0 < other.places < call.places and other.order < call.order for other in calls)
 
 
 def _gives_lasting(network: nn.Module, shape: InputShape, name: str) -> bool:
@@ -157,7 +166,7 @@ def _gives_lasting(network: nn.Module, shape: InputShape, name: str) -> bool:
 def _blocks(network: nn.Module, shape: InputShape, calls: Sequence[_Call], cut: str) -> list[str]:
     """Three evenly spaced blocks whose patch tokens still reach the logits."""
     patches = next(call for call in calls if call.name == cut)
-    count = patches.side**2
+    count = patches.places
     tokens = [
         call
         for call in calls

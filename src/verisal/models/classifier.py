@@ -108,7 +108,7 @@ class Classifier(StagedClassifier):
         self._told_stages = stages
         self._told_names = None if class_names is None else tuple(class_names)
         self._told_size = image_size
-        self._seen_size: int | None = None
+        self._seen_size: tuple[int, int] | None = None
         self._views: _Views | None = None
         # No buffers: they are no part of its weights, nor of their hash.
         self.seen_images: Mapping[str, Tensor] = {}
@@ -165,13 +165,16 @@ class Classifier(StagedClassifier):
     def image_size(self) -> int:
         """Height and width in pixels, as said, else the larger one of the first images.
 
+        Where nobody has said it, stages and logits are found at height and width of the first images, which
+        need not be equal.
+
         Raises:
             ConfigError: neither is known yet.
         """
         if self._told_size is not None:
             return self._told_size
         if self._seen_size is not None:
-            return self._seen_size
+            return max(self._seen_size)
         raise ConfigError(
             f"the image size of this {type(self.network).__name__} is not known before its first images;"
             " give image_size, in pixels"
@@ -184,7 +187,7 @@ class Classifier(StagedClassifier):
         Raises:
             ConfigError: it is not known yet.
         """
-        return self._shape(side=1).channels
+        return self._shape(1).channels
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -203,7 +206,7 @@ class Classifier(StagedClassifier):
             ConfigError: it is not said, and the size of the images is not known yet.
         """
         if self._known_classes is None:
-            count = count_classes(self.network, self._shape(self.image_size))
+            count = count_classes(self.network, self._shape(self._size))
             self._check_classes(count)
             return count
         return self._known_classes
@@ -233,7 +236,7 @@ class Classifier(StagedClassifier):
                 f" {found}: {tuple(images.shape)}; {way_to_channels(found, taken)}"
             )
         if self._seen_size is None:
-            self._seen_size = max(images.shape[-2:])
+            self._seen_size = (images.shape[-2], images.shape[-1])
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``(B, K)`` of images ``(B, C, H, W)`` in [0, 1].
@@ -296,15 +299,21 @@ class Classifier(StagedClassifier):
         mean, std = (values.to(images.device) for values in (self.mean, self.std))
         return ((images - mean) / std).to(taken.dtype)
 
-    def _shape(self, side: int) -> InputShape:
-        return InputShape.of(self.network, side, self._channels)
+    @property
+    def _size(self) -> int | tuple[int, int]:
+        """The side that was said, else height and width of the first images."""
+        known = None if self._told_size is not None else self._seen_size
+        return known or self.image_size
+
+    def _shape(self, size: int | tuple[int, int]) -> InputShape:
+        return InputShape.of(self.network, size, self._channels)
 
     def _cut(self) -> _Views:
         """The views of the network that methods with stages call; made once."""
         if self._views is None:
             device = _taken(self.network, self.mean).device
             with gradient_scope(device.type):
-                shape = self._shape(self.image_size)
+                shape = self._shape(self._size)
                 views = _views_of(self.network, self._told_stages, self._known_classes, shape)
             self._check_classes(views.num_classes)
             self._views = views

@@ -245,7 +245,7 @@ class _Tails:
             shape = self.probe.input_shape
             with module.graph.inserting_before(image):
                 stand_in = module.graph.call_function(
-                    image_like, (first, shape.channels, shape.side, self.probe.grid)
+                    image_like, (first, shape.channels, (shape.height, shape.width), self.probe.grid)
                 )
             image.replace_all_uses_with(stand_in)
         if image.users:

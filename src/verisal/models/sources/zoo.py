@@ -310,7 +310,7 @@ def _check_rebuilds(classifier: Classifier, architecture: Architecture) -> None:
             f"{architecture.name} with {dict(architecture.arguments)} has other weights than this classifier:"
             f" {error}; name the arguments with which it was built"
         ) from error
-    blank = InputShape(classifier.channels, classifier.image_size).blank(network)
+    blank = InputShape.of(network, classifier.image_size, classifier.channels).blank(network)
     image = torch.rand(blank.shape, generator=torch.Generator().manual_seed(0)).to(blank)
     twin, count = twin.to(blank).eval(), classifier.num_classes
     with torch.no_grad(), evaluating(network):
