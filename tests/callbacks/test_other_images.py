@@ -1,15 +1,19 @@
 """Callbacks on images of other channels and other values than RGB in [0, 1], in modules of strangers."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch.utils.data import TensorDataset
 
 from helpers.channels import COUNTS, as_rgb, images_of, on_channels
 from helpers.strangers import SIDE, Stranger, loader, trainer
-from verisal.callbacks import PerturbationCurves, SaliencyMetrics, SaliencyPanels
+from verisal.attacks.on_maps.attack import MapAttack
+from verisal.callbacks import AttackedMaps, PerturbationCurves, SaliencyMetrics, SaliencyPanels
 from verisal.errors import DataError
 from verisal.functional.baselines import Constant
 from verisal.metrics import PerturbationCurve
+from verisal.pictures import displayed
 from verisal.saliency import GradCAM, Gradient
 
 RANGES = {"unit": None, "bytes as floats": (0.0, 255.0), "Hounsfield": (-1024.0, 1024.0)}
@@ -65,3 +69,16 @@ def test_values_outside_the_bounds_are_refused_with_their_extent():
     run = trainer(*callbacks(bounds=(-1024, 1024)))
     with pytest.raises(DataError, match=r"in the bounds \[-1024, 1024\], found values from -1000 to 3000"):
         run.validate(Stranger(network), data, verbose=False)
+
+
+@pytest.mark.parametrize(
+    "panels", [SaliencyPanels, partial(AttackedMaps, attack=MapAttack(kind="top_k", steps=1))]
+)
+def test_pictures_show_the_bands_that_are_asked_for(panels):
+    images, network = images_of(4, 2, (SIDE, SIDE)), on_channels(Stranger().net, 4)
+    chosen = panels(methods=[Gradient()], max_images=2, display_channels=(3, 1, 0))
+    trainer(chosen).validate(Stranger(network), loader(TensorDataset(images, torch.arange(2))), verbose=False)
+    expected = displayed(images, (3, 1, 0))
+    assert len(chosen.evaluation.panels) == 2
+    for panel in chosen.evaluation.panels:
+        assert any(torch.allclose(panel.image, image, atol=1e-4) for image in expected)

@@ -17,7 +17,7 @@ from verisal.callbacks.explaining.epoch import Epoch, Seen
 from verisal.functional.comparison import postprocess
 from verisal.functional.comparison.similarity import attribution_of, defined_maps
 from verisal.models import Classifier
-from verisal.pictures import class_name
+from verisal.pictures import DisplayChannels, class_name, displayed
 from verisal.results import Evaluation, SaliencyPanel
 from verisal.types import Explained
 
@@ -29,10 +29,13 @@ class SaliencyPanels(ExplainingCallback):
 
     Args:
         max_images: images drawn, a fixed subset drawn by seed; None for all.
+        display_channels: channels that are shown as red, green and blue, or a function of images that gives
+            RGB; None for the first three of images that are neither grey nor RGB.
     """
 
     _: KW_ONLY
     max_images: int | None = 8
+    display_channels: DisplayChannels = None
 
     def add(self, epoch: Epoch, seen: Seen) -> None:
         """Draw the images of one batch."""
@@ -46,7 +49,8 @@ class SaliencyPanels(ExplainingCallback):
             known = f"class {name_of_class(epoch, label)}, " if label >= 0 else ""
             caption = f"{known}predicted and explained {name_of_class(epoch, int(seen.query_class[row]))}"
             own = {name: drawn[row] for name, drawn in maps.items()}
-            self.panels.append(SaliencyPanel(image_id, batch.images[row].cpu(), own, caption))
+            image = _to_show(batch.images[row], self.display_channels)
+            self.panels.append(SaliencyPanel(image_id, image, own, caption))
 
     def finish(self, epoch: Epoch) -> Evaluation | None:
         """All pictures."""
@@ -66,11 +70,14 @@ class AttackedMaps(ExplainingCallback):
     Args:
         attack: of the maps of every method; for methods that are none of its surrogate, a transfer attack.
         max_images: images drawn, a fixed subset drawn by seed; None for all.
+        display_channels: channels that are shown as red, green and blue, or a function of images that gives
+            RGB; None for the first three of images that are neither grey nor RGB.
     """
 
     attack: MapAttack
     _: KW_ONLY
     max_images: int | None = 4
+    display_channels: DisplayChannels = None
 
     def add(self, epoch: Epoch, seen: Seen) -> None:
         """Draw the images of one batch."""
@@ -86,7 +93,7 @@ class AttackedMaps(ExplainingCallback):
         for row, image_id in enumerate(ids):
             asked = name_of_class(epoch, int(seen.query_class[row]))
             caption = f"maps before and after {self.attack.name}; explained {asked}"
-            image = seen.batch.images[row].cpu()
+            image = _to_show(seen.batch.images[row], self.display_channels)
             self.panels.append(SaliencyPanel(image_id, image, maps[row], caption, figure="attacked_maps"))
 
     def finish(self, epoch: Epoch) -> Evaluation | None:
@@ -111,6 +118,12 @@ class AttackedMaps(ExplainingCallback):
             after = after.index_copy(0, rows, result.maps.to(after.dtype))
             succeeded[rows.cpu()] = result.found.cpu()
         return postprocess(attribution)[:, 0].cpu(), postprocess(after)[:, 0].cpu(), succeeded
+
+
+def _to_show(image: Tensor, channels: DisplayChannels) -> Tensor:
+    """An image ``(C, H, W)`` in memory that pictures may keep, in the colours that are asked for."""
+    image = image.cpu()
+    return image if channels is None else displayed(image[None], channels)[0]
 
 
 def gathered(panels: Sequence[SaliencyPanel]) -> list[SaliencyPanel]:

@@ -28,6 +28,7 @@ from verisal.fingerprint import settings_of
 from verisal.functional.baselines import Baseline
 from verisal.functional.outputs import ask, probabilities, require_softmax
 from verisal.models import Classifier, ClassifierSource
+from verisal.pictures import DisplayChannels, displayed, picked
 from verisal.reporting import Explanation, draw_explanation
 from verisal.saliency import HierarchicalMasks, Saliency, calibrate_reg_weight
 from verisal.types import OutputKind, SaliencyResult
@@ -48,6 +49,7 @@ class _Setup:
     disturbed_query: str
     alarm: Alarm | None
     output: Path
+    display_channels: DisplayChannels
     settings: dict[str, Any]
 
 
@@ -79,7 +81,9 @@ def main(args: Sequence[str]) -> int:
         query_classes(word, blank, classifier.class_names)
     if given.query == given.disturbed_query:
         raise ConfigError(f"query and disturbed_query are both {given.query!r}; name two classes or places")
-    reader = ImageReader.of(classifier, rule=given.channel_rule)
+    reader = ImageReader.of(classifier, rule=given.channel_rule, window=given.window)
+    shown_as = None if given.display_channels is None else tuple(given.display_channels)
+    picked(torch.zeros(1, classifier.channels, 1, 1), shown_as)
     images = Images(files, classifier.image_size, reader)
     method = given.saliency or _default_method(name, given, classifier, images)
     setup = _Setup(
@@ -89,6 +93,7 @@ def main(args: Sequence[str]) -> int:
         disturbed_query=given.disturbed_query,
         alarm=None if given.detector is None else read_detector(Path(given.detector)).alarm(classifier),
         output=Path(given.output),
+        display_channels=shown_as,
         settings={
             "verisal": version("verisal"),
             "classifier": name,
@@ -156,6 +161,18 @@ def _parser() -> ArgumentParser:
         type=ChannelRule | None,
         default=None,
         help="For files of other channels than the classifier's: replicate a grey one, mean, or refuse.",
+    )
+    parser.add_argument(
+        "--window",
+        type=tuple[float, float] | Literal["file"] | None,
+        default=None,
+        help="Of DICOM files: centre and width of what is shown from black to white, or file for their own.",
+    )
+    parser.add_argument(
+        "--display_channels",
+        type=tuple[int, int, int] | None,
+        default=None,
+        help="Channels that figures show as red, green and blue, from 0, of images with others than 1 or 3.",
     )
     # Its output is not the folder's.
     parser.add_class_arguments(ClassifierSource, skip={"name", "output"})
@@ -294,7 +311,7 @@ def _shown(
     listed = [*best, *(int(index) for index in asked if int(index) not in best)]
     return Explanation(
         name=name,
-        image=image,
+        image=displayed(image[None], setup.display_channels)[0],
         query=names[int(asked[0])],
         disturbed=names[int(asked[1])],
         saliency=both.saliency[row, 0],

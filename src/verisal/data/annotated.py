@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from verisal._checks import as_tuples
 from verisal.data.decode import MAX_PIXELS, Frame
+from verisal.data.dicom import Window, check_window
 from verisal.data.files import left_out_words
 from verisal.data.objects import objects_of
 from verisal.data.readers.class_map import class_indices
@@ -61,6 +62,7 @@ class ImageSplits:
         max_pixels: largest width times height that is decoded.
         channel_rule: what is done with a file of other channels than the classifier takes; see
             :class:`.ImageReader`.
+        window: of DICOM files; see :class:`.ImageReader`.
 
     Raises:
         ConfigError: ratios that are not three proportions, or other settings outside their range.
@@ -77,6 +79,7 @@ class ImageSplits:
     difficult: Literal["leave_out", "keep"] = "leave_out"
     max_pixels: int = MAX_PIXELS
     channel_rule: ChannelRule | None = None
+    window: Window | None = None
 
     def __post_init__(self) -> None:
         as_tuples(self)
@@ -86,6 +89,8 @@ class ImageSplits:
             )
         check_range(0.1, 1, crop_share=self.crop_share)
         check_range(1, max_pixels=self.max_pixels)
+        if self.window not in (None, "file"):
+            check_window(self.window)
 
     def class_names(self) -> tuple[str, ...]:
         """Classes of the shared set that are not left out, for a classifier to be trained on it."""
@@ -169,7 +174,9 @@ class AnnotatedImages(Dataset[Sample]):
         known = load_classifier(classifier) if isinstance(classifier, str | ClassifierSource) else classifier
         self.split, self.size, self.class_names = split, known.image_size, known.class_names
         self._splits = splits
-        self._reader = ImageReader.of(known, rule=splits.channel_rule, max_pixels=splits.max_pixels)
+        self._reader = ImageReader.of(
+            known, rule=splits.channel_rule, max_pixels=splits.max_pixels, window=splits.window
+        )
         source = splits.set_of(split)
         self._name = type(source).__name__
         listing = source.listing()

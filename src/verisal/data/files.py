@@ -15,6 +15,7 @@ from typing import final
 
 from verisal._files import left_behind
 from verisal.data.arrays import ARRAY_SUFFIXES
+from verisal.data.dicom import DICOM_SUFFIXES, holds_dicom
 from verisal.data.pillow import holds_picture, image_suffixes
 from verisal.data.readers.values import composed
 from verisal.errors import DataError
@@ -88,7 +89,8 @@ def find_images(root: Path, *, without: Path | None = None, arrays: bool = True)
     """Images below ``root``, but for the file or folder ``without``; links are followed.
 
     A file is an image if the installed Pillow reads files with its suffix, in large or small letters, or if
-    it is an array (``.npy``, ``.npz``), or, without a suffix, if its first bytes are those of a picture.
+    it is an array (``.npy``, ``.npz``) or a DICOM file (``.dcm``), or, without a suffix, if its first bytes
+    are those of a picture or of DICOM.
     Hidden files and folders, and those that other systems leave behind, are left out and not counted. Without
     ``arrays``, only pictures are images.
 
@@ -170,13 +172,14 @@ def _is(path: Path, real: str | None) -> bool:
 def _no_image(path: Path, *, arrays: bool) -> str:
     """Kind of a file; empty for an image."""
     suffix = path.suffix.lower()
-    if suffix in image_suffixes() or (arrays and suffix in ARRAY_SUFFIXES):
+    if suffix in image_suffixes() or (arrays and suffix in ARRAY_SUFFIXES | DICOM_SUFFIXES):
         return ""
     # Digits after a dot are the end of a name: photo.0001
     if suffix and not suffix[1:].isdigit():
         return suffix
     try:
-        return "" if holds_picture(path) else "without suffix"
+        known = holds_picture(path) or (arrays and holds_dicom(path))
+        return "" if known else "without suffix"
     except OSError as error:
         return f"without suffix ({error.strerror})"
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from verisal.data.arrays import channels_first, is_array, read_array, read_bands
 from verisal.data.decode import MAX_PIXELS, decode_image, decode_picture
+from verisal.data.dicom import Window, check_window, holds_dicom, read_dicom
 from verisal.data.pillow import is_tiff, tiff_samples
 from verisal.data.readers.listing import ImageRecord
 from verisal.errors import ConfigError, DataError
@@ -48,8 +49,10 @@ class ImageReader:
     Pictures (whatever Pillow reads) are scaled by the largest value of their type, 255 or 65535. Arrays
     (``.npy``, ``.npz``), and TIFF files of many bands or for a classifier with bounds, hold values in these
     bounds; where nobody has said any, whole numbers are scaled by the largest value of their type, and floats
-    lie in [0, 1]. Bytes are always shares of the range. Nothing is converted without a rule, but for a grey
-    picture that a classifier of RGB images gets three times, as every viewer shows it.
+    lie in [0, 1]. DICOM files hold values in the bounds where they have units, such as Hounsfield's, and
+    shares of their stored bits where not; with a window, shares of it. Bytes are always shares of the range.
+    Nothing is converted without a rule, but for a grey picture that a classifier of RGB images gets three
+    times, as every viewer shows it.
 
     Attributes:
         channels: that the classifier takes.
@@ -58,27 +61,37 @@ class ImageReader:
             ``mean`` makes the mean of all for a classifier with one, ``refuse`` is an error also for a grey
             picture; None as above.
         max_pixels: largest width times height that is decoded.
+        window: of DICOM files, the centre and width of the values that are shown from black to white, or
+            ``file`` for the first one of each file.
 
     Raises:
-        ConfigError: a rule that there is not, or a number of channels below 1.
+        ConfigError: a rule that there is not, a number of channels below 1, or a window that is none.
     """
 
     channels: int = _RGB
     bounds: Bounds = UNIT
     rule: ChannelRule | None = None
     max_pixels: int = MAX_PIXELS
+    window: Window | None = None
 
     def __post_init__(self) -> None:
         if self.rule not in ("replicate", "mean", "refuse", None):
             raise ConfigError(f"channel_rule must be 'replicate', 'mean' or 'refuse', found {self.rule!r}")
         check_range(1, channels=self.channels, max_pixels=self.max_pixels)
+        if self.window not in (None, "file"):
+            check_window(self.window)
 
     @classmethod
     def of(
-        cls, classifier: TakesImages, *, rule: ChannelRule | None = None, max_pixels: int = MAX_PIXELS
+        cls,
+        classifier: TakesImages,
+        *,
+        rule: ChannelRule | None = None,
+        max_pixels: int = MAX_PIXELS,
+        window: Window | None = None,
     ) -> Self:
         """The reader for a classifier."""
-        return cls(classifier.channels, classifier.bounds, rule, max_pixels)
+        return cls(classifier.channels, classifier.bounds, rule, max_pixels, window)
 
     def __call__(self, path: str | PathLike[str]) -> Tensor:
         """One image ``(C, H, W)`` float32 in [0, 1], with the classifier's channels.
@@ -87,6 +100,9 @@ class ImageReader:
             DataError: the file is missing, damaged or too large, its values lie outside the bounds, or it has
                 other channels and no rule says what to do; names the path.
         """
+        medical = self._dicom(Path(path))
+        if medical is not None:
+            return self._with_channels(medical, path)
         numbers = self._numbers(Path(path))
         if numbers is not None:
             return self._with_channels(self._of_numbers(numbers, Path(path)), path)
@@ -94,6 +110,29 @@ class ImageReader:
             return decode_image(path, max_pixels=self.max_pixels)
         picture = decode_picture(path, max_pixels=self.max_pixels, bands=self.channels == 4)
         return self._with_channels(picture, path)
+
+    def _dicom(self, path: Path) -> Tensor | None:
+        """A DICOM file's image ``(C, H, W)`` in [0, 1], None of others, and of what cannot be opened."""
+        try:
+            if not holds_dicom(path):
+                return None
+            content = path.read_bytes()
+        except (OSError, ValueError):
+            return None
+        read = read_dicom(path, content, window=self.window, max_pixels=self.max_pixels)
+        values = torch.from_numpy(channels_first(read.values, self.channels, path).astype(np.float32))
+        if not read.in_units:
+            return values
+        if self.bounds == UNIT:
+            raise DataError(
+                f"{path}: values from {values.min():g} to {values.max():g} in units of their own, and nobody"
+                " has said the bounds of the classifier; say bounds=(least, greatest), or"
+                " window=(centre, width)"
+            )
+        try:
+            return self.bounds.to_unit(values)
+        except DataError as error:
+            raise DataError(f"{path}: {error}; or say window=(centre, width), which cuts them") from error
 
     def _numbers(self, path: Path) -> NDArray[Any] | None:
         """The values of a file that is an array, None of a picture, and of what cannot be opened."""
@@ -121,6 +160,9 @@ class ImageReader:
         if record.pixels is not None:
             return record.pixels
         path = record.path
+        medical = self._dicom(path)
+        if medical is not None:
+            return medical
         numbers = self._numbers(path)
         if numbers is None:
             return decode_image(path, max_pixels=self.max_pixels)
