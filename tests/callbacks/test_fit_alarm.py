@@ -81,5 +81,5 @@ def test_nothing_is_fitted_while_the_network_trains(tmp_path):
 
 
 def test_too_few_images_are_said(tmp_path):
-    with pytest.raises(ConfigError, match=r"false_alarms=0\.05 needs 200 validation images"):
+    with pytest.raises(ConfigError, match=r"false_alarms=0\.05 needs 200 clean images"):
         trainer(tmp_path, FitAlarm([FGSM(16 / 255)])).test(Task(), loader(120), verbose=False)
