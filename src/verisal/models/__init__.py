@@ -17,6 +17,7 @@ from verisal.models.targets import (
     Target,
     targeted,
 )
+from verisal.models.with_inputs import WithInputs
 
 __all__ = [
     "Architecture",
@@ -32,6 +33,7 @@ __all__ = [
     "Similarity",
     "SmallResNet",
     "Target",
+    "WithInputs",
     "export_classifier",
     "find_stages",
     "load_classifier",
