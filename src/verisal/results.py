@@ -268,6 +268,11 @@ class Evaluation:
 
     __repr__ = brief
 
+    @property
+    def logged_scores(self) -> dict[str, Score]:
+        """The scores that loggers have, by the names there; with their intervals and counts."""
+        return {short: self.scores[ScoreName(name)] for name, short in self.logged.items()}
+
     def __post_init__(self) -> None:
         as_tuples(self)
         object.__setattr__(self, "scores", {ScoreName(name): score for name, score in self.scores.items()})

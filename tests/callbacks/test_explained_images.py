@@ -57,9 +57,13 @@ def test_a_fit_explains_what_a_tenth_of_an_epoch_lasts_for(monkeypatch, seconds,
     share = 100 * min(count, 100) * seconds / own
     images = f"{count} of 100" if count < 100 else "all 100"
     part = f"{share:.2g}" if share < 10 else f"{share:.0f}"
-    assert notice == (
-        f"SaliencyMetrics explains {images} images: about {part} % of an epoch; max_images=... sets it"
+    advice = (
+        "max_images=... sets it"
+        if seconds < 1
+        else "at least 8 unless max_images=... says fewer; every_n_epochs=... does it less often, and"
+        " fewer steps of methods, curves or attacks make an image cheaper"
     )
+    assert notice == f"SaliencyMetrics explains {images} images: about {part} % of an epoch; {advice}"
 
 
 def test_two_callbacks_share_the_tenth_and_the_number_is_kept_for_all_epochs(monkeypatch, tmp_path):

@@ -122,7 +122,10 @@ def test_names_with_an_alarm_are_those_that_are_logged(trained, alarm):
     callback = RobustValidation(alarm=alarm)
     logged = validated(trained, callback)
     assert [name for name in logged if name.startswith("val/robust/")] == list(callback.names())
-    assert callback.evaluation.logged["val/pgd/robust/alarms"] == "val/robust/pgd/alarms"
+    evaluation = callback.evaluation
+    assert evaluation.logged["val/pgd/robust/alarms"] == "val/robust/pgd/alarms"
+    assert evaluation.logged_scores["val/robust/pgd/alarms"] is evaluation.scores["val/pgd/robust/alarms"]
+    assert list(evaluation.logged_scores) == list(callback.names())
 
 
 def test_a_fit_can_keep_the_most_robust_weights_and_trains_as_without(tmp_path):
@@ -260,3 +263,17 @@ def test_a_configuration_names_it_like_any_other_callback(tmp_path, monkeypatch)
     report = json.loads(Path("run/report.val.json").read_text())
     assert report["metrics"]["val/weak/robust/accuracy"]["n"] == 4
     assert len(list(Path("run/figures").glob("*panel*.png"))) == 4
+
+
+def test_a_subset_is_said_beside_the_cost_and_the_accuracy(trained):
+    callback = RobustValidation([FGSM(0.1)], max_images=8)
+    validated(trained, callback)
+    words = (
+        "RobustValidation: every accuracy, val/robust/clean/accuracy too, is that of 8 images of a subset;"
+        " what the module logs itself may be that of all"
+    )
+    assert words in callback.evaluation.notes
+    everything = RobustValidation([FGSM(0.1)])
+    trainer(everything, max_epochs=1).fit(stranger(trained), loader(), loader())
+    (cost,) = [note for note in everything.evaluation.notes if "of an epoch" in note]
+    assert cost.startswith("RobustValidation attacks ")

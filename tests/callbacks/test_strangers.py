@@ -96,3 +96,36 @@ def test_two_networks_in_one_step_are_a_question_with_both_names():
     module = Averaging()
     callback = validated(module, normalised(), metrics_callback(explains="teacher"))
     assert callback.epoch.classifier.network is module.teacher
+
+
+class Counting(Stranger):
+    """Counts the steps of training; its validation does nothing in the sanity check if it is told so."""
+
+    def __init__(self, *, lazy=False):
+        super().__init__()
+        self.lazy, self.steps = lazy, 0
+
+    def training_step(self, batch, batch_idx):
+        self.steps += 1
+        return super().training_step(batch, batch_idx)
+
+    def validation_step(self, batch, batch_idx, dataloader_idx=0):
+        if not (self.lazy and self.trainer.sanity_checking):
+            super().validation_step(batch, batch_idx, dataloader_idx)
+
+
+@pytest.mark.parametrize("checks", [0, 1])
+def test_questions_come_in_the_sanity_check_before_training(checks):
+    module, callback = Counting(), metrics_callback(explains="model")
+    run = trainer(callback, max_epochs=1, num_sanity_val_steps=checks)
+    with pytest.raises(ConfigError, match="'model'"):
+        run.fit(module, loader(), loader())
+    assert (module.steps == 0) is bool(checks)
+
+
+def test_a_step_that_does_nothing_in_the_sanity_check_is_explained_later():
+    callback = metrics_callback(max_images=None)
+    run = trainer(callback, max_epochs=1, num_sanity_val_steps=2)
+    run.fit(Counting(lazy=True), loader(), loader())
+    assert callback.run.subject.finding.explains == "net"
+    assert callback.evaluation.counts["explained images"] == 12

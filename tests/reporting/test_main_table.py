@@ -64,7 +64,7 @@ def test_printed_main_table_is_at_most_100_wide_and_leaves_gaps_empty():
     out = io.StringIO()
     print_results(Evaluation("val", scores, headline=wide), file=out)
     text = out.getvalue()
-    assert text.count("0.125") == 11
+    assert text.count("0.125 (5)") == 11
     assert text.count("continued") == 1
     assert max(map(len, text.splitlines())) <= 100
 

@@ -85,7 +85,7 @@ class ClassRanks(QueryCallback):
     def add(self, epoch: Epoch, seen: Seen) -> None:
         """Rows of the images that are classified correctly, and pictures of the first ones."""
         batch = seen.batch
-        self.check_apart(batch.image_ids)
+        self.check_apart(batch)
         right = seen.rows(torch.nonzero(self.count(seen))[:, 0].tolist())
         asked, valid = self._queries(right)
         self.ask(epoch, self._scores, right, asked, valid)

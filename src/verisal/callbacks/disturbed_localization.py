@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
 from typing import final
@@ -17,6 +17,7 @@ from verisal.callbacks.explaining.queries import QueryCallback, Samples, chunks
 from verisal.data import AnnotatedImages, EmojiScenes
 from verisal.functional.regions import disturbed_queries
 from verisal.functional.regions.disturbed import DisturbedQueries, label_queries, present_queries
+from verisal.functional.seeding import content_ids
 from verisal.metrics import DisturbedScores, PresentQueries
 from verisal.reporting.publication import merge_evaluations
 from verisal.results import Evaluation, Score
@@ -25,7 +26,8 @@ from verisal.types import Batch, check_range
 _NAME = "D-WSOL (our protocol)"
 _PRESENT = "D-WSOL (our protocol), present classes"
 _NOTE = (
-    "D-WSOL (our protocol): c0 is the true class, c1 the second most likely, c2 a random one outside the five"
+    "D-WSOL (disturbed weakly supervised object localisation, our protocol): c0 is the true class, c1 the"
+    " second most likely, c2 a random one outside the five"
     " most likely, c3 the least likely; c1 to c3 are not annotated in the image."
 )
 _NOTE_OF_LABELS = (
@@ -33,13 +35,15 @@ _NOTE_OF_LABELS = (
     " probable one of those that are 0, c2 a random one of these outside the five most probable labels, c3"
     " the least probable of these; labels that nobody knows are left out."
 )
+_NO_C2 = " No image has such a c2, so that its scores are NaN."
+_RESPONSE = "response_ratio_c1"
 _OF_TAU = " tau was chosen per method on held-out images under c0."
 _HEADLINE = {
     "D-WSOL box accuracy c0 ↑": f"{_NAME}/accuracy_c0",
     "D-WSOL false localisation c1 ↓": f"{_NAME}/flr_rel_c1",
     "D-WSOL margin c1 ↑": f"{_NAME}/margin_rel_c1",
     "D-WSOL absolute margin c3 ↑": f"{_NAME}/margin_abs_c3",
-    "D-WSOL response ratio c1 ↓": f"{_NAME}/response_ratio_c1",
+    "D-WSOL response ratio c1 ↓": f"{_NAME}/{_RESPONSE}",
     "D-WSOL present classes hit ↑": f"{_PRESENT}/hit",
 }
 
@@ -51,14 +55,15 @@ class DisturbedLocalization(QueryCallback):
 
     Every method has its own threshold, at which its boxes for the true class are right most often on
     ``held_out``; it is frozen for everything reported. Images that are not classified correctly do not
-    count. Responses and similarities need neither boxes nor thresholds; what is undefined for lack of them
-    is said once. Of images with several labels (``output="sigmoid"``) the true class is the most probable
-    label that is there, where it is decided for, and absent ones are the labels that are 0. Options as of
-    :class:`ExplainingCallback`.
+    count. Responses and similarities need neither boxes nor thresholds; without ``held_out`` they alone are
+    logged, and what is undefined is said once. Of images with several labels (``output="sigmoid"``) the true
+    class is the most probable label that is there, where it is decided for, and absent ones are the labels
+    that are 0. Options as of :class:`ExplainingCallback`.
 
     Args:
         held_out: annotated samples of which nothing is reported, of the classifier's classes and image size:
-            a data set or a loader, read as the evaluation's own; None leaves all that is about boxes NaN.
+            a data set or a loader, read as the evaluation's own; None leaves all that is about boxes NaN and
+            logs nothing of it.
         several: further annotated samples with objects of several classes, for the queries of present
             classes alone; None where the evaluation's own samples have several, or to leave these out.
         several_images: at most this many of them, the first ones.
@@ -87,6 +92,11 @@ class DisturbedLocalization(QueryCallback):
         """Of box accuracy, false localisation, margins, responses, and queries of present classes."""
         return _HEADLINE
 
+    @property
+    def left_out(self) -> Collection[str]:
+        """All that is about boxes, where nothing is held out for their thresholds."""
+        return () if self.held_out is not None else set(_HEADLINE.values()) - {f"{_NAME}/{_RESPONSE}"}
+
     def begin(self, epoch: Epoch) -> None:
         """Choose the thresholds, with the classifier as it is now."""
         super().begin(epoch)
@@ -109,7 +119,7 @@ class DisturbedLocalization(QueryCallback):
     def add(self, epoch: Epoch, seen: Seen) -> None:
         """Rows of absent and present classes for the images that count."""
         batch = seen.batch
-        self.check_apart(batch.image_ids)
+        self.check_apart(batch)
         right = torch.nonzero(self.count(seen))[:, 0].tolist()
         queries = self._queries(seen)
         asked, valid = queries.query_class[:, right], queries.valid[:, right]
@@ -151,15 +161,13 @@ class DisturbedLocalization(QueryCallback):
             "no label is known to be absent (0) in any image that counts; queries of absent labels are NaN"
             if counted and self.label_counts is not None and not self.label_counts[0]
             else "",
-            "no class is outside the five most likely ones and absent, as c2 must be; its scores are NaN"
-            if counted and not drawn
-            else "",
             "no image shows objects of several classes of which one is predicted; queries of present"
             " classes are NaN"
             if counted and self._present and not asked
             else "",
         )
         note = (_NOTE if self.label_counts is None else _NOTE_OF_LABELS) + (_OF_TAU if self._present else "")
+        note += _NO_C2 if counted and not drawn else ""
         counts = {"correctly classified images (D-WSOL)": counted}
         if self.label_counts is not None:
             none, unknown = self.label_counts
@@ -185,8 +193,10 @@ class DisturbedLocalization(QueryCallback):
 
     def _add_present(self, epoch: Epoch, seen: Seen) -> None:
         asked = _present(seen)
-        pairs = zip(asked.batch.image_ids, asked.query_class.tolist(), strict=True)
-        names = [f"{image_id} class {query}" for image_id, query in pairs]
+        # Images of two data sets may have one id.
+        batch, contents = asked.batch, content_ids(asked.batch.images)
+        pairs = zip(batch.image_ids, contents, asked.query_class.tolist(), strict=True)
+        names = [f"{image_id} {content} class {query}" for image_id, content, query in pairs]
         for name, scores in self._present.items() if names else ():
             rows = partial(self._present_rows, epoch, name, asked)
             key = f"present {scores.threshold}"

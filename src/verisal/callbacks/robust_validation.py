@@ -17,6 +17,7 @@ from verisal.attacks.names import Attacks
 from verisal.callbacks.explaining.callback import ScoringCallback, row_evaluation
 from verisal.callbacks.explaining.epoch import Epoch, Seen
 from verisal.callbacks.explaining.names import LogsScores, typed_rows
+from verisal.callbacks.explaining.subset import Everything
 from verisal.callbacks.panels import by_name, gathered, name_of_class
 from verisal.data.guard import ImageDigests
 from verisal.detection import Alarm
@@ -67,6 +68,7 @@ class RobustValidation(ScoringCallback):
     alarm: Alarm | str | PathLike[str] | None = None
     pictures: int = 4
 
+    does = "attacks"
     controlled: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -220,6 +222,15 @@ class RobustValidation(ScoringCallback):
         """What the numbers leave out, and what makes them too good."""
         words = f"RobustValidation: {unlabelled} of {of} images have no label; they are not attacked"
         epoch.notice("attacked without label", words if unlabelled else "")
+        some = (
+            ""
+            if isinstance(self.subset, Everything)
+            else (
+                f"RobustValidation: every accuracy, {epoch.split}/{_NAME}/{_CLEAN}/accuracy too, is that of"
+                f" {of - unlabelled} images of a subset; what the module logs itself may be that of all"
+            )
+        )
+        epoch.notice("attacked subset", some)
         words = (
             f"RobustValidation: the alarm was fitted on {known} of {of} of these images; on them it reports"
             " fewer clean and more attacked ones than on new images"

@@ -65,18 +65,22 @@ _Value = TypeVar("_Value")
 
 def main_table(evaluation: Evaluation) -> Table | None:
     """Rows by the scores of the headline, values only; None without either."""
-    if not evaluation.headline:
-        return None
+    cells = main_cells(evaluation)
+    rows = tuple((row, *(_value(score) for score in scores)) for row, scores in cells.items())
+    return Table(("", *evaluation.headline), rows) if rows else None
+
+
+def main_cells(evaluation: Evaluation) -> dict[str, list[Score | None]]:
+    """Rows of the main table, a score or nothing under each title of the headline."""
     cells: dict[str, dict[str, Score]] = {}
     for name, score in evaluation.scores.items():
         cells.setdefault(name.row, {})[name.column] = score
     wanted = list(evaluation.headline.values())
-    rows = [
-        (row, *(_value(scores.get(name)) for name in wanted))
+    return {
+        row: [scores.get(name) for name in wanted]
         for row, scores in cells.items()
         if any(name in scores for name in wanted)
-    ]
-    return Table(("", *evaluation.headline), tuple(rows)) if rows else None
+    }
 
 
 def merge_evaluations(parts: Sequence[Evaluation]) -> Evaluation | None:

@@ -20,7 +20,7 @@ from rich.text import Text
 
 from verisal._files import write_atomic
 from verisal.errors import DataError
-from verisal.reporting.publication import Table, main_table
+from verisal.reporting.publication import Table, main_cells, main_table
 from verisal.results import Evaluation, Score, ScoreName
 
 _PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "wandb", "numpy", "albumentations")
@@ -153,16 +153,15 @@ def print_results(evaluation: Evaluation, *, file: TextIO | None = None) -> None
     out = Console(file=file)
     if not out.is_terminal or out.width > _WIDTH:
         out = Console(file=file, width=_WIDTH)
-    main = main_table(evaluation)
-    if main is not None:
+    main = main_cells(evaluation)
+    if main:
         columns = {
-            name.replace("_", " ").replace("[", " ["): [Text(_number(value)) for value in values]
-            for name, *values in zip(main.columns[1:], *(row[1:] for row in main.rows), strict=True)
+            name.replace("_", " ").replace("[", " ["): [Text(_counted(score)) for score in scores]
+            for name, *scores in zip(evaluation.headline, *main.values(), strict=True)
         }
-        rows = [str(row[0]) for row in main.rows]
-        title = f"{evaluation.split}, main table"
-        _print_columns(out, title, rows, columns, width=_NARROW)
-    blocks = [] if main is not None else _blocks(evaluation.scores)
+        title = f"{evaluation.split}, main table (in brackets the images that count)"
+        _print_columns(out, title, list(main), columns, width=_NARROW)
+    blocks = [] if main else _blocks(evaluation.scores)
     for block in [block for block in blocks if block.metric == "auroc"] or blocks:
         title = f"{_title(block.metric)} ({evaluation.split}; 95 % interval below each value)"
         columns = {name: _cells(block, name) for name in block.columns}
@@ -296,6 +295,13 @@ def _blocks(scores: Mapping[ScoreName, Score]) -> list[_Block]:
 
 def _title(metric: str) -> str:
     return _TITLES.get(metric, metric.replace("_", " "))
+
+
+def _counted(score: Score | None) -> str:
+    """A value and its images; nothing where it is undefined."""
+    if score is None or math.isnan(score.value):
+        return ""
+    return f"{score.value:z.3f} ({score.n})" if score.n else f"{score.value:z.3f}"
 
 
 def _number(value: object) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from lightning.pytorch import LightningModule, Trainer
 
-from verisal.callbacks.explaining.cost import SHARE, affordable, synchronise
+from verisal.callbacks.explaining.cost import LEAST_IMAGES, SHARE, affordable, synchronise
 from verisal.callbacks.explaining.epoch import Epoch
 from verisal.callbacks.explaining.loaders import all_batches, batches_of, images_of, loaders_of
 from verisal.callbacks.explaining.processes import agreed
@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from verisal.callbacks.explaining.callback import ExplainingCallback
 
 _EXAMPLES = 2
+_SETS = "max_images=... sets it"
+_LESS = (
+    f"at least {LEAST_IMAGES} unless max_images=... says fewer; every_n_epochs=... does it less often, and"
+    " fewer steps of methods, curves or attacks make an image cheaper"
+)
 
 
 def begin_all(
@@ -82,7 +87,7 @@ def _choose(callback: ExplainingCallback, trainer: Trainer, epoch: Epoch) -> Non
     )
     name = type(callback).__name__
     if callback.subset.described:
-        epoch.notice(f"{name} subset", f"{name} explains {callback.subset.described}")
+        epoch.notice(f"{name} subset", f"{name} {callback.does} {callback.subset.described}")
     epoch.expect(callback.subset.steps(batches_of(trainer)) * len(callback.row_names))
 
 
@@ -92,20 +97,22 @@ def _afford(
     """Choose how many images each can explain in its part of a tenth of an epoch, alike on all processes."""
     own, begun = run.clock.own, run.clock.spent
 
-    def measured() -> list[tuple[int, float]] | None:
+    budget = max(0.0, SHARE * own - begun) / len(callbacks)
+
+    def measured() -> list[tuple[int, float, str]] | None:
         if batch is None:
             return None
-        budget = max(0.0, SHARE * own - begun) / len(callbacks)
         counts = []
         for callback in callbacks:
             seconds = _seconds_per_image(callback, epoch, batch) / epoch.processes
             count = affordable(budget, seconds)
-            counts.append((count, count * seconds / max(own, 1e-9)))
+            advice = _SETS if count * seconds <= budget else _LESS
+            counts.append((count, count * seconds / max(own, 1e-9), advice))
         return counts
 
     (counts, *_) = [found for found in agreed(measured) if found is not None]
     total = images_of(loaders_of(trainer))
-    for callback, (count, share) in zip(callbacks, counts, strict=True):
+    for callback, (count, share, advice) in zip(callbacks, counts, strict=True):
         callback.affordable = count
         callback.begin(epoch)
         name, some = type(callback).__name__, total is None or count < total
@@ -113,7 +120,7 @@ def _afford(
         part = share if some or not total else share * total / count
         epoch.notice(
             f"{name} {callback.row_names}",
-            f"{name} explains {images}: about {_percent(part)} of an epoch; max_images=... sets it",
+            f"{name} {callback.does} {images}: about {_percent(part)} of an epoch; {advice}",
         )
 
 

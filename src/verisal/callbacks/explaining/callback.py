@@ -58,8 +58,9 @@ class ExplainingCallback(Callback, LogsScores, ABC):
     ``val/explaining/share`` of the whole. With the default ``max_images`` it stays below a tenth, unless 8
     images take more; a line says how many images are explained and what that costs.
 
-    What is explained is found on the first batch: the part of the module that is given images and answers
-    with logits. What is said about it on one callback of a trainer holds for all of them.
+    What is explained is found on the first batch, that of a sanity check or of the first validation: the part
+    of the module that is given images and answers with logits. What is said about it on one callback of a
+    trainer holds for all of them.
 
     Args:
         methods: name, the row of the tables, to method; or methods, which are then called like their classes:
@@ -101,6 +102,10 @@ class ExplainingCallback(Callback, LogsScores, ABC):
     output: OutputKind | None = None
     target: Any = None
     batch: Reader | None = None
+
+    # Without annotation: one would hide the types of the settings from the command line.
+    does = "explains"
+    """What is done with the images, in sentences."""
 
     controlled: ClassVar[bool] = True
     """True if the controls are added."""
@@ -210,8 +215,9 @@ class ExplainingCallback(Callback, LogsScores, ABC):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Watch what the module does with its first batch."""
-        if self.due and self.epoch is None:
+        """Watch what the module does with its first batch, be it that of the sanity check."""
+        first = trainer.sanity_checking and (batch_idx, dataloader_idx) == (0, 0)
+        if (self.due and self.epoch is None) or first:
             self.run.watch(pl_module, batch)
 
     def on_validation_batch_end(
@@ -224,6 +230,8 @@ class ExplainingCallback(Callback, LogsScores, ABC):
         dataloader_idx: int = 0,
     ) -> None:
         """Explain the images of the subset."""
+        if trainer.sanity_checking:
+            self.run.look_ahead(trainer, pl_module, batch)
         if not self.due:
             return
         if self.epoch is None:
@@ -238,6 +246,8 @@ class ExplainingCallback(Callback, LogsScores, ABC):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gather over processes, and log the values of the main table; those that are undefined are NaN."""
+        if trainer.sanity_checking:
+            self.run.look_ahead(trainer, pl_module, None)
         if not self.due:
             return
         self.explained = True
@@ -261,7 +271,7 @@ class ExplainingCallback(Callback, LogsScores, ABC):
             logged = {str(name): short for name, short in typed.items() if name in scores}
             self.evaluation = replace(
                 found,
-                headline=self.headline,
+                headline={name: one for name, one in self.headline.items() if one not in self.left_out},
                 logged=logged,
                 notes=notes,
                 timings={**found.timings, **timings},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Literal, TypeVar
 
@@ -128,6 +128,11 @@ class LogsScores(ABC):
         """
         return {}
 
+    @property
+    def left_out(self) -> Collection[str]:
+        """Columns of the headline that no image can give, by the settings alone; may be overridden."""
+        return ()
+
     def names(
         self, split: Literal["val", "test"] = "val", *, after: Sequence[LogsScores] = ()
     ) -> tuple[str, ...]:
@@ -159,6 +164,7 @@ class LogsScores(ABC):
             ScoreName(split, row, column): f"{split}/{short}/{name}"
             for row, short in rows.items()
             for column, name in columns.items()
+            if column not in self.left_out
         }
 
 

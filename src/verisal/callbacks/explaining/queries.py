@@ -19,7 +19,7 @@ from verisal.callbacks.explaining.processes import agreed
 from verisal.errors import DataError
 from verisal.functional.outputs import require_classes
 from verisal.functional.regions import choose_threshold
-from verisal.functional.seeding import derive_seed
+from verisal.functional.seeding import content_ids, derive_seed
 from verisal.metrics import ClassRankScores, DisturbedScores, ImageTable
 from verisal.saliency import Saliency
 from verisal.types import Batch, check_range
@@ -97,6 +97,11 @@ class QueryCallback(ScoringCallback, ABC):
         if not right:
             what = "is classified correctly" if known else "has a known label"
             lacking = f"none of {total} images {what}, and only those count: its scores are NaN"
+        elif self.held_out is None and self.left_out:
+            lacking = (
+                "thresholds for boxes need annotated samples, held_out=; without them box accuracy, false"
+                " localisation, margins and present classes are not logged, but responses are"
+            )
         elif not boxed:
             lacking = f"0 of {right} correctly classified images have a box of their class; {_NO_BOXES}"
         elif self.held_out is None:
@@ -142,17 +147,20 @@ class QueryCallback(ScoringCallback, ABC):
         """True if scores of boxes are wanted; may be overridden."""
         return True
 
-    def check_apart(self, image_ids: Sequence[str]) -> None:
-        """Raise if an image that is reported is held out.
+    def check_apart(self, batch: Batch) -> None:
+        """Raise if an image that is reported is held out; ids alone may be those of two data sets.
 
         Raises:
             DataError: naming the first.
         """
-        held_out = self._held_out.image_ids if self._held_out else ()
-        if common := sorted(set(held_out).intersection(image_ids)):
+        held_out = self._held_out
+        if held_out is None or not set(held_out.image_ids).intersection(batch.image_ids):
+            return
+        pairs = [set(zip(one.image_ids, content_ids(one.images), strict=True)) for one in (held_out, batch)]
+        if common := sorted(set.intersection(*pairs)):
             raise DataError(
                 f"{len(common)} images are both reported and held out for the thresholds, the first is"
-                f" {common[0]}; give held_out another split"
+                f" {common[0][0]}; give held_out another split"
             )
 
     def ask(

@@ -53,6 +53,7 @@ class Run:
         self._watching = ExitStack()
         self._calls: list[Call] = []
         self._watched: tuple[object, Tensor] | None = None
+        self._looked = False
         self._raw: object = None
         self._read: tuple[Read, Batch] | None = None
         self._ids = KnownIds()
@@ -76,6 +77,24 @@ class Run:
     def unwatch(self) -> None:
         """Set the module free; may be called at any time."""
         self._watching.close()
+
+    def look_ahead(self, trainer: Trainer, module: LightningModule, raw: object) -> None:
+        """Find what is explained in the sanity check, so that what has to be asked is asked before training.
+
+        A step of which nothing is seen there, such as one that does nothing, is left to the first validation.
+
+        Args:
+            trainer: that runs the sanity check.
+            module: that it tries.
+            raw: the first batch of this process; None for a process that has none.
+        """
+        self.unwatch()
+        if self.subject is None and not self._looked:
+            self._looked = True
+            finding = self._finding(trainer, module, raw if self._calls else None)
+            if finding is not None:
+                self._take(module, finding)
+        self.close()
 
     def begin(self, trainer: Trainer, module: LightningModule, raw: object) -> Epoch:
         """The epoch of this evaluation, made by the first who asks.
@@ -131,12 +150,21 @@ class Run:
     def _found(self, trainer: Trainer, module: LightningModule, raw: object) -> Subject:
         if self.subject is None:
             finding = self._finding(trainer, module, raw)
-            self.subject = Subject(module, self.told, finding)
-            self.notice("subject", finding.told(module))
+            if finding is None:
+                raise ConfigError(
+                    "there is nothing to explain: the evaluation's loaders gave no batch; give them data, and"
+                    " limit_val_batches (limit_test_batches) above 0"
+                )
+            return self._take(module, finding)
         return self.subject
 
-    def _finding(self, trainer: Trainer, module: LightningModule, raw: object) -> Finding:
-        """What is explained, the same on all processes, of which some may have no batch."""
+    def _take(self, module: LightningModule, finding: Finding) -> Subject:
+        self.subject = Subject(module, self.told, finding)
+        self.notice("subject", finding.told(module))
+        return self.subject
+
+    def _finding(self, trainer: Trainer, module: LightningModule, raw: object) -> Finding | None:
+        """What is explained, the same on all processes, of which some may have no batch; None without any."""
         precision = _ROUNDING.get(str(trainer.precision).partition("-")[0], _COARSE)
         datasets = datasets_of(loaders_of(trainer))
 
@@ -147,13 +175,7 @@ class Run:
             self._check_unchanged(module, raw)
             return find(module, self.told, raw, calls=calls, datasets=datasets, tolerance=precision)
 
-        findings = [finding for finding in agreed(found) if finding is not None]
-        if not findings:
-            raise ConfigError(
-                "there is nothing to explain: the evaluation's loaders gave no batch; give them data, and"
-                " limit_val_batches (limit_test_batches) above 0"
-            )
-        return findings[0]
+        return next((finding for finding in agreed(found) if finding is not None), None)
 
     def _check_unchanged(self, module: LightningModule, raw: object) -> None:
         """Raise if the step has written into the loader's images, which are then no longer there."""
