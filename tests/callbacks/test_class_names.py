@@ -1,12 +1,16 @@
 """Names of classes: told, or as the loader's data set says them."""
 
 import re
+from pathlib import Path
 
 import pytest
 import torch
-from torch.utils.data import ConcatDataset, Subset
+from torch.utils.data import ConcatDataset, DataLoader, Subset, default_collate
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import Compose, Normalize, ToTensor
+from torchvision.transforms.functional import to_pil_image
 
-from helpers.strangers import Stranger, loader, normalised, trainer
+from helpers.strangers import MEAN, STD, Pictures, Stranger, loader, normalised, trainer
 from verisal.attacks import FGSM
 from verisal.callbacks import RobustValidation, SaliencyPanels
 from verisal.callbacks.subject.classes import classes_in
@@ -86,3 +90,29 @@ def test_attacked_images_and_plots_have_the_names_and_what_is_predicted_under_th
         "class right lower, 0 everywhere",
     ]
     assert titles(empty) == ["class 0, 0 everywhere", "class 3, 0 everywhere"]
+
+
+def test_pictures_are_called_like_the_files_of_an_image_folder(tmp_path):
+    data = Pictures(6)
+    for place, (image, label) in enumerate(zip(data.images, data.labels, strict=True)):
+        path = tmp_path / f"class {label}" / f"{place}.png"
+        path.parent.mkdir(exist_ok=True)
+        to_pil_image(image).save(path)
+    folder = ImageFolder(tmp_path, Compose([ToTensor(), Normalize(MEAN, STD)]))
+    part = Subset(Subset(folder, [5, 4, 3, 2]), [3, 1, 0])
+    callbacks = [SaliencyPanels([Gradient()], max_images=None), RobustValidation([FGSM(0.1)])]
+    trainer(*callbacks).validate(Stranger(), loader(part, batch_size=2), verbose=False)
+    names = [f"class {folder.targets[place]}/{Path(folder.samples[place][0]).name}" for place in (2, 4, 5)]
+    assert [panel.image_id for panel in callbacks[0].evaluation.panels] == names
+    attacked = {panel.image_id for panel in callbacks[1].evaluation.panels}
+    assert attacked == {f"{name} fgsm" for name in names}
+    # In another order, or with samples left out, nobody knows the file.
+    for settings in (
+        {"sampler": [2, 0, 1]},
+        {"batch_sampler": [[2, 0], [1]]},
+        {"batch_size": 3, "collate_fn": lambda samples: default_collate(samples[1:])},
+    ):
+        other = SaliencyPanels([Gradient()], max_images=None)
+        trainer(other).validate(Stranger(), DataLoader(part, **settings), verbose=False)
+        assert other.evaluation.panels
+        assert not any("class" in panel.image_id for panel in other.evaluation.panels)

@@ -146,4 +146,6 @@ class ClassRanks(QueryCallback):
             }
             predicted = name_of_class(epoch, int(seen.query_class[row]))
             caption = f"raw maps of the predicted class {predicted} and of others by rank"
-            self.panels.append(SaliencyPanel(image_id, image[0].cpu(), maps, caption, figure="class_ranks"))
+            self.panels.append(
+                SaliencyPanel(epoch.title(image_id), image[0].cpu(), maps, caption, figure="class_ranks")
+            )

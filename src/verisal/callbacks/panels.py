@@ -50,7 +50,7 @@ class SaliencyPanels(ExplainingCallback):
             caption = f"{known}predicted and explained {name_of_class(epoch, int(seen.query_class[row]))}"
             own = {name: drawn[row] for name, drawn in maps.items()}
             image = _to_show(batch.images[row], self.display_channels)
-            self.panels.append(SaliencyPanel(image_id, image, own, caption))
+            self.panels.append(SaliencyPanel(epoch.title(image_id), image, own, caption))
 
     def finish(self, epoch: Epoch) -> Evaluation | None:
         """All pictures."""
@@ -94,7 +94,8 @@ class AttackedMaps(ExplainingCallback):
             asked = name_of_class(epoch, int(seen.query_class[row]))
             caption = f"maps before and after {self.attack.name}; explained {asked}"
             image = _to_show(seen.batch.images[row], self.display_channels)
-            self.panels.append(SaliencyPanel(image_id, image, maps[row], caption, figure="attacked_maps"))
+            shown = SaliencyPanel(epoch.title(image_id), image, maps[row], caption, figure="attacked_maps")
+            self.panels.append(shown)
 
     def finish(self, epoch: Epoch) -> Evaluation | None:
         """All pictures."""

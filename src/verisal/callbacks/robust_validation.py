@@ -265,7 +265,7 @@ class RobustValidation(ScoringCallback):
                 f"class {name_of_class(epoch, int(label[0]))}, predicted {before} without noise and {after}"
                 f" under {name}: {fate}"
             )
-            image_id = f"{seen.batch.image_ids[row]} {name}"
+            image_id = f"{epoch.title(seen.batch.image_ids[row])} {name}"
             panels.append(SaliencyPanel(image_id, clean, shown, caption, figure="attacked_images"))
         return panels
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from verisal.callbacks.explaining.beginning import begin_all, end_all
 from verisal.callbacks.explaining.cost import LEAST_IMAGES
 from verisal.callbacks.explaining.epoch import Epoch, Seen
+from verisal.callbacks.explaining.loaders import files_of
 from verisal.callbacks.explaining.names import (
     LogsScores,
     named,
@@ -103,10 +104,8 @@ class ExplainingCallback(Callback, LogsScores, ABC):
     target: Any = None
     batch: Reader | None = None
 
-    # Without annotation: one would hide the types of the settings from the command line.
+    # In sentences; an annotation would hide the types of the settings from the command line.
     does = "explains"
-    """What is done with the images, in sentences."""
-
     controlled: ClassVar[bool] = True
     """True if the controls are added."""
 
@@ -242,6 +241,7 @@ class ExplainingCallback(Callback, LogsScores, ABC):
             if len(rows):
                 whole = self.run.batch(batch)
                 epoch.open(whole)
+                epoch.files |= files_of(trainer, dataloader_idx, batch_idx, whole)
                 self.add(epoch, epoch.seen(whole.rows(rows)))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -99,6 +99,7 @@ class Epoch:
         if isinstance(classifier, nn.Module) and folder:
             output = output_of(classifier)
             self._weights = state_hash(classifier) + ("" if output == "softmax" else f" {output}")
+        self.files: dict[str, str] = {}
         self._batch: Batch | None = None
         self._known: dict[tuple[str, str, int], tuple[SaliencyResult, int, float]] = {}
         self._quiet, self._total, self._done = quiet, 0, 0
@@ -154,6 +155,10 @@ class Epoch:
             self.work.sharing(),
         ):
             yield
+
+    def title(self, image_id: str) -> str:
+        """What an image is called in pictures: its file where the data set says it, else its id."""
+        return self.files.get(image_id) or image_id
 
     def open(self, batch: Batch) -> None:
         """Forget the maps of any other batch."""

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from os import PathLike
+from os.path import relpath
 from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.states import TrainerFn
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, SequentialSampler, Subset
 
 from verisal.errors import ConfigError
+from verisal.types import Batch
 
 
 def loaders_of(trainer: Trainer) -> list[Any]:
@@ -34,6 +37,41 @@ def loaders_of(trainer: Trainer) -> list[Any]:
 def datasets_of(loaders: Sequence[Any]) -> list[object]:
     """What the loaders read from, where they say it."""
     return [loader.dataset for loader in loaders if isinstance(loader, DataLoader)]
+
+
+def files_of(trainer: Trainer, number: int, place: int, batch: Batch) -> dict[str, str]:
+    """Files of the images of a batch, relative to their folder, by the ids; nothing where nobody knows them.
+
+    Known are those of data sets such as torchvision's ``ImageFolder``, with ``root`` and ``samples``, also
+    behind ``Subset``, where the loader reads one after the other.
+
+    Args:
+        trainer: that runs the evaluation.
+        number: of the loader.
+        place: of the batch.
+        batch: as it was read.
+    """
+    loader = loaders_of(trainer)[number]
+    # A batch sampler of the user's has no batch size, and another order.
+    if not isinstance(loader, DataLoader) or not isinstance(loader.sampler, SequentialSampler):
+        return {}
+    if loader.batch_size is None or isinstance(loader.dataset, IterableDataset):
+        return {}
+    places = range(len(loader.dataset))[place * loader.batch_size :][: loader.batch_size]  # type: ignore[arg-type]  # sized
+    # A collate function may leave samples out.
+    if len(places) != len(batch):
+        return {}
+    pairs = zip(batch.image_ids, places, strict=True)
+    return {image_id: _file_of(loader.dataset, index) for image_id, index in pairs}
+
+
+def _file_of(dataset: Any, place: int) -> str:  # noqa: ANN401 - anybody's
+    while isinstance(dataset, Subset):
+        dataset, place = dataset.dataset, dataset.indices[place]
+    root, samples = getattr(dataset, "root", None), getattr(dataset, "samples", None)
+    known = isinstance(root, str | PathLike) and isinstance(samples, Sequence) and place < len(samples)
+    pair = samples[place] if known else None  # type: ignore[index]  # a sequence
+    return relpath(pair[0], root) if isinstance(pair, tuple) and isinstance(pair[0], str) else ""
 
 
 def is_sized(loader: DataLoader[Any]) -> bool:
