@@ -42,7 +42,8 @@ def fitted(watching, **settings):
     torch.manual_seed(4)
     module, found = Stranger(), callbacks() if watching else []
     others = [EarlyStopping("val/grad_cam/deletion", patience=9)] if watching else []
-    run = trainer(*found, EMAWeightAveraging(decay=0.5), *others, max_epochs=2, **settings)
+    averaging = EMAWeightAveraging(decay=0.5)
+    run = trainer(*found, averaging, *others, max_epochs=2, num_sanity_val_steps=1, **settings)
     run.fit(module, loader(normalised(10)), loader(normalised(7), batch_size=2))
     return module.state_dict(), [one.affordable for one in found]
 
