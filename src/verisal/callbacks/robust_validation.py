@@ -251,14 +251,14 @@ class RobustValidation(ScoringCallback):
     ) -> list[SaliencyPanel]:
         clean, label = seen.batch.images[row].cpu(), seen.batch.labels[[row]]
         right = bool(_right(seen.logits[[row]], label, epoch)[0])
-        before = name_of_class(epoch, int(seen.query_class[row]))
+        before = _answer(epoch, seen.logits[[row]], label)
         panels = []
         for name, result in results.items():
             attacked = result.images[row].cpu()
             noise = (0.5 + _NOISE_GAIN * (attacked - clean)).clamp(0, 1)
             shown = {"attacked": attacked, f"noise x {_NOISE_GAIN}, around grey": noise}
             logits = ask(epoch.classifier, result.images[[row]], allow_nan=True)
-            after = name_of_class(epoch, int(logits.argmax(dim=1)[0]))
+            after = _answer(epoch, logits, label)
             fooled = "fools the classifier" if bool(result.success[row]) else "does not fool it"
             fate = fooled if right else "wrong from the start"
             caption = (
@@ -268,6 +268,13 @@ class RobustValidation(ScoringCallback):
             image_id = f"{epoch.title(seen.batch.image_ids[row])} {name}"
             panels.append(SaliencyPanel(image_id, clean, shown, caption, figure="attacked_images"))
         return panels
+
+
+def _answer(epoch: Epoch, logits: Tensor, label: Tensor) -> str:
+    """What the classifier says of one image: its class, or of labels that are decided alone this one."""
+    if output_of(epoch.classifier) == "sigmoid":
+        return "yes" if bool(_right(logits, label, epoch)[0]) else "no"
+    return name_of_class(epoch, int(logits.argmax(dim=1)[0]))
 
 
 def _right(logits: Tensor, labels: Tensor, epoch: Epoch) -> Tensor:

@@ -59,9 +59,8 @@ class ExplainingCallback(Callback, LogsScores, ABC):
     ``val/explaining/share`` of the whole. With the default ``max_images`` it stays below a tenth, unless 8
     images take more; a line says how many images are explained and what that costs.
 
-    What is explained is found on the first batch, that of a sanity check or of the first validation: the part
-    of the module that is given images and answers with logits. What is said about it on one callback of a
-    trainer holds for all of them.
+    What is explained is found on the first batch, be it that of a sanity check: the part of the module that
+    is given images and answers with logits. What is said about it on one callback holds for all.
 
     Args:
         methods: name, the row of the tables, to method; or methods, which are then called like their classes:
@@ -103,8 +102,7 @@ class ExplainingCallback(Callback, LogsScores, ABC):
     output: OutputKind | None = None
     target: Any = None
     batch: Reader | None = None
-
-    # In sentences; an annotation would hide the types of the settings from the command line.
+    # An annotation would hide the types of the settings from the command line.
     does = "explains"
     controlled: ClassVar[bool] = True
     """True if the controls are added."""
