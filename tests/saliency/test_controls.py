@@ -82,8 +82,8 @@ def test_flat_image_has_no_edges_and_borders_are_none():
     ("query", "words"),
     [
         (torch.tensor([-1]), "must not be negative, found -1"),
-        (torch.tensor([0, 1]), r"\(1,\) int64.*found \(2,\) torch.int64"),
-        (torch.tensor([0.0]), r"found \(1,\) torch.float32"),
+        (torch.tensor([0, 1]), r"\(1,\) whole numbers.*found \(2,\) int64"),
+        (torch.tensor([0.0]), r"found \(1,\) float32; convert them"),
     ],
 )
 def test_bad_query_is_refused_where_the_number_of_classes_is_unknown(method, query, words):
