@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from verisal._brief import brief
 from verisal.errors import ConfigError
 from verisal.fingerprint import fingerprint
 from verisal.functional.networks import plain_network
@@ -109,6 +110,8 @@ class Similarity:
 
     embedding: Tensor
 
+    __repr__ = brief
+
     def __post_init__(self) -> None:
         if self.embedding.ndim not in (1, 2):
             raise ConfigError(f"an embedding must be (D,) or (B, D), found {tuple(self.embedding.shape)}")
@@ -145,6 +148,8 @@ class Region:
 
     mask: Tensor
     index: int
+
+    __repr__ = brief
 
     def __post_init__(self) -> None:
         check_range(0, index=self.index)
