@@ -13,7 +13,7 @@ from verisal.functional.baselines import Constant
 from verisal.functional.regions.disturbed import label_queries, most_probable
 from verisal.metrics import PerturbationCurve
 from verisal.models import Classifier, ClassLogit, targeted
-from verisal.saliency import Gradient
+from verisal.saliency import Gradient, HierarchicalMasks
 
 UNKNOWN = float("nan")
 
@@ -97,7 +97,8 @@ def test_disturbed_localisation_of_several_labels(absent):
         module.net.fc.bias += 3
     if not absent:
         sets = sets.where(sets == 1, UNKNOWN)
-    found = DisturbedLocalization([Gradient()], output="sigmoid", normalization="none", resamples=0)
+    methods = [Gradient(), HierarchicalMasks(steps=10, learning_rate=0.1)]
+    found = DisturbedLocalization(methods, output="sigmoid", normalization="none", resamples=0)
     trainer(found).validate(module, loader(TensorDataset(images(), sets)), verbose=False)
     evaluation = found.evaluation
     counts = {name: count for name, count in evaluation.counts.items() if "label" in name}

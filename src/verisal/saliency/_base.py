@@ -33,8 +33,8 @@ from verisal.types import (
 ScoreKind = Literal["logit", "probability"]
 
 ONE_SCORE = (
-    "choose a method that asks for the score of one class: Gradient, GradCAM, Occlusion or RISE; or ask for"
-    " one label by target=ClassLogit(k), by HierarchicalMasks, too"
+    "choose a method that asks for the score of one class: Gradient, GradCAM, Occlusion or RISE, or"
+    " HierarchicalMasks with objective evidence"
 )
 """Advice for classifiers whose labels are decided one by one."""
 

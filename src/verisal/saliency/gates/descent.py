@@ -72,7 +72,10 @@ class GateProblem:
         outputs: StageOutputs,
         query: Tensor,
     ) -> None:
-        if output_of(network) != "score" or objective == "maximise_log_probability":
+        self._output = output_of(network)
+        # A label that is decided by itself is asked for by itself, and a score is the only one.
+        alone = objective in ("class", "evidence", "maximise")
+        if not alone and (self._output == "sigmoid" or objective == "maximise_log_probability"):
             require_softmax(network, f"a method that learns gates (objective {objective})", instead=ONE_SCORE)
         self.objective, self.network, self.query = objective, network, query
         self.activations = outputs.activations
@@ -124,7 +127,9 @@ class GateProblem:
         return self._of_query(logits) - self._reference
 
     def unchanged(self, logits: Tensor) -> Tensor:
-        """``(B,)`` bool, True if the predicted class is the same."""
+        """``(B,)`` bool, True if the predicted class, or what is decided about the label, is the same."""
+        if self._output == "sigmoid":
+            return (self._of_query(logits) > 0) == (self._reference > 0)
         return logits.argmax(dim=1) == self._prediction
 
     def admissible(self, logits: Tensor) -> Tensor:
@@ -133,6 +138,9 @@ class GateProblem:
         A query that was not predicted may come out on top: once the evidence for all other classes is gated
         away, the biases decide, and to prevent that is to keep evidence for another class.
         """
+        if self._output == "sigmoid":
+            kept = (self._of_query(logits) > 0) | (self._reference <= 0)
+            return kept if self.objective in ("class", "evidence") else torch.ones_like(kept)
         prediction = logits.argmax(dim=1)
         if self.objective in ("output", "mixed"):
             return prediction == self._prediction
