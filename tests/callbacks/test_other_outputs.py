@@ -57,7 +57,7 @@ def test_scores_of_several_labels_are_those_of_the_label_that_is_there():
         module.net.fc.bias += 3
     found = SaliencyMetrics(
         [Gradient()],
-        [PerturbationCurve("deletion", steps=2, baseline=Constant())],
+        [PerturbationCurve("deletion", steps=2, baseline=Constant(), score="logit")],
         output="sigmoid",
         normalization="none",
         resamples=0,
@@ -67,7 +67,7 @@ def test_scores_of_several_labels_are_those_of_the_label_that_is_there():
     logits = module.net(images())
     asked = most_probable(logits, (sets == 1).long())
     assert bool((logits.gather(1, asked[:, None]) > 0).all())
-    expected = PerturbationCurve("deletion", steps=2, baseline=Constant())
+    expected = PerturbationCurve("deletion", steps=2, baseline=Constant(), score="logit")
     expected.update(Gradient()(classifier, images(), asked), images=images(), classifier=classifier)
     (value,) = [
         score.value

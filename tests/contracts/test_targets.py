@@ -124,6 +124,15 @@ def test_a_deletion_curve_written_out():
     torch.testing.assert_close(metric.compute(), area.mean())
 
 
+def test_a_number_far_from_0_is_no_sure_probability():
+    """What removal leaves of an age says nothing about the baseline, and is no warning."""
+    images, network = images_of(2), CASES["contrast"].network()
+    classifier = targeted(network, lambda outputs: 60 + outputs[:, 1])
+    metric = PerturbationCurve("deletion", steps=2, baseline=Constant(level=0.0))
+    metric.update(Gradient()(classifier, images), images=images, classifier=classifier)
+    assert float(metric.compute()) > 50
+
+
 def test_randomisation_of_a_targeted_network():
     images, case = images_of(4), CASES["contrast"]
     explainer = Explainer(case.network(), Gradient(), normalization="none", target=case.target)

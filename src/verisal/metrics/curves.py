@@ -14,6 +14,7 @@ from torch import Tensor
 from verisal._brief import brief
 from verisal.errors import ConfigError, DataError
 from verisal.functional.baselines import Baseline, Blur, DatasetMean, LinearImputation
+from verisal.functional.outputs import output_of
 from verisal.functional.removal import (
     aopc,
     curve_area,
@@ -144,11 +145,13 @@ class _StepwiseCurve(CurveMetric, ABC):
         super().__init__(name, values, curves=curves, fractions=fractions)
         self.baseline, self.steps, self.block_size, self.chunk_size = baseline, steps, block_size, chunk_size
         self.score: Literal["probability", "logit"] = score
+        self._in_units = False
 
     def line(
         self, explained: Explained, order: Order, direction: Literal["remove", "insert"] = "remove"
     ) -> tuple[Tensor, Tensor]:
         """Changed shares and scores of every image, ``(B, steps + 1)`` each."""
+        self._in_units = self._in_units or output_of(explained.classifier) == "score"
         return perturbation_curve(
             explained.classifier,
             explained.images,
@@ -170,7 +173,8 @@ class _StepwiseCurve(CurveMetric, ABC):
         curve = curve[curve.isfinite().all(dim=1)].mean(dim=0)
         # Which end is the clean image depends on the kind; both are NaN where no image counts.
         clean, hidden = curve[[0, -1]].tolist() if self.clean_first else curve[[-1, 0]].tolist()
-        if self.score != "probability" or not (clean >= _SURE and hidden >= _KEPT * clean):
+        # A number in units of its own may be far from 0 whatever is shown.
+        if self._in_units or self.score != "probability" or not (clean >= _SURE and hidden >= _KEPT * clean):
             return ""
         return (
             f"{self.name}: images that {self.baseline.name} replaces altogether keep {hidden / clean:.2f} of"
