@@ -221,7 +221,7 @@ def test_nothing_of_lightning_is_imported_before_the_first_picture():
     assert done.stdout.strip() == "[]"
 
 
-def test_what_is_not_square_is_said(tmp_path, capsys):
+def test_images_that_are_not_square_are_cut_and_that_is_said_or_explained_whole(tmp_path, capsys):
     (tmp_path / "photos").mkdir()
     for name, size in (("square.png", (70, 70)), ("wide.png", (96, 64))):
         Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), np.uint8)).save(
@@ -230,7 +230,11 @@ def test_what_is_not_square_is_said(tmp_path, capsys):
     args = ["--saliency=EdgeDetector", "--classifier=emoji_scenes_64", "--output", str(tmp_path / "out")]
     assert main(["explain", str(tmp_path / "photos"), *args]) == 0
     said = capsys.readouterr().out
-    assert (
-        "1 image(s) are not square, such as wide.png: what is explained is the square in the middle" in said
-    )
+    assert "1 image(s) are of other proportions, such as wide.png: what is explained is their middle" in said
     assert np.load(tmp_path / "out/wide.png.npz")["saliency"].shape == (2, 1, 64, 64)
+    args[-1] = str(tmp_path / "whole")
+    assert main(["explain", str(tmp_path / "photos/wide.png"), *args, "--image_size=[64, 96]"]) == 0
+    assert "proportions" not in capsys.readouterr().out
+    found = np.load(tmp_path / "whole/wide.png.npz")
+    assert found["saliency"].shape == (2, 1, 64, 96)
+    assert '"image_size": [64, 96]' in str(found["settings"])

@@ -521,3 +521,13 @@ def test_what_is_often_taken_for_an_image_is_called_what_it_is(tmp_path, content
     (tmp_path / "a.jpg").write_bytes(content)
     with pytest.raises(DataError, match=rf"a.jpg: not an image that Pillow knows .*{words}"):
         decode_image(tmp_path / "a.jpg")
+
+
+def test_the_middle_of_other_proportions_is_never_squashed():
+    image = torch.zeros(1, 40, 100)
+    image[:, 10:30, 40:60] = 1  # a square in the middle
+    small = resize_image(image, (20, 30))
+    assert small.shape == (1, 20, 30)
+    assert small[0].gt(0.5).sum(dim=0).max() == small[0].gt(0.5).sum(dim=1).max() == 10
+    assert resize_image(image, (40, 100)).equal(image)
+    assert resize_image(image, (16, 16)).equal(resize_image(image, 16))

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from verisal.errors import ConfigError
 from verisal.functional.baselines import Constant
-from verisal.models import Classifier
+from verisal.models import Classifier, export_classifier, load_classifier
 from verisal.models._layout import InputShape, probe_stages
 from verisal.saliency import RISE, GradCAM, Gradient, HierarchicalMasks, Occlusion
 
@@ -106,3 +107,21 @@ def test_a_blank_image_like_a_map_has_the_proportions_of_the_probe():
     assert probe.grid == (6, 16)
     assert probe.input_shape.like(torch.empty(3, 6, 6, 16), probe.grid).shape == (3, 1, 16, 40)
     assert probe.input_shape.like(torch.empty(3, 6, 12, 8), probe.grid).shape == (3, 1, 32, 20)
+
+
+def test_a_size_that_is_said_is_that_of_the_search_and_of_exports(tmp_path):
+    classifier = load_classifier(
+        "torchvision:resnet18",
+        weights=None,
+        normalization="none",
+        image_size=(32, 64),
+        class_names=("a", "b"),
+    )
+    assert classifier.height_and_width == (32, 64)
+    assert classifier.image_size == 64
+    export_classifier(tmp_path / "net.safetensors", classifier, origin={})
+    again = load_classifier(tmp_path / "net.safetensors")
+    assert again.height_and_width == (32, 64)
+    assert again.stages == classifier.stages
+    with pytest.raises(ConfigError, match=r"a side or \(height, width\) in pixels, found \(1, 2, 3\)"):
+        Classifier(spectrogram_network(), normalization="none", image_size=(1, 2, 3))

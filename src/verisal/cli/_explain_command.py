@@ -84,7 +84,7 @@ def main(args: Sequence[str]) -> int:
     reader = ImageReader.of(classifier, rule=given.channel_rule, window=given.window)
     shown_as = None if given.display_channels is None else tuple(given.display_channels)
     picked(torch.zeros(1, classifier.channels, 1, 1), shown_as)
-    images = Images(files, classifier.image_size, reader)
+    images = Images(files, classifier.height_and_width, reader)
     method = given.saliency or _default_method(name, given, classifier, images)
     setup = _Setup(
         classifier=classifier,
@@ -97,7 +97,7 @@ def main(args: Sequence[str]) -> int:
         settings={
             "verisal": version("verisal"),
             "classifier": name,
-            "image_size": classifier.image_size,
+            "image_size": classifier.height_and_width,
             "stages": list(classifier.stages),
             "output": classifier.output,
             "saliency": settings_of(method),
@@ -109,10 +109,11 @@ def main(args: Sequence[str]) -> int:
             sheets.add(shown)
     sheets.finish()
     if images.cropped:
+        height, width = classifier.height_and_width
         print(
-            f"{len(images.cropped)} image(s) are not square, such as {images.cropped[0]}: what is explained"
-            f" is the square in the middle, resized to {classifier.image_size} px a side; whole"
-            " images of any size are explained in Python: method(classifier, images)",
+            f"{len(images.cropped)} image(s) are of other proportions, such as {images.cropped[0]}: what is"
+            f" explained is their middle, resized to {height} x {width} px; --image_size=[HEIGHT,WIDTH] is of"
+            " networks that take others",
             flush=True,
         )
     for line in images.problems:

@@ -49,15 +49,15 @@ class Images:
 
     Args:
         files: name to file.
-        size: pixels of the classifier's images.
+        size: height and width of the classifier's images.
         reader: gives them the classifier's channels and range.
 
     Attributes:
         problems: what could not be read so far.
-        cropped: names of the images so far that are not square, of which the central square is explained.
+        cropped: names of the images so far of other proportions, of which the middle is explained.
     """
 
-    def __init__(self, files: Mapping[str, Path], size: int, reader: ImageReader) -> None:
+    def __init__(self, files: Mapping[str, Path], size: tuple[int, int], reader: ImageReader) -> None:
         self._files, self._size, self._reader = files, size, reader
         self.problems: list[str] = []
         self.cropped: list[str] = []
@@ -72,7 +72,7 @@ class Images:
                 continue
             if len(found) == count:
                 break
-        return torch.stack(found) if found else torch.zeros(0, self._reader.channels, self._size, self._size)
+        return torch.stack(found) if found else torch.zeros(0, self._reader.channels, *self._size)
 
     def batches(self, size: int) -> Iterator[dict[str, Tensor]]:
         """Names and images, ``size`` at a time; the first one alone, so that its figure is there soon."""
@@ -85,7 +85,7 @@ class Images:
             except DataError as error:
                 self.problems.append(str(error))
                 continue
-            if image.shape[-2] != image.shape[-1]:
+            if image.shape[-2] * self._size[1] != image.shape[-1] * self._size[0]:
                 self.cropped.append(name)
             if len(batch) == wanted:
                 yield batch

@@ -182,17 +182,28 @@ def decode_index_mask(path: str | PathLike[str], *, max_pixels: int = MAX_PIXELS
     return _decoded(path, max_pixels, _numbers)
 
 
-def resize_image(image: Tensor, size: int) -> Tensor:
-    """Central square ``(C, size, size)`` of an image ``(C, H, W)`` float32 in [0, 1].
+def resize_image(image: Tensor, size: int | tuple[int, int]) -> Tensor:
+    """The middle of an image ``(C, H, W)`` float32 in [0, 1], resized: ``(C, size, size)``, or of both sizes.
 
-    Its short side is resized to ``size``, bilinear and antialiased.
+    Height and width are resized alike, bilinear and antialiased, so that the image just covers what is asked
+    for, and what is beyond it is cut off on both sides.
 
     Raises:
         DataError: the image is not ``(C, H, W)`` with at least one pixel.
     """
     if image.ndim != 3 or image.numel() == 0:
         raise DataError(f"image must be (C, H, W) with at least one pixel, found {tuple(image.shape)}")
-    return Frame.around(image.shape[1], image.shape[2], size=size).image(image)
+    height, width = (size, size) if isinstance(size, int) else size
+    if height == width:
+        return Frame.around(image.shape[1], image.shape[2], size=height).image(image)
+    factor = max(height / image.shape[1], width / image.shape[2])
+    scaled = (max(height, round(factor * image.shape[1])), max(width, round(factor * image.shape[2])))
+    if scaled != image.shape[1:]:
+        image = F.interpolate(image[None], size=scaled, mode="bilinear", align_corners=False, antialias=True)[
+            0
+        ]
+    top, left = (scaled[0] - height) // 2, (scaled[1] - width) // 2
+    return image[:, top : top + height, left : left + width].clamp(0.0, 1.0)
 
 
 @dataclass(frozen=True)

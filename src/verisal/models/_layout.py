@@ -39,7 +39,7 @@ class InputShape:
                 f"the number of channels that this {type(network).__name__} takes is not known before its"
                 " first images; give channels, such as 1 for grey images and 3 for RGB"
             )
-        return cls(found, *((size, size) if isinstance(size, int) else size))
+        return cls(found, *both_sides(size))
 
     def __str__(self) -> str:
         """As in messages."""
@@ -61,6 +61,18 @@ class InputShape:
             for side, length, known in zip((self.height, self.width), first.shape[-2:], grid, strict=True)
         )
         return torch.empty(len(first), self.channels, rows, columns, device="meta", dtype=first.dtype)
+
+
+def both_sides(size: int | Sequence[int]) -> tuple[int, int]:
+    """(height, width) of a side, or of both.
+
+    Raises:
+        ConfigError: other than one or two numbers.
+    """
+    sides = (size, size) if isinstance(size, int) else tuple(size)
+    if len(sides) != 2:
+        raise ConfigError(f"image_size must be a side or (height, width) in pixels, found {size}")
+    return sides[0], sides[1]
 
 
 def channels_of(network: nn.Module) -> int | None:

@@ -15,6 +15,7 @@ from verisal.functional.outputs import check_logits, logits_of, output_of
 from verisal.functional.scopes import gradient_scope
 from verisal.models._layout import (
     InputShape,
+    both_sides,
     channels_of,
     check_forward,
     check_stage_names,
@@ -55,8 +56,8 @@ class Classifier(StagedClassifier):
         normalization: whatever :meth:`.Normalization.of` takes; None for what the network says of itself,
             as those of timm do.
         class_names: the K names, in the order of the logits; numbers where nothing is given.
-        image_size: height and width in pixels that the network was trained at; that of the first images
-            where nothing is given.
+        image_size: side, or (height, width), in pixels that the network was trained at; that of the first
+            images where nothing is given.
         channels: that the network takes; those of its normalisation, of its first convolution, or of the
             first images where nothing is given.
         bounds: least and greatest value of what the network takes, such as (-1024, 1024), which images of 0
@@ -82,7 +83,7 @@ class Classifier(StagedClassifier):
         *,
         normalization: object = None,
         class_names: Sequence[str] | None = None,
-        image_size: int | None = None,
+        image_size: int | Sequence[int] | None = None,
         channels: int | None = None,
         bounds: Bounds | Sequence[float] | None = None,
         output: OutputKind | None = None,
@@ -107,7 +108,7 @@ class Classifier(StagedClassifier):
         self.architecture = architecture
         self._told_stages = stages
         self._told_names = None if class_names is None else tuple(class_names)
-        self._told_size = image_size
+        self._told_size = None if image_size is None else both_sides(image_size)
         self._seen_size: tuple[int, int] | None = None
         self._views: _Views | None = None
         # No buffers: they are no part of its weights, nor of their hash.
@@ -163,22 +164,29 @@ class Classifier(StagedClassifier):
 
     @property
     def image_size(self) -> int:
-        """Height and width in pixels, as said, else the larger one of the first images.
-
-        Where nobody has said it, stages and logits are found at height and width of the first images, which
-        need not be equal.
+        """Height and width in pixels, as said, else of the first images; the larger one if they differ.
 
         Raises:
             ConfigError: neither is known yet.
         """
         if self._told_size is not None:
-            return self._told_size
+            return max(self._told_size)
         if self._seen_size is not None:
             return max(self._seen_size)
         raise ConfigError(
             f"the image size of this {type(self.network).__name__} is not known before its first images;"
             " give image_size, in pixels"
         )
+
+    @property
+    def height_and_width(self) -> tuple[int, int]:
+        """Both sides in pixels, as said, else of the first images; stages and logits are found at them.
+
+        Raises:
+            ConfigError: neither is known yet.
+        """
+        side = self.image_size
+        return self._told_size or self._seen_size or (side, side)
 
     @property
     def channels(self) -> int:
@@ -206,7 +214,7 @@ class Classifier(StagedClassifier):
             ConfigError: it is not said, and the size of the images is not known yet.
         """
         if self._known_classes is None:
-            count = count_classes(self.network, self._shape(self._size))
+            count = count_classes(self.network, self._shape(self.height_and_width))
             self._check_classes(count)
             return count
         return self._known_classes
@@ -299,12 +307,6 @@ class Classifier(StagedClassifier):
         mean, std = (values.to(images.device) for values in (self.mean, self.std))
         return ((images - mean) / std).to(taken.dtype)
 
-    @property
-    def _size(self) -> int | tuple[int, int]:
-        """The side that was said, else height and width of the first images."""
-        known = None if self._told_size is not None else self._seen_size
-        return known or self.image_size
-
     def _shape(self, size: int | tuple[int, int]) -> InputShape:
         return InputShape.of(self.network, size, self._channels)
 
@@ -313,7 +315,7 @@ class Classifier(StagedClassifier):
         if self._views is None:
             device = _taken(self.network, self.mean).device
             with gradient_scope(device.type):
-                shape = self._shape(self._size)
+                shape = self._shape(self.height_and_width)
                 views = _views_of(self.network, self._told_stages, self._known_classes, shape)
             self._check_classes(views.num_classes)
             self._views = views

@@ -144,7 +144,7 @@ class Built:
     Attributes:
         network: normalised images to logits.
         architecture: what builds it again, where that is a library or a function.
-        image_size: in pixels.
+        image_size: side, or (height, width), in pixels.
         mean: per channel, in units of [0, 1], or of the bounds.
         std: per channel, in the same units.
         bounds: least and greatest value that the network takes; None for [0, 1].
@@ -157,7 +157,7 @@ class Built:
 
     network: nn.Module
     architecture: Architecture | None = None
-    image_size: int | None = None
+    image_size: int | Sequence[int] | None = None
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
     bounds: tuple[float, float] | None = None

@@ -16,7 +16,7 @@ from verisal.checkpoint import IMAGES_KEY, load_export, save_export
 from verisal.errors import CheckpointError, ConfigError
 from verisal.functional.networks import plain_network
 from verisal.functional.outputs import logits_of
-from verisal.models._layout import InputShape, evaluating
+from verisal.models._layout import InputShape, both_sides, evaluating
 from verisal.models.bounds import UNIT, Bounds
 from verisal.models.classifier import Classifier, check_network
 from verisal.models.normalization import Normalization
@@ -59,7 +59,7 @@ class ClassifierSource:
             nothing is given.
         class_names: one per logit, or the path of a text file with one per line. Numbers where nobody
             tells.
-        image_size: height and width in pixels.
+        image_size: side, or (height, width), in pixels.
         channels: that the network takes; those of ``mean`` or of its first convolution where nothing is
             given.
         bounds: least and greatest value of what the network takes; [0, 1] where nothing is given. With them,
@@ -76,7 +76,7 @@ class ClassifierSource:
     factory: str | None = None
     stages: Sequence[str] | None = None
     class_names: Sequence[str] | str | None = None
-    image_size: int | None = None
+    image_size: int | tuple[int, int] | None = None
     channels: int | None = None
     bounds: tuple[float, float] | None = None
     mean: Sequence[float] | None = None
@@ -91,6 +91,8 @@ class ClassifierSource:
             if (value := getattr(self, name)) is not None and not value:
                 raise ConfigError(f"{name} is empty; name them, or leave {name} out")
         check_range(1, image_size=self.image_size, channels=self.channels)
+        if self.image_size is not None:
+            both_sides(self.image_size)
         Bounds.of(self.bounds)
         count = len(self.mean or self.std or (0.0,))
         told = Normalization(tuple(self.mean or (0.0,) * count), tuple(self.std or (1.0,) * count))
@@ -279,7 +281,7 @@ def export_classifier(path: Path | str, classifier: Classifier, *, origin: Mappi
         **built_by,
         "stages": list(classifier.stages),
         "class_names": list(classifier.class_names),
-        "image_size": classifier.image_size,
+        "image_size": _side_or_both(classifier),
         "bounds": [classifier.bounds.low, classifier.bounds.high],
         "channels": classifier.channels,
         "mean": classifier.mean.flatten().tolist(),
@@ -289,6 +291,11 @@ def export_classifier(path: Path | str, classifier: Classifier, *, origin: Mappi
         IMAGES_KEY: classifier.seen_images,
     }
     save_export(path, _copies(network), card)
+
+
+def _side_or_both(classifier: Classifier) -> int | list[int]:
+    height, width = classifier.height_and_width
+    return height if height == width else [height, width]
 
 
 def _copies(network: nn.Module) -> dict[str, Tensor]:
@@ -310,7 +317,7 @@ def _check_rebuilds(classifier: Classifier, architecture: Architecture) -> None:
             f"{architecture.name} with {dict(architecture.arguments)} has other weights than this classifier:"
             f" {error}; name the arguments with which it was built"
         ) from error
-    blank = InputShape.of(network, classifier.image_size, classifier.channels).blank(network)
+    blank = InputShape.of(network, classifier.height_and_width, classifier.channels).blank(network)
     image = torch.rand(blank.shape, generator=torch.Generator().manual_seed(0)).to(blank)
     twin, count = twin.to(blank).eval(), classifier.num_classes
     with torch.no_grad(), evaluating(network):
