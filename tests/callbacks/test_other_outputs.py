@@ -51,7 +51,6 @@ def labels():
     return sets
 
 
-@pytest.mark.filterwarnings("ignore:.*hides next to nothing")
 def test_scores_of_several_labels_are_those_of_the_label_that_is_there():
     module, sets = Tagger(), labels()
     with torch.no_grad():
