@@ -14,6 +14,7 @@ from torch import Tensor, distributed
 from verisal.attacks.on_maps.attack import MapAttack
 from verisal.callbacks.explaining.callback import ExplainingCallback
 from verisal.callbacks.explaining.epoch import Epoch, Seen
+from verisal.errors import ConfigError
 from verisal.functional.comparison import postprocess
 from verisal.functional.comparison.similarity import attribution_of, defined_maps
 from verisal.models import Classifier
@@ -36,6 +37,10 @@ class SaliencyPanels(ExplainingCallback):
     _: KW_ONLY
     max_images: int | None = 8
     display_channels: DisplayChannels = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_shown(self.display_channels)
 
     def add(self, epoch: Epoch, seen: Seen) -> None:
         """Draw the images of one batch."""
@@ -79,6 +84,10 @@ class AttackedMaps(ExplainingCallback):
     max_images: int | None = 4
     display_channels: DisplayChannels = None
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_shown(self.display_channels)
+
     def add(self, epoch: Epoch, seen: Seen) -> None:
         """Draw the images of one batch."""
         ids = seen.batch.image_ids
@@ -119,6 +128,17 @@ class AttackedMaps(ExplainingCallback):
             after = after.index_copy(0, rows, result.maps.to(after.dtype))
             succeeded[rows.cpu()] = result.found.cpu()
         return postprocess(attribution)[:, 0].cpu(), postprocess(after)[:, 0].cpu(), succeeded
+
+
+def _check_shown(channels: DisplayChannels) -> None:
+    """Raise ``ConfigError`` for what no image has, before there is one."""
+    if channels is None or callable(channels):
+        return
+    if len(channels) != 3 or not all(isinstance(one, int) and one >= 0 for one in channels):
+        raise ConfigError(
+            "display_channels must be three numbers of channels from 0, for red, green and blue, or a"
+            f" function; found {channels!r}"
+        )
 
 
 def _to_show(image: Tensor, channels: DisplayChannels) -> Tensor:
