@@ -7,7 +7,13 @@ from torch.utils.data import TensorDataset
 
 from helpers.strangers import CLASSES, SIDE, Pictures, Stranger, TinyNet, loader, trainer
 from verisal.attacks import FGSM
-from verisal.callbacks import DisturbedLocalization, RobustValidation, SaliencyMetrics, SaliencyPanels
+from verisal.callbacks import (
+    ClassRanks,
+    DisturbedLocalization,
+    RobustValidation,
+    SaliencyMetrics,
+    SaliencyPanels,
+)
 from verisal.errors import ConfigError
 from verisal.functional.baselines import Constant
 from verisal.functional.regions.disturbed import label_queries, most_probable
@@ -114,6 +120,23 @@ def test_disturbed_localisation_of_several_labels(absent):
         if name.row == "gradient" and name.column.endswith("response_ratio_c1")
     ]
     assert (ratio.n > 0) == absent
+
+
+def test_ranks_are_those_of_labels_that_are_known_to_be_absent():
+    module = Tagger()
+    with torch.no_grad():
+        module.net.fc.bias += 3
+    for sets in (labels(), labels().where(labels() == 1, UNKNOWN)):
+        found = ClassRanks([Gradient()], ranks=(2,), output="sigmoid", normalization="none", resamples=0)
+        trainer(found).validate(module, loader(TensorDataset(images(), sets)), verbose=False)
+        logits = Classifier(module.net.eval(), normalization="none")(images())
+        second = logits.topk(2, dim=1).indices[:, 1:]
+        (norm,) = [
+            score
+            for name, score in found.evaluation.scores.items()
+            if name.row == "gradient" and name.column.endswith("norm[rank2]")
+        ]
+        assert norm.n == int((sets.gather(1, second) == 0).sum())
 
 
 def test_robust_validation_attacks_the_label_that_is_there():

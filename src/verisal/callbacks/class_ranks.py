@@ -128,7 +128,10 @@ class ClassRanks(QueryCallback):
         annotated = torch.zeros_like(seen.logits, dtype=torch.bool)
         for row, labels in zip(annotated, seen.batch.object_labels, strict=True):
             row[labels.to(row.device)] = True
-        absent = ~annotated.gather(1, further.t()).t()
+        sets = seen.batch.label_sets
+        # Of several labels those that are known not to be there.
+        away = ~annotated if sets is None else sets == 0
+        absent = away.gather(1, further.t()).t()
         return torch.cat([seen.query_class[None], further]), absent & exists[:, None]
 
     def _draw(self, epoch: Epoch, seen: Seen, asked: Tensor) -> None:
