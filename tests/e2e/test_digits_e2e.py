@@ -43,7 +43,7 @@ def test_it_is_trained_explained_attacked_and_guarded(run):
     assert accuracy["clean"] > 0.8
     assert accuracy["pgd"] <= accuracy["fgsm"] < accuracy["clean"]
     for row in ("gradient", "grad_cam", "occlusion", "random", "centre"):
-        curve = metrics[f"test/{row}/deletion[dataset mean] steps16/auc"]
+        curve = metrics[f"test/{row}/deletion[dataset_mean]_steps16/auc"]
         assert curve["n"] + curve["undefined"] == 4
     for attack in ("fgsm", "pgd", "cw_l2"):
         assert metrics[f"test/LearnedConsistency/auroc/{attack}"]["n"] > 0

@@ -97,7 +97,11 @@ class DetectorFile:
             ConfigError: no threshold.
         """
         # One that has seen no image yet takes the size of the file.
-        classifier.note_size(torch.empty(0, 3, *[self.card.get("image_size") or 1] * 2))
+        try:
+            channels = classifier.channels
+        except ConfigError:
+            channels = 3
+        classifier.note_size(torch.empty(0, channels, *[self.card.get("image_size") or 1] * 2))
         self._check_classifier(classifier, other_weights)
         head = self.settings["head"]
         name, threshold = next(iter(self.thresholds()[head].items()))
