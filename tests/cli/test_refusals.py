@@ -17,6 +17,7 @@ TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(SO
 COMMANDS = ("fit", "validate", "test", "predict", "explain", "export", "data")
 # Names of a metric, and options and classes of other packages, which are told as such.
 OF_OTHERS = {
+    "ToImage",
     "attacked_sensitivity",
     "force-reinstall",
     "DataLoaders",

@@ -8,7 +8,7 @@ import pytest
 
 import verisal
 from helpers.strangers import TinyNet
-from verisal.data import EmojiScenes, ImageFolder, ImageSplits
+from verisal.data import EmojiScenes, ImageFolder, ImagesLike, ImageSplits, SizeGroups
 from verisal.detectors import (
     CNNDetector,
     DetectorFeatures,
@@ -22,7 +22,7 @@ from verisal.detectors import (
 from verisal.fingerprint import Configured, fingerprint
 from verisal.functional import baselines
 from verisal.functional.baselines import Constant, DatasetMean, GaussianNoise
-from verisal.metrics import ROAD, ClassRankScores
+from verisal.metrics import ROAD, BandRemoval, ClassRankScores
 from verisal.models import Classifier, ClassifierSource, Normalization, SmallResNet
 from verisal.reporting import WandbSettings
 from verisal.saliency import (
@@ -50,6 +50,7 @@ CASES: dict[type, Callable[[type], object]] = {
         std=of(THIRDS),
         class_names=of("abcd"),
     ),
+    BandRemoval: lambda of: BandRemoval(of(["red", "infrared"])),
     CNNDetector: lambda of: CNNDetector(
         source=Pixels(),
         reads=of(["image"]),
@@ -71,20 +72,24 @@ CASES: dict[type, Callable[[type], object]] = {
     MaskForest: lambda of: MaskForest(source=Pixels(), reads=of(["gates/*"])),
     MaskNetwork: lambda of: MaskNetwork(of([4, 8]), num_classes=3),
     MaskStatistics: lambda of: MaskStatistics(source=Pixels(), reads=of(["masks/*"])),
+    ImagesLike: lambda of: ImagesLike(class_names=of("ab"), image_size=32),
     Normalization: lambda of: Normalization(of(THIRDS), of(THIRDS)),
     Occlusion: lambda of: Occlusion(window=of([8, 12]), stride=4),
     ROAD: lambda of: ROAD(shares=of([0.2, 0.4])),
+    SizeGroups: lambda of: SizeGroups(of([of([4, 4]), of([4, 6]), of([4, 4])]), 2),
     SmallResNet: lambda of: SmallResNet(3, widths=of([4, 4, 8, 8])),
     Vote: lambda of: Vote(voters=of([MaxSoftmax(), SoftmaxEntropy()])),
     WandbSettings: lambda of: WandbSettings(tags=of(["a", "b"])),
 }
 ELSEWHERE = {
+    BandRemoval: lambda made: (made.columns, made.band_names, repr(made)),
     Classifier: lambda made: (made.stages, made.class_names, made.normalization),
     ClassRankScores: lambda made: made.table.columns,
     EmojiScenes: lambda made: made[0].image.tolist(),
     Explainer: lambda made: made.classifier.stages,
     MaskNetwork: lambda made: (made.channels, str(made)),
     ROAD: lambda made: (made.name, made.fractions),
+    SizeGroups: lambda made: list(made),
     SmallResNet: str,
 }
 """What those say that are no plain settings."""

@@ -134,12 +134,13 @@ class ImagesLike:
         bounds: of the values of arrays; see :class:`.ImageReader`.
     """
 
-    class_names: tuple[str, ...]
+    class_names: Sequence[str]
     image_size: int
     channels: int = 3
     bounds: Bounds = UNIT
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "class_names", tuple(self.class_names))
         check_range(1, image_size=self.image_size, channels=self.channels)
 
 
