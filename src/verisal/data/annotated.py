@@ -134,7 +134,7 @@ class ImagesLike:
         bounds: of the values of arrays; see :class:`.ImageReader`.
     """
 
-    class_names: Sequence[str]
+    class_names: tuple[str, ...]
     image_size: int
     channels: int = 3
     bounds: Bounds = UNIT
