@@ -125,6 +125,13 @@ def test_attack_and_guard(tmp_path):
     load_export(tmp_path / "alarm.safetensors")
 
 
+def test_xray(tmp_path):
+    pytest.importorskip("torchxrayvision")
+    printed = _run("xray.py", tmp_path)
+    assert "units of [-1024, 1024]" in printed
+    assert len(list(tmp_path.glob("*.png"))) == 3
+
+
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 def test_an_example_is_short_and_says_what_it_needs(script):
     lines = script.read_text().splitlines()
