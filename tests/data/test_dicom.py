@@ -1,6 +1,7 @@
 """DICOM files that pydicom ships, and files that this test makes of them."""
 
 import io
+import shutil
 import warnings
 from pathlib import Path
 
@@ -142,6 +143,16 @@ def test_folders_hold_dicom_files_with_and_without_a_suffix(tmp_path):
     assert [str(problem).partition(": ")[2][:23] for problem in report.problems] == [
         "is the same picture as "
     ] * 3
+
+
+def test_a_window_is_said_where_files_are_checked(tmp_path):
+    shutil.copy(file_of("MR_small.dcm"), tmp_path / "mr.dcm")
+    folder = ImageFolder(root=str(tmp_path), labels="none")
+    classifier = Classifier(SmallResNet(2, channels=1), ["stage1"], normalization="none", image_size=32,
+                            channels=1, class_names=("ill", "well"))  # fmt: skip
+    (problem,) = check_data(folder, classifier=classifier).problems
+    assert "window=(centre, width)" in str(problem)
+    assert check_data(folder, classifier=classifier, window="file").problems == ()
 
 
 NAME = "Doe^Jane"

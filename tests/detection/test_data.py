@@ -3,10 +3,12 @@ import os
 import pytest
 import torch
 from PIL import Image
+from pydicom.data import get_testdata_file
 
 from helpers.tiny_detector import COUNTS, SIZE, attacks, data, exported, features, memorised
 from verisal.attacks import FGSM
 from verisal.cli._trainer import write_predictions
+from verisal.data import ImageReader, resize_image
 from verisal.data.guard import guard_classifier_data
 from verisal.data.image_data import Processes, ShareSampler
 from verisal.detectors import Logits
@@ -186,6 +188,16 @@ def test_photographs_come_from_files_and_folders_at_the_classifiers_size(tmp_pat
     assert batch.labels.tolist() == [-1, -1, -1]
     colours = torch.tensor([[1.0, 0, 0], [0, 0, 1.0], [0, 1.0, 0]])
     torch.testing.assert_close(batch.images.mean(dim=(2, 3)), colours, rtol=0, atol=0.02)
+
+
+def test_dicom_files_are_cut_by_the_window_that_is_said(tmp_path):
+    file = get_testdata_file("CT_small.dcm")
+    module = data(tmp_path, images=[file], window=(40, 400))
+    module.setup("predict")
+    (batch,) = module.predict_dataloader()
+    expected = resize_image(ImageReader(window=(40, 400))(file), SIZE)
+    assert batch.images[0].equal(expected)
+    assert not batch.images[0].equal(resize_image(ImageReader(window=(40, 800))(file), SIZE))
 
 
 def test_damaged_photographs_stop_predict_or_are_left_out(tmp_path, caplog):

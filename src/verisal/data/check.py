@@ -10,6 +10,7 @@ from typing import final
 from torch import Tensor
 
 from verisal.data.decode import MAX_PIXELS
+from verisal.data.dicom import Window
 from verisal.data.files import left_out_words
 from verisal.data.objects import check_record
 from verisal.data.readers.class_map import class_indices
@@ -70,6 +71,7 @@ def check_data(
     classifier: Classifier | None = None,
     max_pixels: int = MAX_PIXELS,
     channel_rule: ChannelRule | None = None,
+    window: Window | None = None,
     others: Sequence[ImageSet] = (),
     progress: bool = False,
 ) -> CheckReport:
@@ -84,6 +86,7 @@ def check_data(
             compare them.
         max_pixels: largest width times height that is decoded.
         channel_rule: what is done with a file of other channels than the classifier takes.
+        window: of DICOM files; see :class:`.ImageReader`.
         others: sets for other splits, with which the data set may share no picture; of them nothing else is
             looked at.
         progress: whether to show how far it is.
@@ -105,7 +108,7 @@ def check_data(
     sizes: list[tuple[int, int]] = []
     objects, reader = 0, ImageReader(max_pixels=max_pixels)
     if classifier is not None:
-        reader = ImageReader.of(classifier, rule=channel_rule, max_pixels=max_pixels)
+        reader = ImageReader.of(classifier, rule=channel_rule, max_pixels=max_pixels, window=window)
     with progress_bar("data", len(listing.records) + len(elsewhere), done=0, shown=progress) as advance:
         for record in listing.records:
             advance(1)

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from verisal.attacks import Attack
 from verisal.data.annotated import AnnotatedImages, DiskSplit, ImageSplits
 from verisal.data.decode import resize_image
+from verisal.data.dicom import Window
 from verisal.data.files import find_images, left_out_words, no_image, path_text
 from verisal.data.guard import ImageDigests, guard_classifier_data
 from verisal.data.image_data import Processes, ShareSampler, more_than_a_batch
@@ -88,6 +89,7 @@ class DetectorData(L.LightningDataModule):
             names it.
         channel_rule: what is done with a file among ``images`` that has other channels than the classifier
             takes; see :class:`.ImageReader`. ``source`` has its own.
+        window: of DICOM files among ``images``; see :class:`.ImageReader`.
         source: images on disk to fit, validate and test with, labelled; EmojiScenes without it.
 
     Raises:
@@ -117,6 +119,7 @@ class DetectorData(L.LightningDataModule):
         images: Sequence[str] = (),
         on_error: Literal["raise", "skip"] = "raise",
         channel_rule: ChannelRule | None = None,
+        window: Window | None = None,
         source: ImageSplits | None = None,
     ) -> None:
         super().__init__()
@@ -129,7 +132,7 @@ class DetectorData(L.LightningDataModule):
         # channels_last makes the CPU convolutions of masks and attacks about 1.4 times as fast.
         self.classifier.to(memory_format=torch.channels_last)
         self._batch_size, self._images, self._on_error = batch_size, tuple(images), on_error
-        self._reader = ImageReader.of(self.classifier, rule=channel_rule)
+        self._reader = ImageReader.of(self.classifier, rule=channel_rule, window=window)
         learned = [*noise] if fit_noise is None else [name for name in noise if name in fit_noise]
         counts: dict[Split, tuple[int, int]] = {
             "det_fit": (fit_count, fit_count),
