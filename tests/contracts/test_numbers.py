@@ -64,6 +64,7 @@ _GIVEN: dict[str, dict[str, Any]] = {
     "DetectionScores": {"rows": ["a"]},
     "DetectorTask": {"detectors": {"a": MaxSoftmax()}, "head": "a"},
     "FoolboxCall": {"attack": FGSM(eps=0.1)},
+    "ImagesLike": {"class_names": ("a", "b")},
     "MapAttack": {"kind": "top_k"},
     "MapSimilarity": {"label": "a", "other": HierarchicalMasks()},
     "MaskForest": {"reads": ["masks/*"]},
