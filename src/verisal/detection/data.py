@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from verisal.attacks import Attack
 from verisal.data.annotated import AnnotatedImages, DiskSplit, ImageSplits
 from verisal.data.decode import resize_image
-from verisal.data.dicom import Window
+from verisal.data.dicom import Window, check_window
 from verisal.data.files import find_images, left_out_words, no_image, path_text
 from verisal.data.guard import ImageDigests, guard_classifier_data
 from verisal.data.image_data import Processes, ShareSampler, more_than_a_batch
@@ -125,6 +125,8 @@ class DetectorData(L.LightningDataModule):
         super().__init__()
         check_range(1, fit_count=fit_count, val_count=val_count, test_count=test_count, batch_size=batch_size)
         check_range(0, val_attacked_count=val_attacked_count, seed=seed)
+        if window not in (None, "file"):
+            check_window(window)
         self.families = Families(families, fits, tuple(merged))
         fitted = _checked_names(attacks, families, fits, noise, noise_like, fit_noise)
         self.classifier = load_classifier(classifier)
