@@ -220,15 +220,25 @@ class _File:
         return Image.open(io.BytesIO(self.content), formats=picture_formats())
 
 
-def _decoded(
-    path: str | PathLike[str], max_pixels: int, pixels: Callable[[Image.Image, _File], NDArray[Value]]
-) -> NDArray[Value]:
+def content_of(path: str | PathLike[str], count: int = -1) -> bytes:
+    """The first ``count`` bytes of a file, or all of them.
+
+    Raises:
+        DataError: a file that cannot be read.
+    """
     try:
-        content = Path(path).read_bytes()
+        with Path(path).open("rb") as file:
+            return file.read(count)
     # A name that no file can have is a ValueError.
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"{path}: cannot be read ({reason}); expected an image file") from error
+
+
+def _decoded(
+    path: str | PathLike[str], max_pixels: int, pixels: Callable[[Image.Image, _File], NDArray[Value]]
+) -> NDArray[Value]:
+    content = content_of(path)
     if not content:
         raise DataError(f"{path}: the file is empty (0 bytes); expected an image file")
     try:

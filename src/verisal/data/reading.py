@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from verisal.data.arrays import channels_first, is_array, read_array, read_bands
-from verisal.data.decode import MAX_PIXELS, decode_image, decode_picture
-from verisal.data.dicom import Window, check_window, holds_dicom, read_dicom
+from verisal.data.decode import MAX_PIXELS, content_of, decode_image, decode_picture
+from verisal.data.dicom import LONGEST_START, Window, check_window, is_dicom, read_dicom
 from verisal.data.pillow import is_tiff, tiff_samples
 from verisal.data.readers.listing import ImageRecord
 from verisal.errors import ConfigError, DataError
@@ -100,10 +100,10 @@ class ImageReader:
             DataError: the file is missing, damaged or too large, its values lie outside the bounds, or it has
                 other channels and no rule says what to do; names the path.
         """
-        medical = self._dicom(Path(path))
-        if medical is not None:
-            return self._with_channels(medical, path)
-        numbers = self._numbers(Path(path))
+        start = content_of(path, LONGEST_START)
+        if is_dicom(start):
+            return self._with_channels(self._dicom(Path(path)), path)
+        numbers = self._numbers(Path(path), start)
         if numbers is not None:
             return self._with_channels(self._of_numbers(numbers, Path(path)), path)
         if self.channels == _RGB and self.rule is None:
@@ -111,15 +111,9 @@ class ImageReader:
         picture = decode_picture(path, max_pixels=self.max_pixels, bands=self.channels == 4)
         return self._with_channels(picture, path)
 
-    def _dicom(self, path: Path) -> Tensor | None:
-        """A DICOM file's image ``(C, H, W)`` in [0, 1], None of others, and of what cannot be opened."""
-        try:
-            if not holds_dicom(path):
-                return None
-            content = path.read_bytes()
-        except (OSError, ValueError):
-            return None
-        read = read_dicom(path, content, window=self.window, max_pixels=self.max_pixels)
+    def _dicom(self, path: Path) -> Tensor:
+        """A DICOM file's image ``(C, H, W)`` in [0, 1]."""
+        read = read_dicom(path, content_of(path), window=self.window, max_pixels=self.max_pixels)
         values = torch.from_numpy(channels_first(read.values, self.channels, path).astype(np.float32))
         if not read.in_units:
             return values
@@ -134,18 +128,13 @@ class ImageReader:
         except DataError as error:
             raise DataError(f"{path}: {error}; or say window=(centre, width), which cuts them") from error
 
-    def _numbers(self, path: Path) -> NDArray[Any] | None:
-        """The values of a file that is an array, None of a picture, and of what cannot be opened."""
-        try:
-            with path.open("rb") as file:
-                start = file.read(8)
-            if is_array(path, start):
-                return read_array(path, path.read_bytes())
-            if not is_tiff(start):
-                return None
-            content = path.read_bytes()
-        except (OSError, ValueError):
+    def _numbers(self, path: Path, start: bytes) -> NDArray[Any] | None:
+        """The values of a file that begins so and is an array; None of a picture."""
+        if is_array(path, start):
+            return read_array(path, content_of(path))
+        if not is_tiff(start):
             return None
+        content = content_of(path)
         several = self.channels not in (1, _RGB, 4) or tiff_samples(content) not in (1, _RGB, 4)
         return read_bands(path, content) if several or self.bounds != UNIT else None
 
@@ -160,10 +149,10 @@ class ImageReader:
         if record.pixels is not None:
             return record.pixels
         path = record.path
-        medical = self._dicom(path)
-        if medical is not None:
-            return medical
-        numbers = self._numbers(path)
+        start = content_of(path, LONGEST_START)
+        if is_dicom(start):
+            return self._dicom(path)
+        numbers = self._numbers(path, start)
         if numbers is None:
             return decode_image(path, max_pixels=self.max_pixels)
         return torch.from_numpy(channels_first(numbers, self.channels, path).astype(np.float64))
