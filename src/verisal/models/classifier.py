@@ -16,16 +16,22 @@ from verisal.functional.scopes import gradient_scope
 from verisal.models._layout import (
     InputShape,
     both_sides,
-    channels_of,
     check_forward,
     check_stage_names,
     count_classes,
     probe_stages,
 )
 from verisal.models._stages import stages_of
+from verisal.models._told import (
+    check_network,
+    check_output,
+    input_channels,
+    normalization_of,
+    way_to_channels,
+)
 from verisal.models.bounds import Bounds
 from verisal.models.function_network import names_inside
-from verisal.models.normalization import HOW_TO_SAY, Normalization
+from verisal.models.normalization import Normalization
 from verisal.models.sources.libraries import Architecture
 from verisal.models.split import SplitNetwork, gives_same_logits, hooked_network, split_network
 from verisal.types import OutputKind, StagedClassifier, StageOutputs, check_range
@@ -97,8 +103,8 @@ class Classifier(StagedClassifier):
         self.output: OutputKind = output or output_of(network)
         self._known_classes = None if class_names is None else len(class_names)
         check_output(self.output, self._known_classes)
-        told = normalization_of(network, normalization, bounds)
-        self._channels = _input_channels(network, told, channels)
+        told = normalization_of(network, normalization, None if bounds is None else self.bounds)
+        self._channels = input_channels(network, told, channels)
         told = told.over(self._channels or 1)
         if stages is not None:
             stages = names_inside(network, tuple(stages))
@@ -352,39 +358,6 @@ class _Views:
     num_classes: int
 
 
-def normalization_of(
-    network: nn.Module, told: object, bounds: Bounds | Sequence[float] | None = None
-) -> Normalization:
-    """What a user says, else what the network says of itself; with bounds the values as they are.
-
-    Raises:
-        ConfigError: neither says anything.
-    """
-    if bounds is not None:
-        return Normalization.of(told, bounds=Bounds.of(bounds))
-    if told is not None:
-        return Normalization.of(told)
-    found = Normalization.found_in(network)
-    if found is None:
-        raise ConfigError(
-            f"the network {type(network).__name__} does not say how it normalises; {HOW_TO_SAY}"
-        )
-    return found
-
-
-def check_network(network: object) -> None:
-    """Raise ``ConfigError`` for what is no network, with the way to one."""
-    if isinstance(network, nn.Module):
-        return
-    way = ""
-    if isinstance(network, str):
-        way = "; load_classifier takes names"
-    elif callable(network):
-        way = "; call it where it builds one, or give FunctionNetwork(module, function) where it takes images"
-    found = getattr(network, "__name__", type(network).__name__)
-    raise ConfigError(f"expected a network (an nn.Module), found {found}{way}")
-
-
 def as_it_says(classifier: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
     """A bare network that says how its input is normalised, as those of timm do, with that normalisation."""
     if isinstance(classifier, nn.Module):
@@ -392,45 +365,6 @@ def as_it_says(classifier: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
         if not isinstance(network, StagedClassifier) and Normalization.found_in(network) is not None:
             return Classifier(network)
     return classifier
-
-
-def _input_channels(network: nn.Module, normalization: Normalization, told: int | None) -> int | None:
-    """Channels as told, of the first convolution, or of a normalisation with one number for each.
-
-    Raises:
-        ConfigError: these differ.
-    """
-    several = len(normalization.mean) if len(normalization.mean) > 1 else None
-    found = told or channels_of(network)
-    if found and several and found != several:
-        who = "as said by channels=" if told else f"of the first convolution of {type(network).__name__}"
-        raise ConfigError(
-            f"the normalisation has {several} numbers, {normalization}, and there are {found} channels,"
-            f" {who};"
-            " give normalization= one number for all channels or one for each"
-            + ("" if told else f", or say channels={several} if the network takes so many")
-        )
-    return found or several
-
-
-def way_to_channels(found: int, taken: int) -> str:
-    """What to do with images of another number of channels than a network takes."""
-    if found == 1:
-        return f"repeat the grey channel, if the network was trained so: images.repeat(1, {taken}, 1, 1)"
-    if taken == 1:
-        return "make them grey as in training, e.g. images.mean(1, keepdim=True)"
-    return "choose the bands that it was trained on: images[:, [...]]"
-
-
-def check_output(output: str, num_classes: int | None) -> None:
-    """Raise ``ConfigError`` for another word than the three, or one logit with ``softmax``."""
-    if output not in ("softmax", "sigmoid", "score"):
-        raise ConfigError(f"output must be 'softmax', 'sigmoid' or 'score', found {output!r}")
-    if output == "softmax" and num_classes == 1:
-        raise ConfigError(
-            "output: softmax needs at least two classes, as the softmax over one is 1 whatever the image; say"
-            " output: sigmoid (verisal explain: --classifier_output=sigmoid) for a network with one logit"
-        )
 
 
 def _taken(network: nn.Module, otherwise: Tensor) -> Tensor:

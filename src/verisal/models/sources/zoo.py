@@ -17,8 +17,9 @@ from verisal.errors import CheckpointError, ConfigError
 from verisal.functional.networks import plain_network
 from verisal.functional.outputs import logits_of
 from verisal.models._layout import InputShape, both_sides, evaluating
+from verisal.models._told import check_network
 from verisal.models.bounds import UNIT, Bounds
-from verisal.models.classifier import Classifier, check_network
+from verisal.models.classifier import Classifier
 from verisal.models.normalization import Normalization
 from verisal.models.sources.libraries import (
     Architecture,
