@@ -45,12 +45,15 @@ def _validated(module, images):
     data = DataLoader(TensorDataset(images, torch.arange(len(images)) % 3), 4)
     callback = SaliencyMetrics([Gradient()], [PerturbationCurve("deletion", steps=2)], resamples=0)
     trainer(callback).validate(module, data, verbose=False)
+    return callback.evaluation
 
 
 def test_grey_images_are_explained():
     module = Stranger()
     module.net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    _validated(module, torch.rand(4, 1, 16, 16))
+    found = _validated(module, torch.rand(4, 1, 16, 16))
+    assert found.counts["explained images"] == 4
+    assert 0 < found.logged_scores["val/gradient/deletion"].value < 1
 
 
 def test_floats_of_0_to_255_get_the_normalisation_to_say():

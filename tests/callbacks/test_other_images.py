@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from helpers.channels import COUNTS, as_rgb, images_of, on_channels
+from helpers.channels import COUNTS, InUnits, as_rgb, images_of, on_channels
 from helpers.strangers import SIDE, Stranger, loader, trainer
 from verisal.attacks.on_maps.attack import MapAttack
 from verisal.callbacks import AttackedMaps, PerturbationCurves, SaliencyMetrics, SaliencyPanels
@@ -25,18 +25,6 @@ def callbacks(**settings):
         PerturbationCurves([Gradient()], baselines=[Constant()], kinds=["insertion"], steps=2, resamples=10),
         SaliencyPanels([Gradient()], max_images=2),
     ]
-
-
-class InUnits(torch.nn.Module):
-    """A network that takes values of a range, as those of radiology do."""
-
-    def __init__(self, network, bounds):
-        super().__init__()
-        (self.low, high), self.network = bounds, network
-        self.width = high - self.low
-
-    def forward(self, values):
-        return self.network((values - self.low) / self.width)
 
 
 def validated(images, bounds, network):

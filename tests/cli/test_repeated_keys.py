@@ -46,4 +46,9 @@ def test_other_faults_are_left_to_the_reader(tmp_path):
     loop.write_text("a: &a\n  b: *a\nc: {<<: {d: 1}, d: 2}\n")
     broken = tmp_path / "broken.yaml"
     broken.write_text("a: [1, 2")
-    refuse_repeated_keys(["fit", "--config", str(loop), str(broken), str(tmp_path / "none.yaml"), "--x=1"])
+    others = ["fit", "--config", str(loop), str(broken), str(tmp_path / "none.yaml"), "--x=1"]
+    refuse_repeated_keys(others)
+    twice = tmp_path / "twice.yaml"
+    twice.write_text("a: 1\na: 2\n")
+    with pytest.raises(ConfigError, match="the key 'a' stands twice, in lines 1 and 2"):
+        refuse_repeated_keys([*others, str(twice)])

@@ -8,12 +8,12 @@ from functools import cache
 
 import pytest
 import torch
+from test_channels import OTHER_NETWORK
 from test_saliency_contracts import CASES as METHODS
-from torch import Tensor, nn
 
 from helpers import saliency_cases
 from helpers.attack_cases import CASES as ATTACKS
-from helpers.channels import COUNTS, as_rgb, images_of, on_channels
+from helpers.channels import COUNTS, InUnits, as_rgb, images_of, on_channels
 from helpers.detector_cases import CASES as DETECTORS
 from verisal.errors import ConfigError
 from verisal.functional.outputs import ask
@@ -22,20 +22,6 @@ from verisal.models import Classifier, ClassLogit, targeted
 BOUNDS = {"unit": None, "bytes": (0.0, 255.0), "Hounsfield": (-1024.0, 1024.0)}
 OUTPUTS = ("softmax", "sigmoid", "one logit", "target")
 STAGES = ("network.one", "network.two", "network.three")
-OTHER_NETWORK = {name for name in METHODS if "Adapter" in name or name.startswith("LearnedMask")}
-
-
-class InUnits(nn.Module):
-    """A network that takes values of a range and gives one logit or all."""
-
-    def __init__(self, network: nn.Module, bounds: tuple[float, float], *, one: bool) -> None:
-        super().__init__()
-        (self.low, high), self.network, self.one = bounds, network, one
-        self.width = high - self.low
-
-    def forward(self, values: Tensor) -> Tensor:
-        logits = self.network((values - self.low) / self.width)
-        return logits[:, 1:2] - logits[:, :1] if self.one else logits
 
 
 @cache

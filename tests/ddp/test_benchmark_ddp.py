@@ -55,16 +55,6 @@ def work(rank, folder):
     torch.save([panel.image_id for panel in found[-1].panels], folder / f"panels {rank}.pt")
 
 
-@pytest.fixture
-def folder(tmp_path):
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        (tmp_path / "port").write_text(str(probe.getsockname()[1]))
-    return tmp_path
-
-
 def test_seven_images_on_two_processes_equal_one_process(folder):
     alone = evaluated()
     multiprocessing.start_processes(work, args=(folder,), nprocs=2, start_method="forkserver")

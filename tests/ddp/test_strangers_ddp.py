@@ -1,7 +1,6 @@
 """A stranger's module on two processes: the numbers of one, also with uneven shares, and the same weights."""
 
 import os
-import socket
 import warnings
 
 import pytest
@@ -87,14 +86,6 @@ def work(rank, folder):
     found["alone"], _ = fitted(False, **both)
     found["watched"], found["affordable"] = fitted(True, **both)
     torch.save(found, folder / f"{rank}.pt")
-
-
-@pytest.fixture
-def folder(tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        (tmp_path / "port").write_text(str(probe.getsockname()[1]))
-    return tmp_path
 
 
 def test_two_processes_equal_one_and_leave_the_weights_alone(folder):

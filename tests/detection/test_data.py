@@ -162,6 +162,9 @@ def test_images_that_chose_the_classifier_may_be_fitted_on(tmp_path):
     splits = {split: scenes.digests for split, scenes in module._splits.items()}
     module.classifier.seen_images = {"val": splits["det_fit"]().values}
     guard_classifier_data(splits, module.classifier)
+    module.classifier.seen_images = {"fit": splits["det_fit"]().values}
+    with pytest.raises(DataError, match="images of det_fit stand in the images"):
+        guard_classifier_data(splits, module.classifier)
 
 
 def test_images_are_named_after_their_split(ready):

@@ -52,6 +52,22 @@ def classifier_on(classifier: Classifier, channels: int) -> Classifier:
     ).eval()
 
 
+class InUnits(nn.Module):
+    """A network that takes values of a range, as those of radiology do, and gives all logits or one.
+
+    ``one``: the second logit less the first.
+    """
+
+    def __init__(self, network: nn.Module, bounds: tuple[float, float], *, one: bool = False) -> None:
+        super().__init__()
+        (self.low, high), self.network, self.one = bounds, network, one
+        self.width = high - self.low
+
+    def forward(self, values: Tensor) -> Tensor:
+        logits = self.network((values - self.low) / self.width)
+        return logits[:, 1:2] - logits[:, :1] if self.one else logits
+
+
 def images_of(channels: int, count: int, size: tuple[int, int], *, seed: int = 5) -> Tensor:
     """8-bit images in [0, 1]."""
     generator = torch.Generator().manual_seed(seed)

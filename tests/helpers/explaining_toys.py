@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import ClassVar, final
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from helpers.strangers import trainer as trainer
 from verisal.saliency import Saliency
 from verisal.types import Batch, SaliencyResult, Sample
 
@@ -114,16 +115,3 @@ def right_labels(count: int) -> Tensor:
     task = Task().eval()
     with torch.no_grad():
         return task.classifier(Samples(count).images).argmax(dim=1)
-
-
-def trainer(*callbacks, **settings) -> Trainer:
-    quiet = {
-        "logger": False,
-        "accelerator": "cpu",
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "num_sanity_val_steps": 0,
-        "max_epochs": 1,
-    }
-    return Trainer(callbacks=list(callbacks), **quiet | settings)
