@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from verisal.errors import DataError
+from verisal.functional.regions.boxes import boxes_around
 from verisal.types import Sample, check_range
 
 Pixels = NDArray[np.uint8]
@@ -171,13 +172,10 @@ def tight_boxes(masks: NDArray[np.bool_]) -> Tensor:
 
     DataError for a mask without one.
     """
-    boxes = torch.zeros(len(masks), 4)
-    for row, mask in enumerate(masks):
-        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-        if not len(rows):
-            raise DataError(f"object mask {row} has no pixel; a box needs at least one")
-        boxes[row] = torch.tensor([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
-    return boxes
+    empty = np.flatnonzero(~masks.any(axis=(1, 2)))
+    if len(empty):
+        raise DataError(f"object mask {empty[0]} has no pixel; a box needs at least one")
+    return boxes_around(torch.from_numpy(masks))
 
 
 def _compose(transforms: list[A.BasicTransform | A.BaseCompose]) -> A.Compose:

@@ -12,6 +12,7 @@ from torchvision.ops import box_convert  # type: ignore[import-untyped]  # has n
 from verisal._brief import brief
 from verisal.callbacks.formats.values import WAY_OUT, items_of, shown, tensor_of
 from verisal.errors import ConfigError, DataError
+from verisal.functional.regions.boxes import boxes_around
 
 Size = tuple[int, int]
 """Height and width."""
@@ -78,7 +79,7 @@ def marks_of(
         classes = torch.full((count,), label, dtype=torch.int64)
     classes = torch.zeros(0, dtype=torch.int64) if classes is None else classes
     pixels = torch.zeros(count, *size, dtype=torch.bool) if pixels is None else pixels
-    edges = tight_boxes(pixels) if found is None else found
+    edges = boxes_around(pixels) if found is None else found
     hard = _flags(difficult, count)
     for name, part in (("labels", classes), ("masks", pixels), ("boxes", edges), ("difficult", hard)):
         if len(part) != count:
@@ -100,16 +101,6 @@ def known_numbers(numbers: Tensor) -> Tensor:
     """The class numbers ``(N,)`` in a mask but for 255 and negative ones, which stand for unknown pixels."""
     found: Tensor = torch.unique(numbers)
     return found[(found >= 0) & (found != UNKNOWN)]
-
-
-def tight_boxes(masks: Tensor) -> Tensor:
-    """Half-open xyxy boxes ``(N, 4)`` around the true pixels of ``masks (N, H, W)``; zeros where is none."""
-    boxes = torch.zeros(len(masks), 4)
-    for row, mask in enumerate(masks):
-        rows, columns = torch.nonzero(mask.any(dim=1))[:, 0], torch.nonzero(mask.any(dim=0))[:, 0]
-        if len(rows):
-            boxes[row] = torch.stack([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
-    return boxes
 
 
 def _ordered(label: int | None, classes: Tensor, masks: Tensor, boxes: Tensor, hard: Tensor) -> Marks:

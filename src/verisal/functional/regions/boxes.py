@@ -43,6 +43,20 @@ class Components:
     __repr__ = brief
 
 
+def boxes_around(masks: Tensor) -> Tensor:
+    """Half-open xyxy boxes ``(N, 4)`` around the true pixels of ``masks (N, H, W)``; zeros where is none.
+
+    >>> boxes_around(torch.tensor([[[0, 0, 0], [0, 1, 1]]]).bool()).tolist()
+    [[1.0, 1.0, 3.0, 2.0]]
+    """
+    columns, rows = masks.any(dim=1), masks.any(dim=2)
+    left, top = columns.byte().argmax(dim=1), rows.byte().argmax(dim=1)
+    right = masks.shape[2] - columns.flip(1).byte().argmax(dim=1)
+    bottom = masks.shape[1] - rows.flip(1).byte().argmax(dim=1)
+    boxes = torch.stack([left, top, right, bottom], dim=1) * rows.any(dim=1, keepdim=True)
+    return boxes.float().cpu()
+
+
 def map_levels(maps: Tensor, *, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
     r"""Maps in whole steps, :math:`\lfloor 255 (S - low) / (high - low) \rfloor`, cut off at 0 and 255.
 
