@@ -99,12 +99,12 @@ def test_a_file_becomes_a_figure_and_raw_maps(photos, tmp_path, capsys):
     assert settings["detector_score"] is None
 
 
-def test_the_default_method_has_the_lambda_of_a_shipped_classifier(photos, tmp_path):
+def test_the_default_method_needs_no_setting_of_a_network(photos, tmp_path):
     args = ["explain", str(photos / "a.png"), "--classifier=emoji_scenes_64", "--output", str(tmp_path)]
     assert main(args) == 0
     settings = json.loads(str(np.load(tmp_path / "a.png.npz")["settings"]))
-    assert (settings["saliency"]["class"], settings["saliency"]["reg_weight"]) == ("HierarchicalMasks", 4.0)
-    assert settings["saliency"]["objective"] == "evidence"
+    assert settings["saliency"]["class"] == "EvidenceMasks"
+    assert settings["saliency"]["shown"] == "contribution"
 
 
 def test_a_folder_becomes_figures_and_contact_sheets(photos, tmp_path, capsys):
@@ -142,12 +142,9 @@ def test_any_method_with_nested_options(photos, tmp_path):
     )
 
 
-def test_a_classifier_of_several_labels(photos, tmp_path, capsys):
+def test_a_classifier_of_several_labels(photos, tmp_path):
     args = ["explain", str(photos / "a.png"), "--classifier=emoji_scenes_64", "--classifier_output=sigmoid"]
-    assert main([*args, "--output", str(tmp_path)]) == 2
-    assert "give --saliency=Occlusion" in capsys.readouterr().err
-    # The advice, followed.
-    assert main([*args, "--saliency=Occlusion", "--saliency.stride=16", "--output", str(tmp_path)]) == 0
+    assert main([*args, "--output", str(tmp_path)]) == 0
     maps = np.load(tmp_path / "a.png.npz")
     torch.testing.assert_close(
         torch.from_numpy(maps["probabilities"]), torch.from_numpy(maps["logits"]).sigmoid()

@@ -39,19 +39,23 @@ def toy_masks(objective):
 
 CASES: dict[str, SaliencyCase] = {
     "LearnedMask": SaliencyCase(
-        lambda: LearnedMask(checkpoint=toy_masks("evidence")), layers=3, passes=(1, 0), late_call=1
+        lambda: LearnedMask(checkpoint=toy_masks("evidence"), shown="gated_activation"),
+        layers=3,
+        passes=(1, 0),
+        late_call=1,
     ),
     "LearnedMask output": SaliencyCase(
-        lambda: LearnedMask(checkpoint=toy_masks("output")),
+        lambda: LearnedMask(checkpoint=toy_masks("output"), shown="gated_activation"),
         layers=3,
         passes=(1, 0),
         late_call=1,
         uses_query=False,
     ),
     "LearnedMask refined": SaliencyCase(
-        lambda: LearnedMask(checkpoint=toy_masks("evidence"), steps=3, fusion="mean"),
+        lambda: LearnedMask(checkpoint=toy_masks("evidence"), steps=3, fusion="mean", shown="contribution"),
         layers=3,
-        passes=(5, 3),
+        passes=(6, 4),
         late_call=4,
+        channels=1,
     ),
 }

@@ -26,18 +26,14 @@ from verisal.detection.detector_file import read_detector
 from verisal.errors import ConfigError
 from verisal.fingerprint import settings_of
 from verisal.functional.baselines import Baseline
-from verisal.functional.outputs import ask, probabilities, require_softmax
+from verisal.functional.outputs import ask, probabilities
 from verisal.models import Classifier, ClassifierSource
 from verisal.pictures import DisplayChannels, displayed, picked
 from verisal.reporting import Explanation, draw_explanation
-from verisal.saliency import HierarchicalMasks, Saliency, calibrate_reg_weight
+from verisal.saliency import EvidenceMasks, HierarchicalMasks, Saliency
 from verisal.types import OutputKind, SaliencyResult
 
 _TOP = 5
-# Of shipped classifiers, by the rule of calibrate_reg_weight on images that no report uses.
-_CALIBRATED = {"emoji_scenes_64": 4.0, "imagenet_efficientnet_lite0": 3.0}
-_CALIBRATION_IMAGES = 4
-_GRID = (0.1, 0.3, 1.0, 3.0, 10.0)
 
 
 @final
@@ -85,7 +81,7 @@ def main(args: Sequence[str]) -> int:
     shown_as = None if given.display_channels is None else tuple(given.display_channels)
     picked(torch.zeros(1, classifier.channels, 1, 1), shown_as)
     images = Images(files, classifier.height_and_width, reader)
-    method = given.saliency or _default_method(name, given, classifier, images)
+    method = given.saliency or EvidenceMasks()
     setup = _Setup(
         classifier=classifier,
         method=method,
@@ -187,7 +183,7 @@ def _parser() -> ArgumentParser:
         "--saliency",
         type=Saliency | None,
         default=None,
-        help="Method, by class. Default: HierarchicalMasks with a lambda that fits the classifier.",
+        help="Method, by class. Default: EvidenceMasks.",
     )
     parser.add_argument(
         "--query",
@@ -244,29 +240,6 @@ def _source(given: Namespace) -> ClassifierSource:
         std=given.std,
         output=given.classifier_output,
     )
-
-
-def _default_method(name: str, given: Namespace, classifier: Classifier, images: Images) -> HierarchicalMasks:
-    """Masks for evidence of the query, with the lambda of the classifier, or one that fits these images."""
-    require_softmax(classifier, "HierarchicalMasks, the default method,", instead="give --saliency=Occlusion")
-    method = HierarchicalMasks()
-    own = given.weights == "default" and given.stages is None
-    if own and name in _CALIBRATED:
-        return replace(method, reg_weight=_CALIBRATED[name])
-    first = images.first(_CALIBRATION_IMAGES).to(classifier.mean.device)
-    if not len(first):
-        return method
-    try:
-        reg_weight, _ = calibrate_reg_weight(method, classifier, first, grid=_GRID)
-        how = f"the largest of {list(_GRID)} that keeps the prediction on the first {len(first)} image(s)"
-    except ConfigError:
-        reg_weight, how = _GRID[0], f"none of {list(_GRID)} keeps the prediction on the first images"
-    print(
-        f"lambda {reg_weight:g}: {how}; to choose it yourself:"
-        f" --saliency=HierarchicalMasks --saliency.reg_weight={reg_weight:g}",
-        flush=True,
-    )
-    return replace(method, reg_weight=reg_weight)
 
 
 def _explained(setup: _Setup, batch: dict[str, Tensor]) -> Iterator[Explanation]:

@@ -62,18 +62,6 @@ class Images:
         self.problems: list[str] = []
         self.cropped: list[str] = []
 
-    def first(self, count: int) -> Tensor:
-        """The first readable images ``(N, C, H, W)``."""
-        found = []
-        for path in self._files.values():
-            try:
-                found.append(resize_image(self._reader(path), self._size))
-            except DataError:
-                continue
-            if len(found) == count:
-                break
-        return torch.stack(found) if found else torch.zeros(0, self._reader.channels, *self._size)
-
     def batches(self, size: int) -> Iterator[dict[str, Tensor]]:
         """Names and images, ``size`` at a time; the first one alone, so that its figure is there soon."""
         batch: dict[str, Tensor] = {}

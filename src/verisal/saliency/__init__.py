@@ -14,6 +14,7 @@ from verisal.saliency.decoy.decoy import Decoy, Decoys
 from verisal.saliency.decoy.problem import DecoyReport
 from verisal.saliency.explainer import Explainer
 from verisal.saliency.gates.differentiable import FrozenGates, PredictedGates, UnrolledGates
+from verisal.saliency.gates.evidence import EvidenceMasks
 from verisal.saliency.gates.hierarchical import HierarchicalMasks, calibrate_reg_weight
 from verisal.saliency.gates.learned import LearnedMask, MaskNetwork
 from verisal.saliency.gates.method import FoundGates, GateMethod
@@ -37,6 +38,7 @@ __all__ = [
     "Decoys",
     "DeepLift",
     "EdgeDetector",
+    "EvidenceMasks",
     "Explainer",
     "ExtremalPerturbation",
     "FoundGates",

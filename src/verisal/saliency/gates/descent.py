@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, NamedTuple, final
 
 import torch
@@ -82,13 +83,19 @@ class GateProblem:
         self.weights = gate_penalty_weights([part.shape for part in outputs.activations], penalty)
         self._logits = outputs.logits
         self._prediction = outputs.logits.argmax(dim=1)
-        self._reference = self._of_query(outputs.logits)
-        if objective == "evidence":
-            nothing = [torch.zeros_like(activation[:1]) for activation in self.activations]
-            with torch.no_grad():
-                none_left = network.gated(self.activations[0][:1], nothing)
-            self._floor = self._of_query(none_left.expand_as(outputs.logits))
-            self._evidence = (self._reference - self._floor).clamp_min(0)
+        self._reference = self.of_query(outputs.logits)
+
+    @cached_property
+    def floor(self) -> Tensor:
+        """``(B,)``: the query's logit with all gates at 0, the same for every image."""
+        nothing = [torch.zeros_like(activation[:1]) for activation in self.activations]
+        with torch.no_grad():
+            return self.of_query(self.network.gated(self.activations[0][:1], nothing).expand_as(self._logits))
+
+    @cached_property
+    def evidence(self) -> Tensor:
+        """``(B,)``: how far the ungated query logit is above :attr:`floor`, 0 where it is below."""
+        return (self._reference - self.floor).clamp_min(0)
 
     @property
     def spread(self) -> Tensor:
@@ -116,20 +123,20 @@ class GateProblem:
             case "mixed":
                 return self.query_change(logits).square() + (logits - self._logits).square().mean(dim=1)
             case "evidence":
-                return ((self._of_query(logits) - self._floor).clamp_min(0) - self._evidence).square()
+                return ((self.of_query(logits) - self.floor).clamp_min(0) - self.evidence).square()
             case "maximise":
-                return -self._of_query(logits)
+                return -self.of_query(logits)
             case "maximise_log_probability":
-                return -self._of_query(logits.log_softmax(dim=1))
+                return -self.of_query(logits.log_softmax(dim=1))
 
     def query_change(self, logits: Tensor) -> Tensor:
         """``(B,)`` query logit with gates minus without."""
-        return self._of_query(logits) - self._reference
+        return self.of_query(logits) - self._reference
 
     def unchanged(self, logits: Tensor) -> Tensor:
         """``(B,)`` bool, True if the predicted class, or what is decided about the label, is the same."""
         if self._output == "sigmoid":
-            return (self._of_query(logits) > 0) == (self._reference > 0)
+            return (self.of_query(logits) > 0) == (self._reference > 0)
         return logits.argmax(dim=1) == self._prediction
 
     def admissible(self, logits: Tensor) -> Tensor:
@@ -139,7 +146,7 @@ class GateProblem:
         away, the biases decide, and to prevent that is to keep evidence for another class.
         """
         if self._output == "sigmoid":
-            kept = (self._of_query(logits) > 0) | (self._reference <= 0)
+            kept = (self.of_query(logits) > 0) | (self._reference <= 0)
             return kept if self.objective in ("class", "evidence") else torch.ones_like(kept)
         prediction = logits.argmax(dim=1)
         if self.objective in ("output", "mixed"):
@@ -154,7 +161,7 @@ class GateProblem:
         A smooth stand-in for :meth:`admissible` of the objectives with a query, for training.
         """
         others = logits.scatter(1, self.query[:, None], -torch.inf).amax(dim=1)
-        gap = (others - self._of_query(logits) + _MARGIN).clamp_min(0)
+        gap = (others - self.of_query(logits) + _MARGIN).clamp_min(0)
         return gap * (self._prediction == self.query)
 
     def judge(self, gates: Sequence[Tensor], reg_weight: float) -> GateResult:
@@ -175,7 +182,8 @@ class GateProblem:
             zero_share=zeros / sum(gate[0].numel() for gate in gates),
         )
 
-    def _of_query(self, logits: Tensor) -> Tensor:
+    def of_query(self, logits: Tensor) -> Tensor:
+        """``(B,)``: the query's logit."""
         return logits.gather(1, self.query[:, None])[:, 0]
 
 

@@ -12,12 +12,12 @@ from torch.nn import functional as F
 
 from verisal.functional.filters import gaussian_blur
 
-Fusion = Literal["mean", "geometric"]
+Fusion = Literal["mean", "geometric", "sum"]
 GatePenalty = Literal["per_layer", "per_channel", "relative"]
 CHANNEL_STATISTICS = ("mean", "std", "max")
 
 
-Shown = Literal["gated_activation", "gate"]
+Shown = Literal["contribution", "gated_activation", "gate"]
 # Smoothing is stated for images of this side, and scaled to others.
 _SIDE = 224
 
@@ -62,12 +62,16 @@ def resize_maps(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def fuse_layers(layers: Sequence[Tensor], fusion: Fusion) -> Tensor:
-    r"""Fuse upsampled per-layer maps ``(B, 1, H, W)`` into one map of the same shape in [0, 1].
+    r"""Fuse upsampled per-layer maps ``(B, 1, H, W)`` into one map of the same shape.
 
     ``mean``: :math:`\frac1L \sum_l U_l / \max U_l`, the published form.
     ``geometric``: :math:`(\prod_l U_l / \max U_l)^{1/L}`, ours: late, coarse layers do not blur it.
-    A layer whose maximum is 0 contributes zeros and still counts in L; the maximum is per image.
+    ``sum``: :math:`\sum_l U_l`, ours: in the unit of the layers, near 0 everywhere where they hold nothing.
+    The first two lie in [0, 1]: a layer whose maximum is 0 contributes zeros and still counts in L; the
+    maximum is per image.
     """
+    if fusion == "sum":
+        return torch.stack(list(layers)).sum(dim=0)
     scaled = [layer / layer.amax(dim=(-2, -1), keepdim=True).clamp_min(1e-12) for layer in layers]
     stacked = torch.stack(scaled)
     if fusion == "mean":
@@ -105,7 +109,7 @@ def raw_maps(
 
 
 def fused_maps(layers: Sequence[Tensor], fusion: Fusion, smoothing: float) -> Tensor:
-    """One map ``(B, 1, H, W)`` in [0, 1] of the raw maps of all stages.
+    """One map ``(B, 1, H, W)`` of the raw maps of all stages.
 
     Args:
         layers: ``(B, 1, H, W)`` each.

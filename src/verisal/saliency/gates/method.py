@@ -2,15 +2,18 @@
 
 # Annotations are not postponed: whoever reads the hints of a sub-class finds the names of its module alone.
 from abc import abstractmethod
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, final
 
 import torch
 from torch import Tensor
 
 from verisal._brief import brief
-from verisal.functional.scopes import gradient_scope, images_at_once, in_chunks
+from verisal.functional.per_image import joined_results
+from verisal.functional.scopes import differentiated, gradient_scope, images_at_once, in_chunks
 from verisal.saliency._base import Saliency, staged
+from verisal.saliency.gates.contributions import Contributions, contributions, in_pixels, mean_of
 from verisal.saliency.gates.masks import Fusion, Shown, fused_maps, raw_maps
 from verisal.types import SaliencyResult, StagedClassifier, check_query_class, check_range
 
@@ -27,12 +30,18 @@ class FoundGates:
         activations: per stage, ungated, of the same shapes.
         n_forward: network forward passes per image.
         n_backward: network backward passes per image.
+        earlier: contributions of gates on the way: the map of contributions is the mean over these and those
+            of ``gates``.
+        ungated: ``(B, 1, h, w)`` contributions of the last stage without gates, where they are to be a stage
+            more of the fused map of contributions.
     """
 
     gates: tuple[Tensor, ...]
     activations: tuple[Tensor, ...]
     n_forward: int
     n_backward: int
+    earlier: tuple[Contributions, ...] = ()
+    ungated: Tensor | None = None
 
     __repr__ = brief
 
@@ -79,20 +88,55 @@ class GateMethod(Saliency):
 
     @final
     def explain(self, classifier: object, images: Tensor, query_class: Tensor) -> SaliencyResult:
-        """Fused map in ``saliency``, mean of raw maps in ``raw``, upsampled raw maps in ``raw_layers``."""
+        """Fused map in ``saliency``, mean of raw maps in ``raw``, upsampled raw maps in ``raw_layers``.
+
+        Shown as ``contribution``, maps are in logits per pixel. The fused one adds up to the evidence kept,
+        so that maps of two queries have one scale. ``attribution`` ``(B, 1, H, W)`` is the mean of the
+        stages' signed contributions, negative where a place speaks against the query; ``diagnostics`` say
+        what it should add up to (``evidence_kept``, in logits) and which share of that it does
+        (``completeness``).
+        """
         network = staged(classifier, images, type(self).__name__)
         check_query_class(query_class, len(images), network.num_classes)
-        size = (images.shape[-2], images.shape[-1])
+        results = []
         with gradient_scope(images.device.type):
-            parts = []
             for some, query in in_chunks(images, query_class, images_at_once(self.chunk_size, images)):
-                learned = self.find(network, some, query)
-                parts.append(raw_maps(learned.gates, learned.activations, size, self.shown))
-            layers = tuple(torch.cat(layer) for layer in zip(*parts, strict=True))
-            return SaliencyResult(
-                fused_maps(layers, self.fusion, self.smoothing),
-                torch.stack(layers).mean(dim=0),
-                raw_layers=layers,
-                n_forward=learned.n_forward,
-                n_backward=learned.n_backward,
-            )
+                found = self.find(network, some, query)
+                shown = self._contributing if self.shown == "contribution" else self._plain
+                results.append(shown(network, found, query, (images.shape[-2], images.shape[-1])))
+        return joined_results(results)
+
+    def _plain(
+        self, network: StagedClassifier, found: FoundGates, query: Tensor, size: tuple[int, int]
+    ) -> SaliencyResult:
+        layers = raw_maps(found.gates, found.activations, size, self.shown)
+        return self._joined(found, layers, layers)
+
+    def _contributing(
+        self, network: StagedClassifier, found: FoundGates, query: Tensor, size: tuple[int, int]
+    ) -> SaliencyResult:
+        with differentiated(network, device=query.device):
+            last = contributions(network, found.activations, found.gates, query.clone())
+        made = mean_of([*found.earlier, last])
+        layers = [in_pixels(stage.clamp_min(0), size) for stage in made.stages]
+        more = [] if found.ungated is None else [in_pixels(found.ungated.clamp_min(0), size)]
+        result = self._joined(found, layers, [*layers, *more])
+        signed = torch.stack([in_pixels(stage, size) for stage in made.stages]).mean(dim=0)
+        total = result.saliency.sum(dim=(1, 2, 3), keepdim=True).clamp_min(1e-12)
+        return replace(
+            result,
+            saliency=result.saliency * (made.kept.clamp_min(0)[:, None, None, None] / total),
+            attribution=signed,
+            n_forward=found.n_forward + 1,
+            n_backward=found.n_backward + 1,
+            diagnostics={"evidence_kept": made.kept, "completeness": made.completeness()},
+        )
+
+    def _joined(self, found: FoundGates, layers: Sequence[Tensor], fused: Sequence[Tensor]) -> SaliencyResult:
+        return SaliencyResult(
+            fused_maps(fused, self.fusion, self.smoothing),
+            torch.stack(list(layers)).mean(dim=0),
+            raw_layers=tuple(layers),
+            n_forward=found.n_forward,
+            n_backward=found.n_backward,
+        )
