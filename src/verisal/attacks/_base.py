@@ -16,6 +16,8 @@ from verisal.attacks._victim import ImageToLogits, Victim
 from verisal.errors import ConfigError, NumericError
 from verisal.fingerprint import Configured
 from verisal.functional.adversarial import noise_norm
+from verisal.functional.label_sets import label_sets
+from verisal.functional.outputs import output_of
 from verisal.functional.per_image import at_row, rows_waiting
 from verisal.functional.scopes import differentiated, images_at_once
 from verisal.functional.seeding import content_ids, per_sample
@@ -151,7 +153,9 @@ class Attack(Configured, ABC):
                 attacked like any other and count as successes here; :func:`.judge_8bit` leaves them out. For
                 a classifier that says ``output: sigmoid`` the attack is on the decision about the label
                 alone, at a probability of 0.5: with several logits the label is the class that is present
-                (``targeted``: to be made present); with one logit it is 0 or 1.
+                (``targeted``: to be made present); with one logit it is 0 or 1. A tensor ``(B, K)`` of 1, 0,
+                and -1 or NaN where a label is not asked, attacks sets of labels: *any* asked label is to be
+                decided otherwise (``targeted``: *all* of them as given).
             generator: its initial seed seeds all draws; 0 without one. Numbers are drawn on the CPU, so that
                 they are the same on every device.
             sample_ids: one stable name per image; by default made from its content, see
@@ -169,8 +173,9 @@ class Attack(Configured, ABC):
             NumericError: logits or attacked images that are not finite, or attacked images that leave [0, 1]
                 or the budget.
         """
-        labels, ids = checked_inputs(images, labels, sample_ids, chunk_size)
         classifier = as_it_says(classifier)
+        several = output_of(classifier) == "sigmoid"
+        labels, ids = checked_inputs(images, labels, sample_ids, chunk_size, several=several)
         waiting = rows_waiting(classifier, len(images))
         if waiting is not None:
             alone = []
@@ -287,18 +292,50 @@ def joined(parts: Iterable[Result]) -> Result:
 
 
 def checked_inputs(
-    images: Tensor, labels: Labels, ids: Sequence[object] | None, chunk_size: int
+    images: Tensor,
+    labels: Labels,
+    ids: Sequence[object] | None,
+    chunk_size: int,
+    *,
+    several: bool = False,
 ) -> tuple[Tensor, Sequence[object]]:
-    """Labels ``(B,)`` int64 and names of the images, once labels, names and chunks fit the images."""
+    """Labels ``(B,)`` int64 and names of the images, once labels, names and chunks fit the images.
+
+    With ``several`` labels may be sets ``(B, K)``.
+    """
     check_images(images)
-    classes = query_classes(labels, len(images), images.device, what="labels")
-    if len(classes) and int(classes.min()) < 0:
-        raise ConfigError(f"labels must not be negative, found {int(classes.min())}")
+    classes = _sets(labels, images) if several else None
+    if classes is None:
+        classes = query_classes(labels, len(images), images.device, what="labels")
+        if len(classes) and int(classes.min()) < 0:
+            raise ConfigError(f"labels must not be negative, found {int(classes.min())}")
     names = content_ids(images) if ids is None else ids
     if len(names) != len(images):
         raise ConfigError(f"sample_ids must name all {len(images)} images, found {len(names)} names")
     check_range(1, chunk_size=chunk_size)
     return classes, names
+
+
+def _sets(labels: Labels, images: Tensor) -> Tensor | None:
+    """Sets of labels ``(B, K)`` int64; None for what has another number of dimensions."""
+    try:
+        given = torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+    if given.ndim != 2:
+        return None
+    if len(given) != len(images):
+        raise ConfigError(
+            f"labels of {len(images)} images must be one class each, or (B, K) with a row for each, found"
+            f" {tuple(given.shape)}"
+        )
+    sets = label_sets(given).to(images.device)
+    if (silent := int((sets < 0).all(dim=1).sum())) and len(sets):
+        raise ConfigError(
+            f"labels (B, K) ask about no label of {silent} of {len(sets)} images (all are -1 or NaN), and"
+            " there is nothing to attack; leave those images out"
+        )
+    return sets
 
 
 def seed_of(generator: torch.Generator | None) -> int:

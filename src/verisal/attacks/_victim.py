@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from verisal.errors import ConfigError, NumericError
 from verisal.functional.adversarial import noise_norm
+from verisal.functional.label_sets import set_cross_entropy
 from verisal.functional.outputs import NO_GRADIENT, ask, check_labels, decision, output_of, require_classes
 
 ImageToLogits = Callable[[Tensor], Tensor]
@@ -38,7 +39,8 @@ class Victim:
 
     Args:
         model: maps ``(n, C, H, W)`` in [0, 1] to logits ``(n, K)``.
-        labels: ``(B,)`` int64, true label, or goal class where ``targeted``.
+        labels: ``(B,)`` int64, true label, or goal class where ``targeted``; sets of labels ``(B, K)`` 1, 0
+            and -1 for a classifier for several.
         targeted: True if the prediction is to become ``labels`` rather than to leave them.
         image: ``(1, C, H, W)``, needed where the classifier says ``output: sigmoid`` and asked about once
             then, uncounted: how many logits there are decides what the labels mean.
@@ -46,8 +48,9 @@ class Victim:
     Attributes:
         rows: ``(B,)`` int64, all samples of the chunk.
         num_classes: that the attack chooses among; 0 until logits were asked for.
-        labels: as given; for a classifier with ``output: sigmoid`` the decision about each label (see
-            :func:`.decision`), which is all that the attack sees: two logits, and labels 0 and 1.
+        labels: ``(B,)`` as given; for a classifier with ``output: sigmoid`` the decision about each label or
+            set of labels (see :func:`.decision`), which is all that the attack sees: two logits, and labels 0
+            and 1; of sets one logit for each label and one for all, and labels 0.
     """
 
     def __init__(
@@ -55,8 +58,8 @@ class Victim:
     ) -> None:
         self.targeted = targeted
         self.rows = torch.arange(len(labels), device=labels.device)
-        self.n_fwd = torch.zeros_like(labels)
-        self.n_bwd = torch.zeros_like(labels)
+        self.n_fwd = torch.zeros_like(self.rows)
+        self.n_bwd = torch.zeros_like(self.rows)
         self._model = model
         self._output = output_of(model)
         self._given, self.labels = labels, labels
@@ -131,9 +134,25 @@ class Victim:
             yield column.detach(), gradient.detach()
 
     def reached(self, logits: Tensor, rows: Tensor) -> Tensor:
-        """``(n,)`` bool: the prediction is the goal class, or, untargeted, is no longer the label."""
+        """``(n,)`` bool: the prediction is the goal class, or, untargeted, is no longer the label.
+
+        Of sets of labels: all asked labels are decided as given, or, untargeted, any of them is not.
+        """
         hit = logits.argmax(dim=1) == self.labels[rows]
         return hit if self.targeted else ~hit
+
+    def cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy per sample ``(n,)``; of sets of labels the mean binary one of the asked labels."""
+        return set_cross_entropy(logits) if self._given.ndim > 1 else cross_entropy(logits, labels)
+
+    def rising_loss(self, name: LossName) -> Callable[[Tensor, Tensor], Tensor]:
+        """Loss ``(n,)`` of logits and labels that an attack maximises, see :func:`rising_loss`."""
+        if name == "dlr" and self._given.ndim > 1:
+            raise ConfigError(
+                "the dlr loss divides by a difference of classes that exclude each other, and labels (B, K)"
+                " are each decided by themselves; use loss: margin"
+            )
+        return rising_loss(name, targeted=self.targeted, entropy=self.cross_entropy)
 
     def _climbed(self, leaf: Tensor, rows: Tensor) -> Tensor:
         logits = self.logits(leaf, rows)
@@ -147,8 +166,8 @@ class Victim:
         self.num_classes = logits.shape[1] if self._output == "softmax" else 2
 
     def _labels_of(self, images: Tensor, rows: Tensor, classes: int) -> Tensor:
-        """Label of the logit that is attacked, for each image; one logit alone needs none."""
-        if classes == 1:
+        """Label or set of labels that is attacked, for each image; one logit alone needs none."""
+        if classes == 1 and self._given.ndim == 1:
             return self._given.new_zeros(len(images))
         if len(rows) == len(images):
             return self._given[rows]
@@ -200,19 +219,21 @@ def margin(
     return own - other if targeted else other - own
 
 
-def rising_loss(name: LossName, *, targeted: bool) -> Callable[[Tensor, Tensor], Tensor]:
+def rising_loss(
+    name: LossName, *, targeted: bool, entropy: Callable[[Tensor, Tensor], Tensor] = cross_entropy
+) -> Callable[[Tensor, Tensor], Tensor]:
     """Loss ``(n,)`` of logits ``(n, K)`` and labels ``(n,)`` that an attack maximises.
 
-    ``ce`` is the cross-entropy, ``margin`` see :func:`margin`, ``dlr`` the margin divided by the difference
-    of the largest and the third largest logit (targeted: the mean of the third and the fourth), which makes
-    it independent of the logits' scale. Targeted, the cross-entropy is that of the goal, negated.
+    ``ce`` is the cross-entropy ``entropy``, ``margin`` see :func:`margin`, ``dlr`` the margin divided by the
+    difference of the largest and the third largest logit (targeted: the mean of the third and the fourth),
+    which makes it independent of the logits' scale. Targeted, the cross-entropy is that of the goal, negated.
 
     References:
         croce2020
     """
     if name == "ce":
         sign = -1.0 if targeted else 1.0
-        return lambda logits, labels: sign * cross_entropy(logits, labels)
+        return lambda logits, labels: sign * entropy(logits, labels)
     return partial(margin if name == "margin" else _dlr, targeted=targeted)
 
 

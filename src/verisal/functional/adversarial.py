@@ -11,6 +11,7 @@ from torch import Tensor
 
 from verisal._brief import brief
 from verisal.errors import ConfigError, DataError
+from verisal.functional.label_sets import label_sets
 from verisal.functional.outputs import ask, check_labels, decision, output_of
 from verisal.functional.scopes import scoring
 from verisal.functional.seeding import per_sample
@@ -124,7 +125,8 @@ class Verdict:
         images: ``(B, C, H, W)`` uint8, the attacked images as stored.
         clean_prediction: ``(B,)`` int64, of the clean images as stored. For a classifier with
             ``output: sigmoid`` predictions are decisions: 1 where the label (of one logit: the class) is
-            more probable than not, else 0; they are correct as :func:`decision` says.
+            more probable than not, else 0; they are correct as :func:`decision` says. Of sets of labels they
+            are 0 where all asked labels are as given, else 1 + the label that is furthest from it.
         prediction: ``(B,)`` int64, of the attacked images as stored.
         clean_correct: ``(B,)`` bool, clean prediction equals the label.
         success: ``(B,)`` bool, clean correct and the attacked prediction differs from the label.
@@ -169,7 +171,9 @@ def judge_8bit(
         model: maps images in [0, 1] to logits; put in eval mode meanwhile if it is a module.
         clean: ``(B, C, H, W)`` float in [0, 1].
         attacked: like ``clean``.
-        labels: ``(B,)`` int64 true labels (not the goal of a targeted attack).
+        labels: ``(B,)`` int64 true labels (not the goal of a targeted attack); for a classifier for several
+            labels also ``(B, K)`` 1, 0, and -1 or NaN where a label is not asked: an image is correct where
+            all asked labels are.
         chunk_size: images per forward pass.
 
     Raises:
@@ -182,6 +186,8 @@ def judge_8bit(
             f"clean and attacked images and labels must fit each other,"
             f" found {tuple(clean.shape)}, {tuple(attacked.shape)} and {tuple(labels.shape)}"
         )
+    if labels.ndim > 1:
+        labels = label_sets(labels)
     if not bool(attacked.isfinite().all()):
         raise DataError("attacked images hold NaN or infinite values; rounding would hide them")
     clean_8bit, attacked_8bit = round_to_8bit(clean), round_to_8bit(attacked)
@@ -207,7 +213,7 @@ def judge_8bit(
 def _predictions(
     model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, chunk_size: int
 ) -> tuple[Tensor, Tensor]:
-    """Decisions of the classifier, and the right ones: the labels, or 0 or 1 about them for a sigmoid."""
+    """Decisions of the classifier, and the right ones: for a sigmoid about the labels, see decision."""
     output, nothing = output_of(model), torch.zeros(0, dtype=torch.int64, device=images.device)
     parts = [(nothing, nothing)]
     for start in range(0, len(images), chunk_size):

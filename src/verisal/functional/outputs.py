@@ -12,6 +12,7 @@ from torch.autograd.graph import Node
 from torch.nn import functional as F
 
 from verisal.errors import ConfigError, NumericError
+from verisal.functional.label_sets import set_decision
 from verisal.functional.networks import plain_network
 from verisal.types import OutputKind, StagedClassifier
 
@@ -220,11 +221,12 @@ def decision(logits: Tensor, labels: Tensor, output: OutputKind) -> tuple[Tensor
 
     For a softmax both as they are. For a sigmoid the decision about the label alone, as two logits
     :math:`(0, z)`, whose softmax is :math:`(1 - \sigma(z), \sigma(z))`: with one logit the labels are 0
-    and 1; with several a label names the logit whose class is present, and becomes 1.
+    and 1; with several a label names the logit whose class is present, and becomes 1. Of sets of labels
+    ``(B, K)`` see :func:`.set_decision`.
 
     Args:
         logits: ``(B, K)``.
-        labels: ``(B,)`` int64.
+        labels: ``(B,)`` int64, or for a sigmoid ``(B, K)`` 1, 0 and -1.
         output: what the logits are.
 
     Raises:
@@ -236,14 +238,31 @@ def decision(logits: Tensor, labels: Tensor, output: OutputKind) -> tuple[Tensor
             " attack the classifier without the target"
         )
     if output == "softmax":
+        if labels.ndim > 1:
+            raise ConfigError(
+                f"labels {tuple(labels.shape)} say of every label whether it is there, which a softmax does"
+                f" not decide; give one class per image, labels.argmax(dim=1), or {_SAY_SIGMOID}"
+            )
         return logits, labels
+    if labels.ndim > 1:
+        return set_decision(logits, labels)
     if logits.shape[1] > 1:
         logits, labels = logits.gather(1, labels[:, None]), torch.ones_like(labels)
     return torch.cat([torch.zeros_like(logits), logits], dim=1), labels
 
 
 def check_labels(labels: Tensor, num_classes: int) -> None:
-    """Raise :class:`ConfigError` unless every label is a class, or 0 or 1 where there is one logit alone."""
+    """Raise :class:`ConfigError` unless every label is a class, or 0 or 1 where there is one logit alone.
+
+    Sets ``(B, K)`` must have a column for each class.
+    """
+    if labels.ndim > 1:
+        if labels.shape[1] != num_classes:
+            raise ConfigError(
+                f"labels {tuple(labels.shape)} must have one column for each of the classifier's"
+                f" {num_classes} labels; put -1 or NaN where a label is not asked"
+            )
+        return
     most = max(2, num_classes) - 1
     if len(labels) and int(labels.max()) > most:
         what = f"has {num_classes} classes" if num_classes > 1 else "decides between 0 and 1"

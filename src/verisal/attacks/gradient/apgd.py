@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from verisal.attacks._base import Attack, Draw, check_ball, check_settings, require
-from verisal.attacks._victim import LossName, Victim, dlr_classes, rising_loss, unit, wide
+from verisal.attacks._victim import LossName, Victim, dlr_classes, unit, wide
 from verisal.attacks.black_box.square import SquareAttack
 from verisal.functional.adversarial import noise_norm, project_noise
 from verisal.types import Norm
@@ -109,7 +109,7 @@ class APGD(Attack):
         self, victim: Victim, images: Tensor, noise: Tensor, rows: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """One run from ``images + noise``: best iterate, its loss and whether it fools, per sample."""
-        rise = rising_loss(self.loss, targeted=self.targeted)
+        rise = victim.rising_loss(self.loss)
         at = (images + noise).clamp(0, 1)
         loss, gradient, logits = victim.gradient(at, rows, rise)
         outcome = _Outcome(at.clone(), loss.clone(), victim.reached(logits, rows))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from verisal.attacks._base import Attack, Draw, check_ball, check_settings, require
-from verisal.attacks._victim import Victim, cross_entropy, unit, wide
+from verisal.attacks._victim import Victim, unit, wide
 from verisal.attacks.gradient.apgd import best_restart
 from verisal.functional.adversarial import project_noise
 from verisal.types import Norm
@@ -44,7 +44,7 @@ class FGSM(Attack):
         check_ball(self, self.eps)
 
     def _perturb(self, victim: Victim, images: Tensor, *, draw: Draw) -> Tensor:
-        _, gradient, _ = victim.gradient(images, victim.rows, cross_entropy)
+        _, gradient, _ = victim.gradient(images, victim.rows, victim.cross_entropy)
         step = -self.eps if self.targeted else self.eps
         return (images + step * gradient.sign()).clamp(0, 1)
 
@@ -105,7 +105,7 @@ class PGD(Attack):
             last = self._climb(victim, images[rows], self._start(images, restart, draw)[rows], rows)
             with torch.no_grad():
                 logits = victim.logits(last, rows)
-            loss = self._sign() * cross_entropy(logits, victim.labels[rows])
+            loss = self._sign() * victim.cross_entropy(logits, victim.labels[rows])
             return last, loss, victim.reached(logits, rows)
 
         return best_restart(run, images, victim.rows, restarts=self.restarts)[0]
@@ -114,7 +114,7 @@ class PGD(Attack):
         step = self._sign() * (2.5 * self.eps / self.steps if self.step is None else self.step)
         current = (images + noise).clamp(0, 1)
         for _ in range(self.steps):
-            _, gradient, _ = victim.gradient(current, rows, cross_entropy)
+            _, gradient, _ = victim.gradient(current, rows, victim.cross_entropy)
             direction = gradient.sign() if self.norm == "linf" else unit(gradient)
             noise = project_noise(current + step * direction - images, self.eps, self.norm)
             current = (images + noise).clamp(0, 1)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from verisal.attacks._base import Attack, Draw, check_settings, require
-from verisal.attacks._victim import Victim, cross_entropy, unit, wide
+from verisal.attacks._victim import Victim, unit, wide
 from verisal.functional.adversarial import noise_norm
 from verisal.types import Norm
 
@@ -73,7 +73,7 @@ class DDN(Attack):
         length = longest.clamp_max(self.initial_norm)
         clean, current = images, images
         for step in range(self.steps):
-            _, slope, logits = victim.gradient(current, rows, cross_entropy)
+            _, slope, logits = victim.gradient(current, rows, victim.cross_entropy)
             noise = current - clean
             size = noise_norm(noise, "l2")
             fooled = victim.reached(logits, rows)

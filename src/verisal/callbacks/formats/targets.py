@@ -17,12 +17,12 @@ from verisal.callbacks.formats.values import (
     class_number,
     class_numbers,
     items_of,
-    label_sets,
     names_of,
     shown,
     tensor_of,
 )
 from verisal.errors import ConfigError
+from verisal.functional.label_sets import label_sets
 
 _OWN = (
     "make the mask of the image's own object bool in the transform, e.g. mask == 1, or give labels (N,) and"
@@ -103,7 +103,7 @@ def without_label_sets(parts: Parts) -> tuple[Parts, Tensor | None]:
         return parts, None
     if given is None or given.ndim != 2:
         return parts, None
-    return kept, label_sets(given)
+    return kept, label_sets(given, advice=f"; {WAY_OUT}")
 
 
 def _of_columns(parts: Parts, count: int, size: Size, names: Sequence[str] | None) -> list[Target]:

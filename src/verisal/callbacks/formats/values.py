@@ -140,21 +140,6 @@ def class_numbers(values: object, count: int, names: Sequence[str] | None) -> Te
     return tensor.to(torch.int64).clamp(min=-1)
 
 
-def label_sets(rows: Tensor) -> Tensor:
-    """``(B, K)`` int64 of images with several labels: 1 is there, 0 is not, -1 (or NaN) is not known.
-
-    Raises:
-        ConfigError: other values.
-    """
-    known = rows.double().nan_to_num(nan=-1)
-    if not bool(((known == 0) | (known == 1) | (known == -1)).all()):
-        raise ConfigError(
-            "labels of images with several must be 1, 0, or -1 or NaN where that is not known, found"
-            f" {sorted(set(known.flatten().tolist()))[:_SHOWN]}; {WAY_OUT}"
-        )
-    return known.long()
-
-
 def class_number(value: object, names: Sequence[str] | None) -> int:
     """A class number, or that of a class's name.
 
