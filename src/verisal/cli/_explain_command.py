@@ -67,15 +67,10 @@ def main(args: Sequence[str]) -> int:
     files = named_files([Path(word) for word in given.images])
     classifier, name = _classifier(given)
     # Asked for once before anything is computed, so that a misspelt class ends the command at once.
-    if classifier.num_classes < 2:
-        raise ConfigError(
-            "verisal explain shows the maps of two classes beside each other, and the classifier has one"
-            " logit; explain it by a method in Python: Occlusion()(classifier, images, query_class)"
-        )
     blank = torch.zeros(1, classifier.num_classes)
     for word in (given.query, given.disturbed_query):
         query_classes(word, blank, classifier.class_names)
-    if given.query == given.disturbed_query:
+    if given.query == given.disturbed_query and classifier.num_classes > 1:
         raise ConfigError(f"query and disturbed_query are both {given.query!r}; name two classes or places")
     reader = ImageReader.of(classifier, rule=given.channel_rule, window=given.window)
     shown_as = None if given.display_channels is None else tuple(given.display_channels)
@@ -250,13 +245,16 @@ def _explained(setup: _Setup, batch: dict[str, Tensor]) -> Iterator[Explanation]
     with torch.no_grad():
         logits = ask(classifier, images)
     query = query_classes(setup.query, logits, classifier.class_names)
-    disturbed = other_classes(setup.disturbed_query, logits, classifier.class_names, taken=query)
+    asked = [query]
+    # One logit is the only label there is.
+    if classifier.num_classes > 1:
+        asked.append(other_classes(setup.disturbed_query, logits, classifier.class_names, taken=query))
     # Both queries in one call: methods that run in batches take less time for it.
-    both = setup.method(classifier, torch.cat([images, images]), torch.cat([query, disturbed]))
+    both = setup.method(classifier, torch.cat([images] * len(asked)), torch.cat(asked))
     verdicts = None if setup.alarm is None else setup.alarm(images)
     likely = probabilities(logits, classifier.output)
     for row, name in enumerate(names):
-        shown = _shown(setup, name, images[row], likely[row], (query[row], disturbed[row]), both, row)
+        shown = _shown(setup, name, images[row], likely[row], asked, both, row)
         if setup.alarm is not None and verdicts is not None:
             (verdict,) = setup.alarm.words(verdicts.scores[row : row + 1])
             shown = replace(shown, verdict=verdict, alarm=bool(verdicts.alarms[row]))
@@ -265,7 +263,7 @@ def _explained(setup: _Setup, batch: dict[str, Tensor]) -> Iterator[Explanation]
         draw_explanation(shown, figure)
         maps = target.with_name(target.name + ".npz")
         score = None if verdicts is None else float(verdicts.scores[row])
-        _save_maps(setup, maps, both, row, len(names), (query, disturbed), logits, score)
+        _save_maps(setup, maps, both, row, asked, logits, score)
         said = f"{name}: {shown.query} {float(likely[row, query[row]]):.2f}"
         print(f"{said}{', ' + shown.verdict if shown.verdict else ''} -> {figure}", flush=True)
         yield shown
@@ -276,20 +274,21 @@ def _shown(
     name: str,
     image: Tensor,
     probabilities: Tensor,
-    asked: tuple[Tensor, Tensor],
+    asked: Sequence[Tensor],
     both: SaliencyResult,
     row: int,
 ) -> Explanation:
-    names, count = setup.classifier.class_names, len(both.saliency) // 2
+    names, count = setup.classifier.class_names, len(asked[0])
     best = probabilities.topk(min(_TOP, len(names))).indices.tolist()
-    listed = [*best, *(int(index) for index in asked if int(index) not in best)]
+    queries = [int(classes[row]) for classes in asked]
+    listed = [*best, *(index for index in queries if index not in best)]
     return Explanation(
         name=name,
         image=displayed(image[None], setup.display_channels)[0],
-        query=names[int(asked[0])],
-        disturbed=names[int(asked[1])],
+        query=names[queries[0]],
+        disturbed="" if len(asked) == 1 else names[queries[1]],
         saliency=both.saliency[row, 0],
-        disturbed_saliency=both.saliency[row + count, 0],
+        disturbed_saliency=None if len(asked) == 1 else both.saliency[row + count, 0],
         layers={
             stage: layer[row, 0]
             for stage, layer in zip(setup.classifier.stages, both.raw_layers, strict=False)
@@ -310,22 +309,20 @@ def _save_maps(
     path: Path,
     both: SaliencyResult,
     row: int,
-    count: int,
-    asked: tuple[Tensor, Tensor],
+    asked: Sequence[Tensor],
     logits: Tensor,
     score: float | None,
 ) -> None:
-    """Raw maps of both queries as they came from the method, and all that is needed to read them."""
-    query, disturbed = (int(classes[row]) for classes in asked)
-    names = setup.classifier.class_names
+    """Raw maps of the queries as they came from the method, and all that is needed to read them."""
+    queries = [int(classes[row]) for classes in asked]
+    names = [setup.classifier.class_names[query] for query in queries]
     settings = {
         **setup.settings,
-        "query": names[query],
-        "disturbed_query": names[disturbed],
+        **dict(zip(("query", "disturbed_query"), names, strict=False)),
         "detector_score": score,
     }
     arrays = {
-        "query": np.array([query, disturbed]),
+        "query": np.array(queries),
         "logits": logits[row].cpu().numpy(),
         "probabilities": probabilities(logits[row : row + 1], setup.classifier.output)[0].cpu().numpy(),
         "settings": np.array(json.dumps(settings, default=str)),
@@ -333,9 +330,10 @@ def _save_maps(
     parts = {"saliency": both.saliency, "raw": both.raw, "attribution": both.attribution}
     if both.raw_layers:
         parts["raw_layers"] = torch.cat(both.raw_layers, dim=1)
+    places = [row + number * len(classes) for number, classes in enumerate(asked)]
     for name, tensor in parts.items():
         if tensor is not None:
-            arrays[name] = tensor[[row, row + count]].detach().cpu().numpy()
+            arrays[name] = tensor[places].detach().cpu().numpy()
     path.parent.mkdir(parents=True, exist_ok=True)
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)  # type: ignore[arg-type]  # its stub takes no mapping of arrays

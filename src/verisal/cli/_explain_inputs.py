@@ -131,6 +131,8 @@ def query_classes(word: str, logits: Tensor, class_names: Sequence[str]) -> Tens
         ConfigError: no such class; names those that are near.
     """
     if word in PLACES:
+        if word == "second" and logits.shape[1] == 1:
+            raise ConfigError("the classifier has one logit and no second class; leave out query: second")
         return logits.argsort(dim=1, descending=True, stable=True)[:, PLACES[word]]
     return torch.full((len(logits),), _class_index(word, class_names), device=logits.device)
 

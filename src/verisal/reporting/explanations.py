@@ -44,9 +44,10 @@ class Explanation:
         name: of the image, its file as a rule.
         image: ``(C, H, W)`` in [0, 1].
         query: name of the class that is explained.
-        disturbed: name of the class that was asked for to see whether the method invents evidence.
+        disturbed: name of the class that was asked for to see whether the method invents evidence; empty
+            where there is no other.
         saliency: ``(H, W)`` fused map for the query.
-        disturbed_saliency: ``(H, W)`` fused map for the disturbed query.
+        disturbed_saliency: ``(H, W)`` fused map for the disturbed query, if there is one.
         layers: stage name to ``(H, W)`` map for the query; empty where the method has no layers.
         classes: name and probability, likeliest first; the two classes that are asked for are among them.
         method: name of the method and what matters of its settings.
@@ -59,7 +60,7 @@ class Explanation:
     query: str
     disturbed: str
     saliency: Tensor
-    disturbed_saliency: Tensor
+    disturbed_saliency: Tensor | None
     layers: Mapping[str, Tensor]
     classes: Sequence[tuple[str, float]]
     method: str
@@ -79,7 +80,11 @@ def draw_explanation(shown: Explanation, path: Path) -> None:
         shown: what is drawn.
         path: PNG file to write.
     """
-    bars = _MARGIN + 3 * (_CELL + _GAP) + _SCALE + _NAMES
+    asked = [("map for", shown.query, shown.saliency, _QUERY)]
+    if shown.disturbed_saliency is not None:
+        asked.append(("disturbed: map for", shown.disturbed, shown.disturbed_saliency, _OTHER))
+    beside = _MARGIN + (1 + len(asked)) * (_CELL + _GAP)
+    bars = beside + _SCALE + _NAMES
     width = max(bars + _BARS, len(shown.layers) * (_CELL + _GAP)) + 2 * _MARGIN
     note = textwrap.wrap(_note(shown), width=int(width * 12))
     head, foot = 0.42, 0.15 + 0.19 * (len(note) + bool(shown.verdict))
@@ -90,16 +95,12 @@ def draw_explanation(shown: Explanation, path: Path) -> None:
         return _MARGIN + column * (_CELL + _GAP), head + row * (_TITLE + _CELL) + _TITLE, _CELL, _CELL
 
     canvas.picture(place(0, 0), shown.image, title="image")
-    asked = (
-        ("map for", shown.query, shown.saliency, _QUERY),
-        ("disturbed: map for", shown.disturbed, shown.disturbed_saliency, _OTHER),
-    )
     most = max(largest(as_array(values)) for _, _, values, _ in asked) or 1.0
     for column, (words, name, values, colour) in enumerate(asked, 1):
         title = f"{words}\n{_clipped(name, 22)}"
         canvas.picture(place(column, 0), values, title=title, limits=(0.0, most), color=colour)
     top = head + _TITLE
-    scale = canvas.axes(_MARGIN + 3 * (_CELL + _GAP), top, 0.14, _CELL)
+    scale = canvas.axes(beside, top, 0.14, _CELL)
     scale.imshow(
         np.linspace(1.0, 0.0, 128)[:, None], cmap=COLOUR_SCALE, aspect="auto", extent=(0, 1, 0, most)
     )
@@ -155,11 +156,14 @@ def draw_contact_sheet(shown: Sequence[Explanation], path: Path, *, columns: int
 def _note(shown: Explanation) -> str:
     """Reading guide to the figure of one image."""
     layers = " Each layer's map runs from 0 to its own maximum." if shown.layers else ""
-    undefined = _undefined_note([shown.saliency, shown.disturbed_saliency, *shown.layers.values()])
-    return (
-        f"{shown.method}. The two maps in the upper row share one scale: evidence for a class that is not"
-        f" there is invented.{layers}{undefined}"
+    other = [] if shown.disturbed_saliency is None else [shown.disturbed_saliency]
+    undefined = _undefined_note([shown.saliency, *other, *shown.layers.values()])
+    two = (
+        " The two maps in the upper row share one scale: evidence for a class that is not there is invented."
+        if other
+        else ""
     )
+    return f"{shown.method}.{two}{layers}{undefined}"
 
 
 def draw_gallery(

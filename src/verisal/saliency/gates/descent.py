@@ -99,8 +99,11 @@ class GateProblem:
 
     @property
     def spread(self) -> Tensor:
-        """``(B,)`` highest minus lowest logit of the ungated network, the scale of a change."""
-        return self._logits.amax(dim=1) - self._logits.amin(dim=1)
+        """``(B,)`` highest minus lowest logit of the ungated network, the scale of a change.
+
+        Of one logit its distance from 0, where the decision turns.
+        """
+        return logit_spread(self._logits)
 
     def gated(self, gates: Sequence[Tensor]) -> Tensor:
         """Logits with gates."""
@@ -269,6 +272,13 @@ class GateDescent:
             unchanged=kept.unchanged,
             zero_share=kept.values.eq(0).float().mean(dim=1),
         )
+
+
+def logit_spread(logits: Tensor) -> Tensor:
+    """``(B,)`` highest minus lowest of logits ``(B, K)``; of one logit its distance from 0."""
+    if logits.shape[1] == 1:
+        return logits[:, 0].abs()
+    return logits.amax(dim=1) - logits.amin(dim=1)
 
 
 class DescentState(NamedTuple):

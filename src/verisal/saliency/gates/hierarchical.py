@@ -22,7 +22,7 @@ from verisal.errors import ConfigError
 from verisal.functional.outputs import ask
 from verisal.functional.scopes import images_at_once, in_chunks
 from verisal.saliency._base import explaining, staged
-from verisal.saliency.gates.descent import GateDescent, GateProblem, GateResult, Keep, Objective
+from verisal.saliency.gates.descent import GateDescent, GateProblem, GateResult, Keep, Objective, logit_spread
 from verisal.saliency.gates.masks import GatePenalty
 from verisal.saliency.gates.method import FoundGates, GateMethod
 from verisal.types import StagedClassifier, check_range
@@ -139,7 +139,8 @@ class Calibration:
     Attributes:
         reg_weight: the lambda tried.
         unchanged: share of images whose predicted class is the same with gates.
-        relative_change: median of the query logit's change over the spread of the image's logits.
+        relative_change: median of the query logit's change over the spread of the image's logits; of one
+            logit over its distance from 0.
         zero_share: mean share of gates at 0.
         accepted: at least 95 % unchanged and a median change of at most 5 %.
     """
@@ -166,7 +167,8 @@ def calibrate_reg_weight(
     Args:
         method: all other settings.
         classifier: with stages.
-        images: ``(N, C, H, W)`` in [0, 1]; the class explained is the predicted one.
+        images: ``(N, C, H, W)`` in [0, 1]; the class explained is the predicted one, of several labels the
+            most probable one.
         grid: values to try, rising.
 
     Returns:
@@ -178,7 +180,7 @@ def calibrate_reg_weight(
     with torch.no_grad():
         logits = ask(classifier, images)
     query = logits.argmax(dim=1)
-    spread = logits.amax(dim=1) - logits.amin(dim=1)
+    spread = logit_spread(logits)
     at_once = images_at_once(method.chunk_size, images)
     tried = []
     for reg_weight in sorted(grid):
