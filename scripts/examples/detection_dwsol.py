@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from verisal.callbacks import DisturbedLocalization, SaliencyMetrics, SaliencyPanels
 from verisal.metrics import EnergyInside, PointingGame
-from verisal.saliency import GradCAM, HierarchicalMasks
+from verisal.saliency import EvidenceMasks, GradCAM
 
 
 class Network(LightningModule):
@@ -32,7 +32,7 @@ class Network(LightningModule):
 
 seed_everything(0)
 train, val, tuning = (ShapesWithBoxes(first, count) for first, count in ((0, 240), (300, 60), (400, 40)))
-methods = [GradCAM(), HierarchicalMasks(steps=20)]
+methods = [GradCAM(), EvidenceMasks()]
 metrics = SaliencyMetrics(methods, [PointingGame(), EnergyInside()])
 callbacks = [metrics, DisturbedLocalization(methods, held_out=tuning), SaliencyPanels(methods, max_images=4)]
 trainer = Trainer(max_epochs=2, logger=CSVLogger("logs"), callbacks=callbacks)

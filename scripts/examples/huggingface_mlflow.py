@@ -10,7 +10,7 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from verisal.callbacks import SaliencyMetrics, SaliencyPanels
 from verisal.metrics import PerturbationCurve
-from verisal.saliency import Gradient, HierarchicalMasks
+from verisal.saliency import EvidenceMasks, Gradient
 
 
 class Network(LightningModule):
@@ -34,7 +34,7 @@ def stack(samples):
 
 processor = ViTImageProcessor(size={"height": 64, "width": 64})
 train, val = (DataLoader(ImageFolder(image_folder(part)), 15, collate_fn=stack) for part in ("train", "val"))
-methods = [Gradient(), HierarchicalMasks(steps=20)]
+methods = [Gradient(), EvidenceMasks()]
 metrics = SaliencyMetrics(methods, [PerturbationCurve("deletion", steps=8)], normalization=processor)
 trainer = Trainer(max_epochs=2, logger=MLFlowLogger("shapes"), callbacks=[metrics, SaliencyPanels(methods)])
 trainer.fit(Network(), train, val)

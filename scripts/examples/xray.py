@@ -8,7 +8,7 @@ from pydicom.data import get_testdata_file
 from verisal.attacks import PGD
 from verisal.data import ImageReader, resize_image
 from verisal.models import ClassLogit, load_classifier
-from verisal.saliency import GradCAM, HierarchicalMasks, Occlusion
+from verisal.saliency import EvidenceMasks, GradCAM, Occlusion
 
 file, weights = [*sys.argv[1:], None, None][:2]
 network = torchxrayvision.models.DenseNet(weights=weights, num_classes=18).eval()
@@ -27,6 +27,6 @@ for method in (GradCAM(), Occlusion(window=56, stride=28, score="logit")):
     result = method(xray, images, likeliest)
     result.plot(images).savefig(f"{type(method).__name__}.png")
     print(result)
-masks = HierarchicalMasks(steps=20)(xray, images, target=ClassLogit(likeliest))
-masks.plot(images).savefig("HierarchicalMasks.png")
+masks = EvidenceMasks()(xray, images, target=ClassLogit(likeliest))
+masks.plot(images).savefig("EvidenceMasks.png")
 print(PGD(4 / 255)(xray, images, [likeliest]))

@@ -116,7 +116,7 @@ def test_pasted_pictures_have_two_classes(settings):
 def test_explain(settings, capsys):
     words = [word.replace("--name", "--classifier") for word in as_options(settings, "--")]
     photographs = sorted(str(path) for path in Path("data/photographs/test").rglob("*_00[01].jpg"))
-    method = ["--saliency=HierarchicalMasks", "--saliency.steps=4", "--saliency.learning_rate=0.25"]
+    method = ["--saliency=EvidenceMasks", "--saliency.fall=3", "--saliency.settle=1"]
     assert main(["explain", *photographs, *words, *method, "--output=explained"]) == 0
     first = Path(photographs[0]).name
     with Image.open(f"explained/{first}.explained.png") as figure:
@@ -137,10 +137,10 @@ def test_validate(settings):
     assert main(["validate", "--config", str(path), "--run_dir", "judged", *QUIET, "--data.val_count=4"]) == 0
     metrics = json.loads(Path("judged/report.val.json").read_text())["metrics"]
     wanted = ("max_box_acc[iou0.5]/accuracy", "road_morf[linear]/probability")
-    found = [metrics[f"val/hierarchical_masks/{name}"]["n"] for name in wanted]
+    found = [metrics[f"val/evidence_masks/{name}"]["n"] for name in wanted]
     assert min(found) > 0
-    assert metrics["val/hierarchical_masks/D-WSOL (our protocol)/margin_rel_c3"]["n"] > 0
-    assert metrics["val/hierarchical_masks/D-WSOL (our protocol), present classes/hit"]["n"] > 0
+    assert metrics["val/evidence_masks/D-WSOL (our protocol)/margin_rel_c3"]["n"] > 0
+    assert metrics["val/evidence_masks/D-WSOL (our protocol), present classes/hit"]["n"] > 0
     assert metrics["val/classifier/accuracy"]["n"] == 4
 
 

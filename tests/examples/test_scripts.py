@@ -79,17 +79,16 @@ def test_timm_and_tensorboard(tmp_path):
 def test_hugging_face_and_mlflow(tmp_path):
     _run("huggingface_mlflow.py", tmp_path)
     (run,) = (path.parent for path in tmp_path.glob("mlruns/*/*/metrics"))
-    for method in ("gradient", "hierarchical_masks", "random", "centre"):
+    for method in ("gradient", "evidence_masks", "random", "centre"):
         lines = (run / f"metrics/val/{method}/deletion").read_text().splitlines()
         assert len(lines) == 2
         # Masks of a network that has hardly learned anything may be empty, and are undefined then.
-        assert method == "hierarchical_masks" or all(0.0 < float(line.split()[1]) < 1.0 for line in lines)
+        assert method == "evidence_masks" or all(0.0 < float(line.split()[1]) < 1.0 for line in lines)
     images = [path.name for path in run.glob("artifacts/images/*.png")]
     assert len([name for name in images if name.startswith("curves~deletion")]) == 2
     assert len([name for name in images if name.startswith("panels~saliency")]) == 16
-    assert (run / "params/verisal/saliency_metrics/methods/hierarchical_masks").read_text().find(
-        "steps=20"
-    ) > 0
+    said = run / "params/verisal/saliency_metrics/methods/evidence_masks"
+    assert "fall=7" in said.read_text()
 
 
 def test_boxes_and_dwsol(tmp_path):

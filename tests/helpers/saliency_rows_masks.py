@@ -1,7 +1,7 @@
 """Rows of the hierarchical masks."""
 
 from helpers.saliency_cases import SaliencyCase
-from verisal.saliency import EvidenceMasks, HierarchicalMasks
+from verisal.saliency import EvidenceMasks, HierarchicalMasks, UngatedContributions
 
 
 def _masks(**settings: object) -> SaliencyCase:
@@ -29,5 +29,8 @@ CASES = {
         lambda: EvidenceMasks(fall=3, settle=1, inertia=0.0, anchor=False, shown="gate"),
         layers=3,
         passes=(5, 4),
+    ),
+    "UngatedContributions": SaliencyCase(
+        UngatedContributions, layers=3, passes=(2, 1), channels=1, late_call=1
     ),
 }

@@ -18,6 +18,7 @@ from verisal.saliency.gates.evidence import EvidenceMasks
 from verisal.saliency.gates.hierarchical import HierarchicalMasks, calibrate_reg_weight
 from verisal.saliency.gates.learned import LearnedMask, MaskNetwork
 from verisal.saliency.gates.method import FoundGates, GateMethod
+from verisal.saliency.gates.ungated import UngatedContributions
 from verisal.saliency.gradients.gradient import Attribution, GradCAM, Gradient, GradientMethod, InputXGradient
 from verisal.saliency.gradients.rules import DeepLift, GuidedBackpropagation
 from verisal.saliency.gradients.sampled import GradientSHAP, IntegratedGradients, SmoothGrad, VarGrad
@@ -64,6 +65,7 @@ __all__ = [
     "Saliency",
     "SmoothGrad",
     "TorchCamAdapter",
+    "UngatedContributions",
     "UnrolledGates",
     "VarGrad",
     "calibrate_reg_weight",
