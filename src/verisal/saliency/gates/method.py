@@ -91,10 +91,10 @@ class GateMethod(Saliency):
         """Fused map in ``saliency``, mean of raw maps in ``raw``, upsampled raw maps in ``raw_layers``.
 
         Shown as ``contribution``, maps are in logits per pixel. The fused one adds up to the evidence kept,
-        so that maps of two queries have one scale. ``attribution`` ``(B, 1, H, W)`` is the mean of the
-        stages' signed contributions, negative where a place speaks against the query; ``diagnostics`` say
-        what it should add up to (``evidence_kept``, in logits) and which share of that it does
-        (``completeness``).
+        so that maps of two queries have one scale, and is the raw one, too. ``attribution`` ``(B, 1, H, W)``
+        is the mean of the stages' signed contributions, negative where a place speaks against the query;
+        ``diagnostics`` say what it should add up to (``evidence_kept``, in logits) and which share of that
+        it does (``completeness``).
         """
         network = staged(classifier, images, type(self).__name__)
         check_query_class(query_class, len(images), network.num_classes)
@@ -123,9 +123,11 @@ class GateMethod(Saliency):
         result = self._joined(found, layers, [*layers, *more])
         signed = torch.stack([in_pixels(stage, size) for stage in made.stages]).mean(dim=0)
         total = result.saliency.sum(dim=(1, 2, 3), keepdim=True).clamp_min(1e-12)
+        in_logits = result.saliency * (made.kept.clamp_min(0)[:, None, None, None] / total)
         return replace(
             result,
-            saliency=result.saliency * (made.kept.clamp_min(0)[:, None, None, None] / total),
+            saliency=in_logits,
+            raw=in_logits,
             attribution=signed,
             n_forward=found.n_forward + 1,
             n_backward=found.n_backward + 1,

@@ -18,7 +18,7 @@ from verisal.saliency.gates.method import FoundGates, GateMethod
 class UngatedContributions(GateMethod):
     """Gradient times activation of every stage, joined as the maps of gates are: all gates stay at 1.
 
-    What a method with gates shows beyond this is what its gates are good for. The map of the last stage,
+    What a method with gates shows beyond this is what its gates are good for. The last stage alone,
     ``OneLayer(base=UngatedContributions(), layer=-1)``, is HiResCAM.
 
     Args:
