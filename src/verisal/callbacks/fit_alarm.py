@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, field, replace
+from functools import partial
 from itertools import chain
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import ClassVar, final
 
 import torch
@@ -16,6 +20,7 @@ from verisal.attacks.names import Attacks
 from verisal.callbacks.explaining.callback import ExplainingCallback
 from verisal.callbacks.explaining.epoch import Epoch, Seen
 from verisal.callbacks.explaining.names import LogsScores
+from verisal.callbacks.explaining.processes import agreed
 from verisal.callbacks.panels import by_name
 from verisal.callbacks.report import ReportRun
 from verisal.detection import Alarm
@@ -36,7 +41,9 @@ class FitAlarm(ExplainingCallback):
     The labelled images of the run are divided into three parts as :meth:`.Alarm.fit` says: attacked to learn
     from, clean for the threshold, and attacked to report on. So the loader's images must be ones that the
     network was not trained on, some 450 for 5 % of false alarms. Nothing is done in a fit, whose weights
-    still change. Options as of :class:`ExplainingCallback`, but for the methods and ``every_n_epochs``.
+    still change. Of several processes on one machine each attacks and measures its share, and all get the
+    same alarm; on several machines every process does all of it. Options as of :class:`ExplainingCallback`,
+    but for the methods and ``every_n_epochs``.
 
     Args:
         attacks: that the alarm learns from, a list, or name to attack; see :meth:`.Alarm.fit`.
@@ -103,6 +110,30 @@ class FitAlarm(ExplainingCallback):
         self._images += [row for row in rows if row[2] >= 0]
         epoch.step("alarm")
 
+    def _fit(
+        self,
+        classifier: Classifier,
+        known: Sequence[tuple[str, Tensor, int]],
+        epoch: Epoch,
+        store: Path | None,
+    ) -> None:
+        # Lightning evaluates in inference mode, and a fit needs gradients.
+        with epoch.scope(), torch.enable_grad():
+            images = torch.stack([image for _, image, _ in known]).float() / 255
+            self.alarm = Alarm.fit(
+                classifier,
+                images.to(epoch.device),
+                torch.tensor([label for *_, label in known]),
+                detector=self.detector,
+                attacks=self.attacks,
+                unseen=self.unseen,
+                false_alarms=self.false_alarms,
+                seed=self.seed,
+                store=store,
+                rank=0 if store is None else epoch.rank,
+                world_size=1 if store is None else epoch.processes,
+            )
+
     def finish(self, epoch: Epoch) -> Evaluation | None:
         """Fit on the images of all processes, the same on each."""
         known = _of_all_processes(self._images)
@@ -114,23 +145,27 @@ class FitAlarm(ExplainingCallback):
                 f"an alarm judges by a verisal.models.Classifier, found {type(epoch.classifier).__name__};"
                 " make the module's classifier one, or leave FitAlarm out"
             )
-        # Lightning evaluates in inference mode, and a fit needs gradients.
-        with epoch.scope(), torch.enable_grad():
-            images = torch.stack([image for _, image, _ in known]).float() / 255
-            self.alarm = Alarm.fit(
-                epoch.classifier,
-                images.to(epoch.device),
-                torch.tensor([label for *_, label in known]),
-                detector=self.detector,
-                attacks=self.attacks,
-                unseen=self.unseen,
-                false_alarms=self.false_alarms,
-                seed=self.seed,
-            )
+        with _common_folder(epoch) as store:
+            # An error of one process is raised on all, none of which waits for it.
+            agreed(partial(self._fit, epoch.classifier, known, epoch, store))
+        if self.alarm is None:
+            return None
         found = self.alarm.report
         if self._report_run is not None and epoch.rank == 0:
             self.alarm.save(self._report_run.folder / "alarm.safetensors")
         return None if found is None else _of_split(found, epoch.split, repr(self.alarm))
+
+
+@contextmanager
+def _common_folder(epoch: Epoch) -> Iterator[Path | None]:
+    """An empty folder of the first process that all see; None for one process, or where some do not."""
+    if epoch.processes == 1:
+        yield None
+        return
+    with TemporaryDirectory(prefix="verisal-") as own:
+        first = Path(agreed(lambda: own)[0])
+        yield first if all(agreed(first.is_dir)) else None
+        agreed(lambda: None)
 
 
 def _of_all_processes(own: list[tuple[str, Tensor, int]]) -> list[tuple[str, Tensor, int]]:

@@ -100,10 +100,17 @@ def fit_detector(
     seed: int,
     store: Path | str | None,
     progress: bool,
+    rank: int,
+    world_size: int,
 ) -> Fitted:
     """The detector fitted, its threshold and its report; arguments are those of :meth:`.Alarm.fit`."""
     require_softmax(classifier, "an alarm")
     negatives_needed(false_alarms)
+    processes = Processes(rank, world_size)
+    if world_size > 1 and store is None:
+        raise ConfigError(
+            "several processes share the work of an alarm in a folder that all of them see; give store="
+        )
     # A copy: another fit of the same object must not change this one.
     detector = LearnedConsistency() if detector is None else copy.deepcopy(detector)
     suite = _Suite.of(attacks, unseen, noise)
@@ -116,10 +123,10 @@ def fit_detector(
             for part, source in divided.items()
         }
         # One pass over clean images tells whether they are enough; attacks and measurements may take hours.
-        splits["val"].fill(Processes(), progress=progress)
+        splits["val"].fill(processes, progress=progress)
         _check_enough(splits["val"].groups(), false_alarms, ratios)
         for split in splits.values():
-            split.fill(Processes(), [detector.measurement], progress=progress)
+            split.fill(processes, [detector.measurement], progress=progress)
         _learn(detector, splits["fit"], tuple(suite.attacks), seed=seed)
         threshold = _threshold(detector, splits["val"], false_alarms)
         report = _report(detector, splits["test"], suite, threshold, false_alarms, seed=seed)

@@ -75,6 +75,8 @@ class Alarm:
         seed: int = 0,
         store: Path | str | None = None,
         progress: bool = True,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> Alarm:
         """Fit a detector to a classifier, on images that the classifier was not trained on.
 
@@ -105,11 +107,15 @@ class Alarm:
                 fast; None for a temporary one.
             progress: show a bar for each attack and measurement; where standard error is no terminal, a line
                 for each that takes more than a second.
+            rank: of this process among several that fit the same alarm; each attacks and measures its share,
+                and all get the whole.
+            world_size: number of these processes, which have a ``store`` in common.
 
         Raises:
             DataError: images that are none, or on which no attack succeeds.
-            ConfigError: settings out of range, a network that does not say how it normalises, or too few
-                images for the threshold, which one pass over them tells before anything is attacked.
+            ConfigError: settings out of range, a network that does not say how it normalises, several
+                processes without a store, or too few images for the threshold, which one pass over them tells
+                before anything is attacked.
         """
         # Imported here: judging needs neither Lightning nor torchmetrics, which take seconds.
         from verisal.detection._alarm_fit import fit_detector
@@ -128,6 +134,8 @@ class Alarm:
             seed=seed,
             store=store,
             progress=progress,
+            rank=rank,
+            world_size=world_size,
         )
         return cls(
             classifier=classifier,
