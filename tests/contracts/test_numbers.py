@@ -75,7 +75,7 @@ _GIVEN: dict[str, dict[str, Any]] = {
     "UnrolledGates": {"method": HierarchicalMasks()},
 }
 _SHOWN = ("ClassRanks", "DisturbedLocalization", "GateNoise", "MapAgreement", "PerturbationCurves")
-_SHOWN += ("SaliencyMetrics", "SaliencyPanels")
+_SHOWN += ("SaliencyMetrics", "SaliencyPanels", "SceneQueries")
 _GIVEN |= {name: {"methods": {"masks": HierarchicalMasks()}, "metrics": [], "groups": {}} for name in _SHOWN}
 
 

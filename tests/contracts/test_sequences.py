@@ -8,7 +8,7 @@ import pytest
 
 import verisal
 from helpers.strangers import TinyNet
-from verisal.data import EmojiScenes, ImageFolder, ImagesLike, ImageSplits, SizeGroups
+from verisal.data import EmojiScenes, ImageFolder, ImagesLike, ImageSplits, PastedCuts, SizeGroups
 from verisal.detectors import (
     CNNDetector,
     DetectorFeatures,
@@ -78,6 +78,7 @@ CASES: dict[type, Callable[[type], object]] = {
     ROAD: lambda of: ROAD(shares=of([0.2, 0.4])),
     SizeGroups: lambda of: SizeGroups(of([of([4, 4]), of([4, 6]), of([4, 4])]), 2),
     SmallResNet: lambda of: SmallResNet(3, widths=of([4, 4, 8, 8])),
+    PastedCuts: lambda of: PastedCuts(sides=of([0.3, 0.4])),
     Vote: lambda of: Vote(voters=of([MaxSoftmax(), SoftmaxEntropy()])),
     WandbSettings: lambda of: WandbSettings(tags=of(["a", "b"])),
 }

@@ -12,6 +12,7 @@ from verisal.callbacks.panels import AttackedMaps, SaliencyPanels
 from verisal.callbacks.report import ReportRun
 from verisal.callbacks.robust_validation import RobustValidation
 from verisal.callbacks.saliency_metrics import PerturbationCurves, SaliencyMetrics
+from verisal.callbacks.scene_queries import SceneQueries
 
 __all__ = [
     "AttackedMaps",
@@ -30,4 +31,5 @@ __all__ = [
     "RobustValidation",
     "SaliencyMetrics",
     "SaliencyPanels",
+    "SceneQueries",
 ]

@@ -14,7 +14,7 @@ from torch import Tensor
 from verisal.callbacks.explaining.callback import row_evaluation
 from verisal.callbacks.explaining.epoch import Epoch, Seen
 from verisal.callbacks.explaining.queries import QueryCallback, Samples, chunks
-from verisal.data import AnnotatedImages, EmojiScenes
+from verisal.data import AnnotatedImages, Composition, DiskSplit, EmojiScenes
 from verisal.functional.regions import disturbed_queries
 from verisal.functional.regions.disturbed import DisturbedQueries, label_queries, present_queries
 from verisal.functional.seeding import content_ids
@@ -62,8 +62,9 @@ class DisturbedLocalization(QueryCallback):
 
     Args:
         held_out: annotated samples of which nothing is reported, of the classifier's classes and image size:
-            a data set or a loader, read as the evaluation's own; None leaves all that is about boxes NaN and
-            logs nothing of it.
+            a data set or a loader, read as the evaluation's own; another split of the evaluation's own data
+            set on disk, such as ``test``, or how scenes are made of it; None leaves all that is about boxes
+            NaN and logs nothing of it.
         several: further annotated samples with objects of several classes, for the queries of present
             classes alone; None where the evaluation's own samples have several, or to leave these out.
         several_images: at most this many of them, the first ones.
@@ -76,10 +77,10 @@ class DisturbedLocalization(QueryCallback):
         - The paper's own rules of a disturbed localisation are not known to us; all of these are ours.
     """
 
-    # The command line reads settings of the first two kinds; anything else comes from Python.
-    held_out: EmojiScenes | AnnotatedImages | Samples | None = None
+    # The command line reads settings of all kinds but the last; that comes from Python.
+    held_out: EmojiScenes | AnnotatedImages | Composition | DiskSplit | Samples | None = None
     _: KW_ONLY
-    several: EmojiScenes | AnnotatedImages | Samples | None = None
+    several: EmojiScenes | AnnotatedImages | Composition | Samples | None = None
     several_images: int = 100
 
     def __post_init__(self) -> None:

@@ -19,7 +19,7 @@ from verisal.callbacks.explaining.names import shown
 from verisal.errors import ConfigError
 from verisal.functional.baselines import Baseline, recommended_baselines
 from verisal.functional.seeding import content_ids, derive_seed
-from verisal.functional.statistics import ranking_agreement
+from verisal.functional.statistics import Bootstrap, ranking_agreement
 from verisal.metrics import (
     BandRemoval,
     CascadingRandomisation,
@@ -48,6 +48,10 @@ class MetricsCallback(ScoringCallback, ABC):
     @abstractmethod
     def metrics_of(self, name: str, epoch: Epoch) -> list[SaliencyMetric]:
         """Metrics of one method, which nobody else updates."""
+
+    def resampled(self, bootstrap: Bootstrap, image_ids: Sequence[str]) -> Bootstrap:
+        """The bootstrap for a table with these rows, each of an image of its own; may be overridden."""
+        return bootstrap
 
     def begin(self, epoch: Epoch) -> None:
         """Metrics of its own for every method."""
@@ -93,7 +97,7 @@ class MetricsCallback(ScoringCallback, ABC):
                 counted = len(table.image_ids)
                 if not counted:
                     return None
-                scores = metric.scores_of(table, bootstrap)
+                scores = metric.scores_of(table, self.resampled(bootstrap, table.image_ids))
                 self._tell(epoch, name, metric, table)
                 # Columns that are a score of the same name, or all of a metric with few; the rest is bulk.
                 columns = {
@@ -160,24 +164,12 @@ class SaliencyMetrics(MetricsCallback):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range(0, randomisation_steps=self.randomisation_steps)
-        listed = self.metrics if isinstance(self.metrics, Sequence) else [self.metrics]
-        wrong = [shown(metric) for metric in listed if not isinstance(metric, SaliencyMetric)]
-        if wrong or listed is not self.metrics:
-            raise ConfigError(
-                "metrics must be a list of metrics of verisal.metrics, such as [PointingGame()], found"
-                f" {wrong[0] if wrong else shown(self.metrics)}"
-            )
-        names = [metric.name for metric in self.metrics]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice or not (names or self.randomisation_steps):
-            raise ConfigError(
-                f"metrics must be at least one, each once; found {len(names)} metrics, twice {twice}"
-            )
+        check_metrics(self.metrics, fewest=0 if self.randomisation_steps else 1)
 
     @property
     def headline(self) -> Mapping[str, str]:
         """The main score of every metric."""
-        own = {_title(metric): f"{metric.name}/{metric.main}" for metric in self.metrics}
+        own = {titled(metric): f"{metric.name}/{metric.main}" for metric in self.metrics}
         if steps := self.randomisation_steps:
             name = f"cascading_randomisation[{steps}]"
             own[name + _ARROWS["low"]] = f"{name}/spearman_{steps}"
@@ -244,7 +236,7 @@ class PerturbationCurves(MetricsCallback):
         """Area of every kind of curve; with several baselines its mean over them and its range among them."""
         shown: dict[str, str] = {}
         for curves in self._kinds():
-            name, title = curves[0].name, _title(curves[0])
+            name, title = curves[0].name, titled(curves[0])
             if len(curves) > 1:
                 name, _ = _name_of_set(curves)
                 title = name + _ARROWS[curves[0].better]
@@ -308,6 +300,27 @@ class PerturbationCurves(MetricsCallback):
         }
 
 
+def check_metrics(metrics: Sequence[SaliencyMetric], *, fewest: int = 1) -> None:
+    """Raise unless these are a list of metrics, each of a name of its own, and at least so many.
+
+    Raises:
+        ConfigError: what is found in their place.
+    """
+    listed = metrics if isinstance(metrics, Sequence) else [metrics]
+    wrong = [shown(metric) for metric in listed if not isinstance(metric, SaliencyMetric)]
+    if wrong or listed is not metrics:
+        raise ConfigError(
+            "metrics must be a list of metrics of verisal.metrics, such as [PointingGame()], found"
+            f" {wrong[0] if wrong else shown(metrics)}"
+        )
+    names = [metric.name for metric in metrics]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice or len(names) < fewest:
+        raise ConfigError(
+            f"metrics must be at least one, each once; found {len(names)} metrics, twice {twice}"
+        )
+
+
 def _key(metric: SaliencyMetric) -> str | None:
     """What decides rows beside the explained method; None where it has no name, such as a function."""
     drawn = content_ids(metric.images) if isinstance(metric, CascadingRandomisation) else ()
@@ -327,7 +340,8 @@ def _cost(epoch: Epoch, method: Saliency, seen: Seen) -> Tensor:
     return torch.cat([seconds[:, None], passes.expand(len(seconds), 2)], dim=1)
 
 
-def _title(metric: SaliencyMetric) -> str:
+def titled(metric: SaliencyMetric) -> str:
+    """Name of a metric in the main table, with an arrow where one end is good."""
     return metric.name + _ARROWS[metric.better]
 
 

@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from verisal.data.annotated import AnnotatedImages, ImagesLike, ImageSplits
+from verisal.data.annotated import AnnotatedImages, DiskSplit, ImagesLike, ImageSplits
 from verisal.data.check import check_data
 from verisal.data.decode import decode_image, resize_image
 from verisal.data.readers.catalogue import CUB200, Imagenette, ImageNetValidation, OxfordPet
@@ -13,6 +13,7 @@ from verisal.data.readers.folder import ImageFolder
 from verisal.data.readers.listing import ImageSet
 from verisal.data.readers.voc import PascalVOC
 from verisal.data.reading import ImageReader
+from verisal.data.scenes.composed import ComposedImages, Composition, Mosaics, PastedCuts
 from verisal.data.scenes.emoji import EmojiScenes, OtherScene
 from verisal.data.sizes import SizeGroups
 
@@ -23,7 +24,10 @@ __all__ = [
     "COCO",
     "CUB200",
     "AnnotatedImages",
+    "ComposedImages",
+    "Composition",
     "Digits",
+    "DiskSplit",
     "EmojiScenes",
     "ImageData",
     "ImageFolder",
@@ -33,9 +37,11 @@ __all__ = [
     "ImageSplits",
     "Imagenette",
     "ImagesLike",
+    "Mosaics",
     "OtherScene",
     "OxfordPet",
     "PascalVOC",
+    "PastedCuts",
     "SizeGroups",
     "check_data",
     "decode_image",

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, final
 
+import torch
 from torch.utils.data import Dataset
 
 from verisal._checks import as_tuples
@@ -20,6 +21,7 @@ from verisal.data.readers.listing import ImageRecord, ImageSet, Listing, Problem
 from verisal.data.reading import ChannelRule, ImageReader
 from verisal.errors import ConfigError, DataError
 from verisal.fingerprint import fingerprint
+from verisal.functional.scopes import predicted_classes
 from verisal.functional.seeding import derive_seed
 from verisal.models import Bounds, Classifier, ClassifierSource, load_classifier
 from verisal.models.bounds import UNIT
@@ -28,6 +30,9 @@ from verisal.types import Sample, check_range
 DiskSplit = Literal["fit", "val", "test"]
 _SPLITS: tuple[DiskSplit, ...] = ("fit", "val", "test")
 _SHOWN = 10
+_AT_A_TIME = 32
+# Of the square's share, where a picture would keep its pixels.
+_NEAR = 15 / 16
 # Share of the images that may be skipped before a data set counts as broken.
 _SKIPPED = 0.01
 
@@ -63,6 +68,8 @@ class ImageSplits:
         channel_rule: what is done with a file of other channels than the classifier takes; see
             :class:`.ImageReader`.
         window: of DICOM files; see :class:`.ImageReader`.
+        unlabelled: images without a class. ``keep`` gives them the label -1; ``predict`` the class that the
+            classifier predicts, so that they serve wherever a class has to be known.
 
     Raises:
         ConfigError: ratios that are not three proportions, or other settings outside their range.
@@ -80,9 +87,14 @@ class ImageSplits:
     max_pixels: int = MAX_PIXELS
     channel_rule: ChannelRule | None = None
     window: Window | None = None
+    unlabelled: Literal["keep", "predict"] = "keep"
 
     def __post_init__(self) -> None:
         as_tuples(self)
+        if self.unlabelled not in ("keep", "predict"):
+            raise ConfigError(
+                f"ImageSplits: unlabelled must be 'keep' or 'predict', found {self.unlabelled!r}"
+            )
         if len(self.ratios) != 3 or min(self.ratios) < 0 or not 0 < sum(self._shares()) < math.inf:
             raise ConfigError(
                 f"ImageSplits: ratios must be three proportions of fit, val and test, found {self.ratios}"
@@ -150,17 +162,19 @@ class AnnotatedImages(Dataset[Sample]):
 
     Objects of classes that are left out, and objects outside the central square, are not in a sample. An
     object with a mask has the box around its visible pixels; one with a box alone has an empty mask. The
-    main object is the largest of the image's class. The label of an image without a class is -1.
+    main object is the largest of the image's class. The label of an image without a class is -1, or what the
+    classifier predicts where the splits say so.
 
     Args:
         splits: the data set and its splits.
         split: which split.
         classifier: its name, path or source, or the classifier itself; or what images are like without one.
         count: number of images, the first ones; None for all.
+        at_most: the same, or all where there are fewer.
 
     Raises:
         DataError: no images, fewer than ``count``, or broken ones (see ``on_error``).
-        ConfigError: a class map that names unknown classes.
+        ConfigError: a class map that names unknown classes, or labels to be predicted without a classifier.
     """
 
     def __init__(
@@ -170,11 +184,13 @@ class AnnotatedImages(Dataset[Sample]):
         *,
         classifier: str | ClassifierSource | Classifier | ImagesLike,
         count: int | None = None,
+        at_most: int | None = None,
     ) -> None:
-        check_range(1, count=count)
+        check_range(1, count=count, at_most=at_most)
         known = load_classifier(classifier) if isinstance(classifier, str | ClassifierSource) else classifier
         self.split, self.size, self.class_names = split, known.image_size, known.class_names
-        self._splits = splits
+        self._splits, self._known = splits, known
+        self._predicted: dict[str, int] = {}
         self._reader = ImageReader.of(
             known, rule=splits.channel_rule, max_pixels=splits.max_pixels, window=splits.window
         )
@@ -186,7 +202,7 @@ class AnnotatedImages(Dataset[Sample]):
         records.sort(key=lambda record: splits.rank(record.image_id))
         if words := left_out_words(listing.left_out):
             _logger.warning("%s, split %s: %s", self._name, split, words)
-        self._records, self.skipped = self._kept(records, listing, count)
+        self._records, self.skipped = self._kept(records, listing, at_most if count is None else count)
         if self.skipped:
             more = f" and {len(self.skipped) - 1} more" if len(self.skipped) > 1 else ""
             _logger.warning("%s, split %s: left out: %s%s", self._name, split, self.skipped[0], more)
@@ -195,6 +211,8 @@ class AnnotatedImages(Dataset[Sample]):
                 f"{self._name}: split {split} holds {len(self._records)} images, {count or 'at least 1'}"
                 f" asked for; add images, or change counts or ratios {splits.ratios}"
             )
+        if splits.unlabelled == "predict":
+            self._predict(known)
 
     @property
     def labels(self) -> tuple[int, ...]:
@@ -227,11 +245,46 @@ class AnnotatedImages(Dataset[Sample]):
         Raises:
             DataError: the image or its annotation cannot be used; names file and index.
         """
-        record = self._records[index]
+        return self._read(index, self.size, resized=False)
+
+    def resized(self, index: int, size: int) -> Sample:
+        """Image ``index`` at another size, out of the file's own pixels.
+
+        A file whose pixels would stay as they are is scaled by a sixteenth more: the grid of 8 x 8 blocks
+        that a JPEG file leaves would mark what is cut from it among other images.
+
+        Args:
+            index: of the image.
+            size: side in pixels.
+
+        Raises:
+            DataError: the image or its annotation cannot be used; names file and index.
+        """
+        return self._read(index, size, resized=True)
+
+    def of_split(self, split: DiskSplit, *, at_most: int | None = None) -> AnnotatedImages:
+        """Another split of the same data set, for the same classifier, all of it or at most so many."""
+        return AnnotatedImages(self._splits, split, classifier=self._known, at_most=at_most)
+
+    def _read(self, index: int, size: int, *, resized: bool) -> Sample:
         try:
-            return self._sample(record)
+            return self._sample(self._records[index], size, resized=resized)
         except DataError as error:
             raise DataError(f"image {index} of split {self.split}: {error}") from error
+
+    def _predict(self, known: Classifier | ImagesLike) -> None:
+        """Ask the classifier for the classes of images without one."""
+        if isinstance(known, ImagesLike):
+            raise ConfigError(
+                "unlabelled is predict, and there is no classifier; give one, or set it to keep"
+            )
+        records = [record for record in self._records if self._label(record) < 0]
+        device = next(known.parameters()).device
+        for start in range(0, len(records), _AT_A_TIME):
+            part = records[start : start + _AT_A_TIME]
+            images = torch.stack([self._sample(record, self.size).image for record in part]).to(device)
+            found = predicted_classes(known, images).tolist()
+            self._predicted |= dict(zip((record.image_id for record in part), found, strict=True))
 
     def _usable(self, listing: Listing) -> Iterator[ImageRecord]:
         """All but images of a class that is left out."""
@@ -241,13 +294,14 @@ class AnnotatedImages(Dataset[Sample]):
 
     def _label(self, record: ImageRecord) -> int:
         index = None if record.class_name is None else self._classes[record.class_name]
-        return -1 if index is None else index
+        return self._predicted.get(record.image_id, -1) if index is None else index
 
-    def _sample(self, record: ImageRecord) -> Sample:
-        image = self._reader.of_record(record)
-        frame = Frame.around(
-            image.shape[1], image.shape[2], size=self.size, crop_share=self._splits.crop_share
-        )
+    def _sample(self, record: ImageRecord, size: int, *, resized: bool = False) -> Sample:
+        image, share = self._reader.of_record(record), self._splits.crop_share
+        height, width = image.shape[1:]
+        frame = Frame.around(height, width, size=size, crop_share=share)
+        if resized and frame.scaled == (height, width):
+            frame = Frame.around(height, width, size=size, crop_share=share * _NEAR)
         label = self._label(record)
         objects = objects_of(
             record, frame, label=label, classes=self._classes, difficult=self._splits.difficult
@@ -285,7 +339,7 @@ class AnnotatedImages(Dataset[Sample]):
 
     def _broken(self, record: ImageRecord) -> Problem | None:
         try:
-            self._sample(record)
+            self._sample(record, self.size)
         except DataError as error:
             return Problem(str(record.path), str(error).removeprefix(f"{record.path}: "), record.image_id)
         return None

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from verisal.data.annotated import AnnotatedImages, DiskSplit, ImagesLike, ImageSplits
 from verisal.data.guard import ImageDigests
+from verisal.data.scenes.composed import ComposedImages, Composition
 from verisal.data.scenes.emoji import LARGEST_SCENE, SMALLEST_SCENE, EmojiScenes
 from verisal.errors import ConfigError
 from verisal.functional.adversarial import round_to_8bit
@@ -124,6 +125,8 @@ class ImageData(L.LightningDataModule):
 
     Args:
         splits: the data set on disk, how it is divided and how it is read; None for EmojiScenes.
+        composition: how scenes are made of the images on disk, such as mosaics, which are then read in their
+            place, and which the counts are of; None for the images themselves.
         classifier: its name, path or source, or the classifier itself; images on disk get its size, channels
             and classes. None for a classifier that is yet to be trained: images then get ``image_size`` and
             ``channels``, and the classes are those of the data set. Scenes need none.
@@ -140,13 +143,14 @@ class ImageData(L.LightningDataModule):
 
     Raises:
         ConfigError: scenes of other channels than 3 or of a size out of range; ``det_test`` to validate and
-            to test, with different counts.
+            to test, with different counts; a composition of nothing on disk.
     """
 
     def __init__(
         self,
         splits: ImageSplits | None = None,
         *,
+        composition: Composition | None = None,
         classifier: str | ClassifierSource | Classifier | None = None,
         fit_count: int | None = None,
         val_count: int | None = None,
@@ -163,6 +167,8 @@ class ImageData(L.LightningDataModule):
         check_range(1, batch_size=batch_size, image_size=image_size, channels=channels)
         check_range(0, seed=seed, num_workers=num_workers)
         if splits is None:
+            if composition is not None:
+                raise ConfigError("composition makes scenes of images on disk; give splits, where they lie")
             check_range(SMALLEST_SCENE, LARGEST_SCENE, image_size=image_size)
             check_range(3, 3, channels=channels)
             fit_count, val_count = fit_count or _SCENES["fit"], val_count or _SCENES["val"]
@@ -183,7 +189,7 @@ class ImageData(L.LightningDataModule):
                     "validation and test read the same images, so val_count and test_count must be equal;"
                     f" found {val_count} and {test_count}; leave test_count out"
                 )
-        self._on_disk, self._seed = splits, seed
+        self._on_disk, self._composition, self._seed = splits, composition, seed
         self._splits: dict[str, Split] = {"fit": "cls_train", "val": val_split, "test": "det_test"}
         self._counts: dict[Split, int | None] = {
             "cls_train": fit_count,
@@ -191,7 +197,7 @@ class ImageData(L.LightningDataModule):
             "det_test": test_count,
         }
         self.batch_size, self.num_workers = batch_size, num_workers
-        self._images: dict[Split, AnnotatedImages | RenderedScenes] = {}
+        self._images: dict[Split, AnnotatedImages | ComposedImages | RenderedScenes] = {}
         self._digests: dict[Split, ImageDigests] = {}
 
     def setup(self, stage: str) -> None:
@@ -200,13 +206,14 @@ class ImageData(L.LightningDataModule):
         for use in uses[stage]:
             self._read(self._splits[use])
 
-    def _read(self, split: Split) -> AnnotatedImages | RenderedScenes:
+    def _read(self, split: Split) -> AnnotatedImages | ComposedImages | RenderedScenes:
         if split not in self._images:
-            count = self._counts[split]
+            count, made = self._counts[split], self._composition
             if self._on_disk is not None:
-                self._images[split] = AnnotatedImages(
-                    self._on_disk, _ON_DISK[split], classifier=self._like, count=count
+                photographs = AnnotatedImages(
+                    self._on_disk, _ON_DISK[split], classifier=self._like, count=None if made else count
                 )
+                self._images[split] = made.of(photographs, count=count) if made else photographs
             else:
                 scenes = EmojiScenes(split, count or 0, seed=self._seed, size=self.image_size)
                 self._images[split] = RenderedScenes(

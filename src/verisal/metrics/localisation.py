@@ -142,9 +142,9 @@ class MaxBoxAcc(SaliencyMetric):
     def reduce(self, rows: Tensor, bootstrap: Bootstrap) -> Mapping[str, Resampled]:
         """The rate at levels chosen on the other half, and at the best level."""
         rates, highest, undefined = _cross_fitted(rows[:, None], self.seed)
-        n = len(rows) - undefined
+        n, hits = len(rows) - undefined, _at_best(rows)
         return {
-            "accuracy": _rate(bootstrap, float(rates[0]), float(highest[0]), n, undefined),
+            "accuracy": _rate(bootstrap, float(rates[0]), float(highest[0]), n, undefined, hits),
             "maximum": Resampled(float(highest[0]), n=n, undefined=undefined),
         }
 
@@ -188,10 +188,15 @@ class MaxBoxAccV2(SaliencyMetric):
         levels = rows.view(len(rows), len(_V2_IOUS), NUM_LEVELS)
         rates, highest, undefined = _cross_fitted(levels, self.seed)
         n, best = len(rows) - undefined, float(highest.mean())
-        each = zip(_V2_IOUS, rates.tolist(), highest.tolist(), strict=True)
+        hits = [_at_best(levels[:, place]) for place in range(len(_V2_IOUS))]
+        each = zip(_V2_IOUS, rates.tolist(), highest.tolist(), hits, strict=True)
         return {
-            "accuracy": _rate(bootstrap, float(rates.mean()), best, n, undefined),
-            **{f"iou{iou:g}": _rate(bootstrap, rate, high, n, undefined) for iou, rate, high in each},
+            # The middle overlap's images vary with each other as those of the mean do.
+            "accuracy": _rate(bootstrap, float(rates.mean()), best, n, undefined, hits[1]),
+            **{
+                f"iou{iou:g}": _rate(bootstrap, rate, high, n, undefined, own)
+                for iou, rate, high, own in each
+            },
             "maximum": Resampled(best, n=n, undefined=undefined),
         }
 
@@ -236,11 +241,18 @@ def _right(ious: Tensor, enough: float) -> Tensor:
     return (ious >= enough).double().where(~ious.isnan(), torch.nan)
 
 
-def _rate(bootstrap: Bootstrap, value: float, highest: float, n: int, undefined: int) -> Resampled:
+def _at_best(hits: Tensor) -> Tensor:
+    """``(n,)`` of hits ``(n, L)``: those at the level that is best for all; NaN is undefined."""
+    return hits[:, int(_middle_of_best(hits.nansum(dim=0)))]
+
+
+def _rate(
+    bootstrap: Bootstrap, value: float, highest: float, n: int, undefined: int, hits: Tensor
+) -> Resampled:
     """A rate among n images whose upper limit is that of the highest rate; undefined for one image."""
     if math.isnan(value):
         n, undefined = 0, undefined + n
-    rate, ceiling = (bootstrap.rate(share, n, undefined) for share in (value, highest))
+    rate, ceiling = (bootstrap.rate(share, n, undefined, hits=hits) for share in (value, highest))
     return replace(rate, ends=(rate.limits()[0], ceiling.limits()[1]))
 
 

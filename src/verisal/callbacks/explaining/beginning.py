@@ -13,7 +13,7 @@ from verisal.callbacks.explaining.epoch import Epoch
 from verisal.callbacks.explaining.loaders import all_batches, batches_of, images_of, loaders_of
 from verisal.callbacks.explaining.processes import agreed
 from verisal.callbacks.explaining.run import Run
-from verisal.callbacks.explaining.subset import subset_of
+from verisal.callbacks.explaining.subset import Nobody, subset_of
 from verisal.types import Batch
 
 if TYPE_CHECKING:
@@ -76,6 +76,9 @@ def end_all(run: Run, epoch: Epoch) -> Mapping[str, float]:
 
 
 def _choose(callback: ExplainingCallback, trainer: Trainer, epoch: Epoch) -> None:
+    if not callback.takes_images:
+        callback.subset = Nobody()
+        return
     most = callback.max_images
     callback.subset = subset_of(
         loaders_of(trainer),

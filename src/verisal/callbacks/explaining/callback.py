@@ -103,9 +103,9 @@ class ExplainingCallback(Callback, LogsScores, ABC):
     target: Any = None
     batch: Reader | None = None
     # An annotation would hide the types of the settings from the command line.
-    does = "explains"
+    does, takes_images = "explains", True
     controlled: ClassVar[bool] = True
-    """True if the controls are added."""
+    """True if the controls are added; ``takes_images`` if the evaluation's own images are explained."""
 
     def __post_init__(self) -> None:
         super().__init__()

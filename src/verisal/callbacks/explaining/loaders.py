@@ -10,10 +10,11 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.states import TrainerFn
-from torch.utils.data import DataLoader, IterableDataset, SequentialSampler, Subset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, SequentialSampler, Subset
 
+from verisal.data import AnnotatedImages, Composition, DiskSplit
 from verisal.errors import ConfigError
-from verisal.types import Batch
+from verisal.types import Batch, Sample
 
 
 def loaders_of(trainer: Trainer) -> list[Any]:
@@ -32,6 +33,29 @@ def loaders_of(trainer: Trainer) -> list[Any]:
             " test data"
         )
     return loaders
+
+
+def further_samples(loader: object, source: Composition | DiskSplit, count: int) -> Dataset[Sample]:
+    """Another split of the photographs that a loader reads, or scenes that are made of them.
+
+    Args:
+        loader: of the evaluation.
+        source: how scenes are made, or the name of the split.
+        count: of the split's images that are wanted at most.
+
+    Raises:
+        ConfigError: the loader reads something else.
+    """
+    data = loader.dataset if isinstance(loader, DataLoader) else loader
+    if not isinstance(data, AnnotatedImages):
+        wanted = f"split {source!r}" if isinstance(source, str) else type(source).__name__
+        raise ConfigError(
+            f"{wanted} is of photographs on disk, and the evaluation reads {type(data).__name__}; give"
+            " ImageData splits and no composition, or say the data set itself in its place"
+        )
+    if isinstance(source, Composition):
+        return source.of(data)
+    return data.of_split(source, at_most=count)
 
 
 def datasets_of(loaders: Sequence[Any]) -> list[object]:

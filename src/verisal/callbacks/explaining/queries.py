@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from verisal.callbacks.explaining.callback import ScoringCallback
 from verisal.callbacks.explaining.epoch import Epoch, Seen
 from verisal.callbacks.explaining.processes import agreed
+from verisal.data import Composition, DiskSplit
 from verisal.errors import DataError
 from verisal.functional.outputs import require_classes
 from verisal.functional.regions import choose_threshold
@@ -43,7 +44,7 @@ class QueryCallback(ScoringCallback, ABC):
         held_out_images: at most this many of them, the first ones.
     """
 
-    held_out: Samples | None = field(default=None, kw_only=True)
+    held_out: Samples | Composition | DiskSplit | None = field(default=None, kw_only=True)
     held_out_images: int = field(default=100, kw_only=True)
 
     def __post_init__(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TypeVar, final
+from typing import TypeVar, cast, final
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -16,13 +16,14 @@ from torch.utils.data import DataLoader
 
 from verisal.callbacks.explaining.cost import Clock
 from verisal.callbacks.explaining.epoch import Epoch
-from verisal.callbacks.explaining.loaders import datasets_of, is_sized, loaders_of
+from verisal.callbacks.explaining.loaders import datasets_of, further_samples, is_sized, loaders_of
 from verisal.callbacks.explaining.processes import agreed
 from verisal.callbacks.explaining.publishing import Publisher
 from verisal.callbacks.formats.batches import KnownIds, Read
 from verisal.callbacks.formats.first_samples import collate_like, first_samples
 from verisal.callbacks.subject.subject import Finding, Subject, Told, find
 from verisal.callbacks.subject.watching import Call, watched
+from verisal.data import Composition, DiskSplit
 from verisal.errors import ConfigError
 from verisal.functional.scopes import uncompiled
 from verisal.reporting import CsvSink
@@ -214,6 +215,8 @@ class Run:
             if source is None:
                 return self._own_samples(loader, count, subject, empty=empty)
             collate = collate_like(loader, reader=self.told.batch)
+            if isinstance(source, Composition | str):
+                source = further_samples(loader, cast("Composition | DiskSplit", source), count)
             return first_samples(source, count, subject.batch_of, collate=collate)
 
         return Epoch(

@@ -47,6 +47,19 @@ class Everything(Subset):
 
 
 @final
+class Nobody(Subset):
+    """No image, of a callback that brings images of its own."""
+
+    def rows(self, loader: int, number: int, batch: Callable[[], Batch]) -> Sequence[int]:
+        """No row, and no batch is read."""
+        return range(0)
+
+    def steps(self, batches: Sequence[int]) -> int:
+        """No batch."""
+        return 0
+
+
+@final
 class Drawn(Subset):
     """Images drawn by their positions in the data.
 

@@ -133,6 +133,29 @@ def label_queries(
     Raises:
         DataError: another number of labels than of logits.
     """
+    first, absent, there = absent_queries(logits, label_sets, image_ids=image_ids, seed=seed)
+    query = torch.cat([first[None], absent]).clamp(min=0)
+    decided = (first >= 0) & (logits.gather(1, query[:1].t())[:, 0] > 0)
+    return DisturbedQueries(query_class=query, valid=torch.cat([(first >= 0)[None], there]) & decided)
+
+
+def absent_queries(
+    logits: Tensor, label_sets: Tensor, *, image_ids: Sequence[str], seed: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The most probable class that is there, and three that are not: c1, c2 and c3 of :func:`label_queries`.
+
+    Args:
+        logits: ``(B, K)`` of the clean images.
+        label_sets: ``(B, K)`` int64, as of :func:`most_probable`.
+        image_ids: B stable names.
+        seed: of c2.
+
+    Returns:
+        ``(B,)`` int64, -1 without one; ``(3, B)`` int64, and ``(3, B)`` bool, False where there is none.
+
+    Raises:
+        DataError: another number of labels than of logits.
+    """
     first, second = most_probable(logits, label_sets), most_probable(logits, label_sets, value=0)
     last = most_probable(-logits, label_sets, value=0)
     top = logits.topk(min(_TOP, logits.shape[1]), dim=1).indices
@@ -143,10 +166,8 @@ def label_queries(
 
     draws = per_sample(draw, seed=seed, sample_ids=image_ids, stream="absent class", device=logits.device)
     drawn = draws.masked_fill(~chance, -1.0).argmax(dim=1)
-    query = torch.stack([first, second, drawn, last]).clamp(min=0)
-    decided = (first >= 0) & (logits.gather(1, query[:1].t())[:, 0] > 0)
-    there = torch.stack([first >= 0, second >= 0, chance.any(dim=1), last >= 0])
-    return DisturbedQueries(query_class=query, valid=there & decided)
+    there = torch.stack([second >= 0, chance.any(dim=1), last >= 0])
+    return first, torch.stack([second, drawn, last]).clamp(min=0), there
 
 
 def present_queries(object_labels: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,16 @@ from functools import lru_cache
 MISS = 0.025
 
 _NONE = 0.01
+_PSEUDO = 0.5
+
+
+def images_worth(share: float, variance: float, images: float) -> float:
+    r"""Number :math:`n' = (\hat\theta (1 - \hat\theta) + c / n) / (s^2 + c / n^2)` with :math:`c = \tfrac12`.
+
+    A rate among so many images would vary as much as a share with the variance :math:`s^2`. The terms in c
+    let the variance tend to that of a plain rate where too few images differ to estimate it.
+    """
+    return (share * (1 - share) + _PSEUDO / images) / (variance + _PSEUDO / images**2)
 
 
 def rate_limits(rate: float, images: float, *, miss: float = MISS) -> tuple[float, float]:

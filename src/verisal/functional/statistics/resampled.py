@@ -29,7 +29,13 @@ from verisal.functional.statistics.detection import (
     resampled_fpr_at_tpr95,
     resampled_mean,
 )
-from verisal.functional.statistics.limits import MISS, difference_limits, hit_difference_limits, rate_limits
+from verisal.functional.statistics.limits import (
+    MISS,
+    difference_limits,
+    hit_difference_limits,
+    images_worth,
+    rate_limits,
+)
 from verisal.results import Score
 from verisal.types import check_range
 
@@ -37,7 +43,6 @@ from verisal.types import check_range
 #: those of the bootstrap's percentiles, and that of the FPR at 95 % TPR. All others hold from 5 on.
 FEWEST_FOR_PERCENTILES, FEWEST_FOR_TPR95 = 30, 20
 
-_PSEUDO = 0.5
 _NO_DRAWS = torch.empty(0, dtype=torch.float64)
 # Numbers of resampled images that one bootstrap keeps for the next question.
 _MOST_KEPT = 2**26
@@ -74,14 +79,10 @@ class Resampled:
     __repr__ = brief
 
     def limits(self, miss: float = MISS) -> tuple[float, float]:
-        r"""Lower and upper limit, each of which the truth passes with probability ``miss`` at most.
+        """Lower and upper limit, each of which the truth passes with probability ``miss`` at most.
 
-        NaN where nothing was resampled or only one image counts. A share's are a rate's among
-
-        .. math:: n' = \frac{\hat\theta (1 - \hat\theta) + c / n}{s^2 + c / n^2}, \qquad c = \tfrac12
-
-        images with :math:`s^2` the variance of the draws. The terms in c let the variance tend to that of a
-        plain rate where too few images differ to estimate it.
+        NaN where nothing was resampled or only one image counts. A share's are a rate's among as many images
+        as :func:`.images_worth` says of the variance of the draws.
         """
         if self.ends is not None:
             return self.ends
@@ -95,8 +96,7 @@ class Resampled:
         if math.isnan(self.value) or not images > 1 or not (self.kind == "rate" or len(drawn)):
             return math.nan, math.nan
         if self.kind == "share":
-            spread = float(drawn.var(correction=0))
-            images = (self.value * (1 - self.value) + _PSEUDO / images) / (spread + _PSEUDO / images**2)
+            images = images_worth(self.value, float(drawn.var(correction=0)), images)
         return rate_limits(self.value, images, miss=miss)
 
     def score(self) -> Score:
@@ -204,19 +204,33 @@ class Bootstrap:
         together: number of images that are resampled as one, of which each number is of a part: an image
             then takes everything that is made of it along. None: the images that count for a number are
             resampled for it.
+        groups: of several numbers an image, such as one for each class in it: ``(N,)`` int64 from 0, the
+            image of each, all of which are resampled together; None for one number an image.
 
     Raises:
         ConfigError: a number below 0.
     """
 
-    def __init__(self, resamples: int = 2000, *, seed: int = 0, together: int | None = None) -> None:
+    def __init__(
+        self,
+        resamples: int = 2000,
+        *,
+        seed: int = 0,
+        together: int | None = None,
+        groups: Tensor | None = None,
+    ) -> None:
         check_range(0, resamples=resamples, seed=seed, together=together)
-        self.resamples, self.seed, self.together = resamples, seed, together
+        self.resamples, self.seed, self.together, self.groups = resamples, seed, together, groups
         self._kept: dict[int, Tensor] = {}
 
     def jointly(self, images: int) -> Bootstrap:
-        """The same resamples for numbers of parts of these images, which are resampled together."""
-        joint = Bootstrap(self.resamples, seed=self.seed, together=images)
+        """The same resamples for numbers of parts of these images, which are resampled together.
+
+        DataError for another number than that of the groups' members.
+        """
+        if self.groups is not None and len(self.groups) != images:
+            raise DataError(f"{images} numbers were asked about, of which groups say {len(self.groups)}")
+        joint = Bootstrap(self.resamples, seed=self.seed, together=images, groups=self.groups)
         joint._kept = self._kept
         return joint
 
@@ -263,17 +277,40 @@ class Bootstrap:
         if not n:
             nothing = torch.full((self.resamples,), torch.nan, dtype=torch.float64)
             return Resampled(math.nan, nothing, 0, undefined, kind=kind, counted=(places,))
-        weights = self.weights(n if self.together is None else self.together)
-        if self.together is not None:
-            weights = weights[:, places]
+        weights = self._weights_at(places)
         value = float(statistic(torch.ones(1, n))[0])
         draws = statistic(weights) if self.resamples else _NO_DRAWS
         return Resampled(value, draws, n, undefined, kind, worth, fewest=fewest, counted=(places,))
 
-    def rate(self, value: float, n: int, undefined: int = 0) -> Resampled:
-        """A rate among n images, which has a rate's exact limits and is not resampled."""
+    def _weights_at(self, places: Tensor) -> Tensor:
+        """``(S, n)``: how often what stands at these places occurs in each resample."""
+        if self.groups is not None:
+            groups = self.groups.cpu()
+            return self.weights(int(groups.max()) + 1)[:, groups[places]]
+        return self.weights(len(places)) if self.together is None else self.weights(self.together)[:, places]
+
+    def rate(self, value: float, n: int, undefined: int = 0, *, hits: Tensor | None = None) -> Resampled:
+        """A rate among n images, which has a rate's exact limits and is not resampled.
+
+        Of several numbers an image it is a rate among as many as would vary as much as resamples of the
+        images, from the number of images to n; ``hits (N,)``, 0, 1 or NaN, say how much they do.
+        """
         kind: Literal["percentiles", "rate"] = "rate" if self.resamples else "percentiles"
-        return Resampled(value, n=n, undefined=undefined, kind=kind)
+        worth = self._worth_of(hits, n) if self.resamples and self.groups is not None else None
+        return Resampled(value, n=n, undefined=undefined, kind=kind, worth=worth)
+
+    def _worth_of(self, hits: Tensor | None, n: int) -> float:
+        """Of how many images with one number each the hits of groups are worth."""
+        groups = torch.empty(0) if self.groups is None else self.groups.cpu()
+        if hits is None:
+            return min(n, len(torch.unique(groups)))
+        places = hits.isfinite().cpu().nonzero()[:, 0]
+        kept = hits.double().cpu()[places]
+        if len(kept) < 2:
+            return len(kept)
+        images, share = len(torch.unique(groups[places])), float(kept.mean())
+        spread = float(resampled_mean(kept, self._weights_at(places)).nan_to_num(share).var(correction=0))
+        return min(max(images_worth(share, spread, images), images), len(kept))
 
     def mean(
         self, values: Tensor, *, kind: Literal["value", "measure", "difference", "hit difference"] = "value"
@@ -296,10 +333,11 @@ class Bootstrap:
         counted = (defined.nonzero()[:, 0],)
         if self.resamples and n > 1:
             if kind == "value" and _are_hits(kept):
-                return replace(self.rate(float(kept.mean()), n, undefined), counted=counted)
+                return replace(self.rate(float(kept.mean()), n, undefined, hits=values), counted=counted)
             # Two methods that agree on all images may agree because they are one; two rates may not.
             told = kind == "hit difference" or bool(kept.any())
-            if kind.endswith("difference") and told and _are_hits(kept.abs()):
+            exact = kind.endswith("difference") and self.groups is None
+            if exact and told and _are_hits(kept.abs()):
                 ends = hit_difference_limits(int((kept == 1).sum()), int((kept == -1).sum()), n)
                 mean = float(kept.mean())
                 return Resampled(mean, n=n, undefined=undefined, kind="share", ends=ends, counted=counted)
