@@ -46,7 +46,7 @@ BY_CHANNEL = {
     "GuidedBackpropagation", "DeepLift", "DeepLift from grey", "OfProbability",
 }  # fmt: skip
 # Ask for the score with one channel changed, of which grey images have one in place of three.
-ONE_AT_A_TIME = {"Occlusion per channel", "RISE per channel"}
+ONE_AT_A_TIME = {"Occlusion per channel", "RISE per channel", "RISE sobol until per channel"}
 # Of three bands that have names.
 OF_THREE_BANDS = {"BandRemoval"}
 # Luminance has weights for red, green and blue only.

@@ -41,6 +41,16 @@ CASES = {
         channels=3,
         baseline="dataset_mean",
     ),
+    "RISE orthogonal until": SaliencyCase(
+        lambda: RISE(cells=3, masks=128, chunk_size=16, sampling="orthogonal", until=0.15),
+        channels=1,
+        baseline="dataset_mean",
+    ),
+    "RISE sobol until per channel": SaliencyCase(
+        lambda: RISE(cells=3, masks=256, keep_probability=0.4, sampling="sobol", until=0.3, per_channel=True),
+        channels=3,
+        baseline="dataset_mean",
+    ),
     "RandomMap": SaliencyCase(RandomMap, passes=(0, 0), uses_query=False, uses_classifier=False, late_call=1),
     "CentrePrior": SaliencyCase(
         CentrePrior,

@@ -44,7 +44,9 @@ from verisal.saliency import (
     SmoothGrad,
     VarGrad,
 )
+from verisal.saliency.perturbation.designs import orthogonal_array
 from verisal.saliency.perturbation.extremal import area_deviation, smooth_max
+from verisal.saliency.perturbation.halves import split_half_noise
 from verisal.saliency.perturbation.rise import upsample_cells
 
 # Functions whose speed hides what they compute; each needs a reference. A new one is added here.
@@ -65,6 +67,7 @@ FAST = (
     median_filter,
     multi_component_ious,
     non_local_means,
+    orthogonal_array,
     perturbation_curve,
     pixel_average_precision,
     pixel_histograms,
@@ -76,6 +79,7 @@ FAST = (
     saliency_fidelity,
     smooth_max,
     spearman,
+    split_half_noise,
     square_responses,
     ssim,
     threshold_at_fpr,

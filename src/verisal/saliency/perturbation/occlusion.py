@@ -8,6 +8,7 @@ over all windows *W* of a regular grid that cover the pixel.
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any, final
 
@@ -43,17 +44,13 @@ class PerturbedScores:
         chunk_size: int,
     ) -> None:
         self._classifier, self._output = classifier, output_of(classifier)
-        self._images, self._query = images, query_class
         self._baseline = bound(baseline, classifier)
         self._kind: ScoreKind = score
         fixed = None if self._baseline.needs_mask else self._baseline(images, query_class=query_class)
-        self._fixed = fixed
-        chunk_size = scored_at_once(chunk_size, images)
-        self._groups = [slice(start, start + chunk_size) for start in range(0, len(images), chunk_size)]
+        self._at_once = scored_at_once(chunk_size, images)
+        self._take(images, query_class, fixed)
         self.baseline_name = self._baseline.name
         """Name of the baseline, with its statistics filled in."""
-        self.masks_per_pass = max(1, chunk_size // max(1, len(images)))
-        """Masks that one pass of the classifier takes, and thus how many are worth making at once."""
 
     def clean(self) -> Tensor:
         """``(B,)``: scores of the images as they are."""
@@ -76,6 +73,18 @@ class PerturbedScores:
                 scores[start : start + len(some), rows] = flat.view(len(some), -1)
         return scores
 
+    def of(self, rows: Tensor) -> PerturbedScores:
+        """The same of some of the images, named by ``rows (B,)`` bool of which at least one is True."""
+        part = copy(self)
+        part._take(self._images[rows], self._query[rows], None if self._fixed is None else self._fixed[rows])
+        return part
+
+    def _take(self, images: Tensor, query_class: Tensor, fixed: Tensor | None) -> None:
+        self._images, self._query, self._fixed = images, query_class, fixed
+        self._groups = [slice(start, start + self._at_once) for start in range(0, len(images), self._at_once)]
+        self.masks_per_pass = max(1, self._at_once // max(1, len(images)))
+        """Masks that one pass of the classifier takes, and thus how many are worth making at once."""
+
     def _score(self, images: Tensor, query_class: Tensor) -> Tensor:
         return query_score(ask(self._classifier, images), query_class, self._kind, output=self._output)
 
@@ -94,9 +103,14 @@ class PerturbedScores:
         return compose(many, filled, blended.repeat_interleave(len(images), dim=0))
 
 
-def without_default(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings without a ``per_channel`` that is False: maps of all channels together keep their identity."""
-    return {name: value for name, value in settings.items() if name != "per_channel" or value}
+def without_defaults(settings: dict[str, Any], **defaults: object) -> dict[str, Any]:
+    """Settings without those of ``defaults`` that are as they were before they could be set.
+
+    So maps that were made then keep their identity.
+    """
+    return {
+        name: value for name, value in settings.items() if name not in defaults or value != defaults[name]
+    }
 
 
 @final
@@ -188,7 +202,7 @@ class Occlusion(Saliency):
         return signed_result(attribution, n_forward=passes, baseline=scores.baseline_name)
 
     def _decisive(self) -> dict[str, Any]:
-        return without_default(super()._decisive())
+        return without_defaults(super()._decisive(), per_channel=False)
 
     @property
     def _window(self) -> tuple[int, int]:
