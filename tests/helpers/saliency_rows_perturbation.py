@@ -23,6 +23,11 @@ CASES = {
         channels=3,
         baseline="dataset_mean",
     ),
+    "Occlusion refined": SaliencyCase(
+        lambda: Occlusion(window=6, stride=2, chunk_size=12, refine=0.5),
+        channels=1,
+        baseline="dataset_mean",
+    ),
     "RISE": SaliencyCase(
         lambda: RISE(cells=4, masks=40, chunk_size=16),
         passes=(40, 0),

@@ -31,4 +31,5 @@ def split_half_noise(first: Tensor, second: Tensor, counts: tuple[int, int]) -> 
     total = sum(counts)
     whole = (counts[0] * one + counts[1] * other) / total
     error = (one - other).flatten(1).norm(dim=1) * (counts[0] * counts[1]) ** 0.5 / total
-    return error / whole.flatten(1).norm(dim=1).clamp_min(torch.finfo(first.dtype).tiny)
+    noise: Tensor = error / whole.flatten(1).norm(dim=1).clamp_min(torch.finfo(first.dtype).tiny)
+    return noise

@@ -9,7 +9,7 @@ over all windows *W* of a regular grid that cover the pixel.
 from __future__ import annotations
 
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, final
 
 import torch
@@ -47,7 +47,8 @@ class PerturbedScores:
         self._baseline = bound(baseline, classifier)
         self._kind: ScoreKind = score
         fixed = None if self._baseline.needs_mask else self._baseline(images, query_class=query_class)
-        self._at_once = scored_at_once(chunk_size, images)
+        self.at_once = scored_at_once(chunk_size, images)
+        """Perturbed images in one pass of the classifier."""
         self._take(images, query_class, fixed)
         self.baseline_name = self._baseline.name
         """Name of the baseline, with its statistics filled in."""
@@ -74,15 +75,28 @@ class PerturbedScores:
         return scores
 
     def of(self, rows: Tensor) -> PerturbedScores:
-        """The same of some of the images, named by ``rows (B,)`` bool of which at least one is True."""
+        """The same of some of the images, by ``rows``: bool, one for each, or their numbers; at least one."""
         part = copy(self)
         part._take(self._images[rows], self._query[rows], None if self._fixed is None else self._fixed[rows])
         return part
 
+    def pairs(self, masks: Tensor, rows: Tensor, channel: int | None = None) -> Tensor:
+        """``(N,)``: score of image ``rows (N,)`` int64 under the mask of the same number, in one pass."""
+        part = self.of(rows)
+        return part._score(part._each(masks, channel), part._query)
+
+    def _each(self, masks: Tensor, channel: int | None) -> Tensor:
+        """``(B, C, H, W)``: every image under a mask of its own."""
+        blended = self._blended(masks, channel)
+        filled = self._fixed
+        if filled is None:
+            filled = self._baseline(self._images, masks, query_class=self._query)
+        return compose(self._images, filled, blended)
+
     def _take(self, images: Tensor, query_class: Tensor, fixed: Tensor | None) -> None:
         self._images, self._query, self._fixed = images, query_class, fixed
-        self._groups = [slice(start, start + self._at_once) for start in range(0, len(images), self._at_once)]
-        self.masks_per_pass = max(1, self._at_once // max(1, len(images)))
+        self._groups = [slice(start, start + self.at_once) for start in range(0, len(images), self.at_once)]
+        self.masks_per_pass = max(1, self.at_once // max(1, len(images)))
         """Masks that one pass of the classifier takes, and thus how many are worth making at once."""
 
     def _score(self, images: Tensor, query_class: Tensor) -> Tensor:
@@ -90,10 +104,7 @@ class PerturbedScores:
 
     def _perturbed(self, masks: Tensor, rows: slice, channel: int | None) -> Tensor:
         """``(N * B, C, H, W)``: the images of one group under each mask, mask by mask."""
-        images, blended = self._images[rows], masks
-        if channel is not None:
-            chosen = torch.arange(images.shape[1], device=images.device)[:, None, None] == channel
-            blended = masks.where(chosen, 1)
+        images, blended = self._images[rows], self._blended(masks, channel)
         if self._fixed is not None:
             return compose(images, self._fixed[rows], blended[:, None]).flatten(0, 1)
         many = images.expand(len(masks), *images.shape).flatten(0, 1)
@@ -101,6 +112,13 @@ class PerturbedScores:
         query = self._query[rows].expand(len(masks), -1).flatten()
         filled = self._baseline(many, each, query_class=query)
         return compose(many, filled, blended.repeat_interleave(len(images), dim=0))
+
+    def _blended(self, masks: Tensor, channel: int | None) -> Tensor:
+        """The masks, for one channel alone where it is named."""
+        if channel is None:
+            return masks
+        chosen = torch.arange(self._images.shape[1], device=masks.device)[:, None, None] == channel
+        return masks.where(chosen, 1)
 
 
 def without_defaults(settings: dict[str, Any], **defaults: object) -> dict[str, Any]:
@@ -121,6 +139,11 @@ class Occlusion(Saliency):
     The attribution ``(B, 1, H, W)`` is signed, the map is its positive part. Windows start every ``stride``
     pixels; the last one in each direction is placed flush with the border, so that every pixel is covered.
 
+    With ``refine`` windows that lie side by side, a window's side apart, come first. Of the others, an image
+    is asked only about those with a neighbour among the first whose fall, up or down, is at least that share
+    of its largest one; the rest take what lies between their neighbours. ``diagnostics`` of the result say
+    how many ``windows`` each image took.
+
     With ``per_channel`` a window hides one channel at a time: the attribution is ``(B, C, H, W)``, the fall
     that each channel alone is worth, and the map its largest absolute value over the channels.
 
@@ -133,10 +156,11 @@ class Occlusion(Saliency):
             memory, never changes the result beyond float rounding. Fewer are passed when windows or images
             run out.
         per_channel: replace one channel at a time, for C times the passes.
+        refine: share of the largest coarse fall, above 0 and at most 1; None for all windows.
 
     Raises:
-        ConfigError: a window without area, a stride below 1 or beyond the window, a chunk size below 1; when
-            called, a window larger than the image.
+        ConfigError: a share out of range, a window without area, a stride below 1 or beyond the window, a
+            chunk size below 1; when called, a window larger than the image.
 
     References:
         zeiler2014
@@ -145,6 +169,7 @@ class Occlusion(Saliency):
         - The paper occludes with grey and shows the score itself; here the baseline image is a setting and
           the fall of the score is spread over the window's pixels.
         - The last window lies flush with the border instead of being cut off by it.
+        - Windows that are left out are ours.
     """
 
     window: int | tuple[int, int] = 16
@@ -153,6 +178,7 @@ class Occlusion(Saliency):
     score: ScoreKind = "probability"
     chunk_size: int = 64
     per_channel: bool = False
+    refine: float | None = None
 
     def __post_init__(self) -> None:
         as_tuples(self)
@@ -169,6 +195,7 @@ class Occlusion(Saliency):
                 f" no pixel is left out; found {self.stride}"
             )
         check_range(1, chunk_size=self.chunk_size)
+        check_range(0, 1, above=True, refine=self.refine)
 
     def explain(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
         """Signed falls in ``attribution``, their positive part in ``saliency`` and ``raw``."""
@@ -182,27 +209,28 @@ class Occlusion(Saliency):
                 score=self.score,
                 chunk_size=self.chunk_size,
             )
-            clean, count = scores.clean(), len(rows) * len(columns)
             channels: list[int | None] = list(range(copies.shape[1])) if self.per_channel else [None]
+            windows = _Windows(scores, rows, columns)
             # A window is a product of two intervals, so the sum over windows is two matrix products.
             covered = rows.sum(dim=0)[:, None] * columns.sum(dim=0)
             attribution = copies.new_empty(len(copies), len(channels), *copies.shape[-2:])
             for place, channel in enumerate(channels):
-                falls = copies.new_empty(count, len(copies))
-                for start in range(0, count, scores.masks_per_pass):
-                    some = torch.arange(
-                        start, min(start + scores.masks_per_pass, count), device=copies.device
-                    )
-                    across = torch.div(some, len(columns), rounding_mode="floor")
-                    inside = rows[across][:, :, None] * columns[some % len(columns)][:, None, :]
-                    falls[some] = clean - scores(1 - inside[:, None], channel)
-                grid = falls.T.reshape(len(copies), len(rows), len(columns))
+                if self.refine is None:
+                    grid = windows.falls(rows, columns, channel)
+                else:
+                    grid = windows.refined(self.refine, self._spacing, channel)
                 attribution[:, place] = rows.T @ grid @ columns / covered
-        passes = len(channels) * count + 1
-        return signed_result(attribution, n_forward=passes, baseline=scores.baseline_name)
+        passes = float(windows.taken.double().mean()) + 1
+        result = signed_result(attribution, n_forward=passes, baseline=scores.baseline_name)
+        return replace(result, diagnostics={"windows": windows.taken})
 
     def _decisive(self) -> dict[str, Any]:
-        return without_defaults(super()._decisive(), per_channel=False)
+        return without_defaults(super()._decisive(), per_channel=False, refine=None)
+
+    @property
+    def _spacing(self) -> int:
+        """Strides from one coarse window to the next: as many as leave no pixel between them."""
+        return min(self._window) // self.stride
 
     @property
     def _window(self) -> tuple[int, int]:
@@ -218,6 +246,70 @@ class Occlusion(Saliency):
             )
         rows = _intervals(height, self._window[0], self.stride, images)
         return rows, _intervals(width, self._window[1], self.stride, images)
+
+
+class _Windows:
+    """Falls of the score of every image behind windows, rows (n_rows, H) times columns (n_columns, W)."""
+
+    def __init__(self, scores: PerturbedScores, rows: Tensor, columns: Tensor) -> None:
+        self._scores, self._rows, self._columns = scores, rows, columns
+        self._clean = scores.clean()
+        self.taken = torch.zeros(len(self._clean), dtype=torch.int64, device=rows.device)
+        """``(B,)``: windows that each image took."""
+
+    def falls(self, rows: Tensor, columns: Tensor, channel: int | None) -> Tensor:
+        """``(B, n_rows, n_columns)``, of windows that all images take."""
+        count, at_once = len(rows) * len(columns), self._scores.masks_per_pass
+        falls = rows.new_empty(count, len(self._clean))
+        for start in range(0, count, at_once):
+            some = torch.arange(start, min(start + at_once, count), device=rows.device)
+            falls[some] = self._clean - self._scores(self._outside(rows, columns, some), channel)
+        self.taken += count
+        return falls.T.reshape(-1, len(rows), len(columns))
+
+    def refined(self, share: float, spacing: int, channel: int | None) -> Tensor:
+        """The same of all windows, of which each image takes the coarse ones and those near large falls."""
+        down, across = (_coarse(len(axis), spacing, axis) for axis in (self._rows, self._columns))
+        rows, columns = (
+            axis[part.amax(dim=1) == 1] for axis, part in ((self._rows, down), (self._columns, across))
+        )
+        coarse = self.falls(rows, columns, channel)
+        grid = down @ coarse @ across.T
+        size = coarse.abs()
+        near = torch.stack([size[:, one > 0].amax(dim=1) for one in down], dim=1)
+        near = torch.stack([near[..., one > 0].amax(dim=2) for one in across], dim=2)
+        known = (down.amax(dim=1) == 1)[:, None] & (across.amax(dim=1) == 1)
+        wanted = (near >= share * size.amax(dim=(1, 2), keepdim=True)) & ~known
+        asked = wanted.flatten(1).nonzero()
+        for some in torch.split(asked, self._scores.at_once) if len(asked) else ():
+            image, window = some.unbind(dim=1)
+            masks = self._outside(self._rows, self._columns, window)
+            grid.flatten(1)[image, window] = self._clean[image] - self._scores.pairs(masks, image, channel)
+        self.taken += wanted.flatten(1).sum(dim=1)
+        return grid
+
+    @staticmethod
+    def _outside(rows: Tensor, columns: Tensor, some: Tensor) -> Tensor:
+        """Masks ``(n, 1, H, W)``: 0 inside the windows of these numbers, 1 elsewhere."""
+        down = torch.div(some, len(columns), rounding_mode="floor")
+        inside = rows[down][:, :, None] * columns[some % len(columns)][:, None, :]
+        return 1 - inside[:, None]
+
+
+def _coarse(count: int, spacing: int, like: Tensor) -> Tensor:
+    """``(count, n)``: weights of every ``spacing``-th of ``count`` places, and of the last, in each place.
+
+    Linear between two of them, and 1 where one of them stands.
+    """
+    places = torch.tensor([*range(0, count - 1, spacing), count - 1], device=like.device)
+    each = torch.arange(count, device=like.device)
+    right = torch.searchsorted(places, each)
+    left = (right - 1).clamp_min(0)
+    share = (places[right] - each) / (places[right] - places[left]).clamp_min(1)
+    weights = like.new_zeros(count, len(places))
+    weights[each, left] = share.to(like)
+    weights[each, right] = (1 - share).to(like)
+    return weights
 
 
 def _intervals(length: int, side: int, stride: int, like: Tensor) -> Tensor:
