@@ -4,7 +4,8 @@ Prints, per network, CPU seconds (which other work on the machine hardly changes
 called directly on the same work, and of the bare forward and backward passes at the same batch sizes, with
 the ratios (median and range over repeats in order A B C
 C B A, after the results were found equal); then the peak memory of 25 and of 200 steps, each in a process of
-its own.
+its own. With --calls: methods of one or few passes on eight small images, which shows what a call costs
+besides its passes.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from torchvision.models import resnet18  # type: ignore[import-untyped]  # nor d
 
 from verisal.functional.scopes import frozen
 from verisal.models import Classifier, load_classifier
-from verisal.saliency import IntegratedGradients
+from verisal.saliency import GradCAM, Gradient, InputXGradient, IntegratedGradients, Occlusion, Saliency
+
+_WINDOWS = 4
 
 
 def _problem(name: str, batch: int) -> tuple[Classifier, Tensor, Tensor]:
@@ -90,6 +93,35 @@ def measure(name: str, batch: int, steps: int, chunk_size: int, repeats: int) ->
     return f"{name:>16} {batch:>5} {steps:>5} {times} {shown[0]:>21} {shown[1]:>21}"
 
 
+def measure_call(method: Saliency, repeats: int) -> str:
+    """One row: median milliseconds of a call and of the passes in it, the median of their paired ratios."""
+    classifier, images, query = _problem("emoji_scenes_64", 8)
+    last = dict(classifier.network.named_modules())[classifier.stages[-1]]
+
+    def passes() -> None:
+        if isinstance(method, Occlusion):
+            with torch.no_grad():
+                for _ in range(_WINDOWS + 1):
+                    classifier(images.clone()).softmax(dim=1)
+            return
+        given: list[Tensor] = []
+        hook = last.register_forward_hook(lambda _module, _inputs, output: given.append(output))
+        leaf = images.clone().requires_grad_()
+        score = classifier(leaf).gather(1, query[:, None]).sum()
+        torch.autograd.grad(score, given if isinstance(method, GradCAM) else [leaf])
+        hook.remove()
+
+    pairs = []
+    method(classifier, images, query)
+    for repeat in range(repeats):
+        calls: list[Callable[[], object]] = [lambda: method(classifier, images, query), passes]
+        seconds = [_seconds(call) for call in (calls if repeat % 2 == 0 else calls[::-1])]
+        pairs.append(seconds if repeat % 2 == 0 else seconds[::-1])
+    ours, bare = (1000 * statistics.median(column) for column in zip(*pairs, strict=True))
+    ratio = statistics.median(one / other for one, other in pairs)
+    return f"{type(method).__name__:>16} {ours:>9.2f} {bare:>9.2f} {ratio:>12.3f}"
+
+
 def _peak(steps: int) -> float:
     classifier, images, query = _problem("emoji_scenes_64", 16)
     IntegratedGradients(steps=steps)(classifier, images, query)
@@ -103,10 +135,17 @@ def main() -> None:
     )
     parser.add_argument("--repeats", type=int, default=8)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--calls", type=int, default=0, help="Measure single calls alone, so many times.")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     print(f"torch {torch.__version__}, {arguments.threads} threads, load {load}")
+    if arguments.calls:
+        print(f"{'one call':>16} {'ours ms':>9} {'bare ms':>9} {'ours / bare':>12}")
+        window = Occlusion(window=32, stride=32)
+        for method in (Gradient(), InputXGradient(), GradCAM(), window):
+            print(measure_call(method, arguments.calls))
+        return
     print(f"{'network':>16} {'batch':>5} {'steps':>5} {'ours s':>9} {'captum s':>9} {'bare s':>9}", end=" ")
     print(f"{'ours / captum':>21} {'ours / bare':>21}")
     for name, batch, steps, chunk_size in (("emoji_scenes_64", 16, 50, 64), ("resnet18", 2, 8, 16)):

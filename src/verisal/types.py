@@ -219,8 +219,10 @@ class StagedClassifier(nn.Module, ABC):
     def num_classes(self) -> int:
         """Number of classes K."""
 
-    def note_size(self, images: Tensor) -> None:
-        """Remember the height and width of ``images``, for what is found out when it is first needed.
+    def note_size(self, images: Tensor, *, shown: tuple[int, int] | None = None) -> None:
+        """Remember the height and width of ``images``, or of the parts of them that the network is ``shown``.
+
+        They are for what is found out when it is first needed.
 
         Whoever reads :attr:`stages` or :attr:`num_classes` before the first pass calls this. A classifier
         that finds nothing out does nothing.

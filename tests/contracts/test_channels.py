@@ -43,7 +43,7 @@ DRAWN = {
 # What reads the gradient by channel, of which grey images have one in place of three.
 BY_CHANNEL = {
     "Gradient", "InputXGradient", "IntegratedGradients", "IntegratedGradients from the mean",
-    "GuidedBackpropagation", "DeepLift", "DeepLift from grey", "OfProbability",
+    "GuidedBackpropagation", "DeepLift", "DeepLift from grey", "OfProbability", "Tiled",
 }  # fmt: skip
 # Ask for the score with one channel changed, of which grey images have one in place of three.
 ONE_AT_A_TIME = {"Occlusion per channel", "RISE per channel", "RISE sobol until per channel"}

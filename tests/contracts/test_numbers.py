@@ -49,7 +49,7 @@ _MEANINGFUL = {
     "CheckpointFiles-branch--1", "Bounds-low--1.0",
 }  # fmt: skip
 # How many numbers stand together, where no default tells.
-_SEVERAL = {"mean": 3, "std": 3, "ratios": 3, "widths": 4, "window": 2}
+_SEVERAL = {"mean": 3, "std": 3, "ratios": 3, "tile": 2, "widths": 4, "window": 2}
 # What else a class looks at before, or with, its numbers.
 _GIVEN: dict[str, dict[str, Any]] = {
     "AdaptedAttack": {"function": "a", "name": "a"},
@@ -71,6 +71,7 @@ _GIVEN: dict[str, dict[str, Any]] = {
     "MaskNetwork": {"channels": [4]},
     "Normalization": {"mean": (0.5,) * 3, "std": (0.25,) * 3},
     "OneLayer": {"base": HierarchicalMasks()},
+    "Tiled": {"base": HierarchicalMasks()},
     "TransferTask": {"detectors": {}},
     "UnrolledGates": {"method": HierarchicalMasks()},
 }

@@ -32,6 +32,7 @@ from verisal.saliency import (
     GradientSHAP,
     MaskNetwork,
     Occlusion,
+    Tiled,
 )
 
 ROOMS = (baselines, *(getattr(verisal, name) for name in ("saliency", "attacks", "detectors", "metrics")))
@@ -77,6 +78,7 @@ CASES: dict[type, Callable[[type], object]] = {
     Occlusion: lambda of: Occlusion(window=of([8, 12]), stride=4),
     ROAD: lambda of: ROAD(shares=of([0.2, 0.4])),
     SizeGroups: lambda of: SizeGroups(of([of([4, 4]), of([4, 6]), of([4, 4])]), 2),
+    Tiled: lambda of: Tiled(base=Occlusion(), tile=of([8, 12])),
     SmallResNet: lambda of: SmallResNet(3, widths=of([4, 4, 8, 8])),
     PastedCuts: lambda of: PastedCuts(sides=of([0.3, 0.4])),
     Vote: lambda of: Vote(voters=of([MaxSoftmax(), SoftmaxEntropy()])),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Literal
 
@@ -61,16 +61,28 @@ def frozen(module: object) -> Iterator[None]:
     modes = [(child, child.training) for child in module.modules()]
     flags = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
     try:
-        for child, _ in modes:
-            child.training = False
-        for parameter, _ in flags:
-            parameter.requires_grad_(False)
+        _set_training(modes, only=False)
+        _set_flags(flags, only=False)
         yield
     finally:
-        for child, training in modes:
-            child.training = training
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)
+        _set_training(modes)
+        _set_flags(flags)
+
+
+def _set_training(modes: Sequence[tuple[nn.Module, bool]], *, only: bool | None = None) -> None:
+    """Modes as listed, or all as ``only`` says; what is so already is left: a module is slow to write."""
+    for child, training in modes:
+        wanted = training if only is None else only
+        if child.training != wanted:
+            child.training = wanted
+
+
+def _set_flags(flags: Sequence[tuple[nn.Parameter, bool]], *, only: bool | None = None) -> None:
+    """Flags as listed, or all as ``only`` says."""
+    for parameter, flag in flags:
+        wanted = flag if only is None else only
+        if parameter.requires_grad != wanted:
+            parameter.requires_grad_(wanted)
 
 
 @contextmanager

@@ -235,7 +235,7 @@ class Classifier(StagedClassifier):
         """The names of the classes as they were given; empty where nobody has named them."""
         return self._told_names or ()
 
-    def note_size(self, images: Tensor) -> None:
+    def note_size(self, images: Tensor, *, shown: tuple[int, int] | None = None) -> None:
         """Take the size and channels of these images for those of the classifier, where none are known yet.
 
         Raises:
@@ -250,7 +250,7 @@ class Classifier(StagedClassifier):
                 f" {found}: {tuple(images.shape)}; {way_to_channels(found, taken)}"
             )
         if self._seen_size is None:
-            self._seen_size = (images.shape[-2], images.shape[-1])
+            self._seen_size = shown or (images.shape[-2], images.shape[-1])
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``(B, K)`` of images ``(B, C, H, W)`` in [0, 1].

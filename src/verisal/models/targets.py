@@ -241,15 +241,24 @@ def targeted(classifier: AnyClassifier, target: Target) -> AnyClassifier:
     return _TargetedFunction(classifier, score)
 
 
+def target_of(classifier: object) -> Target | None:
+    """The target that a classifier of :func:`targeted` is asked for; None for any other."""
+    if isinstance(classifier, _TargetedFunction):
+        return classifier.score.target
+    modules = classifier.modules() if isinstance(classifier, nn.Module) else ()
+    return next((module.target for module in modules if isinstance(module, _Score)), None)
+
+
 @final
 @dataclass(frozen=True)
 class _TargetedFunction:
     classifier: AnyClassifier
-    score: Callable[[Any], Tensor]
+    score: _Score
     output: OutputKind = "score"
 
     def __call__(self, images: Tensor) -> Tensor:
-        return self.score(self.classifier(images))
+        scores: Tensor = self.score(self.classifier(images))
+        return scores
 
 
 @final

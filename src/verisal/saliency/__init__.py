@@ -26,6 +26,7 @@ from verisal.saliency.perturbation.extremal import ExtremalPerturbation
 from verisal.saliency.perturbation.meaningful import MeaningfulPerturbation
 from verisal.saliency.perturbation.occlusion import Occlusion
 from verisal.saliency.perturbation.rise import RISE
+from verisal.saliency.tiled import Tiled
 
 __all__ = [
     "RISE",
@@ -64,6 +65,7 @@ __all__ = [
     "RandomMap",
     "Saliency",
     "SmoothGrad",
+    "Tiled",
     "TorchCamAdapter",
     "UngatedContributions",
     "UnrolledGates",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
 from typing import Literal, final
 
@@ -90,13 +91,14 @@ class Saliency(Configured, ABC):
         classifier = as_it_says(classifier)
         query = None if query_class is None else query_classes(query_class, len(images), images.device)
         rows = rows_waiting(classifier, len(images))
-        if rows is None:
-            return self._result(classifier, images, query)
-        results = []
-        for row in range(rows):
-            with at_row(classifier, row):
-                asked = None if query is None else query[row : row + 1]
-                results.append(self._result(classifier, images[row : row + 1], asked))
+        with _checked(images):
+            if rows is None:
+                return self._result(classifier, images, query)
+            results = []
+            for row in range(rows):
+                with at_row(classifier, row):
+                    asked = None if query is None else query[row : row + 1]
+                    results.append(self._result(classifier, images[row : row + 1], asked))
         return joined_results(results)
 
     def _result(
@@ -108,10 +110,17 @@ class Saliency(Configured, ABC):
         if not self.asks_classifier or output_of(classifier) == "score":
             query = torch.zeros(len(images), dtype=torch.int64, device=images.device)
             return self.explain(classifier, images, query)
-        query = predicted_classes(classifier, images)
+        query, passes = self._predicted(classifier, images)
         result = self.explain(classifier, images, query)
-        passes = result.n_forward + 1
+        passes += result.n_forward
         return replace(result, query_class=query, n_forward=passes, class_names=_names(classifier))
+
+    def _predicted(self, classifier: AnyClassifier, images: Tensor) -> tuple[Tensor, float]:
+        """``(B,)`` int64 predicted classes, and the passes per image they took.
+
+        A sub-class that shows the network other images than these may override it.
+        """
+        return predicted_classes(classifier, images), 1
 
     @abstractmethod
     def explain(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
@@ -128,8 +137,28 @@ def _names(classifier: AnyClassifier) -> tuple[str, ...]:
     return network.given_names if isinstance(network, Classifier) else ()
 
 
+@contextmanager
+def _checked(images: Tensor) -> Iterator[None]:
+    """These images, and parts of them, need no further check inside: methods ask for one at every door."""
+    token = _CHECKED.set(_whole(images))
+    try:
+        yield
+    finally:
+        _CHECKED.reset(token)
+
+
+_CHECKED: ContextVar[Tensor | None] = ContextVar("checked images", default=None)
+
+
+def _whole(images: Tensor) -> Tensor:
+    """The tensor of which these images are a view."""
+    return images if images._base is None else images._base
+
+
 def check_some_images(images: Tensor) -> None:
     """Raise ``DataError`` unless there are images, and at least one."""
+    if isinstance(images, Tensor) and _whole(images) is _CHECKED.get():
+        return
     check_images(images)
     if len(images) == 0:
         raise DataError(f"there is no image to explain, found {tuple(images.shape)}; leave empty batches out")

@@ -153,7 +153,9 @@ class GradCAM(Saliency):
 
     def _sums(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> Tensor:
         """``(B, 1, h, w)``: the signed sum at the stage's resolution."""
-        layers = self._layers(classifier, images)
+        stages = staged(classifier, images, type(self).__name__).stages
+        network = network_of(classifier, type(self).__name__)
+        layers = self._layers(network, stages)
         size = (images.shape[-2], images.shape[-1])
         given: dict[str, Tensor] = {}
 
@@ -161,7 +163,7 @@ class GradCAM(Saliency):
             given[name] = output
 
         with explaining(classifier, images, query_class) as (inputs, query), hooked(layers, keep):
-            logits = ask(network_of(classifier, type(self).__name__), inputs.requires_grad_())
+            logits = ask(network, inputs.requires_grad_())
             asked = logits.gather(1, query[:, None]).sum()
             *earlier, (stage, output) = given.items()
             (gradient,) = torch.autograd.grad(asked, [output], allow_unused=True)
@@ -176,15 +178,13 @@ class GradCAM(Saliency):
             _tell_if_coarse(stage, activation, earlier, size)
         return (activation * gradient.mean(dim=(2, 3), keepdim=True)).sum(dim=1, keepdim=True)
 
-    def _layers(self, classifier: AnyClassifier, images: Tensor) -> dict[str, nn.Module]:
+    def _layers(self, network: nn.Module, stages: Sequence[str]) -> dict[str, nn.Module]:
         """The stages up to the one that is asked for, by name."""
-        stages = staged(classifier, images, type(self).__name__).stages
         asked = stages[-1] if self.stage is None else self.stage
         # Around a network, as for a target, its stages have names that end as they did.
         stage = next((name for name in stages if f".{name}".endswith(f".{asked}")), None)
         if stage is None:
             raise ConfigError(f"stage {asked!r} is none of the classifier's stages; known: {list(stages)}")
-        network = network_of(classifier, type(self).__name__)
         modules = dict(network.named_modules())
         layers = {}
         for name in stages[: stages.index(stage) + 1]:
