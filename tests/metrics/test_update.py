@@ -145,7 +145,7 @@ TARGET = {"boxes": BOX[None], "masks": MASKS[:1], "labels": torch.tensor([1])}
         ),
         (
             {"boxes": [BoundingBoxes(BOX[None], format="XYXY", canvas_size=(60, 80))] * 3},
-            r"boxes are of an image of \(60, 80\), the maps \(6, 8\); resize both together",
+            r"boxes are of an image of 80 x 60 pixels, found a map of 8 x 6; resize both together",
         ),
         ({"maps": MAPS[:, None].expand(3, 3, 6, 8)}, r"found \(3, 3, 6, 8\); reduce the channels first"),
         (
@@ -176,6 +176,12 @@ def test_what_does_not_fit_is_one_sentence(given, said):
     with pytest.raises(DataError, match=said) as refusal:
         EnergyInside().update(**{"maps": MAPS, "masks": MASKS, **given})
     assert "\n" not in str(refusal.value)
+
+
+def test_rotated_boxes_of_torchvision_are_refused():
+    boxes = BoundingBoxes([[5.0, 3, 2, 2, 30]], format="CXCYWHR", canvas_size=(6, 8))
+    with pytest.raises(ConfigError, match="boxes must be upright, found the format CXCYWHR; convert them"):
+        MaxBoxAcc().update(MAPS, boxes=[boxes] * 3)
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, distributed
-from torchvision.ops import box_convert  # type: ignore[import-untyped]  # has no stubs
 from torchvision.tv_tensors import BoundingBoxes  # type: ignore[import-untyped]  # has no stubs
 
 from verisal._brief import brief
 from verisal.errors import ConfigError, DataError
 from verisal.functional.outputs import output_of
 from verisal.functional.regions import masks_from_boxes
+from verisal.functional.regions.corners import corners_of
 from verisal.functional.scopes import gradient_scope, predicted_classes
 from verisal.saliency import Saliency
 from verisal.types import AnyClassifier, AnyQuery, Explained, SaliencyResult, check_images, query_classes
@@ -332,13 +332,7 @@ def _corners(boxes: AnyTensor, maps: Tensor) -> Tensor:
     """Boxes as they are, those of torchvision's kind as xyxy."""
     if not isinstance(boxes, BoundingBoxes):
         return _tensor(boxes, "boxes")
-    canvas, size = tuple(boxes.canvas_size), tuple(maps.shape[-2:])
-    if canvas != size:
-        raise DataError(f"boxes are of an image of {canvas}, the maps {size}; resize both together")
-    corners: Tensor = boxes.as_subclass(Tensor)
-    if boxes.format.value in ("XYWH", "CXCYWH"):
-        corners = box_convert(corners, boxes.format.value.lower(), "xyxy")
-    return corners
+    return corners_of(boxes, (maps.shape[-2], maps.shape[-1]), beside="a map")
 
 
 def _check_size(maps: Tensor, others: Tensor, what: str) -> None:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torchvision import tv_tensors  # type: ignore[import-untyped]  # has no stubs
-from torchvision.ops import box_convert  # type: ignore[import-untyped]  # has no stubs
 
 from verisal._brief import brief
 from verisal.callbacks.formats.values import WAY_OUT, items_of, shown, tensor_of
 from verisal.errors import ConfigError, DataError
 from verisal.functional.regions.boxes import boxes_around
+from verisal.functional.regions.corners import corners_of
 
 Size = tuple[int, int]
 """Height and width."""
@@ -178,17 +178,7 @@ def upright_boxes(given: object, size: Size | None = None) -> Tensor:
         DataError: boxes of an image of another size.
     """
     if isinstance(given, tv_tensors.BoundingBoxes):
-        canvas, kind = tuple(given.canvas_size), given.format.value
-        if size is not None and canvas != size:
-            raise DataError(
-                f"boxes are of an image of {canvas[1]} x {canvas[0]} pixels, found one of"
-                f" {size[1]} x {size[0]}; {_MOVE}"
-            )
-        if kind not in {"XYXY", "XYWH", "CXCYWH"}:
-            raise ConfigError(f"boxes must be upright, found the format {kind}; {WAY_OUT}")
-        plain = given.as_subclass(Tensor).cpu().float()
-        converted: Tensor = box_convert(plain, kind.lower(), "xyxy")
-        return converted
+        return corners_of(given, size).cpu().float()
     boxes = _stacked(given).float()
     if boxes.numel() == 0:
         return torch.zeros(0, 4)
