@@ -42,8 +42,8 @@ class Tiled(Saliency):
     range are those of the tile. No tile's map is scaled, so that tiles without evidence stay dark beside
     those with; a value is the effect on the score of the *tiles around the pixel*, not on one of the whole.
 
-    Maps, attributions and maps of layers are blended alike. Of methods with layers the map is the mean of the
-    blended layers, ``raw``: the fused map of a tile is scaled by its own maximum.
+    Maps, attributions and maps of layers are blended alike. Of methods with layers the map is the blended
+    ``raw``: the fused map of a tile may be scaled by its own maximum.
 
     Without a query class the class is the one with the greatest logit of the whole, see :meth:`logits`.
 
@@ -102,10 +102,14 @@ class Tiled(Saliency):
             check_query_class(query_class, len(images), classifier.num_classes)
         sums: dict[str, Tensor] = {}
         reports: dict[str, Tensor] = {}
+        forward = backward = 0.0
         for some in self._chunks(grid, len(images)):
             tiles = torch.stack([grid.cut(images[row], corner) for row, corner in some])
             rows = torch.tensor([row for row, _ in some], device=images.device)
             result = self.base(classifier, tiles, query_class[rows])
+            # A base that stops early takes other numbers of passes for other tiles.
+            forward += result.n_forward * len(some)
+            backward += result.n_backward * len(some)
             for name, maps in _maps_of(result).items():
                 if name not in sums:
                     sums[name] = maps.new_zeros(len(images), maps.shape[1], *images.shape[-2:])
@@ -117,7 +121,7 @@ class Tiled(Saliency):
         covered = grid.covered().to(images)
         for total in sums.values():
             total.div_(covered)
-        return _whole(result, sums, reports, passes=len(grid.corners))
+        return _whole(result, sums, reports, passes=(forward / len(images), backward / len(images)))
 
     def logits(self, classifier: AnyClassifier, images: Tensor) -> Tensor:
         """Logits of the whole ``(B, K)``: the mean, or the largest, over the tiles of each image.
@@ -241,7 +245,11 @@ def _maps_of(result: SaliencyResult) -> dict[str, Tensor]:
 
 
 def _whole(
-    last: SaliencyResult, blended: dict[str, Tensor], reports: dict[str, Tensor], *, passes: int
+    last: SaliencyResult,
+    blended: dict[str, Tensor],
+    reports: dict[str, Tensor],
+    *,
+    passes: tuple[float, float],
 ) -> SaliencyResult:
     """The result of the whole, from the blended maps, what the base reported, and one of its results."""
     return replace(
@@ -250,7 +258,7 @@ def _whole(
         raw=blended["raw"],
         attribution=blended.get("attribution"),
         raw_layers=tuple(blended[f"layer {number}"] for number in range(len(last.raw_layers))),
-        n_forward=last.n_forward * passes,
-        n_backward=last.n_backward * passes,
+        n_forward=passes[0],
+        n_backward=passes[1],
         diagnostics=reports,
     )
