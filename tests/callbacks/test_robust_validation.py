@@ -224,7 +224,9 @@ def test_an_alarm_of_another_classifier_is_refused(trained):
     with pytest.raises(ConfigError, match="7 classes, found 4 classes; fit an alarm to this classifier"):
         validated(trained, RobustValidation(alarm=other))
     alarm = Alarm(MaxSoftmax(), Classifier(TinyNet(), normalization=(MEAN, STD), image_size=32), 0.0)
-    with pytest.raises(ConfigError, match="fitted on images of 32 px, found 16 px; fit one on images like"):
+    with pytest.raises(
+        ConfigError, match="fitted on images of 32 x 32 px, found 16 x 16 px; fit one on images like"
+    ):
         validated(trained, RobustValidation(alarm=alarm))
 
 

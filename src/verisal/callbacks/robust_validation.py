@@ -196,10 +196,11 @@ class RobustValidation(ScoringCallback):
         columns = {f"{row}/accuracy": right}
         if self._beside is None:
             return columns
-        size, found = self._beside.classifier.image_size, max(images.shape[-2:])
+        size, found = self._beside.classifier.height_and_width, tuple(images.shape[-2:])
         if found != size:
             raise ConfigError(
-                f"the alarm was fitted on images of {size} px, found {found} px; fit one on images like these"
+                f"the alarm was fitted on images of {size[0]} x {size[1]} px, found {found[0]} x {found[1]}"
+                " px; fit one on images like these"
             )
         stored = round_to_8bit(images).float() / 255
         still = _right(ask(epoch.classifier, stored), labels, epoch)

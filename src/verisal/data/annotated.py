@@ -160,7 +160,7 @@ class ImagesLike:
 class AnnotatedImages(Dataset[Sample]):
     """One split of a data set on disk, for one classifier: its size, its classes.
 
-    Objects of classes that are left out, and objects outside the central square, are not in a sample. An
+    Objects of classes that are left out, and objects outside the central crop, are not in a sample. An
     object with a mask has the box around its visible pixels; one with a box alone has an empty mask. The
     main object is the largest of the image's class. The label of an image without a class is -1, or what the
     classifier predicts where the splits say so.
@@ -188,7 +188,9 @@ class AnnotatedImages(Dataset[Sample]):
     ) -> None:
         check_range(1, count=count, at_most=at_most)
         known = load_classifier(classifier) if isinstance(classifier, str | ClassifierSource) else classifier
-        self.split, self.size, self.class_names = split, known.image_size, known.class_names
+        self.split, self.class_names = split, known.class_names
+        sides = known.height_and_width if isinstance(known, Classifier) else (known.image_size,) * 2
+        self.size: int | tuple[int, int] = sides[0] if sides[0] == sides[1] else sides
         self._splits, self._known = splits, known
         self._predicted: dict[str, int] = {}
         self._reader = ImageReader.of(
@@ -266,7 +268,7 @@ class AnnotatedImages(Dataset[Sample]):
         """Another split of the same data set, for the same classifier, all of it or at most so many."""
         return AnnotatedImages(self._splits, split, classifier=self._known, at_most=at_most)
 
-    def _read(self, index: int, size: int, *, resized: bool) -> Sample:
+    def _read(self, index: int, size: int | tuple[int, int], *, resized: bool) -> Sample:
         try:
             return self._sample(self._records[index], size, resized=resized)
         except DataError as error:
@@ -296,7 +298,7 @@ class AnnotatedImages(Dataset[Sample]):
         index = None if record.class_name is None else self._classes[record.class_name]
         return self._predicted.get(record.image_id, -1) if index is None else index
 
-    def _sample(self, record: ImageRecord, size: int, *, resized: bool = False) -> Sample:
+    def _sample(self, record: ImageRecord, size: int | tuple[int, int], *, resized: bool = False) -> Sample:
         image, share = self._reader.of_record(record), self._splits.crop_share
         height, width = image.shape[1:]
         frame = Frame.around(height, width, size=size, crop_share=share)

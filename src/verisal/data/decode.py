@@ -36,65 +36,74 @@ _SPARE = 4
 @final
 @dataclass(frozen=True)
 class Frame:
-    """A resize followed by a central square crop, the same for an image and everything marked in it.
+    """A resize followed by a central crop, the same for an image and everything marked in it.
 
     Attributes:
         height: of the picture before, in pixels.
         width: of the picture before.
         scaled: height and width after the resize.
-        size: side of the square.
+        size: height and width of the crop.
     """
 
     height: int
     width: int
     scaled: tuple[int, int]
-    size: int
+    size: tuple[int, int]
 
     @classmethod
-    def around(cls, height: int, width: int, *, size: int, crop_share: float = 1.0) -> Self:
-        """The frame whose square covers ``crop_share`` of the short side, about the middle."""
-        short, target = min(height, width), round(size / crop_share)
-        scaled = (max(target, round(height * target / short)), max(target, round(width * target / short)))
+    def around(cls, height: int, width: int, *, size: int | tuple[int, int], crop_share: float = 1.0) -> Self:
+        """The frame about the middle, a square or of a height and a width, that just fits into the picture.
+
+        It covers ``crop_share`` of the side by which it fits, the short one for a square.
+        """
+        size = (size, size) if isinstance(size, int) else size
+        down, across = (round(side / crop_share) for side in size)
+        if down * width >= across * height:
+            scaled = (down, max(across, round(width * down / height)))
+        else:
+            scaled = (max(down, round(height * across / width)), across)
         return cls(height, width, scaled, size)
 
     def image(self, image: Tensor) -> Tensor:
-        """``(C, H, W)`` float32 in [0, 1] to ``(C, size, size)``: bilinear, antialiased."""
+        """``(C, H, W)`` float32 in [0, 1] to ``(C, *size)``: bilinear, antialiased."""
         return self._framed(image).clamp(0.0, 1.0)
 
     def masks(self, masks: Tensor) -> Tensor:
-        """``(N, H, W)`` bool to ``(N, size, size)``: pixels of which the object covers at least one half."""
+        """``(N, H, W)`` bool to ``(N, *size)``: pixels of which the object covers at least one half."""
         return self._framed(masks) >= 0.5
 
     def boxes(self, boxes: Tensor) -> Tensor:
-        """``(N, 4)`` xyxy to the same in the square, cut off at its border; what lies outside is empty."""
+        """``(N, 4)`` xyxy to the same in the crop, cut off at its border; what lies outside is empty."""
         ratio = torch.tensor([self.scaled[1] / self.width, self.scaled[0] / self.height]).repeat(2)
         offset = torch.tensor([self._left, self._top]).repeat(2)
-        return (boxes * ratio - offset).clamp(0.0, float(self.size))
+        most = torch.tensor([float(self.size[1]), float(self.size[0])]).repeat(2)
+        return (boxes * ratio - offset).clamp_min(0.0).minimum(most)
 
     @property
     def _top(self) -> int:
-        return (self.scaled[0] - self.size) // 2
+        return (self.scaled[0] - self.size[0]) // 2
 
     @property
     def _left(self) -> int:
-        return (self.scaled[1] - self.size) // 2
+        return (self.scaled[1] - self.size[1]) // 2
 
     def _framed(self, values: Tensor) -> Tensor:
-        """``(N, H, W)`` to ``(N, size, size)`` float32."""
+        """``(N, H, W)`` to ``(N, *size)`` float32."""
         if not len(values):
-            return torch.zeros(0, self.size, self.size)
+            return torch.zeros(0, *self.size)
         if self.scaled != (self.height, self.width):
-            if self.scaled[0] * self.scaled[1] > _SPARE * self.size**2:
+            if self.scaled[0] * self.scaled[1] > _SPARE * self.size[0] * self.size[1]:
                 return self._middle(values)
             values = F.interpolate(
                 values[None].float(), size=self.scaled, mode="bilinear", align_corners=False, antialias=True
             )[0]
-        return values[:, self._top : self._top + self.size, self._left : self._left + self.size].float()
+        height, width = self.size
+        return values[:, self._top : self._top + height, self._left : self._left + width].float()
 
     def _middle(self, values: Tensor) -> Tensor:
-        """The square alone, out of the pixels that it is made of: a long strip would become a long image."""
-        rows, down = _taps(self.height, self.scaled[0], self._top, self.size)
-        columns, across = _taps(self.width, self.scaled[1], self._left, self.size)
+        """The crop alone, out of the pixels that it is made of: a long strip would become a long image."""
+        rows, down = _taps(self.height, self.scaled[0], self._top, self.size[0])
+        columns, across = _taps(self.width, self.scaled[1], self._left, self.size[1])
         return down @ (values[:, rows, columns].float() @ across.T)
 
 
@@ -193,17 +202,7 @@ def resize_image(image: Tensor, size: int | tuple[int, int]) -> Tensor:
     """
     if image.ndim != 3 or image.numel() == 0:
         raise DataError(f"image must be (C, H, W) with at least one pixel, found {tuple(image.shape)}")
-    height, width = (size, size) if isinstance(size, int) else size
-    if height == width:
-        return Frame.around(image.shape[1], image.shape[2], size=height).image(image)
-    factor = max(height / image.shape[1], width / image.shape[2])
-    scaled = (max(height, round(factor * image.shape[1])), max(width, round(factor * image.shape[2])))
-    if scaled != image.shape[1:]:
-        image = F.interpolate(image[None], size=scaled, mode="bilinear", align_corners=False, antialias=True)[
-            0
-        ]
-    top, left = (scaled[0] - height) // 2, (scaled[1] - width) // 2
-    return image[:, top : top + height, left : left + width].clamp(0.0, 1.0)
+    return Frame.around(image.shape[1], image.shape[2], size=size).image(image)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The annotated objects of one image, in the square that the classifier sees."""
+"""The annotated objects of one image, in the crop that the classifier sees."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ def objects_of(
     classes: Mapping[str, int | None],
     difficult: Literal["leave_out", "keep"],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Labels ``(N,)``, masks ``(N, size, size)``, boxes ``(N, 4)`` and ``(N,)`` bool of the frame's objects.
+    """Labels ``(N,)``, masks ``(N, H, W)``, boxes ``(N, 4)`` and ``(N,)`` bool of the frame's objects.
 
     The last says which of them are difficult, of which there are none if they are kept as any others.
 
     Args:
         record: what is known of the image.
-        frame: how its pixels get into the square.
+        frame: how its pixels get into the crop.
         label: class of the image; the largest object of it comes first.
         classes: class name to index, None for classes that are left out.
         difficult: what is done with objects that the annotators marked as hard to recognise.
@@ -75,7 +75,7 @@ def objects_of(
         index = label if mark.class_name is None else classes[mark.class_name]
         if index is None:
             continue
-        mask = torch.zeros(frame.size, frame.size, dtype=torch.bool)
+        mask = torch.zeros(frame.size, dtype=torch.bool)
         box = torch.zeros(4)
         if mark.mask is not None:
             mask = frame.masks(torch.from_numpy(mark.mask)[None])[0]
@@ -89,7 +89,7 @@ def objects_of(
             boxes.append(box)
             hard.append(mark.difficult and difficult == "leave_out")
     if not labels:
-        nothing = torch.zeros(0, frame.size, frame.size, dtype=torch.bool)
+        nothing = torch.zeros(0, *frame.size, dtype=torch.bool)
         empty = torch.zeros(0, dtype=torch.bool)
         return torch.zeros(0, dtype=torch.int64), nothing, torch.zeros(0, 4), empty
     areas = [float((box[2] - box[0]) * (box[3] - box[1])) for box in boxes]

@@ -17,6 +17,7 @@ from verisal.detectors import Detector
 from verisal.errors import CheckpointError, ConfigError
 from verisal.fingerprint import state_hash
 from verisal.models import Classifier
+from verisal.models.sources.zoo import side_or_both
 from verisal.results import Evaluation
 from verisal.types import Labels, check_images
 
@@ -182,7 +183,7 @@ class Alarm:
         """
         own, stages = self.classifier, self.detector.measurement.needs_stages
         # One that has seen no image yet takes the size that the alarm was fitted at.
-        classifier.note_size(torch.empty(0, own.channels, own.image_size, own.image_size))
+        classifier.note_size(torch.empty(0, own.channels, *own.height_and_width))
         if own.num_classes != classifier.num_classes or (stages and own.stages != classifier.stages):
             expected, found = (
                 f"{one.num_classes} classes" + (f" and the stages {list(one.stages)}" if stages else "")
@@ -225,7 +226,7 @@ class Alarm:
         card = {
             "task": "detector",
             "class_names": list(self.classifier.class_names),
-            "image_size": self.classifier.image_size,
+            "image_size": side_or_both(self.classifier),
             "classifier": self.weights,
             "rows": [row],
             "detectors": {row: self.detector.state_settings()},

@@ -184,10 +184,11 @@ class AttackedImages:
         self._identity = state_hash(classifier)
         # Pictures rather than settings: also another release of the drawings makes another store.
         first = torch.stack([source[index].image for index in range(min(4, count))])
-        if max(first.shape[2:]) != classifier.image_size:
+        height, width = classifier.height_and_width
+        if tuple(first.shape[2:]) != (height, width):
             raise ConfigError(
                 f"{split}: images are {first.shape[2]} x {first.shape[3]} pixels, the classifier takes"
-                f" {classifier.image_size}; give the source that size"
+                f" {height} x {width}; give the source that size"
             )
         self._data_key = {**source.identity(), "first_images": state_hash({"images": round_to_8bit(first)})}
 

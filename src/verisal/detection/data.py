@@ -30,6 +30,7 @@ from verisal.fingerprint import state_hash
 from verisal.functional.adversarial import round_to_8bit
 from verisal.functional.outputs import require_softmax
 from verisal.models import Classifier, ClassifierSource, load_classifier
+from verisal.models.sources.zoo import side_or_both
 from verisal.store import FeatureStore
 from verisal.types import Batch, Sample, Split, check_range
 
@@ -43,7 +44,7 @@ _logger = logging.getLogger(__name__)
 class PhotographDataset(Dataset[Sample]):
     """Image files for ``predict``, decoded and brought to the classifier's size."""
 
-    def __init__(self, paths: Sequence[Path], size: int, reader: ImageReader) -> None:
+    def __init__(self, paths: Sequence[Path], size: tuple[int, int], reader: ImageReader) -> None:
         self._paths, self._size, self._reader = tuple(paths), size, reader
 
     def __len__(self) -> int:
@@ -53,7 +54,7 @@ class PhotographDataset(Dataset[Sample]):
         """Image ``index``; label -1, since none is known."""
         path, size = self._paths[index], self._size
         nothing = torch.zeros(0, dtype=torch.int64)
-        masks, boxes = torch.zeros(0, size, size, dtype=torch.bool), torch.zeros(0, 4)
+        masks, boxes = torch.zeros(0, *size, dtype=torch.bool), torch.zeros(0, 4)
         return Sample(resize_image(self._reader(path), size), -1, path_text(path), nothing, masks, boxes)
 
 
@@ -178,7 +179,7 @@ class DetectorData(L.LightningDataModule):
         """Facts that a detector's checkpoint must agree with."""
         return {
             "class_names": list(self.classifier.class_names),
-            "image_size": self.classifier.image_size,
+            "image_size": side_or_both(self.classifier),
             "stages": list(self.classifier.stages),
             "classifier": state_hash(self.classifier),
         }
@@ -194,7 +195,7 @@ class DetectorData(L.LightningDataModule):
         files = _image_files(self._images)
         if self._on_error == "skip":
             files = _readable(files, self._reader)
-        self._photographs = PhotographDataset(files, self.classifier.image_size, self._reader)
+        self._photographs = PhotographDataset(files, self.classifier.height_and_width, self._reader)
 
     def measure(self, splits: Sequence[Split], measurements: Sequence[Measurement]) -> None:
         """Attack and measure what is missing of some splits, each process its share."""

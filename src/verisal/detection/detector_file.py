@@ -18,6 +18,7 @@ from verisal.detectors import Detector
 from verisal.errors import CheckpointError, ConfigError
 from verisal.fingerprint import state_hash
 from verisal.models import Classifier
+from verisal.models.sources.zoo import side_or_both
 
 EXPORT = "model.safetensors"
 """File name of an export's tensors; the card beside it has the suffix ``.json``."""
@@ -101,7 +102,8 @@ class DetectorFile:
             channels = classifier.channels
         except ConfigError:
             channels = 3
-        classifier.note_size(torch.empty(0, channels, *[self.card.get("image_size") or 1] * 2))
+        size = self.card.get("image_size") or 1
+        classifier.note_size(torch.empty(0, channels, *(size if isinstance(size, list) else (size, size))))
         self._check_classifier(classifier, other_weights)
         head = self.settings["head"]
         name, threshold = next(iter(self.thresholds()[head].items()))
@@ -122,7 +124,7 @@ class DetectorFile:
     def _check_classifier(self, classifier: Classifier, other_weights: bool) -> None:
         card = self.card
         names, known = list(classifier.class_names), card.get("class_names", [])
-        size = classifier.image_size
+        size = side_or_both(classifier)
         # Detectors that read no stages name none, and the classifier need not have any.
         stages = list(classifier.stages) if "stages" in card else None
         renamed = len(known) != len(names) or (known != names and not other_weights)

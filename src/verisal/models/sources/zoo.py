@@ -282,7 +282,7 @@ def export_classifier(path: Path | str, classifier: Classifier, *, origin: Mappi
         **built_by,
         "stages": list(classifier.stages),
         "class_names": list(classifier.class_names),
-        "image_size": _side_or_both(classifier),
+        "image_size": side_or_both(classifier),
         "bounds": [classifier.bounds.low, classifier.bounds.high],
         "channels": classifier.channels,
         "mean": classifier.mean.flatten().tolist(),
@@ -294,7 +294,8 @@ def export_classifier(path: Path | str, classifier: Classifier, *, origin: Mappi
     save_export(path, _copies(network), card)
 
 
-def _side_or_both(classifier: Classifier) -> int | list[int]:
+def side_or_both(classifier: Classifier) -> int | list[int]:
+    """Side of square images in pixels, height and width of others, as cards of files say it."""
     height, width = classifier.height_and_width
     return height if height == width else [height, width]
 

@@ -150,9 +150,9 @@ class MaskerTask(L.LightningModule):
         if self.network is not None:
             return
         classifier = self.classifier
-        size = classifier.image_size
+        blank = torch.zeros(1, classifier.channels, *classifier.height_and_width, device=self.device)
         with torch.no_grad():
-            shapes = classifier.stage_outputs(torch.zeros(1, 3, size, size, device=self.device)).activations
+            shapes = classifier.stage_outputs(blank).activations
         channels = [activation.shape[1] for activation in shapes]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(self.seed, "masker"))
