@@ -68,7 +68,7 @@ class EvidenceMasks(GateMethod):
     fall: int = 7
     settle: int = 4
     inertia: float = 0.8
-    leak: float = 0.0005
+    leak: float = 0.002
     anchor: bool = True
 
     def __post_init__(self) -> None:
