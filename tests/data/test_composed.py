@@ -20,7 +20,7 @@ from verisal.data import (
     resize_image,
 )
 from verisal.errors import ConfigError, DataError
-from verisal.models import load_classifier
+from verisal.models import Classifier, load_classifier
 
 CLASSES = ("ant", "bee", "cow", "dog", "elk", "fox", "gnu", "hen", "ibis")
 SIZE = 32
@@ -275,3 +275,15 @@ def test_the_data_module_reads_scenes_in_the_place_of_photographs(root):
 def test_settings_out_of_range_are_named(kind, settings, words):
     with pytest.raises(ConfigError, match=words):
         kind(**settings)
+
+
+@pytest.mark.parametrize("composition", [Mosaics(), PastedCuts()])
+def test_scenes_for_a_classifier_of_other_proportions(root, composition):
+    network = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 9))
+    known = Classifier(network, class_names=CLASSES, normalization="none", image_size=(24, 40), channels=3)
+    splits = ImageSplits(images=ImageFolder(root=str(root)), ratios=(1, 1, 1))
+    scene = composition.of(AnnotatedImages(splits, "val", classifier=known))[0]
+    assert scene.image.shape == (3, 24, 40)
+    assert scene.object_masks.shape[1:] == (24, 40)
+    if isinstance(composition, Mosaics):
+        assert scene.boxes.tolist() == [[0, 0, 20, 12], [20, 0, 40, 12], [0, 12, 20, 24], [20, 12, 40, 24]]

@@ -249,7 +249,7 @@ class AnnotatedImages(Dataset[Sample]):
         """
         return self._read(index, self.size, resized=False)
 
-    def resized(self, index: int, size: int) -> Sample:
+    def resized(self, index: int, size: int | tuple[int, int]) -> Sample:
         """Image ``index`` at another size, out of the file's own pixels.
 
         A file whose pixels would stay as they are is scaled by a sixteenth more: the grid of 8 x 8 blocks
@@ -257,7 +257,7 @@ class AnnotatedImages(Dataset[Sample]):
 
         Args:
             index: of the image.
-            size: side in pixels.
+            size: side, or height and width, in pixels.
 
         Raises:
             DataError: the image or its annotation cannot be used; names file and index.

@@ -166,21 +166,23 @@ class Mosaics(Composition):
 
     def scene(self, photographs: AnnotatedImages, indices: Sequence[int], *, name: str) -> Sample:
         """The mosaic of these photographs, row by row."""
-        size = photographs.size
-        edges = [round(place * size / self.cells) for place in range(self.cells + 1)]
-        sides = list(pairwise(edges))
-        longest = max(high - low for low, high in sides)
-        cells = [(top, bottom, left, right) for top, bottom in sides for left, right in sides]
+        height, width = _sides(photographs.size)
+        down, across = (
+            list(pairwise(round(place * side / self.cells) for place in range(self.cells + 1)))
+            for side in (height, width)
+        )
+        longest = (max(high - low for low, high in down), max(high - low for low, high in across))
+        cells = [(top, bottom, left, right) for top, bottom in down for left, right in across]
         parts, masks, others = [], [], list[tuple[int, Tensor]]()
         for (top, bottom, left, right), index in zip(cells, indices, strict=True):
             photograph = photographs.resized(index, longest)
             parts.append(photograph.image[:, : bottom - top, : right - left])
-            mask = torch.zeros(size, size, dtype=torch.bool)
+            mask = torch.zeros(height, width, dtype=torch.bool)
             mask[top:bottom, left:right] = True
             masks.append(mask)
             further = {int(label) for label in photograph.object_labels} - {photograph.label}
             others += [(label, mask) for label in sorted(further)]
-        image = parts[0].new_zeros(len(parts[0]), size, size)
+        image = parts[0].new_zeros(len(parts[0]), height, width)
         for (top, bottom, left, right), part in zip(cells, parts, strict=True):
             image[:, top:bottom, left:right] = part
         own = [photographs.labels[index] for index in indices]
@@ -198,7 +200,7 @@ class PastedCuts(Composition):
     from the file's own pixels, never by a factor of 1; see :meth:`.AnnotatedImages.resized`.
 
     Args:
-        sides: least and greatest side of the cut, as a share of the image's.
+        sides: least and greatest side of the cut, as a share of the image's shorter one.
         middle: share of the cut photograph's side that is taken.
         fading: share of the cut's side over which it fades into the other photograph; 0 for a hard border.
         shape: of the cut.
@@ -234,17 +236,19 @@ class PastedCuts(Composition):
     def scene(self, photographs: AnnotatedImages, indices: Sequence[int], *, name: str) -> Sample:
         """The first photograph's middle in the second photograph."""
         pasted, host = indices
-        size = photographs.size
+        height, width = _sides(photographs.size)
         generator = torch.Generator().manual_seed(derive_seed("pasted cut", self.seed, name))
         drawn = torch.rand(3, generator=generator, dtype=torch.float64).tolist()
         low, high = self.sides
-        side = max(round((low + (high - low) * drawn[0]) * size), 1)
-        top, left = (int(share * (size - side + 1)) for share in drawn[1:])
+        side = max(round((low + (high - low) * drawn[0]) * min(height, width)), 1)
+        top, left = (
+            int(share * (long - side + 1)) for share, long in zip(drawn[1:], (height, width), strict=True)
+        )
         whole = photographs.resized(pasted, max(round(side / self.middle), side))
         start = (whole.image.shape[1] - side) // 2
         cut = whole.image[:, start : start + side, start : start + side]
-        around = photographs.resized(host, size)
-        share = torch.zeros(size, size)
+        around = photographs.resized(host, (height, width))
+        share = torch.zeros(height, width)
         share[top : top + side, left : left + side] = self.opacity(side)
         image = around.image.clone()
         part = image[:, top : top + side, left : left + side]
@@ -266,6 +270,11 @@ class PastedCuts(Composition):
         if self.fading == 0:
             return (reach <= 1).float()
         return ((1 - reach) / (2 * self.fading)).clamp(0, 1)
+
+
+def _sides(size: int | tuple[int, int]) -> tuple[int, int]:
+    """Height and width."""
+    return (size, size) if isinstance(size, int) else size
 
 
 def _sample(
