@@ -18,6 +18,7 @@ from verisal.errors import ConfigError
 from verisal.models import load_classifier
 from verisal.saliency import LearnedMask
 from verisal.tasks import MaskerTask
+from verisal.tasks.masker.lessons import drawn_queries
 
 QUIET = {
     "logger": False,
@@ -87,7 +88,7 @@ def test_queries_are_the_prediction_half_of_the_time_and_absent_classes_else():
     torch.manual_seed(0)
     logits = torch.rand(6000, 24)
     rank = logits.argsort(dim=1, descending=True).argsort(dim=1)
-    drawn = rank.gather(1, MaskerTask()._drawn_queries(logits)[:, None])[:, 0]
+    drawn = rank.gather(1, drawn_queries(logits)[:, None])[:, 0]
     assert float((drawn == 0).float().mean()) == pytest.approx(1 / 2, abs=0.03)
     assert float((drawn == 1).float().mean()) == pytest.approx(1 / 6, abs=0.02)
     # The least likely is also one of the classes outside the first five.

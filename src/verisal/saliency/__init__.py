@@ -18,6 +18,7 @@ from verisal.saliency.gates.evidence import EvidenceMasks
 from verisal.saliency.gates.hierarchical import HierarchicalMasks, calibrate_reg_weight
 from verisal.saliency.gates.learned import LearnedMask, MaskNetwork
 from verisal.saliency.gates.method import FoundGates, GateMethod
+from verisal.saliency.gates.places import PlaceNetwork
 from verisal.saliency.gates.ungated import UngatedContributions
 from verisal.saliency.gradients.gradient import Attribution, GradCAM, Gradient, GradientMethod, InputXGradient
 from verisal.saliency.gradients.rules import DeepLift, GuidedBackpropagation
@@ -61,6 +62,7 @@ __all__ = [
     "Occlusion",
     "OfProbability",
     "OneLayer",
+    "PlaceNetwork",
     "PredictedGates",
     "RandomMap",
     "Saliency",

@@ -2,6 +2,7 @@
 
 from verisal.tasks.classifier import ClassifierTask, FrozenClassifierTask
 from verisal.tasks.detector import DetectorTask
+from verisal.tasks.masker.places import PlaceMaskerTask
 from verisal.tasks.masker.task import MaskerTask
 from verisal.tasks.transfer import TransferTask
 
@@ -10,5 +11,6 @@ __all__ = [
     "DetectorTask",
     "FrozenClassifierTask",
     "MaskerTask",
+    "PlaceMaskerTask",
     "TransferTask",
 ]

@@ -94,23 +94,35 @@ class EvidenceMasks(GateMethod):
             with torch.no_grad():
                 outputs = network.stage_outputs(images)
             problem = GateProblem("evidence", "per_channel", network, outputs, query)
-            return self._found(problem)
+            return self.run(problem)
 
-    def _found(self, problem: GateProblem) -> FoundGates:
+    def run(self, problem: GateProblem, start: Sequence[Tensor] | None = None) -> FoundGates:
+        """The steps on one batch; use it inside ``frozen(network)``.
+
+        Args:
+            problem: of the batch, with ``evidence`` as its objective.
+            start: gates of places ``(B, 1, h_l, w_l)`` to begin from, near the end already: from there only
+                the steps of ``settle`` are made, and contributions are means over all of them. Gates of 1,
+                and all steps, if None.
+        """
         activations, target = problem.activations, problem.evidence
         least = torch.where(target > 0, self.leak, 0.0)[:, None, None, None]
-        gates = [torch.ones_like(activation[:, :1]).requires_grad_() for activation in activations]
+        gates = [torch.ones_like(activation[:, :1]) for activation in activations]
+        if start is not None:
+            gates = [torch.maximum(gate.detach(), least) for gate in start]
+        gates = [gate.requires_grad_() for gate in gates]
         memories = [torch.zeros_like(gate) for gate in gates]
         earlier: list[Contributions] = []
         ungated: Tensor | None = None
-        for step in range(self.fall + self.settle):
+        fall = self.fall if start is None else 0
+        for step in range(fall + self.settle):
             asked = problem.of_query(problem.gated(spread(gates, activations)))
             slopes = torch.autograd.grad(asked.sum(), gates)
             with torch.no_grad():
                 kept = asked - problem.floor
-                if step == 0 and self.anchor:
+                if step == 0 and self.anchor and start is None:
                     ungated = slopes[-1]
-                if step > self.fall:
+                if step > fall or start is not None:
                     parts = zip(gates, slopes, strict=True)
                     earlier.append(Contributions(tuple(gate * slope for gate, slope in parts), kept))
                 for gate, slope, memory in zip(gates, slopes, memories, strict=True):
@@ -125,8 +137,8 @@ class EvidenceMasks(GateMethod):
         return FoundGates(
             tuple(gate.detach() for gate in spread(gates, activations)),
             activations,
-            self.fall + self.settle + 1,
-            self.fall + self.settle,
+            fall + self.settle + 1,
+            fall + self.settle,
             tuple(earlier),
             ungated,
         )

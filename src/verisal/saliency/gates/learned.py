@@ -1,14 +1,14 @@
-"""Masks from a trained network: all gates in one pass, with a few steps of descent where wanted."""
+"""Masks from a trained network: all gates in one pass, with a few steps of a search where wanted."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Any, final
+from typing import Any, TypeVar, final
 
 import torch
 from torch import Tensor, nn
@@ -21,14 +21,15 @@ from verisal.functional.outputs import require_softmax
 from verisal.functional.scopes import rng_preserved
 from verisal.saliency._base import ONE_SCORE, explaining, staged
 from verisal.saliency.gates.descent import GateDescent, GateProblem, Objective
-from verisal.saliency.gates.masks import GatePenalty
+from verisal.saliency.gates.evidence import EvidenceMasks, spread
+from verisal.saliency.gates.masks import GatePenalty, Shown
 from verisal.saliency.gates.method import FoundGates, GateMethod
+from verisal.saliency.gates.places import PlaceCard, PlaceNetwork, ungated
 from verisal.types import StagedClassifier, StageOutputs, check_range
 
 _SHARPNESS = 4.0
-
-
 _PREFIX = "network."
+_Network = TypeVar("_Network", bound=nn.Module)
 
 
 @final
@@ -148,16 +149,20 @@ class MaskCard:
 @final
 @dataclass(frozen=True, kw_only=True)
 class LearnedMask(GateMethod):
-    """Hierarchical masks predicted by a :class:`MaskNetwork`, after a pass of the classifier.
+    """Hierarchical masks predicted by a :class:`MaskNetwork` or a :class:`PlaceNetwork`.
+
+    The first has a gate for every element and needs a pass of the classifier; the second one for every place,
+    and needs a pass forward and back. The map of contributions costs one more, forward and back.
 
     Args:
         checkpoint: name of shipped weights, path of an export, or ``best.ckpt`` of a masker run.
         same_weights: refuse a classifier with other weights than those of training. Off, any with the same
             stages is taken, as randomisation checks need it.
-        steps: steps of descent on the objective of training that follow the prediction; per image the better
-            of all iterates is kept.
-        learning_rate: Adam's rate in these steps.
-        shown: see :class:`HierarchicalMasks`, as are the next two.
+        steps: steps that follow the prediction. Gates of elements: descent on the objective of training, of
+            whose iterates the better is kept per image. Gates of places: of :class:`.EvidenceMasks`.
+        learning_rate: Adam's rate in the steps of the descent.
+        shown: see :class:`HierarchicalMasks`, as are the next two. None: contributions for gates of places,
+            gated activations for those of elements.
         fusion: how per-layer maps become one.
         smoothing: of the fused map.
         chunk_size: images at once, fewer above 128 x 128 pixels; bounds memory, never changes the result
@@ -171,6 +176,7 @@ class LearnedMask(GateMethod):
         wang2020haf
     """
 
+    shown: Shown | None = None
     checkpoint: str
     same_weights: bool = True
     steps: int = 0
@@ -181,30 +187,52 @@ class LearnedMask(GateMethod):
         check_range(0, steps=self.steps)
         check_range(0, above=True, learning_rate=self.learning_rate)
 
+    @classmethod
+    def of(cls, network: PlaceNetwork, card: PlaceCard) -> LearnedMask:
+        """The method with a network in memory, as it is when asked."""
+        method = cls(checkpoint="a network in memory")
+        method.__dict__["_loaded"] = (network, card)
+        return method
+
+    def with_steps(self, steps: int) -> LearnedMask:
+        """The same network with another number of steps after its prediction."""
+        method = replace(self, steps=steps)
+        method.__dict__["_loaded"] = self._loaded
+        return method
+
     @cached_property
-    def _loaded(self) -> tuple[MaskNetwork, MaskCard]:
+    def _loaded(self) -> LoadedMasks:
         return load_mask_network(self.checkpoint)
+
+    @property
+    def suited(self) -> Shown:
+        """Contributions for gates of places, else gated activations."""
+        return "contribution" if isinstance(self._loaded[1], PlaceCard) else super().suited
 
     @property
     def uses_query(self) -> bool:
         """False for a network trained on ``output``, which keeps all logits."""
-        return self._loaded[1].objective != "output"
+        card = self._loaded[1]
+        return isinstance(card, PlaceCard) or card.objective != "output"
 
     def _decisive(self) -> dict[str, Any]:
         return super()._decisive() | {"checkpoint": state_hash(self._loaded[0])}
 
     def find(self, classifier: object, images: Tensor, query_class: Tensor) -> FoundGates:
-        """The predicted gates, after the steps of descent if there are any."""
+        """The predicted gates, after the steps that follow if there are any."""
         network = staged(classifier, images, type(self).__name__)
-        require_softmax(network, type(self).__name__, instead=ONE_SCORE)
         images = images.contiguous(memory_format=torch.channels_last)
+        masks, card = self._loaded
+        if isinstance(masks, PlaceNetwork):
+            with explaining(network, images, query_class) as (images, query):
+                return self._places(network, masks, images, query)
+        require_softmax(network, type(self).__name__, instead=ONE_SCORE)
         with explaining(network, images, query_class) as (images, query):
             with torch.no_grad():
                 outputs = network.stage_outputs(images)
                 predicted = self.predicted(network, outputs, query)
-            if not self.steps:
+            if not self.steps or isinstance(card, PlaceCard):
                 return FoundGates(predicted, outputs.activations, 1, 0)
-            card = self._loaded[1]
             problem = GateProblem(card.objective, card.penalty, network, outputs, query)
             descent = GateDescent(
                 reg_weight=card.reg_weight, steps=self.steps, learning_rate=self.learning_rate
@@ -212,16 +240,48 @@ class LearnedMask(GateMethod):
             learned = descent.run(problem, start=predicted)
             return FoundGates(learned.gates, learned.activations, self.steps + 2, self.steps)
 
+    def _places(
+        self, network: StagedClassifier, masks: PlaceNetwork, images: Tensor, query: Tensor
+    ) -> FoundGates:
+        outputs, contributed, n_forward = ungated(network, images, query)
+        self._check(network, outputs)
+        with torch.no_grad():
+            gates = masks.to(query.device).gates(outputs.activations, contributed)
+        shown = contributed.stages[-1]
+        if not self.steps:
+            whole = tuple(spread(gates, outputs.activations))
+            return FoundGates(whole, outputs.activations, n_forward, 1, ungated=shown)
+        problem = GateProblem("evidence", "per_channel", network, outputs, query)
+        found = EvidenceMasks(settle=self.steps).run(problem, start=gates)
+        return replace(found, n_forward=n_forward + self.steps, n_backward=1 + self.steps, ungated=shown)
+
     def predicted(
         self, classifier: StagedClassifier, outputs: StageOutputs, query: Tensor
     ) -> tuple[Tensor, ...]:
-        """Gates that the network predicts from stage outputs, in their graph."""
-        masks, card = self._loaded
+        """Gates that a network of elements predicts from stage outputs, in their graph.
+
+        Raises:
+            ConfigError: a classifier that it was not trained for, or a network of places.
+        """
+        masks, _ = self._loaded
+        if isinstance(masks, PlaceNetwork):
+            raise ConfigError(
+                f"mask network {self.checkpoint} has gates of places, which depend on a gradient of the"
+                " classifier; give one with gates of elements, such as emoji_scenes_64_masks"
+            )
+        self._check(classifier, outputs)
+        asked = query if self.uses_query else torch.full_like(query, classifier.num_classes)
+        return tuple(masks.to(outputs.logits.device)(outputs.activations, asked))
+
+    def _check(self, classifier: StagedClassifier, outputs: StageOutputs) -> None:
+        """Raise ``ConfigError`` unless the classifier is that of the card."""
+        card = self._loaded[1]
         channels = tuple(activation.shape[1] for activation in outputs.activations)
-        if (channels, classifier.num_classes) != (card.channels, card.num_classes):
+        classes = classifier.num_classes if isinstance(card, PlaceCard) else card.num_classes
+        if (channels, classifier.num_classes) != (card.channels, classes):
             raise ConfigError(
                 f"mask network {self.checkpoint} was trained for stages of {card.channels} channels and"
-                f" {card.num_classes} classes, the classifier has {channels} and {classifier.num_classes};"
+                f" {classes} classes, the classifier has {channels} and {classifier.num_classes};"
                 " train one for it with configs/masker.yaml"
             )
         if self.same_weights and classifier_fingerprint(classifier) != card.classifier:
@@ -229,22 +289,24 @@ class LearnedMask(GateMethod):
                 f"mask network {self.checkpoint} was trained for a classifier with other weights; train one"
                 " for this classifier with configs/masker.yaml"
             )
-        asked = query if self.uses_query else torch.full_like(query, classifier.num_classes)
-        return tuple(masks.to(outputs.logits.device)(outputs.activations, asked))
 
 
-def save_mask_network(path: Path | str, network: MaskNetwork, card: Mapping[str, Any]) -> None:
+LoadedMasks = tuple[MaskNetwork, MaskCard] | tuple[PlaceNetwork, PlaceCard]
+
+
+def save_mask_network(path: Path | str, network: MaskNetwork | PlaceNetwork, card: Mapping[str, Any]) -> None:
     """Write a mask network as a pair of ``.safetensors`` and its card.
 
     Args:
         path: ends in ``.safetensors``.
         network: trained.
-        card: the entries of :class:`MaskCard`, and ``origin``: where the weights come from.
+        card: the entries of :class:`MaskCard` or :class:`PlaceCard`, and ``origin``: where the weights come
+            from.
     """
-    save_export(path, network.state_dict(), {**card, "network": "MaskNetwork"})
+    save_export(path, network.state_dict(), {**card, "network": type(network).__name__})
 
 
-def load_mask_network(source: str) -> tuple[MaskNetwork, MaskCard]:
+def load_mask_network(source: str) -> LoadedMasks:
     """A frozen mask network in eval mode, and what it was trained for.
 
     Args:
@@ -265,17 +327,28 @@ def load_mask_network(source: str) -> tuple[MaskNetwork, MaskCard]:
         }
     else:
         tensors, card = load_export(path if path.suffix == ".safetensors" else _shipped(source))
-    if card.get("network") != "MaskNetwork":
-        raise CheckpointError(f"{path} holds no mask network: its card names {card.get('network')!r}")
+    kind = card.get("network")
+    if kind not in ("MaskNetwork", "PlaceNetwork"):
+        raise CheckpointError(f"{path} holds no mask network: its card names {kind!r}")
+    if kind == "PlaceNetwork":
+        of_places = PlaceCard.of(card)
+        with rng_preserved():
+            places = PlaceNetwork(of_places.channels, width=of_places.width)
+        return _with(tensors, places, path), of_places
     made_for = MaskCard.of(card)
     with rng_preserved():
         network = MaskNetwork(made_for.channels, made_for.num_classes, width_ratio=made_for.width_ratio)
+    return _with(tensors, network, path), made_for
+
+
+def _with(tensors: Mapping[str, Tensor], network: _Network, path: Path) -> _Network:
+    """The network with these weights, frozen and in eval mode."""
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:
         raise CheckpointError(f"{path}: weights do not fit its card: {error}") from error
     network.to(memory_format=torch.channels_last)
-    return network.eval().requires_grad_(False), made_for
+    return network.eval().requires_grad_(False)
 
 
 def _shipped(name: str) -> Path:

@@ -56,7 +56,7 @@ class GateMethod(Saliency):
         ConfigError: values out of range.
     """
 
-    shown: Shown = "gated_activation"
+    shown: Shown | None = "gated_activation"
     fusion: Fusion = "geometric"
     smoothing: float = 5.0
     chunk_size: int = 64
@@ -102,14 +102,24 @@ class GateMethod(Saliency):
         with gradient_scope(images.device.type):
             for some, query in in_chunks(images, query_class, images_at_once(self.chunk_size, images)):
                 found = self.find(network, some, query)
-                shown = self._contributing if self.shown == "contribution" else self._plain
-                results.append(shown(network, found, query, (images.shape[-2], images.shape[-1])))
+                size = (images.shape[-2], images.shape[-1])
+                results.append(self.show(network, found, query, size))
         return joined_results(results)
 
-    def _plain(
+    @property
+    def suited(self) -> Shown:
+        """What is shown where ``shown`` is None."""
+        return "gated_activation"
+
+    @final
+    def show(
         self, network: StagedClassifier, found: FoundGates, query: Tensor, size: tuple[int, int]
     ) -> SaliencyResult:
-        layers = raw_maps(found.gates, found.activations, size, self.shown)
+        """The maps of gates of any origin, as :meth:`explain` has them; counts what it costs."""
+        shown = self.shown or self.suited
+        if shown == "contribution":
+            return self._contributing(network, found, query, size)
+        layers = raw_maps(found.gates, found.activations, size, shown)
         return self._joined(found, layers, layers)
 
     def _contributing(

@@ -100,7 +100,8 @@ def build_evaluation(
     goals = [row for row in tables if row.startswith("optimised")]
     rows = [row for row in tables if row.startswith("masker") and "random" in tables]
     for row, goal, column in product(rows, goals, _KEPT):
-        kept = _kept(tables[row], tables[goal], tables["random"], column, bootstrap)
+        three = (tables[row], tables[goal], tables["random"])
+        kept = kept_share(three, COLUMNS.index(column), bootstrap)
         scores[ScoreName(split, row, f"kept_{column}", goal)] = kept
     taken = {f"{name} (ms per image)": value for name, value in timings.items()}
     ratios = {
@@ -117,10 +118,15 @@ def build_evaluation(
     )
 
 
-def _kept(masker: ImageRows, goal: ImageRows, control: ImageRows, column: str, bootstrap: Bootstrap) -> Score:
-    """(masker - control) / (goal - control) of the means; undefined if the control may equal the goal."""
-    index = COLUMNS.index(column)
-    values = torch.stack([table.rows[:, index] for table in (masker, goal, control)])
+def kept_share(tables: Sequence[ImageRows], index: int, bootstrap: Bootstrap) -> Score:
+    """(own - control) / (goal - control) of the means; undefined if the control may equal the goal.
+
+    Args:
+        tables: own, goal and control, of the same images.
+        index: of the column.
+        bootstrap: of the interval.
+    """
+    values = torch.stack([table.rows[:, index] for table in tables])
     defined = values.isfinite().all(dim=0)
     own, best, least = values[:, defined]
 

@@ -1,8 +1,8 @@
-"""Optimised gates that a mask model is taught with; a resumed run makes the same ones again."""
+"""What a mask model is taught with: queries, and optimised gates, which a resumed run makes again."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, final
 
 import torch
@@ -11,6 +11,19 @@ from torch import Tensor, distributed
 from verisal.types import Batch
 
 Group = tuple[list[str], list[int]]
+
+
+def drawn_queries(logits: Tensor) -> Tensor:
+    """``(B,)``: a class per image, by its rank.
+
+    The first for half of the images; the second, the last and a random one outside the first five equally
+    often for the others.
+    """
+    batch, classes = logits.shape
+    kind = torch.randint(0, 6, (batch,), device=logits.device)
+    far = torch.randint(min(5, classes - 1), classes, (batch,), device=logits.device)
+    rank = torch.where(kind < 3, 0, torch.where(kind == 3, 1, torch.where(kind == 4, classes - 1, far)))
+    return logits.argsort(dim=1, descending=True).gather(1, rank[:, None])[:, 0]
 
 
 @final
@@ -39,6 +52,27 @@ class Lessons:
         self._groups.append((list(names), list(classes)))
         for row, (name, known) in enumerate(zip(names, classes, strict=True)):
             self._known[name] = (known, [gate[row].half() for gate in gates])
+
+    def teach(
+        self, batch: Batch, query: Tensor, *, room: int, make: Callable[[Batch, Tensor], Sequence[Tensor]]
+    ) -> dict[int, list[Tensor]]:
+        """What is known by row of the batch; ``query`` is set to its classes in place.
+
+        Args:
+            batch: of training images.
+            query: ``(B,)`` int64.
+            room: images that may be known in all; what is missing is made now.
+            make: gates, or whatever is taught, per stage ``(n, ...)`` of some images and classes.
+        """
+        missing = [row for row, name in enumerate(batch.image_ids) if name not in self]
+        if new := missing[: max(0, room - len(self))]:
+            part, asked = batch.rows(new), query[torch.tensor(new, device=query.device)]
+            self.add(part.image_ids, asked.tolist(), make(part, asked))
+        taught = {}
+        for row, name in enumerate(batch.image_ids):
+            if name in self:
+                query[row], taught[row] = self[name]
+        return taught
 
     def groups(self) -> list[list[Group]]:
         """Groups of every process, as plain data; called on each of them."""

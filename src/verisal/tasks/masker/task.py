@@ -30,7 +30,7 @@ from verisal.tasks.masker.evaluation import (
     milliseconds_per_image,
     shuffled_gates,
 )
-from verisal.tasks.masker.lessons import Group, Lessons, batches_of
+from verisal.tasks.masker.lessons import Group, Lessons, batches_of, drawn_queries
 from verisal.types import Batch, StageOutputs, check_range
 
 
@@ -199,7 +199,7 @@ class MaskerTask(L.LightningModule):
         """Mean J over images, with the lambda of this step."""
         with frozen(self.classifier):
             outputs = self._outputs(batch.images)
-            query = self._drawn_queries(outputs.logits)
+            query = drawn_queries(outputs.logits)
             taught = self._teach(batch, query) if self.distil_weight else {}
             problem = GateProblem(self.objective, self.penalty, self.classifier, outputs, query)
             gates = self(outputs, query)
@@ -233,19 +233,11 @@ class MaskerTask(L.LightningModule):
         Missing gates are made now, for as many images as are asked for.
         """
         whole, rest = divmod(self.distil_images, self.trainer.world_size)
-        room = whole + (self.trainer.global_rank < rest) - len(self._lessons)
-        new = [row for row, name in enumerate(batch.image_ids) if name not in self._lessons][: max(0, room)]
-        if new:
-            self._learn(batch.rows(new), query[torch.tensor(new, device=query.device)])
-        taught = {}
-        for row, name in enumerate(batch.image_ids):
-            if name in self._lessons:
-                query[row], taught[row] = self._lessons[name]
-        return taught
+        room = whole + (self.trainer.global_rank < rest)
+        return self._lessons.teach(batch, query, room=room, make=self._made_gates)
 
-    def _learn(self, part: Batch, asked: Tensor) -> None:
-        gates = self._optimised(self.optimised_steps[0]).gates(self.classifier, part.images, asked)
-        self._lessons.add(part.image_ids, asked.tolist(), gates)
+    def _made_gates(self, part: Batch, asked: Tensor) -> Sequence[Tensor]:
+        return self._optimised(self.optimised_steps[0]).gates(self.classifier, part.images, asked)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say which images have optimised gates, so that a resumed run has the same ones."""
@@ -258,20 +250,16 @@ class MaskerTask(L.LightningModule):
 
     def on_train_start(self) -> None:
         """Make the optimised gates of a resumed run again."""
-        made, self._made = self._made, []
-        own = [group for part in made[self.trainer.global_rank :: self.trainer.world_size] for group in part]
+        groups, self._made = self._made, []
+        own = [
+            group for part in groups[self.trainer.global_rank :: self.trainer.world_size] for group in part
+        ]
         if own and self.distil_weight:
             with rng_preserved(self.device), frozen(self.classifier):
                 for part, classes in batches_of(own, self.trainer.train_dataloader):
-                    self._learn(part.to(self.device), classes.to(self.device))
-
-    def _drawn_queries(self, logits: Tensor) -> Tensor:
-        """``(B,)``: a class per image, by its rank."""
-        batch, classes = logits.shape
-        kind = torch.randint(0, 6, (batch,), device=logits.device)
-        far = torch.randint(min(5, classes - 1), classes, (batch,), device=logits.device)
-        rank = torch.where(kind < 3, 0, torch.where(kind == 3, 1, torch.where(kind == 4, classes - 1, far)))
-        return logits.argsort(dim=1, descending=True).gather(1, rank[:, None])[:, 0]
+                    part, asked = part.to(self.device), classes.to(self.device)
+                    made = self._made_gates(part, asked)
+                    self._lessons.add(part.image_ids, asked.tolist(), made)
 
     def on_validation_start(self) -> None:
         """Judge one network, whatever the number of processes."""
