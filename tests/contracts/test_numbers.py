@@ -38,7 +38,7 @@ _SHELVES = ("attacks.on_maps", "functional")
 # What is computed, never set: fields of results and tables.
 _RESULTS = {
     "Alarm", "Attribution", "Calibration", "CheckReport", "Components", "DecoyReport", "DetectionResult",
-    "FoundGates", "MaskCard", "MeanCurve", "Neutrality", "Removals", "Resampled",
+    "FoundGates", "MaskCard", "MeanCurve", "Neutrality", "PlaceCard", "Removals", "Resampled",
 }  # fmt: skip
 # Any seed names random numbers. Elsewhere -1 and what is no number mean: darker; no threshold; the last
 # layer; a score; a mean; nothing, as the commands alone set it.
@@ -71,6 +71,7 @@ _GIVEN: dict[str, dict[str, Any]] = {
     "MaskNetwork": {"channels": [4]},
     "Normalization": {"mean": (0.5,) * 3, "std": (0.25,) * 3},
     "OneLayer": {"base": HierarchicalMasks()},
+    "PlaceNetwork": {"channels": [4]},
     "Tiled": {"base": HierarchicalMasks()},
     "TransferTask": {"detectors": {}},
     "UnrolledGates": {"method": HierarchicalMasks()},

@@ -32,6 +32,7 @@ from verisal.saliency import (
     GradientSHAP,
     MaskNetwork,
     Occlusion,
+    PlaceNetwork,
     Tiled,
 )
 
@@ -75,6 +76,7 @@ CASES: dict[type, Callable[[type], object]] = {
     MaskStatistics: lambda of: MaskStatistics(source=Pixels(), reads=of(["masks/*"])),
     ImagesLike: lambda of: ImagesLike(class_names=of("ab"), image_size=32),
     Normalization: lambda of: Normalization(of(THIRDS), of(THIRDS)),
+    PlaceNetwork: lambda of: PlaceNetwork(of([4, 8])),
     Occlusion: lambda of: Occlusion(window=of([8, 12]), stride=4),
     ROAD: lambda of: ROAD(shares=of([0.2, 0.4])),
     SizeGroups: lambda of: SizeGroups(of([of([4, 4]), of([4, 6]), of([4, 4])]), 2),
@@ -91,6 +93,7 @@ ELSEWHERE = {
     EmojiScenes: lambda made: made[0].image.tolist(),
     Explainer: lambda made: made.classifier.stages,
     MaskNetwork: lambda made: (made.channels, str(made)),
+    PlaceNetwork: lambda made: (made.channels, str(made)),
     ROAD: lambda made: (made.name, made.fractions),
     SizeGroups: lambda made: list(made),
     SmallResNet: str,

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from helpers.saliency_cases import SaliencyCase, toy_classifier
-from verisal.saliency import LearnedMask, MaskNetwork
+from verisal.saliency import LearnedMask, MaskNetwork, PlaceNetwork
 from verisal.saliency.gates.learned import classifier_fingerprint, save_mask_network
 
 
@@ -37,6 +37,22 @@ def toy_masks(objective):
     return str(path)
 
 
+@cache
+def toy_places():
+    """Path of a network of places with random weights for the toy classifier."""
+    folder = Path(tempfile.mkdtemp(prefix="verisal-places-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        network = PlaceNetwork((4, 6, 8), width=4)
+        for level in network.levels:
+            torch.nn.init.normal_(level.head.weight, std=0.3)
+    card = {"channels": (4, 6, 8), "width": 4, "classifier": classifier_fingerprint(toy_classifier())}
+    path = folder / "places.safetensors"
+    save_mask_network(path, network, card)
+    return str(path)
+
+
 CASES: dict[str, SaliencyCase] = {
     "LearnedMask": SaliencyCase(
         lambda: LearnedMask(checkpoint=toy_masks("evidence"), shown="gated_activation"),
@@ -55,6 +71,20 @@ CASES: dict[str, SaliencyCase] = {
         lambda: LearnedMask(checkpoint=toy_masks("evidence"), steps=3, fusion="mean", shown="contribution"),
         layers=3,
         passes=(6, 4),
+        late_call=4,
+        channels=1,
+    ),
+    "LearnedMask places": SaliencyCase(
+        lambda: LearnedMask(checkpoint=toy_places()),
+        layers=3,
+        passes=(2, 2),
+        late_call=2,
+        channels=1,
+    ),
+    "LearnedMask places refined": SaliencyCase(
+        lambda: LearnedMask(checkpoint=toy_places(), steps=3),
+        layers=3,
+        passes=(5, 5),
         late_call=4,
         channels=1,
     ),

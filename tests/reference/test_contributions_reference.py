@@ -8,6 +8,8 @@ from helpers.replicates import replicates
 from verisal.models import Classifier, SmallResNet
 from verisal.saliency import EvidenceMasks, HierarchicalMasks
 from verisal.saliency.gates.contributions import contributions
+from verisal.saliency.gates.descent import GateProblem
+from verisal.saliency.gates.places import ungated
 
 
 def toy():
@@ -55,14 +57,15 @@ def slow_contributions(classifier, image, gates, query):
 
 
 @replicates(EvidenceMasks.find)
-def slow_gates(method, classifier, image, query):
+def slow_gates(method, classifier, image, query, start=None):
     """One image: slopes by the whole network, places sorted and added up one by one."""
     shapes = [activation.shape for activation in classifier.stage_outputs(image).activations]
-    gates = [torch.ones(1, 1, *shape[-2:]) for shape in shapes]
+    ones = [torch.ones(1, 1, *shape[-2:]) for shape in shapes]
+    gates = ones if start is None else list(start)
     memory = [torch.zeros_like(gate) for gate in gates]
     floor = forward(classifier, image, [0 * gate for gate in gates])[query].item()
-    target = max(forward(classifier, image, gates)[query].item() - floor, 0.0)
-    for step in range(method.fall + method.settle):
+    target = max(forward(classifier, image, ones)[query].item() - floor, 0.0)
+    for step in range((method.fall if start is None else 0) + method.settle):
         leaves = [gate.clone().requires_grad_() for gate in gates]
         logit = forward(classifier, image, leaves)[query]
         slopes = torch.autograd.grad(logit, leaves)
@@ -156,3 +159,36 @@ def test_the_fused_map_adds_up_to_the_evidence_kept_and_is_empty_where_there_is_
     without = (logits - floor).gather(1, query[:, None])[:, 0] <= 0
     assert without.any()
     assert not result.saliency[without].any()
+
+
+def test_one_pass_without_gates_is_what_the_literal_loop_gives_with_gates_of_one():
+    classifier, images = toy(), torch.rand(3, 3, 32, 32)
+    query = torch.tensor([0, 2, 1])
+    found = ungated(classifier, images, query)
+    assert found.n_forward == 1
+    assert not found.outputs.logits.requires_grad
+    for row in range(3):
+        ones = [torch.ones_like(activation[:1]) for activation in found.outputs.activations]
+        maps, kept = slow_contributions(classifier, images[row : row + 1], ones, int(query[row]))
+        assert float(found.contributions.kept[row]) == pytest.approx(kept, abs=1e-4)
+        for stage, expected in zip(found.contributions.stages, maps, strict=True):
+            torch.testing.assert_close(stage[row, 0], expected, rtol=1e-3, atol=1e-5)
+
+
+def test_steps_from_other_gates_are_those_of_the_literal_loop_from_there():
+    classifier, images = toy(), torch.rand(2, 3, 32, 32)
+    query = classifier(images).argmax(dim=1)
+    method = EvidenceMasks(settle=3)
+    outputs = classifier.stage_outputs(images)
+    start = [torch.rand_like(activation[:, :1]) for activation in outputs.activations]
+    problem = GateProblem("evidence", "per_channel", classifier, outputs, query)
+    found = method.run(problem, start=start)
+    assert (found.n_forward, found.n_backward, len(found.earlier)) == (4, 3, 3)
+    for row in range(2):
+        own = [gate[row : row + 1].detach() for gate in start]
+        expected = slow_gates(method, classifier, images[row : row + 1], int(query[row]), start=own)
+        for gate, other in zip(found.gates, expected, strict=True):
+            # All channels of a place have its one gate.
+            torch.testing.assert_close(
+                gate[row : row + 1], other.expand_as(gate[row : row + 1]), rtol=0, atol=1e-5
+            )

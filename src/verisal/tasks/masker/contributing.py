@@ -21,9 +21,16 @@ from verisal.functional.statistics import Bootstrap
 from verisal.metrics import ImageRows, MaxBoxAcc
 from verisal.models import Classifier
 from verisal.results import Evaluation, Score, ScoreName
-from verisal.saliency import EvidenceMasks, Gradient, HierarchicalMasks, LearnedMask, Saliency
+from verisal.saliency import (
+    EvidenceMasks,
+    Gradient,
+    HierarchicalMasks,
+    LearnedMask,
+    Saliency,
+    UngatedContributions,
+)
 from verisal.tasks.masker.evaluation import kept_share, milliseconds_per_image, shuffled_gates
-from verisal.tasks.masker.learning import as_goal, map_loss
+from verisal.tasks.masker.learning import divergence
 from verisal.types import Batch, SaliencyResult
 
 VALUES = (
@@ -40,6 +47,8 @@ the gated network, as a share of all. Responses: sum of the raw map over that fo
 COLUMNS = (*VALUES, *(f"level_{level}" for level in range(NUM_LEVELS)))
 """Values kept per image: also whether the box is right, at every level of the map."""
 
+# Steps of insertion and deletion.
+_STEPS = 32
 _KEPT = ("energy_inside", "deletion", "insertion")
 _GOALS = ("evidence_masks", "hierarchical_masks")
 _NOTES = (
@@ -69,7 +78,7 @@ class Judge:
             "evidence_masks": EvidenceMasks(),
             "evidence_masks_quick": EvidenceMasks(fall=1, settle=1),
             "hierarchical_masks": HierarchicalMasks(),
-            "no_gates": HierarchicalMasks(reg_weight=0.0, steps=1, learning_rate=1.0, shown="contribution"),
+            "no_gates": UngatedContributions(),
         }
         self.rows = ("masker", *self._steps, "random", *self._others)
         self.timings: dict[str, float] = {}
@@ -133,7 +142,6 @@ class Judge:
         curves: bool,
     ) -> Tensor:
         fused = maps[0].saliency
-        size = (fused.shape[-2], fused.shape[-1])
         raw = [_sums(result) for result in maps]
         nothing = torch.full_like(raw[0], math.nan)
         responses = [
@@ -144,12 +152,14 @@ class Judge:
         if curves:
             areas = [
                 curve_area(
-                    *perturbation_curve(classifier, batch.images, fused, query, baseline=base, direction=way)
+                    *perturbation_curve(
+                        classifier, batch.images, fused, query, baseline=base, direction=way, steps=_STEPS
+                    )
                 )
                 for base, way in ((DatasetMean(), "remove"), (Blur(), "insert"))
             ]
         columns = [
-            map_loss(as_goal(fused, size), as_goal(goal, size)),
+            divergence(fused, goal),
             self._kept(classifier, batch, query, maps[0]),
             energy_inside(fused, batch.object_mask_of(query)),
             *areas,
@@ -183,7 +193,7 @@ class Judge:
         calls: dict[str, Callable[[], object]] = {"forward": classify}
         calls["pass"] = partial(Gradient(), classifier, images, query)
         for row in self.rows:
-            if row not in ("random", "no_gates"):
+            if row != "random":
                 calls[row] = partial(self._method(row, masks), classifier, images, query)
         taken = milliseconds_per_image(calls, len(batch))
         self.timings = {f"{name} (ms per image)": value for name, value in taken.items()}

@@ -20,7 +20,7 @@ from verisal.saliency.gates.learned import classifier_fingerprint
 from verisal.saliency.gates.places import PlaceCard, ungated
 from verisal.tasks._training import OneCycle, agree_on_buffers, check_planned
 from verisal.tasks.masker.contributing import COLUMNS, Judge, report
-from verisal.tasks.masker.learning import as_goal, evidence_loss, joined, map_loss, place_loss
+from verisal.tasks.masker.learning import evidence_loss, place_loss
 from verisal.tasks.masker.lessons import Group, Lessons, batches_of, drawn_queries
 from verisal.types import Batch, check_range
 
@@ -29,12 +29,11 @@ from verisal.types import Batch, check_range
 class PlaceMaskerTask(L.LightningModule):
     r"""Trains a :class:`PlaceNetwork` to say in two passes what :class:`EvidenceMasks` find in a dozen.
 
-    For every taught image and its query, the gates and the map of the evidence masks are made once. The loss
-    is a weighted sum of three parts, each a mean over the images whose query has evidence: the map that the
-    predicted gates show against theirs (Kullback-Leibler; its slope goes through the contributions), the
-    evidence that the gated network keeps against all of it (relative square), and the gates against theirs
-    (cross-entropy). Queries: the predicted class for half of the images, else the second, the least likely,
-    or a random class outside the five likeliest. No label and no box is read.
+    For every taught image and its query, the gates of the evidence masks are made once. The loss is a
+    weighted sum of two parts, each a mean over the images whose query has evidence: the gates against theirs
+    (cross-entropy), and the evidence that the gated network keeps against all of it (relative square), since
+    gates in doubt multiply to nothing. Queries: the predicted class for half of the images, else the second,
+    the least likely, or a random class outside the five likeliest. No label and no box is read.
 
     The network that is judged and exported is a moving average of the one in training.
 
@@ -47,11 +46,9 @@ class PlaceMaskerTask(L.LightningModule):
         width: channels of the network's path; see :class:`PlaceNetwork`.
         learning_rate: peak rate of AdamW under a one-cycle schedule.
         weight_decay: of AdamW.
-        map_weight: of the map's part of the loss.
-        evidence_weight: of the evidence's part.
-        place_weight: of the gates' part.
-        taught_images: images with gates and a map to learn from, made when each is first met and kept in
-            memory: two half-precision numbers for every place. The others teach the evidence alone.
+        evidence_weight: of the evidence's part of the loss; the gates' part has weight 1.
+        taught_images: images with gates to learn from, made when each is first met and kept in memory: a
+            half-precision number for every place. The others teach the evidence alone.
         average: share of the moving average that a step keeps; fewer at the start.
         compare_images: images of the evidence masks in validation.
         refine_steps: numbers of steps after the prediction whose maps the test reports.
@@ -72,11 +69,9 @@ class PlaceMaskerTask(L.LightningModule):
         width: int = 32,
         learning_rate: float = 0.004,
         weight_decay: float = 0.001,
-        map_weight: float = 1.0,
-        evidence_weight: float = 1.0,
-        place_weight: float = 0.1,
-        taught_images: int = 24000,
-        average: float = 0.995,
+        evidence_weight: float = 0.3,
+        taught_images: int = 8192,
+        average: float = 0.98,
         compare_images: int = 128,
         refine_steps: Sequence[int] = (1, 2, 4, 8),
         resamples: int = 2000,
@@ -84,7 +79,7 @@ class PlaceMaskerTask(L.LightningModule):
     ) -> None:
         super().__init__()
         check_range(2, width=width)
-        check_range(0, map_weight=map_weight, evidence_weight=evidence_weight, place_weight=place_weight)
+        check_range(0, evidence_weight=evidence_weight)
         check_range(0, learning_rate=learning_rate, weight_decay=weight_decay, resamples=resamples, seed=seed)
         check_range(0, 1, average=average)
         check_range(1, compare_images=compare_images, taught_images=taught_images)
@@ -92,7 +87,7 @@ class PlaceMaskerTask(L.LightningModule):
         self.save_hyperparameters(logger=False)
         self.source, self.width = classifier, width
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
-        self.map_weight, self.evidence_weight, self.place_weight = map_weight, evidence_weight, place_weight
+        self.evidence_weight = evidence_weight
         self.taught_images, self.average = taught_images, average
         self.compare_images, self.refine_steps = compare_images, tuple(refine_steps)
         self.resamples, self.seed = resamples, seed
@@ -103,9 +98,8 @@ class PlaceMaskerTask(L.LightningModule):
         self._tables = nn.ModuleDict()
         # Not a sub-module: it is no part of a checkpoint and never leaves eval mode.
         self._frozen: tuple[Classifier, ...] = ()
-        # Maps of the evidence masks of validation images: the same in every epoch.
-        self._known: dict[str, Tensor] = {}
         self._judge: Judge | None = None
+        self._seen = 0
         self._lessons, self._made = Lessons(), list[list[Group]]()
 
     @property
@@ -120,9 +114,9 @@ class PlaceMaskerTask(L.LightningModule):
         if self.network is not None:
             return
         classifier = self.classifier
-        size = classifier.image_size
+        blank = torch.zeros(1, classifier.channels, *classifier.height_and_width, device=self.device)
         with torch.no_grad():
-            shapes = classifier.stage_outputs(torch.zeros(1, 3, size, size, device=self.device)).activations
+            shapes = classifier.stage_outputs(blank).activations
         channels = [activation.shape[1] for activation in shapes]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(self.seed, "masker"))
@@ -163,7 +157,7 @@ class PlaceMaskerTask(L.LightningModule):
         }
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Weighted sum of the three parts, each a mean over images with evidence."""
+        """Weighted sum of the two parts, each a mean over images with evidence."""
         classifier = self.classifier
         images = batch.images.contiguous(memory_format=torch.channels_last)
         with frozen(classifier):
@@ -184,15 +178,9 @@ class PlaceMaskerTask(L.LightningModule):
             if taught:
                 rows = torch.tensor([*taught], device=query.device)
                 goals = [torch.stack(part).to(query.device) for part in zip(*taught.values(), strict=True)]
-                parts["place"] = _mean(place_loss([part[rows] for part in logits], goals[:-1]), there[rows])
-                if self.map_weight:
-                    slopes = torch.autograd.grad(asked.sum(), gates, create_graph=True)
-                    stages = [gate * slope for gate, slope in zip(gates, slopes, strict=True)]
-                    goal = goals[-1].float()
-                    found = joined([*stages, contributed.stages[-1]], (goal.shape[-2], goal.shape[-1]))
-                    parts["map"] = _mean(map_loss(found[rows], goal), there[rows])
-        weights = {"evidence": self.evidence_weight, "place": self.place_weight, "map": self.map_weight}
-        loss = torch.stack([weights[name] * part for name, part in parts.items()]).sum()
+                found = place_loss([part[rows] for part in logits], goals)
+                parts["place"] = _mean(found, there[rows])
+        loss = parts.get("place", 0) + self.evidence_weight * parts["evidence"]
         settings: dict[str, Any] = {"on_step": False, "on_epoch": True, "sync_dist": True}
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch), **settings)
         for name, part in parts.items():
@@ -214,14 +202,9 @@ class PlaceMaskerTask(L.LightningModule):
         return self._lessons.teach(batch, query, room=room, make=self._lesson)
 
     def _lesson(self, part: Batch, asked: Tensor) -> list[Tensor]:
-        """Gates of places per stage, and the map at the first stage's size."""
-        method, classifier = EvidenceMasks(), self.classifier
-        size = (part.images.shape[-2], part.images.shape[-1])
-        with torch.enable_grad():
-            found = method.find(classifier, part.images, asked)
-            shown = method.show(classifier, found, asked, size).saliency
-        first = found.activations[0]
-        return [*(gate[:, :1] for gate in found.gates), as_goal(shown, (first.shape[-2], first.shape[-1]))]
+        """Gates of places per stage."""
+        found = EvidenceMasks().find(self.classifier, part.images, asked)
+        return [gate[:, :1] for gate in found.gates]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say which images have lessons, so that a resumed run has the same ones."""
