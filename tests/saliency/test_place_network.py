@@ -8,7 +8,7 @@ from helpers.saliency_cases import toy_classifier, toy_images
 from helpers.saliency_rows_learned import toy_masks, toy_places
 from verisal.errors import ConfigError
 from verisal.saliency import EvidenceMasks, LearnedMask, PlaceNetwork, PredictedGates
-from verisal.saliency.gates.contributions import Contributions
+from verisal.saliency.gates.contributions import Contributions, contributions, in_pixels
 from verisal.saliency.gates.learned import load_mask_network
 from verisal.saliency.gates.places import PlaceCard
 
@@ -74,6 +74,19 @@ def test_maps_add_up_to_the_evidence_kept():
     result = LearnedMask(checkpoint=toy_places())(toy_classifier(), toy_images(3), QUERY)
     kept = result.diagnostics["evidence_kept"].clamp_min(0)
     torch.testing.assert_close(result.saliency.sum(dim=(1, 2, 3)), kept, rtol=1e-4, atol=1e-5)
+
+
+def test_a_place_counts_by_its_gate_once_more_in_the_joined_map():
+    classifier, images = toy_classifier(), toy_images(3)
+    method = LearnedMask(checkpoint=toy_places(), smoothing=0, fusion="sum")
+    found = method.find(classifier, images, QUERY)
+    size = (images.shape[-2], images.shape[-1])
+    made = contributions(classifier, found.activations, found.gates, QUERY)
+    pairs = zip(made.stages, found.gates, strict=True)
+    joined = sum(in_pixels(stage.clamp_min(0) * gate[:, :1], size) for stage, gate in pairs)
+    total = joined.sum(dim=(1, 2, 3), keepdim=True)
+    expected = joined * made.kept.clamp_min(0)[:, None, None, None] / total.clamp_min(1e-12)
+    torch.testing.assert_close(method(classifier, images, QUERY).saliency, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_many_steps_from_the_prediction_keep_the_evidence_as_the_evidence_masks_do():

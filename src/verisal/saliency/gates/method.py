@@ -34,6 +34,8 @@ class FoundGates:
             of ``gates``.
         ungated: ``(B, 1, h, w)`` contributions of the last stage without gates, where they are to be a stage
             more of the fused map of contributions.
+        weights: per stage ``(B, 1, h_l, w_l)`` factors of its contributions in the fused map; 1 if there are
+            none.
     """
 
     gates: tuple[Tensor, ...]
@@ -42,6 +44,7 @@ class FoundGates:
     n_backward: int
     earlier: tuple[Contributions, ...] = ()
     ungated: Tensor | None = None
+    weights: tuple[Tensor, ...] = ()
 
     __repr__ = brief
 
@@ -129,8 +132,12 @@ class GateMethod(Saliency):
             last = contributions(network, found.activations, found.gates, query.clone())
         made = mean_of([*found.earlier, last])
         layers = [in_pixels(stage.clamp_min(0), size) for stage in made.stages]
+        weighted = layers
+        if found.weights:
+            pairs = zip(made.stages, found.weights, strict=True)
+            weighted = [in_pixels(stage.clamp_min(0) * weight, size) for stage, weight in pairs]
         more = [] if found.ungated is None else [in_pixels(found.ungated.clamp_min(0), size)]
-        result = self._joined(found, layers, [*layers, *more])
+        result = self._joined(found, layers, [*weighted, *more])
         signed = torch.stack([in_pixels(stage, size) for stage in made.stages]).mean(dim=0)
         total = result.saliency.sum(dim=(1, 2, 3), keepdim=True).clamp_min(1e-12)
         in_logits = result.saliency * (made.kept.clamp_min(0)[:, None, None, None] / total)

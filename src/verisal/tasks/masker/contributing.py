@@ -124,7 +124,7 @@ class Judge:
             [gate[:, :1] for gate in found.gates], seed=self._seed, image_ids=batch.image_ids
         )
         whole = [gate.expand_as(full) for gate, full in zip(gates, found.gates, strict=True)]
-        return masks.show(classifier, replace(found, gates=tuple(whole)), query, size)
+        return masks.show(classifier, replace(found, gates=tuple(whole), weights=tuple(gates)), query, size)
 
     def _method(self, row: str, masks: LearnedMask) -> Saliency:
         if row in self._others:
