@@ -254,8 +254,8 @@ class LearnedMask(GateMethod):
         problem = GateProblem("evidence", "per_channel", network, outputs, query)
         found = EvidenceMasks(settle=self.steps).run(problem, start=gates)
         weights = tuple(gate[:, :1] for gate in found.gates)
-        passes = {"n_forward": n_forward + self.steps, "n_backward": 1 + self.steps}
-        return replace(found, **passes, weights=weights)
+        steps = self.steps
+        return replace(found, n_forward=n_forward + steps, n_backward=1 + steps, weights=weights)
 
     def predicted(
         self, classifier: StagedClassifier, outputs: StageOutputs, query: Tensor

@@ -150,13 +150,10 @@ class Judge:
         ]
         areas = [nothing, nothing]
         if curves:
+            asked = partial(perturbation_curve, classifier, batch.images, fused, query, steps=_STEPS)
             areas = [
-                curve_area(
-                    *perturbation_curve(
-                        classifier, batch.images, fused, query, baseline=base, direction=way, steps=_STEPS
-                    )
-                )
-                for base, way in ((DatasetMean(), "remove"), (Blur(), "insert"))
+                curve_area(*asked(baseline=DatasetMean(), direction="remove")),
+                curve_area(*asked(baseline=Blur(), direction="insert")),
             ]
         columns = [
             divergence(fused, goal),
