@@ -25,6 +25,8 @@ OF_OTHERS = {
     "OpenMoji",
     "ReLU6",
     "conv_proj",
+    "ConvertBoundingBoxFormat",
+    "emoji_scenes_64_masks",
 }
 
 
