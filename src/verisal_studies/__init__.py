@@ -1,6 +1,8 @@
 """Published claims, tested: a study reads an evaluation, judges each claim and becomes a page."""
 
 from verisal_studies.baseline_choice import BaselineChoice
+from verisal_studies.baseline_choice_elsewhere import BaselineChoiceElsewhere
+from verisal_studies.beyond_images import DecoysBeyondImages
 from verisal_studies.decoy_grid import DecoyGrid
 from verisal_studies.decoys import DecoyStudy
 from verisal_studies.input_perturbations import InputPerturbations
@@ -20,7 +22,7 @@ from verisal_studies.study import (
 )
 
 __all__ = [
-    "BaselineChoice", "DecoyGrid", "DecoyStudy", "Finding", "InputPerturbations", "MapRobustness",
-    "ReliableDetection", "ReliableSaliency", "Section", "Study", "StudyFigure", "StudyPage",
-    "StudyResult", "Verdict", "page_text", "write_page",
+    "BaselineChoice", "BaselineChoiceElsewhere", "DecoyGrid", "DecoyStudy", "DecoysBeyondImages", "Finding",
+    "InputPerturbations", "MapRobustness", "ReliableDetection", "ReliableSaliency", "Section", "Study",
+    "StudyFigure", "StudyPage", "StudyResult", "Verdict", "page_text", "write_page",
 ]  # fmt: skip

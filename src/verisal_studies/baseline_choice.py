@@ -85,6 +85,11 @@ def chosen_step(steps: Sequence[Step], *, gain: float) -> Step:
     return next((step for step, larger in pairwise(steps) if larger.mean - step.mean < gain), steps[-1])
 
 
+def candidates_of(removal: RemovalScores) -> list[str]:
+    """Neutral baselines that need neither a mask nor a pool of images."""
+    return [name for name in removal.neutral if name.partition("_seed")[0] != "other"]
+
+
 @final
 class BaselineChoice(Study):
     """Choice of the baselines over which removal curves are averaged unless told otherwise.
@@ -121,7 +126,7 @@ class BaselineChoice(Study):
     def result(self, evaluation: Evaluation) -> StudyResult:
         """The choice and how it came about."""
         removal = RemovalScores(evaluation)
-        candidates = [name for name in removal.neutral if name.partition("_seed")[0] != "other"]
+        candidates = candidates_of(removal)
         benefits = removal.benefits(removal.methods(), removal.distinct)
         steps = steps_of_choice(benefits, removal.distinct, candidates, largest=self.largest)
         chosen, alone = chosen_step(steps, gain=self.gain), steps[0]
@@ -147,16 +152,17 @@ class BaselineChoice(Study):
             "largest": self.largest,
             "gain": self.gain,
             "limit": removal.limit,
-            "steps": _steps(steps, chosen, benefits, removal.distinct),
-            "baselines": _baselines(removal, candidates, benefits),
+            "steps": steps_table(steps, chosen, benefits, removal.distinct),
+            "baselines": baselines_table(removal, candidates, benefits),
         }
         summary = f"Chosen: {quoted(chosen.baselines)}."
         return self.judged([finding], summary=summary, setting=setting, values=values, figures={})
 
 
-def _steps(
+def steps_table(
     steps: Sequence[Step], chosen: Step, benefits: Mapping[str, Tensor], baselines: Sequence[str]
 ) -> str:
+    """The best set of every size, its agreement per image and on the mean."""
     rows = []
     for step in steps:
         some = [baselines.index(name) for name in step.baselines]
@@ -172,7 +178,8 @@ def _steps(
     )
 
 
-def _baselines(removal: RemovalScores, candidates: Sequence[str], benefits: Mapping[str, Tensor]) -> str:
+def baselines_table(removal: RemovalScores, candidates: Sequence[str], benefits: Mapping[str, Tensor]) -> str:
+    """Neutrality of every baseline, and the agreement of the ranking by it alone with that by all."""
     rows = {
         name: [
             cell(removal.scores.mean(name, "neutrality/query_probability")),

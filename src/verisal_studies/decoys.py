@@ -2,60 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import product
-from typing import Final, final
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import final
 
-from verisal.pictures import Pixels
-from verisal.results import Evaluation, Score
-from verisal_studies.figures import attacked_figure, interval_pixels
-from verisal_studies.scores import (
-    ATTACKS,
-    FIDELITY,
-    INTERVALS,
-    Scores,
-    cell,
-    counted,
-    counted_images,
-    difference_word,
-    is_halved,
-    mean_of,
-    quoted,
-    ratio_of_means,
-    sensitivity_under,
-    table,
-)
-from verisal_studies.study import (
-    Finding,
-    Study,
-    StudyResult,
-    verdict_of,
-    verdict_of_words,
-)
-
-_BASES: Final = ("gradient", "smooth_grad", "integrated_gradients")
-_OURS: Final = "_range_decoy"
-_PLAIN, _MEAN = "plain base method", "mean over decoys"
-_NO_DECOYS: Final = ("range over constant patches", "range over noise")
-_CONTROLS: Final = {
-    _PLAIN: "",
-    _MEAN: "_mean_decoy",
-    _NO_DECOYS[0]: "_range_constant",
-    _NO_DECOYS[1]: "_range_noise",
-}
-# Title of a column, whose arrow shows the good end, to the name of the score.
-_FIDELITY, _OWN = "fidelity ↓", "S_S top_k ↓, aimed at itself"
-_SENSITIVITIES: Final = tuple(f"S_S {kind} ↓" for kind in ATTACKS)
-_MEASURES: Final = {
-    _FIDELITY: FIDELITY,
-    "insertion ↑": r"insertion\[dataset_mean\].*/auc.*",
-    "deletion ↓": r"deletion\[dataset_mean\].*/auc.*",
-    **{
-        title: sensitivity_under(kind, aimed=True)
-        for title, kind in zip(_SENSITIVITIES, ATTACKS, strict=True)
-    },
-}
-_NAMES: Final = {**_MEASURES, _OWN: sensitivity_under("top_k", aimed=False)}
+from verisal.results import Evaluation
+from verisal_studies.decoy_claims import FIDELITY_TITLE, OURS, OWN_TITLE, DecoyComparisons
+from verisal_studies.figures import attacked_figure
+from verisal_studies.scores import ATTACKS, INTERVALS, Scores, counted_images, quoted, table
+from verisal_studies.study import Finding, Section, Study, StudyResult, verdicts_of_page
 
 
 @final
@@ -63,155 +19,77 @@ class DecoyStudy(Study):
     """Better maps by ranges over decoys, against the base method and every control.
 
     Reads the rows ``<base>``, ``<base>_range_decoy``, ``<base>_mean_decoy``, ``<base>_range_constant`` and
-    ``<base>_range_noise`` of three base methods: saliency fidelity, insertion and deletion with the data
+    ``<base>_range_noise`` of the base methods: saliency fidelity, insertion and deletion with the data
     set's mean, S_S under three attacks aimed at the base method's maps, and for the second row S_S under
     ``top_k`` aimed at its own.
+
+    Args:
+        commands: that make the page again.
+        setting: what was measured on what, name to value, as the page shows it.
+        title: of the page.
+        bases: base methods, the rows' names.
+        beside: a page of the same study on other images, whose verdicts stand beside these; None for none.
     """
 
     page = "decoys"
 
+    def __init__(
+        self,
+        *,
+        commands: Sequence[str],
+        setting: Mapping[str, str] | None = None,
+        title: str = "Do ranges over decoys make better maps?",
+        bases: Sequence[str] = ("gradient", "smooth_grad", "integrated_gradients"),
+        beside: Path | str | None = None,
+    ) -> None:
+        super().__init__(commands=commands, setting=setting)
+        self.bases = tuple(bases)
+        self.title, self.beside = title, None if beside is None else Path(beside)
+
     def result(self, evaluation: Evaluation) -> StudyResult:
         """Five claims: fidelity, attacks, attacks on the decoys' own maps, features kept, range not mean."""
-        read = _Comparisons(Scores(evaluation))
+        read = DecoyComparisons(Scores(evaluation), self.bases, ATTACKS)
         findings = tuple(read.findings())
         words = "; ".join(f"{finding.claim.lower()}: {finding.verdict}" for finding in findings)
-        images = read.scores.values(_BASES[0], read.name(_BASES[0], _FIDELITY))
-        own = _BASES[0] + _OURS
-        aimed = len(read.scores.values(own, read.name(own, _OWN)))
         setting = {
             **self.setting,
-            "images": f"{counted_images(images)}; for attacks on the decoys' own maps {aimed} of them",
+            "images": _counts(read),
             "attacks": f"{quoted(ATTACKS)}; direction, budget, steps and aim: {quoted(read.attack_names())}",
             "intervals": INTERVALS,
-            "comparisons": f"{len(read.differences) + len(_BASES)}, each with an interval of its own: a lone"
-            " `better` or `worse` is weak evidence",
+            "comparisons": f"{len(read.differences) + len(self.bases)}, each with an interval of its own: a"
+            " lone `better` or `worse` is weak evidence",
         }
         summary = f"{words[:1].upper()}{words[1:]}."
         figures = {"differences": read.picture(), **attacked_figure(evaluation)}
-        return self.judged(findings, summary=summary, setting=setting, values=read.tables(), figures=figures)
+        values = {"title": self.title, **read.tables()}
+        judged = self.judged(findings, summary=summary, setting=setting, values=values, figures=figures)
+        if self.beside is None:
+            return judged
+        return replace(judged, sections=(_beside(findings, self.beside), *judged.sections))
 
 
-@final
-class _Comparisons:
-    """All comparisons of one evaluation."""
+def _counts(read: DecoyComparisons) -> str:
+    """Numbers of images, of those with attacks, and of those with attacks on the decoys' own maps."""
+    base = read.bases[0]
+    own = base + OURS
+    images = read.scores.values(base, read.name(base, FIDELITY_TITLE))
+    attacked = len(read.scores.values(base, read.name(base, read.sensitivities[0])))
+    aimed = len(read.scores.values(own, read.name(own, OWN_TITLE)))
+    some = f"for attacks {attacked} of them; " if attacked < len(images) else ""
+    return f"{counted_images(images)}; {some}for attacks on the decoys' own maps {aimed} of them"
 
-    def __init__(self, scores: Scores) -> None:
-        self.scores = scores
-        self.differences = {
-            (base, control, title): scores.difference(
-                (base + _OURS, self.name(base + _OURS, title)),
-                (base + suffix, self.name(base + suffix, title)),
-            )
-            for base in _BASES
-            for control, suffix in _CONTROLS.items()
-            for title in _MEASURES
-        }
 
-    def name(self, row: str, title: str) -> str:
-        return self.scores.name(row, _NAMES[title])
-
-    def word(self, base: str, control: str, title: str) -> str:
-        difference = self.differences[base, control, title]
-        return difference_word(difference, "high" if title.endswith("↑") else "low")
-
-    def pair(self, base: str, ours: str, plain: str) -> tuple[Score, Score, Score]:
-        """Means of range over decoys and base method on the same images, and their ratio."""
-        rows = [(base + _OURS, self.name(base + _OURS, ours)), (base, self.name(base, plain))]
-        both = self.scores.stacked(rows)
-        return mean_of(both[0]), mean_of(both[1]), ratio_of_means(both)
-
-    def attack_names(self) -> Iterator[str]:
-        names = (self.name(base, title) for base in _BASES for title in _SENSITIVITIES)
-        yield from dict.fromkeys(name.split(",", 1)[1].rsplit("]", 1)[0] for name in names)
-
-    def findings(self) -> Iterator[Finding]:
-        words = {base: self.word(base, _PLAIN, _FIDELITY) for base in _BASES}
-        yield Finding(
-            "Fidelity better than the base method's",
-            "better, by the interval of the paired difference, for every base method; in part: for some, and"
-            " worse for none",
-            verdict_of_words(list(words.values())),
-            "; ".join(
-                f"{base} {cell(self.differences[base, _PLAIN, _FIDELITY])} {word}"
-                for base, word in words.items()
-            ),
-        )
-        yield self._halved(
-            "Sensitivity halved under attacks on the base method's map",
-            [self.pair(base, title, title) for base in _BASES for title in _SENSITIVITIES],
-        )
-        yield self._halved(
-            "Sensitivity halved also where the attack aims at the range over decoys itself",
-            [self.pair(base, _OWN, _SENSITIVITIES[0]) for base in _BASES],
-        )
-        yield self._against("Better than the same range without features kept", _NO_DECOYS)
-        yield self._against("Range better than mean over the same decoys", (_MEAN,))
-
-    def _halved(self, claim: str, cases: Sequence[tuple[Score, Score, Score]]) -> Finding:
-        good = [is_halved(ours, plain) for ours, plain, _ in cases]
-        lower = sum(ours.high < plain.low for ours, plain, _ in cases)
-        ratios = [ours.value / plain.value for ours, plain, _ in cases]
-        return Finding(
-            claim,
-            "S_S at most half of the base method's, intervals apart, in every case; in part: in some",
-            verdict_of(good),
-            f"halved in {sum(good)} of {len(cases)}, lower with intervals apart in {lower}; ratios"
-            f" {min(ratios):.3f} to {max(ratios):.3f}",
-        )
-
-    def _against(self, claim: str, controls: Sequence[str]) -> Finding:
-        asked = (_FIDELITY, *_SENSITIVITIES)
-        words = [
-            self.word(base, control, title) for base in _BASES for control in controls for title in asked
-        ]
-        return Finding(
-            claim,
-            "fidelity and every S_S better than each control's, by paired intervals, for every base method;"
-            " in part: some are, none is worse",
-            verdict_of_words(words),
-            f"of {len(words)} comparisons {counted(words)}",
-        )
-
-    def picture(self) -> Pixels:
-        panels = {
-            title.rstrip(" ↓"): {
-                base: {control: self.differences[base, control, title] for control in _CONTROLS}
-                for base in _BASES
-            }
-            for title in (_FIDELITY, *_SENSITIVITIES)
-        }
-        title = "Range over decoys minus control: left of the line the range is better"
-        return interval_pixels(panels, title=title, reference=0.0)
-
-    def tables(self) -> dict[str, object]:
-        answer, differences = [], []
-        for control in _CONTROLS:
-            words = ([self.word(base, control, title) for base in _BASES] for title in _MEASURES)
-            answer.append([control, *map(counted, words)])
-        for base, control in product(_BASES, _CONTROLS):
-            cells = (
-                f"{cell(self.differences[base, control, title])} {self.word(base, control, title)}"
-                for title in _MEASURES
-            )
-            differences.append([f"`{base}`", control, *cells])
-        ratios = {base: self._ratios(base) for base in _BASES}
-        return {
-            "bases": len(_BASES),
-            "answer": table(["range over decoys against", *_MEASURES], answer),
-            "ratios": table(["base", *_SENSITIVITIES, _OWN], ratios),
-            "differences": table(["base", "control", *_MEASURES], differences),
-            "scores": table(["", *_MEASURES], self._means()),
-        }
-
-    def _ratios(self, base: str) -> list[str]:
-        pairs = [self.pair(base, title, title) for title in _SENSITIVITIES]
-        pairs.append(self.pair(base, _OWN, _SENSITIVITIES[0]))
-        return [f"{cell(ratio)}, {'halved' if is_halved(*both) else 'no'}" for *both, ratio in pairs]
-
-    def _means(self) -> dict[str, list[str]]:
-        lines = {}
-        for row in self.scores.rows():
-            names = [self.scores.names(row, pattern) for pattern in _MEASURES.values()]
-            if any(names) and row.startswith(_BASES):
-                lines[row] = [cell(self.scores.mean(row, name[0])) if name else "" for name in names]
-        return lines
+def _beside(findings: Sequence[Finding], page: Path) -> Section:
+    """The verdicts of another page beside these."""
+    others = verdicts_of_page(page)
+    rows = []
+    for finding in findings:
+        verdict, evidence = others.get(finding.claim, ("not asked", ""))
+        change = "the same" if verdict == finding.verdict else "changes"
+        rows.append([finding.claim, finding.verdict, finding.evidence, verdict, evidence, change])
+    there = f"[there]({page.name})"
+    return Section(
+        "What changes",
+        f"The same claims and rules, here and {there}:\n\n"
+        + table(["claim", "here", "evidence here", "there", "evidence there", ""], rows),
+    )

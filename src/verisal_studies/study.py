@@ -261,3 +261,19 @@ def _lines(result: StudyResult, figures: str) -> Iterator[str]:
             yield from ("", f"![{figure.text}]({figures}/{figure.name}.png)")
         if section.text:
             yield from ("", section.text.strip())
+
+
+def verdicts_of_page(path: Path) -> dict[str, tuple[str, str]]:
+    """Claim to verdict and evidence, as a page shows them.
+
+    Raises:
+        ConfigError: no page there, or no verdict in it.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: the page of a study was expected, and cannot be read ({error})") from None
+    found = re.findall(r"^\| (.+?) \| .+? \| \*\*(.+?)\*\* \| (.*) \|$", text, flags=re.MULTILINE)
+    if not found:
+        raise ConfigError(f"{path}: holds no table of claims and verdicts; name the page of a study")
+    return {claim: (verdict, evidence) for claim, verdict, evidence in found}

@@ -76,6 +76,16 @@ def test_rows_are_the_attack_and_its_control():
     assert torch.allclose(found["clean_confidence"].float(), before, atol=1e-5)
 
 
+def test_without_the_control_the_attack_is_the_same():
+    explained = toy_explained()
+    whole, part = AttackedSensitivity(ATTACK), AttackedSensitivity(ATTACK, control=False)
+    assert part.columns == (*CHANGES, "clean_confidence")
+    assert part.name == f"attacked_sensitivity[{ATTACK.name},no control]"
+    expected = columns_of(whole, explained)
+    for name, values in columns_of(part, explained).items():
+        assert torch.equal(values, expected[name])
+
+
 def test_image_without_an_attack_is_counted_and_has_no_sensitivity():
     explained = toy_explained()
     guarded = explained.images[4]

@@ -9,7 +9,7 @@ import torch
 from verisal.errors import ConfigError
 from verisal.functional.baselines import recommended_baselines
 from verisal.results import Evaluation, Score
-from verisal_studies import BaselineChoice, page_text
+from verisal_studies import BaselineChoice, BaselineChoiceElsewhere, page_text
 from verisal_studies.baseline_choice import (
     Step,
     chosen_step,
@@ -91,8 +91,40 @@ def test_a_single_baseline_is_no_set_of_several():
 
 
 @pytest.mark.parametrize("settings", [{"gain": 0.0}, {"largest": 0}])
-def test_settings_out_of_range_are_refused(settings):
+@pytest.mark.parametrize("study", [BaselineChoice, BaselineChoiceElsewhere])
+def test_settings_out_of_range_are_refused(study, settings):
     with pytest.raises(
         ConfigError, match=r"gain must be positive, found 0.0|largest must be at least 1, found 0"
     ):
-        BaselineChoice(commands=[], **settings)
+        study(commands=[], **settings)
+
+
+def test_the_default_holds_where_it_was_chosen():
+    result = BaselineChoiceElsewhere(commands=["verisal validate"]).result(measured())
+    assert [finding.verdict for finding in result.findings] == ["holds"] * 3
+    assert "better than 12 of 12 single baselines" in result.findings[1].evidence
+    text = page_text(result, "pictures")
+    assert "| `dataset_mean`, `image_mean`, `gauss` | 0.670 [0.624, 0.715] |" in text
+    assert "| 3 | `dataset_mean`, `image_mean`, `gauss` |" in text
+
+
+def test_another_choice_is_said_and_what_is_lost_by_the_default():
+    # One more baseline must add nothing: a single one is chosen, and agrees less than the three.
+    result = BaselineChoiceElsewhere(commands=[], gain=1.0).result(measured())
+    finding = result.findings[2]
+    assert finding.verdict == "holds in part"
+    assert finding.evidence.startswith("chosen here: `image_mean`")
+    # With a tiny gain five are chosen, and they agree more, as far as the interval can tell.
+    result = BaselineChoiceElsewhere(commands=[], gain=1e-6).result(measured())
+    lost = result.findings[2]
+    assert "`shuffle`" in lost.evidence
+    assert lost.verdict in ("holds in part", "does not hold here")
+
+
+def test_the_default_must_have_been_measured():
+    whole = measured().samples
+    kept = [place for place, row in enumerate(whole["row"]) if row != "gauss"]
+    columns = {key: [values[place] for place in kept] for key, values in whole.items()}
+    scores = measured().scores
+    with pytest.raises(ConfigError, match=r"of which \['gauss'\] were not measured"):
+        BaselineChoiceElsewhere(commands=[]).result(Evaluation("val", scores, samples=columns))

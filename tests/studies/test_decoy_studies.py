@@ -110,6 +110,72 @@ def test_claims_do_not_hold_where_ranges_are_worse_anywhere_or_better_nowhere():
     assert verdicts(decoys(value)) == ["does not hold here"] * 5
 
 
+def test_fewer_base_methods_and_the_page_of_other_images(tmp_path):
+    """The verdicts of another page stand beside these."""
+    there = tmp_path / "scenes.md"
+    there.write_text(page_text(decoys(lambda *_: 3.0), "scenes"))
+
+    def value(row, score):
+        if score == attacked("top_k", aim="") and not row.endswith("_range_decoy"):
+            return None
+        return (2.0 if "insertion" in score else 1.0) if row.endswith("_range_decoy") else 3.0
+
+    own = attacked("top_k", aim="")
+    study = DecoyStudy(title="Others", bases=["gradient"], beside=there, **SHOWN)
+    found = study.result(evaluation(value, ROWS[: len(SUFFIXES)], (*SCORES, own)))
+    assert verdicts(found) == ["holds"] * 5
+    assert found.findings[1].evidence.startswith("halved in 3 of 3")
+    assert found.title == "Others"
+    text = page_text(found, "others")
+    assert "here and [there](scenes.md)" in text
+    shown = row_of(text.split("## What changes")[1], "Range better than mean over the same decoys")
+    assert shown[1::2] == ["holds", "does not hold here", "changes"]
+    measured = evaluation(value, ROWS[: len(SUFFIXES)], (*SCORES, own))
+    there.write_text("# nothing")
+    with pytest.raises(ConfigError, match="holds no table of claims and verdicts"):
+        study.result(measured)
+    there.unlink()
+    with pytest.raises(ConfigError, match="the page of a study was expected"):
+        study.result(measured)
+
+
+def test_attacks_on_fewer_images_are_counted():
+    def some(row, score, image=None):
+        return 1.0
+
+    lines = evaluation(some, ROWS[: len(SUFFIXES)], (*SCORES, attacked("top_k", aim="")))
+    kept = [
+        place
+        for place, (image, score) in enumerate(
+            zip(lines.samples["image_id"], lines.samples["score"], strict=True)
+        )
+        if "attacked" not in score or image in ("image/0", "image/1")
+    ]
+    columns = {key: [values[place] for place in kept] for key, values in lines.samples.items()}
+    found = DecoyStudy(bases=["gradient"], **SHOWN).result(Evaluation("val", {}, samples=columns))
+    assert found.setting["images"] == (
+        "8, `image/0` and on; for attacks 2 of them; for attacks on the decoys' own maps 2 of them"
+    )
+
+
+def test_the_study_on_photographs_is_the_one_on_scenes_in_the_small():
+    metrics = [
+        one["init_args"]
+        for one in callbacks_of("decoys_photographs")
+        if one["class_path"] == "SaliencyMetrics"
+    ]
+    methods = metrics[0]["methods"]
+    assert sorted(methods) == sorted("gradient" + suffix for suffix in SUFFIXES)
+    curves = next(one for one in callbacks_of("decoys") if one["class_path"] == "PerturbationCurves")
+    scenes = curves["init_args"]["methods"]["gradient_range_decoy"]["init_args"]
+    photographs = methods["gradient_range_decoy"]["init_args"]
+    # Patches have the same share of the side, and features the same tolerance.
+    assert photographs["patch"] / 224 == scenes["patch"] / 64
+    assert photographs["epsilon"] == scenes["epsilon"]
+    kinds = [one["init_args"]["attack"]["kind"] for one in metrics[1]["metrics"]]
+    assert tuple(kinds) == KINDS
+
+
 def test_an_evaluation_without_a_method_of_the_study_is_refused():
     with pytest.raises(ConfigError, match="one such score of 'gradient_range_decoy', found"):
         DecoyStudy(**SHOWN).result(evaluation(lambda *_: 1.0, ["gradient"]))

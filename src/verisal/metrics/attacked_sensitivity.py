@@ -49,6 +49,7 @@ class AttackedSensitivity(SaliencyMetric):
         aim: whose maps are attacked: a :class:`.Saliency`, or a function of classifier, images and query
             class to maps; None for the scored method.
         percentile: where the maps' post-processing cuts; the same for all maps that are compared.
+        control: False leaves the random signs out, which take half of the passes.
 
     Raises:
         ConfigError: a percentile out of range, or an aim that is bound to one network.
@@ -64,17 +65,26 @@ class AttackedSensitivity(SaliencyMetric):
     better = "low"
     needs = ("images", "classifier", "method")
 
-    def __init__(self, attack: MapAttack, *, aim: AnyMethod | None = None, percentile: float = 95.0) -> None:
+    def __init__(
+        self,
+        attack: MapAttack,
+        *,
+        aim: AnyMethod | None = None,
+        percentile: float = 95.0,
+        control: bool = True,
+    ) -> None:
         cut = "" if percentile == 95.0 else f",p{percentile:g}"
+        cut += "" if control else ",no control"
         cut += "" if aim is None else f",aim={in_short(aim)}"
-        columns = (*_CHANGES, *(f"control_{name}" for name in _CHANGES), "clean_confidence")
+        controls = tuple(f"control_{name}" for name in _CHANGES) if control else ()
+        columns = (*_CHANGES, *controls, "clean_confidence")
         super().__init__(f"attacked_sensitivity[{attack.name}{cut}]", columns)
         if not 0.0 < percentile <= 100.0:
             raise ConfigError(f"percentile must lie in (0, 100], found {percentile}; the 95th is 95.0")
         if aim is not None:
             check_method(aim, "aim")
             self.asked = (aim,)
-        self.attack, self.aim, self.percentile = attack, aim, percentile
+        self.attack, self.aim, self.percentile, self.control = attack, aim, percentile, control
 
     def rows_of(self, explained: Explained) -> Tensor:
         """The attack and its control; images whose map or prediction is undefined are not attacked."""
@@ -92,7 +102,7 @@ class AttackedSensitivity(SaliencyMetric):
     def _values(self, explained: Explained, rows: Tensor, attribution: Tensor) -> Tensor:
         images, query = explained.images[rows], explained.query_class[rows]
         columns: list[Tensor] = []
-        for is_control in (False, True):
+        for is_control in (False, True)[: 1 + self.control]:
             attacked = self._found(explained, images, query, attribution, is_control=is_control)
             columns += self._changes(attribution, attacked)
             clean_confidence = attacked.clean_confidence.double()
