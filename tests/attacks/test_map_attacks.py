@@ -73,7 +73,15 @@ OTHERS = {
     "a tensor as limit": lambda values: values.clamp(min=torch.zeros(3)),
     "whole numbers": lambda values: (values * 10).long().clamp(min=0),
     "leaky": F.leaky_relu,
-    "six": F.relu6,
+    "from below 0": lambda values: F.hardtanh(values, -1, 1),
+}
+SIXES = {
+    "module": nn.ReLU6(),
+    "module in place": lambda values: nn.ReLU6(inplace=True)(values),
+    "function": F.relu6,
+    "function in place": lambda values: F.relu6(values, inplace=True),
+    "hardtanh": lambda values: F.hardtanh(values, 0.0, 6.0),
+    "hardtanh in place": lambda values: F.hardtanh_(values, min_val=0.0, max_val=6.0),
 }
 
 
@@ -89,6 +97,42 @@ def test_every_spelling_of_relu_is_a_softplus_that_can_be_differentiated_twice(n
     assert slope.tolist() == pytest.approx(sigmoid)
     (second,) = torch.autograd.grad(slope.sum(), values)
     assert second.tolist() == pytest.approx([10 * part * (1 - part) for part in sigmoid])
+
+
+@pytest.mark.parametrize("name", SIXES)
+def test_every_spelling_of_a_relu_that_is_cut_can_be_differentiated_twice(name):
+    values = torch.tensor([-0.1, 0.2, 5.9, 6.3], requires_grad=True)
+    with softplus_relu(10.0):
+        found = SIXES[name](values * 1)
+
+    def soft(value):
+        return math.log1p(math.exp(10 * value)) / 10
+
+    assert found.tolist() == pytest.approx([soft(v) - soft(v - 6) for v in (-0.1, 0.2, 5.9, 6.3)], abs=1e-5)
+    (slope,) = torch.autograd.grad(found.sum(), values, create_graph=True)
+    (second,) = torch.autograd.grad(slope.sum(), values)
+    # It bends upwards near 0 and downwards near 6.
+    assert (second > 0).tolist() == [True, True, False, False]
+    assert bool((second.abs() > 0.1).all())
+    plain = SIXES[name](values.detach().clone())
+    assert plain.tolist() == pytest.approx([0.0, 0.2, 5.9, 6.0])
+
+
+def test_maps_of_a_network_of_cut_relus_can_be_attacked():
+    """Without a twin its second derivatives are 0, and an attack is the image rounded to 8 bits."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU6(), nn.Conv2d(8, 8, 3), nn.ReLU6(), nn.Flatten(), nn.LazyLinear(3)
+    )
+    images = toy_images(2)
+    network(images)
+    query = network.eval()(images).argmax(dim=1)
+
+    def explain(some, classes):
+        return Gradient()(network, some, classes)
+
+    found = MapAttack(kind="top_k", steps=4, judge_every=4)(network, explain, images, query_class=query)
+    assert bool((found.linf > 2 / 255).all())
 
 
 @pytest.mark.parametrize("name", OTHERS)

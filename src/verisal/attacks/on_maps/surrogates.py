@@ -6,11 +6,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, Literal, final
 
 import torch
 from torch import Tensor
-from torch.nn.functional import relu, softplus
+from torch.nn.functional import hardtanh, hardtanh_, relu, relu6, softplus
 from torch.overrides import TorchFunctionMode
 
 from verisal.attacks.on_maps.search import MapObjective
@@ -214,14 +214,18 @@ _CLAMP = {torch.clamp, torch.Tensor.clamp, torch.clip, torch.Tensor.clip}
 _CLAMP |= {torch.clamp_min, torch.Tensor.clamp_min}
 _CLAMP_IN_PLACE = {torch.clamp_, torch.Tensor.clamp_, torch.clip_, torch.Tensor.clip_}
 _CLAMP_IN_PLACE |= {torch.clamp_min_, torch.Tensor.clamp_min_}
+_HARDTANH = {hardtanh, hardtanh_}
 
 
 @contextmanager
 def softplus_relu(beta: float = 10.0) -> Iterator[None]:
-    r"""Every ReLU computed inside is :math:`\mathrm{softplus}(\beta z) / \beta`.
+    r"""Every ReLU computed inside is :math:`s(z) = \mathrm{softplus}(\beta z) / \beta`.
 
-    Applies to what this thread computes inside, whatever network it belongs to: ``nn.ReLU`` modules,
-    ``relu`` as function or method, and clamping at a lower limit of the number 0 alone, in place too. No
+    One that is cut at a limit h, such as ReLU6, is :math:`s(z) - s(z - h)`.
+
+    Applies to what this thread computes inside, whatever network it belongs to: ``nn.ReLU`` and ``nn.ReLU6``
+    modules, ``relu`` and ``relu6`` as function or method, ``hardtanh`` from 0 to a positive number, and
+    clamping at a lower limit of the number 0 alone, in place too. No
     network is changed or copied. Backward passes may run outside. What ``torch.compile`` made runs
     as it was written; what TorchScript made escapes.
 
@@ -253,32 +257,52 @@ class _Softplus(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401 - whatever the function gives
         named = dict(kwargs or {})
-        kind = _kind(func, args, named)
-        if kind is None:
+        found = _rectifier(func, args, named)
+        if found is None:
             return func(*args, **named)
+        kind, high = found
         values = args[0] if args else named["input"]
         if not values.is_floating_point():
             return func(*args, **named)
         if kind == "copy":
-            return softplus(values, beta=self._beta)
+            return self._smooth(values, high)
         # Softplus keeps its input for the backward pass, and that must not be overwritten.
-        return values.copy_(softplus(values.clone(), beta=self._beta))
+        return values.copy_(self._smooth(values.clone(), high))
+
+    def _smooth(self, values: Tensor, high: float | None) -> Tensor:
+        rising = softplus(values, beta=self._beta)
+        return rising if high is None else rising - softplus(values - high, beta=self._beta)
 
 
-def _kind(func: Callable[..., Any], args: tuple[Any, ...], named: dict[str, Any]) -> str | None:
-    """``copy`` or ``in place`` for a ReLU, None for anything else."""
-    if func in _RELU:
+_Rectifier = tuple[Literal["copy", "in place"], float | None]
+
+
+def _rectifier(func: Callable[..., Any], args: tuple[Any, ...], named: dict[str, Any]) -> _Rectifier | None:
+    """For a ReLU whether it copies, and where it is cut if it is; None for anything else."""
+    if func in _RELU or func is relu6:
         in_place = args[1] if len(args) > 1 else named.get("inplace", False)
-        return "in place" if in_place else "copy"
+        return "in place" if in_place else "copy", 6.0 if func is relu6 else None
     if func in _RELU_IN_PLACE:
-        return "in place"
-    if (func in _CLAMP or func in _CLAMP_IN_PLACE) and _only_below_zero(args, named):
-        return "copy" if func in _CLAMP else "in place"
+        return "in place", None
+    if func in _HARDTANH:
+        low, high = (_limit(args, named, place, name) for place, name in ((1, "min_val"), (2, "max_val")))
+        in_place = func is hardtanh_ or (args[3] if len(args) > 3 else named.get("inplace", False))
+        return _cut("in place" if in_place else "copy", low, high)
+    if (func in _CLAMP or func in _CLAMP_IN_PLACE) and "out" not in named:
+        low, high = (_limit(args, named, place, name) for place, name in ((1, "min"), (2, "max")))
+        # Two limits are as a rule those of pixels.
+        return None if high is not None else _cut("copy" if func in _CLAMP else "in place", low, None)
     return None
 
 
-def _only_below_zero(args: tuple[Any, ...], named: dict[str, Any]) -> bool:
-    low = args[1] if len(args) > 1 else named.get("min")
-    high = args[2] if len(args) > 2 else named.get("max")
-    limits_are_numbers = low is not None and not isinstance(low, Tensor)
-    return limits_are_numbers and low == 0 and high is None and "out" not in named
+def _limit(args: tuple[Any, ...], named: dict[str, Any], place: int, name: str) -> object:
+    return args[place] if len(args) > place else named.get(name)
+
+
+def _cut(kind: Literal["copy", "in place"], low: object, high: object) -> _Rectifier | None:
+    """From 0, a number, up to nothing or to a number above it."""
+    if isinstance(low, Tensor) or low is None or low != 0:
+        return None
+    if high is None:
+        return kind, None
+    return (kind, float(high)) if isinstance(high, (int, float)) and high > 0 else None
