@@ -57,6 +57,7 @@ _GIVEN: dict[str, dict[str, Any]] = {
     "AttackedSensitivity": {"attack": MapAttack(kind="top_k")},
     "BaselineNeutrality": {"baselines": [Constant()]},
     "BaselineChoice": {"commands": []},
+    "BaselineChoiceElsewhere": {"commands": []},
     "Bounds": {"low": 0.0, "high": 1.0},
     "CNNDetector": {"reads": ["masks/*"]},
     "CascadingRandomisation": {"method": HierarchicalMasks(), "images": torch.zeros(1, 3, 32, 32)},
