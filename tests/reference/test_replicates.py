@@ -35,6 +35,7 @@ from verisal.functional.statistics.detection import resampled_auroc, resampled_m
 from verisal.saliency import (
     RISE,
     Decoy,
+    EvidenceMasks,
     ExtremalPerturbation,
     GradientSHAP,
     HierarchicalMasks,
@@ -44,6 +45,7 @@ from verisal.saliency import (
     SmoothGrad,
     VarGrad,
 )
+from verisal.saliency.gates.contributions import contributions
 from verisal.saliency.perturbation.designs import orthogonal_array
 from verisal.saliency.perturbation.extremal import area_deviation, smooth_max
 from verisal.saliency.perturbation.halves import split_half_noise
@@ -85,8 +87,10 @@ FAST = (
     threshold_at_fpr,
     total_variation,
     transfer_report,
+    contributions,
     upsample_cells,
     Decoy.decoys,
+    EvidenceMasks.find,
     ExtremalPerturbation.masks,
     GradientSHAP.attribute,
     HierarchicalMasks.learn,
