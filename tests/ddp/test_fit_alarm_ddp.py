@@ -1,6 +1,7 @@
 """An alarm that two processes fit: each attacks its share, and both get that of one process."""
 
 import os
+import time
 
 import pytest
 import torch
@@ -16,26 +17,42 @@ from verisal.models import Classifier
 
 
 class Counted(nn.Module):
-    """Bright images and dark ones of one channel; counts the images that gradients were asked for."""
+    """Bright images and dark ones of one channel; counts the images that gradients were asked for.
 
-    def __init__(self):
+    Before its first attack, a process waits for the others in ``meeting``: without that a quick one may take the whole
+    work before a slow one has started, as it should.
+    """
+
+    def __init__(self, meeting=None):
         super().__init__()
         self.layer = nn.Conv2d(1, 2, 8)
         self.attacked = 0
+        self.meeting = meeting
         with torch.no_grad():
             self.layer.weight.copy_(torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1).expand(2, 1, 8, 8))
             self.layer.bias.copy_(torch.tensor([32.0, -32.0]))
 
     def forward(self, images):
         if images.requires_grad:
+            if self.meeting and not self.attacked:
+                meet(self.meeting)
             self.attacked += len(images)
         return self.layer(images).flatten(1)
 
 
+def meet(meeting, seconds=120):
+    """Waits until both processes are here."""
+    (meeting / f"began_{os.environ['RANK']}").touch()
+    end = time.monotonic() + seconds
+    while len(list(meeting.glob("began_*"))) < 2:
+        assert time.monotonic() < end, "the other process has attacked nothing"
+        time.sleep(0.01)
+
+
 class Task(LightningModule):
-    def __init__(self):
+    def __init__(self, meeting=None):
         super().__init__()
-        self.classifier = Classifier(Counted(), ["layer"], normalization="none", channels=1, image_size=8)
+        self.classifier = Classifier(Counted(meeting), ["layer"], normalization="none", channels=1, image_size=8)
 
     def test_step(self, batch, batch_idx):
         self.classifier(batch[0])
@@ -48,9 +65,9 @@ def pictures(count=400):
     return (base + 0.1 * torch.randn(count, 1, 8, 8, generator=generator)).clamp(0, 1), labels
 
 
-def fitted(**settings):
+def fitted(meeting=None, **settings):
     """The fitted callback, and how many images this process has attacked."""
-    callback, task = FitAlarm([FGSM(16 / 255)], false_alarms=0.2), Task()
+    callback, task = FitAlarm([FGSM(16 / 255)], false_alarms=0.2), Task(meeting)
     loader = DataLoader(TensorDataset(*pictures()), batch_size=50)
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     Trainer(accelerator="cpu", callbacks=[callback], enable_checkpointing=False, **quiet, **settings).test(
@@ -74,7 +91,7 @@ def work(rank, folder):
     torch.set_num_threads(1)
     os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0", "WORLD_SIZE": "2", "RANK": str(rank)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": (folder / "port").read_text()}
-    callback, attacked = fitted(devices=2, strategy="ddp")
+    callback, attacked = fitted(meeting=folder, devices=2, strategy="ddp")
     torch.save((said(callback), attacked), folder / f"{rank}.pt")
 
 
