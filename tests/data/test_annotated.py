@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from helpers.make_data_sets import HEIGHT, classifier_of, make_folder, write_image
 from verisal.data import AnnotatedImages, ImageFolder, ImageSplits
 from verisal.data.readers.class_map import SYNSETS, class_indices
-from verisal.detection.attacked_images import ImageSource
+from verisal.detection.groups import ImageSource
 from verisal.errors import ConfigError, DataError
 from verisal.types import Batch
 

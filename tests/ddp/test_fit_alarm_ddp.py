@@ -19,8 +19,8 @@ from verisal.models import Classifier
 class Counted(nn.Module):
     """Bright images and dark ones of one channel; counts the images that gradients were asked for.
 
-    Before its first attack, a process waits for the others in ``meeting``: without that a quick one may take the whole
-    work before a slow one has started, as it should.
+    Before its first attack, a process waits for the others in ``meeting``: without that a quick one may take
+    the whole work before a slow one has started, as it should.
     """
 
     def __init__(self, meeting=None):
@@ -52,7 +52,9 @@ def meet(meeting, seconds=120):
 class Task(LightningModule):
     def __init__(self, meeting=None):
         super().__init__()
-        self.classifier = Classifier(Counted(meeting), ["layer"], normalization="none", channels=1, image_size=8)
+        self.classifier = Classifier(
+            Counted(meeting), ["layer"], normalization="none", channels=1, image_size=8
+        )
 
     def test_step(self, batch, batch_idx):
         self.classifier(batch[0])

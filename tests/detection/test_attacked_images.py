@@ -9,7 +9,8 @@ from helpers.tiny_detector import SIZE, attacks, features, masks, memorised
 from verisal.attacks import FGSM, PGD, GaussianNoise, SignNoise
 from verisal.data import EmojiScenes
 from verisal.data.image_data import Processes
-from verisal.detection.attacked_images import AttackedImages, ImageSource
+from verisal.detection.attacked_images import AttackedImages
+from verisal.detection.groups import ImageSource
 from verisal.errors import ConfigError, DataError
 from verisal.fingerprint import canonical, state_hash
 from verisal.models import Classifier
@@ -401,3 +402,57 @@ def test_attacks_that_never_succeed_are_an_error_that_says_so(tmp_path):
     scenes = filled(tmp_path, count=3, attacked_count=3, attacks={"none": FGSM(0.0)}, noise_like="none")
     with pytest.raises(DataError, match="no attack succeeded on any image; raise its eps"):
         scenes.groups()
+
+
+def test_images_near_the_border_lie_between_and_still_fool(tmp_path):
+    few = {"count": 12, "attacked_count": 12, "attacks": {"pgd": PGD(8 / 255, steps=4)}}
+    scenes = filled(tmp_path, near_border=3, **few)
+    table, plain = scenes.groups(), filled(tmp_path, **few).groups()
+    near = ("near_pgd", "near_pgd_2", "near_pgd_3")
+    assert scenes.variants == ("clean", "pgd", *near, "noise_linf", "noise_l2")
+    assert dict(table.near) == dict.fromkeys(near, "pgd")
+    # What was there stays as it was, and what is added is fitted where its attack is.
+    assert {name: table.counts()[name] for name in plain.groups} == plain.counts()
+    assert {table.roles[name] for name in near} == {"attack"}
+    fitted = {table.groups[group] for group in table.group[table.fitted(["pgd"])].tolist()}
+    assert fitted == {name for name in table.groups if table.roles[name] != "failed"}
+    assert not set(near) & {table.groups[group] for group in table.group[table.fitted([])].tolist()}
+    clean, attacked = (scenes.images(name)["image"].float() for name in ("clean", "pgd"))
+    fooled = scenes.images("pgd")["success"]
+    distances = {}
+    for name in near:
+        rows = table.group == table.groups.index(name)
+        index = table.image_index[rows]
+        assert set(index.tolist()) <= set(fooled.nonzero()[:, 0].tolist())
+        assert len(index) > 0.7 * int(fooled.sum())
+        assert (table.prediction[rows] != table.label[rows]).all()
+        assert predicted(table.images[rows]).equal(table.prediction[rows])
+        # Each pixel is between the clean and the attacked one, but for the rounding.
+        low, high = torch.minimum(clean, attacked)[index], torch.maximum(clean, attacked)[index]
+        images = table.images[rows].float()
+        assert ((images >= low) & (images <= high)).all()
+        distances |= {
+            (number, name): float(image)
+            for number, image in zip(
+                index.tolist(), (images - clean[index]).flatten(1).norm(dim=1), strict=True
+            )
+        }
+    whole = (attacked - clean).flatten(1).norm(dim=1)
+    for number in {number for number, _ in distances}:
+        # The image's number decides which share comes first, so that the three differ in order.
+        shares = {
+            (0.05, 0.25, 0.6)[(number + copy) % 3]: distances.get((number, name))
+            for copy, name in enumerate(near)
+        }
+        found = [shares[share] for share in (0.05, 0.25, 0.6) if shares[share] is not None]
+        assert found == sorted(found)
+        assert all(one <= float(whole[number]) for one in found)
+
+
+def test_no_images_near_the_border_without_attacked_ones(tmp_path):
+    scenes = make(tmp_path, count=12, attacked_count=0, near_border=2)
+    assert scenes.variants == ("clean",)
+    with pytest.raises(ConfigError, match="near_border"):
+        make(tmp_path, near_border=4)
+    with pytest.raises(ConfigError, match="share a name"):
+        make(tmp_path, attacks=attacks() | {"near_pgd": FGSM(1 / 255)}, near_border=1)

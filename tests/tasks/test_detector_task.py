@@ -10,7 +10,7 @@ from PIL import Image
 from helpers import tiny_transfer
 from helpers.tiny_detector import SIZE, data, memorised, rows
 from verisal.data import ImageData
-from verisal.detection.attacked_images import GroupTable
+from verisal.detection.groups import GroupTable
 from verisal.detectors import LearnedConsistency, MaxSoftmax, Pixels
 from verisal.errors import ConfigError
 from verisal.functional.statistics import threshold_at_fpr

@@ -7,9 +7,10 @@ from verisal.detection.alarm import Alarm, Verdicts
 from verisal.detection.detector_file import load_alarm
 
 if TYPE_CHECKING:
-    from verisal.detection.attacked_images import AttackedImages, ImageSource
+    from verisal.detection.attacked_images import AttackedImages
     from verisal.detection.data import DetectorData
     from verisal.detection.families import Families
+    from verisal.detection.groups import ImageSource
     from verisal.detection.metric import DetectionScores
     from verisal.detection.table import detection_report, detection_thresholds
 

@@ -18,7 +18,8 @@ from verisal.attacks import FGSM, PGD, Attack, SignNoise, named_attacks
 from verisal.attacks.names import Attacks
 from verisal.data.guard import ImageDigests, different, guard_classifier_data
 from verisal.data.image_data import Processes
-from verisal.detection.attacked_images import AttackedImages, GroupTable
+from verisal.detection.attacked_images import AttackedImages
+from verisal.detection.groups import GroupTable
 from verisal.detection.metric import DetectionScores, DetectionTable
 from verisal.detection.table import detection_curves, detection_histogram, detection_report
 from verisal.detectors import Detector, LearnedConsistency
@@ -95,6 +96,7 @@ def fit_detector(
     attacks: Attacks | None,
     unseen: Attacks,
     noise: Attacks | None,
+    near_border: int,
     false_alarms: float,
     ratios: tuple[float, float, float],
     seed: int,
@@ -119,7 +121,7 @@ def fit_detector(
     with ExitStack() as scopes:
         root = scopes.enter_context(TemporaryDirectory(prefix="verisal-")) if store is None else store
         splits = {
-            part: suite.split(part, source, classifier, seed=seed, root=root)
+            part: suite.split(part, source, classifier, near_border=near_border, seed=seed, root=root)
             for part, source in divided.items()
         }
         # One pass over clean images tells whether they are enough; attacks and measurements may take hours.
@@ -161,7 +163,14 @@ class _Suite:
         return cls(fitted, others, named_attacks(noise))
 
     def split(
-        self, part: str, source: LabelledImages, classifier: Classifier, *, seed: int, root: Path | str
+        self,
+        part: str,
+        source: LabelledImages,
+        classifier: Classifier,
+        *,
+        near_border: int,
+        seed: int,
+        root: Path | str,
     ) -> AttackedImages:
         """The images of a part; those of the threshold stay clean."""
         return AttackedImages(
@@ -172,6 +181,7 @@ class _Suite:
             noise=self.noise,
             noise_like=list(self.attacks)[-1],
             keep_failed=part == "test",
+            near_border=near_border if part == "fit" else 0,
             seed=seed,
             root=root,
         )

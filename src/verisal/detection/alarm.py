@@ -71,6 +71,7 @@ class Alarm:
         attacks: Attacks | None = None,
         unseen: Attacks = (),
         noise: Attacks | None = None,
+        near_border: int = 3,
         false_alarms: float = 0.05,
         ratios: tuple[float, float, float] = (0.3, 0.5, 0.2),
         seed: int = 0,
@@ -101,6 +102,8 @@ class Alarm:
             noise: controls and corruptions that raise no alarm, a list or name to attack; random signs as
                 large as the largest Linf attack by default. Gaussian noise as large as that of the last
                 attack always belongs to them.
+            near_border: how many images just over the decision border it learns from beside each attacked
+                image, 0 to 3: attacks that are not fitted may stop there. See :func:`.near_border`.
             false_alarms: allowed share of clean images that are reported.
             ratios: proportions of the three parts: to learn from, for the threshold, to report on.
             seed: of the division, of attacks and noise, and of the fit.
@@ -130,6 +133,7 @@ class Alarm:
             attacks=attacks,
             unseen=unseen,
             noise=noise,
+            near_border=near_border,
             false_alarms=false_alarms,
             ratios=ratios,
             seed=seed,

@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, final, runtime_checkable
+from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor
 
-from verisal._brief import brief
 from verisal.attacks import Attack
 from verisal.data.guard import ImageDigests
 from verisal.data.image_data import Processes
+from verisal.detection.groups import CLEAN, GroupTable, ImageSource
 from verisal.detection.table import Role
 from verisal.detectors import Measurement
 from verisal.errors import ConfigError, DataError
 from verisal.fingerprint import state_hash
-from verisal.functional.adversarial import gaussian_noise, judge_8bit, round_to_8bit
+from verisal.functional.adversarial import gaussian_noise, judge_8bit, near_border, round_to_8bit
 from verisal.functional.outputs import ask
 from verisal.functional.seeding import derive_seed
 from verisal.models import Classifier
 from verisal.store import FeatureStore
-from verisal.types import Batch, Sample, check_range
+from verisal.types import Batch, check_range
 
 Compute = Callable[[Sequence[int]], dict[str, Tensor]]
 _ERR = "_misclassified"
-_CLEAN, _MISCLASSIFIED, _NOISE_L2 = "clean", f"clean{_ERR}", "noise_l2"
+_MISCLASSIFIED, _NOISE_L2 = f"{CLEAN}{_ERR}", "noise_l2"
+# How far beyond the border images near it lie, on the way to the attacked image.
+_SHARES = (0.05, 0.25, 0.6)
 
 
 class _Part(NamedTuple):
@@ -39,96 +40,17 @@ class _Part(NamedTuple):
     tensors: Mapping[str, Tensor]
 
 
-@runtime_checkable
-class ImageSource(Protocol):
-    """Labelled images of one split, all of the classifier's size; ``EmojiScenes`` is one."""
-
-    @property
-    def split(self) -> str:
-        """Name of the split; part of messages and of the names of stores."""
-        ...
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Names of the classes in the order of the labels."""
-        ...
-
-    def identity(self) -> Mapping[str, Any]:
-        """Plain data that names these images among all others; part of the key of a store."""
-        ...
-
-    def image_id(self, index: int) -> str:
-        """Name of image ``index`` without reading it."""
-        ...
-
-    def __len__(self) -> int:
-        """Number of images."""
-        ...
-
-    def __getitem__(self, index: int) -> Sample:
-        """Image ``index`` with its label."""
-        ...
-
-
-@final
-@dataclass(frozen=True)
-class GroupTable:
-    """Rows of one split: every image of every group.
-
-    Attributes:
-        images: ``(N, C, H, W)`` uint8.
-        image_index: ``(N,)`` position of the clean image in its split.
-        group: ``(N,)`` index into ``groups``.
-        label: ``(N,)`` true class.
-        prediction: ``(N,)`` class that the classifier predicts on the image itself.
-        groups: names of the groups.
-        roles: group name to ``clean``, ``attack``, ``failed`` or ``benign``.
-        attack_rates: attack name to its success rate before and after 8-bit rounding.
-    """
-
-    images: Tensor
-    image_index: Tensor
-    group: Tensor
-    label: Tensor
-    prediction: Tensor
-    groups: tuple[str, ...]
-    roles: Mapping[str, Role]
-    attack_rates: Mapping[str, tuple[float, float]]
-
-    __repr__ = brief
-
-    def __len__(self) -> int:
-        return len(self.group)
-
-    @property
-    def clean(self) -> Tensor:
-        """``(N,)`` bool: unchanged images that the classifier gets right."""
-        return self.group == self.groups.index(_CLEAN)
-
-    @property
-    def adversarial(self) -> Tensor:
-        """``(N,)`` bool: attacks that succeeded."""
-        return self._of([name for name in self.groups if self.roles[name] == "attack"])
-
-    def counts(self) -> dict[str, int]:
-        """Group name to its number of images."""
-        return {name: int((self.group == index).sum()) for index, name in enumerate(self.groups)}
-
-    def fitted(self, attacks: Collection[str]) -> Tensor:
-        """Rows that a detector learns from: clean and benign images, and the named attacks' successes."""
-        names = [name for name in self.groups if self.roles[name] in ("clean", "benign") or name in attacks]
-        return self._of(names).nonzero()[:, 0]
-
-    def _of(self, names: Collection[str]) -> Tensor:
-        return torch.isin(self.group, torch.tensor([self.groups.index(name) for name in names]))
-
-
 @final
 class AttackedImages:
     """One split of labelled images under several attacks and noise controls, with a store per variant.
 
-    A *variant* is what was done to the images: ``clean``, ``noise_l2``, or the name of an attack or noise
-    control. Images and features are stored apart, so that other mask settings do not repeat the attacks.
+    A *variant* is what was done to the images: ``clean``, ``noise_l2``, the name of an attack or noise
+    control, or ``near_<attack>``. Images and features are stored apart, so that other mask settings do not
+    repeat the attacks.
+
+    Attacks like FGSM and PGD end far behind the decision border; others stop just over it, and what is
+    learned from the first kind misses those. ``near_border`` adds, for every image that an attack fools,
+    images between the clean one and the attacked one that still fool: see :func:`.near_border`.
 
     Args:
         classifier: the one that is attacked and explained, frozen.
@@ -138,6 +60,9 @@ class AttackedImages:
         noise: name to noise control.
         noise_like: name of the attack whose per-image L2 norm ``noise_l2`` copies; None leaves it out.
         keep_failed: True if failed attacks are measured too; they are reported, but never fitted.
+        near_border: how many images near the border each attacked image adds, 0 to 3: groups
+            ``near_<attack>``, ``near_<attack>_2`` and so on, with the role of attacks. The image's number
+            decides which of .05, .25 and .6 of the way from the border to the attacked image comes first.
         seed: of attacks and noise.
         root: folder of the stores, a path or URL.
         shard_size: images per shard.
@@ -156,16 +81,23 @@ class AttackedImages:
         noise: Mapping[str, Attack],
         noise_like: str | None,
         keep_failed: bool = True,
+        near_border: int = 0,
         seed: int,
         root: Path | str,
         shard_size: int = 64,
     ) -> None:
         check_range(0, attacked_count=attacked_count)
+        check_range(0, len(_SHARES), near_border=near_border)
         check_range(1, shard_size=shard_size)
         split, count = source.split, len(source)
         if attacked_count > count:
             raise ConfigError(f"{split}: attacked images must be 0..{count}, found {attacked_count}")
-        taken = {_CLEAN, _MISCLASSIFIED, _NOISE_L2} & {*attacks, *noise}
+        near = {
+            f"near_{name}" + (f"_{copy + 1}" if copy else ""): (name, copy)
+            for name in attacks
+            for copy in range(near_border)
+        }
+        taken = {CLEAN, _MISCLASSIFIED, _NOISE_L2, *near} & {*attacks, *noise}
         if taken or set(attacks) & set(noise):
             raise ConfigError(f"{split}: two attacks or noise controls share a name, or use {sorted(taken)}")
         if noise_like is not None and noise_like not in attacks:
@@ -178,8 +110,9 @@ class AttackedImages:
         self._classifier = classifier
         self._attacked_count, self._seed, self._keep_failed = attacked_count, seed, keep_failed
         self._attacks, self._noise, self._noise_like = dict(attacks), dict(noise), noise_like
+        self._near = near
         if not attacked_count:
-            self._attacks, self._noise, self._noise_like = {}, {}, None
+            self._attacks, self._noise, self._noise_like, self._near = {}, {}, None, {}
         self._root, self._shard_size = root, shard_size
         self._identity = state_hash(classifier)
         # Pictures rather than settings: also another release of the drawings makes another store.
@@ -196,7 +129,7 @@ class AttackedImages:
     def variants(self) -> tuple[str, ...]:
         """Names of everything that is done to the images, ``clean`` first, ``noise_l2`` last."""
         copied = () if self._noise_like is None else (_NOISE_L2,)
-        return (_CLEAN, *self._attacks, *self._noise, *copied)
+        return (CLEAN, *self._attacks, *self._near, *self._noise, *copied)
 
     def fill(
         self, processes: Processes, measurements: Sequence[Measurement] = (), *, progress: bool = True
@@ -240,6 +173,7 @@ class AttackedImages:
             groups=tuple(part.name for part in parts),
             roles={part.name: part.role for part in parts},
             attack_rates={variant: _rates(self._image_store(variant).load()) for variant in self._attacks},
+            near={name: attack for name, (attack, _) in self._near.items()},
         )
 
     def measured(self, measurement: Measurement) -> dict[str, Tensor]:
@@ -259,11 +193,13 @@ class AttackedImages:
         else:
             tensors = self._feature_store(variant, measurement).load()
         correct, success = images["clean_correct"][rows], images["success"][rows]
-        if variant == _CLEAN:
+        if variant == CLEAN:
             groups: list[tuple[str, Role, Tensor]] = [
-                (_CLEAN, "clean", correct),
+                (CLEAN, "clean", correct),
                 (_MISCLASSIFIED, "benign", ~correct),
             ]
+        elif variant in self._near:
+            groups = [(variant, "attack", success)]
         elif variant in self._attacks:
             groups = [(variant, "attack", success), (f"{variant}_failed", "failed", correct & ~success)]
         else:
@@ -283,7 +219,7 @@ class AttackedImages:
 
     def digests(self) -> ImageDigests:
         """The clean images, from the store where they are in it already; nothing else is computed."""
-        store = self._image_store(_CLEAN)
+        store = self._image_store(CLEAN)
         count = len(self.source)
         names = [self.image_id(index) for index in range(count)]
         if store.complete:
@@ -296,7 +232,7 @@ class AttackedImages:
         )
 
     def _count(self, variant: str) -> int:
-        return len(self.source) if variant == _CLEAN else self._attacked_count
+        return len(self.source) if variant == CLEAN else self._attacked_count
 
     def _fill(
         self, store: FeatureStore, compute: Compute, count: int, processes: Processes, progress: bool
@@ -312,11 +248,14 @@ class AttackedImages:
             "images": self._count(variant),
             "variant": None,
         }
-        if variant != _CLEAN:
+        if variant != CLEAN:
             # Drawn data carry the seed already, when it is the one that they were drawn with.
             if self._data_key.get("seed") != self._seed:
                 key["seed"] = self._seed
             attack = self._noise_like if variant == _NOISE_L2 and self._noise_like else variant
+            if variant in self._near:
+                attack, copy = self._near[variant]
+                key["near_border"] = {"copy": copy, "shares": _SHARES}
             key["variant"] = (self._attacks | self._noise)[attack].settings()
             key["noise_like"] = variant == _NOISE_L2
         return key
@@ -342,7 +281,9 @@ class AttackedImages:
             if norms is not None:
                 seed = derive_seed(self._seed, variant)
                 attacked = gaussian_noise(attacked, norms[list(items)], seed=seed, sample_ids=batch.image_ids)
-            elif variant != _CLEAN:
+            elif variant in self._near:
+                attacked = self._near_border(variant, batch, items)
+            elif variant != CLEAN:
                 attacked = self._attacked(variant, batch)
             verdict = judge_8bit(self._classifier, batch.images, attacked, batch.labels)
             return {
@@ -373,11 +314,23 @@ class AttackedImages:
         )
         return clean.index_copy(0, correct, result.images)
 
+    def _near_border(self, variant: str, batch: Batch, items: Sequence[int]) -> Tensor:
+        """Images between clean ones and those that fool, near the border; the others stay clean."""
+        attack, copy = self._near[variant]
+        stored = self._image_store(attack).load(["image", "success"])
+        rows = torch.tensor([*items])
+        clean, attacked = (round_to_8bit(batch.images).float() / 255, stored["image"][rows].float() / 255)
+        fooled = stored["success"][rows].nonzero()[:, 0]
+        shares = torch.tensor([_SHARES[(items[row] + copy) % len(_SHARES)] for row in fooled.tolist()])
+        near = near_border(self._classifier, clean[fooled], attacked[fooled], batch.labels[fooled], shares)
+        return clean.index_copy(0, fooled, near)
+
     def _rows(self, variant: str, images: Mapping[str, Tensor]) -> Tensor:
         """Images of a variant that are measured: those that stand in some group."""
-        if variant == _CLEAN:
+        if variant == CLEAN:
             return torch.arange(len(images["success"]))
-        chosen = "success" if variant in self._attacks and not self._keep_failed else "clean_correct"
+        alone = variant in self._near or (variant in self._attacks and not self._keep_failed)
+        chosen = "success" if alone else "clean_correct"
         return images[chosen].nonzero()[:, 0]
 
     def _measured_by(self, measurement: Measurement, images: Tensor) -> Compute:

@@ -22,8 +22,9 @@ from verisal.data.guard import ImageDigests, guard_classifier_data
 from verisal.data.image_data import Processes, ShareSampler, more_than_a_batch
 from verisal.data.reading import ChannelRule, ImageReader
 from verisal.data.scenes.emoji import EmojiScenes
-from verisal.detection.attacked_images import AttackedImages, GroupTable, ImageSource
+from verisal.detection.attacked_images import AttackedImages
 from verisal.detection.families import Families
+from verisal.detection.groups import GroupTable, ImageSource
 from verisal.detectors import Measurement
 from verisal.errors import ConfigError, DataError
 from verisal.fingerprint import state_hash
@@ -76,6 +77,9 @@ class DetectorData(L.LightningDataModule):
         test_noise_like: the attack that it copies in the test; None for the same.
         fit_noise: which of ``noise`` detectors are fitted on and validated with, besides ``noise_l2``; None
             for all. The test has all.
+        near_border: how many images near the decision border detectors are fitted on beside every fitted
+            attacked image, 0 to 3; see :class:`.AttackedImages`. They cost five forward passes each and what
+            is measured of them, and no attack more. They are neither validated nor tested with.
         merged: families that the stricter columns count as one.
         classifier: name of a shipped classifier, or path of an export.
         fit_count: images of ``det_fit``, all attacked.
@@ -108,6 +112,7 @@ class DetectorData(L.LightningDataModule):
         noise_like: str,
         test_noise_like: str | None = None,
         fit_noise: Sequence[str] | None = None,
+        near_border: int = 0,
         merged: Sequence[str] = (),
         classifier: str | ClassifierSource = "emoji_scenes_64",
         fit_count: int = 360,
@@ -153,6 +158,7 @@ class DetectorData(L.LightningDataModule):
                 else {name: noise[name] for name in noise if name in learned},
                 noise_like=(test_noise_like or noise_like) if split == "det_test" else noise_like,
                 keep_failed=split != "det_fit",
+                near_border=near_border if split == "det_fit" else 0,
                 seed=seed,
                 root=store,
             )
@@ -168,6 +174,8 @@ class DetectorData(L.LightningDataModule):
             "noise_like": [noise_like, test_noise_like or noise_like],
             "seed": seed,
         }
+        if near_border:
+            self._key["near_border"] = near_border
         if source is not None:
             self._key["images"] = [dict(split.source.identity()) for split in self._splits.values()]
         self._groups: dict[Split, GroupTable] = {}

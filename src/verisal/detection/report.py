@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from verisal._brief import brief
-from verisal.detection.attacked_images import GroupTable
 from verisal.detection.data import SPLITS, DetectorData
 from verisal.detection.end_to_end import end_to_end, strongest
 from verisal.detection.families import Families, transfer_report
+from verisal.detection.groups import GroupTable
 from verisal.detection.metric import DetectionTable
 from verisal.detection.table import (
     RATES,

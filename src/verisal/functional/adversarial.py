@@ -83,6 +83,46 @@ def scale_to_l2(images: Tensor, directions: Tensor, norms: Tensor) -> Tensor:
     return moved(low)
 
 
+def near_border(
+    model: Callable[[Tensor], Tensor],
+    clean: Tensor,
+    attacked: Tensor,
+    labels: Tensor,
+    shares: Tensor,
+    *,
+    rounds: int = 5,
+) -> Tensor:
+    r"""Images just over the decision border, between clean images and attacked ones that fool.
+
+    On the straight line from the clean image x to the attacked one x', the least share t that fools is
+    bisected, and the image at :math:`t + u\,(1 - t)` is given: u = 0 stands at the border, u = 1 is x'.
+    Costs one forward pass a round. Whether the image still fools once it is rounded is to be judged
+    afterwards.
+
+    Args:
+        model: maps images in [0, 1] to logits ``(B, K)``; put in eval mode meanwhile if it is a module.
+        clean: ``(B, C, H, W)`` that the model gets right.
+        attacked: like ``clean``, that it gets wrong.
+        labels: ``(B,)`` int64 true classes.
+        shares: ``(B,)`` u of each image, in [0, 1].
+        rounds: of the bisection; the border is found to 1 / 2^rounds of the distance.
+
+    Returns:
+        ``(B, C, H, W)`` in [0, 1], not rounded.
+    """
+    wrong, right = (clean.new_full((len(clean),), value) for value in (1.0, 0.0))
+    with scoring(model, clean.device):
+        for _ in range(rounds if len(clean) else 0):
+            middle = (wrong + right) / 2
+            fooled = ask(model, torch.lerp(clean, attacked, _per_image(middle))).argmax(dim=1) != labels
+            wrong, right = torch.where(fooled, middle, wrong), torch.where(fooled, right, middle)
+    return torch.lerp(clean, attacked, _per_image(wrong + shares * (1 - wrong)))
+
+
+def _per_image(values: Tensor) -> Tensor:
+    return values.view(-1, 1, 1, 1)
+
+
 def gaussian_noise(images: Tensor, norms: Tensor, *, seed: int, sample_ids: Sequence[object]) -> Tensor:
     """Images with Gaussian noise of given L2 norms: the control that stands beside an L2 attack.
 

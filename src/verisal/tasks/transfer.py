@@ -13,8 +13,8 @@ from torch import Tensor
 
 from verisal.attacks import AdaptivePGD
 from verisal.detection.adaptive import AdaptiveSuite, adaptive_scores, attack_defence
-from verisal.detection.attacked_images import GroupTable
 from verisal.detection.data import DetectorData
+from verisal.detection.groups import GroupTable
 from verisal.detection.metric import DetectionTable
 from verisal.detection.report import DetectionResult, build_evaluation, costs_of
 from verisal.detection.table import RATES, detection_thresholds
