@@ -17,7 +17,9 @@ EVERY = pytest.mark.parametrize(
     [case for name, case in CASES.items() if "dlr" not in name],
     ids=[n for n in CASES if "dlr" not in n],
 )
-AIMED = pytest.mark.parametrize("name", ["FGSM", "PGD", "CarliniWagnerL2", "DDN", "DeepFoolL2", "APGD"])
+AIMED = pytest.mark.parametrize(
+    "name", ["FGSM", "PGD", "CarliniWagnerL2", "DDN", "DeepFoolL2", "APGD", "AdversarialPatch"]
+)
 
 
 def tagger_problem(count: int) -> tuple[ToyNet, Tensor, Tensor]:
@@ -86,7 +88,7 @@ def test_targeted_success_is_that_all_asked_labels_are_reached(name: str) -> Non
 
 def test_independent_of_batch_mates() -> None:
     model, images, sets = tagger_problem(6)
-    for name in ("CarliniWagnerL2", "DeepFoolL2", "DDN", "APGD", "SquareAttack"):
+    for name in ("CarliniWagnerL2", "DeepFoolL2", "DDN", "APGD", "SquareAttack", "AdversarialPatch"):
         attack = CASES[name].make(CASES[name].budgets[1])
         full, part = attack(model, images, sets, chunk_size=4), attack(model, images[2:3], sets[2:3])
         torch.testing.assert_close(part.images, full.images[2:3], rtol=0, atol=2e-6)

@@ -16,6 +16,7 @@ from verisal.attacks import (
     PGD,
     AALight,
     AdaptedAttack,
+    AdversarialPatch,
     Attack,
     Brightness,
     CarliniWagnerL2,
@@ -93,6 +94,25 @@ CASES = {
         (0, 2, 4),
         bounded=False,
         gradient=False,
+    ),
+    "AdversarialPatch": AttackCase(
+        lambda share: AdversarialPatch(share, steps=40), (0.05, 0.4, 0.9), bounded=False
+    ),
+    "AdversarialPatch adam": AttackCase(
+        lambda share: AdversarialPatch(share, steps=40, optimiser="adam", random_start=True, levels=None),
+        (0.05, 0.4, 0.9),
+        bounded=False,
+    ),
+    "AdversarialPatch places": AttackCase(
+        lambda share: AdversarialPatch(share, steps=20, places=3, loss="margin", confidence=0.0),
+        (0.05, 0.4, 0.9),
+        bounded=False,
+    ),
+    "AdversarialPatch goes on": AttackCase(
+        lambda share: AdversarialPatch(share, steps=5, confidence=None, down=0.0, across=1.0),
+        (0.05, 0.4, 0.9),
+        bounded=False,
+        passes=(6, 5),
     ),
     "JPEG": AttackCase(
         lambda quality: JPEG(int(quality)), (90, 70, 50), bounded=False, gradient=False, passes=(1, 0)

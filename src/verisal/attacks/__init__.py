@@ -13,10 +13,12 @@ from verisal.attacks.minimal.carlini_wagner import CarliniWagnerL2
 from verisal.attacks.minimal.ddn import DDN
 from verisal.attacks.minimal.deepfool import DeepFoolL2
 from verisal.attacks.names import named_attacks
+from verisal.attacks.patch import AdversarialPatch
 
 __all__ = [
     "APGD", "BIM", "DDN", "FGSM", "JPEG", "PGD", "AALight", "ARTCall", "AdaptedAttack", "AdaptivePGD",
-    "Aim", "Attack", "AttackResult", "Brightness", "CarliniWagnerL2", "DeepFoolL2", "Defence",
-    "FeatureMatching", "FoolboxCall", "GaussianBlur", "GaussianNoise", "HopSkipJumpL2", "Orthogonal",
-    "Selective", "Shift", "SignNoise", "SquareAttack", "TorchattacksCall", "Weighted", "named_attacks",
+    "AdversarialPatch", "Aim", "Attack", "AttackResult", "Brightness", "CarliniWagnerL2", "DeepFoolL2",
+    "Defence", "FeatureMatching", "FoolboxCall", "GaussianBlur", "GaussianNoise", "HopSkipJumpL2",
+    "Orthogonal", "Selective", "Shift", "SignNoise", "SquareAttack", "TorchattacksCall", "Weighted",
+    "named_attacks",
 ]  # fmt: skip

@@ -48,6 +48,8 @@ class AttackResult:
         n_fwd: ``(B,)`` int64 forward passes spent on each sample.
         n_bwd: ``(B,)`` int64 backward passes spent on each sample.
         bounds: of the classifier's own units, where it says other ones than [0, 1].
+        boxes: ``(B, 4)`` int64 xyxy, half-open: the part of each image that a patch covers; None for attacks
+            that may change all of it.
     """
 
     images: Tensor
@@ -56,6 +58,18 @@ class AttackResult:
     n_fwd: Tensor
     n_bwd: Tensor
     bounds: Bounds | None = None
+    boxes: Tensor | None = None
+
+    @property
+    def mask(self) -> Tensor:
+        """``(B, 1, H, W)`` bool, true where the attack may have changed the image."""
+        count, _, height, width = self.images.shape
+        if self.boxes is None:
+            return torch.ones(count, 1, height, width, dtype=torch.bool, device=self.images.device)
+        left, top, right, bottom = self.boxes[:, :, None].unbind(dim=1)
+        down, across = (torch.arange(length, device=left.device) for length in (height, width))
+        rows, columns = (top <= down) & (down < bottom), (left <= across) & (across < right)
+        return (rows[:, :, None] & columns[:, None, :])[:, None]
 
     def __repr__(self) -> str:
         """Images that fool the classifier, the noise and the passes, without the tensors."""
@@ -123,6 +137,10 @@ class Attack(Configured, ABC):
         Called with gradients enabled, autocast off and the classifier frozen. All randomness must come
         from ``draw``, and every sample must be treated as if it were alone.
         """
+
+    def _boxes(self, images: Tensor, *, draw: Draw) -> Tensor | None:
+        """Boxes ``(B, 4)`` int64 xyxy that the changes keep to, by the same draws; None for no limit."""
+        return None
 
     @final
     def __call__(
@@ -196,11 +214,16 @@ class Attack(Configured, ABC):
             norms = self._checked_norms(attacked, clean)
             with torch.no_grad():
                 success = victim.reached(victim.logits(attacked, victim.rows), victim.rows)
-            return AttackResult(attacked, success, norms, victim.n_fwd, victim.n_bwd)
+            boxes = self._boxes(clean, draw=draw)
+            return AttackResult(attacked, success, norms, victim.n_fwd, victim.n_bwd, boxes=boxes)
 
         counts = torch.zeros(0, dtype=torch.int64, device=images.device)
-        nothing = AttackResult(images[:0].detach(), counts.bool(), counts.float(), counts, counts)
         seed = seed_of(generator)
+        none = partial(per_sample, seed=seed, sample_ids=(), device=images.device)
+        boxes = self._boxes(images[:0], draw=none)
+        nothing = AttackResult(
+            images[:0].detach(), counts.bool(), counts.float(), counts, counts, boxes=boxes
+        )
         parts = by_chunk(attack_chunk, [classifier], images, seed=seed, ids=ids, size=chunk_size)
         bounds = classifier.bounds if isinstance(classifier, Classifier) else UNIT
         return replace(joined([nothing, *parts]), bounds=None if bounds == UNIT else bounds)
