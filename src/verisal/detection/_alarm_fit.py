@@ -29,7 +29,7 @@ from verisal.functional.adversarial import round_to_8bit
 from verisal.functional.outputs import ask, require_softmax
 from verisal.functional.scopes import scoring
 from verisal.functional.seeding import content_ids, derive_seed
-from verisal.functional.statistics import Bootstrap, negatives_needed, threshold_at_fpr
+from verisal.functional.statistics import Bootstrap, ScoreSample, negatives_needed, threshold_at_fpr
 from verisal.models import Classifier
 from verisal.results import Evaluation, Score
 from verisal.types import Labels, Sample, check_images, check_range, query_classes
@@ -45,6 +45,7 @@ class Fitted:
     detector: Detector
     threshold: float
     seen: Mapping[str, Tensor]
+    clean_scores: ScoreSample
     report: Evaluation
 
 
@@ -130,10 +131,11 @@ def fit_detector(
         for split in splits.values():
             split.fill(processes, [detector.measurement], progress=progress)
         _learn(detector, splits["fit"], tuple(suite.attacks), seed=seed)
-        threshold = _threshold(detector, splits["val"], false_alarms)
+        clean = _clean_scores(detector, splits["val"])
+        threshold = _threshold(clean, false_alarms)
         report = _report(detector, splits["test"], suite, threshold, false_alarms, seed=seed)
     seen = {part: different(divided[part].digests().values) for part in ("fit", "val")}
-    return Fitted(detector, threshold, seen, report)
+    return Fitted(detector, threshold, seen, ScoreSample.of(clean), report)
 
 
 @final
@@ -236,9 +238,12 @@ def _check_enough(groups: GroupTable, rate: float, ratios: Sequence[float]) -> N
     )
 
 
-def _threshold(detector: Detector, split: AttackedImages, rate: float) -> float:
-    groups, table = split.groups(), _scored(detector, split)
-    scores = table.of_group(groups.groups.index("clean")).row_scores(0)
+def _clean_scores(detector: Detector, split: AttackedImages) -> Tensor:
+    table = _scored(detector, split)
+    return table.of_group(split.groups().groups.index("clean")).row_scores(0)
+
+
+def _threshold(scores: Tensor, rate: float) -> float:
     at = threshold_at_fpr(scores, rate)
     if at is None:
         raise ConfigError(

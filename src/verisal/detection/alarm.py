@@ -16,6 +16,7 @@ from verisal.checkpoint import IMAGES_KEY, save_export
 from verisal.detectors import Detector
 from verisal.errors import CheckpointError, ConfigError
 from verisal.fingerprint import state_hash
+from verisal.functional.statistics import Drift, ScoreSample
 from verisal.models import Classifier
 from verisal.models.sources.zoo import side_or_both
 from verisal.results import Evaluation
@@ -49,6 +50,8 @@ class Alarm:
         weights: hash of the classifier's weights at the time of the fit.
         seen: ``fit`` and ``val`` to digests ``(N,)`` int64 of the images that the detector learned from and
             that the threshold was taken from.
+        clean_scores: what is kept of the scores that the threshold was taken from; None for an alarm from a
+            file of an earlier version.
         report: what it finds on images of neither; None for an alarm from a file.
     """
 
@@ -58,6 +61,7 @@ class Alarm:
     false_alarms: float = 0.05
     weights: str = ""
     seen: Mapping[str, Tensor] = field(default_factory=dict)
+    clean_scores: ScoreSample | None = None
     report: Evaluation | None = None
 
     @classmethod
@@ -149,6 +153,7 @@ class Alarm:
             detector=fitted.detector,
             threshold=fitted.threshold,
             seen=fitted.seen,
+            clean_scores=fitted.clean_scores,
             report=fitted.report,
         )
 
@@ -166,6 +171,16 @@ class Alarm:
             scores = self.detector.judge({name: part.to(learned.device) for name, part in measured.items()})
         scores = scores.to(images.device)
         return Verdicts(scores, scores > self.threshold)
+
+    def drift(self, scores: Tensor) -> Drift | None:
+        """How far scores ``(n,)`` of images are from those that the threshold was taken from.
+
+        Where it has ``drifted``, the images are of another kind than those (another camera, other
+        preprocessing, noise), or many of them are attacked, and the threshold need not keep to its share of
+        false alarms.
+        None for an alarm from a file of an earlier version, and without scores.
+        """
+        return None if self.clean_scores is None else self.clean_scores.drift(scores)
 
     def words(self, scores: Tensor) -> tuple[str, ...]:
         """Scores ``(B,)`` and what follows from them, as a reader wants them."""
@@ -245,6 +260,9 @@ class Alarm:
         state = {f"detectors.{row}.{name}": tensor for name, tensor in self.detector.state().items()}
         state["thresholds"] = torch.tensor([[self.threshold]], dtype=torch.float64)
         state["supported"] = torch.tensor([[True]])
+        if self.clean_scores is not None:
+            state["clean_scores"] = self.clean_scores.quantiles[None]
+            state["negatives"] = torch.tensor(self.clean_scores.count)
         told = {
             "network": "detectors",
             "checkpoint": {"card": card},

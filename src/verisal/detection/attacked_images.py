@@ -58,7 +58,8 @@ class AttackedImages:
         attacked_count: how many of them, from the first, are also attacked and made noisy.
         attacks: name to attack; names become parts of metric names.
         noise: name to noise control.
-        noise_like: name of the attack whose per-image L2 norm ``noise_l2`` copies; None leaves it out.
+        noise_like: name of the attack whose per-image L2 norms the Gaussian noise ``noise_l2`` copies; with
+            several names there is one ``noise_l2_<attack>`` for each; None leaves it out.
         keep_failed: True if failed attacks are measured too; they are reported, but never fitted.
         near_border: how many images near the border each attacked image adds, 0 to 3: groups
             ``near_<attack>``, ``near_<attack>_2`` and so on, with the role of attacks. The image's number
@@ -79,7 +80,7 @@ class AttackedImages:
         attacked_count: int,
         attacks: Mapping[str, Attack],
         noise: Mapping[str, Attack],
-        noise_like: str | None,
+        noise_like: str | Sequence[str] | None,
         keep_failed: bool = True,
         near_border: int = 0,
         seed: int,
@@ -97,11 +98,12 @@ class AttackedImages:
             for name in attacks
             for copy in range(near_border)
         }
-        taken = {CLEAN, _MISCLASSIFIED, _NOISE_L2, *near} & {*attacks, *noise}
+        copied = _copied_noise(noise_like)
+        taken = {*copied, CLEAN, _MISCLASSIFIED, _NOISE_L2, *near} & {*attacks, *noise}
         if taken or set(attacks) & set(noise):
             raise ConfigError(f"{split}: two attacks or noise controls share a name, or use {sorted(taken)}")
-        if noise_like is not None and noise_like not in attacks:
-            raise ConfigError(f"{split}: noise_like is {noise_like!r}, attacks are {sorted(attacks)}")
+        if unknown := [name for name in copied.values() if name not in attacks]:
+            raise ConfigError(f"{split}: noise_like is {unknown[0]!r}, attacks are {sorted(attacks)}")
         if source.class_names != classifier.class_names:
             raise ConfigError(
                 f"the classifier knows {classifier.class_names}, the images are of {source.class_names}"
@@ -109,10 +111,10 @@ class AttackedImages:
         self.source = source
         self._classifier = classifier
         self._attacked_count, self._seed, self._keep_failed = attacked_count, seed, keep_failed
-        self._attacks, self._noise, self._noise_like = dict(attacks), dict(noise), noise_like
+        self._attacks, self._noise, self._copied = dict(attacks), dict(noise), copied
         self._near = near
         if not attacked_count:
-            self._attacks, self._noise, self._noise_like, self._near = {}, {}, None, {}
+            self._attacks, self._noise, self._copied, self._near = {}, {}, {}, {}
         self._root, self._shard_size = root, shard_size
         self._identity = state_hash(classifier)
         # Pictures rather than settings: also another release of the drawings makes another store.
@@ -127,9 +129,8 @@ class AttackedImages:
 
     @property
     def variants(self) -> tuple[str, ...]:
-        """Names of everything that is done to the images, ``clean`` first, ``noise_l2`` last."""
-        copied = () if self._noise_like is None else (_NOISE_L2,)
-        return (CLEAN, *self._attacks, *self._near, *self._noise, *copied)
+        """Names of everything that is done to the images, ``clean`` first, copied noise last."""
+        return (CLEAN, *self._attacks, *self._near, *self._noise, *self._copied)
 
     def fill(
         self, processes: Processes, measurements: Sequence[Measurement] = (), *, progress: bool = True
@@ -174,6 +175,7 @@ class AttackedImages:
             roles={part.name: part.role for part in parts},
             attack_rates={variant: _rates(self._image_store(variant).load()) for variant in self._attacks},
             near={name: attack for name, (attack, _) in self._near.items()},
+            noise_of={attack: name for name, attack in self._copied.items()},
         )
 
     def measured(self, measurement: Measurement) -> dict[str, Tensor]:
@@ -252,12 +254,12 @@ class AttackedImages:
             # Drawn data carry the seed already, when it is the one that they were drawn with.
             if self._data_key.get("seed") != self._seed:
                 key["seed"] = self._seed
-            attack = self._noise_like if variant == _NOISE_L2 and self._noise_like else variant
+            attack = self._copied.get(variant, variant)
             if variant in self._near:
                 attack, copy = self._near[variant]
                 key["near_border"] = {"copy": copy, "shares": _SHARES}
             key["variant"] = (self._attacks | self._noise)[attack].settings()
-            key["noise_like"] = variant == _NOISE_L2
+            key["noise_like"] = variant in self._copied
         return key
 
     def _image_store(self, variant: str) -> FeatureStore:
@@ -272,14 +274,15 @@ class AttackedImages:
         return FeatureStore(self._root, key=key, prefix=prefix, shard_size=self._shard_size)
 
     def _images_of(self, variant: str) -> Compute:
-        copied = self._noise_like if variant == _NOISE_L2 else None
+        copied = self._copied.get(variant)
         norms = None if copied is None else self._image_store(copied).load(["l2"])["l2"]
 
         def compute(items: Sequence[int]) -> dict[str, Tensor]:
             batch = Batch.collate([self.source[index] for index in items])
             attacked = batch.images
             if norms is not None:
-                seed = derive_seed(self._seed, variant)
+                # One draw an image, whatever attack lends the norm.
+                seed = derive_seed(self._seed, _NOISE_L2)
                 attacked = gaussian_noise(attacked, norms[list(items)], seed=seed, sample_ids=batch.image_ids)
             elif variant in self._near:
                 attacked = self._near_border(variant, batch, items)
@@ -335,6 +338,13 @@ class AttackedImages:
 
     def _measured_by(self, measurement: Measurement, images: Tensor) -> Compute:
         return lambda items: measurement(self._classifier, images[list(items)].float() / 255)
+
+
+def _copied_noise(noise_like: str | Sequence[str] | None) -> dict[str, str]:
+    """Variant of Gaussian noise to the attack whose norms it copies."""
+    if noise_like is None or isinstance(noise_like, str):
+        return {} if noise_like is None else {_NOISE_L2: noise_like}
+    return {f"{_NOISE_L2}_{attack}": attack for attack in noise_like}
 
 
 def _rates(images: Mapping[str, Tensor]) -> tuple[float, float]:

@@ -74,7 +74,9 @@ class DetectorData(L.LightningDataModule):
         fits: name of a fit to the attacks that detectors are fitted on.
         noise: name to a noise control or benign corruption, a negative.
         noise_like: fitted attack whose per-image L2 norms the Gaussian noise ``noise_l2`` copies.
-        test_noise_like: the attack that it copies in the test; None for the same.
+        test_noise_like: the attack that it copies in the test; None for the same. A list makes noise for
+            each of its attacks, ``noise_l2_<attack>``, mostly of norms that were not fitted, and its score
+            against that noise, ``auroc_against_noise``.
         fit_noise: which of ``noise`` detectors are fitted on and validated with, besides ``noise_l2``; None
             for all. The test has all.
         near_border: how many images near the decision border detectors are fitted on beside every fitted
@@ -110,7 +112,7 @@ class DetectorData(L.LightningDataModule):
         fits: dict[str, list[str]],
         noise: dict[str, Attack],
         noise_like: str,
-        test_noise_like: str | None = None,
+        test_noise_like: str | Sequence[str] | None = None,
         fit_noise: Sequence[str] | None = None,
         near_border: int = 0,
         merged: Sequence[str] = (),

@@ -17,6 +17,7 @@ from verisal.detection.table import RATES
 from verisal.detectors import Detector
 from verisal.errors import CheckpointError, ConfigError
 from verisal.fingerprint import state_hash
+from verisal.functional.statistics import ScoreSample
 from verisal.models import Classifier
 from verisal.models.sources.zoo import side_or_both
 
@@ -119,7 +120,15 @@ class DetectorFile:
             false_alarms=self.rates[0],
             weights=self.card.get("classifier", ""),
             seen=self.seen,
+            clean_scores=self._clean_scores(head),
         )
+
+    def _clean_scores(self, row: str) -> ScoreSample | None:
+        if "clean_scores" not in self.tensors:
+            return None
+        quantiles = self.tensors["clean_scores"][self.card["rows"].index(row)]
+        # Zeros stand for scores that are not known.
+        return ScoreSample(quantiles, int(self.tensors["negatives"])) if bool(quantiles.any()) else None
 
     def _check_classifier(self, classifier: Classifier, other_weights: bool) -> None:
         card = self.card

@@ -62,6 +62,7 @@ class GroupTable:
         roles: group name to ``clean``, ``attack``, ``failed`` or ``benign``.
         attack_rates: attack name to its success rate before and after 8-bit rounding.
         near: group of images near the border to the attack that they come from.
+        noise_of: attack to the group of Gaussian noise that copies its norms, image by image.
     """
 
     images: Tensor
@@ -73,6 +74,7 @@ class GroupTable:
     roles: Mapping[str, Role]
     attack_rates: Mapping[str, tuple[float, float]]
     near: Mapping[str, str] = field(default_factory=dict)
+    noise_of: Mapping[str, str] = field(default_factory=dict)
 
     __repr__ = brief
 

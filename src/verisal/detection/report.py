@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
@@ -26,10 +26,11 @@ from verisal.detection.table import (
     detection_report,
     threshold_notes,
 )
-from verisal.detectors import Detector
+from verisal.detectors import Detector, KernelDensity
+from verisal.detectors.untrained import UntrainedDetector
 from verisal.fingerprint import canonical
 from verisal.functional.networks import uncompiled
-from verisal.functional.statistics import Bootstrap, Resampled
+from verisal.functional.statistics import Bootstrap, Drift, Resampled, ScoreSample
 from verisal.models import Classifier
 from verisal.results import Evaluation, Heatmap, MaskPanel, Score, ScoreName
 from verisal.saliency.gates.masks import fuse_layers, resize_maps
@@ -52,6 +53,8 @@ class DetectionResult:
         negatives: clean validation images that the thresholds were made from.
         masks: what the head row reads, for pictures of its masks; none without masks in it.
         timings: what was timed.
+        learned: rows that learn from attacked images; see :func:`learned_rows`.
+        clean_scores: row to what is known of the scores that set its threshold.
     """
 
     split: Literal["det_val", "det_test"]
@@ -63,6 +66,8 @@ class DetectionResult:
     negatives: int
     masks: Mapping[str, Tensor] = field(default_factory=dict)
     timings: Mapping[str, float] = field(default_factory=dict)
+    learned: Collection[str] = ()
+    clean_scores: Mapping[str, ScoreSample] = field(default_factory=dict)
 
     __repr__ = brief
 
@@ -90,7 +95,7 @@ def build_evaluation(found: DetectionResult, data: DetectorData, bootstrap: Boot
         )  # fmt: skip
     scores |= detection_report(
         table, split=split, rows=found.rows, groups=names, roles=groups.roles, thresholds=thresholds,
-        bootstrap=bootstrap,
+        bootstrap=bootstrap, noise_of=groups.noise_of,
     )  # fmt: skip
     for index, row in enumerate(found.rows):
         scores |= _worst_benign(scores, split, row, groups, bootstrap)
@@ -118,7 +123,53 @@ def build_evaluation(found: DetectionResult, data: DetectorData, bootstrap: Boot
                 f"{name}: success rate {before:.1%} before and {after:.1%} after rounding to 8 bits"
                 for name, (before, after) in groups.attack_rates.items()
             ),
+            *_untrained_notes(scores, split, found, data.families),
+            *(_drift_notes(table, found, groups) if found.split == "det_test" else ()),
         ),
+    )
+
+
+def learned_rows(detectors: Mapping[str, Detector]) -> tuple[str, ...]:
+    """Names of the detectors that learn from attacked images, so that none may be at chance on those."""
+    return tuple(
+        row for row, one in detectors.items() if not isinstance(one, UntrainedDetector | KernelDensity)
+    )
+
+
+def _untrained_notes(
+    scores: Mapping[ScoreName, Score], split: str, found: DetectionResult, families: Families
+) -> Iterator[str]:
+    """Sentences on rows at chance on attacks that they were fitted on."""
+    for row in found.learned:
+        missed = {
+            attack: score
+            for attack in families.fits[found.default]
+            if (score := scores.get(ScoreName(split, row, "auroc", attack))) is not None and score.low <= 0.5
+        }
+        if missed:
+            told = ", ".join(f"{name} {score.value:.3f}" for name, score in missed.items())
+            yield (
+                f"{row} WAS NOT TRAINED: AUROC at chance on attacks that it was fitted on ({told}); its other"
+                " numbers say nothing about what it reads. Train it longer, or on more images"
+            )
+
+
+def _drift_notes(table: DetectionTable, found: DetectionResult, groups: GroupTable) -> Iterator[str]:
+    """Sentences on rows whose clean scores are others than those that set the threshold."""
+    clean = table.of_group(groups.groups.index("clean"))
+    for index, row in enumerate(found.rows):
+        sample = found.clean_scores.get(row)
+        drift = sample.drift(clean.row_scores(index)) if sample else None
+        if drift is not None and drift.drifted:
+            yield drift_words(row, drift, len(clean), "clean test images")
+
+
+def drift_words(row: str, drift: Drift, count: int, images: str) -> str:
+    """A sentence on scores of ``count`` images that are others than those that set the threshold."""
+    return (
+        f"{row}: scores of {images} ({count}) are not distributed as those of the clean images that set its"
+        f" threshold: their distributions differ by {drift.distance:.2f}, beyond {drift.limit:.2f}. They are"
+        " of another kind, or many are attacked; the share of false alarms need not hold for them"
     )
 
 

@@ -84,12 +84,15 @@ def detection_report(
     thresholds: Thresholds,
     bootstrap: Bootstrap,
     rates: Sequence[float] = RATES,
+    noise_of: Mapping[str, str] | None = None,
 ) -> dict[ScoreName, Score]:
     """Every number of the detection table, each with its interval over images.
 
     Per row and attack: ``auroc``, ``fpr_at_tpr95`` (both paired 1:1 by image with the clean group),
     ``tpr_at_fpr5``, ``tpr_at_fpr1``; per row and clean or benign group: ``fpr`` and ``fpr1``, the share of
     alarms at the thresholds of 5 % and 1 %; per row and failed group: ``alarm_rate`` at the 5 % threshold.
+    Where ``noise_of`` names a group of noise that is as large as an attack, image by image, there is the
+    attack's ``auroc_against_noise``: a row that only tells that something was added is at .5.
     A row whose members differ also has ``auroc_member_min``, ``auroc_member_mean`` and ``auroc_member_max``.
 
     Args:
@@ -103,6 +106,7 @@ def detection_report(
         bootstrap: of the images; without resamples it gives values alone, e.g. every training epoch.
         rates: allowed shares of false alarms, which the names above follow; ``fpr`` and ``alarm_rate`` are
             at the first.
+        noise_of: attack to the group of noise of its norms.
 
     Returns:
         ``<split>/<row>/<metric>/<attack or group>`` to its score.
@@ -111,7 +115,7 @@ def detection_report(
         ConfigError: a group without a role, or not exactly one clean group.
         NumericError: a detector that gives only two distinct scores, naming the row and the attack.
     """
-    clean = _clean_group(groups, roles)
+    clean, numbers = _clean_group(groups, roles), {name: number for number, name in groups.items()}
     report: dict[ScoreName, Score] = {}
     for row_index, row in enumerate(rows):
         at = {rate: thresholds.get(row, {}).get(rate) for rate in rates}
@@ -123,6 +127,11 @@ def detection_report(
             if role == "attack":
                 paired = _paired(part, negatives, row_index, name=f"{row}, {group}", bootstrap=bootstrap)
                 report |= {ScoreName(split, row, metric, group): score for metric, score in paired.items()}
+                noise = (noise_of or {}).get(group)
+                if noise in numbers:
+                    report[ScoreName(split, row, "auroc_against_noise", group)] = _against(
+                        part, table.of_group(numbers[noise]), row_index, bootstrap
+                    )
             for rate in rates:
                 fpr = "fpr" if rate == rates[0] else f"fpr{100 * rate:g}"
                 tpr = f"tpr_at_fpr{100 * rate:g}"
@@ -198,6 +207,12 @@ def _paired(
     except NumericError as error:
         raise NumericError(f"{name}: {error}") from error
     return {metric: resampled.score() for metric, resampled in scores.items()}
+
+
+def _against(attacked: DetectionTable, noisy: DetectionTable, row: int, bootstrap: Bootstrap) -> Score:
+    """AUROC of attacked images against the same images under noise, those that have both."""
+    first, second = pair_by_image(attacked.image_index, noisy.image_index)
+    return bootstrap.auroc(attacked.row_scores(row)[first], noisy.row_scores(row)[second]).score()
 
 
 def _clean_group(groups: Mapping[int, str], roles: Mapping[str, Role]) -> int:

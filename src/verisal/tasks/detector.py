@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
-import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, final
 
 import lightning as L
@@ -13,15 +13,17 @@ from torch import Tensor, nn
 
 from verisal.detection.data import DetectorData
 from verisal.detection.metric import DetectionScores, DetectionTable
-from verisal.detection.report import DetectionResult, build_evaluation, costs_of
+from verisal.detection.report import DetectionResult, build_evaluation, costs_of, drift_words, learned_rows
 from verisal.detection.table import RATES, Thresholds, detection_thresholds
-from verisal.detectors import Detector, Logits, Measurement, TrainedDetector
+from verisal.detectors import Detector, Logits, TrainedDetector
 from verisal.detectors.base import epoch_order, require_rows
 from verisal.errors import CheckpointError, ConfigError
 from verisal.fingerprint import canonical
 from verisal.functional.outputs import log_odds
-from verisal.functional.statistics import Bootstrap
+from verisal.functional.statistics import Bootstrap, ScoreSample
+from verisal.functional.statistics.drift import QUANTILES
 from verisal.results import Evaluation
+from verisal.tasks._rows import check_rows, detector_data, distinct
 from verisal.tasks._training import OneCycle, agree_on_buffers, check_planned
 from verisal.types import Batch, Split, check_range
 
@@ -29,26 +31,7 @@ _SPLITS: dict[str, tuple[Split, ...]] = {
     "fit": ("det_fit", "det_val"), "validate": ("det_val",), "test": ("det_test",), "predict": ()
 }  # fmt: skip
 _TIMED_IMAGES = 32
-
-
-def check_rows(rows: Collection[str], head: str) -> None:
-    """Raise unless the head is a row, and every row's name can be part of file and metric names."""
-    if head not in rows:
-        raise ConfigError(f"head must be one of the detectors {sorted(rows)}, found {head!r}")
-    if wrong := [row for row in rows if not re.fullmatch(r"[\w.-]+", row)]:
-        raise ConfigError(
-            f"rows are parts of file and metric names: letters, digits, '.', '_' or '-'; found {wrong}"
-        )
-
-
-def detector_data(task: L.LightningModule, default: str) -> DetectorData:
-    """The data module of a task, which must have the fit ``default``."""
-    data = task.trainer.datamodule  # type: ignore[attr-defined]
-    if not isinstance(data, DetectorData):
-        raise ConfigError(f"{type(task).__name__} needs DetectorData, found {type(data).__name__}")
-    if default not in data.families.fits:
-        raise ConfigError(f"default is {default!r}; the data's fits are {list(data.families.fits)}")
-    return data
+_logger = logging.getLogger(__name__)
 
 
 @final
@@ -104,11 +87,15 @@ class DetectorTask(L.LightningModule):
         self.register_buffer("thresholds", torch.zeros(shape, dtype=torch.float64))
         self.register_buffer("supported", torch.zeros(shape, dtype=torch.bool))
         self.register_buffer("negatives", torch.zeros((), dtype=torch.int64))
+        # Of the scores that set the thresholds, so that later images can be compared with them.
+        self.register_buffer("clean_scores", torch.zeros(len(self.rows), QUANTILES, dtype=torch.float64))
         self.thresholds: Tensor
         self.supported: Tensor
         self.negatives: Tensor
+        self.clean_scores: Tensor
         self.evaluation: Evaluation | None = None
         self._restored = False
+        self._predicted: list[float] = []
         self._measured: dict[tuple[Split, str], dict[str, Tensor]] = {}
         # Of the fitted rows, what the networks of each trained row read.
         self._inputs: dict[str, Mapping[str, Tensor]] = {}
@@ -193,6 +180,8 @@ class DetectorTask(L.LightningModule):
             prefix = f"detectors.{row}."
             names = [name for name in state if name.startswith(prefix)]
             self.detectors[row].restore({name.removeprefix(prefix): state.pop(name) for name in names})
+        # Checkpoints of earlier versions lack it; zeros say that nothing is known.
+        state.setdefault("clean_scores", torch.zeros_like(self.clean_scores))
         if not len(self.networks):
             for name in [name for name in state if name.startswith("networks.")]:
                 del state[name]
@@ -294,8 +283,12 @@ class DetectorTask(L.LightningModule):
     def _set_thresholds(self, table: DetectionTable) -> None:
         groups = self._data.groups("det_val")
         self.negatives.fill_(groups.counts()["clean"])
-        found = detection_thresholds(table, self.rows, clean=groups.groups.index("clean"))
+        number = groups.groups.index("clean")
+        found, clean = detection_thresholds(table, self.rows, clean=number), table.of_group(number)
         for index, row in enumerate(self.rows):
+            # Rows without a score keep zeros, as a run stops at a buffer that is not finite.
+            if (sample := ScoreSample.of(clean.row_scores(index))).count:
+                self.clean_scores[index] = sample.quantiles
             for rate, at in enumerate(found[row].values()):
                 self.supported[index, rate] = at is not None
                 self.thresholds[index, rate] = 0.0 if at is None else at
@@ -306,6 +299,11 @@ class DetectorTask(L.LightningModule):
             row: {rate: at if there else None for rate, at, there in zip(RATES, values, flags, strict=True)}
             for row, values, flags in known
         }
+
+    def _known_clean_scores(self) -> dict[str, ScoreSample]:
+        """Row to its scores of clean validation images, where they are known."""
+        known = zip(self.rows, self.clean_scores.cpu(), strict=True)
+        return {row: ScoreSample(kept, int(self.negatives)) for row, kept in known if bool(kept.any())}
 
     def _report(self, split: Literal["det_val", "det_test"], table: DetectionTable, resamples: int) -> None:
         """Build the evaluation and log every defined score; each member's own stay in the report."""
@@ -318,6 +316,7 @@ class DetectorTask(L.LightningModule):
             split=split, rows=self.rows, head=self.head, default=self.default, tables={self.default: table},
             thresholds={self.default: self._known_thresholds()}, negatives=int(self.negatives),
             masks=self._measured[split, canonical(head.measurement)], timings=timings,
+            learned=learned_rows(self.detectors), clean_scores=self._known_clean_scores(),
         )  # fmt: skip
         bootstrap = Bootstrap(resamples, seed=self.seed)
         self.evaluation = build_evaluation(result, self._data, bootstrap)
@@ -340,6 +339,7 @@ class DetectorTask(L.LightningModule):
             row: detector.judge(measured[canonical(detector.measurement)]).double().tolist()
             for row, detector in self.detectors.items()
         }
+        self._predicted += scores[self.head]
         logits = Logits()(classifier, images)["logits"]
         predicted = logits.argmax(dim=1).tolist()
         columns: dict[str, Sequence[object]] = {
@@ -351,6 +351,17 @@ class DetectorTask(L.LightningModule):
             f"threshold/{self.head}": [threshold] * len(batch),
         }
         return columns | {f"score/{row}": values for row, values in scores.items()}
+
+    def on_predict_start(self) -> None:
+        """Forget the scores of an earlier pass."""
+        self._predicted = []
+
+    def on_predict_end(self) -> None:
+        """Warn where the images are of another kind than those that set the threshold."""
+        sample = self._known_clean_scores().get(self.head)
+        drift = sample.drift(torch.tensor(self._predicted, dtype=torch.float64)) if sample else None
+        if drift is not None and drift.drifted:
+            _logger.warning("%s", drift_words(self.head, drift, len(self._predicted), "the images"))
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's union of eight shapes
         """AdamW with a one-cycle schedule per step, and each row's own rate and decay."""
@@ -365,8 +376,3 @@ class DetectorTask(L.LightningModule):
         rates = [one.learning_rate for one in trained]
         schedule = OneCycle(optimizer, self.trainer, max_lr=rates, pct_start=0.3)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-def distinct(detectors: Collection[Detector]) -> dict[str, Measurement]:
-    """The measurements of some detectors, equal ones once, by their settings."""
-    return {canonical(detector.measurement): detector.measurement for detector in detectors}

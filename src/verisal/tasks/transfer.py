@@ -16,15 +16,15 @@ from verisal.detection.adaptive import AdaptiveSuite, adaptive_scores, attack_de
 from verisal.detection.data import DetectorData
 from verisal.detection.groups import GroupTable
 from verisal.detection.metric import DetectionTable
-from verisal.detection.report import DetectionResult, build_evaluation, costs_of
+from verisal.detection.report import DetectionResult, build_evaluation, costs_of, learned_rows
 from verisal.detection.table import RATES, detection_thresholds
 from verisal.detectors import Detector, Measurement
 from verisal.errors import ConfigError
 from verisal.fingerprint import canonical, settings_of
-from verisal.functional.statistics import Bootstrap, threshold_at_fpr
+from verisal.functional.statistics import Bootstrap, ScoreSample, threshold_at_fpr
 from verisal.results import Evaluation, ScoreName
 from verisal.store import FeatureStore
-from verisal.tasks.detector import check_rows, detector_data, distinct
+from verisal.tasks._rows import check_rows, detector_data, distinct
 from verisal.types import Split, check_range
 
 _TIMED_IMAGES = 32
@@ -188,6 +188,8 @@ class TransferTask(L.LightningModule):
                 for fit in fits
             },
             negatives=validation.counts()["clean"],
+            learned=learned_rows({row: self._detector(row) for row in self.rows}),
+            clean_scores=self._clean_scores(clean),
             timings=self._timings(),
             masks=self._read("det_test", self._detector(self.head).measurement),
         )  # fmt: skip
@@ -198,6 +200,11 @@ class TransferTask(L.LightningModule):
             name = ScoreName("test", row, "auroc", "mean_unseen")
             if name in evaluation.scores:
                 self.log(str(name), evaluation.scores[name].value, batch_size=1, rank_zero_only=True)
+
+    def _clean_scores(self, clean: int) -> dict[str, ScoreSample]:
+        """Row to its scores of clean validation images, as fitted by default."""
+        table = self._gathered(self.default, "det_val").of_group(clean)
+        return {row: ScoreSample.of(table.row_scores(index)) for index, row in enumerate(self.rows)}
 
     def _store(self, cell: _Cell | _AdaptiveCell) -> FeatureStore:
         if isinstance(cell, _Cell):

@@ -9,6 +9,7 @@ from verisal.functional.statistics.detection import (
     roc_curve,
     threshold_at_fpr,
 )
+from verisal.functional.statistics.drift import Drift, ScoreSample
 from verisal.functional.statistics.limits import rate_limits
 from verisal.functional.statistics.ranking import (
     kendall_tau_b,
@@ -20,7 +21,9 @@ from verisal.functional.statistics.resampled import Bootstrap, Resampled
 
 __all__ = [
     "Bootstrap",
+    "Drift",
     "Resampled",
+    "ScoreSample",
     "auroc",
     "fpr_at_tpr95",
     "kendall_tau_b",
