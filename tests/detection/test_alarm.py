@@ -1,5 +1,7 @@
 """An alarm from images and labels in memory: honest parts, threshold, report and file."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -112,6 +114,22 @@ def test_attacked_images_ring_more_often_than_clean_ones(alarm):
     assert rates["test/LearnedConsistency/fpr/clean"].value < 0.25
 
 
+def test_images_of_another_kind_are_known_by_their_scores(alarm, problem):
+    parts = part_of(alarm, problem[1])
+    assert not alarm.drift(alarm(problem[1][parts["test"]]).scores).drifted
+    same = problem[1][:1].expand(60, -1, -1, -1)
+    assert alarm.drift(alarm(same.clone()).scores).drifted
+    assert alarm.drift(torch.zeros(0)) is None
+    assert replace(alarm, clean_scores=None).drift(torch.zeros(9)) is None
+
+
+def test_images_near_the_border_are_learned_from(alarm, problem):
+    without = fitted(problem, unseen=[PGD(0.5, "l2", steps=3)], near_border=0)
+    assert without.threshold != alarm.threshold
+    assert without.report.counts == alarm.report.counts
+    assert "near" not in alarm.table()
+
+
 def test_classifier_is_left_as_it_was(problem):
     classifier, images, labels = problem
     classifier.train()
@@ -143,6 +161,8 @@ def test_file_gives_the_same_alarm(problem, tmp_path, detector):
         "val": True,
     }
     assert repr(again) == repr(alarm)
+    assert again.clean_scores.count == alarm.clean_scores.count >= 100
+    assert again.clean_scores.quantiles.equal(alarm.clean_scores.quantiles)
     card = read_detector(tmp_path / "alarm.safetensors").card
     assert card.get("stages") == (["first", "second"] if isinstance(detector, Mahalanobis) else None)
     with pytest.raises(ConfigError, match="no report, as it comes from a file"):

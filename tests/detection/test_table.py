@@ -348,3 +348,21 @@ def test_documentation():
     result = doctest.testfile(str(Path(__file__).parents[2] / "docs" / "metrics.md"), module_relative=False)
     assert result.attempted > 5
     assert result.failed == 0
+
+
+def test_an_attack_is_compared_with_noise_of_its_own_norm_image_by_image():
+    scores = draw(images=30)
+    # Images 20 to 29 were not attacked successfully, images 0 to 4 have no noise.
+    scores[1] = scores[1][:20]
+    metric = DetectionScores(ROWS)
+    for group, values in scores.items():
+        index = torch.arange(5, 30) if group == 2 else torch.arange(len(values))
+        metric.update(values[-len(index) :], index, torch.full((len(index),), group))
+    report = report_of(metric.compute(), noise_of={"cw_l2": "noise_linf"})
+    for row, name in enumerate(ROWS):
+        literal = auroc(scores[1][5:20, row, 0].double(), scores[2][5:20, row, 0].double())
+        found = report[f"test/{name}/auroc_against_noise/cw_l2"]
+        assert (found.value, found.n) == (pytest.approx(float(literal)), 15)
+    assert not any("against_noise" in str(name) for name in report_of(metric.compute()))
+    missing = report_of(metric.compute(), noise_of={"cw_l2": "noise that is not there"})
+    assert not any("against_noise" in str(name) for name in missing)

@@ -21,9 +21,7 @@ def test_the_distance_is_that_of_the_whole_sample_but_for_the_quantiles(own, oth
 
 
 def test_scores_of_the_same_kind_hardly_ever_drift_and_others_do():
-    drifts = [
-        ScoreSample.of(drawn(2 * seed, 300)).drift(drawn(2 * seed + 1, 120)) for seed in range(400)
-    ]
+    drifts = [ScoreSample.of(drawn(2 * seed, 300)).drift(drawn(2 * seed + 1, 120)) for seed in range(400)]
     assert sum(drift.drifted for drift in drifts) <= 3
     assert all(0.05 < drift.limit < 0.3 for drift in drifts)
     moved = [

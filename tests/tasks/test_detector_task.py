@@ -280,6 +280,7 @@ def test_a_strong_signal_is_learned(folder, tmp_path):
     task = evaluated(folder, tables(), *ROWS, "max_softmax", epochs=6, tmp_path=tmp_path)
     for row in ROWS:
         assert task.evaluation.scores[f"test/{row}/auroc/pgd"].value > 0.99
+    assert not [note for note in task.evaluation.notes if "NOT TRAINED" in note or "distributed" in note]
     assert abs(task.evaluation.scores["test/max_softmax/auroc/pgd"].value - 0.5) < 0.1
 
 
@@ -296,9 +297,21 @@ def test_nothing_is_learned_where_there_is_nothing(folder, tmp_path, control):
         given = {split: dealt_anew(source, seed=4) for split, source in tables().items()}
     else:
         given = tables(signal=0.0)
-    task = evaluated(folder, given, *ROWS, epochs=6, tmp_path=tmp_path)
+    task = evaluated(folder, given, *ROWS, "max_softmax", epochs=6, tmp_path=tmp_path)
     for row in ROWS:
         assert abs(task.evaluation.scores[f"test/{row}/auroc/pgd"].value - 0.5) < 0.1
+        # Max softmax learns nothing, so that chance says nothing about it.
+        assert [note for note in task.evaluation.notes if note.startswith(f"{row} WAS NOT TRAINED")]
+    assert not [note for note in task.evaluation.notes if note.startswith("max_softmax WAS")]
+
+
+def test_clean_images_of_another_kind_are_told_in_the_test(folder, tmp_path):
+    given = tables()
+    given["det_test"] = changed(given["det_test"], groups=["clean"], offset=2.0)
+    task = evaluated(folder, given, *ROWS, "max_softmax", epochs=2, tmp_path=tmp_path)
+    for row in ROWS:
+        (note,) = [note for note in task.evaluation.notes if note.startswith(f"{row}: scores of clean test")]
+        assert "(100) are not distributed" in note
 
 
 def folded(images, side):
@@ -483,6 +496,36 @@ def test_max_softmax_row_and_alarms_on_real_images(tmp_path):
     (threshold,) = set(found["threshold/masks"])
     assert threshold == float(task.thresholds[0, 0])
     assert found["alarm"] == [score > threshold for score in found["score/masks"]]
+
+
+def test_images_of_another_kind_are_told_when_they_are_predicted(tmp_path, caplog):
+    few = {"fit_count": 33, "val_attacked_count": 6, "test_count": 12}
+    module = data(tmp_path, **few)
+    task, run = task_of("masks", "max_softmax"), trainer(1)
+    run.fit(task, datamodule=module)
+    run.save_checkpoint(tmp_path / "old.ckpt")
+    right = module.groups("det_val").images[module.groups("det_val").clean]
+
+    def predicted(pictures):
+        folder = tmp_path / "pictures"
+        folder.mkdir(exist_ok=True)
+        for old in folder.iterdir():
+            old.unlink()
+        for number, image in enumerate(pictures):
+            Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{number:03d}.png")
+        caplog.clear()
+        run.predict(task, datamodule=data(tmp_path, images=[str(folder)], **few))
+        return [record.message for record in caplog.records if "not distributed" in record.message]
+
+    assert predicted(right[:60]) == []
+    (told,) = predicted(torch.zeros_like(right[:60]))
+    assert "masks: scores of the images (60)" in told
+    # One from before these scores were kept says nothing.
+    checkpoint = torch.load(tmp_path / "old.ckpt", weights_only=True)
+    del checkpoint["state_dict"]["clean_scores"]
+    task.on_load_checkpoint(checkpoint)
+    task.load_state_dict(checkpoint["state_dict"])
+    assert predicted(torch.zeros_like(right[:60])) == []
 
 
 def test_alarms_need_a_threshold(folder):
