@@ -97,7 +97,10 @@ UNREAD_LEFT = {"FGSM", "BIM", "BIM l2", "PGD bim", "DeepFoolL2"}
 DRAWS = (
     "Infidelity", "AttackedSensitivity", "SensitivityMax", "ROAD", "MapSimilarity", "CascadingRandomisation",
 )  # fmt: skip
-READS_PIXELS = {"CNNDetector", "AttackCost", "FeatureSqueezing"}
+READS_PIXELS = {
+    "CNNDetector", "CNNDetector of residuals", "AttackCost", "FeatureSqueezing", "Forest of Spectrum",
+    "Forest of GradientScalars",
+}  # fmt: skip
 
 
 @EVERY

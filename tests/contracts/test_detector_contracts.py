@@ -71,7 +71,7 @@ def test_a_function_is_measured_or_refused_and_a_wrapped_classifier_is_seen_thro
     expected = measurement(classifier, images)
     wrapped = measurement(torch.nn.DataParallel(classifier), images)
     assert all(wrapped[name].equal(tensor) for name, tensor in expected.items())
-    if any(kind in name for name in expected for kind in ("pooled/", "gates/", "masks/")):
+    if any(kind in name for name in expected for kind in ("pooled/", "gates/", "masks/", "spectrum/")):
         with pytest.raises(ConfigError, match=r"reads or gates stages and needs verisal\.models\.Classifier"):
             measurement(classifier.forward, images)
     else:

@@ -64,6 +64,7 @@ _GIVEN: dict[str, dict[str, Any]] = {
     "ClassRankScores": {"queries": ["c1"]},
     "DetectionScores": {"rows": ["a"]},
     "DetectorTask": {"detectors": {"a": MaxSoftmax()}, "head": "a"},
+    "Forest": {"reads": ["logits"]},
     "FoolboxCall": {"attack": FGSM(eps=0.1)},
     "ImagesLike": {"class_names": ("a", "b")},
     "MapAttack": {"kind": "top_k"},

@@ -12,6 +12,8 @@ from verisal.detectors import (
     CNNDetector,
     Detector,
     FeatureSqueezing,
+    Forest,
+    GradientScalars,
     KernelDensity,
     LearnedConsistency,
     LocalIntrinsicDimension,
@@ -21,9 +23,13 @@ from verisal.detectors import (
     MaskStatistics,
     MaxSoftmax,
     Measurement,
+    MultiLID,
+    MultiLIDForest,
     Pixels,
     ShiftConsistency,
     SoftmaxEntropy,
+    Spectrum,
+    StageSpectrum,
     Vote,
 )
 from verisal.functional.networks import staged_network
@@ -52,6 +58,14 @@ def cnn() -> Detector:
     return CNNDetector(
         source=Pixels(), reads=("image",), scalars=("logits",), grid=4, members=2, epochs=3, width=4,
         batch_size=16, learning_rate=0.02,
+    )  # fmt: skip
+
+
+def cnn_of_residuals() -> Detector:
+    """The same on residuals at full resolution, which the network takes itself."""
+    return CNNDetector(
+        source=Pixels(), reads=("image",), filters=("mean3", "third"), grid=None, strides=(1, 2), members=1,
+        epochs=3, width=4, batch_size=16, learning_rate=0.02,
     )  # fmt: skip
 
 
@@ -84,7 +98,17 @@ class ToyMasks(Measurement):
 CASES = {
     "AttackCost": DetectorCase(AttackCost, learns=False),
     "CNNDetector": DetectorCase(cnn),
+    "CNNDetector of residuals": DetectorCase(cnn_of_residuals),
     "FeatureSqueezing": DetectorCase(FeatureSqueezing, learns=False),
+    "Forest of Spectrum": DetectorCase(
+        lambda: Forest(source=Spectrum(limit=48), reads=("spectrum",), trees=50), distinct=4
+    ),
+    "Forest of StageSpectrum": DetectorCase(
+        lambda: Forest(source=StageSpectrum(limit=64), reads=("spectrum/*",), trees=50), distinct=4
+    ),
+    "Forest of GradientScalars": DetectorCase(
+        lambda: Forest(source=GradientScalars(), reads=("gradient_scalars",), trees=50), distinct=4
+    ),
     "KernelDensity": DetectorCase(KernelDensity),
     "LearnedConsistency": DetectorCase(LearnedConsistency),
     "LocalIntrinsicDimension": DetectorCase(lambda: LocalIntrinsicDimension(neighbours=8)),
@@ -95,6 +119,8 @@ CASES = {
     ),
     "MaskStatistics": DetectorCase(lambda: MaskStatistics(source=ToyMasks())),
     "MaxSoftmax": DetectorCase(MaxSoftmax, learns=False),
+    "MultiLID": DetectorCase(lambda: MultiLID(neighbours=8)),
+    "MultiLIDForest": DetectorCase(lambda: MultiLIDForest(neighbours=8, trees=50), distinct=4),
     "ShiftConsistency": DetectorCase(ShiftConsistency, learns=False),
     "SoftmaxEntropy": DetectorCase(SoftmaxEntropy, learns=False),
     "Vote": DetectorCase(lambda: Vote(voters=(Mahalanobis(), LocalIntrinsicDimension(neighbours=5)))),

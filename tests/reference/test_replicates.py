@@ -7,8 +7,11 @@ from test_detection_reference import slow_auroc, slow_fpr_at_tpr95, slow_thresho
 from helpers.replicates import REFERENCES, replicates
 from verisal.attacks.on_maps.attack import MapAttack
 from verisal.detection.families import transfer_report
+from verisal.detectors.gradients import gradient_statistics
+from verisal.detectors.residuals import residuals
+from verisal.detectors.spectrum import log_spectrum
 from verisal.detectors.squeezing import median_filter, non_local_means
-from verisal.detectors.statistical import local_intrinsic_dimension
+from verisal.detectors.statistical import growth, local_intrinsic_dimension
 from verisal.functional.baselines.filling import linear_imputation
 from verisal.functional.comparison import map_change, spearman, ssim, total_variation
 from verisal.functional.regions import (
@@ -60,10 +63,13 @@ FAST = (
     crop_to_boxes,
     dabkowski_gal,
     fpr_at_tpr95,
+    gradient_statistics,
+    growth,
     largest_boxes,
     largest_component_ious,
     linear_imputation,
     local_intrinsic_dimension,
+    log_spectrum,
     map_change,
     map_levels,
     median_filter,
@@ -78,6 +84,7 @@ FAST = (
     removal_scores,
     resampled_auroc,
     resampled_mean,
+    residuals,
     saliency_fidelity,
     smooth_max,
     spearman,

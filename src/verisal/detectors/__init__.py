@@ -1,7 +1,10 @@
 """Detectors of adversarial images: what they measure, how they learn, how they judge."""
 
 from verisal.detectors.base import Detector, TrainedDetector
+from verisal.detectors.dimension import MultiLID, MultiLIDForest
 from verisal.detectors.features import DetectorFeatures
+from verisal.detectors.forests import Forest
+from verisal.detectors.gradients import GradientScalars
 from verisal.detectors.masks import MaskForest, MaskStatistics
 from verisal.detectors.measurements import (
     ChannelGates,
@@ -14,6 +17,7 @@ from verisal.detectors.measurements import (
     StepsToFlip,
 )
 from verisal.detectors.network import CNNDetector
+from verisal.detectors.spectrum import Spectrum, StageSpectrum
 from verisal.detectors.squeezing import SqueezedLogits
 from verisal.detectors.statistical import (
     KernelDensity,
@@ -38,6 +42,8 @@ __all__ = [
     "Detector",
     "DetectorFeatures",
     "FeatureSqueezing",
+    "Forest",
+    "GradientScalars",
     "KernelDensity",
     "LearnedConsistency",
     "LocalIntrinsicDimension",
@@ -48,13 +54,17 @@ __all__ = [
     "MaskStatistics",
     "MaxSoftmax",
     "Measurement",
+    "MultiLID",
+    "MultiLIDForest",
     "Pixels",
     "PooledActivations",
     "SalientPixels",
     "ShiftConsistency",
     "ShiftedLogits",
     "SoftmaxEntropy",
+    "Spectrum",
     "SqueezedLogits",
+    "StageSpectrum",
     "StepsToFlip",
     "TrainedDetector",
     "Vote",

@@ -96,7 +96,7 @@ class PooledActivations(Measurement):
 
     def __call__(self, classifier: StagedClassifier, images: Tensor) -> dict[str, Tensor]:
         """Logits and vectors of images ``(B, C, H, W)`` in [0, 1]."""
-        _, outputs = _stage_outputs(classifier, images, "PooledActivations")
+        _, outputs = stage_outputs(classifier, images, "PooledActivations")
         pooled = [activation.mean(dim=(2, 3)) for activation in outputs.activations]
         return {"logits": outputs.logits} | {f"pooled/{n}": part for n, part in enumerate(pooled, start=1)}
 
@@ -119,7 +119,7 @@ class ChannelGates(Measurement):
 
     def __call__(self, classifier: StagedClassifier, images: Tensor) -> dict[str, Tensor]:
         """Gates of images ``(B, C, H, W)`` in [0, 1] for the class that is predicted on each."""
-        network, outputs = _stage_outputs(classifier, images, "ChannelGates")
+        network, outputs = stage_outputs(classifier, images, "ChannelGates")
         if len(images) == 0:
             # Nothing to explain; the activations have the shapes of the gates.
             gates = outputs.activations
@@ -128,7 +128,7 @@ class ChannelGates(Measurement):
         return {f"gates/{number}": gate.mean(dim=(2, 3)) for number, gate in enumerate(gates, start=1)}
 
 
-def _stage_outputs(
+def stage_outputs(
     classifier: StagedClassifier, images: Tensor, measurement: str
 ) -> tuple[StagedClassifier, StageOutputs]:
     """The classifier without wrappers, and what its stages give for images ``(B, C, H, W)``."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Literal, final
+from typing import Any, Literal, final
 
 import torch
 from torch import Tensor, nn
@@ -14,14 +14,17 @@ from torch.nn import functional as F
 from verisal._checks import as_tuples
 from verisal.detectors.base import TrainedDetector, matching
 from verisal.detectors.measurements import Measured, Measurement
+from verisal.detectors.residuals import ResidualFilter, residual_kernels, residuals
 from verisal.errors import ConfigError
 from verisal.functional.scopes import rng_preserved
 from verisal.functional.seeding import derive_seed
 from verisal.saliency.gates.masks import CHANNEL_STATISTICS, stack_layers
 from verisal.types import check_range
 
-# Rows prepared and judged at once: bounds memory.
-_ROWS = 512
+# Rows prepared and judged at once, of maps as large as the grid; fewer of larger maps: bounds memory.
+_ROWS, _GRID = 512, 16
+# Strides of the blocks where the maps are on a grid.
+_STRIDES = (2, 2, 2, 2)
 _MAPS, _SCALARS = "inputs/maps", "inputs/scalars"
 
 
@@ -33,6 +36,10 @@ class CNNDetector(TrainedDetector):
     Maps are standardised per channel by statistics of clean fit images. Batches are flipped left to right
     half of the time, and both classes weigh the same.
 
+    Noise of a few grey levels is a few hundredths of a pixel's deviation: a network on the image as it is
+    learns nothing from some hundred images. For the image itself give ``filters``, no grid and a first
+    stride of 1, so that what is read is the noise at full resolution.
+
     Args:
         source: what is measured of an image.
         reads: names of the maps to read, with ``*`` and ``?`` standing for anything, e.g. ``masks/*``.
@@ -40,7 +47,10 @@ class CNNDetector(TrainedDetector):
             ``(B, K)``, which are sorted, e.g. ``logits``.
         folds: names of maps at the image's own resolution, whose blocks of pixels become channels.
         statistics: which statistics over channels are read of the other maps that hold all three.
-        grid: side of the common grid.
+        grid: side of the common grid; None leaves maps at the size of the largest one, and folds nothing.
+        filters: fixed filters of steganalysis whose :func:`.residuals` are read in place of the maps.
+        cut_off: largest residual, in grey levels of maps in [0, 1]; read with ``filters`` alone.
+        strides: of the blocks, whose number they give.
         members: networks that vote.
         epochs: passes over the fit images, where the loop is :meth:`fit`; another has its own.
         batch_size: rows per step, likewise.
@@ -58,17 +68,28 @@ class CNNDetector(TrainedDetector):
     scalars: tuple[str, ...] = ()
     folds: tuple[str, ...] = ("image", "*/image", "gradient", "*/gradient")
     statistics: tuple[Literal["mean", "std", "max"], ...] = ("mean", "std", "max")
-    grid: int = 16
+    grid: int | None = _GRID
+    filters: tuple[ResidualFilter, ...] = ()
+    cut_off: float = 4.0
+    strides: tuple[int, ...] = _STRIDES
     width: int = 16
     dropout: float = 0.2
 
     def __post_init__(self) -> None:
         as_tuples(self)
         check_range(0, learning_rate=self.learning_rate, weight_decay=self.weight_decay)
-        counts = (self.grid, self.members, self.epochs, self.width, self.batch_size - 1)
+        check_range(0, above=True, cut_off=self.cut_off)
+        residual_kernels(self.filters)
+        if not self.strides or min(self.strides) < 1:
+            raise ConfigError(
+                "CNNDetector.strides must be whole numbers of at least 1, one for each block, such as 1 2 2;"
+                f" found {list(self.strides)}"
+            )
+        grid = _GRID if self.grid is None else self.grid
+        counts = (grid, self.members, self.epochs, self.width, self.batch_size - 1)
         if not self.reads or min(counts) < 1 or self.learning_rate <= 0 or not 0 <= self.dropout < 1:
             raise ConfigError(
-                "CNNDetector needs a name to read, grid, members, epochs and width of at least 1, a"
+                "CNNDetector needs a name to read, grid (or none), members, epochs and width of at least 1, a"
                 " batch_size of at least 2, a learning_rate above 0 and a dropout in [0, 1); found"
                 f" reads={list(self.reads)}, grid={self.grid}, members={self.members}, epochs={self.epochs},"
                 f" width={self.width}, batch_size={self.batch_size}, learning_rate={self.learning_rate},"
@@ -78,8 +99,17 @@ class CNNDetector(TrainedDetector):
             known = ", ".join(CHANNEL_STATISTICS)
             raise ConfigError(f"CNNDetector.statistics must be of {known}; found {list(self.statistics)}")
 
+    def _decisive(self) -> dict[str, Any]:
+        """Without what came later, where it changes nothing, so that stored detectors stay valid."""
+        settings = super()._decisive()
+        if not self.filters:
+            del settings["filters"], settings["cut_off"]
+        if self.strides == _STRIDES:
+            del settings["strides"]
+        return settings
+
     def prepare(self, measured: Measured) -> Mapping[str, Tensor]:
-        """Maps ``(B, C, grid, grid)`` and scalars ``(B, S)`` as the networks read them."""
+        """Maps ``(B, C, grid, grid)``, or as large as they are, and scalars ``(B, S)`` that networks read."""
         if _MAPS in measured:
             return measured
         chosen = [CHANNEL_STATISTICS.index(name) for name in self.statistics]
@@ -125,7 +155,8 @@ class CNNDetector(TrainedDetector):
     def votes(self, networks: nn.ModuleList, measured: Measured) -> Tensor:
         """Logits ``(B, members)`` of networks in eval mode; in the graph of what was measured."""
         maps, scalars = self._inputs(measured)
-        parts = zip(torch.split(maps, _ROWS), torch.split(scalars, _ROWS), strict=True)
+        rows = rows_at_once(maps)
+        parts = zip(torch.split(maps, rows), torch.split(scalars, rows), strict=True)
         return torch.cat([torch.stack([network(*part) for network in networks], dim=1) for part in parts])
 
     def state(self) -> dict[str, Tensor]:
@@ -138,7 +169,8 @@ class CNNDetector(TrainedDetector):
         own = self._own(state)
         try:
             mean, scalars = own["0.input_mean"], len(own["0.scalar_mean"])
-            networks = self._networks_of(mean.shape[1], scalars, seed=0).to(mean.device)
+            channels = mean.shape[1] // max(len(residual_kernels(self.filters)), 1)
+            networks = self._networks_of(channels, scalars, seed=0).to(mean.device)
             networks.load_state_dict(own)
         except (KeyError, RuntimeError) as error:
             raise ConfigError(
@@ -153,7 +185,15 @@ class CNNDetector(TrainedDetector):
             with rng_preserved():
                 torch.manual_seed(derive_seed(seed, "cnn detector", member))
                 networks.append(
-                    AttributionCNN(channels, in_scalars=scalars, width=self.width, dropout=self.dropout)
+                    AttributionCNN(
+                        channels,
+                        in_scalars=scalars,
+                        width=self.width,
+                        dropout=self.dropout,
+                        filters=self.filters,
+                        cut_off=self.cut_off,
+                        strides=self.strides,
+                    )
                 )
         # channels_last makes the CPU convolutions faster.
         return nn.ModuleList(networks).to(memory_format=torch.channels_last)
@@ -168,6 +208,9 @@ class CNNDetector(TrainedDetector):
 class AttributionCNN(nn.Module):
     """Four blocks (3x3 convolution of stride 2, batch normalisation, ReLU), average pooling, one logit.
 
+    With ``filters`` the blocks read the residuals of the maps, which the network takes itself: kept for all
+    images they would be several times as large as the maps.
+
     Positive logits mean *adversarial*. Inputs are standardised by statistics that are set once from clean
     fit images (:meth:`set_input_statistics`) and travel with the weights.
 
@@ -176,27 +219,44 @@ class AttributionCNN(nn.Module):
         in_scalars: values per image that join the pooled features.
         width: channels of the first block; later blocks have 2, 4 and 4 times as many.
         dropout: share of pooled features dropped in training; scalars are not dropped.
+        filters: residual filters that the stack goes through first.
+        cut_off: largest residual in grey levels.
+        strides: of the blocks, whose number they give.
 
     Raises:
         ConfigError: values out of range.
     """
 
     def __init__(
-        self, in_channels: int, *, in_scalars: int = 0, width: int = 16, dropout: float = 0.2
+        self,
+        in_channels: int,
+        *,
+        in_scalars: int = 0,
+        width: int = 16,
+        dropout: float = 0.2,
+        filters: Sequence[ResidualFilter] = (),
+        cut_off: float = 4.0,
+        strides: Sequence[int] = _STRIDES,
     ) -> None:
         super().__init__()
-        check_range(1, in_channels=in_channels, width=width)
+        check_range(1, in_channels=in_channels, width=width, strides=strides)
         check_range(0, in_scalars=in_scalars)
         check_range(0, 1, dropout=dropout)
+        check_range(0, above=True, cut_off=cut_off)
+        # Fixed by the settings, so not a part of the state.
+        self.kernels = nn.Buffer(residual_kernels(filters), persistent=False)
+        self.cut_off = cut_off
+        in_channels *= max(len(self.kernels), 1)
         self.input_mean = nn.Buffer(torch.zeros(1, in_channels, 1, 1))
         self.input_std = nn.Buffer(torch.ones(1, in_channels, 1, 1))
         self.scalar_mean = nn.Buffer(torch.zeros(in_scalars))
         self.scalar_std = nn.Buffer(torch.ones(in_scalars))
         layers: list[nn.Module] = []
         channels = in_channels
-        for block_width in (width, 2 * width, 4 * width, 4 * width):
+        for block, stride in enumerate(strides):
+            block_width = width * min(2**block, 4)
             layers += [
-                nn.Conv2d(channels, block_width, 3, stride=2, padding=1, bias=False),
+                nn.Conv2d(channels, block_width, 3, stride=stride, padding=1, bias=False),
                 nn.BatchNorm2d(block_width),
                 nn.ReLU(),
             ]
@@ -208,8 +268,12 @@ class AttributionCNN(nn.Module):
 
     def set_input_statistics(self, maps: Tensor, scalars: Tensor | None = None) -> None:
         """Take mean and deviation from maps ``(N, C, H, W)``, per channel, and scalars ``(N, S)``."""
-        self.input_mean.copy_(maps.mean(dim=(0, 2, 3)).view(1, -1, 1, 1))
-        self.input_std.copy_(maps.std(dim=(0, 2, 3)).clamp_min(1e-6).view(1, -1, 1, 1))
+        if len(self.kernels):
+            mean, std = self._residual_statistics(maps)
+        else:
+            mean, std = maps.mean(dim=(0, 2, 3)), maps.std(dim=(0, 2, 3))
+        self.input_mean.copy_(mean.view(1, -1, 1, 1))
+        self.input_std.copy_(std.clamp_min(1e-6).view(1, -1, 1, 1))
         if scalars is not None:
             self.scalar_mean.copy_(scalars.mean(dim=0))
             apart = scalars - self.scalar_mean
@@ -217,11 +281,29 @@ class AttributionCNN(nn.Module):
 
     def forward(self, maps: Tensor, scalars: Tensor | None = None) -> Tensor:
         """Logits ``(B,)`` of stacks ``(B, C, H, W)`` and, if any, scalars ``(B, S)``."""
+        if len(self.kernels):
+            maps = residuals(maps, self.kernels, cut_off=self.cut_off)
+            maps = maps.contiguous(memory_format=torch.channels_last)
         features = self.head[:-1](self.body((maps - self.input_mean) / self.input_std))
         if scalars is not None:
             features = torch.cat([features, (scalars - self.scalar_mean) / self.scalar_std], dim=1)
         logits: Tensor = self.head[-1](features)
         return logits[:, 0]
+
+    def _residual_statistics(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and deviation per channel, from sums of a few rows at a time."""
+        sums, squares = torch.zeros(2, self.input_mean.shape[1], dtype=torch.float64, device=maps.device)
+        for some in torch.split(maps, rows_at_once(maps)):
+            found = residuals(some, self.kernels, cut_off=self.cut_off).double()
+            sums += found.sum(dim=(0, 2, 3))
+            squares += found.square().sum(dim=(0, 2, 3))
+        mean, mean_square = (part / (len(maps) * maps[0, 0].numel()) for part in (sums, squares))
+        return mean, (mean_square - mean.square()).clamp_min(0).sqrt()
+
+
+def rows_at_once(maps: Tensor) -> int:
+    """How many of the maps ``(N, C, H, W)`` fit into the memory that many small ones take."""
+    return max(min(_ROWS, _ROWS * _GRID**2 // max(maps.shape[2] * maps.shape[3], 1)), 1)
 
 
 def map_stack(
@@ -229,10 +311,12 @@ def map_stack(
     reads: Sequence[str],
     *,
     folds: Sequence[str],
-    grid: int,
+    grid: int | None,
     statistics: Sequence[int] = (0, 1, 2),
 ) -> Tensor:
     """Tensors whose names match ``reads``, side by side on one grid: ``(B, C, grid, grid)`` float32.
+
+    Without a grid they come to the largest height and width among them.
 
     Those that match ``folds`` become blocks of pixels as channels before, so that nothing is averaged away;
     bytes are divided by 255. Of other maps of three channels the ``statistics`` are taken.
@@ -248,11 +332,15 @@ def map_stack(
             )
         maps = maps.float() / 255 if maps.dtype == torch.uint8 else maps.float()
         if any(fnmatchcase(name, pattern) for pattern in folds):
-            maps = _fold(maps, grid)
+            maps = maps if grid is None else _fold(maps, grid)
         elif maps.shape[1] == len(CHANNEL_STATISTICS) and len(statistics) < len(CHANNEL_STATISTICS):
             maps = maps[:, list(statistics)]
         layers.append(maps)
-    return stack_layers(layers, (grid, grid))
+    if grid is not None:
+        return stack_layers(layers, (grid, grid))
+    return stack_layers(
+        layers, (max(each.shape[2] for each in layers), max(each.shape[3] for each in layers))
+    )
 
 
 def scalar_stack(measured: Measured, names: Sequence[str]) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import final
 
@@ -177,26 +178,68 @@ class LocalIntrinsicDimension(LogisticDetector):
     neighbours: int = 20
 
     def __post_init__(self) -> None:
-        if self.neighbours < 2:
-            raise ConfigError(
-                f"LocalIntrinsicDimension.neighbours must be at least 2, found {self.neighbours}"
-            )
+        require_neighbours(self, self.neighbours)
 
     def fit(self, measured: Measured, adversarial: Tensor, clean: Tensor, *, seed: int = 0) -> None:
         """Keep the clean images, more than there are neighbours, and weigh the stages."""
         require_rows(self, adversarial, clean, least_clean=self.neighbours + 1)
-        stages = enumerate(_pooled_stages(measured), start=1)
-        self._learned = {f"references/{number}": vectors[clean] for number, vectors in stages}
+        self._learned = stage_references(measured, clean)
         self._weigh(self._numbers(measured, skipped=1), adversarial)
 
     def _numbers(self, measured: Measured, *, skipped: int = 0) -> Tensor:
         """``(B, stages)``, leaving out the first ``skipped`` neighbours."""
-        columns = []
-        for number, vectors in enumerate(_pooled_stages(measured), start=1):
-            apart = _distances(vectors, self._learned[f"references/{number}"])
-            nearest = apart.topk(self.neighbours + skipped, dim=1, largest=False).values
-            columns.append(local_intrinsic_dimension(nearest[:, skipped:]))
-        return torch.stack(columns, dim=1)
+        near = nearest_distances(measured, self._learned, self.neighbours, skipped=skipped)
+        return torch.stack([local_intrinsic_dimension(distances) for distances in near], dim=1)
+
+
+def require_neighbours(detector: Detector, neighbours: int) -> None:
+    """Raise unless there are at least 2 neighbours.
+
+    Raises:
+        ConfigError: fewer.
+    """
+    if neighbours < 2:
+        raise ConfigError(f"{type(detector).__name__}.neighbours must be at least 2, found {neighbours}")
+
+
+def stage_references(measured: Measured, clean: Tensor) -> dict[str, Tensor]:
+    """The clean images' pooled activations, by stage: ``references/<l> (N, C_l)`` float64."""
+    stages = enumerate(_pooled_stages(measured), start=1)
+    return {f"references/{number}": vectors[clean] for number, vectors in stages}
+
+
+def nearest_distances(
+    measured: Measured, learned: Mapping[str, Tensor], neighbours: int, *, skipped: int = 0
+) -> list[Tensor]:
+    """Distances ``(B, neighbours)`` to the nearest references of every stage, nearest first.
+
+    Args:
+        measured: with ``pooled/<l> (B, C_l)``.
+        learned: with the :func:`stage_references`.
+        neighbours: how many.
+        skipped: how many nearer ones are left out.
+    """
+    found = []
+    for number, vectors in enumerate(_pooled_stages(measured), start=1):
+        apart = _distances(vectors, learned[f"references/{number}"])
+        found.append(apart.topk(neighbours + skipped, dim=1, largest=False).values[:, skipped:])
+    return found
+
+
+def growth(sorted_distances: Tensor) -> Tensor:
+    r"""Log growth of the distances to the k nearest neighbours, :math:`-\log (r_i / r_k)`.
+
+    Args:
+        sorted_distances: ``(B, k)``, nearest first.
+
+    Returns:
+        ``(B, k)``, at least 0; 0 throughout where all neighbours are at one distance.
+
+    References:
+        lorenz2022multilid
+    """
+    near = sorted_distances.clamp_min(torch.finfo(sorted_distances.dtype).tiny)
+    return -(near / near[:, -1:]).log()
 
 
 def local_intrinsic_dimension(sorted_distances: Tensor) -> Tensor:
@@ -215,9 +258,7 @@ def local_intrinsic_dimension(sorted_distances: Tensor) -> Tensor:
     References:
         ma2018lid
     """
-    tiny = torch.finfo(sorted_distances.dtype).tiny
-    near = sorted_distances.clamp_min(tiny)
-    return 1 / -(near / near[:, -1:]).log().mean(dim=1).clamp_max(-_LEAST_SPREAD)
+    return 1 / growth(sorted_distances).mean(dim=1).clamp_min(_LEAST_SPREAD)
 
 
 @final
