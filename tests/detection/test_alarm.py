@@ -161,7 +161,7 @@ def test_file_gives_the_same_alarm(problem, tmp_path, detector):
         "val": True,
     }
     assert repr(again) == repr(alarm)
-    assert again.clean_scores.count == alarm.clean_scores.count >= 100
+    assert again.clean_scores.size == alarm.clean_scores.size >= 100
     assert again.clean_scores.quantiles.equal(alarm.clean_scores.quantiles)
     card = read_detector(tmp_path / "alarm.safetensors").card
     assert card.get("stages") == (["first", "second"] if isinstance(detector, Mahalanobis) else None)

@@ -39,10 +39,10 @@ def test_equal_scores_are_no_drift():
 def test_scores_that_are_none_are_left_out():
     scores = drawn(0, 100)
     holed = torch.cat([scores, torch.full((5,), torch.nan)])
-    assert ScoreSample.of(holed).count == 100
+    assert ScoreSample.of(holed).size == 100
     assert ScoreSample.of(holed).quantiles.equal(ScoreSample.of(scores).quantiles)
     assert ScoreSample.of(scores).drift(holed) == ScoreSample.of(scores).drift(scores)
     assert ScoreSample.of(scores).drift(holed[100:]) is None
     nothing = ScoreSample.of(holed[100:])
-    assert nothing.count == 0
+    assert nothing.size == 0
     assert nothing.drift(scores) is None

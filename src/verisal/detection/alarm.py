@@ -262,7 +262,7 @@ class Alarm:
         state["supported"] = torch.tensor([[True]])
         if self.clean_scores is not None:
             state["clean_scores"] = self.clean_scores.quantiles[None]
-            state["negatives"] = torch.tensor(self.clean_scores.count)
+            state["negatives"] = torch.tensor(self.clean_scores.size)
         told = {
             "network": "detectors",
             "checkpoint": {"card": card},

@@ -287,7 +287,7 @@ class DetectorTask(L.LightningModule):
         found, clean = detection_thresholds(table, self.rows, clean=number), table.of_group(number)
         for index, row in enumerate(self.rows):
             # Rows without a score keep zeros, as a run stops at a buffer that is not finite.
-            if (sample := ScoreSample.of(clean.row_scores(index))).count:
+            if (sample := ScoreSample.of(clean.row_scores(index))).size:
                 self.clean_scores[index] = sample.quantiles
             for rate, at in enumerate(found[row].values()):
                 self.supported[index, rate] = at is not None

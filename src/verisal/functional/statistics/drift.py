@@ -38,11 +38,11 @@ class ScoreSample(NamedTuple):
 
     Attributes:
         quantiles: ``(201,)`` float64 from 0 to 1; NaN where there was no score.
-        count: number of scores.
+        size: number of scores.
     """
 
     quantiles: Tensor
-    count: int
+    size: int
 
     @staticmethod
     def of(scores: Tensor) -> ScoreSample:
@@ -61,7 +61,7 @@ class ScoreSample(NamedTuple):
         for the steps of the quantiles. NaN is left out.
         """
         scores = scores[~scores.isnan()].double().sort().values
-        n, m = len(scores), self.count
+        n, m = len(scores), self.size
         if not n or not m:
             return None
         quantiles = self.quantiles.to(scores)
