@@ -40,13 +40,13 @@ _RESULTS = {
     "Alarm", "Attribution", "Calibration", "CheckReport", "Components", "DecoyReport", "DetectionResult",
     "FoundGates", "MaskCard", "MeanCurve", "Neutrality", "PlaceCard", "Removals", "Resampled",
 }  # fmt: skip
-# Any seed names random numbers. Elsewhere -1 and what is no number mean: darker; no threshold; the last
-# layer; a score; a mean; nothing, as the commands alone set it.
+# Any seed names random numbers. Elsewhere -1 and what is no number mean: darker; left or up; no threshold;
+# the last layer; a score; a mean; nothing, as the commands alone set it.
 _MEANINGFUL = {
     "Brightness-change--1.0", "ClassRankScores-threshold-nan", "DisturbedScores-threshold-nan",
     "Normalization-mean--1.0s", "OneLayer-layer--1",
     "AdaptivePGD-stop_below--1.0", "Classifier-mean--1.0s", "ClassifierSource-mean--1.0s",
-    "CheckpointFiles-branch--1", "Bounds-low--1.0",
+    "CheckpointFiles-branch--1", "Bounds-low--1.0", "Moved-right--1", "Moved-down--1",
 }  # fmt: skip
 # How many numbers stand together, where no default tells.
 _SEVERAL = {"mean": 3, "std": 3, "ratios": 3, "tile": 2, "widths": 4, "window": 2}

@@ -12,12 +12,18 @@ from verisal.data import EmojiScenes, ImageFolder, ImagesLike, ImageSplits, Past
 from verisal.detectors import (
     CNNDetector,
     DetectorFeatures,
+    Flipped,
     Forest,
+    LogitTrees,
     MaskForest,
     MaskStatistics,
     MaxSoftmax,
+    Moved,
     Pixels,
+    ShiftConsistency,
     SoftmaxEntropy,
+    ViewConsistency,
+    ViewLogits,
     Vote,
 )
 from verisal.fingerprint import Configured, fingerprint
@@ -66,9 +72,13 @@ CASES: dict[type, Callable[[type], object]] = {
     ClassRankScores: lambda of: ClassRankScores(of(["rank2", "rank3"])),
     DatasetMean: lambda of: DatasetMean(mean=of(THIRDS)),
     DetectorFeatures: lambda of: DetectorFeatures(
-        queries=of(["prediction"]), views=of(["original", "shifted"])
+        queries=of(["prediction"]), views=of(["original", "shifted"]), logits_views=of([Moved(), Flipped()])
     ),
     EmojiScenes: lambda of: EmojiScenes("det_fit", 2, size=32, area=of([0.1, 0.2]), distractors=of([1, 2])),
+    LogitTrees: lambda of: LogitTrees(reads=of(["*/logits"])),
+    ShiftConsistency: lambda of: ShiftConsistency(reads=of(["*/logits"])),
+    ViewConsistency: lambda of: ViewConsistency(reads=of(["*/logits"])),
+    ViewLogits: lambda of: ViewLogits(of([Moved(), Flipped()])),
     Explainer: lambda of: Explainer(TinyNet(), GradCAM(), stages=of(STAGES), normalization="none"),
     ExtremalPerturbation: lambda of: ExtremalPerturbation(areas=of([0.1, 0.2])),
     Forest: lambda of: Forest(source=Pixels(), reads=of(["logits"])),

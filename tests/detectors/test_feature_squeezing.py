@@ -2,8 +2,9 @@ import pytest
 import torch
 
 from verisal.detectors import FeatureSqueezing, SqueezedLogits
-from verisal.detectors.squeezing import median_filter, non_local_means, reduce_bit_depth
+from verisal.detectors.squeezing import non_local_means, reduce_bit_depth
 from verisal.errors import ConfigError
+from verisal.functional.filters import median_filter
 
 
 def test_bit_depth_keeps_both_ends_and_the_levels_between():

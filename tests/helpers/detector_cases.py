@@ -18,6 +18,7 @@ from verisal.detectors import (
     LearnedConsistency,
     LocalIntrinsicDimension,
     LogitMargin,
+    LogitTrees,
     Mahalanobis,
     MaskForest,
     MaskStatistics,
@@ -30,6 +31,7 @@ from verisal.detectors import (
     SoftmaxEntropy,
     Spectrum,
     StageSpectrum,
+    ViewConsistency,
     Vote,
 )
 from verisal.functional.networks import staged_network
@@ -113,6 +115,7 @@ CASES = {
     "LearnedConsistency": DetectorCase(LearnedConsistency),
     "LocalIntrinsicDimension": DetectorCase(lambda: LocalIntrinsicDimension(neighbours=8)),
     "LogitMargin": DetectorCase(LogitMargin, learns=False),
+    "LogitTrees": DetectorCase(lambda: LogitTrees(trees=40, share=0.5), distinct=7),
     "Mahalanobis": DetectorCase(Mahalanobis),
     "MaskForest": DetectorCase(
         lambda: MaskForest(source=ChannelGates(saliency=ToyGates()), trees=50), distinct=4
@@ -123,6 +126,7 @@ CASES = {
     "MultiLIDForest": DetectorCase(lambda: MultiLIDForest(neighbours=8, trees=50), distinct=4),
     "ShiftConsistency": DetectorCase(ShiftConsistency, learns=False),
     "SoftmaxEntropy": DetectorCase(SoftmaxEntropy, learns=False),
+    "ViewConsistency": DetectorCase(ViewConsistency),
     "Vote": DetectorCase(lambda: Vote(voters=(Mahalanobis(), LocalIntrinsicDimension(neighbours=5)))),
 }
 

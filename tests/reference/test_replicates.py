@@ -7,13 +7,15 @@ from test_detection_reference import slow_auroc, slow_fpr_at_tpr95, slow_thresho
 from helpers.replicates import REFERENCES, replicates
 from verisal.attacks.on_maps.attack import MapAttack
 from verisal.detection.families import transfer_report
+from verisal.detectors.consistency import consistency_numbers
 from verisal.detectors.gradients import gradient_statistics
 from verisal.detectors.residuals import residuals
 from verisal.detectors.spectrum import log_spectrum
-from verisal.detectors.squeezing import median_filter, non_local_means
+from verisal.detectors.squeezing import non_local_means
 from verisal.detectors.statistical import growth, local_intrinsic_dimension
 from verisal.functional.baselines.filling import linear_imputation
 from verisal.functional.comparison import map_change, spearman, ssim, total_variation
+from verisal.functional.filters import mean_filter, median_filter, scale_down_and_up
 from verisal.functional.regions import (
     components,
     largest_boxes,
@@ -60,6 +62,7 @@ FAST = (
     auroc,
     band_removal,
     components,
+    consistency_numbers,
     crop_to_boxes,
     dabkowski_gal,
     fpr_at_tpr95,
@@ -72,6 +75,7 @@ FAST = (
     log_spectrum,
     map_change,
     map_levels,
+    mean_filter,
     median_filter,
     multi_component_ious,
     non_local_means,
@@ -86,6 +90,7 @@ FAST = (
     resampled_mean,
     residuals,
     saliency_fidelity,
+    scale_down_and_up,
     smooth_max,
     spearman,
     split_half_noise,

@@ -99,18 +99,26 @@ class JPEG(Attack):
         check_settings(self, "quality", least=1, most=100)
 
     def _perturb(self, victim: Victim, images: Tensor, *, draw: Draw) -> Tensor:
-        colour = images.shape[1] == _COLOURS
-        levels = round_to_8bit(images).cpu()
-        pixels = levels.permute(0, 2, 3, 1) if colour else levels.flatten(0, 1)
-        decoded = torch.from_numpy(np.stack([self._decoded(image) for image in pixels.numpy()])) / 255
-        shaped = decoded.permute(0, 3, 1, 2) if colour else decoded.view_as(images)
-        return shaped.contiguous().to(images)
+        return jpeg_copies(images, self.quality)
 
-    def _decoded(self, image: np.ndarray) -> np.ndarray:
-        file = BytesIO()
-        Image.fromarray(image).save(file, "JPEG", quality=self.quality, subsampling=_HALF_COLOUR)
-        with Image.open(file) as picture:
-            return np.asarray(picture)
+
+def jpeg_copies(images: Tensor, quality: int) -> Tensor:
+    """Images ``(B, C, H, W)`` in [0, 1] as :class:`JPEG` gives them back, without a graph."""
+    if len(images) == 0:
+        return images.detach().clone()
+    colour = images.shape[1] == _COLOURS
+    levels = round_to_8bit(images.detach()).cpu()
+    pixels = levels.permute(0, 2, 3, 1) if colour else levels.flatten(0, 1)
+    decoded = torch.from_numpy(np.stack([_decoded(image, quality) for image in pixels.numpy()])) / 255
+    shaped = decoded.permute(0, 3, 1, 2) if colour else decoded.view_as(images)
+    return shaped.contiguous().to(images)
+
+
+def _decoded(image: np.ndarray, quality: int) -> np.ndarray:
+    file = BytesIO()
+    Image.fromarray(image).save(file, "JPEG", quality=quality, subsampling=_HALF_COLOUR)
+    with Image.open(file) as picture:
+        return np.asarray(picture)
 
 
 @final

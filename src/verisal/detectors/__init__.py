@@ -1,6 +1,7 @@
 """Detectors of adversarial images: what they measure, how they learn, how they judge."""
 
 from verisal.detectors.base import Detector, TrainedDetector
+from verisal.detectors.consistency import LearnedConsistency, LogitTrees, ViewConsistency
 from verisal.detectors.dimension import MultiLID, MultiLIDForest
 from verisal.detectors.features import DetectorFeatures
 from verisal.detectors.forests import Forest
@@ -15,13 +16,13 @@ from verisal.detectors.measurements import (
     SalientPixels,
     ShiftedLogits,
     StepsToFlip,
+    ViewLogits,
 )
 from verisal.detectors.network import CNNDetector
 from verisal.detectors.spectrum import Spectrum, StageSpectrum
 from verisal.detectors.squeezing import SqueezedLogits
 from verisal.detectors.statistical import (
     KernelDensity,
-    LearnedConsistency,
     LocalIntrinsicDimension,
     Mahalanobis,
 )
@@ -33,6 +34,16 @@ from verisal.detectors.untrained import (
     ShiftConsistency,
     SoftmaxEntropy,
 )
+from verisal.detectors.views import (
+    Flipped,
+    MeanFiltered,
+    MedianFiltered,
+    Moved,
+    Noised,
+    ReEncoded,
+    Scaled,
+    View,
+)
 from verisal.detectors.vote import Vote
 
 __all__ = [
@@ -42,23 +53,31 @@ __all__ = [
     "Detector",
     "DetectorFeatures",
     "FeatureSqueezing",
+    "Flipped",
     "Forest",
     "GradientScalars",
     "KernelDensity",
     "LearnedConsistency",
     "LocalIntrinsicDimension",
     "LogitMargin",
+    "LogitTrees",
     "Logits",
     "Mahalanobis",
     "MaskForest",
     "MaskStatistics",
     "MaxSoftmax",
+    "MeanFiltered",
     "Measurement",
+    "MedianFiltered",
+    "Moved",
     "MultiLID",
     "MultiLIDForest",
+    "Noised",
     "Pixels",
     "PooledActivations",
+    "ReEncoded",
     "SalientPixels",
+    "Scaled",
     "ShiftConsistency",
     "ShiftedLogits",
     "SoftmaxEntropy",
@@ -67,5 +86,8 @@ __all__ = [
     "StageSpectrum",
     "StepsToFlip",
     "TrainedDetector",
+    "View",
+    "ViewConsistency",
+    "ViewLogits",
     "Vote",
 ]

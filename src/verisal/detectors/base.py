@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from verisal.detectors.measurements import Measured, Measurement
+from verisal.detectors.views import View
 from verisal.errors import ConfigError, DataError, NumericError
 from verisal.fingerprint import Configured
 from verisal.functional.baselines import Baseline
@@ -115,14 +116,14 @@ class Detector(Configured, ABC):
     def from_recipe(recipe: Mapping[str, Any]) -> Detector:
         """The detector that gave this :meth:`recipe`, not fitted.
 
-        Only detectors, measurements, saliency methods and baselines that are imported already are made.
+        Only imported classes are made: detectors, measurements, views, saliency methods and baselines.
 
         Raises:
             ConfigError: another class, or arguments that the class does not have or refuses.
         """
         kinds = {
             kind.__name__: kind
-            for root in (Detector, Measurement, Saliency, Baseline)
+            for root in (Detector, Measurement, View, Saliency, Baseline)
             for kind in _concrete(root)
         }
         try:

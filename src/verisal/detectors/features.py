@@ -10,10 +10,11 @@ from torch import Tensor
 
 from verisal._checks import as_tuples
 from verisal.detectors.measurements import Measurement
+from verisal.detectors.views import View, check_names
 from verisal.errors import ConfigError
 from verisal.functional.filters import shift_one_pixel
 from verisal.functional.networks import staged_network
-from verisal.functional.outputs import log_odds, softmax_distance
+from verisal.functional.outputs import ask, log_odds, softmax_distance
 from verisal.functional.scopes import frozen, gradient_scope, images_at_once
 from verisal.saliency import GateMethod, HierarchicalMasks
 from verisal.saliency.gates.differentiable import GateFunction
@@ -21,7 +22,7 @@ from verisal.saliency.gates.masks import channel_statistics, gate_map
 from verisal.types import StagedClassifier, StageOutputs, check_images
 
 Query = Literal["prediction", "runner_up"]
-View = Literal["original", "shifted"]
+NamedView = Literal["original", "shifted"]
 # Images at once: a store asks for the features of as many as a shard holds.
 _CHUNK = 64
 _RANK: dict[Query, int] = {"prediction": 0, "runner_up": 1}
@@ -51,25 +52,29 @@ class DetectorFeatures(Measurement):
     The view ``shifted`` is the image moved by one pixel to the right and down. It repeats masks, gated,
     activations, gradient and logits, **for the same classes**, under names that begin with ``shifted/``,
     and adds ``shift_distance``. Adversarial noise hardly survives the move while evidence does, so a mask
-    that was learned for the predicted class then has nothing left to keep.
+    that was learned for the predicted class then has nothing left to keep. Any other :class:`.View` repeats
+    the same under its own name, ``<view>/...``; the cheaper ``logits_views`` give ``<view>/logits`` alone.
 
     Maps are half precision: a detector standardises them, and a store is half as large.
 
     Args:
         saliency: how the gates are learned.
         queries: which classes are explained; one entry is enough for the ``output`` objective.
-        views: ``original``, or ``original`` and ``shifted``.
+        views: ``original``, and after it ``shifted`` and other changes of the image, each with masks.
         gated_activation: also make ``gated/...``.
+        logits_views: changes of the image that only the classifier's output is asked for, at one forward
+            pass each.
 
     Raises:
-        ConfigError: no query, a second query that the saliency does not read, or views that do not begin
-            with the original.
+        ConfigError: no query, a second query that the saliency does not read, views that do not begin with
+            the original, or two of one name.
     """
 
     saliency: GateMethod = field(default_factory=HierarchicalMasks)
     queries: tuple[Query, ...] = ("prediction", "runner_up")
-    views: tuple[View, ...] = ("original",)
+    views: tuple[NamedView | View, ...] = ("original",)
     gated_activation: bool = False
+    logits_views: tuple[View, ...] = ()
 
     rules = 2
 
@@ -77,8 +82,13 @@ class DetectorFeatures(Measurement):
         as_tuples(self)
         if not self.queries or len(set(self.queries)) != len(self.queries):
             raise ConfigError(f"queries must name prediction, runner_up or both, found {list(self.queries)}")
-        if self.views not in (("original",), ("original", "shifted")):
-            raise ConfigError(f"views must be [original] or [original, shifted], found {list(self.views)}")
+        named = [view for view in self.views if not isinstance(view, View)]
+        if self.views[:1] != ("original",) or not set(named) <= {"original", "shifted"}:
+            raise ConfigError(
+                "views must be [original], and after it shifted or changes such as Moved(-1, 0), found"
+                f" {list(self.views)}"
+            )
+        check_names([_name(view) for view in (*self.views, *self.logits_views)])
         if not self.saliency.uses_query and len(self.queries) > 1:
             raise ConfigError(
                 "this saliency does not read the query, so a second one repeats the same masks;"
@@ -86,7 +96,11 @@ class DetectorFeatures(Measurement):
             )
 
     def _decisive(self) -> dict[str, Any]:
-        return super()._decisive() | {"saliency": self.saliency.gate_settings()}
+        decisive = super()._decisive() | {"saliency": self.saliency.gate_settings()}
+        # Left out where there are none, so that stores without them stay valid.
+        if not self.logits_views:
+            del decisive["logits_views"]
+        return decisive
 
     def __call__(self, classifier: StagedClassifier, images: Tensor) -> dict[str, Tensor]:
         """Features of one batch of images ``(B, C, H, W)`` in [0, 1]."""
@@ -132,7 +146,7 @@ class DetectorFeatures(Measurement):
         features: dict[str, Tensor] = {}
         logits = ranked = None
         for view in self.views:
-            seen = images if view == "original" else shift_one_pixel(images)
+            seen = _changed(images, view)
             outputs = network.stage_outputs(seen)
             if logits is None or ranked is None:
                 ranked = outputs.logits.topk(2, dim=1).indices
@@ -157,8 +171,11 @@ class DetectorFeatures(Measurement):
             if logits is None:
                 logits = outputs.logits
                 features |= {"confidence": log_odds(logits), "prediction": ranked[:, 0].clone()}
-            else:
+            elif view == "shifted":
                 features["shift_distance"] = softmax_distance(logits, outputs.logits)
+        with torch.set_grad_enabled(graph):
+            for change in self.logits_views:
+                features[f"{change.name}/logits"] = ask(network, change(images if graph else images.detach()))
         return features
 
     def _learned(
@@ -172,5 +189,15 @@ def _rounded_through(values: Tensor) -> Tensor:
     return values + (values.half().float() - values).detach()
 
 
-def _prefix(view: View) -> str:
-    return "" if view == "original" else f"{view}/"
+def _name(view: NamedView | View) -> str:
+    return view.name if isinstance(view, View) else view
+
+
+def _changed(images: Tensor, view: NamedView | View) -> Tensor:
+    if isinstance(view, View):
+        return view(images)
+    return images if view == "original" else shift_one_pixel(images)
+
+
+def _prefix(view: NamedView | View) -> str:
+    return "" if view == "original" else f"{_name(view)}/"

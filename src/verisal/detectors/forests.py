@@ -5,20 +5,17 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, final
+from typing import final
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from verisal._checks import as_tuples
 from verisal.detectors.base import Detector, matching, require_rows, unfitted
 from verisal.detectors.measurements import Measured, Measurement
+from verisal.detectors.trees import tree_answers, tree_tensors
 from verisal.errors import ConfigError
 from verisal.functional.seeding import derive_seed
-
-if TYPE_CHECKING:
-    from sklearn.ensemble import RandomForestClassifier
 
 
 @dataclass(kw_only=True)
@@ -57,15 +54,8 @@ class ForestDetector(Detector):
         """``(B,)`` float64 scores in [0, 1] from the vectors."""
         if "roots" not in self._learned:
             raise unfitted(self)
-        names = ("roots", "feature", "threshold", "children", "share")
-        roots, feature, threshold, children, share = (self._learned[name] for name in names)
         vectors = self._numbers(measured).float()
-        at = roots.expand(len(vectors), -1)
-        while bool((feature[at] >= 0).any()):
-            # Leaves are their own children, whichever value they look at.
-            value = vectors.gather(1, feature[at].clamp_min(0)).double()
-            at = children[at, (value > threshold[at]).long()]
-        return torch.where(vectors.isnan().any(dim=1), torch.nan, share[at].mean(dim=1))
+        return tree_answers(vectors, self._learned, answer="share").mean(dim=1)
 
     @abstractmethod
     def _numbers(self, measured: Measured) -> Tensor:
@@ -85,7 +75,9 @@ class ForestDetector(Detector):
             random_state=derive_seed(seed, "mask forest") % 2**32,
         )
         forest.fit(numbers.float().cpu().numpy(), adversarial.cpu().numpy())
-        self._learned |= {name: part.to(adversarial.device) for name, part in _nodes(forest).items()}
+        nodes = tree_tensors(forest.estimators_, lambda counts: counts[:, 1] / counts.sum(axis=1))
+        nodes["share"] = nodes.pop("answer")
+        self._learned |= {name: part.to(adversarial.device) for name, part in nodes.items()}
 
 
 @final
@@ -140,31 +132,3 @@ def named_vectors(measured: Measured, reads: Sequence[str]) -> Tensor:
             )
         columns.append(tensor.float() if tensor.ndim == 2 else tensor.float()[:, None])
     return torch.cat(columns, dim=1)
-
-
-def _nodes(forest: RandomForestClassifier) -> dict[str, Tensor]:
-    """All trees as one list of nodes.
-
-    Returns:
-        ``roots (trees,)``; and per node ``feature``, negative in leaves, ``threshold`` up to which images go
-        to the first of ``children (nodes, 2)``, and the ``share`` of adversarial images.
-    """
-    trees = [tree.tree_ for tree in forest.estimators_]
-    roots = np.cumsum([0, *(tree.node_count for tree in trees)])[:-1]
-    children = [
-        np.where(
-            (tree.children_left < 0)[:, None],
-            np.arange(tree.node_count)[:, None],
-            np.stack([tree.children_left, tree.children_right], axis=1),
-        )
-        + root
-        for tree, root in zip(trees, roots, strict=True)
-    ]
-    counts = np.concatenate([tree.value[:, 0] for tree in trees])
-    return {
-        "roots": torch.as_tensor(roots),
-        "feature": torch.as_tensor(np.concatenate([tree.feature for tree in trees])),
-        "threshold": torch.as_tensor(np.concatenate([tree.threshold for tree in trees])),
-        "children": torch.as_tensor(np.concatenate(children)),
-        "share": torch.as_tensor(counts[:, 1] / counts.sum(axis=1)),
-    }

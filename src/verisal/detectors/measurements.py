@@ -10,6 +10,8 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from verisal._checks import as_tuples
+from verisal.detectors.views import DEFAULT_VIEWS, View, check_names
 from verisal.errors import ConfigError
 from verisal.fingerprint import Configured
 from verisal.functional.adversarial import round_to_8bit
@@ -72,6 +74,37 @@ class ShiftedLogits(Measurement):
         """Logits of both views of images ``(B, C, H, W)`` in [0, 1]."""
         logits = measured_logits(classifier, images)
         return {"logits": logits, "shifted/logits": measured_logits(classifier, shift_one_pixel(images))}
+
+
+@final
+@dataclass(frozen=True)
+class ViewLogits(Measurement):
+    """``logits (B, K)`` of the image, and ``<view>/logits (B, K)`` of each of its views.
+
+    Costs one forward pass per view and one more, and no backward pass. Views by JPEG are left out of the
+    default: on clean images that were JPEG files they find the file format; see :class:`.ReEncoded`.
+
+    Args:
+        views: changes of the image, named differently.
+
+    Raises:
+        ConfigError: no view, or two of one name.
+    """
+
+    needs_stages = False
+
+    views: tuple[View, ...] = DEFAULT_VIEWS
+
+    def __post_init__(self) -> None:
+        as_tuples(self)
+        check_names([view.name for view in self.views], least=1)
+
+    def __call__(self, classifier: StagedClassifier, images: Tensor) -> dict[str, Tensor]:
+        """Logits of all views of images ``(B, C, H, W)`` in [0, 1]."""
+        measured = {"logits": measured_logits(classifier, images)}
+        return measured | {
+            f"{view.name}/logits": measured_logits(classifier, view(images)) for view in self.views
+        }
 
 
 @final

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from verisal.detectors.measurements import Measurement, measured_logits
 from verisal.errors import ConfigError
+from verisal.functional.filters import median_filter
 from verisal.types import StagedClassifier, check_range
 
 
@@ -23,25 +24,6 @@ def reduce_bit_depth(images: Tensor, bits: int) -> Tensor:
     top = 2**bits - 1
     squeezed: Tensor = (images * top).round() / top
     return squeezed
-
-
-def median_filter(images: Tensor, size: int) -> Tensor:
-    """Median over windows of ``size`` x ``size`` pixels, channel by channel, edge pixels repeated outwards.
-
-    A window of even side reaches one pixel further up and left than down and right, and takes the larger of
-    the two middle values.
-
-    Args:
-        images: ``(B, C, H, W)``.
-        size: side of the window in pixels, at least 1.
-
-    Returns:
-        ``(B, C, H, W)``.
-    """
-    before, after = size // 2, size - 1 - size // 2
-    padded = F.pad(images, (before, after, before, after), mode="replicate")
-    windows = padded.unfold(2, size, 1).unfold(3, size, 1).flatten(-2)
-    return windows.kthvalue(size**2 // 2 + 1, dim=-1).values
 
 
 def non_local_means(images: Tensor, *, search: int, patch: int, strength: float) -> Tensor:

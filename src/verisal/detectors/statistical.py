@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from verisal.detectors.base import Detector, matching, require_rows, unfitted
-from verisal.detectors.measurements import Measured, Measurement, PooledActivations, ShiftedLogits
+from verisal.detectors.measurements import Measured, Measurement, PooledActivations
 from verisal.errors import ConfigError
-from verisal.functional.outputs import log_odds, softmax_distance
 
 # Keeps images with neighbours at one and the same distance finite.
 _LEAST_SPREAD = 1e-3
@@ -46,54 +45,24 @@ class LogisticDetector(Detector):
         """``(B, F)``, what the regression weighs."""
 
     @final
-    def _weigh(self, numbers: Tensor, adversarial: Tensor) -> None:
-        """Learn mean, deviation and weight ``(F,)`` of each number, and the bias, all in float64."""
+    def _weigh(self, numbers: Tensor, adversarial: Tensor, *, penalty: float = 1.0) -> None:
+        """Learn mean, deviation and weight ``(F,)`` of each number, and the bias, all in float64.
+
+        ``penalty`` is the factor of half the squared length of the weights, beside the sum of the losses.
+        """
         # Imported here: it takes as long as everything else of this room together.
         from sklearn.linear_model import LogisticRegression
         from sklearn.preprocessing import StandardScaler
 
         scaler = StandardScaler()
         scaled = scaler.fit_transform(numbers.double().cpu().numpy())
-        model = LogisticRegression(class_weight="balanced", max_iter=2000)
+        model = LogisticRegression(C=1 / penalty, class_weight="balanced", max_iter=2000)
         model.fit(scaled, adversarial.cpu().numpy())
         parts = {"mean": scaler.mean_, "scale": scaler.scale_, "weight": model.coef_[0]}
         self._learned |= {
             name: torch.as_tensor(part, dtype=torch.float64, device=numbers.device)
             for name, part in (parts | {"bias": model.intercept_[0]}).items()
         }
-
-
-@final
-@dataclass(kw_only=True)
-class LearnedConsistency(LogisticDetector):
-    r"""A logistic regression on four numbers of the logits of an image and of its shifted copy.
-
-    They are the log odds of the predicted class c on the image, those of the same class on the shifted copy,
-    the L1 distance of the two softmax outputs, and :math:`\log \frac1K \sum_k (\log p_k - \log p'_k)^2`.
-    It reads no mask, no activation and no gradient: whatever a more expensive detector finds that this one
-    does not is what the masks add to the shift.
-
-    References:
-        xu2018squeezing
-
-    Differs from:
-        the paper, which thresholds the largest distance over several squeezers.
-    """
-
-    source: Measurement = field(default_factory=ShiftedLogits)
-
-    def _numbers(self, measured: Measured) -> Tensor:
-        logits, shifted = (t.float() for t in matching(measured, ("logits", "shifted/logits")).values())
-        predicted = logits.argmax(dim=1, keepdim=True)
-        rest = shifted.scatter(1, predicted, -torch.inf).logsumexp(dim=1)
-        change = (logits.log_softmax(dim=1) - shifted.log_softmax(dim=1)).square().mean(dim=1)
-        numbers = (
-            log_odds(logits),
-            shifted.gather(1, predicted)[:, 0] - rest,
-            softmax_distance(logits, shifted),
-            change.clamp_min(1e-8).log(),
-        )
-        return torch.stack(numbers, dim=1)
 
 
 @final

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import final
+from typing import Any, Literal, final
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from verisal._checks import as_tuples
 from verisal.detectors.base import Detector, matching
 from verisal.detectors.measurements import Logits, Measured, Measurement, ShiftedLogits, StepsToFlip
 from verisal.detectors.squeezing import SqueezedLogits
@@ -106,10 +107,18 @@ class LogitMargin(UntrainedDetector):
 @final
 @dataclass(kw_only=True)
 class ShiftConsistency(UntrainedDetector):
-    """Scores an image by the L1 distance of the softmax outputs of it and of its shifted copy.
+    """Scores an image by the L1 distance of the softmax outputs of it and of its shifted copy, or of several.
 
     The control of every detector that reads a shifted copy: it says how much of the alarm the shift alone
-    accounts for.
+    accounts for. On a network that an attack makes sure and wrong on every copy it is worse than chance.
+
+    Args:
+        source: :class:`ViewLogits` for other copies, with ``reads`` of ``("*/logits",)``.
+        reads: names of the copies' logits, with ``*`` and ``?`` standing for anything.
+        over: of several copies, the ``largest`` or the ``mean`` distance.
+
+    Raises:
+        ConfigError: no name to read, or another word for ``over``.
 
     References:
         xu2018squeezing
@@ -119,10 +128,27 @@ class ShiftConsistency(UntrainedDetector):
     """
 
     source: Measurement = field(default_factory=ShiftedLogits)
+    reads: tuple[str, ...] = ("shifted/logits",)
+    over: Literal["largest", "mean"] = "largest"
+
+    def __post_init__(self) -> None:
+        as_tuples(self)
+        if not self.reads or self.over not in ("largest", "mean"):
+            raise ConfigError(
+                "ShiftConsistency needs reads to name a copy's logits, such as */logits, and over largest or"
+                f" mean; found reads={list(self.reads)}, over={self.over!r}"
+            )
+
+    def _decisive(self) -> dict[str, Any]:
+        # Settings of one copy are those from before there were several, so that what was kept stays valid.
+        plain = {"reads": ("shifted/logits",), "over": "largest"}
+        return {name: value for name, value in super()._decisive().items() if value != plain.get(name)}
 
     def judge(self, measured: Measured) -> Tensor:
-        """``(B,)`` scores from both views' logits ``(B, K)``."""
-        return softmax_distance(*matching(measured, ("logits", "shifted/logits")).values())
+        """``(B,)`` scores in [0, 2] from the logits ``(B, K)`` of the image and of its copies."""
+        logits, *copies = matching(measured, ("logits", *self.reads)).values()
+        distances = torch.stack([softmax_distance(logits, copy) for copy in copies])
+        return distances.amax(dim=0) if self.over == "largest" else distances.mean(dim=0)
 
 
 @final

@@ -1,4 +1,4 @@
-"""Gaussian blur by matrices, and a shift by one pixel."""
+"""Blurs, means and medians over windows, moves by whole pixels, and scaling down and up."""
 
 from __future__ import annotations
 
@@ -37,6 +37,20 @@ def gaussian_blur(images: Tensor, sigma: float, *, taps: int | None = None) -> T
     return down @ images @ across.T
 
 
+def move(images: Tensor, *, right: int, down: int) -> Tensor:
+    """Images ``(B, C, H, W)`` moved by whole pixels, negative numbers to the left and up; edges are repeated.
+
+    >>> move(torch.arange(4.0).view(1, 1, 2, 2), right=-1, down=0)[0, 0]
+    tensor([[1., 1.],
+            [3., 3.]])
+    """
+    height, width = images.shape[-2:]
+    padded = F.pad(images, (max(right, 0), max(-right, 0), max(down, 0), max(-down, 0)), mode="replicate")
+    top, left = max(-down, 0), max(-right, 0)
+    moved = padded[..., top : top + height, left : left + width]
+    return moved.contiguous(memory_format=torch.channels_last)
+
+
 def shift_one_pixel(images: Tensor) -> Tensor:
     """Images ``(B, C, H, W)`` moved one pixel right and down; the first row and column are repeated.
 
@@ -44,5 +58,53 @@ def shift_one_pixel(images: Tensor) -> Tensor:
     tensor([[0., 0.],
             [0., 0.]])
     """
-    moved = F.pad(images, (1, 0, 1, 0), mode="replicate")[..., :-1, :-1]
-    return moved.contiguous(memory_format=torch.channels_last)
+    return move(images, right=1, down=1)
+
+
+def mean_filter(images: Tensor, size: int) -> Tensor:
+    """Mean over windows of ``size`` x ``size`` pixels, channel by channel, edge pixels repeated outwards.
+
+    A window of even side reaches one pixel further up and left than down and right.
+
+    Args:
+        images: ``(B, C, H, W)``.
+        size: side of the window in pixels, at least 1.
+
+    Returns:
+        ``(B, C, H, W)``.
+    """
+    return F.avg_pool2d(_padded(images, size), size, stride=1)
+
+
+def median_filter(images: Tensor, size: int) -> Tensor:
+    """Median over windows of ``size`` x ``size`` pixels, channel by channel, edge pixels repeated outwards.
+
+    A window of even side reaches one pixel further up and left than down and right, and takes the larger of
+    the two middle values.
+
+    Args:
+        images: ``(B, C, H, W)``.
+        size: side of the window in pixels, at least 1.
+
+    Returns:
+        ``(B, C, H, W)``.
+    """
+    windows = _padded(images, size).unfold(2, size, 1).unfold(3, size, 1).flatten(-2)
+    return windows.kthvalue(size**2 // 2 + 1, dim=-1).values
+
+
+def _padded(images: Tensor, size: int) -> Tensor:
+    """Room for windows of a size around every pixel."""
+    before, after = size // 2, size - 1 - size // 2
+    return F.pad(images, (before, after, before, after), mode="replicate")
+
+
+def scale_down_and_up(images: Tensor, factor: float) -> Tensor:
+    """Images ``(B, C, H, W)`` made smaller by ``factor`` in (0, 1) and brought back to their size.
+
+    Bilinear both ways, with the filter on the way down that keeps fine patterns from aliasing.
+    """
+    height, width = images.shape[-2:]
+    small = (max(round(height * factor), 1), max(round(width * factor), 1))
+    shrunk = F.interpolate(images, small, mode="bilinear", antialias=True)
+    return F.interpolate(shrunk, (height, width), mode="bilinear")
