@@ -168,7 +168,7 @@ class Linear(nn.Module):
 
 
 def test_numbers_of_a_linear_classifier_are_known():
-    """Its gradients are its weights, whatever the image; log odds of two classes are a difference of logits."""
+    """Its gradients are its weights, whatever the image; log odds of two classes are a difference."""
     rng = torch.Generator().manual_seed(0)
     weight = torch.rand(1, 2, 6, 6, generator=rng) - 0.45
     images = torch.rand(2, 2, 6, 6, generator=rng)
@@ -219,3 +219,9 @@ def test_logits_are_those_of_the_image():
     classifier, images = toy_classifier(), toy_images(4)
     expected = Logits()(classifier, images)["logits"]
     torch.testing.assert_close(GradientScalars()(classifier, images)["logits"], expected)
+
+
+def test_a_spectrum_has_a_gradient_where_a_map_has_no_energy():
+    leaf = torch.zeros(1, 2, 6, 6, requires_grad=True)
+    (gradient,) = torch.autograd.grad((log_spectrum(leaf, limit=4096) + leaf.sum()).sum(), leaf)
+    assert bool(gradient.isfinite().all())

@@ -77,22 +77,22 @@ def slow_spectrum(maps, *, limit):
     for image in maps.tolist():
         numbers = []
         for channel in image:
-            logs = []
+            energy = []
             for u in range(-(height // 2), height - height // 2):
-                logs.append([])
+                energy.append([])
                 for v in range(width // 2 + 1):
                     total = sum(
                         channel[y][x] * cmath.exp(-2j * cmath.pi * (u * y / height + v * x / width))
                         for y in range(height)
                         for x in range(width)
                     )
-                    logs[-1].append(math.log(max(abs(total) / math.sqrt(height * width), 1e-3)))
+                    energy[-1].append(abs(total) ** 2 / (height * width))
             for i in range(down):
                 for j in range(across):
                     top, bottom = i * height // down, -(-(i + 1) * height // down)
                     left, right = j * (width // 2 + 1) // across, -(-(j + 1) * (width // 2 + 1) // across)
-                    cell = [logs[y][x] for y in range(top, bottom) for x in range(left, right)]
-                    numbers.append(sum(cell) / len(cell))
+                    cell = [energy[y][x] for y in range(top, bottom) for x in range(left, right)]
+                    numbers.append(math.log(max(math.sqrt(sum(cell) / len(cell)), 1e-3)))
         rows.append(numbers)
     return torch.tensor(rows).reshape(count, channels * down * across)
 

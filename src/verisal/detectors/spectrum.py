@@ -20,13 +20,12 @@ _FLOOR = 1e-3
 def log_spectrum(maps: Tensor, *, limit: int) -> Tensor:
     r"""Log magnitude of the two-dimensional Fourier transform of every channel, with few numbers.
 
-    .. math:: \log \max\Big(\frac{1}{\sqrt{HW}} \Big|\sum_{y, x} m(y, x)\,
-              e^{-2 \pi i (uy/H + vx/W)}\Big|, 10^{-3}\Big)
+    .. math:: \log \max\bigg(\sqrt{\frac{1}{|K|} \sum_{(u, v) \in K} \Big|\frac{1}{\sqrt{HW}} \sum_{y, x}
+              m(y, x)\, e^{-2 \pi i (uy/H + vx/W)}\Big|^2}, 10^{-3}\bigg)
 
     for *v* from 0 to W/2, as real maps repeat the other half, with *u* from negative to positive frequencies.
-    Neighbouring frequencies are averaged (after the logarithm) until a channel has a grid of 2n x n, with the
-    largest n whose grids have at most ``limit`` numbers in all channels together; one number a channel is the
-    least.
+    *K* are neighbouring frequencies, one cell of a grid of 2n x n for each channel, with the largest n whose
+    grids have at most ``limit`` numbers in all channels together; one number a channel is the least.
 
     Args:
         maps: ``(B, C, H, W)`` float.
@@ -36,13 +35,14 @@ def log_spectrum(maps: Tensor, *, limit: int) -> Tensor:
         ``(B, F)`` float32, channel by channel.
     """
     channels = maps.shape[1]
-    spectrum = torch.fft.rfft2(maps.float(), norm="ortho").abs().clamp_min(_FLOOR).log()
-    spectrum = torch.fft.fftshift(spectrum, dim=2)
+    energy = torch.fft.fftshift(torch.fft.rfft2(maps.float(), norm="ortho").abs().square(), dim=2)
     across = max(math.isqrt(limit // (2 * channels)), 1)
     down = 2 * across if 2 * across**2 * channels <= limit else 1
-    size = (min(down, spectrum.shape[2]), min(across, spectrum.shape[3]))
+    size = (min(down, energy.shape[2]), min(across, energy.shape[3]))
     # A batch without images has no size to infer a number from.
-    return F.adaptive_avg_pool2d(spectrum, size).flatten(2).reshape(len(maps), channels * size[0] * size[1])
+    cells = F.adaptive_avg_pool2d(energy, size).reshape(len(maps), channels * size[0] * size[1])
+    # Not the log of the root, whose gradient has no number where there is no energy.
+    return cells.clamp_min(_FLOOR**2).log() / 2
 
 
 @final
@@ -61,7 +61,8 @@ class Spectrum(Measurement):
 
     Differs from:
         - The paper's magnitudes are as they are (``InputMFS``, its black-box defence), here logarithms.
-        - Of magnitudes that are equal for real images one is kept, and neighbouring ones are averaged.
+        - Of magnitudes that are equal for real images one is kept, and of neighbouring ones the root of the
+          mean square.
     """
 
     needs_stages = False
@@ -97,7 +98,7 @@ class StageSpectrum(Measurement):
     Differs from:
         - Outputs of the stages, where the papers choose layers for each network (``LayerMFS``, their
           white-box defence).
-        - Logarithms, half of the plane and averages, as in :class:`Spectrum`.
+        - Logarithms, half of the plane and cells, as in :class:`Spectrum`.
     """
 
     limit: int = 512
