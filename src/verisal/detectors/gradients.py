@@ -133,7 +133,8 @@ def _high_share(gradients: Tensor) -> Tensor:
 def _cosine(one: Tensor, two: Tensor) -> Tensor:
     one, two = one.flatten(1).double(), two.flatten(1).double()
     sizes = one.norm(dim=1) * two.norm(dim=1)
-    return ((one * two).sum(dim=1) / sizes.clamp_min(_TINY**2)).float()
+    cosine: Tensor = (one * two).sum(dim=1) / sizes.clamp_min(_TINY**2)
+    return cosine.float()
 
 
 def _equal_signs(one: Tensor, two: Tensor) -> Tensor:
