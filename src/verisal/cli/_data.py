@@ -8,8 +8,14 @@ from pathlib import Path
 
 from verisal.cli._settings import Options, count, path_word
 from verisal.data import (
+    CIFAR10,
+    CIFAR100,
     COCO,
     CUB200,
+    MNIST,
+    STL10,
+    SVHN,
+    FashionMNIST,
     ImageFolder,
     Imagenette,
     ImageNetValidation,
@@ -25,10 +31,16 @@ from verisal.models import load_classifier
 _ANNOTATIONS = ("csv", "coco", "voc", "masks")
 # Sets that lie in one folder, each in the part that is used to evaluate.
 _KNOWN: dict[str, Callable[[str], ImageSet]] = {
+    "cifar10": lambda path: CIFAR10(root=path),
+    "cifar100": lambda path: CIFAR100(root=path),
     "cub": lambda path: CUB200(root=path, part="all"),
+    "fashion-mnist": lambda path: FashionMNIST(root=path),
     "imagenette": lambda path: Imagenette(root=path),
+    "mnist": lambda path: MNIST(root=path),
     "pascal-voc": lambda path: PascalVOC(root=path),
     "pet": lambda path: OxfordPet(root=path),
+    "stl10": lambda path: STL10(root=path),
+    "svhn": lambda path: SVHN(root=path),
 }
 
 

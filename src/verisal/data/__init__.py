@@ -11,6 +11,7 @@ from verisal.data.readers.coco import COCO
 from verisal.data.readers.digits import Digits
 from verisal.data.readers.folder import ImageFolder
 from verisal.data.readers.listing import ImageSet
+from verisal.data.readers.packed import CIFAR10, CIFAR100, MNIST, STL10, SVHN, FashionMNIST
 from verisal.data.readers.voc import PascalVOC
 from verisal.data.reading import ImageReader
 from verisal.data.scenes.composed import ComposedImages, Composition, Mosaics, PastedCuts
@@ -21,14 +22,20 @@ if TYPE_CHECKING:
     from verisal.data.image_data import ImageData
 
 __all__ = [
+    "CIFAR10",
+    "CIFAR100",
     "COCO",
     "CUB200",
+    "MNIST",
+    "STL10",
+    "SVHN",
     "AnnotatedImages",
     "ComposedImages",
     "Composition",
     "Digits",
     "DiskSplit",
     "EmojiScenes",
+    "FashionMNIST",
     "ImageData",
     "ImageFolder",
     "ImageNetValidation",
