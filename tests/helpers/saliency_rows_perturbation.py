@@ -2,7 +2,7 @@
 
 from helpers.saliency_cases import SaliencyCase
 from verisal.functional.baselines import Constant
-from verisal.saliency import RISE, CentrePrior, EdgeDetector, Occlusion, RandomMap
+from verisal.saliency import RISE, CentrePrior, EdgeDetector, Occlusion, PixelResidual, RandomMap
 
 CASES = {
     "Occlusion": SaliencyCase(
@@ -67,5 +67,8 @@ CASES = {
     ),
     "EdgeDetector": SaliencyCase(
         EdgeDetector, passes=(0, 0), uses_query=False, uses_classifier=False, late_call=1
+    ),
+    "PixelResidual": SaliencyCase(
+        PixelResidual, passes=(0, 0), uses_query=False, uses_classifier=False, late_call=1
     ),
 }

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from verisal.errors import ConfigError
-from verisal.saliency import CentrePrior, EdgeDetector, RandomMap
+from verisal.saliency import CentrePrior, EdgeDetector, PixelResidual, RandomMap
 
 QUERY = torch.tensor([0])
-CONTROLS = (RandomMap(), CentrePrior(), EdgeDetector())
+CONTROLS = (RandomMap(), CentrePrior(), EdgeDetector(), PixelResidual())
 
 
 def never(images):
@@ -71,6 +71,21 @@ def test_edge_of_one_pixel_by_hand_weighs_colours_by_luminance():
     expected = torch.zeros(5, 5)
     expected[1:4, 1:4] = 0.587 * torch.tensor(around)
     assert values.allclose(expected)
+
+
+def test_residual_of_one_pixel_by_hand_is_the_largest_over_channels():
+    images = torch.zeros(1, 3, 5, 5)
+    images[0, 1, 2, 2], images[0, 2, 2, 2] = 0.9, 0.45
+    values = map_of(PixelResidual(), images)[0, 0]
+    expected = torch.zeros(5, 5)
+    expected[1:4, 1:4], expected[2, 2] = 0.1, 0.8
+    assert values.allclose(expected)
+    assert map_of(PixelResidual(side=5), images)[0, 0, 2, 2] == pytest.approx(0.9 * 24 / 25)
+    # Borders are repeated outwards, so that they are no edge of their own.
+    assert map_of(PixelResidual(), torch.full((1, 3, 6, 4), 0.3)).abs().max() < 1e-6
+    for side in (1, 2, 4):
+        with pytest.raises(ConfigError, match="odd and at least 3"):
+            PixelResidual(side=side)
 
 
 def test_flat_image_has_no_edges_and_borders_are_none():

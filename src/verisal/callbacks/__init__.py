@@ -9,6 +9,7 @@ from verisal.callbacks.gate_noise import GateNoise
 from verisal.callbacks.guards import ImageGuard, NumericGuard
 from verisal.callbacks.map_agreement import MapAgreement
 from verisal.callbacks.panels import AttackedMaps, SaliencyPanels
+from verisal.callbacks.patched_images import PatchedImages
 from verisal.callbacks.report import ReportRun
 from verisal.callbacks.robust_validation import RobustValidation
 from verisal.callbacks.saliency_metrics import PerturbationCurves, SaliencyMetrics
@@ -26,6 +27,7 @@ __all__ = [
     "LastCheckpoint",
     "MapAgreement",
     "NumericGuard",
+    "PatchedImages",
     "PerturbationCurves",
     "ReportRun",
     "RobustValidation",

@@ -8,6 +8,7 @@ from verisal.saliency.controls import (
     EdgeDetector,
     OfProbability,
     OneLayer,
+    PixelResidual,
     RandomMap,
 )
 from verisal.saliency.decoy.decoy import Decoy, Decoys
@@ -62,6 +63,7 @@ __all__ = [
     "Occlusion",
     "OfProbability",
     "OneLayer",
+    "PixelResidual",
     "PlaceNetwork",
     "PredictedGates",
     "RandomMap",

@@ -106,6 +106,40 @@ class EdgeDetector(Saliency):
         return SaliencyResult(saliency, saliency)
 
 
+@final
+@dataclass(frozen=True, kw_only=True)
+class PixelResidual(Saliency):
+    r"""Largest difference over channels of a pixel from the mean of its neighbourhood: what looks like noise.
+
+    :math:`S = \max_c |x_c - \bar x_c|` with the mean over a square of ``side`` pixels, border pixels repeated
+    outwards. Beside maps that are to find a patch: grainy ones are found without any network.
+
+    Args:
+        side: of the square, odd and at least 3.
+
+    Raises:
+        ConfigError: another side.
+    """
+
+    side: int = 3
+
+    asks_classifier = False
+
+    def __post_init__(self) -> None:
+        if self.side < 3 or self.side % 2 == 0:
+            raise ConfigError(f"PixelResidual.side must be odd and at least 3, found {self.side}")
+
+    def explain(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
+        """The residual in ``saliency`` and ``raw``; the classifier is not called."""
+        _check(classifier, images, query_class)
+        images = images.detach()
+        padded = F.pad(images, (self.side // 2,) * 4, mode="replicate")
+        # Pooling is no convolution: autocast leaves it in float32.
+        residual = images - F.avg_pool2d(padded, self.side, stride=1)
+        saliency = residual.abs().amax(dim=1, keepdim=True)
+        return SaliencyResult(saliency, saliency)
+
+
 def _check(classifier: object, images: Tensor, query_class: Tensor) -> None:
     """Refuse what every method refuses; a bare callable does not say how many classes it has."""
     check_some_images(images)

@@ -1,0 +1,159 @@
+"""The study of patches: which maps show where the attack is, and heal the image."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Final, final
+
+from verisal.errors import ConfigError
+from verisal.pictures import Pixels
+from verisal.results import Evaluation, Score
+from verisal_studies.figures import interval_pixels
+from verisal_studies.scores import INTERVALS, Scores, cell, counted_images, difference_word, quoted, table
+from verisal_studies.study import Finding, Study, StudyResult, verdict_of, verdict_of_words
+
+#: What a map must reach, by score.
+_LIMITS: Final = {"energy": 0.70, "pointing": 0.95, "box": 0.93}
+_HEADER: Final = ("energy ↑", "pointing ↑", "box ↑", "healed ↑")
+_NO_METHODS: Final = ("true_place", "random_place")
+_FEWEST: Final = 100
+
+
+@final
+class PatchLocalisation(Study):
+    """Maps of patched images: limits for one method, that method against all others, and healing.
+
+    Reads ``PatchedImages``.
+
+    Args:
+        commands: that make the page again.
+        setting: what was measured on what, name to value.
+        ours: the row that the others are compared with.
+        parts: rows that are parts or variants of ours, with which it is not compared.
+        note: what else was seen, at the end of the page.
+
+    References:
+        brown2017
+    """
+
+    page = "patch_localisation"
+
+    def __init__(
+        self,
+        *,
+        commands: Sequence[str],
+        setting: Mapping[str, str] | None = None,
+        ours: str = "evidence_masks",
+        parts: Sequence[str] = (),
+        note: str = "",
+    ) -> None:
+        super().__init__(commands=commands, setting=setting)
+        self.ours, self.parts, self.note = ours, tuple(parts), note
+
+    def result(self, evaluation: Evaluation) -> StudyResult:
+        """Limits, comparisons and healing, of all patches and of those of each kind of goal."""
+        scores = Scores(evaluation)
+        rows = scores.rows("patches/energy")
+        if self.ours not in rows:
+            raise ConfigError(
+                f"the study reads the localisation of patches by {self.ours!r}, found it of {rows}; add the"
+                " callback PatchedImages with the methods of the study's configuration"
+            )
+        attacks = [
+            match[1]
+            for name in scores.names(self.ours, r"patches\[.*\]/energy")
+            if (match := re.fullmatch(r"patches\[(.*)\]/energy", name))
+        ]
+        patches = evaluation.counts.get("patches that fool", 0)
+        others = [row for row in rows if row != self.ours and row not in self.parts]
+        findings = (
+            self._reached(scores, patches),
+            *(self._ahead(scores, others, score) for score in _LIMITS),
+            self._heals(scores),
+        )
+        values = scores.values(self.ours, "patches/energy")
+        setting = {
+            **self.setting,
+            "images": counted_images(values),
+            "patches": f"{patches} that fool, in 8 bits",
+            "intervals": INTERVALS,
+        }
+        summary = "; ".join(f"{one.claim}: {one.verdict} ({one.evidence})" for one in findings) + "."
+        shown = [*rows, *_NO_METHODS]
+        return self.judged(
+            findings,
+            summary=summary,
+            setting=setting,
+            values={
+                "patches": table(["", *_HEADER], {row: _cells(scores, row, "patches") for row in shown}),
+                "attacks": "`, `".join(attacks),
+                "by_attack": self._by_attack(scores, attacks, rows),
+                "note": self.note,
+            },
+            figures={"patches": _picture(scores, rows)},
+        )
+
+    def _reached(self, scores: Scores, patches: int) -> Finding:
+        own = {score: scores.mean(self.ours, f"patches/{score}") for score in _LIMITS}
+        limits = ", ".join(f"{score} {limit:g}" for score, limit in _LIMITS.items())
+        reached = [own[score].value >= limit for score, limit in _LIMITS.items()]
+        return Finding(
+            f"`{self.ours}` point at the patch",
+            f"mean at least {limits}, on {_FEWEST} patches or more; in part: some of them",
+            verdict_of(reached) if patches >= _FEWEST else "cannot be said",
+            ", ".join(f"{score} {cell(value)}" for score, value in own.items()) + f", {patches} patches",
+        )
+
+    def _ahead(self, scores: Scores, others: Sequence[str], score: str) -> Finding:
+        name = f"patches/{score}"
+        words = {
+            row: difference_word(scores.difference((self.ours, name), (row, name)), "high") for row in others
+        }
+        best = max(others, key=lambda row: scores.mean(row, name).value, default="")
+        listed = list(words.values())
+        rest = quoted(row for row, word in words.items() if word != "better")
+        return Finding(
+            f"`{self.ours}` are ahead of all other methods in {score}",
+            "the interval of the paired difference is above 0 for every other method; in part: for some, and"
+            " below 0 for none",
+            verdict_of_words(listed),
+            f"ahead of {listed.count('better')} of {len(listed)}, behind {listed.count('worse')}"
+            + (f"; not ahead of {rest}" if rest else "")
+            + (f"; the best other one is `{best}` with {cell(scores.mean(best, name))}" if best else ""),
+        )
+
+    def _heals(self, scores: Scores) -> Finding:
+        name = "patches/healed"
+        own, random, true = (scores.mean(row, name) for row in (self.ours, "random_place", "true_place"))
+        word = difference_word(scores.difference((self.ours, name), ("random_place", name)), "high")
+        return Finding(
+            f"Filling the box of `{self.ours}` heals more often than filling a random one",
+            "the interval of the paired difference is above 0",
+            verdict_of_words([word]),
+            f"{cell(own)}, a random box {cell(random)}, the patch itself {cell(true)}",
+        )
+
+    def _by_attack(self, scores: Scores, attacks: Sequence[str], rows: Sequence[str]) -> str:
+        lines = []
+        for attack in attacks:
+            fooled = scores.mean(f"attack_{attack}", "patches/fooled")
+            named = f"`{attack}` ({fooled.value:.2f})"
+            lines += [
+                [named, f"`{row}`", *_cells(scores, row, f"patches[{attack}]")]
+                for row in [*rows, *_NO_METHODS]
+            ]
+        return table(["attack (share that fools)", "", *_HEADER], lines)
+
+
+def _cells(scores: Scores, row: str, metric: str) -> list[str]:
+    names = [f"{metric}/{score}" for score in (*_LIMITS, "healed")]
+    return [cell(scores.mean(row, name)) if scores.names(row, re.escape(name)) else "" for name in names]
+
+
+def _picture(scores: Scores, rows: Sequence[str]) -> Pixels:
+    panels: dict[str, dict[str, dict[str, Score]]] = {
+        score: {row: {score: scores.mean(row, f"patches/{score}")} for row in rows}
+        for score in (*_LIMITS, "healed")
+    }
+    return interval_pixels(panels, title="Maps of the class that a patch forces: right is good")
