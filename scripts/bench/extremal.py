@@ -26,7 +26,7 @@ from torchvision.models import resnet18  # type: ignore[import-untyped]
 
 from verisal.functional.scopes import frozen
 from verisal.saliency import ExtremalPerturbation
-from verisal.saliency.perturbation.extremal import area_deviation, blur_pyramid, pyramid_blend
+from verisal.saliency.perturbation.smooth_masks import area_deviation, blur_pyramid, pyramid_blend
 
 AREAS = ((0.1,), (0.025, 0.05, 0.1, 0.2))
 STEP, SIGMA, COLDNESS = 7, 21.0, 20.0

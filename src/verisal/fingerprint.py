@@ -40,6 +40,16 @@ class Configured:
         return {name: value for name, value in vars(self).items() if not name.startswith("_")}
 
 
+def without_defaults(settings: dict[str, Any], **defaults: object) -> dict[str, Any]:
+    """Settings without those of ``defaults`` that are as they were before they could be set.
+
+    So maps that were made then keep their identity.
+    """
+    return {
+        name: value for name, value in settings.items() if name not in defaults or value != defaults[name]
+    }
+
+
 def settings_of(part: object) -> Any:  # noqa: ANN401 - plain data of any shape
     """Settings of an object, with those of everything nested in it, as plain data that names each class.
 

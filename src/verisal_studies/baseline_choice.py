@@ -90,8 +90,35 @@ def candidates_of(removal: RemovalScores) -> list[str]:
     return [name for name in removal.neutral if name.partition("_seed")[0] != "other"]
 
 
+class ChoiceStudy(Study):
+    """A study of the rule by which baselines are chosen.
+
+    Args:
+        commands: that make the page again.
+        setting: what was measured on what, name to value, as the page shows it.
+        gain: agreement that a further baseline must add.
+        largest: size of the largest set looked at.
+
+    Raises:
+        ConfigError: settings out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        commands: Sequence[str],
+        setting: Mapping[str, str] | None = None,
+        gain: float = 0.02,
+        largest: int = 5,
+    ) -> None:
+        super().__init__(commands=commands, setting=setting)
+        check_range(0, above=True, gain=gain)
+        check_range(1, largest=largest)
+        self.gain, self.largest = gain, largest
+
+
 @final
-class BaselineChoice(Study):
+class BaselineChoice(ChoiceStudy):
     """Choice of the baselines over which removal curves are averaged unless told otherwise.
 
     Candidates are neutral and need neither a mask nor a pool of images. All sets of candidates up to a size
@@ -109,19 +136,6 @@ class BaselineChoice(Study):
     """
 
     page = "baseline_choice"
-
-    def __init__(
-        self,
-        *,
-        commands: Sequence[str],
-        setting: Mapping[str, str] | None = None,
-        gain: float = 0.02,
-        largest: int = 5,
-    ) -> None:
-        super().__init__(commands=commands, setting=setting)
-        check_range(0, above=True, gain=gain)
-        check_range(1, largest=largest)
-        self.gain, self.largest = gain, largest
 
     def result(self, evaluation: Evaluation) -> StudyResult:
         """The choice and how it came about."""

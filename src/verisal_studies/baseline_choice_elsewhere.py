@@ -10,8 +10,8 @@ from torch import Tensor
 from verisal.errors import ConfigError
 from verisal.functional.baselines import recommended_baselines
 from verisal.results import Evaluation, Score
-from verisal.types import check_range
 from verisal_studies.baseline_choice import (
+    ChoiceStudy,
     Step,
     baselines_table,
     candidates_of,
@@ -21,11 +21,11 @@ from verisal_studies.baseline_choice import (
     steps_table,
 )
 from verisal_studies.scores import RemovalScores, cell, difference_of, mean_of, quoted, table
-from verisal_studies.study import Finding, Study, StudyResult, Verdict
+from verisal_studies.study import Finding, StudyResult, Verdict
 
 
 @final
-class BaselineChoiceElsewhere(Study):
+class BaselineChoiceElsewhere(ChoiceStudy):
     """The default baselines of removal curves, judged on images that had no part in their choice.
 
     Reads what :class:`.BaselineChoice` reads.
@@ -41,19 +41,6 @@ class BaselineChoiceElsewhere(Study):
     """
 
     page = "baseline_choice_elsewhere"
-
-    def __init__(
-        self,
-        *,
-        commands: Sequence[str],
-        setting: Mapping[str, str] | None = None,
-        gain: float = 0.02,
-        largest: int = 5,
-    ) -> None:
-        super().__init__(commands=commands, setting=setting)
-        check_range(0, above=True, gain=gain)
-        check_range(1, largest=largest)
-        self.gain, self.largest = gain, largest
 
     def result(self, evaluation: Evaluation) -> StudyResult:
         """Three claims: neutral here, better than single ones, as good as what the rule chooses here."""

@@ -374,6 +374,26 @@ def test_maps_of_a_linear_network_cannot_be_attacked(surrogate):
     assert found.objective.item() == pytest.approx(found.clean_objective.item())
 
 
+@pytest.mark.parametrize("between", [0.0, 0.3 / 255])
+def test_a_direction_of_zero_finds_nothing_where_rounding_alone_changes_the_image(between):
+    """Of a network without second derivatives the surrogate's map has no slope: no step moves a pixel."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(36, 2)).eval()
+    images = grey(LEVELS) + between
+    query = network(images).argmax(dim=1)
+
+    def explain(some, classes):
+        return Gradient()(network, some, classes)
+
+    found = MapAttack(kind="top_k", steps=3, judge_every=1)(network, explain, images, query_class=query)
+    assert not bool(found.found.any())
+    assert found.images.equal(images)
+    assert (found.step.tolist(), found.linf.tolist(), found.l2.tolist()) == ([0], [0.0], [0.0])
+    assert found.objective.equal(found.clean_objective)
+    # Random signs move the same image's pixels, so its control is one, though the map stays.
+    control = MapAttack(kind="top_k", steps=3, judge_every=1).control
+    assert bool(control(network, explain, images, query_class=query).found.all())
+
+
 def test_network_that_ignores_the_image_gives_no_direction():
     def constant(images):
         return torch.ones(len(images), 2) + 0 * images.mean()

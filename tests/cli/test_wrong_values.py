@@ -8,6 +8,8 @@ import pytest
 
 from verisal.cli import _data, _explain_command, _export, main
 from verisal.cli._app import VerisalCLI
+from verisal.cli._settings import parsed_settings
+from verisal.errors import ConfigError
 
 CONFIG = """
 model: {class_path: helpers.toy.ToyTask}
@@ -226,3 +228,20 @@ def test_every_option_of_the_other_commands(name, folder, monkeypatch, capsys):
             ]
             # The folder holds neither images nor a run, so that nothing can be done.
             assert refused(capsys, command, option, value, "folder", codes=(1, 2)) != 0, command
+
+
+class Printing:
+    """A parser with an option that prints and ends the command, and one whose value it cannot take."""
+
+    def parse_args(self, words):
+        if "--bad=1" in words:
+            raise ValueError("no such file")
+        print("all settings")
+        raise SystemExit(0)
+
+
+@pytest.mark.parametrize("words", [["--print_config", "--good=1", "--bad=1"], ["--bad=1", "--print_config"]])
+def test_an_option_that_prints_and_ends_the_command_hides_no_error(words, capsys):
+    with pytest.raises(ConfigError, match="^--bad=1: no such file"):
+        parsed_settings(Printing(), ["fit", *words], [])
+    assert capsys.readouterr().out == ""

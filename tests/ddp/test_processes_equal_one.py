@@ -72,6 +72,13 @@ def configs(folder):
             # One image a batch: which images stand beside it changes twenty steps of descent by rounding.
             made("ImageData", **SCENES | {"batch_size": 1}, fit_count=6, val_count=11, test_count=7),
         ),
+        "place_masker": (
+            made(
+                "PlaceMaskerTask", classifier=classifier, width=4, compare_images=5, taught_images=7,
+                refine_steps=[1], resamples=20,
+            ),
+            made("ImageData", **SCENES | {"batch_size": 2}, fit_count=12, val_count=9, test_count=4),
+        ),
     }  # fmt: skip
 
 
@@ -207,16 +214,25 @@ def test_predictions_are_all_there_in_the_order_of_one_process(home, count):
 
 def epochs_of(run):
     """What was logged of every epoch."""
-    return [
-        row for row in rows_of(run / "metrics.csv") if row.get("val/loss") or row.get("val/masker/objective")
-    ]
+    told = ("val/loss", "val/masker/objective", "val/masker/unlike")
+    return [row for row in rows_of(run / "metrics.csv") if any(row.get(name) for name in told)]
 
 
 @pytest.mark.parametrize(
-    ("name", "count", "best"), [("classifier", 3, max), ("classifier", 2, max), ("masker", 2, min)]
+    ("name", "count", "best"),
+    [
+        ("classifier", 3, max),
+        ("classifier", 2, max),
+        ("masker", 2, min),
+        ("place_masker", 2, min),
+    ],
 )
 def test_what_a_fit_logs_and_chooses_is_what_one_process_finds_for_its_weights(home, name, count, best):
-    monitor = {"classifier": "val/accuracy", "masker": "val/masker/objective"}[name]
+    monitor = {
+        "classifier": "val/accuracy",
+        "masker": "val/masker/objective",
+        "place_masker": "val/masker/unlike",
+    }[name]
     every = yaml.safe_dump(
         [made("ModelCheckpoint", dirpath=f"every-{name}-{count}", filename="{epoch}", save_top_k=-1)]
     )
@@ -235,6 +251,33 @@ def test_what_a_fit_logs_and_chooses_is_what_one_process_finds_for_its_weights(h
     assert len(found) == LOCAL["max_epochs"]
     chosen = load_checkpoint(home / run / "checkpoints" / "best.ckpt")["epoch"]
     assert chosen == found.index(best(found))
+
+
+def test_processes_share_what_the_network_of_places_is_taught_and_learn_together(home):
+    runs = {}
+    for count in (1, 2):
+        runs[count] = f"taught-{count}"
+        command = ["fit", "--config=place_masker.yaml", f"--run_dir={runs[count]}"]
+        if count == 1:
+            assert main(command) == 0
+        else:
+            many(count, command, home)
+    one, two = (load_checkpoint(home / run / "checkpoints/last.ckpt") for run in runs.values())
+    names = {
+        count: [sum(len(some) for some, _ in part) for part in state["lessons"]]
+        for count, state in ((1, one), (2, two))
+    }
+    # Seven images in all: four of the first process, three of the second.
+    assert names == {1: [7], 2: [4, 3]}
+    # Twelve images, two a process and step: half as many steps, of all of them together.
+    assert (one["global_step"], two["global_step"]) == (18, 9)
+    start = {name: value for name, value in two["state_dict"].items() if name.startswith("learner.")}
+    assert start
+    assert all(bool(value.isfinite().all()) for value in start.values())
+    losses = [
+        float(row["train/loss"]) for row in rows_of(home / runs[2] / "metrics.csv") if row.get("train/loss")
+    ]
+    assert losses[-1] < losses[0]
 
 
 def test_the_detector_keeps_networks_and_thresholds_of_one_and_the_same_epoch(home):

@@ -78,9 +78,7 @@ def test_the_larger_network_gets_them_right_at_its_own_size(larger, photographs)
 
 
 def test_stages_of_the_larger_network(larger):
-    shapes = [
-        tuple(part.shape[1:]) for part in larger.stage_outputs(torch.zeros(1, 3, 240, 240)).activations
-    ]
+    shapes = [tuple(part.shape[1:]) for part in larger.stage_outputs(torch.zeros(1, 3, 240, 240)).activations]
     assert shapes == [(24, 60, 60), (40, 30, 30), (112, 15, 15), (320, 8, 8)]
 
 

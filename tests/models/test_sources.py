@@ -321,8 +321,12 @@ def test_truncated_weights(tmp_path):
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("resnet9000", {}, r"known: emoji_scenes_64, imagenet_efficientnet_lite0, imagenet_efficientnet_lite1,"
-            r" torchvision:NAME"),
+        (
+            "resnet9000",
+            {},
+            r"known: emoji_scenes_64, imagenet_efficientnet_lite0, imagenet_efficientnet_lite1,"
+            r" torchvision:NAME",
+        ),
         (
             "torchvision:resnet19",
             {},

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from helpers.replicates import replicates
 from helpers.saliency_cases import toy_classifier
 from verisal.saliency import ExtremalPerturbation
-from verisal.saliency.perturbation.extremal import area_deviation, smooth_max, smooth_max_weights
+from verisal.saliency.perturbation.smooth_masks import area_deviation, smooth_max, smooth_max_weights
 
 
 @replicates(smooth_max)

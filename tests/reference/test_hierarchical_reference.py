@@ -1,5 +1,7 @@
 """The gate optimisation, image by image, step by step, as it is written down."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -47,6 +49,7 @@ def slow_gates(method, classifier, image, query):
         return ((logits[query] - floor).clamp(min=0) - kept) ** 2
 
     best, best_gates, best_step = float("inf"), None, None
+    above = None
     for step in range(method.steps + 1):
         leaves = [gate.clone().requires_grad_() for gate in gates]
         logits = forward(leaves)
@@ -58,6 +61,13 @@ def slow_gates(method, classifier, image, query):
         else:
             # A class that was not predicted may come out on top.
             admissible = bool(logits.argmax() == query) or bool(original.argmax() != query)
+        if method.least_kept is not None:
+            left, there = float(logits[query]) - floor, float(original[query]) - floor
+            if there > 0 and left < method.least_kept * there:
+                # This image is done.
+                return above
+            if admissible or step == 0:
+                above = total.item(), [gate.clone() for gate in gates], step
         if admissible and total.item() < best:
             best, best_gates, best_step = total.item(), [gate.clone() for gate in gates], step
         if step == method.steps:
@@ -91,3 +101,32 @@ def test_whole_batches_give_what_the_literal_loop_gives(objective):
         assert int(fast.kept_step[index]) == step
         for gate, expected in zip(fast.gates, gates, strict=True):
             assert torch.allclose(gate[index : index + 1], expected, atol=5e-3)
+
+
+@pytest.mark.parametrize("keep", ["best", "fidelity", "last"])
+def test_an_image_stops_where_its_evidence_falls_below_the_share_as_the_literal_loop_does(keep):
+    torch.manual_seed(3)
+    network = SmallResNet(4, widths=(3, 4, 5, 6)).eval()
+    classifier = Classifier(
+        network, network.stage_names, class_names=tuple("abcd"), image_size=32, normalization=CENTRED
+    ).eval()
+    images = torch.rand(6, 3, 32, 32)
+    query = classifier(images).topk(2, dim=1).indices[[*range(6)], [0, 0, 0, 1, 1, 1]]
+    # A weight that is far too large; with the share, images stop at steps of their own.
+    method = HierarchicalMasks(reg_weight=50.0, steps=20, least_kept=0.6, keep=keep)
+    fast, plain = (
+        each.learn(classifier, images, query) for each in (method, replace(method, least_kept=None))
+    )
+    stopped = 0
+    for index in range(6):
+        found = slow_gates(method, classifier, images[index : index + 1], int(query[index]))
+        best, gates, step = found
+        assert int(fast.kept_step[index]) == step or (keep != "best" and step < 20)
+        if int(fast.kept_step[index]) != step:
+            continue
+        stopped += step < 20
+        assert float(fast.objective[index]) == pytest.approx(best, rel=2e-3)
+        for gate, expected in zip(fast.gates, gates, strict=True):
+            assert torch.allclose(gate[index : index + 1], expected, atol=5e-3)
+    assert stopped >= 2
+    assert bool((fast.query_change >= plain.query_change - 1e-5).all())

@@ -52,9 +52,9 @@ from verisal.saliency import (
 )
 from verisal.saliency.gates.contributions import contributions
 from verisal.saliency.perturbation.designs import orthogonal_array
-from verisal.saliency.perturbation.extremal import area_deviation, smooth_max
 from verisal.saliency.perturbation.halves import split_half_noise
 from verisal.saliency.perturbation.rise import upsample_cells
+from verisal.saliency.perturbation.smooth_masks import area_deviation, smooth_max
 
 # Functions whose speed hides what they compute; each needs a reference. A new one is added here.
 FAST = (

@@ -1,3 +1,4 @@
+import copy
 import json
 import urllib.error
 
@@ -118,6 +119,11 @@ def test_a_run_that_cannot_be_opened_costs_nothing_but_itself(tmp_path, monkeypa
     with pytest.warns(UserWarning, match="CommError: no server"):
         logger.log_metrics({"loss": 1.0}, step=0)
     logger.publish(publication(), step=0, epoch=0)
+    # What a user's callback may ask of a run.
+    logger.experiment.config.update({"rate": 0.1})
+    logger.experiment.define_metric("loss", summary="min")
+    logger.watch(torch.nn.Linear(2, 2))
+    assert copy.copy(logger.experiment) is not None
     logger.close()
     assert logger.failures == 1
 

@@ -1,4 +1,4 @@
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
@@ -183,6 +183,7 @@ def test_areas_that_are_none_are_refused(areas):
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
+        ({"until": 0.0}, "until must be positive, found 0"),
         ({"steps": 0}, r"steps must be .*, found 0$"),
         ({"chunk_size": 0}, r"chunk_size must be .*, found 0$"),
         ({"grid_step": 0}, r"grid_step must be .*, found 0$"),
@@ -203,3 +204,74 @@ def test_settings_out_of_range_are_refused(setting, words):
 def test_grid_larger_than_the_image_is_refused():
     with pytest.raises(ConfigError, match=r"grid_step=300 .* cells of 21 px, which a 16 x 16 px image"):
         ExtremalPerturbation(grid_step=300)(planted, torch.rand(1, 3, 16, 16), QUERY[:1])
+
+
+def swift(**settings):
+    return ExtremalPerturbation(
+        areas=(0.1, 0.4), steps=400, learning_rate=0.2, area_weight=30.0, area_growth=1.0, **settings
+    )
+
+
+def test_a_mask_that_rests_is_done_whatever_its_batch(monkeypatch):
+    monkeypatch.setattr(extremal, "_WINDOW", 5)
+    classifier, images, query = toy_classifier(), toy_images(4), torch.tensor([0, 3, 1, 2])
+    method = swift(until=0.05)
+    whole = method(classifier, images, query)
+    steps, change = whole.diagnostics["steps"], whole.diagnostics["change"]
+    assert len(set(steps.tolist())) > 1
+    assert float(steps.max()) < 400
+    assert bool((change <= 0.05).all())
+    assert whole.n_forward == whole.n_backward == pytest.approx(2 * float(steps.mean()))
+    for row in range(4):
+        alone = method(classifier, images[row : row + 1], query[row : row + 1])
+        torch.testing.assert_close(alone.saliency, whole.saliency[row : row + 1], rtol=0, atol=1e-4)
+        assert alone.diagnostics["steps"].item() == steps[row].item()
+        assert alone.diagnostics["change"].item() == pytest.approx(change[row].item(), rel=1e-2)
+    small = replace(method, chunk_size=3)(classifier, images, query)
+    torch.testing.assert_close(small.saliency, whole.saliency, rtol=0, atol=1e-4)
+    assert small.diagnostics["steps"].equal(steps)
+
+
+def test_a_mask_that_is_done_is_that_of_as_many_steps(monkeypatch):
+    monkeypatch.setattr(extremal, "_WINDOW", 5)
+    classifier, images = toy_classifier(), toy_images(3)
+    query = torch.tensor([0, 3, 1])
+    method = swift(until=0.05)
+    masks = method.masks(classifier, images, query)
+    for column, area in enumerate(method.areas):
+        alone = replace(method, areas=(area,))(classifier, images, query)
+        torch.testing.assert_close(masks[:, column : column + 1], alone.saliency, rtol=0, atol=1e-4)
+        for row, steps in enumerate(alone.diagnostics["steps"].int().tolist()):
+            plain = replace(method, areas=(area,), until=None, steps=steps)
+            now, earlier = (
+                each.masks(classifier, images[row : row + 1], query[row : row + 1])
+                for each in (plain, replace(plain, steps=steps - 5))
+            )
+            torch.testing.assert_close(masks[row, column], now[0, 0], rtol=0, atol=1e-4)
+            moved = float((now - earlier).norm() / now.norm())
+            assert alone.diagnostics["change"][row].item() == pytest.approx(moved, rel=2e-2)
+            assert moved <= 0.05 * 1.02
+
+
+def test_without_a_stop_the_change_of_the_last_full_window_is_told(monkeypatch):
+    monkeypatch.setattr(extremal, "_WINDOW", 3)
+    classifier, images = toy_classifier(), toy_images(2)
+    for steps, known in ((5, False), (6, True), (7, True)):
+        result = ExtremalPerturbation(steps=steps)(classifier, images, QUERY)
+        assert result.diagnostics["steps"].tolist() == [steps, steps]
+        assert bool(result.diagnostics["change"].isnan().any()) is not known
+
+
+def test_progress_tells_of_the_change_and_is_no_setting_of_the_map(capsys, monkeypatch):
+    monkeypatch.setattr(extremal, "_WINDOW", 2)
+    monkeypatch.setattr("verisal.progress._SECONDS_BETWEEN_LINES", 0.0)
+    told = ExtremalPerturbation(steps=4, progress=True)
+    told(toy_classifier(), toy_images(2), QUERY)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("ExtremalPerturbation: 2/8 items")
+    assert "8/8 items" in lines[-1]
+    plain = ExtremalPerturbation(steps=4)
+    assert told == plain
+    assert told.settings() == plain.settings()
+    assert "until" not in plain.settings()
+    assert replace(plain, until=0.1).settings()["until"] == 0.1

@@ -3,7 +3,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from verisal.functional.comparison import total_variation
-from verisal.saliency.perturbation.extremal import (
+from verisal.saliency.perturbation.smooth_masks import (
     area_deviation,
     blur_pyramid,
     pyramid_blend,

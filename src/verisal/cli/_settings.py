@@ -6,7 +6,8 @@ import argparse
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any, NoReturn, final
 
@@ -77,11 +78,13 @@ def _culprit(parser: ArgumentParser, words: Sequence[str], error: Exception) -> 
             continue
         alone = [word] if "=" in word else list(words[place : place + 2])
         try:
-            parser.parse_args([*words[:1], *alone])
+            # Those that print and end the command do so only where nothing is wrong.
+            with redirect_stdout(StringIO()):
+                parser.parse_args([*words[:1], *alone])
         except type(error):
             return " ".join(alone)
-        # One that stands alone lacks the others.
-        except Exception:  # noqa: S112
+        # One that stands alone lacks the others; the error itself is raised by the caller.
+        except (Exception, SystemExit):  # noqa: S112
             continue
     return " ".join(words)
 

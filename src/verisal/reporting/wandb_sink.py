@@ -153,8 +153,13 @@ class WandbSink(WandbLogger, Sink):
 class _Idle:
     """Stand-in that takes every call and does nothing, where the run could not be opened."""
 
-    def log(self, _: Mapping[str, object]) -> None:
-        pass
+    def __getattr__(self, name: str) -> _Idle:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self
+
+    def __call__(self, *_: object, **__: object) -> _Idle:
+        return self
 
 
 @final

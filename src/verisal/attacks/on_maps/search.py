@@ -196,8 +196,9 @@ class Problem:
 def best_on_path(problem: Problem, path: Iterable[Tensor], *, eps: float, every: int) -> MapAttackResult:
     """Explain the last valid image of every stretch of a path, and keep the one of largest D.
 
-    An image is valid if, rounded to 8 bits, it differs from the clean one and keeps its predicted label. One
-    without a D, because its map is not finite, is kept only if there is no other.
+    An image is valid if, rounded to 8 bits, it differs from the clean one, rounded alike, and keeps its
+    predicted label: a step of zero is no change, whatever rounding makes of the image. One without a D,
+    because its map is not finite, is kept only if there is no other.
 
     Args:
         problem: whose maps.
@@ -246,12 +247,13 @@ def best_on_path(problem: Problem, path: Iterable[Tensor], *, eps: float, every:
 def _valid(
     problem: Problem, label: Tensor, path: Iterable[Tensor], eps: float
 ) -> Iterator[tuple[Tensor, Tensor]]:
+    unmoved = stored_within(problem.images, problem.images, eps)
     for changed in path:
         stored = stored_within(changed, problem.images, eps)
         odds = _odds(problem.classifier, stored)
         # The largest of odds that are not numbers is no label that was kept.
         same = (odds.argmax(dim=1) == label) & ~odds.isnan().any(dim=1)
-        yield stored, same & (stored != problem.images).flatten(1).any(dim=1)
+        yield stored, same & (stored != unmoved).flatten(1).any(dim=1)
 
 
 def _stretches(

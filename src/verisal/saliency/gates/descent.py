@@ -158,6 +158,10 @@ class GateProblem:
             return (prediction == self.query) | (self._prediction != self.query)
         return torch.ones_like(prediction, dtype=torch.bool)
 
+    def holds(self, logits: Tensor, share: float) -> Tensor:
+        """``(B,)`` bool, False if less than this share of the query's evidence is left; True without any."""
+        return (self.of_query(logits) - self.floor >= share * self.evidence) | (self.evidence <= 0)
+
     def inadmissibility(self, logits: Tensor) -> Tensor:
         """``(B,)``: how far the query's logit has fallen below another's where it was the highest, else 0.
 
@@ -203,9 +207,11 @@ class GateDescent:
     learning_rate: float
     keep: Keep = "best"
     gate_max: float | None = None
+    least_kept: float | None = None
 
     def __post_init__(self) -> None:
         check_range(0, reg_weight=self.reg_weight, steps=self.steps)
+        check_range(0, 1, above=True, least_kept=self.least_kept)
         check_range(0, above=True, learning_rate=self.learning_rate, gate_max=self.gate_max)
 
     def run(
@@ -232,6 +238,7 @@ class GateDescent:
         optimiser = torch.optim.Adam([values], lr=self.learning_rate, fused=True)
         values.grad = gradient
         kept = Kept(self.keep, self.steps, values)
+        above = None if self.least_kept is None else LastAbove(self.least_kept, values)
         for step in range(self.steps + 1):
             if note is not None:
                 moments = optimiser.state[values]
@@ -252,6 +259,8 @@ class GateDescent:
                 record = torch.stack([distance, penalty, problem.query_change(logits)], dim=1)
                 value = distance if self.keep == "fidelity" else total
                 kept.offer(step, values, problem, logits, record, value)
+                if above is not None:
+                    above.offer(step, values, problem, logits, record)
             if step == self.steps:
                 break
             slopes = torch.autograd.grad(distance.sum(), gates)
@@ -260,6 +269,8 @@ class GateDescent:
                     torch.add(slope, self.reg_weight * weight, out=view)
                 optimiser.step()
                 values.clamp_(min=0, max=self.gate_max)
+        if above is not None:
+            above.replace(kept)
         distance, penalty, change = kept.records.unbind(dim=1)
         return GateResult(
             gates=tuple(stage_views(kept.values, activations)),
@@ -351,3 +362,26 @@ class Kept:
             self.values.copy_(values)
         elif len(rows):
             self.values.index_copy_(0, rows, values.index_select(0, rows))
+
+
+class LastAbove:
+    """Of each image, the last admissible gates before it first had less than a share of its evidence."""
+
+    def __init__(self, share: float, values: Tensor) -> None:
+        self.share = share
+        self.lost = torch.zeros(len(values), dtype=torch.bool, device=values.device)
+        # Takes whatever is lower, from the start on.
+        self._kept = Kept("last", 0, values)
+
+    def offer(self, step: int, values: Tensor, problem: GateProblem, logits: Tensor, record: Tensor) -> None:
+        """Take ``values`` of this step for the images that have not lost their evidence so far."""
+        self.lost |= ~problem.holds(logits, self.share)
+        refused = self.lost | ~problem.admissible(logits)
+        later = torch.full_like(record[:, 0], -float(step)).masked_fill(refused, torch.nan)
+        self._kept.offer(step, values, problem, logits, record, later)
+
+    def replace(self, kept: Kept) -> None:
+        """Put them in the place of what was kept of the images that lost their evidence."""
+        own, lost = self._kept, self.lost
+        kept.values[lost], kept.records[lost] = own.values[lost], own.records[lost]
+        kept.step[lost], kept.unchanged[lost] = own.step[lost], own.unchanged[lost]

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
 
 from verisal.errors import ConfigError
+from verisal.fingerprint import without_defaults
 from verisal.functional.outputs import ask
 from verisal.functional.scopes import images_at_once, in_chunks
 from verisal.saliency._base import explaining, staged
@@ -49,6 +50,9 @@ class HierarchicalMasks(GateMethod):
             decide once the evidence for all others is gated away. ``fidelity``: lowest D among iterates from
             T/2 on, rounded up. ``last``: iterate T.
         gate_max: upper bound of gates, or None.
+        least_kept: share of the query's evidence, above 0 and at most 1. An image whose gates keep less of it
+            is done, whatever the others do: it has the last admissible gates before, whatever ``keep`` says.
+            A weight too large for the network then costs no image all of its evidence. None for no such stop.
         shown: what a stage's raw map is the channel mean of: ``gated_activation`` (gate times activation, the
             evidence that is left) or ``gate``.
         fusion: how per-layer maps become one.
@@ -57,7 +61,8 @@ class HierarchicalMasks(GateMethod):
             result beyond float rounding.
 
     Raises:
-        ConfigError: ``steps * learning_rate < 1``, or values out of range.
+        ConfigError: ``steps * learning_rate < 1``, values out of range, or ``least_kept`` with an objective
+            that keeps no evidence of a query.
 
     References:
         wang2020haf
@@ -67,6 +72,7 @@ class HierarchicalMasks(GateMethod):
           and ``class`` follow third-party code, ``evidence``, ``per_channel``, ``relative``, the geometric
           fusion and, as defaults, ``gated_activation`` with a smoothed map are ours: chosen on scenes that no
           report uses. The published form is ``shown="gate"``, ``fusion="mean"``, ``smoothing=0``.
+        - ``least_kept`` is ours.
         - Gates start at 1 (after the first author's CDRP code), so that ``f(x; M) = f(x)`` at the start.
     """
 
@@ -77,6 +83,7 @@ class HierarchicalMasks(GateMethod):
     learning_rate: float = 0.05
     keep: Keep = "best"
     gate_max: float | None = None
+    least_kept: float | None = None
 
     rules = 2
 
@@ -90,6 +97,15 @@ class HierarchicalMasks(GateMethod):
                 f"steps * learning_rate is {self.steps * self.learning_rate:.3g}; a gate falls by at most the"
                 " learning rate per step, so it must be at least 1 for gates to reach 0"
             )
+        check_range(0, 1, above=True, least_kept=self.least_kept)
+        if self.least_kept is not None and self.objective not in ("class", "evidence", "mixed"):
+            raise ConfigError(
+                f"least_kept is a share of the query's evidence, which objective {self.objective} does not"
+                " keep; leave it out, or choose class, evidence or mixed"
+            )
+
+    def _decisive(self) -> dict[str, Any]:
+        return without_defaults(super()._decisive(), least_kept=None)
 
     @property
     def uses_query(self) -> bool:
@@ -105,6 +121,7 @@ class HierarchicalMasks(GateMethod):
             learning_rate=self.learning_rate,
             keep=self.keep,
             gate_max=self.gate_max,
+            least_kept=self.least_kept,
         )
 
     def find(self, classifier: object, images: Tensor, query_class: Tensor) -> FoundGates:

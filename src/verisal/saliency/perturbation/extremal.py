@@ -6,168 +6,37 @@ r"""Extremal perturbation: the smooth mask of a given area that keeps, or remove
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Literal, final, get_args
+from typing import Any, Literal, final, get_args
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from verisal._checks import as_tuples
 from verisal.errors import ConfigError
+from verisal.fingerprint import without_defaults
 from verisal.functional.baselines import Baseline, bound
-from verisal.functional.filters import gaussian_blur
 from verisal.functional.outputs import ask
+from verisal.progress import Advance, progress_bar
 from verisal.saliency._base import Saliency, explaining, query_score
 from verisal.saliency.perturbation.meaningful import Replacement, check_grid, replacement
+from verisal.saliency.perturbation.smooth_masks import (
+    area_deviation,
+    blur_pyramid,
+    pyramid_blend,
+    smooth_max,
+    smooth_max_weights,
+)
 from verisal.types import AnyClassifier, SaliencyResult, check_range
 
-_COLDNESS = 20.0
-"""Inverse temperature of the soft-max pooling."""
-_RANK = 8
-"""Exponentials that stand for every weight of the pooling, see :func:`smooth_max_weights`."""
-_TIE = 1e-2
-"""Pixels this near the area's threshold share what is left of the area; twice as far off none do."""
-_CORNER = 0.02
-"""Levels on both sides of one of a pyramid over which the slope below it goes over into the one above."""
-
+_TINY = 1e-12
 
 Variant = Literal["preserve", "delete", "dual"]
 _MOMENTUM = 0.9
-
-
-def smooth_max_weights(step: int, sigma: float) -> Tensor:
-    r"""Convolution weights with which :func:`smooth_max` pools cells ``step`` px apart.
-
-    A cell at distance *d* weighs :math:`w = \exp(-2 \max(d / \sigma - 1/2, 0)^2)`. For values *m* in [0, 1],
-    :math:`e^{T w m} \approx \sum_k a_k(w) e^{T w_k m}` with coefficients that are fitted here (error below
-    0.2 %). So the sums over cells become convolutions of a few maps on the grid, one output channel per
-    place of a pixel inside its block of ``step`` x ``step`` pixels, in the middle of which its cell sits.
-
-    Args:
-        step: distance of cells, in pixels, at least 1.
-        sigma: reach of a cell, in pixels, positive.
-
-    Returns:
-        ``(2 * step ** 2, rank, taps, taps)`` float32: of the sum of exponentials, then of that weighted by w.
-    """
-    radius = 1 + math.ceil(sigma / step)
-    cells = torch.arange(-radius, radius + 1, dtype=torch.float64) * step
-    places = torch.arange(step, dtype=torch.float64) - (step - 1) / 2
-    offsets = (places[:, None] - cells).square()
-    distances = (offsets[:, None, :, None] + offsets[None, :, None, :]).sqrt()
-    weights = (distances / sigma - 0.5).clamp_min(0).square().mul(-2).exp()
-    distinct, where = torch.unique(weights, return_inverse=True)
-    coefficients = _fit_exponentials(distinct)[where]
-    both = torch.stack([coefficients, coefficients * weights[..., None]])
-    taps = 2 * radius + 1
-    return both.permute(0, 1, 2, 5, 3, 4).reshape(2 * step**2, _RANK, taps, taps).float()
-
-
-def _nodes() -> Tensor:
-    return (1 - torch.linspace(0, math.pi, _RANK, dtype=torch.float64).cos()) / 2
-
-
-def _fit_exponentials(weights: Tensor) -> Tensor:
-    """Coefficients ``(N, rank)`` of the exponentials for each of ``weights (N,)``, by least squares."""
-    values = torch.linspace(0, 1, 101, dtype=torch.float64)
-    # Divided by the target, so that the error is relative wherever the exponential is small or large.
-    ratios = (_COLDNESS * (_nodes() - weights[:, None, None]) * values[:, None]).exp()
-    scale = ratios.amax(dim=1, keepdim=True)
-    # A slight pull to zero keeps large terms from cancelling each other in float32.
-    pull = 1e-4 * torch.eye(_RANK, dtype=torch.float64).expand(len(weights), -1, -1)
-    left = torch.cat([ratios / scale, pull], dim=1)
-    right = torch.cat([torch.ones(len(values), 1), torch.zeros(_RANK, 1)]).double()
-    solution: Tensor = torch.linalg.lstsq(left, right.expand(len(weights), -1, -1)).solution
-    return solution[..., 0] / scale[:, 0]
-
-
-def smooth_max(
-    values: Tensor, weights: Tensor, *, step: int, size: tuple[int, int], margin: int = 0
-) -> Tensor:
-    r"""Smooth maximum of weighted cells around every pixel, the sum over cells *i* near pixel *u*.
-
-    .. math:: m(u) = \frac{\sum_i w_{ui} m_i e^{T w_{ui} m_i}}{\sum_i e^{T w_{ui} m_i}}, \qquad T = 20.
-
-    Blocks of ``step`` x ``step`` pixels, a cell in the middle, are centred on the image (to half a pixel,
-    where they overlap its border by an odd number); cells outside the grid count as 0.
-
-    Args:
-        values: ``(N, 1, ceil(H / step), ceil(W / step))`` in [0, 1].
-        weights: of :func:`smooth_max_weights` for the same ``step``.
-        step: distance of cells, in pixels.
-        size: ``(H, W)``.
-        margin: pixels around the image that are pooled as well, at least 0.
-
-    Returns:
-        ``(N, 1, H + 2 * margin, W + 2 * margin)``, within 1e-4 of the formula.
-    """
-    around = math.ceil(margin / step)
-    padded = F.pad(values, (around + weights.shape[-1] // 2,) * 4)
-    powers = (padded * (_COLDNESS * _nodes().to(padded)).view(1, -1, 1, 1)).exp()
-    sums = F.conv2d(torch.cat([powers, padded * powers], dim=1), weights, groups=2)
-    below, above = sums.chunk(2, dim=1)
-    blocks = F.pixel_shuffle(above / below, step)
-    plane = [length + 2 * margin for length in size]
-    top, left = ((blocks.shape[dim] - plane[dim - 2]) // 2 for dim in (2, 3))
-    return blocks[:, :, top : top + plane[0], left : left + plane[1]]
-
-
-def area_deviation(masks: Tensor, count: int) -> Tensor:
-    r"""Squared distance of masks from having ``count`` pixels at 1 and the others at 0.
-
-    .. math:: \frac{1}{HW} \sum (\mathrm{vecsort}(m) - r)^2, \qquad r = 0, \dots, 0, 1, \dots, 1
-
-    The gradient is :math:`2 (m - r) / HW`, with one change that makes it continuous: pixels within 0.01 of
-    the threshold between the two parts share what is left of the area, and from there to 0.02 the share goes
-    over into 0 or 1. So neither rounding nor the order of equal pixels decides who is in.
-
-    Masks are ``(N, 1, H, W)`` in [0, 1], ``count`` lies in 1 to H * W, and the distances are ``(N,)``.
-    """
-    pixels = masks.flatten(1)
-    with torch.no_grad():
-        area = pixels.topk(count, dim=1, sorted=False).values
-        value = pixels.square().sum(dim=1) - 2 * area.sum(dim=1) + count
-        distance = (pixels - area.amin(dim=1, keepdim=True)) / _TIE
-        above = (distance - 1).clamp(0, 1)
-        tied = 1 - above - (-distance - 1).clamp(0, 1)
-        share = (count - above.sum(dim=1, keepdim=True)) / tied.sum(dim=1, keepdim=True)
-        slope = 2 * (pixels - above - tied * share)
-    return (value + (slope * (pixels - pixels.detach())).sum(dim=1)) / pixels.shape[1]
-
-
-def blur_pyramid(images: Tensor, *, levels: int, max_sigma: float) -> Tensor:
-    """Images blurred less and less ``(B, levels, C, H, W)``, the last level being the image itself.
-
-    Level *k* of at least two has sigma ``max_sigma * (1 - k / (levels - 1))``, in pixels.
-    """
-    blurred = []
-    for level in range(levels):
-        sigma = max_sigma * (1 - level / (levels - 1))
-        blurred.append(gaussian_blur(images, sigma))
-    return torch.stack(blurred, dim=1).clamp(0, 1)
-
-
-def pyramid_blend(pyramid: Tensor, masks: Tensor) -> Tensor:
-    """Every pixel from the level that its mask names, linear between levels; 1 is the image, 0 the first.
-
-    The gradient is continuous: within 0.02 levels of a level the slope below goes over into the one above.
-    ``pyramid (N, levels, C, H, W)`` and ``masks (N, 1, H, W)`` give ``(N, C, H, W)``.
-    """
-    last = pyramid.shape[1] - 1
-    place = masks * last
-    # The first and the last level are no corners; of two levels, none is.
-    nearest = place.detach().round().clamp(min(1, last - 1), last - 1)
-    index = nearest.long().unsqueeze(1).expand(-1, -1, *pyramid.shape[2:])
-    middle = pyramid.gather(1, index)[:, 0]
-    up = pyramid.gather(1, index + 1)[:, 0] - middle
-    down = up if last == 1 else middle - pyramid.gather(1, index - 1)[:, 0]
-    offset = place.detach() - nearest
-    rising = (offset / (2 * _CORNER) + 0.5).clamp(0, 1)
-    value = middle + torch.where(offset > 0, up, down) * offset
-    return value + (down + (up - down) * rising) * (place - place.detach())
+_WINDOW = 50
+"""Steps over which the change of a mask is measured."""
 
 
 @final
@@ -193,6 +62,12 @@ class ExtremalPerturbation(Saliency):
         pyramid_sigma: largest blur of the pyramid, in pixels.
         chunk_size: masks (images times areas) learned at once; bounds memory, never changes the result beyond
             float rounding.
+        until: change at which a mask is done, above 0: the L2 distance to the mask of 50 steps before, over
+            its own norm. Asked of each mask after every 50 steps; None for all steps.
+        progress: show a bar with the largest change on a terminal, a line now and then elsewhere.
+
+    ``diagnostics`` of the result say for each image how many ``steps`` its masks took, in the mean over the
+    areas, and the largest ``change`` of one over its last full 50 steps; NaN for fewer.
 
     Raises:
         ConfigError: values out of range, areas that do not rise.
@@ -210,6 +85,7 @@ class ExtremalPerturbation(Saliency):
         - Cells are centred on the image, where the published grid starts at its first pixel.
         - Blurs reflect the border and act before the classifier normalises.
         - The map of several areas is the mean of their masks, a constant factor from the sum.
+        - The stop at a change is ours.
     """
 
     areas: tuple[float, ...] = (0.1,)
@@ -224,6 +100,8 @@ class ExtremalPerturbation(Saliency):
     pyramid_levels: int = 8
     pyramid_sigma: float = 20.0
     chunk_size: int = 16
+    until: float | None = None
+    progress: bool = field(default=False, compare=False)
 
     def __post_init__(self) -> None:
         as_tuples(self)
@@ -240,14 +118,32 @@ class ExtremalPerturbation(Saliency):
             0, above=True, learning_rate=self.learning_rate, area_growth=self.area_growth, sigma=self.sigma
         )
         check_range(0, area_weight=self.area_weight, pyramid_sigma=self.pyramid_sigma)
+        check_range(0, above=True, until=self.until)
+
+    def _decisive(self) -> dict[str, Any]:
+        settings = super()._decisive()
+        del settings["progress"]
+        return without_defaults(settings, until=None)
 
     def explain(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> SaliencyResult:
         """Mean of the masks of all areas, in [0, 1], in ``saliency`` and ``raw``."""
-        masks = self.masks(classifier, images, query_class)
-        saliency = masks.mean(dim=1, keepdim=True)
-        passes = self.steps * len(self.areas) * (2 if self.variant == "dual" else 1)
+        learned = self._learned(classifier, images, query_class)
+        saliency = learned.masks.mean(dim=1, keepdim=True)
+        each = 2 if self.variant == "dual" else 1
+        passes = float(learned.steps.double().sum(dim=1).mean()) * each
         baseline = "blur_pyramid" if self.baseline is None else bound(self.baseline, classifier).name
-        return SaliencyResult(saliency, saliency, n_forward=passes, n_backward=passes, baseline=baseline)
+        return SaliencyResult(
+            saliency,
+            saliency,
+            n_forward=passes,
+            n_backward=passes,
+            baseline=baseline,
+            diagnostics={
+                "steps": learned.steps.double().mean(dim=1),
+                # Of several areas the one that was least at rest.
+                "change": learned.change.amax(dim=1),
+            },
+        )
 
     def masks(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> Tensor:
         """One mask per image and area, ``(B, A, H, W)`` in [0, 1]; 1 is the evidence.
@@ -256,6 +152,9 @@ class ExtremalPerturbation(Saliency):
             ConfigError: a query class that does not fit, an image too small for the grid, a baseline that
                 lacks something.
         """
+        return self._learned(classifier, images, query_class).masks
+
+    def _learned(self, classifier: AnyClassifier, images: Tensor, query_class: Tensor) -> _Learned:
         with explaining(classifier, images, query_class) as (pixels, query):
             height, width = pixels.shape[-2:]
             sizes = self.sizes(height, width)
@@ -265,16 +164,28 @@ class ExtremalPerturbation(Saliency):
             rows = torch.arange(len(self.areas) * len(pixels), device=pixels.device)
             # Without it, a cell at the border would cost less area than one inside, and keep it.
             margin = math.ceil(sizes["sigma"])
-            parts = []
-            for chunk in torch.split(rows, self.chunk_size):
-                shown, asked = pixels[chunk % len(pixels)], query[chunk % len(pixels)]
-                areas = [self.areas[row] for row in (chunk // len(pixels)).tolist()]
-                replace = self._replacement(baseline, shown, asked, sizes["pyramid_sigma"])
-                reward = _Reward(classifier, asked, replace, self.variant)
-                parts.append(self._optimise(reward, areas, weights, (height, width), margin))
-        learned = torch.cat(parts).view(len(self.areas), len(images), height, width)
+            parts: list[_Learned] = []
+            with progress_bar(
+                type(self).__name__, self.steps * len(rows), done=0, shown=self.progress
+            ) as advance:
+                for chunk in torch.split(rows, self.chunk_size):
+                    areas = [self.areas[row] for row in (chunk // len(pixels)).tolist()]
+
+                    def reward(some: Tensor, chunk: Tensor = chunk) -> _Reward:
+                        """Of some of the rows of the chunk."""
+                        places = chunk[some] % len(pixels)
+                        shown, asked = pixels[places], query[places]
+                        replace = self._replacement(baseline, shown, asked, sizes["pyramid_sigma"])
+                        return _Reward(classifier, asked, replace, self.variant)
+
+                    parts.append(self._optimise(reward, areas, weights, (height, width), margin, advance))
+        shape = len(self.areas), len(images)
+        masks = torch.cat([part.masks for part in parts]).view(*shape, height, width)
+        steps, change = (
+            torch.cat([getattr(part, name) for part in parts]).view(shape).T for name in ("steps", "change")
+        )
         # Averages of values in [0, 1], up to rounding.
-        return learned.transpose(0, 1).clamp(0, 1).contiguous()
+        return _Learned(masks.transpose(0, 1).clamp(0, 1).contiguous(), steps, change)
 
     def sizes(self, height: int, width: int) -> dict[str, float]:
         """``grid_step``, ``sigma`` and ``pyramid_sigma`` in pixels of an image of this size.
@@ -296,17 +207,30 @@ class ExtremalPerturbation(Saliency):
         return lambda masks: pyramid_blend(pyramid, masks)
 
     def _optimise(
-        self, reward: _Reward, areas: Sequence[float], weights: Tensor, size: tuple[int, int], margin: int
-    ) -> Tensor:
+        self,
+        reward_of: Callable[[Tensor], _Reward],
+        areas: Sequence[float],
+        weights: Tensor,
+        size: tuple[int, int],
+        margin: int,
+        advance: Advance,
+    ) -> _Learned:
         """Masks ``(N, 1, H, W)``, one for each of ``areas``, equal ones side by side."""
         step = math.isqrt(len(weights) // 2)
         counts = [max(1, math.ceil(area * size[0] * size[1] - 1e-6)) for area in areas]
-        runs = [(count, len(list(run))) for count, run in groupby(counts)]
         cells = weights.new_ones(len(areas), 1, math.ceil(size[0] / step), math.ceil(size[1] / step))
-        velocity: Tensor | None = None
+        going = torch.arange(len(areas), device=cells.device)
+        reward = reward_of(going)
+        learned = _Learned(
+            cells.new_zeros(len(areas), 1, *size),
+            torch.full_like(going, self.steps),
+            torch.full_like(cells[:, 0, 0, 0], torch.nan),
+        )
+        velocity, before = torch.zeros_like(cells), torch.zeros_like(learned.masks)
         for index in range(self.steps):
             cells.requires_grad_()
             plane = smooth_max(cells, weights, step=step, size=size, margin=margin)
+            runs = [(count, len(list(run))) for count, run in groupby(counts[row] for row in going.tolist())]
             parts = torch.split(plane, [length for _, length in runs])
             deviation = torch.cat(
                 [area_deviation(part, count) for part, (count, _) in zip(parts, runs, strict=True)]
@@ -315,9 +239,44 @@ class ExtremalPerturbation(Saliency):
             masks = plane[:, :, margin : margin + size[0], margin : margin + size[1]]
             objective = reward(masks, flipped=index % 2 == 0) - penalty
             (gradient,) = torch.autograd.grad(objective.sum(), cells)
-            velocity = gradient if velocity is None else _MOMENTUM * velocity + (1 - _MOMENTUM) * gradient
+            velocity = gradient if index == 0 else _MOMENTUM * velocity + (1 - _MOMENTUM) * gradient
             cells = (cells.detach() + self.learning_rate * velocity).clamp(0, 1)
-        return smooth_max(cells, weights, step=step, size=size)
+            advance(len(going), learned.note())
+            done = index + 1
+            if done % _WINDOW and done < self.steps:
+                continue
+            now = smooth_max(cells, weights, step=step, size=size)
+            learned.masks[going] = now
+            if done % _WINDOW == 0:
+                if done > _WINDOW:
+                    moved = (now - before).flatten(1).norm(dim=1)
+                    learned.change[going] = moved / now.flatten(1).norm(dim=1).clamp_min(_TINY)
+                before = now
+            if self.until is None or done == self.steps:
+                continue
+            stay = ~(learned.change[going] <= self.until)
+            if not bool(stay.all()):
+                learned.steps[going[~stay]] = done
+                advance((self.steps - done) * int((~stay).sum()), learned.note())
+                going, cells, velocity, before = (part[stay] for part in (going, cells, velocity, before))
+                if not len(going):
+                    break
+                reward = reward_of(going)
+        return learned
+
+
+@dataclass(frozen=True)
+class _Learned:
+    """Masks ``(N, 1, H, W)``, the steps ``(N,)`` of each, and its change ``(N,)`` over the last window."""
+
+    masks: Tensor
+    steps: Tensor
+    change: Tensor
+
+    def note(self) -> str:
+        """The largest change so far known."""
+        known = self.change[~self.change.isnan()]
+        return f"change {float(known.max()):.4f}" if len(known) else ""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from verisal._checks import as_tuples
 from verisal.errors import ConfigError
+from verisal.fingerprint import without_defaults
 from verisal.functional.baselines import Baseline, DatasetMean, bound, compose
 from verisal.functional.outputs import ask, output_of
 from verisal.functional.scopes import scored_at_once
@@ -119,16 +120,6 @@ class PerturbedScores:
             return masks
         chosen = torch.arange(self._images.shape[1], device=masks.device)[:, None, None] == channel
         return masks.where(chosen, 1)
-
-
-def without_defaults(settings: dict[str, Any], **defaults: object) -> dict[str, Any]:
-    """Settings without those of ``defaults`` that are as they were before they could be set.
-
-    So maps that were made then keep their identity.
-    """
-    return {
-        name: value for name, value in settings.items() if name not in defaults or value != defaults[name]
-    }
 
 
 @final

@@ -15,12 +15,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from verisal.errors import ConfigError
+from verisal.fingerprint import without_defaults
 from verisal.functional.baselines import Baseline, DatasetMean
 from verisal.progress import progress_bar
 from verisal.saliency._base import Saliency, ScoreKind, explaining, signed_result
 from verisal.saliency.perturbation.designs import LARGEST_SOBOL_CELLS, Sampling, array_order, mask_blocks
 from verisal.saliency.perturbation.halves import split_half_noise
-from verisal.saliency.perturbation.occlusion import PerturbedScores, without_defaults
+from verisal.saliency.perturbation.occlusion import PerturbedScores
 from verisal.types import AnyClassifier, SaliencyResult, check_range
 
 

@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, cast, final
+from collections.abc import Mapping, Sequence
+from typing import Any, final
 
-import lightning as L
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from verisal.functional.scopes import frozen, gradient_scope, rng_preserved
+from verisal.functional.scopes import frozen, gradient_scope
 from verisal.functional.seeding import derive_seed
 from verisal.functional.statistics import Bootstrap
-from verisal.metrics import ImageTable
-from verisal.models import Classifier, load_classifier
+from verisal.metrics import ImageRows, ImageTable
 from verisal.results import Evaluation
 from verisal.saliency import EvidenceMasks, LearnedMask, PlaceNetwork
 from verisal.saliency.gates.learned import classifier_fingerprint
 from verisal.saliency.gates.places import PlaceCard, ungated
-from verisal.tasks._training import OneCycle, agree_on_buffers, check_planned
+from verisal.tasks.masker.base import MaskTask
 from verisal.tasks.masker.contributing import COLUMNS, Judge, report
 from verisal.tasks.masker.learning import evidence_loss, place_loss
-from verisal.tasks.masker.lessons import Group, Lessons, batches_of, drawn_queries
+from verisal.tasks.masker.lessons import drawn_queries
 from verisal.types import Batch, check_range
 
 
 @final
-class PlaceMaskerTask(L.LightningModule):
+class PlaceMaskerTask(MaskTask):
     r"""Trains a :class:`PlaceNetwork` to say in two passes what :class:`EvidenceMasks` find in a dozen.
 
     For every taught image and its query, the gates of the evidence masks are made once. The loss is a
@@ -59,8 +57,9 @@ class PlaceMaskerTask(L.LightningModule):
         ConfigError: values out of range.
     """
 
-    task_name = "masker"
     monitor, monitor_mode = "val/masker/unlike", "min"
+    warm_up = 0.1
+    validated_rows = ("masker", "evidence_masks")
 
     def __init__(
         self,
@@ -77,47 +76,41 @@ class PlaceMaskerTask(L.LightningModule):
         resamples: int = 2000,
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(
+            classifier=classifier,
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            compare_images=compare_images,
+            refine_steps=refine_steps,
+            resamples=resamples,
+            seed=seed,
+        )
         check_range(2, width=width)
         check_range(0, evidence_weight=evidence_weight)
-        check_range(0, learning_rate=learning_rate, weight_decay=weight_decay, resamples=resamples, seed=seed)
         check_range(0, 1, average=average)
-        check_range(1, compare_images=compare_images, taught_images=taught_images)
-        check_range(1, refine_steps=refine_steps)
+        check_range(1, taught_images=taught_images)
         self.save_hyperparameters(logger=False)
-        self.source, self.width = classifier, width
-        self.learning_rate, self.weight_decay = learning_rate, weight_decay
-        self.evidence_weight = evidence_weight
+        self.width, self.evidence_weight = width, evidence_weight
         self.taught_images, self.average = taught_images, average
-        self.compare_images, self.refine_steps = compare_images, tuple(refine_steps)
-        self.resamples, self.seed = resamples, seed
         self.network: PlaceNetwork | None = None
         self.learner: PlaceNetwork | None = None
-        self._schedule: OneCycle | None = None
-        self.evaluation: Evaluation | None = None
-        self._tables = nn.ModuleDict()
-        # Not a sub-module: it is no part of a checkpoint and never leaves eval mode.
-        self._frozen: tuple[Classifier, ...] = ()
-        self._judge: Judge | None = None
-        self._seen = 0
-        self._lessons, self._made = Lessons(), list[list[Group]]()
+        self._judge = Judge(self.refine_steps, seed=seed)
 
     @property
-    def classifier(self) -> Classifier:
-        """The frozen classifier, on the device of the task."""
-        if not self._frozen:
-            self._frozen = (load_classifier(self.source).to(memory_format=torch.channels_last),)
-        return self._frozen[0].to(self.device)
+    def row_names(self) -> tuple[str, ...]:
+        """Rows of the test table."""
+        return self._judge.rows
+
+    @property
+    def taught(self) -> int:
+        """Every image until there are so many."""
+        return self.taught_images
 
     def configure_model(self) -> None:
         """Build the network for the classifier's stages."""
         if self.network is not None:
             return
-        classifier = self.classifier
-        blank = torch.zeros(1, classifier.channels, *classifier.height_and_width, device=self.device)
-        with torch.no_grad():
-            shapes = classifier.stage_outputs(blank).activations
-        channels = [activation.shape[1] for activation in shapes]
+        channels = self.channels()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(self.seed, "masker"))
             learner = PlaceNetwork(channels, width=self.width)
@@ -125,8 +118,7 @@ class PlaceMaskerTask(L.LightningModule):
         average.load_state_dict(learner.state_dict())
         self.learner = learner.to(memory_format=torch.channels_last)
         self.network = average.to(memory_format=torch.channels_last)
-        self._judge = Judge(self.refine_steps, seed=self.seed)
-        for row in self._judge.rows:
+        for row in self.row_names:
             self._tables[row] = ImageTable(COLUMNS)
 
     def _made_card(self) -> PlaceCard:
@@ -140,10 +132,6 @@ class PlaceMaskerTask(L.LightningModule):
         if network is None:
             raise RuntimeError("configure_model has not run")
         return network
-
-    def check_trainer(self, trainer: L.Trainer) -> None:
-        """Raise where the trainer has no end, before anything is prepared."""
-        check_planned(trainer)
 
     def card(self) -> dict[str, object]:
         """Facts that a checkpoint must agree with to be loaded: what its mask network is made for."""
@@ -163,7 +151,7 @@ class PlaceMaskerTask(L.LightningModule):
         with frozen(classifier):
             with torch.no_grad():
                 query = drawn_queries(classifier(images))
-            taught = self._teach(batch, query)
+            taught = self.teach(batch, query)
             outputs, contributed, _ = ungated(classifier, images, query)
             logits = self._of(self.learner)(outputs.activations, contributed)
             gates = [part.sigmoid() for part in logits]
@@ -195,97 +183,42 @@ class PlaceMaskerTask(L.LightningModule):
             for mean, now in pairs:
                 mean.lerp_(now, 1 - kept)
 
-    def _teach(self, batch: Batch, query: Tensor) -> dict[int, list[Tensor]]:
-        """Gates and maps to learn from by row of the batch; ``query`` is set to theirs in place."""
-        whole, rest = divmod(self.taught_images, self.trainer.world_size)
-        room = whole + (self.trainer.global_rank < rest)
-        return self._lessons.teach(batch, query, room=room, make=self._lesson)
-
-    def _lesson(self, part: Batch, asked: Tensor) -> list[Tensor]:
+    def lesson(self, part: Batch, asked: Tensor) -> list[Tensor]:
         """Gates of places per stage."""
         found = EvidenceMasks().find(self.classifier, part.images, asked)
         return [gate[:, :1] for gate in found.gates]
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Say which images have lessons, so that a resumed run has the same ones."""
-        checkpoint["lessons"] = self._lessons.groups()
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Note what is to be made again when training starts."""
-        self._made = checkpoint.get("lessons", [])
-
-    def on_train_start(self) -> None:
-        """Make the lessons of a resumed run again."""
-        groups, self._made = self._made, []
-        own = [
-            group for part in groups[self.trainer.global_rank :: self.trainer.world_size] for group in part
-        ]
-        if own:
-            with rng_preserved(self.device), frozen(self.classifier):
-                for part, classes in batches_of(own, self.trainer.train_dataloader):
-                    part, asked = part.to(self.device), classes.to(self.device)
-                    self._lessons.add(part.image_ids, asked.tolist(), self._lesson(part, asked))
-
-    def on_validation_start(self) -> None:
-        """Judge one network, whatever the number of processes."""
-        agree_on_buffers(self)
-        self._seen = 0
-
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Judge the predicted maps of the first images beside those of the evidence masks."""
-        processes = self.trainer.world_size
-        places = [(self._seen + row) * processes + self.trainer.global_rank for row in range(len(batch))]
-        self._seen += len(batch)
-        first = batch.rows([row for row, place in enumerate(places) if place < self.compare_images])
+        first = self.compared(batch)
         if len(first):
-            self._judged(first, ("masker", "evidence_masks"), curves=False)
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the means, and report them in a run that only validates."""
-        fitting = self.trainer.state.fn == "fit"
-        self._finish("val", ("masker", "evidence_masks"), resamples=0 if fitting else self.resamples)
+            self._judged(first, self.validated_rows, curves=False)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Judge every row on every image; the cost is measured on the first batch."""
-        judge = cast(Judge, self._judge)
-        self._judged(batch, judge.rows, curves=True)
+        self._judged(batch, self.row_names, curves=True)
         if batch_idx == 0:
-            judge.measure(self._masks(), self.classifier, batch)
-
-    def on_test_epoch_end(self) -> None:
-        """Report all rows with intervals, and what the prediction keeps of the evidence masks."""
-        self._finish("test", cast(Judge, self._judge).rows, resamples=self.resamples)
+            self._judge.measure(self._masks(), self.classifier, batch)
+            self._timings = self._judge.timings
 
     def _masks(self) -> LearnedMask:
         return LearnedMask.of(self._of(self.network), self._made_card())
 
     def _judged(self, batch: Batch, rows: Sequence[str], *, curves: bool) -> None:
-        judge = cast(Judge, self._judge)
         with gradient_scope(self.device.type):
-            values = judge.values(self._masks(), self.classifier, batch, rows, curves=curves)
+            values = self._judge.values(self._masks(), self.classifier, batch, rows, curves=curves)
         for row, of_row in values.items():
-            cast(ImageTable, self._tables[row]).update(batch.image_ids, of_row)
+            self.table(row).update(batch.image_ids, of_row)
 
-    def _finish(self, split: str, rows: Sequence[str], *, resamples: int) -> None:
-        tables = {row: cast(ImageTable, self._tables[row]).compute() for row in rows}
-        for row in rows:
-            cast(ImageTable, self._tables[row]).reset()
-        timings = cast(Judge, self._judge).timings if split == "test" else {}
-        bootstrap = Bootstrap(resamples, seed=self.seed)
-        self.evaluation = report(split, tables, timings=timings, bootstrap=bootstrap)
-        values = {str(name): score.value for name, score in self.evaluation.scores.items()}
-        self.log_dict({name: value for name, value in values.items() if value == value}, batch_size=1)
+    def report(
+        self, split: str, tables: Mapping[str, ImageRows], timings: Mapping[str, float], bootstrap: Bootstrap
+    ) -> Evaluation:
+        """Means of all rows, and what the prediction keeps of the evidence masks."""
+        return report(split, tables, timings=timings, bootstrap=bootstrap)
 
-    def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's union of eight shapes
-        """AdamW with a one-cycle schedule per step."""
-        optimizer = torch.optim.AdamW(
-            self._of(self.learner).parameters(),
-            lr=self.learning_rate,
-            weight_decay=self.weight_decay,
-            fused=True,
-        )
-        self._schedule = OneCycle(optimizer, self.trainer, max_lr=self.learning_rate, pct_start=0.1)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._schedule, "interval": "step"}}
+    def trained(self) -> PlaceNetwork:
+        """The network in training, of which the one that is judged is the average."""
+        return self._of(self.learner)
 
 
 def _mean(values: Tensor, there: Tensor) -> Tensor:

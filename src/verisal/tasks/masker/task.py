@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, cast, final
+from typing import Any, final
 
-import lightning as L
 import torch
 from torch import Tensor
 
 from verisal.errors import ConfigError
 from verisal.functional.outputs import require_softmax
-from verisal.functional.scopes import frozen, gradient_scope, rng_preserved
+from verisal.functional.scopes import frozen, gradient_scope
 from verisal.functional.seeding import derive_seed
 from verisal.functional.statistics import Bootstrap
 from verisal.metrics import ImageRows, ImageTable
-from verisal.models import Classifier, load_classifier
+from verisal.models import Classifier
 from verisal.results import Evaluation
 from verisal.saliency import HierarchicalMasks, MaskNetwork
 from verisal.saliency.gates.descent import GateDescent, GateProblem, Objective
 from verisal.saliency.gates.learned import classifier_fingerprint
 from verisal.saliency.gates.masks import GatePenalty
-from verisal.tasks._training import OneCycle, agree_on_buffers, check_planned
+from verisal.tasks.masker.base import MaskTask
 from verisal.tasks.masker.evaluation import (
     COLUMNS,
     build_evaluation,
@@ -30,12 +29,12 @@ from verisal.tasks.masker.evaluation import (
     milliseconds_per_image,
     shuffled_gates,
 )
-from verisal.tasks.masker.lessons import Group, Lessons, batches_of, drawn_queries
+from verisal.tasks.masker.lessons import drawn_queries
 from verisal.types import Batch, StageOutputs, check_range
 
 
 @final
-class MaskerTask(L.LightningModule):
+class MaskerTask(MaskTask):
     r"""Trains a :class:`MaskNetwork` under the objective of the per-image optimisation.
 
     The loss is :math:`J = D + \lambda R` of :class:`HierarchicalMasks`, averaged over images; no targets are
@@ -75,8 +74,8 @@ class MaskerTask(L.LightningModule):
         ConfigError: values out of range.
     """
 
-    task_name = "masker"
     monitor, monitor_mode = "val/masker/objective", "min"
+    warm_up = 0.15
 
     def __init__(
         self,
@@ -99,44 +98,35 @@ class MaskerTask(L.LightningModule):
         resamples: int = 2000,
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(
+            classifier=classifier,
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            compare_images=compare_images,
+            refine_steps=refine_steps,
+            resamples=resamples,
+            seed=seed,
+        )
         check_range(0, above=True, reg_weight=reg_weight, width_ratio=width_ratio)
         check_range(0, 1, above=True, reg_start=reg_start)
         check_range(0, 1, reg_ramp=reg_ramp)
         check_range(0, distil_weight=distil_weight, optimised_reg_weight=optimised_reg_weight)
-        check_range(0, learning_rate=learning_rate, weight_decay=weight_decay, resamples=resamples, seed=seed)
-        check_range(1, compare_images=compare_images, distil_images=distil_images)
-        check_range(1, refine_steps=refine_steps, optimised_steps=optimised_steps)
+        check_range(1, distil_images=distil_images, optimised_steps=optimised_steps)
         if not optimised_steps:
             raise ConfigError("optimised_steps must not be empty: the predicted masks are compared with them")
         self.save_hyperparameters(logger=False)
-        self.source, self.objective, self.penalty = classifier, objective, penalty
+        self.objective, self.penalty = objective, penalty
         self.reg_weight, self.reg_start, self.reg_ramp = reg_weight, reg_start, reg_ramp
-        self.width_ratio, self.learning_rate, self.weight_decay = width_ratio, learning_rate, weight_decay
+        self.width_ratio = width_ratio
         self.distil_weight, self.distil_images = distil_weight, distil_images
         self.optimised_steps, self.optimised_reg_weight = tuple(optimised_steps), optimised_reg_weight
-        self.compare_images, self.refine_steps = compare_images, tuple(refine_steps)
-        self.resamples, self.seed = resamples, seed
         self.network: MaskNetwork | None = None
-        self._schedule: OneCycle | None = None
-        self.evaluation: Evaluation | None = None
-        self._tables = torch.nn.ModuleDict()
-        # Not a sub-module: it is no part of a checkpoint and never leaves eval mode.
-        self._frozen: tuple[Classifier, ...] = ()
         # Rows of the optimisation on validation images: the same in every epoch.
         self._known: dict[str, Tensor] = {}
-        self._seen = 0
-        self._timings: dict[str, float] = {}
-        self._lessons, self._made = Lessons(), list[list[Group]]()
 
-    @property
-    def classifier(self) -> Classifier:
-        """The frozen classifier, on the device of the task."""
-        if not self._frozen:
-            loaded = load_classifier(self.source).to(memory_format=torch.channels_last)
-            require_softmax(loaded, "a mask model")
-            self._frozen = (loaded,)
-        return self._frozen[0].to(self.device)
+    def accept(self, classifier: Classifier) -> None:
+        """Raise for a classifier whose labels are decided one by one."""
+        require_softmax(classifier, "a mask model")
 
     @property
     def row_names(self) -> tuple[str, ...]:
@@ -145,18 +135,24 @@ class MaskerTask(L.LightningModule):
         optimised = tuple(f"optimised_{steps}_steps" for steps in self.optimised_steps)
         return ("masker", *refined, "random", *optimised)
 
+    @property
+    def validated_rows(self) -> tuple[str, ...]:
+        """The prediction, and the last of the optimisations."""
+        return ("masker", self.row_names[-1])
+
+    @property
+    def taught(self) -> int:
+        """The first so many images, where there is distillation."""
+        return self.distil_images if self.distil_weight else 0
+
     def configure_model(self) -> None:
         """Build the network for the classifier's stages."""
         if self.network is not None:
             return
-        classifier = self.classifier
-        blank = torch.zeros(1, classifier.channels, *classifier.height_and_width, device=self.device)
-        with torch.no_grad():
-            shapes = classifier.stage_outputs(blank).activations
-        channels = [activation.shape[1] for activation in shapes]
+        channels = self.channels()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(self.seed, "masker"))
-            network = MaskNetwork(channels, classifier.num_classes, width_ratio=self.width_ratio)
+            network = MaskNetwork(channels, self.classifier.num_classes, width_ratio=self.width_ratio)
         self.network = network.to(memory_format=torch.channels_last)
         for row in self.row_names:
             self._tables[row] = ImageTable(COLUMNS)
@@ -166,10 +162,6 @@ class MaskerTask(L.LightningModule):
         if self.network is None:
             raise RuntimeError("configure_model has not run")
         return self.network
-
-    def check_trainer(self, trainer: L.Trainer) -> None:
-        """Raise where the trainer has no end, before anything is prepared."""
-        check_planned(trainer)
 
     def card(self) -> dict[str, object]:
         """Facts that a checkpoint must agree with to be loaded: what its mask network is made for."""
@@ -200,7 +192,7 @@ class MaskerTask(L.LightningModule):
         with frozen(self.classifier):
             outputs = self._outputs(batch.images)
             query = drawn_queries(outputs.logits)
-            taught = self._teach(batch, query) if self.distil_weight else {}
+            taught = self.teach(batch, query) if self.taught else {}
             problem = GateProblem(self.objective, self.penalty, self.classifier, outputs, query)
             gates = self(outputs, query)
             logits = problem.gated(gates)
@@ -227,76 +219,28 @@ class MaskerTask(L.LightningModule):
         done = min(1.0, self.global_step / total) if self.reg_ramp else 1.0
         return float(self.reg_weight * self.reg_start ** (1 - done))
 
-    def _teach(self, batch: Batch, query: Tensor) -> dict[int, list[Tensor]]:
-        """Optimised gates by row of the batch; ``query`` is set to theirs in place.
-
-        Missing gates are made now, for as many images as are asked for.
-        """
-        whole, rest = divmod(self.distil_images, self.trainer.world_size)
-        room = whole + (self.trainer.global_rank < rest)
-        return self._lessons.teach(batch, query, room=room, make=self._made_gates)
-
-    def _made_gates(self, part: Batch, asked: Tensor) -> Sequence[Tensor]:
+    def lesson(self, part: Batch, asked: Tensor) -> Sequence[Tensor]:
+        """Optimised gates."""
         return self._optimised(self.optimised_steps[0]).gates(self.classifier, part.images, asked)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Say which images have optimised gates, so that a resumed run has the same ones."""
-        if self.distil_weight:
-            checkpoint["lessons"] = self._lessons.groups()
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Note what is to be made again when training starts."""
-        self._made = checkpoint.get("lessons", [])
-
-    def on_train_start(self) -> None:
-        """Make the optimised gates of a resumed run again."""
-        groups, self._made = self._made, []
-        own = [
-            group for part in groups[self.trainer.global_rank :: self.trainer.world_size] for group in part
-        ]
-        if own and self.distil_weight:
-            with rng_preserved(self.device), frozen(self.classifier):
-                for part, classes in batches_of(own, self.trainer.train_dataloader):
-                    part, asked = part.to(self.device), classes.to(self.device)
-                    made = self._made_gates(part, asked)
-                    self._lessons.add(part.image_ids, asked.tolist(), made)
-
-    def on_validation_start(self) -> None:
-        """Judge one network, whatever the number of processes."""
-        agree_on_buffers(self)
-        self._seen = 0
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Judge the predicted gates of every image, and the optimised ones of the first few."""
         goal = self.row_names[-1]
-        self._table("masker").update(batch.image_ids, self._judged(batch, ["masker"])["masker"])
-        # This process reads every ``processes``-th image of the data, in order.
-        processes = self.trainer.world_size
-        places = [(self._seen + row) * processes + self.trainer.global_rank for row in range(len(batch))]
-        self._seen += len(batch)
-        first = batch.rows([row for row, place in enumerate(places) if place < self.compare_images])
+        self.table("masker").update(batch.image_ids, self._judged(batch, ["masker"])["masker"])
+        first = self.compared(batch)
         new = first.rows([index for index, name in enumerate(first.image_ids) if name not in self._known])
         if len(new):
             self._known |= zip(new.image_ids, self._judged(new, [goal])[goal], strict=True)
         if len(first):
             known = torch.stack([self._known[name] for name in first.image_ids])
-            self._table(goal).update(first.image_ids, known)
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the means, and report them in a run that only validates."""
-        fitting = self.trainer.state.fn == "fit"
-        self._finish("val", ("masker", self.row_names[-1]), resamples=0 if fitting else self.resamples)
+            self.table(goal).update(first.image_ids, known)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Judge every row on every image; the cost is measured on the first batch."""
         for row, values in self._judged(batch, self.row_names, deletion=True).items():
-            self._table(row).update(batch.image_ids, values)
+            self.table(row).update(batch.image_ids, values)
         if batch_idx == 0:
             self._timings = self._cost(batch)
-
-    def on_test_epoch_end(self) -> None:
-        """Report all rows with intervals, and what the prediction keeps of the optimisation."""
-        self._finish("test", self.row_names, resamples=self.resamples)
 
     def _judged(self, batch: Batch, rows: Sequence[str], *, deletion: bool = False) -> dict[str, Tensor]:
         """``(B, columns)`` of the gates of several rows, for the predicted class."""
@@ -310,9 +254,6 @@ class MaskerTask(L.LightningModule):
                 gates = self._gates_of(row, batch, outputs, problem)
                 judged[row] = judged_rows(problem, gates, batch, self.reg_weight, deletion=deletion)
             return judged
-
-    def _table(self, row: str) -> ImageTable:
-        return cast(ImageTable, self._tables[row])
 
     def _gates_of(
         self, row: str, batch: Batch, outputs: StageOutputs, problem: GateProblem
@@ -353,24 +294,15 @@ class MaskerTask(L.LightningModule):
             calls[f"optimised_{steps}_steps"] = partial(method.gates, self.classifier, images, query)
         return milliseconds_per_image(calls, len(batch))
 
-    def _finish(self, split: str, rows: Sequence[str], *, resamples: int) -> None:
-        tables: dict[str, ImageRows] = {row: self._table(row).compute() for row in rows}
-        for row in rows:
-            self._table(row).reset()
-        timings = self._timings if split == "test" else {}
-        self.evaluation = build_evaluation(
-            split, tables, timings=timings, bootstrap=Bootstrap(resamples, seed=self.seed)
-        )
-        values = {str(name): score.value for name, score in self.evaluation.scores.items()}
-        self.log_dict({name: value for name, value in values.items() if value == value}, batch_size=1)
+    def report(
+        self, split: str, tables: Mapping[str, ImageRows], timings: Mapping[str, float], bootstrap: Bootstrap
+    ) -> Evaluation:
+        """Means of all rows, and what the prediction keeps of the optimisations."""
+        return build_evaluation(split, tables, timings=timings, bootstrap=bootstrap)
 
-    def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's union of eight shapes
-        """AdamW with a one-cycle schedule per step."""
-        optimizer = torch.optim.AdamW(
-            self._network.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay, fused=True
-        )
-        self._schedule = OneCycle(optimizer, self.trainer, max_lr=self.learning_rate, pct_start=0.15)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._schedule, "interval": "step"}}
+    def trained(self) -> MaskNetwork:
+        """The network."""
+        return self._network
 
 
 def _steps_of(row: str) -> int:
