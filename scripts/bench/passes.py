@@ -10,6 +10,9 @@ which falls with their square root. Then the same with a stop at each --until.
 
 Occlusion: windows that were asked about, distance to the map of all windows, and rank correlation with it,
 beside larger strides of all windows.
+
+Extremal perturbation with --extremal: steps that were taken with a stop at each --change and with fewer steps
+for all, distance to the map of all 800 steps and rank correlation with it, and the mask's own change.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ from verisal.fingerprint import row_digests
 from verisal.functional.baselines import DatasetMean
 from verisal.functional.comparison import spearman
 from verisal.models import Classifier, load_classifier
-from verisal.saliency import RISE, Occlusion
+from verisal.saliency import RISE, ExtremalPerturbation, Occlusion
 from verisal.types import SaliencyResult
 
 
@@ -114,6 +117,26 @@ def measure_occlusion(
             )
 
 
+def measure_extremal(classifier: Classifier, images: Tensor, query: Tensor, changes: Sequence[float]) -> None:
+    """Changes at which a mask is done, and numbers of steps."""
+    full = ExtremalPerturbation()
+    reference = full(classifier, images, query).saliency
+    print(
+        f"\nextremal\n{'until':>7} {'steps':>6} {'fewest, most':>13} {'change':>7} {'error':>7} {'rank':>6}"
+    )
+    stopping = [replace(full, until=change) for change in changes]
+    shorter = [replace(full, steps=count) for count in (100, 200, 400, 600)]
+    for method in (full, *stopping, *shorter):
+        result = method(classifier, images, query)
+        steps, change = result.diagnostics["steps"], result.diagnostics["change"]
+        print(
+            f"{method.until or '':>7} {float(steps.mean()):>6.0f} {int(steps.min()):>6} {int(steps.max()):>6}"
+            f" {float(change.mean()):>7.4f} {_apart(result.saliency, reference):>7.3f}"
+            f" {float(spearman(result.saliency, reference).mean()):>6.3f}",
+            flush=True,
+        )
+
+
 def _pictures(folder: Path, count: int, size: int) -> Tensor:
     """``(count, 3, size, size)``: pictures of a folder and of those in it, spread over their sorted names."""
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in {".jpg", ".jpeg", ".png"})
@@ -133,6 +156,8 @@ def main() -> None:
     parser.add_argument("--until", type=float, nargs="*", default=[0.3, 0.2, 0.1])
     parser.add_argument("--reference", type=int, default=4096, help="masks of the reference")
     parser.add_argument("--windows", type=int, nargs="*", default=None, help="window and stride, in turn")
+    parser.add_argument("--extremal", action="store_true", help="measure extremal perturbation, too")
+    parser.add_argument("--change", type=float, nargs="*", default=[0.1, 0.05, 0.02, 0.01])
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -153,6 +178,8 @@ def main() -> None:
     usual = [8, 4, 16, 4] if arguments.folder is None else [16, 8]
     if sizes := usual if arguments.windows is None else arguments.windows:
         measure_occlusion(classifier, images, query, list(zip(sizes[::2], sizes[1::2], strict=True)))
+    if arguments.extremal:
+        measure_extremal(network, images, query, arguments.change)
     print(f"\n{time.process_time() - start:.0f} s of CPU time")
 
 

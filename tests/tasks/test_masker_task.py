@@ -3,37 +3,19 @@
 import copy
 import csv
 import json
-import shutil
 
 import pytest
 import torch
-import yaml
 from lightning import Trainer, seed_everything
 
-from verisal.callbacks import LastCheckpoint
+from helpers.mask_tasks import QUIET, assert_resumed_run_is_taught_the_same, scenes, write_config
 from verisal.checkpoint import load_checkpoint
 from verisal.cli import main
-from verisal.data import ImageData
 from verisal.errors import ConfigError
 from verisal.models import load_classifier
 from verisal.saliency import LearnedMask
 from verisal.tasks import MaskerTask
 from verisal.tasks.masker.lessons import drawn_queries
-
-QUIET = {
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "num_sanity_val_steps": 0,
-    "accelerator": "cpu",
-    "inference_mode": False,
-}
-
-
-def scenes(**settings):
-    counts = {"fit_count": 96, "val_count": 12, "test_count": 8}
-    return ImageData(**counts | settings, batch_size=16, num_workers=0)
 
 
 def fitted(task, *, epochs=1):
@@ -124,23 +106,10 @@ def test_settings_out_of_range_are_named(settings):
 
 def test_command_trains_tests_and_gives_a_usable_method(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    config = {
-        "seed_everything": 0,
-        "model": {
-            "class_path": "MaskerTask",
-            "init_args": {"optimised_steps": [20], "refine_steps": [2], "compare_images": 4, "resamples": 50},
-        },
-        "data": {
-            "class_path": "ImageData",
-            "init_args": {
-                "fit_count": 32, "val_count": 8, "test_count": 6, "batch_size": 16, "num_workers": 0,
-            },
-        },
-        "trainer": {"max_epochs": 1, "accelerator": "cpu"},
-        "wandb": {"mode": "disabled"},
-    }  # fmt: skip
-    (tmp_path / "masker.yaml").write_text(yaml.safe_dump(config))
-    assert main(["fit", "--config", "masker.yaml", "--run_dir", "run"]) == 0
+    settings = {"optimised_steps": [20], "refine_steps": [2], "compare_images": 4, "resamples": 50}
+    counts = {"fit": 32, "val": 8, "test": 6, "batch_size": 16}
+    write_config(tmp_path, "MaskerTask", settings, **counts, epochs=1, seed_everything=0)
+    assert main(["fit", "--config", "config.yaml", "--run_dir", "run"]) == 0
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     metrics = report["metrics"]
     for row in ("masker", "masker_2_steps", "optimised_20_steps", "random"):
@@ -175,28 +144,8 @@ def test_command_trains_tests_and_gives_a_usable_method(tmp_path, monkeypatch, c
 
 def test_a_resumed_run_is_taught_with_the_same_gates(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    data = {"fit_count": 8, "val_count": 4, "test_count": 4, "batch_size": 4, "num_workers": 0}
-    task = {"optimised_steps": [20], "refine_steps": [], "compare_images": 1, "distil_weight": 3.0}
-    config = {
-        "model": {"class_path": "MaskerTask", "init_args": task | {"distil_images": 6}},
-        "data": {"class_path": "ImageData", "init_args": data},
-        "trainer": {"max_epochs": 2, "accelerator": "cpu"},
-        "wandb": {"mode": "disabled"},
-        "test_after_fit": False,
-    }
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-    save, states = LastCheckpoint._save, []
-
-    def kept(callback, trainer):
-        save(callback, trainer)
-        states.append(tmp_path / f"{len(states)}.ckpt")
-        shutil.copy(callback.path, states[-1])
-
-    monkeypatch.setattr(LastCheckpoint, "_save", kept)
-    assert main(["fit", "--config=config.yaml", "--run_dir=whole"]) == 0
-    # States: the start, the second epoch's start, the end.
-    assert main(["fit", "--config=config.yaml", "--run_dir=half", f"--resume={states[1]}"]) == 0
-    one, two = (load_checkpoint(tmp_path / name / "checkpoints/last.ckpt") for name in ("whole", "half"))
-    assert sum(len(names) for part in one["lessons"] for names, _ in part) == 6
-    assert one["lessons"] == two["lessons"]
-    assert all(value.equal(two["state_dict"][name]) for name, value in one["state_dict"].items())
+    settings = {"optimised_steps": [20], "refine_steps": [], "compare_images": 1}
+    settings |= {"distil_weight": 3.0, "distil_images": 6}
+    counts = {"fit": 8, "val": 4, "test": 4, "batch_size": 4}
+    write_config(tmp_path, "MaskerTask", settings, **counts, epochs=2, test_after_fit=False)
+    assert_resumed_run_is_taught_the_same(tmp_path, monkeypatch, taught=6)

@@ -2,18 +2,14 @@
 
 import importlib
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from lightning import Trainer, seed_everything
 
-from verisal.callbacks import LastCheckpoint
-from verisal.checkpoint import load_checkpoint
+from helpers.mask_tasks import QUIET, assert_resumed_run_is_taught_the_same, scenes, write_config
 from verisal.cli import main
-from verisal.data import ImageData
 from verisal.errors import ConfigError
 from verisal.models import load_classifier
 from verisal.saliency import LearnedMask
@@ -21,21 +17,7 @@ from verisal.tasks import PlaceMaskerTask
 
 pytestmark = pytest.mark.usefixtures("without_figures")
 
-QUIET = {
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "num_sanity_val_steps": 0,
-    "accelerator": "cpu",
-    "inference_mode": False,
-}
 SMALL = {"width": 8, "refine_steps": [1], "compare_images": 4, "resamples": 20}
-
-
-def scenes(**settings):
-    counts = {"fit_count": 96, "val_count": 12, "test_count": 6}
-    return ImageData(**counts | settings, batch_size=16, num_workers=0)
 
 
 def test_training_brings_gates_nearer_to_those_of_the_evidence_masks():
@@ -70,31 +52,10 @@ def test_settings_out_of_range_are_named(settings):
 
 def test_command_trains_goes_on_tests_and_gives_a_usable_method(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    data = {"fit_count": 16, "val_count": 4, "test_count": 6, "batch_size": 8, "num_workers": 0}
-    config = {
-        "seed_everything": 0,
-        "model": {"class_path": "PlaceMaskerTask", "init_args": SMALL | {"taught_images": 12}},
-        "data": {"class_path": "ImageData", "init_args": data},
-        "trainer": {"max_epochs": 2, "accelerator": "cpu"},
-        "wandb": {"mode": "disabled"},
-    }
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-    save, states = LastCheckpoint._save, []
-
-    def kept(callback, trainer):
-        save(callback, trainer)
-        states.append(tmp_path / f"{len(states)}.ckpt")
-        shutil.copy(callback.path, states[-1])
-
-    monkeypatch.setattr(LastCheckpoint, "_save", kept)
-    assert main(["fit", "--config=config.yaml", "--run_dir=whole"]) == 0
-    # States: the start, the second epoch's start, the end.
-    half = ["--run_dir=half", f"--resume={states[1]}", "--test_after_fit=false"]
-    assert main(["fit", "--config=config.yaml", *half]) == 0
-    one, two = (load_checkpoint(tmp_path / name / "checkpoints/last.ckpt") for name in ("whole", "half"))
-    assert sum(len(names) for part in one["lessons"] for names, _ in part) == 12
-    assert one["lessons"] == two["lessons"]
-    assert all(value.equal(two["state_dict"][name]) for name, value in one["state_dict"].items())
+    counts = {"fit": 16, "val": 4, "test": 6, "batch_size": 8}
+    settings = SMALL | {"taught_images": 12}
+    write_config(tmp_path, "PlaceMaskerTask", settings, **counts, epochs=2, seed_everything=0)
+    assert_resumed_run_is_taught_the_same(tmp_path, monkeypatch, taught=12)
     report = json.loads((tmp_path / "whole" / "report.json").read_text())
     for row in ("masker", "masker_1_steps", "evidence_masks", "hierarchical_masks", "no_gates", "random"):
         for name in ("energy_inside", "deletion", "insertion", "response_absent", "box_maximum"):

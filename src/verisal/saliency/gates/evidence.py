@@ -22,7 +22,7 @@ from verisal.saliency._base import explaining, staged
 from verisal.saliency.gates.contributions import Contributions
 from verisal.saliency.gates.descent import GateProblem
 from verisal.saliency.gates.masks import Shown
-from verisal.saliency.gates.method import FoundGates, GateMethod
+from verisal.saliency.gates.method import FoundGates, GateMethod, Joining
 from verisal.types import check_range
 
 
@@ -113,7 +113,7 @@ class EvidenceMasks(GateMethod):
         gates = [gate.requires_grad_() for gate in gates]
         memories = [torch.zeros_like(gate) for gate in gates]
         earlier: list[Contributions] = []
-        ungated: Tensor | None = None
+        further: tuple[Tensor, ...] = ()
         fall = self.fall if start is None else 0
         for step in range(fall + self.settle):
             asked = problem.of_query(problem.gated(spread(gates, activations)))
@@ -121,7 +121,7 @@ class EvidenceMasks(GateMethod):
             with torch.no_grad():
                 kept = asked - problem.floor
                 if step == 0 and self.anchor and start is None:
-                    ungated = slopes[-1]
+                    further = (slopes[-1],)
                 if step > fall or start is not None:
                     parts = zip(gates, slopes, strict=True)
                     earlier.append(Contributions(tuple(gate * slope for gate, slope in parts), kept))
@@ -140,7 +140,7 @@ class EvidenceMasks(GateMethod):
             fall + self.settle + 1,
             fall + self.settle,
             tuple(earlier),
-            ungated,
+            Joining(further=further),
         )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar, final
+from typing import Any, NamedTuple, TypeVar, final
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ from verisal.saliency._base import ONE_SCORE, explaining, staged
 from verisal.saliency.gates.descent import GateDescent, GateProblem, Objective
 from verisal.saliency.gates.evidence import EvidenceMasks, spread
 from verisal.saliency.gates.masks import GatePenalty, Shown
-from verisal.saliency.gates.method import FoundGates, GateMethod
+from verisal.saliency.gates.method import FoundGates, GateMethod, Joining
 from verisal.saliency.gates.places import PlaceCard, PlaceNetwork, ungated
 from verisal.types import StagedClassifier, StageOutputs, check_range
 
@@ -192,7 +192,7 @@ class LearnedMask(GateMethod):
     def of(cls, network: PlaceNetwork, card: PlaceCard) -> LearnedMask:
         """The method with a network in memory, as it is when asked."""
         method = cls(checkpoint="a network in memory")
-        method.__dict__["_loaded"] = (network, card)
+        method.__dict__["_loaded"] = LoadedPlaces(network, card)
         return method
 
     def with_steps(self, steps: int) -> LearnedMask:
@@ -223,17 +223,18 @@ class LearnedMask(GateMethod):
         """The predicted gates, after the steps that follow if there are any."""
         network = staged(classifier, images, type(self).__name__)
         images = images.contiguous(memory_format=torch.channels_last)
-        masks, card = self._loaded
-        if isinstance(masks, PlaceNetwork):
+        loaded = self._loaded
+        if isinstance(loaded, LoadedPlaces):
             with explaining(network, images, query_class) as (images, query):
-                return self._places(network, masks, images, query)
+                return self._places(network, loaded.network, images, query)
         require_softmax(network, type(self).__name__, instead=ONE_SCORE)
         with explaining(network, images, query_class) as (images, query):
             with torch.no_grad():
                 outputs = network.stage_outputs(images)
                 predicted = self.predicted(network, outputs, query)
-            if not self.steps or isinstance(card, PlaceCard):
+            if not self.steps:
                 return FoundGates(predicted, outputs.activations, 1, 0)
+            card = loaded.card
             problem = GateProblem(card.objective, card.penalty, network, outputs, query)
             descent = GateDescent(
                 reg_weight=card.reg_weight, steps=self.steps, learning_rate=self.learning_rate
@@ -250,12 +251,12 @@ class LearnedMask(GateMethod):
             gates = masks.to(query.device).gates(outputs.activations, contributed)
         if not self.steps:
             whole = tuple(spread(gates, outputs.activations))
-            return FoundGates(whole, outputs.activations, n_forward, 1, weights=tuple(gates))
+            return FoundGates(whole, outputs.activations, n_forward, 1, joining=Joining(tuple(gates)))
         problem = GateProblem("evidence", "per_channel", network, outputs, query)
         found = EvidenceMasks(settle=self.steps).run(problem, start=gates)
         weights = tuple(gate[:, :1] for gate in found.gates)
         steps = self.steps
-        return replace(found, n_forward=n_forward + steps, n_backward=1 + steps, weights=weights)
+        return replace(found, n_forward=n_forward + steps, n_backward=1 + steps, joining=Joining(weights))
 
     def predicted(
         self, classifier: StagedClassifier, outputs: StageOutputs, query: Tensor
@@ -265,15 +266,16 @@ class LearnedMask(GateMethod):
         Raises:
             ConfigError: a classifier that it was not trained for, or a network of places.
         """
-        masks, _ = self._loaded
-        if isinstance(masks, PlaceNetwork):
+        loaded = self._loaded
+        if isinstance(loaded, LoadedPlaces):
             raise ConfigError(
                 f"mask network {self.checkpoint} has gates of places, which depend on a gradient of the"
                 " classifier; give one with gates of elements, such as emoji_scenes_64_masks"
             )
         self._check(classifier, outputs)
         asked = query if self.uses_query else torch.full_like(query, classifier.num_classes)
-        return tuple(masks.to(outputs.logits.device)(outputs.activations, asked))
+        masks = loaded.network.to(outputs.logits.device)
+        return tuple(masks(outputs.activations, asked))
 
     def _check(self, classifier: StagedClassifier, outputs: StageOutputs) -> None:
         """Raise ``ConfigError`` unless the classifier is that of the card."""
@@ -293,7 +295,21 @@ class LearnedMask(GateMethod):
             )
 
 
-LoadedMasks = tuple[MaskNetwork, MaskCard] | tuple[PlaceNetwork, PlaceCard]
+class LoadedElements(NamedTuple):
+    """A network with a gate for every element, and what it was trained for."""
+
+    network: MaskNetwork
+    card: MaskCard
+
+
+class LoadedPlaces(NamedTuple):
+    """A network with a gate for every place, and what it was trained for."""
+
+    network: PlaceNetwork
+    card: PlaceCard
+
+
+LoadedMasks = LoadedElements | LoadedPlaces
 
 
 def save_mask_network(path: Path | str, network: MaskNetwork | PlaceNetwork, card: Mapping[str, Any]) -> None:
@@ -336,11 +352,11 @@ def load_mask_network(source: str) -> LoadedMasks:
         of_places = PlaceCard.of(card)
         with rng_preserved():
             places = PlaceNetwork(of_places.channels, width=of_places.width)
-        return _with(tensors, places, path), of_places
+        return LoadedPlaces(_with(tensors, places, path), of_places)
     made_for = MaskCard.of(card)
     with rng_preserved():
         network = MaskNetwork(made_for.channels, made_for.num_classes, width_ratio=made_for.width_ratio)
-    return _with(tensors, network, path), made_for
+    return LoadedElements(_with(tensors, network, path), made_for)
 
 
 def _with(tensors: Mapping[str, Tensor], network: _Network, path: Path) -> _Network:

@@ -22,6 +22,28 @@ _OF_MAPS = ("chunk_size", "fusion", "same_weights", "shown", "smoothing")
 
 
 @dataclass(frozen=True)
+class Joining:
+    """What enters the fused map of contributions beside the stages' own.
+
+    Attributes:
+        weights: per stage ``(B, 1, h_l, w_l)`` factors of its contributions; 1 if there are none.
+        further: ``(B, 1, h, w)`` contributions of stages more, such as those of the last one without gates.
+    """
+
+    weights: tuple[Tensor, ...] = ()
+    further: tuple[Tensor, ...] = ()
+
+    __repr__ = brief
+
+    def fused(self, stages: Sequence[Tensor]) -> list[Tensor]:
+        """The positive contributions that are to be fused."""
+        positive = [stage.clamp_min(0) for stage in (*stages, *self.further)]
+        for place, weight in enumerate(self.weights):
+            positive[place] = positive[place] * weight
+        return positive
+
+
+@dataclass(frozen=True)
 class FoundGates:
     """Gates of one batch, and what finding them took.
 
@@ -32,10 +54,7 @@ class FoundGates:
         n_backward: network backward passes per image.
         earlier: contributions of gates on the way: the map of contributions is the mean over these and those
             of ``gates``.
-        ungated: ``(B, 1, h, w)`` contributions of the last stage without gates, where they are to be a stage
-            more of the fused map of contributions.
-        weights: per stage ``(B, 1, h_l, w_l)`` factors of its contributions in the fused map; 1 if there are
-            none.
+        joining: of contributions in the fused map.
     """
 
     gates: tuple[Tensor, ...]
@@ -43,8 +62,7 @@ class FoundGates:
     n_forward: int
     n_backward: int
     earlier: tuple[Contributions, ...] = ()
-    ungated: Tensor | None = None
-    weights: tuple[Tensor, ...] = ()
+    joining: Joining = Joining()
 
     __repr__ = brief
 
@@ -132,12 +150,8 @@ class GateMethod(Saliency):
             last = contributions(network, found.activations, found.gates, query.clone())
         made = mean_of([*found.earlier, last])
         layers = [in_pixels(stage.clamp_min(0), size) for stage in made.stages]
-        weighted = layers
-        if found.weights:
-            pairs = zip(made.stages, found.weights, strict=True)
-            weighted = [in_pixels(stage.clamp_min(0) * weight, size) for stage, weight in pairs]
-        more = [] if found.ungated is None else [in_pixels(found.ungated.clamp_min(0), size)]
-        result = self._joined(found, layers, [*weighted, *more])
+        fused = [in_pixels(stage, size) for stage in found.joining.fused(made.stages)]
+        result = self._joined(found, layers, fused)
         signed = torch.stack([in_pixels(stage, size) for stage in made.stages]).mean(dim=0)
         total = result.saliency.sum(dim=(1, 2, 3), keepdim=True).clamp_min(1e-12)
         in_logits = result.saliency * (made.kept.clamp_min(0)[:, None, None, None] / total)

@@ -29,6 +29,7 @@ from verisal.saliency import (
     Saliency,
     UngatedContributions,
 )
+from verisal.saliency.gates.method import Joining
 from verisal.tasks.masker.evaluation import kept_share, milliseconds_per_image, shuffled_gates
 from verisal.tasks.masker.learning import divergence
 from verisal.types import Batch, SaliencyResult
@@ -124,7 +125,8 @@ class Judge:
             [gate[:, :1] for gate in found.gates], seed=self._seed, image_ids=batch.image_ids
         )
         whole = [gate.expand_as(full) for gate, full in zip(gates, found.gates, strict=True)]
-        return masks.show(classifier, replace(found, gates=tuple(whole), weights=tuple(gates)), query, size)
+        shown = replace(found, gates=tuple(whole), joining=Joining(weights=tuple(gates)))
+        return masks.show(classifier, shown, query, size)
 
     def _method(self, row: str, masks: LearnedMask) -> Saliency:
         if row in self._others:
