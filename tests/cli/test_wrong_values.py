@@ -242,6 +242,6 @@ class Printing:
 
 @pytest.mark.parametrize("words", [["--print_config", "--good=1", "--bad=1"], ["--bad=1", "--print_config"]])
 def test_an_option_that_prints_and_ends_the_command_hides_no_error(words, capsys):
-    with pytest.raises(ConfigError, match="^--bad=1: no such file"):
+    with pytest.raises(ConfigError, match=r"^--bad=1: no such file"):
         parsed_settings(Printing(), ["fit", *words], [])
     assert capsys.readouterr().out == ""

@@ -247,7 +247,7 @@ def test_a_mask_that_is_done_is_that_of_as_many_steps(monkeypatch):
                 each.masks(classifier, images[row : row + 1], query[row : row + 1])
                 for each in (plain, replace(plain, steps=steps - 5))
             )
-            torch.testing.assert_close(masks[row, column], now[0, 0], rtol=0, atol=1e-4)
+            torch.testing.assert_close(masks[row, column], now[0, 0], rtol=0, atol=2e-3)
             moved = float((now - earlier).norm() / now.norm())
             assert alone.diagnostics["change"][row].item() == pytest.approx(moved, rel=2e-2)
             assert moved <= 0.05 * 1.02
