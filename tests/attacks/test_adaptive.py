@@ -2,7 +2,18 @@ import pytest
 import torch
 from torch import nn
 
-from verisal.attacks import PGD, AdaptivePGD, Defence, FeatureMatching, Orthogonal, Selective, Weighted
+from helpers.attack_cases import toy_problem
+from verisal.attacks import (
+    PGD,
+    AdaptivePGD,
+    AdversarialPatch,
+    Defence,
+    EvidenceInside,
+    FeatureMatching,
+    Orthogonal,
+    Selective,
+    Weighted,
+)
 from verisal.attacks.adaptive.target import Target
 from verisal.detection.end_to_end import nearest_of_other_class
 from verisal.errors import ConfigError, DataError, NumericError
@@ -332,3 +343,57 @@ def test_settings_out_of_range_are_refused(settings, message):
         attack(Selective(), **settings)
     with pytest.raises(ConfigError, match="mu must be at least 0, found -1"):
         Weighted(mu=-1)
+
+
+def test_a_patch_changes_its_place_alone_and_is_drawn_where_the_plain_attack_draws_it():
+    model, images, labels = toy_problem(6)
+    places = AdversarialPatch(0.2, steps=1)(model, images, labels, generator=torch.Generator().manual_seed(3))
+
+    def brightness(images):
+        return images.flatten(1).mean(dim=1)
+
+    attack = AdaptivePGD(aim=Weighted(mu=0.1), eps=1.0, steps=15, restarts=2, share=0.2)
+    defence = Defence(classifier=model, alarm=brightness)
+    result = attack(defence, images, labels, generator=torch.Generator().manual_seed(3))
+    assert torch.where(places.mask, 0.0, result.images - images).abs().max() == 0
+    assert result.fooled.float().mean() > 0.5
+    alone = attack(defence, images[2:3], labels[2:3], generator=torch.Generator().manual_seed(3))
+    torch.testing.assert_close(alone.images, result.images[2:3])
+
+
+def test_a_patch_keeps_the_evidence_off_itself():
+    model, images, labels = toy_problem(8)
+
+    def maps(images):
+        return (images - 0.5).abs().mean(dim=1, keepdim=True)
+
+    def share(result, places):
+        return torch.stack(
+            [
+                (maps(image[None]) * mask).sum() / maps(image[None]).sum()
+                for image, mask in zip(result.images, places.mask, strict=True)
+            ]
+        )
+
+    places = AdversarialPatch(0.2, steps=1)(model, images, labels)
+    defence = Defence(classifier=model, alarm=EvidenceInside(maps))
+    seen, hidden = (
+        AdaptivePGD(aim=Weighted(mu=mu), eps=1.0, steps=25, restarts=1, share=0.2)(defence, images, labels)
+        for mu in (0.0, 3.0)
+    )
+    both = seen.fooled & hidden.fooled
+    assert both.any()
+    torch.testing.assert_close(share(hidden, places)[both], hidden.score[both])
+    assert hidden.score[both].mean() < seen.score[both].mean()
+
+
+def test_evidence_inside_asks_for_a_patch_and_for_one_map_per_image():
+    model, images, labels = toy_problem(2)
+    attack = AdaptivePGD(aim=Selective(), eps=1.0, steps=2, restarts=1)
+    with pytest.raises(ConfigError, match=r"give AdaptivePGD a share"):
+        attack(Defence(classifier=model, alarm=EvidenceInside(lambda images: images)), images, labels)
+    attack = AdaptivePGD(aim=Weighted(mu=1.0), eps=1.0, steps=2, restarts=1, share=0.2)
+    with pytest.raises(ConfigError, match=r"EvidenceInside\.maps must give one map per image"):
+        attack(Defence(classifier=model, alarm=EvidenceInside(lambda images: images)), images, labels)
+    with pytest.raises(ConfigError, match="share"):
+        AdaptivePGD(aim=Selective(), eps=1.0, share=1.5)

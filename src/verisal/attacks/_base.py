@@ -63,13 +63,9 @@ class AttackResult:
     @property
     def mask(self) -> Tensor:
         """``(B, 1, H, W)`` bool, true where the attack may have changed the image."""
-        count, _, height, width = self.images.shape
         if self.boxes is None:
-            return torch.ones(count, 1, height, width, dtype=torch.bool, device=self.images.device)
-        left, top, right, bottom = self.boxes[:, :, None].unbind(dim=1)
-        down, across = (torch.arange(length, device=left.device) for length in (height, width))
-        rows, columns = (top <= down) & (down < bottom), (left <= across) & (across < right)
-        return (rows[:, :, None] & columns[:, None, :])[:, None]
+            return torch.ones_like(self.images[:, :1], dtype=torch.bool)
+        return inside_boxes(self.boxes, self.images)
 
     def __repr__(self) -> str:
         """Images that fool the classifier, the noise and the passes, without the tensors."""
@@ -86,6 +82,14 @@ class AttackResult:
 
     def _in_units(self, bounds: Bounds) -> str:
         return f"{shown_range(self.norms * bounds.width)} units of {bounds}"
+
+
+def inside_boxes(boxes: Tensor, images: Tensor) -> Tensor:
+    """``(B, 1, H, W)`` bool, true inside the boxes ``(B, 4)`` xyxy of images ``(B, C, H, W)``."""
+    left, top, right, bottom = boxes[:, :, None].unbind(dim=1)
+    down, across = (torch.arange(length, device=boxes.device) for length in images.shape[2:])
+    rows, columns = (top <= down) & (down < bottom), (left <= across) & (across < right)
+    return (rows[:, :, None] & columns[:, None, :])[:, None]
 
 
 def shown_range(values: Tensor) -> str:

@@ -18,6 +18,7 @@ from verisal.attacks._base import (
     check_ball,
     check_settings,
     checked_inputs,
+    inside_boxes,
     joined,
     require,
     seed_of,
@@ -25,6 +26,7 @@ from verisal.attacks._base import (
 )
 from verisal.attacks._victim import unit
 from verisal.attacks.adaptive.target import Aim, Defence, Judged, Orthogonal, Selective, Target, Weighted
+from verisal.attacks.patch import AdversarialPatch
 from verisal.errors import DataError
 from verisal.fingerprint import Configured
 from verisal.functional.adversarial import round_to_8bit
@@ -86,6 +88,8 @@ class AdaptivePGD(Configured):
             sign's would have, which keeps its direction.
         stop_below: a sample is finished once it fools the classifier with a score of at most this; None for
             no such goal.
+        share: of the image's area that may change, in (0, 1): a patch at a place drawn for each image, as
+            that of :class:`.AdversarialPatch`; with ``eps=1`` of any content. None for the whole image.
 
     Raises:
         ConfigError: settings out of range.
@@ -105,6 +109,7 @@ class AdaptivePGD(Configured):
     step: float | None = None
     shape: Literal["sign", "l2"] = "sign"
     stop_below: float | None = None
+    share: float | None = None
 
     def __post_init__(self) -> None:
         check_ball(self, self.eps)
@@ -113,6 +118,8 @@ class AdaptivePGD(Configured):
         require(self.shape in ("sign", "l2"), "AdaptivePGD.shape", self.shape, "'sign' or 'l2'")
         # A score may be any number.
         check_settings(self, "stop_below", least=-sys.float_info.max)
+        if self.share is not None:
+            AdversarialPatch(self.share)
 
     @classmethod
     def suite(
@@ -189,8 +196,12 @@ class AdaptivePGD(Configured):
             require(guides.shape == images.shape, "guides", tuple(guides.shape), expected)
 
         def attack_chunk(pick: Pick, draw: Draw) -> AdaptiveResult:
-            target = Target(defence, pick(labels), None if guides is None else pick(guides))
-            return self._attack_chunk(target, pick(images), draw)
+            clean = pick(images)
+            inside = None
+            if self.share is not None:
+                inside = inside_boxes(AdversarialPatch(self.share)._boxes(clean, draw=draw), clean)
+            target = Target(defence, pick(labels), None if guides is None else pick(guides), inside)
+            return self._attack_chunk(target, clean, draw)
 
         seed, networks = seed_of(generator), (defence.classifier, defence.alarm)
         results = by_chunk(attack_chunk, networks, images, seed=seed, ids=ids, size=chunk_size)
@@ -210,6 +221,8 @@ class AdaptivePGD(Configured):
                     stream=f"adaptive start {restart}",
                 )
                 noise = budget * (2 * noise - 1)
+            if target.inside is not None:
+                noise = noise * target.inside
             self._climb(target, images, noise, rows, best, budget)
         return AdaptiveResult(
             images=best.images,
@@ -235,6 +248,8 @@ class AdaptivePGD(Configured):
             current, ascent, rows = current[left], ascent[left], rows[left]
             if len(rows) == 0:
                 return
+            if target.inside is not None:
+                ascent = ascent * target.inside[rows]
             moved = current + length * self._shaped(ascent) - clean[rows]
             current = (clean[rows] + moved.clamp(-budget, budget)).clamp(0, 1)
         seen = round_to_8bit(current).float() / _LEVELS

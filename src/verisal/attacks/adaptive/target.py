@@ -32,8 +32,36 @@ class Defence:
     """
 
     classifier: ImageToLogits
-    alarm: ImageToScore
+    alarm: ImageToScore | EvidenceInside
     embed: Callable[[Tensor], Tensor] | None = None
+
+
+@final
+@dataclass(frozen=True)
+class EvidenceInside:
+    """An alarm for patches: the share of a map inside the patch, which a localising defender would look at.
+
+    Attributes:
+        maps: maps images ``(B, C, H, W)`` in [0, 1] to maps ``(B, 1, H, W)``, each of its image alone;
+            differentiable with respect to the images. Of a map the positive part counts.
+    """
+
+    maps: Callable[[Tensor], Tensor]
+
+    def __call__(self, images: Tensor, inside: Tensor) -> Tensor:
+        """Shares ``(B,)`` of the map that lie ``inside (B, 1, H, W)`` bool; 0 of an empty map.
+
+        Raises:
+            ConfigError: maps of another shape.
+        """
+        maps = self.maps(images)
+        if maps.shape != inside.shape:
+            raise ConfigError(
+                f"EvidenceInside.maps must give one map per image, {tuple(inside.shape)}, found"
+                f" {tuple(maps.shape)}; take the mean over the channels"
+            )
+        positive = maps.clamp_min(0)
+        return (positive * inside).sum(dim=(1, 2, 3)) / positive.sum(dim=(1, 2, 3)).clamp_min(1e-12)
 
 
 @final
@@ -64,9 +92,18 @@ class Target:
         defence: under attack.
         labels: ``(B,)`` int64, the true classes.
         guides: ``(B, C, H, W)``, images to imitate, or None.
+        inside: ``(B, 1, H, W)`` bool, where the noise of each may be, or None for everywhere.
     """
 
-    def __init__(self, defence: Defence, labels: Tensor, guides: Tensor | None) -> None:
+    def __init__(
+        self, defence: Defence, labels: Tensor, guides: Tensor | None, inside: Tensor | None = None
+    ) -> None:
+        if isinstance(defence.alarm, EvidenceInside) and inside is None:
+            raise ConfigError(
+                "EvidenceInside asks for the evidence in a patch, and the noise may be anywhere; give"
+                " AdaptivePGD a share, or another alarm"
+            )
+        self.inside = inside
         self.victim = Victim(defence.classifier, labels, targeted=False)
         self.n_alarm_fwd = torch.zeros_like(labels)
         self.n_alarm_bwd = torch.zeros_like(labels)
@@ -123,7 +160,11 @@ class Target:
 
     def _scored(self, images: Tensor, rows: Tensor) -> Tensor:
         # Copies, as the functions may work in place.
-        score = self._defence.alarm(images.clone())
+        alarm = self._defence.alarm
+        if isinstance(alarm, EvidenceInside) and self.inside is not None:
+            score = alarm(images.clone(), self.inside[rows])
+        else:
+            score = alarm(images.clone())
         if tuple(score.shape) != (len(images),):
             raise ConfigError(
                 f"the alarm must map {len(images)} images to scores ({len(images)},),"
