@@ -11,19 +11,20 @@ if TYPE_CHECKING:
     from verisal.detection.data import DetectorData
     from verisal.detection.families import Families
     from verisal.detection.groups import ImageSource
+    from verisal.detection.guard import Guard, Guarded
     from verisal.detection.metric import DetectionScores
     from verisal.detection.table import detection_report, detection_thresholds
 
 # Lightning and torchmetrics, which these import, take seconds: whoever explains images needs neither.
 _LATER = {
     "AttackedImages": "attacked_images", "DetectionScores": "metric", "DetectorData": "data",
-    "Families": "families", "ImageSource": "attacked_images", "detection_report": "table",
-    "detection_thresholds": "table",
+    "Families": "families", "Guard": "guard", "Guarded": "guard", "ImageSource": "groups",
+    "detection_report": "table", "detection_thresholds": "table",
 }  # fmt: skip
 
 __all__ = [
-    "Alarm", "AttackedImages", "DetectionScores", "DetectorData", "Families", "ImageSource", "Verdicts",
-    "detection_report", "detection_thresholds", "load_alarm",
+    "Alarm", "AttackedImages", "DetectionScores", "DetectorData", "Families", "Guard", "Guarded",
+    "ImageSource", "Verdicts", "detection_report", "detection_thresholds", "load_alarm",
 ]  # fmt: skip
 
 

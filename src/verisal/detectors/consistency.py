@@ -171,7 +171,7 @@ class LogitTrees(Detector):
         """``(B,)`` float64 log odds."""
         if not self._learned:
             raise unfitted(self)
-        return tree_answers(self.numbers(measured), self._learned).sum(dim=1)
+        return tree_answers(self.numbers(measured), self._learned, depth=self.depth).sum(dim=1)
 
     def numbers(self, measured: Measured) -> Tensor:
         """``(B, ranks * (1 + V))`` float32, the precision in which trees compare."""

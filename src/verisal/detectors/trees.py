@@ -41,17 +41,22 @@ def tree_tensors(estimators: Sequence[Any], answer: Callable[[np.ndarray], np.nd
     }
 
 
-def tree_answers(vectors: Tensor, nodes: Mapping[str, Tensor], *, answer: str = "answer") -> Tensor:
+def tree_answers(
+    vectors: Tensor, nodes: Mapping[str, Tensor], *, answer: str = "answer", depth: int | None = None
+) -> Tensor:
     """``(B, trees)`` float64, what the leaf says that an image ends in; NaN where a number is none.
 
     Args:
         vectors: ``(B, F)`` float32, the precision in which trees compare.
         nodes: of :func:`tree_tensors`.
         answer: name of the answers among them.
+        depth: most steps from a root to a leaf, if known; then no value decides how far the walk goes, so
+            that it can be exported.
     """
     roots, feature, threshold, children = (nodes[n] for n in ("roots", "feature", "threshold", "children"))
-    at = roots.expand(len(vectors), -1)
-    while bool((feature[at] >= 0).any()):
+    at, steps = roots.expand(vectors.shape[0], -1), 0
+    while steps < depth if depth is not None else bool((feature[at] >= 0).any()):
+        steps += 1
         # Leaves are their own children, whichever value they look at.
         value = vectors.gather(1, feature[at].clamp_min(0)).double()
         at = children[at, (value > threshold[at]).long()]
