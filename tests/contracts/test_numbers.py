@@ -74,6 +74,8 @@ _GIVEN: dict[str, dict[str, Any]] = {
     "Normalization": {"mean": (0.5,) * 3, "std": (0.25,) * 3},
     "OneLayer": {"base": HierarchicalMasks()},
     "PlaceNetwork": {"channels": [4]},
+    "LogisticRegression": {"reads": ["pooled/*"]},
+    "Stack": {"parts": [MaxSoftmax(), MaxSoftmax()]},
     "Tiled": {"base": HierarchicalMasks()},
     "TransferTask": {"detectors": {}},
     "UnrolledGates": {"method": HierarchicalMasks()},

@@ -11,6 +11,7 @@ from verisal.data import EmojiScenes
 from verisal.data.image_data import Processes
 from verisal.detection.attacked_images import AttackedImages
 from verisal.detection.groups import ImageSource
+from verisal.detectors import Combined, Logits, PooledActivations
 from verisal.errors import ConfigError, DataError
 from verisal.fingerprint import canonical, state_hash
 from verisal.models import Classifier
@@ -101,6 +102,24 @@ def test_groups_and_roles_are_those_of_the_images(scenes):
     assert len(table) == sum(table.counts().values())
     assert table.label.equal(labels[table.image_index])
     assert table.image_index[table.clean].tolist() == right
+
+
+def test_a_combination_is_kept_by_its_parts(tmp_path):
+    """Stores that one of the sources has filled are not filled again, nor is anything kept twice."""
+    settings = {"count": 6, "attacked_count": 6, "attacks": {"pgd": attacks()["pgd"]}, "noise": {}}
+    sources = (Logits(), PooledActivations())
+    combined = Combined(sources=sources)
+    one = filled(tmp_path, measurement=sources[1], **settings)
+    before = {path.name for path in tmp_path.iterdir()}
+    both = filled(tmp_path, measurement=combined, **settings)
+    added = {path.name for path in tmp_path.iterdir()} - before
+    assert len(added) == len(both.variants)
+    assert all(name.startswith("features-") for name in added)
+    found = both.measured(combined)
+    for number, source in enumerate(sources):
+        for name, tensor in one.measured(source).items() if number else both.measured(source).items():
+            assert found.pop(f"{number}/{name}").equal(tensor)
+    assert not found
 
 
 def test_only_attacks_that_succeeded_are_targets(scenes):

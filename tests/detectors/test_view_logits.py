@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from jsonargparse import ArgumentParser, set_parsing_settings
 
 from helpers.detector_cases import ToyGates, toy_classifier, toy_images
 from verisal.attacks import JPEG
@@ -12,12 +13,14 @@ from verisal.detectors import (
     LearnedConsistency,
     LogitTrees,
     MeanFiltered,
+    Measurement,
     MedianFiltered,
     Moved,
     Noised,
     ReEncoded,
     Scaled,
     ShiftConsistency,
+    View,
     ViewConsistency,
     ViewLogits,
 )
@@ -104,8 +107,25 @@ def test_logits_of_every_view_under_its_name():
 
 
 def test_no_view_by_default_finds_a_file_format_or_noise():
-    kinds = {type(view) for view in ViewLogits().views}
+    kinds = {type(view) for view in ViewLogits().seen}
+    assert ViewLogits(views=ViewLogits().seen).settings() == ViewLogits().settings()
     assert kinds == {Moved, Flipped, MeanFiltered, MedianFiltered, Scaled}
+
+
+def test_settings_of_views_are_read_from_files_and_written_to_them():
+    set_parsing_settings(subclasses_enabled=[Detector, Measurement, View])
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--row", type=Detector)
+    views = [{"class_path": "Moved", "init_args": {"right": -1, "down": 0}}, {"class_path": "Flipped"}]
+    source = {"class_path": "ViewLogits", "init_args": {"views": views}}
+    for given, expected in (
+        ({}, ViewConsistency()),
+        ({"source": source}, ViewConsistency(source=ViewLogits(views=(Moved(-1, 0), Flipped())))),
+    ):
+        read = parser.parse_object({"row": {"class_path": "ViewConsistency", "init_args": given}})
+        assert parser.instantiate(read).row == expected
+        again = parser.parse_string(parser.dump(read))
+        assert parser.instantiate(again).row == expected
 
 
 @pytest.mark.parametrize("views", [(), (Flipped(), Moved(), Flipped())])

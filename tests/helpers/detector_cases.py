@@ -12,11 +12,13 @@ from verisal.detectors import (
     CNNDetector,
     Detector,
     FeatureSqueezing,
+    Flipped,
     Forest,
     GradientScalars,
     KernelDensity,
     LearnedConsistency,
     LocalIntrinsicDimension,
+    LogisticRegression,
     LogitMargin,
     LogitTrees,
     Mahalanobis,
@@ -27,9 +29,11 @@ from verisal.detectors import (
     MultiLID,
     MultiLIDForest,
     Pixels,
+    PooledActivations,
     ShiftConsistency,
     SoftmaxEntropy,
     Spectrum,
+    Stack,
     StageSpectrum,
     ViewConsistency,
     Vote,
@@ -116,6 +120,11 @@ CASES = {
     "LocalIntrinsicDimension": DetectorCase(lambda: LocalIntrinsicDimension(neighbours=8)),
     "LogitMargin": DetectorCase(LogitMargin, learns=False),
     "LogitTrees": DetectorCase(lambda: LogitTrees(trees=40, share=0.5), distinct=7),
+    "LogisticRegression": DetectorCase(
+        lambda: LogisticRegression(
+            source=PooledActivations(views=(Flipped(),)), reads=("pooled/*", "*/pooled/*", "*/change/*")
+        )
+    ),
     "Mahalanobis": DetectorCase(Mahalanobis),
     "MaskForest": DetectorCase(
         lambda: MaskForest(source=ChannelGates(saliency=ToyGates()), trees=50), distinct=4
@@ -126,6 +135,18 @@ CASES = {
     "MultiLIDForest": DetectorCase(lambda: MultiLIDForest(neighbours=8, trees=50), distinct=4),
     "ShiftConsistency": DetectorCase(ShiftConsistency, learns=False),
     "SoftmaxEntropy": DetectorCase(SoftmaxEntropy, learns=False),
+    "Stack": DetectorCase(
+        lambda: Stack(
+            parts=(
+                LogisticRegression(source=PooledActivations(), reads=("pooled/*",), penalty=10.0),
+                LogisticRegression(
+                    source=ChannelGates(saliency=ToyGates(), contributions=True), reads=("contributions/*",)
+                ),
+                LogitMargin(),
+            ),
+            folds=2,
+        )
+    ),
     "ViewConsistency": DetectorCase(ViewConsistency),
     "Vote": DetectorCase(lambda: Vote(voters=(Mahalanobis(), LocalIntrinsicDimension(neighbours=5)))),
 }

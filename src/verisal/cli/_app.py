@@ -47,7 +47,7 @@ from verisal.cli._trainer import (
 )
 from verisal.data import ImageData  # noqa: F401
 from verisal.detection import DetectorData  # noqa: F401
-from verisal.detectors import Detector, Measurement
+from verisal.detectors import Detector, Measurement, View
 from verisal.errors import ConfigError
 from verisal.functional.baselines import Baseline
 from verisal.reporting import CsvSink, WandbSettings, WandbSink
@@ -74,7 +74,7 @@ class VerisalCLI(LightningCLI):
         self._checkpoint: Path | None = None
         self._seed: int | None = None
         # A default that is an instance of one of these keeps its class, although the class is final.
-        set_parsing_settings(subclasses_enabled=[Attack, Baseline, Detector, Measurement, Saliency])
+        set_parsing_settings(subclasses_enabled=[Attack, Baseline, Detector, Measurement, Saliency, View])
         # Abbreviated options would let a misspelt key pass.
         strict = {"exit_on_error": False, "allow_abbrev": False}
         super().__init__(

@@ -221,7 +221,8 @@ def _learn(detector: Detector, split: AttackedImages, attacks: Sequence[str], *,
     groups, measured = split.groups(), split.measured(detector.measurement)
     rows = groups.fitted(attacks)
     read = {name: tensor[rows] for name, tensor in measured.items()}
-    detector.fit(read, groups.adversarial[rows], groups.clean[rows], seed=seed)
+    images = groups.image_index[rows]
+    detector.fit_versions(read, groups.adversarial[rows], groups.clean[rows], images=images, seed=seed)
 
 
 def _check_enough(groups: GroupTable, rate: float, ratios: Sequence[float]) -> None:

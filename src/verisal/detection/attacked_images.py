@@ -144,7 +144,7 @@ class AttackedImages:
                 processes,
                 progress,
             )
-        for measurement in measurements:
+        for measurement in [part for combined in measurements for part in combined.parts]:
             for variant in self.variants:
                 images = self._image_store(variant).load()
                 rows = self._rows(variant, images)
@@ -180,7 +180,12 @@ class AttackedImages:
 
     def measured(self, measurement: Measurement) -> dict[str, Tensor]:
         """Measurements by :meth:`fill` of the rows of :meth:`groups`, name to ``(N, ...)``."""
-        return _joined([part for variant in self.variants for part in self._parts(variant, measurement)])
+        return measurement.joined(
+            [
+                _joined([group for variant in self.variants for group in self._parts(variant, part)])
+                for part in measurement.parts
+            ]
+        )
 
     def _parts(self, variant: str, measurement: Measurement | None) -> list[_Part]:
         """Groups of a variant with its images, or with what was measured of them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -275,7 +276,7 @@ def _samples(found: DetectionResult, groups: GroupTable, data: DetectorData) -> 
 
 def _panels(found: DetectionResult, groups: GroupTable, data: DetectorData) -> tuple[MaskPanel, ...]:
     """The first images of the last attacks of the list that succeeded: the same ones in every run."""
-    queries = [name.split("/")[1] for name in found.masks if name.startswith("masks/")]
+    queries = [name.split("/")[1] for name in _masks(found) if name.startswith("masks/")]
     if not queries:
         return ()
     query = "prediction" if "prediction" in queries else queries[0]
@@ -288,10 +289,16 @@ def _panels(found: DetectionResult, groups: GroupTable, data: DetectorData) -> t
     )
 
 
+def _masks(found: DetectionResult) -> dict[str, Tensor]:
+    """What the head reads, without the numbers that stand before the names of several measurements."""
+    return {re.sub(r"^\d+/", "", name): tensor for name, tensor in found.masks.items()}
+
+
 def _panel(
     found: DetectionResult, groups: GroupTable, data: DetectorData, *, index: int, attack: int, query: str
 ) -> MaskPanel:
     row, table = list(found.rows).index(found.head), found.tables[found.default]
+    masks = _masks(found)
     sides = []
     for group in (groups.groups.index("clean"), attack):
         at = int(((groups.group == group) & (groups.image_index == index)).nonzero()[0])
@@ -299,7 +306,7 @@ def _panel(
         score = float(scored.row_scores(row)[scored.image_index == index][0])
         image = groups.images[at].float() / 255
         layers = {
-            stage: found.masks[f"masks/{query}/{number}"][at, 0].float()
+            stage: masks[f"masks/{query}/{number}"][at, 0].float()
             for number, stage in enumerate(data.classifier.stages, start=1)
         }
         said = data.classifier.class_names[int(groups.prediction[at])]

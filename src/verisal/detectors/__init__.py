@@ -21,6 +21,7 @@ from verisal.detectors.measurements import (
 from verisal.detectors.network import CNNDetector
 from verisal.detectors.spectrum import Spectrum, StageSpectrum
 from verisal.detectors.squeezing import SqueezedLogits
+from verisal.detectors.stack import Combined, Stack
 from verisal.detectors.statistical import (
     KernelDensity,
     LocalIntrinsicDimension,
@@ -34,6 +35,7 @@ from verisal.detectors.untrained import (
     ShiftConsistency,
     SoftmaxEntropy,
 )
+from verisal.detectors.vectors import LogisticRegression
 from verisal.detectors.views import (
     Flipped,
     MeanFiltered,
@@ -50,6 +52,7 @@ __all__ = [
     "AttackCost",
     "CNNDetector",
     "ChannelGates",
+    "Combined",
     "Detector",
     "DetectorFeatures",
     "FeatureSqueezing",
@@ -59,6 +62,7 @@ __all__ = [
     "KernelDensity",
     "LearnedConsistency",
     "LocalIntrinsicDimension",
+    "LogisticRegression",
     "LogitMargin",
     "LogitTrees",
     "Logits",
@@ -83,6 +87,7 @@ __all__ = [
     "SoftmaxEntropy",
     "Spectrum",
     "SqueezedLogits",
+    "Stack",
     "StageSpectrum",
     "StepsToFlip",
     "TrainedDetector",

@@ -63,6 +63,20 @@ class Detector(Configured, ABC):
             ConfigError: a tensor that the measurement does not give, or of another shape than is read.
         """
 
+    def fit_versions(
+        self, measured: Measured, adversarial: Tensor, clean: Tensor, *, images: Tensor, seed: int = 0
+    ) -> None:
+        """:meth:`fit`, told which rows are versions of one image; those override it that divide the rows.
+
+        Args:
+            measured: as of :meth:`fit`.
+            adversarial: as of :meth:`fit`.
+            clean: as of :meth:`fit`.
+            images: ``(N,)`` int64, equal for rows that were made from one image.
+            seed: as of :meth:`fit`.
+        """
+        self.fit(measured, adversarial, clean, seed=seed)
+
     @abstractmethod
     def judge(self, measured: Measured) -> Tensor:
         """``(B,)`` scores of measured images; the score of one does not depend on the others.

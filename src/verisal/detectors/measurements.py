@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -13,13 +13,14 @@ from torch import Tensor
 from verisal._checks import as_tuples
 from verisal.detectors.views import DEFAULT_VIEWS, View, check_names
 from verisal.errors import ConfigError
-from verisal.fingerprint import Configured
+from verisal.fingerprint import Configured, canonical
 from verisal.functional.adversarial import round_to_8bit
 from verisal.functional.filters import shift_one_pixel
 from verisal.functional.networks import staged_network
 from verisal.functional.outputs import ask, require_softmax
-from verisal.functional.scopes import frozen, gradient_scope
+from verisal.functional.scopes import differentiated, frozen, gradient_scope
 from verisal.saliency import GateMethod, Saliency
+from verisal.saliency.gates.contributions import channel_contributions
 from verisal.types import StagedClassifier, StageOutputs, check_images
 
 Measured = Mapping[str, Tensor]
@@ -41,6 +42,15 @@ class Measurement(Configured, ABC):
     @abstractmethod
     def __call__(self, classifier: StagedClassifier, images: Tensor) -> dict[str, Tensor]:
         """Named tensors ``(B, ...)`` of images ``(B, C, H, W)`` in [0, 1], each row of its image alone."""
+
+    @property
+    def parts(self) -> tuple[Measurement, ...]:
+        """Measurements that it is made of, which a store keeps one by one; itself unless overridden."""
+        return (self,)
+
+    def joined(self, measured: Sequence[Measured]) -> dict[str, Tensor]:
+        """What it gives, from what each of its :attr:`parts` gave for the same images."""
+        return dict(measured[0])
 
 
 def measured_logits(classifier: StagedClassifier, images: Tensor) -> Tensor:
@@ -85,7 +95,8 @@ class ViewLogits(Measurement):
     default: on clean images that were JPEG files they find the file format; see :class:`.ReEncoded`.
 
     Args:
-        views: changes of the image, named differently.
+        views: changes of the image, named differently; None for three moves, the flip, mean and median over
+            3 x 3, and half the size.
 
     Raises:
         ConfigError: no view, or two of one name.
@@ -93,17 +104,26 @@ class ViewLogits(Measurement):
 
     needs_stages = False
 
-    views: tuple[View, ...] = DEFAULT_VIEWS
+    views: tuple[View, ...] | None = None
 
     def __post_init__(self) -> None:
         as_tuples(self)
-        check_names([view.name for view in self.views], least=1)
+        check_names([view.name for view in self.seen], least=1)
+
+    @property
+    def seen(self) -> tuple[View, ...]:
+        """The views, the default ones where none were given."""
+        # Not the default of the field: objects in a tuple cannot be written to files of settings.
+        return DEFAULT_VIEWS if self.views is None else self.views
+
+    def _decisive(self) -> dict[str, Any]:
+        return {"views": self.seen}
 
     def __call__(self, classifier: StagedClassifier, images: Tensor) -> dict[str, Tensor]:
         """Logits of all views of images ``(B, C, H, W)`` in [0, 1]."""
         measured = {"logits": measured_logits(classifier, images)}
         return measured | {
-            f"{view.name}/logits": measured_logits(classifier, view(images)) for view in self.views
+            f"{view.name}/logits": measured_logits(classifier, view(images)) for view in self.seen
         }
 
 
@@ -124,14 +144,36 @@ class Pixels(Measurement):
 class PooledActivations(Measurement):
     """``logits (B, K)``, and per stage ``pooled/<l> (B, C_l)``: the activation's mean over positions.
 
-    Stages are numbered from 1. One forward pass.
+    Stages are numbered from 1. A view adds ``<view>/logits``, ``<view>/pooled/<l>`` and
+    ``<view>/change/pooled/<l>``, the vector of the view minus that of the image. One forward pass, and one
+    more per view.
+
+    Args:
+        views: changes of the image that are measured, too.
+
+    Raises:
+        ConfigError: two views of one name.
     """
+
+    views: tuple[View, ...] = ()
+
+    def __post_init__(self) -> None:
+        as_tuples(self)
+        check_names([view.name for view in self.views])
+
+    def _decisive(self) -> dict[str, Any]:
+        return _without_unused(super()._decisive(), "views")
 
     def __call__(self, classifier: StagedClassifier, images: Tensor) -> dict[str, Tensor]:
         """Logits and vectors of images ``(B, C, H, W)`` in [0, 1]."""
-        _, outputs = stage_outputs(classifier, images, "PooledActivations")
-        pooled = [activation.mean(dim=(2, 3)) for activation in outputs.activations]
-        return {"logits": outputs.logits} | {f"pooled/{n}": part for n, part in enumerate(pooled, start=1)}
+
+        def pooled(seen: Tensor) -> dict[str, Tensor]:
+            _, outputs = stage_outputs(classifier, seen, "PooledActivations")
+            stages = enumerate(outputs.activations, start=1)
+            vectors = {f"pooled/{number}": activation.mean(dim=(2, 3)) for number, activation in stages}
+            return {"logits": outputs.logits} | vectors
+
+        return _with_changes(pooled, images, self.views)
 
 
 @final
@@ -139,26 +181,84 @@ class PooledActivations(Measurement):
 class ChannelGates(Measurement):
     """``gates/<l> (B, C_l)``: the mean over positions of the gates that explain the predicted class.
 
-    Stages are numbered from 1. One forward pass, and what the saliency takes.
+    Stages are numbered from 1. One forward pass, and what the saliency takes. A view adds the same **for the
+    class that is predicted on the image itself**, ``<view>/gates/<l>``, and what is different there,
+    ``<view>/change/gates/<l>``, at the same cost again.
 
     Args:
         saliency: how the gates are found.
+        contributions: also make ``contributions/<l> (B, C_l)``: what each gated channel adds to the logit of
+            the class, gate times slope summed over positions, in logits. One pass more, forward and back.
+        views: changes of the image that are measured, too.
+
+    Raises:
+        ConfigError: two views of one name.
     """
 
     saliency: GateMethod
+    contributions: bool = False
+    views: tuple[View, ...] = ()
+
+    def __post_init__(self) -> None:
+        as_tuples(self)
+        check_names([view.name for view in self.views])
 
     def _decisive(self) -> dict[str, Any]:
-        return {"saliency": self.saliency.gate_settings()}
+        decisive = super()._decisive() | {"saliency": self.saliency.gate_settings()}
+        return _without_unused(decisive, "contributions", "views")
 
     def __call__(self, classifier: StagedClassifier, images: Tensor) -> dict[str, Tensor]:
-        """Gates of images ``(B, C, H, W)`` in [0, 1] for the class that is predicted on each."""
+        """Vectors of images ``(B, C, H, W)`` in [0, 1] for the class that is predicted on each."""
         network, outputs = stage_outputs(classifier, images, "ChannelGates")
-        if len(images) == 0:
-            # Nothing to explain; the activations have the shapes of the gates.
-            gates = outputs.activations
-        else:
-            gates = self.saliency.gates(network, images, outputs.logits.argmax(dim=1))
-        return {f"gates/{number}": gate.mean(dim=(2, 3)) for number, gate in enumerate(gates, start=1)}
+        with gradient_scope(images.device.type):
+            query = outputs.logits.argmax(dim=1)
+
+        def vectors(seen: Tensor) -> dict[str, Tensor]:
+            if len(seen) == 0:
+                # Nothing to explain; the activations have the channels of the gates.
+                empty = [activation.mean(dim=(2, 3)) for activation in outputs.activations]
+                return self._named(empty, empty)
+            found = self.saliency.find(network, seen, query)
+            gates = [gate.mean(dim=(2, 3)) for gate in found.gates]
+            if not self.contributions:
+                return self._named(gates, ())
+            with differentiated(network, device=seen.device):
+                added = channel_contributions(network, found.activations, found.gates, query)
+            return self._named(gates, added)
+
+        # Around all of it: what comes from inference mode can never be asked for a gradient.
+        with gradient_scope(images.device.type), torch.no_grad():
+            return _with_changes(vectors, images, self.views)
+
+    def _named(self, gates: Sequence[Tensor], added: Sequence[Tensor]) -> dict[str, Tensor]:
+        kinds = {"gates": gates} | ({"contributions": added} if self.contributions else {})
+        return {
+            f"{kind}/{number}": vector
+            for kind, vectors in kinds.items()
+            for number, vector in enumerate(vectors, start=1)
+        }
+
+
+def _with_changes(
+    measure: Callable[[Tensor], dict[str, Tensor]], images: Tensor, views: Sequence[View]
+) -> dict[str, Tensor]:
+    """Vectors of images, of their views, and what is different in each view; logits have no such change."""
+    own = measure(images)
+    measured = dict(own)
+    for view in views:
+        seen = measure(view(images))
+        measured |= {f"{view.name}/{name}": tensor for name, tensor in seen.items()}
+        measured |= {
+            f"{view.name}/change/{name}": tensor - own[name]
+            for name, tensor in seen.items()
+            if name != "logits"
+        }
+    return measured
+
+
+def _without_unused(settings: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Settings without those that are not used, so that stores from before there were any stay valid."""
+    return {name: value for name, value in settings.items() if value or name not in names}
 
 
 def stage_outputs(
@@ -266,3 +366,16 @@ def _margin(logits: Tensor, own: Tensor) -> Tensor:
     """Logit of each image's own class minus the largest other one."""
     others = logits.scatter(1, own[:, None], -torch.inf).amax(dim=1)
     return logits.gather(1, own[:, None])[:, 0] - others
+
+
+def measure_each(
+    measurements: Iterable[Measurement], classifier: StagedClassifier, images: Tensor
+) -> dict[str, dict[str, Tensor]]:
+    """What several measurements give for images ``(B, C, H, W)``, by their settings; equal parts once."""
+    wanted = {canonical(measurement): measurement for measurement in measurements}
+    parts = {canonical(part): part for measurement in wanted.values() for part in measurement.parts}
+    measured = {key: part(classifier, images) for key, part in parts.items()}
+    return {
+        key: measurement.joined([measured[canonical(part)] for part in measurement.parts])
+        for key, measurement in wanted.items()
+    }

@@ -48,6 +48,14 @@ class Vote(Detector):
         for number, voter in enumerate(self.voters):
             voter.fit(measured, adversarial, clean, seed=derive_seed(seed, "voter", number))
 
+    def fit_versions(
+        self, measured: Measured, adversarial: Tensor, clean: Tensor, *, images: Tensor, seed: int = 0
+    ) -> None:
+        """Fit every voter, told the versions, too."""
+        for number, voter in enumerate(self.voters):
+            own = derive_seed(seed, "voter", number)
+            voter.fit_versions(measured, adversarial, clean, images=images, seed=own)
+
     def judge(self, measured: Measured) -> Tensor:
         """``(B,)`` mean scores of what all voters read."""
         return torch.stack([voter.judge(measured).double() for voter in self.voters]).mean(dim=0)

@@ -17,6 +17,7 @@ from verisal.detection.report import DetectionResult, build_evaluation, costs_of
 from verisal.detection.table import RATES, Thresholds, detection_thresholds
 from verisal.detectors import Detector, Logits, TrainedDetector
 from verisal.detectors.base import epoch_order, require_rows
+from verisal.detectors.measurements import measure_each
 from verisal.errors import CheckpointError, ConfigError
 from verisal.fingerprint import canonical
 from verisal.functional.outputs import log_odds
@@ -198,9 +199,10 @@ class DetectorTask(L.LightningModule):
             return
         adversarial, clean = self._adversarial.to(self.device), self._clean.to(self.device)
         measured = self._of("det_fit", self._rows)
+        images = self._data.groups("det_fit").image_index[self._rows].to(self.device)
         for row, detector in self.detectors.items():
             if row not in self.trained:
-                detector.fit(measured[row], adversarial, clean, seed=self.seed)
+                detector.fit_versions(measured[row], adversarial, clean, images=images, seed=self.seed)
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor | None:
         """Sum over rows and members of the binary cross-entropy; both classes weigh the same."""
@@ -334,7 +336,7 @@ class DetectorTask(L.LightningModule):
             )
         classifier = self._data.classifier
         images = batch.images.to(classifier.mean.device)
-        measured = {key: one(classifier, images) for key, one in distinct(self.detectors.values()).items()}
+        measured = measure_each(distinct(self.detectors.values()).values(), classifier, images)
         scores = {
             row: detector.judge(measured[canonical(detector.measurement)]).double().tolist()
             for row, detector in self.detectors.items()

@@ -323,13 +323,16 @@ class TransferTask(L.LightningModule):
             name: tensor[rows] for name, tensor in self._read("det_fit", detector.measurement).items()
         }
         adversarial, clean = groups.adversarial[rows], groups.clean[rows]
+        images = groups.image_index[rows]
         if cell.row == self._hard_row:
             added = self._hardening()
             count = len(next(iter(added.values())))
             measured = {name: torch.cat([tensor, added[name]]) for name, tensor in measured.items()}
             adversarial = torch.cat([adversarial, torch.ones(count, dtype=torch.bool)])
             clean = torch.cat([clean, torch.zeros(count, dtype=torch.bool)])
-        detector.fit(measured, adversarial, clean, seed=cell.seed)
+            # Of which image they are is not kept: each counts as one of its own.
+            images = torch.cat([images, -1 - torch.arange(count)])
+        detector.fit_versions(measured, adversarial, clean, images=images, seed=cell.seed)
         return detector
 
     def _read(self, split: Split, measurement: Measurement) -> dict[str, Tensor]:

@@ -78,6 +78,27 @@ def contributions(
     return Contributions(stages, (asked - floor).detach())
 
 
+def channel_contributions(
+    network: StagedClassifier, activations: Sequence[Tensor], gates: Sequence[Tensor], query: Tensor
+) -> tuple[Tensor, ...]:
+    """What every channel of every stage adds to the query's logit, over all its places: ``(B, C_l)``.
+
+    In logits, as :func:`contributions` before they are added up over the channels, at one pass of the gated
+    network, forward and back; use it inside ``frozen(network)``.
+
+    Args:
+        network: with stages.
+        activations: per stage ``(B, C_l, H_l, W_l)``, ungated.
+        gates: of these shapes, or ``(B, 1, H_l, W_l)`` for all channels of a place at once.
+        query: ``(B,)`` int64.
+    """
+    pairs = zip(gates, activations, strict=True)
+    leaves = [gate.detach().expand_as(activation).clone().requires_grad_() for gate, activation in pairs]
+    asked = network.gated(activations[0], leaves).gather(1, query[:, None])
+    slopes = torch.autograd.grad(asked.sum(), leaves)
+    return tuple((leaf.detach() * slope).sum(dim=(2, 3)) for leaf, slope in zip(leaves, slopes, strict=True))
+
+
 def in_pixels(stage: Tensor, size: tuple[int, int]) -> Tensor:
     """Contributions ``(B, 1, h, w)`` over ``size``, in logits per pixel: the sum stays about the same."""
     share = stage.shape[-2] * stage.shape[-1] / (size[0] * size[1])

@@ -1,0 +1,52 @@
+"""A regression on any vectors that were measured: pooled activations, gates, contributions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+from torch import Tensor
+
+from verisal._checks import as_tuples
+from verisal.detectors.base import require_rows
+from verisal.detectors.forests import named_vectors, require_names
+from verisal.detectors.measurements import Measured, Measurement
+from verisal.detectors.statistical import LogisticDetector
+from verisal.types import check_range
+
+
+@final
+@dataclass(kw_only=True)
+class LogisticRegression(LogisticDetector):
+    """Logistic regression on all numbers of named vectors, each standardised; the score is the log odds.
+
+    On :class:`PooledActivations` of the image and of a view, with ``reads`` of ``("pooled/*", "*/pooled/*",
+    "*/change/*")``, it is the control of whatever reads activations: all channels, nothing but their means.
+
+    Args:
+        source: what is measured of an image.
+        reads: names of vectors ``(B, C)`` or values ``(B,)``, with ``*`` and ``?`` standing for anything.
+        penalty: strength of the L2 penalty, the factor of half the squared length of the weights beside the
+            sum of the losses; more of it for more numbers than images.
+
+    Raises:
+        ConfigError: no name to read, or a penalty that is not above 0.
+    """
+
+    source: Measurement
+    reads: tuple[str, ...]
+    penalty: float = 1.0
+
+    def __post_init__(self) -> None:
+        as_tuples(self)
+        check_range(0, above=True, penalty=self.penalty)
+        require_names(self, self.reads)
+
+    def fit(self, measured: Measured, adversarial: Tensor, clean: Tensor, *, seed: int = 0) -> None:
+        """Weigh the numbers of at least 4 clean and 4 adversarial images."""
+        require_rows(self, adversarial, clean)
+        self._weigh(self._numbers(measured), adversarial, penalty=self.penalty)
+
+    def _numbers(self, measured: Measured) -> Tensor:
+        """``(B, F)`` float32."""
+        return named_vectors(measured, self.reads)
