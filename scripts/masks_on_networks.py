@@ -139,14 +139,14 @@ def trained(kind: str, *, seed: int, scenes: int, epochs: int) -> Classifier:
             images = images.roll(moved, dims=(2, 3))
             loss = F.cross_entropy(classifier(images), fit.labels[rows], label_smoothing=0.1)
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]  # torch says nothing of it
             nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimizer.step()
             schedule.step()
     others = EmojiScenes("cls_val", 1000).stack(range(1000))
     frozen = classifier.eval().requires_grad_(False)
     with torch.no_grad():
-        found = torch.cat([frozen(part).argmax(dim=1) for part in others.images.split(100)])
+        found = torch.cat([frozen(part).argmax(dim=1) for part in torch.split(others.images, 100)])
     right = float((found == others.labels).double().mean())
     seconds = time.process_time() - start
     print(f"\n{kind}: accuracy {right:.3f} on 1000 scenes with one object, {seconds:.0f} s of CPU time")
@@ -207,7 +207,7 @@ class Question:
     def about(cls, classifier: Classifier, batch: Batch, *, among: int) -> Question:
         """Every class that is there and among so many first logits is asked for."""
         with torch.no_grad():
-            logits = torch.cat([classifier(part) for part in batch.images.split(_AT_ONCE)])
+            logits = torch.cat([classifier(part) for part in torch.split(batch.images, _AT_ONCE)])
         position, query = present_queries(batch.asked_labels())
         rank = logits.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
         kept = rank[position, query] < among
@@ -216,7 +216,7 @@ class Question:
         for row, labels in zip(sets, batch.object_labels, strict=True):
             row[labels] = -1
         sets[position, query] = 1
-        shown, place = position.unique(return_inverse=True)
+        shown, place = torch.unique(position, return_inverse=True)
         pictures = batch.rows(shown.tolist())
         best, absent, there = absent_queries(logits[shown], sets[shown], image_ids=pictures.image_ids)
         first = (query == best[place]).nonzero()[:, 0]
@@ -250,7 +250,7 @@ def judged(classifier: Classifier, method: Method, question: Question) -> Row:
 
 def explained(method: Method, classifier: Classifier, images: Tensor, query: Tensor) -> SaliencyResult:
     """Maps of a few images at a time."""
-    parts = zip(images.split(_AT_ONCE), query.split(_AT_ONCE), strict=True)
+    parts = zip(torch.split(images, _AT_ONCE), torch.split(query, _AT_ONCE), strict=True)
     return joined_results([method(classifier, *part) for part in parts])
 
 

@@ -196,7 +196,7 @@ class PatchedImages(ScoringCallback):
             return None
         if not len(places.image_ids):
             epoch.notice("patches", f"none of {len(tried.image_ids)} images was turned by a patch")
-        parts = []
+        parts: list[Evaluation] = []
         for name in self.by_name:
             table = self._maps[name].compute()
             columns = self._columns(epoch, table, places)

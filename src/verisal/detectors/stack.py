@@ -113,7 +113,7 @@ class Stack(LogisticDetector):
         scores = torch.empty(len(images), len(self.parts), dtype=torch.float64, device=images.device)
         for place, part in enumerate(self.parts):
             read = self._read(measured, place)
-            for fold in fold_of.unique().tolist():
+            for fold in torch.unique(fold_of).tolist():
                 held = fold_of == fold
                 rest = {name: tensor[~held] for name, tensor in read.items()}
                 apart = copy.deepcopy(part)

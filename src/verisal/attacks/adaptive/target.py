@@ -161,7 +161,9 @@ class Target:
     def _scored(self, images: Tensor, rows: Tensor) -> Tensor:
         # Copies, as the functions may work in place.
         alarm = self._defence.alarm
-        if isinstance(alarm, EvidenceInside) and self.inside is not None:
+        if isinstance(alarm, EvidenceInside):
+            if self.inside is None:
+                raise RuntimeError("an alarm that looks inside a patch is asked where there is none")
             score = alarm(images.clone(), self.inside[rows])
         else:
             score = alarm(images.clone())
