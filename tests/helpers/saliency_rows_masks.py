@@ -22,7 +22,7 @@ CASES = {
     "HierarchicalMasks class": _masks(objective="class", fusion="mean"),
     "HierarchicalMasks output": _masks(objective="output", penalty="per_layer", keep="fidelity"),
     "HierarchicalMasks mixed": _masks(objective="mixed", penalty="relative", reg_weight=2.0),
-    "HierarchicalMasks least kept": _masks(objective="evidence", reg_weight=1.0, least_kept=0.6),
+    "HierarchicalMasks least kept": _masks(objective="evidence", reg_weight=0.3, least_kept=0.75),
     "HierarchicalMasks maximise": _masks(objective="maximise", keep="last", gate_max=1.5),
     "HierarchicalMasks probability": _masks(objective="maximise_log_probability", chunk_size=2),
     "EvidenceMasks": SaliencyCase(EvidenceMasks, layers=3, passes=(13, 12), channels=1),

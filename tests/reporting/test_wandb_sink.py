@@ -1,4 +1,3 @@
-import copy
 import json
 import urllib.error
 
@@ -123,7 +122,6 @@ def test_a_run_that_cannot_be_opened_costs_nothing_but_itself(tmp_path, monkeypa
     logger.experiment.config.update({"rate": 0.1})
     logger.experiment.define_metric("loss", summary="min")
     logger.watch(torch.nn.Linear(2, 2))
-    assert copy.copy(logger.experiment) is not None
     logger.close()
     assert logger.failures == 1
 
