@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from verisal.attacks import FGSM
+from verisal.attacks import FGSM, AdversarialPatch
 from verisal.attacks.on_maps.attack import MapAttack
 from verisal.detectors import MaxSoftmax
 from verisal.errors import ConfigError
@@ -54,6 +54,7 @@ _SEVERAL = {"mean": 3, "std": 3, "ratios": 3, "tile": 2, "widths": 4, "window": 
 _GIVEN: dict[str, dict[str, Any]] = {
     "AdaptedAttack": {"function": "a", "name": "a"},
     "AttackedMaps": {"methods": {}},
+    "PatchedImages": {"methods": {}, "attacks": [AdversarialPatch()]},
     "AttackedSensitivity": {"attack": MapAttack(kind="top_k")},
     "BaselineNeutrality": {"baselines": [Constant()]},
     "BaselineChoice": {"commands": []},

@@ -11,7 +11,7 @@ from verisal.data import EmojiScenes
 from verisal.data.image_data import Processes
 from verisal.detection.attacked_images import AttackedImages
 from verisal.detection.groups import ImageSource
-from verisal.detectors import Combined, Logits, PooledActivations
+from verisal.detectors import Combined, Logits, Measurement, PooledActivations
 from verisal.errors import ConfigError, DataError
 from verisal.fingerprint import canonical, state_hash
 from verisal.models import Classifier
@@ -227,7 +227,7 @@ def test_values_do_not_depend_on_shards(tmp_path):
         torch.testing.assert_close(one[name].float(), two[name].float(), rtol=1e-3, atol=2e-3, msg=name)
 
 
-class Counting:
+class Counting(Measurement):
     """Features that count the images they are asked for, and fail when they have had enough."""
 
     def __init__(self, limit=10**9):

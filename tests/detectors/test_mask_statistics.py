@@ -103,9 +103,9 @@ class Asked:
     def gate_settings(self):
         return {}
 
-    def gates(self, classifier, images, query_class):
+    def find(self, classifier, images, query_class):
         self.query = query_class
-        return ToyGates().gates(classifier, images, query_class)
+        return ToyGates().find(classifier, images, query_class)
 
     def __call__(self, classifier, images, query_class):
         self.query = query_class

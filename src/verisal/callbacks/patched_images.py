@@ -16,7 +16,7 @@ from verisal.callbacks.explaining.epoch import Epoch, Seen
 from verisal.errors import ConfigError
 from verisal.functional.adversarial import judge_8bit
 from verisal.functional.baselines import Baseline, LinearImputation
-from verisal.functional.outputs import require_softmax
+from verisal.functional.outputs import ask, require_softmax
 from verisal.functional.regions import energy_inside, pointing_hits
 from verisal.functional.regions.boxes import NUM_LEVELS, components, largest_boxes, map_levels, nearest_ious
 from verisal.functional.regions.localisation import masks_from_boxes, pointing_tolerance
@@ -260,7 +260,7 @@ class PatchedImages(ScoringCallback):
             mask = masks_from_boxes([box[None].to(image)], (image.shape[2], image.shape[3]))[:, None]
             if bool(mask.any()) and not bool(mask.all()):
                 image = self.fill(image, (~mask).to(image))
-            back = epoch.classifier(image).argmax(dim=1) == own.label
+            back = ask(epoch.classifier, image).argmax(dim=1) == own.label
             table.update([image_id], back[:, None].double())
         gathered = table.compute()
         known = dict(zip(gathered.image_ids, gathered.rows[:, 0].tolist(), strict=True))

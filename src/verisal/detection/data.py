@@ -132,7 +132,7 @@ class DetectorData(L.LightningDataModule):
     ) -> None:
         super().__init__()
         check_range(1, fit_count=fit_count, val_count=val_count, test_count=test_count, batch_size=batch_size)
-        check_range(0, val_attacked_count=val_attacked_count, seed=seed)
+        check_range(0, val_attacked_count=val_attacked_count, near_border=near_border, seed=seed)
         if window not in (None, "file"):
             check_window(window)
         self.families = Families(families, fits, tuple(merged))
