@@ -30,6 +30,7 @@ VIEWS = ViewLogits(views=(Moved(1, 0), Flipped(), MeanFiltered(3), MedianFiltere
 DETECTORS = {
     "learned_consistency": LearnedConsistency(),
     "view_consistency": ViewConsistency(source=VIEWS),
+    "default_views": ViewConsistency(),
     "logit_trees": LogitTrees(source=VIEWS, trees=20, ranks=3),
     "max_softmax": MaxSoftmax(),
     "mahalanobis": Mahalanobis(),

@@ -281,6 +281,9 @@ class AttackedImages:
     def _images_of(self, variant: str) -> Compute:
         copied = self._copied.get(variant)
         norms = None if copied is None else self._image_store(copied).load(["l2"])["l2"]
+        # What was attacked is read once, not for every shard.
+        base = self._near.get(variant)
+        over = None if base is None else self._image_store(base[0]).load(["image", "success"])
 
         def compute(items: Sequence[int]) -> dict[str, Tensor]:
             batch = Batch.collate([self.source[index] for index in items])
@@ -289,8 +292,8 @@ class AttackedImages:
                 # One draw an image, whatever attack lends the norm.
                 seed = derive_seed(self._seed, _NOISE_L2)
                 attacked = gaussian_noise(attacked, norms[list(items)], seed=seed, sample_ids=batch.image_ids)
-            elif variant in self._near:
-                attacked = self._near_border(variant, batch, items)
+            elif over is not None and base is not None:
+                attacked = self._near_border(batch, items, over, copy=base[1])
             elif variant != CLEAN:
                 attacked = self._attacked(variant, batch)
             verdict = judge_8bit(self._classifier, batch.images, attacked, batch.labels)
@@ -322,10 +325,10 @@ class AttackedImages:
         )
         return clean.index_copy(0, correct, result.images)
 
-    def _near_border(self, variant: str, batch: Batch, items: Sequence[int]) -> Tensor:
+    def _near_border(
+        self, batch: Batch, items: Sequence[int], stored: Mapping[str, Tensor], *, copy: int
+    ) -> Tensor:
         """Images between clean ones and those that fool, near the border; the others stay clean."""
-        attack, copy = self._near[variant]
-        stored = self._image_store(attack).load(["image", "success"])
         rows = torch.tensor([*items])
         clean, attacked = (round_to_8bit(batch.images).float() / 255, stored["image"][rows].float() / 255)
         fooled = stored["success"][rows].nonzero()[:, 0]

@@ -190,7 +190,7 @@ def _views(detector: Detector) -> tuple[View, ...] | None:
         return ()
     if isinstance(measurement, ShiftedLogits):
         return (Moved(1, 1),)
-    return measurement.views if isinstance(measurement, ViewLogits) else None
+    return measurement.seen if isinstance(measurement, ViewLogits) else None
 
 
 def _measured(logits: Tensor, names: Sequence[str], count: int) -> dict[str, Tensor]:
