@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, final
@@ -16,15 +16,19 @@ from verisal.data.readers.listing import ImageRecord, ImageSet, Listing
 from verisal.data.readers.voc import through_torchvision
 
 
+@dataclass(frozen=True, kw_only=True)
 class PackedSet(ImageSet):
     """A data set whose images are named ``<part>-<number>``, by their place in its files.
 
-    Sub-classes are settings: the folder ``root`` that torchvision's class of that name takes, which ``part``
-    of the images is meant, and whether to ``download`` it if it is not there.
+    Args:
+        root: the folder that torchvision's class of that name takes.
+        part: which of the images are meant.
+        download: whether to fetch the set if it is not there.
     """
 
     root: str
     part: str
+    download: bool = False
 
     @final
     def listing(self) -> Listing:
@@ -39,6 +43,12 @@ class PackedSet(ImageSet):
     @abstractmethod
     def _read(self) -> tuple[Tensor, Sequence[int], Sequence[str]]:
         """Images ``(N, C, H, W)`` uint8, the numbers of their classes, and the names of the classes."""
+
+    def _train_or_test(self, kind: Callable[..., Any]) -> Any:  # noqa: ANN401 - torchvision has no annotations
+        return kind(self.root, train=self.part == "train", download=self.download)
+
+    def _by_split(self, kind: Callable[..., Any]) -> Any:  # noqa: ANN401 - torchvision has no annotations
+        return kind(self.root, split=self.part, download=self.download)
 
 
 def _channels_first(images: Any) -> Tensor:  # noqa: ANN401 - of numpy
@@ -59,12 +69,10 @@ class CIFAR10(PackedSet):
         krizhevsky2009cifar
     """
 
-    root: str
     part: Literal["train", "test"] = "test"
-    download: bool = False
 
     def _read(self) -> tuple[Tensor, Sequence[int], Sequence[str]]:
-        found = datasets.CIFAR10(self.root, train=self.part == "train", download=self.download)
+        found = self._train_or_test(datasets.CIFAR10)
         return _channels_first(found.data), found.targets, found.classes
 
 
@@ -82,12 +90,10 @@ class CIFAR100(PackedSet):
         krizhevsky2009cifar
     """
 
-    root: str
     part: Literal["train", "test"] = "test"
-    download: bool = False
 
     def _read(self) -> tuple[Tensor, Sequence[int], Sequence[str]]:
-        found = datasets.CIFAR100(self.root, train=self.part == "train", download=self.download)
+        found = self._train_or_test(datasets.CIFAR100)
         return _channels_first(found.data), found.targets, found.classes
 
 
@@ -105,12 +111,10 @@ class SVHN(PackedSet):
         netzer2011svhn
     """
 
-    root: str
     part: Literal["train", "test", "extra"] = "test"
-    download: bool = False
 
     def _read(self) -> tuple[Tensor, Sequence[int], Sequence[str]]:
-        found = datasets.SVHN(self.root, split=self.part, download=self.download)
+        found = self._by_split(datasets.SVHN)
         return torch.from_numpy(found.data), found.labels.tolist(), tuple(map(str, range(10)))
 
 
@@ -128,12 +132,10 @@ class STL10(PackedSet):
         coates2011stl10
     """
 
-    root: str
     part: Literal["train", "test"] = "test"
-    download: bool = False
 
     def _read(self) -> tuple[Tensor, Sequence[int], Sequence[str]]:
-        found = datasets.STL10(self.root, split=self.part, download=self.download)
+        found = self._by_split(datasets.STL10)
         return torch.from_numpy(found.data), found.labels.tolist(), found.classes
 
 
@@ -151,12 +153,10 @@ class MNIST(PackedSet):
         lecun1998mnist
     """
 
-    root: str
     part: Literal["train", "test"] = "test"
-    download: bool = False
 
     def _read(self) -> tuple[Tensor, Sequence[int], Sequence[str]]:
-        found = datasets.MNIST(self.root, train=self.part == "train", download=self.download)
+        found = self._train_or_test(datasets.MNIST)
         return found.data[:, None], found.targets.tolist(), tuple(map(str, range(10)))
 
 
@@ -174,10 +174,8 @@ class FashionMNIST(PackedSet):
         xiao2017fashion
     """
 
-    root: str
     part: Literal["train", "test"] = "test"
-    download: bool = False
 
     def _read(self) -> tuple[Tensor, Sequence[int], Sequence[str]]:
-        found = datasets.FashionMNIST(self.root, train=self.part == "train", download=self.download)
+        found = self._train_or_test(datasets.FashionMNIST)
         return found.data[:, None], found.targets.tolist(), found.classes
