@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from helpers.commands import check_data_set
 from helpers.make_data_sets import (
     make_broken,
     make_coco,
@@ -17,15 +18,14 @@ from helpers.make_data_sets import (
     write_xml,
 )
 from verisal.cli import main as verisal
-from verisal.cli._data import main
 from verisal.errors import ConfigError
 
 
 def test_the_command_ends_with_1_when_there_are_problems(tmp_path, capsys):
     root, boxes = make_broken(tmp_path)
-    assert main(["check", str(root), "--annotations", str(boxes), "--format", "csv"]) == 1
+    assert check_data_set(["check", str(root), "--annotations", str(boxes), "--format", "csv"]) == 1
     assert capsys.readouterr().out.splitlines()[-7] == "6 problems:"
-    assert main(["check", make_folder(tmp_path / "sound")]) == 0
+    assert check_data_set(["check", make_folder(tmp_path / "sound")]) == 0
     assert "6 images, 6 of them usable, 0 objects" in capsys.readouterr().out
 
 
@@ -35,21 +35,21 @@ def test_names_that_are_no_text_are_written_all_the_same(tmp_path, monkeypatch):
         pass
     output = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="strict")
     monkeypatch.setattr(sys, "stdout", output)
-    assert main(["check", root]) == 1
+    assert check_data_set(["check", root]) == 1
     output.flush()
     assert rb"cat/\udcff.png: the file is empty" in output.buffer.getvalue()
 
 
 def test_the_command_knows_data_sets_by_name(tmp_path, capsys):
-    assert main(["check", make_voc(tmp_path / "voc"), "--format", "pascal-voc"]) == 0
+    assert check_data_set(["check", make_voc(tmp_path / "voc"), "--format", "pascal-voc"]) == 0
     images, annotations = make_coco(tmp_path / "coco")
-    assert main(["check", images, "--annotations", annotations, "--format", "coco"]) == 0
+    assert check_data_set(["check", images, "--annotations", annotations, "--format", "coco"]) == 0
     assert "2 images, 2 of them usable, 3 objects" in capsys.readouterr().out
 
 
 def test_imagenet_with_its_boxes(tmp_path, capsys):
     images, boxes = make_imagenet(tmp_path, folders=False)
-    assert main(["check", images, "--format", "imagenet", "--annotations", boxes]) == 0
+    assert check_data_set(["check", images, "--format", "imagenet", "--annotations", boxes]) == 0
     assert "2 images, 2 of them usable, 2 objects" in capsys.readouterr().out
 
 
@@ -63,11 +63,11 @@ def test_it_is_a_command_of_verisal_with_its_exit_codes(tmp_path, capsys):
 
 def test_options_that_do_not_go_together_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="--format pet knows where its annotations are"):
-        main(["check", str(tmp_path), "--format", "pet", "--annotations", "x"])
+        check_data_set(["check", str(tmp_path), "--format", "pet", "--annotations", "x"])
     with pytest.raises(ConfigError, match="give both"):
-        main(["check", str(tmp_path), "--annotations", "x"])
+        check_data_set(["check", str(tmp_path), "--annotations", "x"])
     with pytest.raises(ConfigError, match="unknown classifier"):
-        main(["check", str(tmp_path), "--classifier", "nobody"])
+        check_data_set(["check", str(tmp_path), "--classifier", "nobody"])
 
 
 def flat_folder(root):

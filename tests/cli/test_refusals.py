@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 import verisal
-from verisal.cli import _data, _explain_command, _export
+from verisal.cli import _explain_command
 from verisal.cli._app import VerisalCLI
+from verisal.cli._help import COMMANDS
+from verisal.cli._parsers import configs_parser, data_parser, export_parser
 
 SOURCE = Path(verisal.__file__).parent
 ROOT = Path(__file__).parents[2]
 TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(SOURCE.rglob("*.py"))}
-COMMANDS = ("fit", "validate", "test", "predict", "explain", "export", "data")
 # Names of a metric, and options and classes of other packages, which are told as such.
 OF_OTHERS = {
     "ToImage",
@@ -91,7 +92,7 @@ def options():
         patch.setattr(VerisalCLI, "parse_arguments", parse)
         with pytest.raises(ParsedError):
             VerisalCLI(["fit"], None)
-    for parser in (_explain_command._parser(), _export._parser(), _data._parser()):
+    for parser in (_explain_command._parser(), configs_parser(), data_parser(), export_parser()):
         inner = [action.choices for action in parser._actions if isinstance(action.choices, dict)]
         for one in (parser, *(inner[0].values() if inner else ())):
             found.extend(word.lstrip("-") for action in one._actions for word in action.option_strings)

@@ -3,7 +3,7 @@
 import pytest
 
 from verisal.cli import main
-from verisal.cli._settings import refuse_repeated_keys
+from verisal.cli._options import refuse_repeated_keys
 from verisal.errors import ConfigError
 
 TEXT = """# of a run
@@ -33,7 +33,7 @@ def test_file_key_and_lines_are_named(tmp_path, text, words, form):
     assert str(error.value) == f"{path}: {words}"
 
 
-@pytest.mark.parametrize("command", ["fit", "explain", "export"])
+@pytest.mark.parametrize("command", ["fit", "explain"])
 def test_every_command_refuses_it_before_any_work(tmp_path, command, capsys):
     path = tmp_path / "config.yaml"
     path.write_text("seed_everything: 1\nseed_everything: 2\n")

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image, features
 
+from helpers.commands import check_data_set
 from helpers.make_data_sets import (
     HEIGHT,
     WIDTH,
@@ -20,7 +21,6 @@ from helpers.make_data_sets import (
     write_numbers,
     write_xml,
 )
-from verisal.cli._data import main
 from verisal.cli._explain_inputs import named_files
 from verisal.data import AnnotatedImages, ImageFolder, Imagenette, ImageNetValidation, ImageSplits, check_data
 from verisal.data.files import NameIndex, find_images
@@ -141,7 +141,7 @@ def test_what_other_systems_leave_is_neither_image_nor_class(tmp_path, capsys):
     assert listing.class_names == ("cat", "dog")
     assert (len(listing.records), listing.left_out, listing.problems) == (6, {}, ())
     assert len(named_files([root])) == 6
-    assert main(["check", str(root)]) == 0
+    assert check_data_set(["check", str(root)]) == 0
     assert "6 images, 6 of them usable" in capsys.readouterr().out
 
 
@@ -173,7 +173,7 @@ def test_what_other_systems_leave_in_known_data_sets(tmp_path, capsys):
     # The command takes a folder without folders of classes for COCO's.
     images, annotations = make_coco(tmp_path / "coco")
     leave_behind(Path(images))
-    assert main(["check", images, "--annotations", annotations, "--format", "coco"]) == 0
+    assert check_data_set(["check", images, "--annotations", annotations, "--format", "coco"]) == 0
     assert "2 images, 2 of them usable, 3 objects" in capsys.readouterr().out
 
 
@@ -226,11 +226,11 @@ def test_a_picture_in_two_splits_is_a_problem(tmp_path, capsys):
     train = Path(make_folder(tmp_path / "train"))
     val = tmp_path / "val"
     write_image(val / "cat" / "new.png", (1, 2, 3))
-    assert main(["check", str(train), "--against", str(val)]) == 0
+    assert check_data_set(["check", str(train), "--against", str(val)]) == 0
     shutil.copy(train / "dog" / "dog2.png", val / "cat" / "renamed.png")
     (val / "cat" / "broken.png").write_bytes(b"")
     capsys.readouterr()
-    assert main(["check", str(train), "--against", str(val)]) == 1
+    assert check_data_set(["check", str(train), "--against", str(val)]) == 1
     words = (
         f"{train}/dog/dog2.png: is the same picture as {val}/cat/renamed.png of another split; keep it in one"
     )

@@ -7,6 +7,9 @@ import sys
 
 import pytest
 
+from verisal.cli._data import check
+from verisal.cli._parsers import data_parser
+
 
 def run_module(words, folder):
     """``python -m`` by the interpreter that runs the tests, each process on one thread."""
@@ -19,6 +22,11 @@ def run_module(words, folder):
         timeout=280,
         check=False,
     )
+
+
+def check_data_set(words):
+    """``verisal data`` without what the command line does around it: errors are raised."""
+    return check(data_parser().parse_args(words))
 
 
 def report_of(run):

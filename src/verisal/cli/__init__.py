@@ -1,4 +1,4 @@
-"""The command line: ``verisal fit|validate|test|predict``, run folders, resume and exit codes."""
+"""The command line: ``verisal fit|validate|test|predict|explain|...``, run folders, resume and exit codes."""
 
 from ._main import main as main
 

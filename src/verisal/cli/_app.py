@@ -26,10 +26,12 @@ from verisal.callbacks import BestCheckpoint, ImageGuard, LastCheckpoint, Numeri
 from verisal.callbacks.checkpoints import CheckpointFiles, LastValidation
 from verisal.callbacks.resumed_settings import ResumedSettings
 from verisal.checkpoint import CardedByData, check_card, load_weights
-from verisal.cli._runs import Command, Start, open_run, process_rank, say, weights_for
+from verisal.cli._command import Command
+from verisal.cli._help import STAGES
+from verisal.cli._options import check_paths
+from verisal.cli._runs import Start, open_run, process_rank, say, weights_for
 from verisal.cli._settings import (
     check_numbers,
-    check_paths,
     check_seed,
     check_trainer,
     class_that_failed,
@@ -56,7 +58,6 @@ from verisal.reporting.wandb_sink import wandb_logger
 from verisal.results import Evaluates
 from verisal.saliency import Saliency
 
-_STAGES = ("fit", "validate", "test", "predict")
 _OF_ONE_COMMAND = frozenset({"config", "run_dir", "resume", "ckpt_path"})
 
 
@@ -92,8 +93,8 @@ class VerisalCLI(LightningCLI):
             seed_everything_default=0,
             parser_kwargs={
                 **strict,
-                "description": "Train, test and apply verisal's tasks.",
-                **{stage: dict(strict) for stage in _STAGES},
+                "prog": "verisal",
+                **{stage: dict(strict) for stage in STAGES},
             },
             subclass_mode_model=True,
             subclass_mode_data=True,
@@ -150,6 +151,8 @@ class VerisalCLI(LightningCLI):
             ConfigError: unknown key or class, wrong type, missing file.
         """
         words = args if isinstance(args, list) else []
+        for stage, inner in self._subcommand_parsers.items():
+            inner.prog = f"verisal {stage}"
         self.config = parsed_settings(parser, words, self._known_keys(words))
         seed = self.config[self.config.subcommand].seed_everything
         check_seed(seed)
@@ -328,7 +331,7 @@ class VerisalCLI(LightningCLI):
         return self._command.run.path if self._command.run else Path()
 
     def _known_keys(self, words: Sequence[str]) -> list[str]:
-        stage = next((word for word in words if word in _STAGES), "fit")
+        stage = next((word for word in words if word in STAGES), "fit")
         names = [action.dest for action in self._subcommand_parsers[stage]._actions]
         return [name for name in names if name.rpartition(".")[2] != "help"]
 

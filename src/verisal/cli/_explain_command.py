@@ -18,7 +18,8 @@ from torch import Tensor
 
 from verisal._files import write_atomic
 from verisal.cli._explain_inputs import ContactSheets, Images, named_files, other_classes, query_classes
-from verisal.cli._settings import check_paths, class_that_failed, parsed_settings, refused_settings
+from verisal.cli._options import check_paths
+from verisal.cli._settings import class_that_failed, parsed_settings, refused_settings
 from verisal.data import ImageReader
 from verisal.data.reading import ChannelRule
 from verisal.detection import Alarm

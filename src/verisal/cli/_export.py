@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -13,7 +14,6 @@ from typing import Any
 import yaml
 
 from verisal.checkpoint import CARD_KEY, IMAGES_KEY, load_checkpoint, load_export, save_export
-from verisal.cli._settings import Options, path_word
 from verisal.detection.detector_file import EXPORT, read_detector, trained_file
 from verisal.errors import CheckpointError, ConfigError
 from verisal.models import Classifier, SmallResNet, export_classifier
@@ -22,11 +22,11 @@ from verisal.results import ScoreName
 from verisal.saliency.gates.learned import load_mask_network, save_mask_network
 
 
-def main(args: Sequence[str]) -> int:
+def write_export(given: Namespace) -> int:
     """Run ``verisal export``.
 
     Args:
-        args: what follows ``export`` on the command line.
+        given: what its parser read.
 
     Returns:
         0.
@@ -35,7 +35,6 @@ def main(args: Sequence[str]) -> int:
         ConfigError: no run, or a task that has nothing to export.
         CheckpointError: weights that cannot be loaded.
     """
-    given = _parser().parse_args(list(args))
     source, target = trained_file(Path(given.run)), Path(given.output) / EXPORT
     if source.suffix != ".ckpt":
         raise ConfigError(f"{source} is an export already; copy it, with its .json")
@@ -57,23 +56,6 @@ def main(args: Sequence[str]) -> int:
     print(f"wrote {target} ({size:.2f} MB) and {target.with_suffix('.json').name}")
     print(f"  test it: verisal test --model {shlex.quote(given.output)} --config CONFIG")
     return 0
-
-
-def _parser() -> Options:
-    parser = Options(
-        "verisal export",
-        description="Write the best weights of a run as safetensors and a JSON card.",
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "run",
-        type=path_word,
-        help="folder of a classifier, masker or detector run, or one of its checkpoints",
-    )
-    parser.add_argument(
-        "--output", required=True, type=path_word, help="folder for model.safetensors and model.json"
-    )
-    return parser
 
 
 def with_export(arguments: Sequence[str]) -> list[str]:

@@ -10,9 +10,13 @@ import sys
 import traceback
 from collections.abc import Sequence
 
+from verisal import __version__
+from verisal.cli._command import Command
+from verisal.cli._configs import show_configs, with_shipped_configs
+from verisal.cli._help import STAGES, help_of, overview, refuse_command
+from verisal.cli._options import SHOWN_BY, refuse_repeated_keys
+from verisal.cli._parsers import configs_parser, data_parser, export_parser
 from verisal.cli._process import Stopped, lasting_output, quiet, restored_settings, stops_as_exceptions
-from verisal.cli._runs import Command
-from verisal.cli._settings import SHOWN_BY, refuse_repeated_keys
 from verisal.errors import ConfigError, VerisalError
 
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -40,30 +44,61 @@ def main(args: list[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str], command: Command) -> int:
-    """Run the command with the imports that it needs and no others: Lightning's take seconds."""
-    refuse_repeated_keys(arguments)
-    name, rest = (arguments[0], arguments[1:]) if arguments else ("", ())
+    """Run the command with the imports that it needs and no others: torch takes seconds, Lightning more."""
+    name, rest = (arguments[0], arguments[1:]) if arguments else ("--help", ())
     match name:
+        case "--help" | "-h" | "help":
+            print(overview())
+        case "--version" | "-V":
+            print(f"verisal {__version__}")
+        case "configs":
+            return show_configs(configs_parser().parse_args(rest))
         case "data":
-            from verisal.cli._data import main as data_command
+            given = data_parser().parse_args(rest)
+            from verisal.cli._data import check
 
-            return data_command(rest)
+            return check(given)
+        case "export":
+            given = export_parser().parse_args(rest)
+            from verisal.cli._export import write_export
+
+            return write_export(given)
         case "explain":
+            if _asks_for_help(rest):
+                print(help_of(name))
+                return 0
+            words = _read(rest)
             from verisal.cli._explain_command import main as explain_command
 
-            return explain_command(rest)
-        case "export":
-            from verisal.cli._export import main as export_command
-
-            return export_command(rest)
-        case _:
+            return explain_command(words)
+        case _ if name in STAGES:
+            if _asks_for_help(rest):
+                print(help_of(name))
+                return 0
+            if not rest:
+                print(help_of(name), file=sys.stderr)
+                raise ConfigError(f"{name} needs a config: verisal {name} --config NAME_OR_FILE")
+            words = _read(rest)
             from verisal.cli._app import VerisalCLI
             from verisal.cli._export import with_export
 
             # Once more: Lightning raises the levels of its loggers when it is imported.
             with quiet():
-                VerisalCLI(with_export(arguments), command)
-            return 0
+                VerisalCLI(with_export([name, *words]), command)
+        case _:
+            refuse_command(name)
+    return 0
+
+
+def _asks_for_help(words: Sequence[str]) -> bool:
+    return any(word in ("--help", "-h") for word in words)
+
+
+def _read(words: Sequence[str]) -> list[str]:
+    """The words with the files of shipped configs, and ``--help`` for what prints every option."""
+    found = with_shipped_configs(words)
+    refuse_repeated_keys(found)
+    return ["--help" if word == "--help-all" else word for word in found]
 
 
 def _cause(error: BaseException) -> BaseException:

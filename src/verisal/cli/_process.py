@@ -14,8 +14,6 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, TextIO, final
 
-import torch
-
 _LOGGERS = ("lightning.pytorch", "lightning.fabric", "lightning")
 
 # Messages that a user of these commands can do nothing about.
@@ -101,16 +99,28 @@ def quiet() -> Iterator[None]:
 def restored_settings() -> Iterator[None]:
     """Put back the environment variables and torch's determinism as they were."""
     environment = dict(os.environ)
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    benchmark = torch.backends.cudnn.benchmark
+    before = _determinism()
     try:
         yield
     finally:
         os.environ.clear()
         os.environ.update(environment)
-        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
-        torch.backends.cudnn.benchmark = benchmark
+        if (torch := sys.modules.get("torch")) is not None:
+            deterministic, warn_only, benchmark = before
+            torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+            torch.backends.cudnn.benchmark = benchmark
+
+
+def _determinism() -> tuple[bool, bool, bool]:
+    """Deterministic, only warned of, cuDNN's benchmark; torch's own defaults where it is not imported yet."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return False, False, False
+    return (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        torch.backends.cudnn.benchmark,
+    )
 
 
 @contextmanager

@@ -1,24 +1,19 @@
-"""The run of a command, the checkpoint that it starts from, and its last words."""
+"""The run of a command, and the checkpoint that it starts from."""
 
 from __future__ import annotations
 
 import json
 import os
-import shlex
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from typing import Any, final
 
 from verisal._files import left_behind
 from verisal.checkpoint import BRANCH_KEY, load_checkpoint, save_checkpoint
 from verisal.cli._rendezvous import started_group
 from verisal.errors import CheckpointError, ConfigError, VerisalError
 from verisal.reporting.run_folder import RunFolder, create_run_folder, find_run_of, open_run_folder
-
-if TYPE_CHECKING:
-    from lightning.pytorch.loggers import Logger
-
 
 # The first process hands folder and checkpoint to those that Lightning starts for the other devices.
 _HANDED_DOWN = "VERISAL_RUN"
@@ -185,12 +180,6 @@ def _state_of(checkpoint: Mapping[str, Any], path: Path) -> _State:
     return int(checkpoint.get(BRANCH_KEY, 0)), int(checkpoint["epoch"]), int(checkpoint["global_step"])
 
 
-def resume_command(stage: str, run: RunFolder, config: Path, weights: str) -> str:
-    """The command that goes on with a stopped fit, validate or test."""
-    words = ["verisal", stage, "--config", str(config), "--run_dir", str(run.path)]
-    return shlex.join([*words, *(["--resume", "auto"] if stage == "fit" else ["--ckpt_path", weights])])
-
-
 def _resumed(task: str, run_dir: Path | None, resume: str) -> Start:
     if resume == "auto":
         if run_dir is None:
@@ -230,59 +219,3 @@ def _attached(text: str) -> Start:
     return Start(
         RunFolder(Path(path), run_id, stage, continued), None if checkpoint is None else Path(checkpoint)
     )
-
-
-@final
-@dataclass
-class Command:
-    """Progress of a command, as its last words need it.
-
-    Attributes:
-        stage: the command.
-        run: its folder, once it is known; :meth:`begin` makes it.
-        opening: makes the folder and writes what it holds from the start.
-        begun: whether that has been done.
-        config: file with its full config.
-        weights: checkpoint of a validate or test, or ``none``.
-        loggers: loggers to close.
-    """
-
-    stage: str = ""
-    run: RunFolder | None = None
-    opening: Callable[[], None] | None = None
-    begun: bool = False
-    config: Path | None = None
-    weights: str = "none"
-    loggers: list[Logger] = field(default_factory=list)
-
-    def begin(self) -> None:
-        """Make the run's folder, once: a command that is refused before its first work leaves nothing."""
-        if self.opening is not None and not self.begun:
-            self.begun = True
-            self.opening()
-
-    def resume_hint(self) -> str:
-        """The command that goes on where this one stopped, with a connecting phrase; empty for predict."""
-        if self.run is None or self.config is None or self.stage == "predict":
-            return ""
-        if not self.begun:
-            self.loggers.clear()  # Nothing has been logged, and no run at W&B is opened for it.
-        try:
-            self.begin()
-        except (VerisalError, OSError):
-            return ""
-        return f"; go on with: {resume_command(self.stage, self.run, self.config, self.weights)}"
-
-    def where(self) -> str:
-        """The run folder, for a message."""
-        return f"; the run is in {self.run.path}" if self.run is not None and self.begun else ""
-
-    def close(self) -> None:
-        """End the loggers that hold something open."""
-        if not self.loggers:
-            return
-        from verisal.reporting import WandbSink
-
-        for logger in self.loggers:
-            if isinstance(logger, WandbSink):
-                logger.close()

@@ -9,16 +9,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from pathlib import Path
-from typing import Any, NoReturn, final
+from typing import Any
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
+from verisal.cli._options import SHOWN_BY
 from verisal.cli._refusals import explain
 from verisal.errors import ConfigError, VerisalError
-
-SHOWN_BY = "VERISAL_TRACEBACK=1 shows where"
-"""Words after a sentence that stands for a traceback."""
 
 _SEEDS = 2**32
 # Least values of what the trainer takes whatever they are, and then divides by or never reaches.
@@ -44,7 +42,6 @@ _RANGES = {
     "seed": (0, _SEEDS - 1),
 }
 _LONGEST = 60
-_SUFFIXES = (".yaml", ".yml", ".json")
 # Key in the config, and settings by name.
 Place = tuple[str, Mapping[str, object]]
 
@@ -115,21 +112,6 @@ def _check_configs(words: Sequence[str]) -> None:
         if not isinstance(content, dict):
             found = "nothing" if content is None else f"a {type(content).__name__}"
             raise ConfigError(f"--config {path} holds {found}; expected names of settings and their values")
-
-
-def check_paths(**given: str | Sequence[str] | None) -> None:
-    """Raise unless every path is the name of something.
-
-    Args:
-        given: by option: a path, several, or None where the option was left out.
-
-    Raises:
-        ConfigError: nothing but blanks, or what no file can be called.
-    """
-    for name, value in given.items():
-        for path in [value] if isinstance(value, str) else value or ():
-            if not path.strip() or "\0" in path:
-                raise ConfigError(f"{name}: expected a path, found {path!r}")
 
 
 def check_seed(seed: object) -> None:
@@ -259,88 +241,3 @@ def _classes(key: str, value: object) -> Iterator[tuple[str, str, Mapping[str, o
 def _chosen(own: type, given: Mapping[str, object]) -> dict[str, object]:
     usual = inspect.signature(own).parameters
     return {name: value for name, value in given.items() if name in usual and value != usual[name].default}
-
-
-def refuse_repeated_keys(arguments: Sequence[str]) -> None:
-    """Look at every YAML or JSON file that a command line names, as a word or behind ``=``.
-
-    Raises:
-        ConfigError: a key stands twice in one mapping; names the file, the key and both lines. What is wrong
-            with a file otherwise is left to its reader.
-    """
-    for word in arguments:
-        path = Path(word.partition("=")[2] if word.startswith("-") else word)
-        if path.suffix.lower() in _SUFFIXES and path.is_file():
-            _refuse(path)
-
-
-def _refuse(path: Path) -> None:
-    import yaml
-
-    try:
-        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    except (OSError, UnicodeError, yaml.YAMLError, RecursionError):
-        return
-    for key, first, second in _repeated(root, set()):
-        raise ConfigError(f"{path}: the key {key!r} stands twice, in lines {first} and {second}; keep one")
-
-
-def _repeated(node: object, seen: set[int]) -> Iterator[tuple[str, int, int]]:
-    """Key and both lines of everything that stands twice below a node."""
-    from yaml import MappingNode, ScalarNode, SequenceNode
-
-    # Aliases lead to a node that was met before.
-    if id(node) in seen:
-        return
-    seen.add(id(node))
-    if isinstance(node, SequenceNode):
-        for value in node.value:
-            yield from _repeated(value, seen)
-    elif isinstance(node, MappingNode):
-        lines: dict[str, int] = {}
-        for key, value in node.value:
-            if isinstance(key, ScalarNode):
-                line = key.start_mark.line + 1
-                if key.value in lines:
-                    yield key.value, lines[key.value], line
-                lines.setdefault(key.value, line)
-            yield from _repeated(value, seen)
-
-
-@final
-class Options(argparse.ArgumentParser):
-    """A parser that raises instead of printing its usage and ending the process."""
-
-    def error(self, message: str) -> NoReturn:
-        """Refuse the words of a command.
-
-        Raises:
-            ConfigError: always.
-        """
-        raise ConfigError(f"{message} (see {self.prog} --help)")
-
-
-def path_word(word: str) -> str:
-    """A path.
-
-    Raises:
-        ArgumentTypeError: nothing, or what no file can be called.
-    """
-    if not word.strip() or "\0" in word:
-        raise argparse.ArgumentTypeError(f"expected a path, found {word!r}")
-    return word
-
-
-def count(word: str) -> int:
-    """A whole number from 1.
-
-    Raises:
-        ArgumentTypeError: anything else.
-    """
-    try:
-        number = int(word)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1, found {word!r}")
-    return number

@@ -20,7 +20,8 @@ from torch import Tensor, distributed
 
 from verisal._files import write_atomic
 from verisal.callbacks.checkpoints import Monitored
-from verisal.cli._runs import Command, process_rank
+from verisal.cli._command import Command
+from verisal.cli._runs import process_rank
 from verisal.errors import ConfigError
 
 _MOST_VALUES = 6

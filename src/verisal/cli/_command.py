@@ -1,0 +1,78 @@
+"""Progress of a command, and its last words; imports nothing heavy, for every command has one."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, final
+
+from verisal.errors import VerisalError
+
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import Logger
+
+    from verisal.reporting.run_folder import RunFolder
+
+
+@final
+@dataclass
+class Command:
+    """Progress of a command, as its last words need it.
+
+    Attributes:
+        stage: the command.
+        run: its folder, once it is known; :meth:`begin` makes it.
+        opening: makes the folder and writes what it holds from the start.
+        begun: whether that has been done.
+        config: file with its full config.
+        weights: checkpoint of a validate or test, or ``none``.
+        loggers: loggers to close.
+    """
+
+    stage: str = ""
+    run: RunFolder | None = None
+    opening: Callable[[], None] | None = None
+    begun: bool = False
+    config: Path | None = None
+    weights: str = "none"
+    loggers: list[Logger] = field(default_factory=list)
+
+    def begin(self) -> None:
+        """Make the run's folder, once: a command that is refused before its first work leaves nothing."""
+        if self.opening is not None and not self.begun:
+            self.begun = True
+            self.opening()
+
+    def resume_hint(self) -> str:
+        """The command that goes on where this one stopped, with a connecting phrase; empty for predict."""
+        if self.run is None or self.config is None or self.stage == "predict":
+            return ""
+        if not self.begun:
+            self.loggers.clear()  # Nothing has been logged, and no run at W&B is opened for it.
+        try:
+            self.begin()
+        except (VerisalError, OSError):
+            return ""
+        return f"; go on with: {resume_command(self.stage, self.run, self.config, self.weights)}"
+
+    def where(self) -> str:
+        """The run folder, for a message."""
+        return f"; the run is in {self.run.path}" if self.run is not None and self.begun else ""
+
+    def close(self) -> None:
+        """End the loggers that hold something open."""
+        if not self.loggers:
+            return
+        from verisal.reporting import WandbSink
+
+        for logger in self.loggers:
+            if isinstance(logger, WandbSink):
+                logger.close()
+
+
+def resume_command(stage: str, run: RunFolder, config: Path, weights: str) -> str:
+    """The command that goes on with a stopped fit, validate or test."""
+    words = ["verisal", stage, "--config", str(config), "--run_dir", str(run.path)]
+    return shlex.join([*words, *(["--resume", "auto"] if stage == "fit" else ["--ckpt_path", weights])])

@@ -1,0 +1,86 @@
+"""Options of the commands that argparse reads; nothing heavy is imported before they are known to fit."""
+
+from __future__ import annotations
+
+from verisal.cli._options import Options, count, path_word
+
+ANNOTATIONS = ("csv", "coco", "voc", "masks")
+"""Forms of annotations of one's own images."""
+
+KNOWN_SETS = (
+    "cifar10", "cifar100", "cub", "fashion-mnist", "imagenet", "imagenette", "mnist", "pascal-voc", "pet",
+    "stl10", "svhn",
+)  # fmt: skip
+"""Published data sets that ``verisal data check`` knows by name."""
+
+
+def data_parser() -> Options:
+    """Parser of ``verisal data``."""
+    parser = Options("verisal data", description="Look at a data set before anything is computed on it.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    check = commands.add_parser(
+        "check",
+        help="read every image and annotation and list every problem",
+        description="Read every image and annotation of a data set and list every problem.",
+        epilog="""examples:
+  verisal data check photos
+  verisal data check photos --annotations boxes.csv --format csv
+  verisal data check VOC2012 --format pascal-voc""",
+    )
+    check.add_argument("path", type=path_word, help="folder of the images, or of a known data set")
+    check.add_argument("--annotations", type=path_word, help="file or folder of boxes, masks or labels")
+    check.add_argument(
+        "--format",
+        choices=(*ANNOTATIONS, *KNOWN_SETS),
+        metavar="FORMAT",
+        help=f"of the annotations ({', '.join(ANNOTATIONS)}), or a known data set ({', '.join(KNOWN_SETS)})",
+    )
+    check.add_argument(
+        "--labels",
+        choices=("folders", "annotations", "none"),
+        help="where classes come from (default: the class folders; where there are none, the annotations)",
+    )
+    check.add_argument("--classifier", help="compare the classes with those of this classifier")
+    check.add_argument(
+        "--against",
+        nargs="+",
+        type=path_word,
+        default=[],
+        metavar="FOLDER",
+        help="folders of images for other splits, with which the data set may share no picture",
+    )
+    check.add_argument("--max-pixels", type=count, help="largest width times height that is decoded")
+    return parser
+
+
+def export_parser() -> Options:
+    """Parser of ``verisal export``."""
+    parser = Options(
+        "verisal export",
+        description="Write the best weights of a run as safetensors and a JSON card, which hold no code.",
+        epilog="""example:
+  verisal export runs/classifier/latest --output weights""",
+    )
+    parser.add_argument(
+        "run",
+        type=path_word,
+        help="folder of a classifier, masker or detector run, or one of its checkpoints",
+    )
+    parser.add_argument(
+        "--output", required=True, type=path_word, help="folder for model.safetensors and model.json"
+    )
+    return parser
+
+
+def configs_parser() -> Options:
+    """Parser of ``verisal configs``."""
+    parser = Options(
+        "verisal configs",
+        description="List the configs that come with verisal, or print one of them.",
+        epilog="""examples:
+  verisal configs
+  verisal configs detector > mine.yaml     a copy to change: verisal fit --config mine.yaml
+  verisal configs study                    those of one folder""",
+    )
+    parser.add_argument("name", nargs="?", type=path_word, help="one of the list: its text is printed")
+    return parser
