@@ -188,7 +188,7 @@ def test_a_word_that_is_no_folder_stays_a_class(tmp_path, monkeypatch):
 @pytest.mark.parametrize("words", [["--model={}"], ["--model", "{}"]])
 def test_a_place_that_is_not_there_is_told_in_one_sentence(place, words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert main(["test", *(word.format(place) for word in words), "--config", "some.yaml"]) == 2
+    assert main(["test", *(word.format(place) for word in words), "--config", "classifier"]) == 2
     told = capsys.readouterr().err
     assert told.startswith(f"verisal: error: {Path(place)} does not exist; give the folder of a run")
     assert len(told.splitlines()) == 1
@@ -198,7 +198,7 @@ def test_a_folder_of_something_else_is_told_in_one_sentence(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").write_bytes(b"")
-    assert main(["test", "--model", "photos", "--config", "some.yaml"]) == 2
+    assert main(["test", "--model", "photos", "--config", "classifier"]) == 2
     told = capsys.readouterr().err
     assert told.startswith("verisal: error: photos is no run, checkpoint (.ckpt) or export (.safetensors)")
     assert len(told.splitlines()) == 1
