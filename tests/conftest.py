@@ -50,7 +50,7 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture
 def without_figures(monkeypatch):
     """Reports without pictures, for commands that are run for their numbers: drawing takes longest."""
-    monkeypatch.setattr("verisal.callbacks.report._draw", lambda *given: None)
+    monkeypatch.setattr("verisal.callbacks.report.draw_run", lambda *given: ())
     monkeypatch.setattr("verisal.callbacks.report.panels_of", lambda *given: {})
 
 

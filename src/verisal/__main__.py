@@ -6,6 +6,7 @@ one line.
 
 import os
 import sys
+import time
 from typing import NoReturn, Optional, Sequence  # noqa: UP035 - must run on an old Python
 
 __all__ = ["entry"]
@@ -13,13 +14,14 @@ __all__ = ["entry"]
 
 def entry() -> NoReturn:
     """Check the installation, then run the command line; exits with its code."""
+    began = time.perf_counter()
     _open_standard_streams()
     problem = _python_problem(sys.version_info[:3]) or _torch_problem(_torch_version())
     if problem:
         sys.exit(_refused(problem))
     from verisal.cli import main
 
-    sys.exit(main())
+    sys.exit(main(began=began))
 
 
 def _open_standard_streams() -> None:

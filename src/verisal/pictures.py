@@ -162,6 +162,21 @@ def png(pixels: Pixels, *, colours: int | None = None) -> bytes:
     return content.getvalue()
 
 
+def reduced_png(pixels: Pixels, *, scale: float, colours: int) -> bytes:
+    """A smaller PNG file of ``(H, W, 3)`` pixels.
+
+    Args:
+        pixels: what to write.
+        scale: share of width and height that is left, in (0, 1].
+        colours: as of :func:`png`.
+    """
+    from PIL import Image
+
+    size = tuple(max(1, round(scale * side)) for side in (pixels.shape[1], pixels.shape[0]))
+    picture = as_picture(pixels).resize((size[0], size[1]), Image.Resampling.LANCZOS)
+    return png(np.asarray(picture), colours=colours)
+
+
 def as_picture(pixels: Pixels) -> Image.Image:
     """``(H, W, 3)`` pixels as Pillow has them."""
     from PIL import Image

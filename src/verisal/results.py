@@ -110,6 +110,8 @@ class Curve:
         y_label: axis title with unit.
         n: images of which it is the mean; None where it is none.
         ticks: names of the N positions on the x axis, where they are things and no numbers.
+        low: ``(N,)`` lower end of a 95 % interval at every point, or None.
+        high: ``(N,)`` upper end, or None.
     """
 
     figure: str
@@ -120,6 +122,8 @@ class Curve:
     y_label: str
     n: int | None = None
     ticks: tuple[str, ...] = ()
+    low: Tensor | None = None
+    high: Tensor | None = None
 
     __repr__ = brief
 
@@ -133,12 +137,15 @@ class Histogram:
         groups: group name to ``(N,)`` scores.
         x_label: axis title.
         thresholds: name to position of a vertical line, e.g. ``FPR 5 %``.
+        roles: group name to what its images are, by which it is coloured: ``clean``, ``benign`` (changed, but
+            not by an attack), ``attack`` (that fooled the classifier) or ``failed`` (that did not).
     """
 
     figure: str
     groups: Mapping[str, Tensor]
     x_label: str
     thresholds: Mapping[str, float]
+    roles: Mapping[str, str] = field(default_factory=dict)
 
     __repr__ = brief
 
@@ -250,6 +257,7 @@ class Evaluation:
         notes: sentences that a reader of the table must know, e.g. "FPR 1 % not supported: ...".
         headline: column title of the main table to ``<metric>/<group>`` of the scores in it, in order.
         logged: names of scores to the names under which loggers have them, where these are others.
+        summary: what was found, in sentences, the most important one first.
     """
 
     split: str
@@ -265,6 +273,7 @@ class Evaluation:
     notes: tuple[str, ...] = ()
     headline: Mapping[str, str] = field(default_factory=dict)
     logged: Mapping[str, str] = field(default_factory=dict)
+    summary: tuple[str, ...] = ()
 
     __repr__ = brief
 

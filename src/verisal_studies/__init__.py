@@ -7,6 +7,7 @@ from verisal_studies.decoy_grid import DecoyGrid
 from verisal_studies.decoys import DecoyStudy
 from verisal_studies.input_perturbations import InputPerturbations
 from verisal_studies.map_robustness import MapRobustness
+from verisal_studies.page_callback import StudyPage
 from verisal_studies.patch_localisation import PatchLocalisation
 from verisal_studies.reliable_detection import ReliableDetection
 from verisal_studies.reliable_saliency import ReliableSaliency
@@ -15,7 +16,6 @@ from verisal_studies.study import (
     Section,
     Study,
     StudyFigure,
-    StudyPage,
     StudyResult,
     Verdict,
     page_text,

@@ -12,6 +12,7 @@ from torch import Tensor
 from verisal.errors import ConfigError
 from verisal.functional.statistics import Bootstrap
 from verisal.functional.statistics.detection import resampled_mean
+from verisal.reporting.escaping import markdown_code
 from verisal.results import Evaluation, Score, ScoreName
 
 Better = Literal["low", "high"]
@@ -151,12 +152,14 @@ def cell(score: Score) -> str:
 
 def quoted(names: Iterable[str]) -> str:
     """Names as code, with commas between."""
-    return ", ".join(f"`{name}`" for name in names)
+    return ", ".join(map(markdown_code, names))
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]] | Mapping[str, Sequence[str]]) -> str:
     """Lines of Markdown; of a mapping the names, as code, are the first column."""
-    listed = [[f"`{name}`", *cells] for name, cells in rows.items()] if isinstance(rows, Mapping) else rows
+    listed = (
+        [[markdown_code(name), *cells] for name, cells in rows.items()] if isinstance(rows, Mapping) else rows
+    )
     lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in listed)])
 
@@ -266,7 +269,7 @@ def sensitivity_under(kind: str, *, aimed: bool) -> str:
 def counted_images(names: Iterable[str]) -> str:
     """Number of images, and the first name, which tells data set and split."""
     listed = sorted(names, key=lambda name: (len(name), name))
-    return f"{len(listed)}, `{listed[0]}` and on"
+    return f"{len(listed)}, {markdown_code(listed[0])} and on"
 
 
 def is_halved(ours: Score, plain: Score) -> bool:

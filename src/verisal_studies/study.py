@@ -8,16 +8,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import ClassVar, Final, Literal, final
-
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.trainer.states import TrainerFn
+from typing import ClassVar, Final, Literal
 
 from verisal._files import write_atomic
-from verisal.callbacks.report import evaluation_of
 from verisal.errors import ConfigError
 from verisal.pictures import Pixels, write_png
-from verisal.reporting import CsvSink
+from verisal.reporting.escaping import without_html
 from verisal.results import Evaluation
 
 Verdict = Literal["holds", "holds in part", "does not hold here", "cannot be said"]
@@ -195,46 +191,13 @@ def _in_one_line(words: str) -> str:
     return words.strip().replace("\n", " ")
 
 
-_COLOURS: Final = 64
-
-
-@final
-class StudyPage(Callback):
-    """Judges the claims of a study by the scores of task and callbacks, after a validate or test run.
-
-    The page is ``study.md`` in the run's folder, its pictures in ``study/`` beside it. Rank zero alone does.
-
-    Args:
-        study: reads the evaluation.
-        page: where else the page goes, e.g. into the documentation; None for nowhere.
-    """
-
-    def __init__(self, study: Study, *, page: Path | str | None = None) -> None:
-        super().__init__()
-        self.study, self.page = study, None if page is None else Path(page)
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the page of a validate run."""
-        if trainer.state.fn is not TrainerFn.FITTING:
-            self._write(trainer, pl_module)
-
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the page of a test run."""
-        self._write(trainer, pl_module)
-
-    def _write(self, trainer: Trainer, module: LightningModule) -> None:
-        evaluation = evaluation_of(trainer, module) if trainer.is_global_zero else None
-        if evaluation is None:
-            return
-        result = self.study.result(evaluation)
-        folders = [Path(logger.save_dir) for logger in trainer.loggers if isinstance(logger, CsvSink)]
-        for path in [*(folder / "study.md" for folder in folders), *([self.page] if self.page else [])]:
-            write_page(result, path)
+#: Of the pictures of a page, at most.
+COLOURS: Final = 64
 
 
 def page_text(result: StudyResult, figures: str) -> str:
-    """The page, whose pictures lie in the folder ``figures``."""
-    return "\n".join(_lines(result, figures)) + "\n"
+    """The page, whose pictures lie in the folder ``figures``; HTML in names shows as text."""
+    return without_html("\n".join(_lines(result, figures)) + "\n")
 
 
 def write_page(result: StudyResult, path: Path) -> None:
@@ -243,7 +206,7 @@ def write_page(result: StudyResult, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     for section in result.sections:
         for figure in section.figures:
-            write_png(figure.pixels, folder / f"{figure.name}.png", colours=_COLOURS)
+            write_png(figure.pixels, folder / f"{figure.name}.png", colours=COLOURS)
     write_atomic(path, page_text(result, folder.name).encode())
 
 
@@ -252,15 +215,20 @@ def _lines(result: StudyResult, figures: str) -> Iterator[str]:
     yield from ("```", *result.commands, "```", "")
     yield from ("## Claim", "", result.claim, "", "## Setting", "", "| | |", "|---|---|")
     yield from (f"| {name} | {value} |" for name, value in result.setting.items())
-    yield from ("", "## Verdicts", "", "| claim | holds when | verdict | evidence |", "|---|---|---|---|")
-    for finding in result.findings:
-        yield f"| {finding.claim} | {finding.rule} | **{finding.verdict}** | {finding.evidence} |"
+    yield from ("", "## Verdicts", "", *verdict_lines(result))
     for section in result.sections:
         yield from ("", f"## {section.title}")
         for figure in section.figures:
             yield from ("", f"![{figure.text}]({figures}/{figure.name}.png)")
         if section.text:
             yield from ("", section.text.strip())
+
+
+def verdict_lines(result: StudyResult) -> Iterator[str]:
+    """The table of the claims and what became of them, in Markdown."""
+    yield from ("| claim | holds when | verdict | evidence |", "|---|---|---|---|")
+    for finding in result.findings:
+        yield f"| {finding.claim} | {finding.rule} | **{finding.verdict}** | {finding.evidence} |"
 
 
 def verdicts_of_page(path: Path) -> dict[str, tuple[str, str]]:

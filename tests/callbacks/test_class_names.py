@@ -69,7 +69,7 @@ def test_attacked_images_and_plots_have_the_names_and_what_is_predicted_under_th
     place = "(?:left|right) (?:upper|lower)"
     for caption in words:
         label, before, after, fate = re.fullmatch(
-            f"class ({place}), predicted ({place}) without noise and ({place}) under fgsm: (.+)", caption
+            f"labelled ({place}), predicted ({place}) without noise and ({place}) under fgsm: (.+)", caption
         ).groups()
         expected = "fools the classifier" if label != after else "does not fool it"
         assert fate == (expected if label == before else "wrong from the start")

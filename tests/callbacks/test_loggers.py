@@ -177,7 +177,7 @@ def test_pictures_of_maps_arrive_everywhere(stored, history, tensorboard, mlflow
     assert len(shown) == 2
     assert shown[1]["panels/saliency/count"] == 2
     assert "epoch 1, step 5: " in shown[1]["panels/saliency/captions"][0]
-    words = r"class (ant|bee|cat|dog), predicted and explained (ant|bee|cat|dog)"
+    words = r"labelled (ant|bee|cat|dog), predicted and explained (ant|bee|cat|dog)"
     assert re.search(words, shown[1]["panels/saliency/captions"][0])
     assert len(list(stored.root.glob("wandb/offline-run-*/files/media/images/panels/*saliency*.png"))) == 6
     for number in (0, 1):

@@ -130,6 +130,7 @@ def test_a_test_leaves_the_whole_report(tmp_path, loader, capsys):
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "config.yaml",
         "figures",
+        "report.html",
         "report.json",
         "report.md",
         "samples.csv",
@@ -144,7 +145,9 @@ def test_a_test_leaves_the_whole_report(tmp_path, loader, capsys):
     assert content["metrics"]["test/masks/auroc/cw_l2"]["value"] == 0.75
     assert content["seed"] == 7
     assert content["config"]["model"] == {"lr": 0.5}
-    assert list(content["wall_times"]) == ["test"]
+    times = content["wall_times"]
+    assert list(times) == ["preparation", "test", "figures", "total"]
+    assert times["total"] >= sum(times.values()) - times["total"] - 0.002
     assert "0.700-0.800" in capsys.readouterr().out
     (publication, _, _) = recorder.published[0]
     assert len(recorder.published) == 1
@@ -168,7 +171,9 @@ def test_a_validate_run_never_replaces_the_result_of_a_test(tmp_path, loader, ca
     assert "val/masks/auroc/cw_l2" in json.loads((tmp_path / "report.val.json").read_text())["metrics"]
     assert (tmp_path / "samples.val.csv").exists()
     said = [record.getMessage() for record in caplog.records if "report" in record.getMessage()]
-    assert said == [f"the report is {tmp_path / name}" for name in ("report.md", "report.val.md")]
+    assert said == [
+        f"the report is {tmp_path / name}.html, as text {name}.md" for name in ("report", "report.val")
+    ]
     assert (tmp_path / "figures" / "val_roc_cw_l2.png").exists()
 
 

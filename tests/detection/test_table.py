@@ -324,8 +324,14 @@ def test_histogram_holds_the_defined_scores_of_every_group():
     scores = draw()
     scores[2][0, 1] = math.nan
     histogram = detection_histogram(
-        table_of(scores), row=1, name="max_softmax", groups=GROUPS, thresholds={0.05: 1.5, 0.01: None}
+        table_of(scores),
+        row=1,
+        name="max_softmax",
+        groups=GROUPS,
+        roles=ROLES,
+        thresholds={0.05: 1.5, 0.01: None},
     )
+    assert histogram.roles["cw_l2_failed"] == "failed"
     assert histogram.figure == "scores_max_softmax"
     assert {name: len(values) for name, values in histogram.groups.items()} == {
         "clean": 20,

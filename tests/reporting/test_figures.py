@@ -1,5 +1,6 @@
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from verisal.errors import DataError
 from verisal.pictures import Canvas, write_png
 from verisal.reporting import draw_curves, draw_histograms, draw_roc
 from verisal.reporting.figures import panel_pixels
+from verisal.reporting.lines import look
 from verisal.results import Curve, Histogram
 
 
@@ -57,8 +59,9 @@ def test_roc_names_every_detector_with_its_auroc(tmp_path, monkeypatch):
     words = [text.get_text() for text in texts(figure)]
     assert all(words.count(entry) == 1 for entry in legend.values())
     assert_nothing_clipped(figure)
-    styles = {(line.get_color(), line.get_linestyle()) for line in figure.axes[0].lines[:10]}
+    styles = {(line.get_marker(), line.get_linestyle()) for line in figure.axes[0].lines[:10]}
     assert len(styles) == 10
+    assert all(a.marker != b.marker and a.style != b.style for a, b in pairwise(map(look, range(32))))
 
 
 def test_curves(tmp_path, monkeypatch):
@@ -98,7 +101,7 @@ def test_histograms_share_one_axis_and_say_how_many_lie_beyond_the_thresholds(tm
     figure = kept_figure(monkeypatch, lambda: draw_histograms(histogram, tmp_path / "a.png", title="scores"))
     found = texts(figure)
     words = [text.get_text() for text in found]
-    assert {"10.0% / 10.0%", "50.0% / 50.0%", "clean\nn = 10", "cw_l2\nn = 2, 2 not finite"} <= set(words)
+    assert {"10.0% / 10.0%", "50.0% / 50.0%", "clean\nn = 10", "C&W L2\nn = 2, 2 not finite"} <= set(words)
     assert_nothing_clipped(figure)
     left, right = (
         next(box for text, box in found.items() if text.get_text() == name) for name in ("FPR 5 %", "FPR 1 %")
@@ -106,6 +109,47 @@ def test_histograms_share_one_axis_and_say_how_many_lie_beyond_the_thresholds(tm
     assert left.x1 <= right.x0 + 1
     heights = figure.axes[0].patches[0].get_data().values
     assert heights.sum() == pytest.approx(1.0)  # scores beyond the ends count in the outermost bars
+
+
+def test_colours_of_a_histogram_say_what_the_images_are(tmp_path, monkeypatch):
+    roles = {
+        "cw_l2_failed": "failed",
+        "pgd": "attack",
+        "clean": "clean",
+        "cw_l2": "attack",
+        "noise": "benign",
+    }
+    histogram = Histogram("scores", {name: torch.arange(9.0) for name in roles}, "score", {}, roles)
+    figure = kept_figure(monkeypatch, lambda: draw_histograms(histogram, tmp_path / "a.png", title="scores"))
+    strips = [(axes.get_ylabel().split("\n")[0], axes.patches[0]) for axes in figure.axes]
+    assert [name for name, _ in strips] == ["clean", "noise", "PGD", "C&W L2", "C&W L2 failed"]
+    fills = {name: (patch.get_facecolor(), patch.get_hatch()) for name, patch in strips}
+    assert fills["PGD"] == fills["C&W L2"]
+    assert len(set(fills.values())) == 4
+    words = [text.get_text() for text in texts(figure)]
+    assert {"clean", "attacked in vain", "attacked, the classifier was fooled"} <= set(words)
+    assert_nothing_clipped(figure)
+
+
+def test_curves_have_the_bands_of_their_intervals(tmp_path, monkeypatch):
+    line = curve("deletion", "masks")
+    banded = replace(line, low=line.y - 0.1, high=line.y + 0.1, n=64)
+    figure = kept_figure(
+        monkeypatch, lambda: draw_curves([banded], tmp_path / "a.png", legend={}, title="deletion")
+    )
+    (band,) = figure.axes[0].collections
+    low, high = band.get_datalim(figure.axes[0].transData).intervaly
+    assert (low, high) == pytest.approx((-0.1, 1.1))
+    assert figure.axes[0].get_xlabel().endswith("(mean of 64 images; bands: 95 % intervals)")
+
+
+def test_dollars_in_names_are_no_formulas(tmp_path):
+    line = curve(r"$\frac$", r"$\frac$")
+    histogram = Histogram(r"$\frac$", {r"$\frac$": torch.arange(9.0)}, "score", {})
+    draw_curves([line], tmp_path / "a.png", legend={}, title=r"$\frac$")
+    draw_roc([line], tmp_path / "b.png", legend={}, title=r"$\frac$")
+    draw_histograms(histogram, tmp_path / "c.png", title=r"$\frac$")
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_nothing_to_draw_is_an_error(tmp_path):

@@ -9,14 +9,9 @@ from rich.console import Console
 
 from helpers.evaluations import evaluation
 from verisal.errors import DataError
-from verisal.reporting.report import (
-    RunFacts,
-    installed_versions,
-    print_results,
-    result_table,
-    write_report,
-    write_samples,
-)
+from verisal.reporting.blocks import blocks_of
+from verisal.reporting.facts import Clock, RunFacts, installed_versions
+from verisal.reporting.report import print_results, result_table, write_report, write_samples
 from verisal.results import Evaluation, Score
 
 FACTS = RunFacts(seed=3, config={"a": {"b": 1}}, wall_times={"fit": 12.34567}, versions={"torch": "2.15.0"})
@@ -60,8 +55,9 @@ def test_too_few_images_are_said_in_the_place_of_an_interval(tmp_path):
     found = Evaluation("val", scores)
     write_report(tmp_path, found, facts=FACTS)
     lines = (tmp_path / "report.md").read_text().splitlines()
-    assert "| a | 0.500 [too few] (n = 9 + 1) |" in lines
-    assert "| b | 0.500 [0.250, 0.750] (n = 90) |" in lines
+    assert "| | images | all |" in lines
+    assert "| a | n = 9 + 1 | 0.500 [too few] |" in lines
+    assert "| b | n = 90 | 0.500 [0.250, 0.750] |" in lines
     assert "[too few]: so few images have no interval that holds as often as it says." in lines
     metrics = json.loads((tmp_path / "report.json").read_text())["metrics"]
     assert metrics["val/a/area"] == {
@@ -90,9 +86,12 @@ def test_equal_scores_give_equal_bytes_whatever_their_order(tmp_path):
 
 
 def test_markdown_has_detectors_by_attacks_and_notes_first(tmp_path):
-    write_report(tmp_path, evaluation(), facts=FACTS)
+    found = dataclasses.replace(evaluation(), summary=("masks finds 94 % of the attacked images.",))
+    write_report(tmp_path, found, facts=FACTS)
     lines = (tmp_path / "report.md").read_text().splitlines()
-    assert lines[2:5] == [
+    assert lines[2:7] == [
+        "masks finds 94 % of the attacked images.",
+        "",
         "**Read this first**",
         "",
         "- FPR 1 % not supported: 64 validation images, 1000 needed",
@@ -107,6 +106,45 @@ def test_markdown_has_detectors_by_attacks_and_notes_first(tmp_path):
         "## Images",
         "## Run",
     ]
+
+
+def counts_of(scores):
+    """What a report of scores says of its images, and where."""
+    block = next(iter(blocks_of(Evaluation("test", scores).scores)))
+    found = block.counts()
+    return found.place, dict(found.words)
+
+
+def test_counts_are_said_as_seldom_as_they_can_be():
+    def scores(*counts):
+        cells = zip(["a/auroc/x", "a/auroc/y", "b/auroc/x", "b/auroc/y"], counts, strict=True)
+        return {f"test/{name}": Score(0.5, 0.4, 0.6, n) for name, n in cells}
+
+    assert counts_of(scores(7, 7, 7, 7)) == ("all", {"": "n = 7"})
+    assert counts_of(scores(7, 8, 7, 8)) == ("columns", {"x": "n = 7", "y": "n = 8"})
+    assert counts_of(scores(7, 7, 8, 8)) == ("rows", {"a": "n = 7", "b": "n = 8"})
+    assert counts_of(scores(7, 8, 9, 7)) == ("cells", {})
+
+
+def test_a_table_of_many_equal_counts_names_them_once(tmp_path):
+    names = [f"test/row{row}/auroc/attack{column}" for row in range(6) for column in range(5)]
+    write_report(
+        tmp_path, Evaluation("test", {name: Score(0.5, 0.4, 0.6, 12) for name in names}), facts=FACTS
+    )
+    text = (tmp_path / "report.md").read_text()
+    assert text.count("n = 12") == 1
+    assert text.count("0.500 [0.400, 0.600]") == 30
+
+
+def test_all_time_is_counted_for_something(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    clock = Clock(60.0)
+    for name, at in (("preparation", 100.0), ("fit", 190.0), ("preparation", 200.0), ("test", 260.0)):
+        now[0] = at
+        clock.count(name)
+    assert clock.times() == {"preparation": 50.0, "fit": 90.0, "test": 60.0, "total": 200.0}
+    assert RunFacts(wall_times=clock.times()).times()["total"] == "3 min 20 s"
 
 
 def test_printed_table_shows_auroc_with_intervals_and_notes():
@@ -140,7 +178,7 @@ def test_colours_on_a_terminal_only(monkeypatch):
 
 def test_a_task_without_auroc_has_all_its_scores_printed():
     text = printed(Evaluation("test", {"test/classifier/accuracy/clean": Score(0.96, 0.94, 0.98, 500)}))
-    assert "accuracy (test" in text
+    assert "Accuracy (test" in text
     assert ["classifier", "0.960"] in [line.split() for line in text.splitlines()]
 
 

@@ -51,7 +51,7 @@ class SaliencyPanels(ExplainingCallback):
         batch = seen.batch
         for row, image_id in enumerate(batch.image_ids):
             label = int(batch.labels[row])
-            known = f"class {name_of_class(epoch, label)}, " if label >= 0 else ""
+            known = f"labelled {name_of_class(epoch, label)}, " if label >= 0 else ""
             caption = f"{known}predicted and explained {name_of_class(epoch, int(seen.query_class[row]))}"
             own = {name: drawn[row] for name, drawn in maps.items()}
             image = _to_show(batch.images[row], self.display_channels)
@@ -159,10 +159,9 @@ def gathered(panels: Sequence[SaliencyPanel]) -> list[SaliencyPanel]:
 
 
 def name_of_class(epoch: Epoch, number: int) -> str:
-    """Name of a class in captions, its number where nobody has named it."""
-    return class_name(
-        number, epoch.classifier.given_names if isinstance(epoch.classifier, Classifier) else ()
-    )
+    """Name of a class in captions, ``class 7`` where nobody has named it."""
+    names = epoch.classifier.given_names if isinstance(epoch.classifier, Classifier) else ()
+    return class_name(number, names) if names else f"class {number}"
 
 
 def by_name(image_id: str) -> list[tuple[int, str]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -23,11 +22,12 @@ from verisal.callbacks.explaining.publishing import (
     panels_of,
     step_and_epoch,
 )
-from verisal.pictures import write_png
-from verisal.reporting import Picture, Publication, draw_curves, draw_histograms, draw_roc
+from verisal.reporting import Publication
+from verisal.reporting.drawn import draw_run
+from verisal.reporting.facts import Clock, RunFacts, installed_versions, machine_words
 from verisal.reporting.loggers import Outlets, folder_of
 from verisal.reporting.publication import merge_evaluations
-from verisal.reporting.report import RunFacts, installed_versions, print_results, write_report, write_samples
+from verisal.reporting.report import print_results, write_report, write_samples
 from verisal.results import Evaluates, Evaluation, MaskPanel, SaliencyPanel
 from verisal.types import check_range
 
@@ -46,10 +46,14 @@ class ReportRun(Callback):
     Rank zero alone does.
 
     After each validation epoch of a fit: one chart per figure name and the pictures of maps to all loggers,
-    those of attacked images once per run. After a test: ``figures/*.png``, ``report.json``, ``report.md``,
-    ``samples.csv``, the main table on the terminal, and tables, curves and panels to all loggers. A
-    ``validate`` run writes the same as ``report.val.json`` and so on, so that it never replaces the result of
-    a test. Files come before loggers. :func:`.publish` says what each logger gets.
+    those of attacked images once per run. After a test: ``figures/*.png``, ``report.html`` (one file that can
+    be sent), ``report.md``, ``report.json``, ``samples.csv``, the main table on the terminal, and tables,
+    curves and panels to all loggers. A ``validate`` run writes the same as ``report.val.html`` and so on, so
+    that it never replaces the result of a test. Files come before loggers. :func:`.publish` says what each
+    logger gets.
+
+    Wall times in reports are those of the whole run: what comes before the training (imports, data, attacks)
+    is its preparation.
 
     Tasks and callbacks that are no :class:`.Evaluates`, or have no evaluation, are left alone.
 
@@ -57,13 +61,22 @@ class ReportRun(Callback):
         run_dir: folder of the run; None for the one of the trainer's first logger, where Lightning keeps
             checkpoints, or without a logger the trainer's ``default_root_dir``.
         max_panels: panels of every kind that are drawn and sent at most.
+        command: that started the run, for the report; empty where there is none.
+        began: when it was started, by ``time.perf_counter``; by default when this callback was made.
 
     Attributes:
         folder: that of the run, known when a run begins.
         outlets: the loggers; knows which of them failed how often.
     """
 
-    def __init__(self, run_dir: Path | None = None, *, max_panels: int = 8) -> None:
+    def __init__(
+        self,
+        run_dir: Path | None = None,
+        *,
+        max_panels: int = 8,
+        command: str = "",
+        began: float | None = None,
+    ) -> None:
         super().__init__()
         check_range(0, max_panels=max_panels)
         self._run_dir = run_dir
@@ -71,8 +84,7 @@ class ReportRun(Callback):
         self.outlets = Outlets(self.folder)
         self._max_panels = max_panels
         self._panels_sent = False
-        self._wall_times: dict[str, float] = {}
-        self._started: dict[str, float] = {}
+        self._command, self._clock = command, Clock(time.perf_counter() if began is None else began)
         self._loaded: tuple[int, int] | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -100,20 +112,21 @@ class ReportRun(Callback):
             self._loaded = (int(checkpoint["global_step"]), int(checkpoint["epoch"]))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
-        self._started["fit"] = time.perf_counter()
+        """Stop the clock of the preparation."""
+        self._clock.count("preparation")
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop the clock."""
-        self._stop("fit")
+        """Stop the clock of the fit."""
+        self._clock.count("fit")
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
-        self._started["validate"] = time.perf_counter()
+        """Stop the clock of the preparation."""
+        if trainer.state.fn is not TrainerFn.FITTING:
+            self._clock.count("preparation")
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
-        self._started["test"] = time.perf_counter()
+        """Stop the clock of the preparation."""
+        self._clock.count("preparation")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report a validation epoch, or the whole result of a ``validate`` run."""
@@ -123,7 +136,7 @@ class ReportRun(Callback):
         if evaluation is None:
             return
         if trainer.state.fn is not TrainerFn.FITTING:
-            self._stop("validate")
+            self._clock.count("validate")
             self._report(trainer, evaluation, suffix=".val")
             return
         if self._panels_sent:
@@ -137,7 +150,7 @@ class ReportRun(Callback):
         """Report the whole result."""
         if not trainer.is_global_zero:
             return
-        self._stop("test")
+        self._clock.count("test")
         evaluation = evaluation_of(trainer, pl_module)
         if evaluation is not None:
             self._report(trainer, evaluation, suffix="")
@@ -145,67 +158,47 @@ class ReportRun(Callback):
     def _report(self, trainer: Trainer, evaluation: Evaluation, *, suffix: str) -> None:
         run_dir = self.folder
         stem = f"report{suffix}"
-        write_report(run_dir, evaluation, facts=self._facts(), stem=stem)
+        panels, heatmaps = panels_of(evaluation, self._max_panels), heatmaps_of(evaluation)
+        figures = draw_run(run_dir, evaluation, panels, heatmaps)
+        self._clock.count("figures")
+        write_report(run_dir, evaluation, facts=self._facts(trainer), stem=stem, figures=figures)
         if evaluation.samples:
             write_samples(run_dir / f"samples{suffix}.csv", evaluation.samples)
-        panels, heatmaps = panels_of(evaluation, self._max_panels), heatmaps_of(evaluation)
-        _draw(run_dir / "figures", evaluation, panels, heatmaps)
         print_results(evaluation)
-        rank_zero_info(f"the report is {run_dir / stem}.md")
+        rank_zero_info(f"the report is {run_dir / stem}.html, as text {stem}.md")
         self._publish(trainer, of_a_result(evaluation, panels | heatmaps))
 
     def _publish(self, trainer: Trainer, publication: Publication) -> None:
         step, epoch = step_and_epoch(trainer, self._loaded)
         self.outlets.publish(trainer.loggers, publication, step=step, epoch=epoch)
 
-    def _facts(self) -> RunFacts:
-        path = self.folder / "config.yaml"
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
+    def _facts(self, trainer: Trainer) -> RunFacts:
+        stage = trainer.state.fn.value if trainer.state.fn else ""
+        # A later stage in the folder of a run has a file of its own.
+        files = [self.folder / name for name in (f"config.{stage}.yaml", "config.yaml")]
+        there = [file for file in files if file.exists()]
+        name = max(there, key=lambda file: file.stat().st_mtime_ns).name if there else ""
+        content = yaml.safe_load((self.folder / name).read_text(encoding="utf-8")) if name else {}
         config: dict[str, Any] = dict(content) if isinstance(content, Mapping) else {}
         given = config.get("seed_everything", os.environ.get("PL_GLOBAL_SEED"))
         seed = int(given) if isinstance(given, int | str) and not isinstance(given, bool) else None
-        return RunFacts(seed=seed, config=config, wall_times=self._wall_times, versions=installed_versions())
-
-    def _stop(self, stage: str) -> None:
-        if stage in self._started:
-            self._wall_times[stage] = time.perf_counter() - self._started.pop(stage)
-
-
-def _draw(
-    folder: Path,
-    evaluation: Evaluation,
-    pictures: Mapping[str, tuple[Picture, ...]],
-    heatmaps: Mapping[str, tuple[Picture, ...]],
-) -> None:
-    prefix = "" if evaluation.split == "test" else f"{evaluation.split}_"
-    for name in dict.fromkeys(curve.figure for curve in evaluation.curves):
-        curves = [curve for curve in evaluation.curves if curve.figure == name]
-        path = folder / f"{prefix}{_file_name(name)}.png"
-        if name.startswith("roc_"):
-            attack = name.removeprefix("roc_")
-            title = f"ROC against {attack} ({evaluation.split})"
-            draw_roc(curves, path, legend=_auroc_legend(evaluation, attack), title=title)
-        else:
-            draw_curves(curves, path, legend={}, title=f"{name} ({evaluation.split})")
-    for histogram in evaluation.histograms:
-        if any(bool(torch.isfinite(scores).any()) for scores in histogram.groups.values()):
-            title = f"{histogram.figure} ({evaluation.split})"
-            draw_histograms(histogram, folder / f"{prefix}{_file_name(histogram.figure)}.png", title=title)
-    for attack, shown in pictures.items():
-        for number, picture in enumerate(shown):
-            write_png(picture.pixels, folder / f"{prefix}panel_{_file_name(attack)}_{number}.png")
-    for name, (picture,) in heatmaps.items():
-        write_png(picture.pixels, folder / f"{prefix}{_file_name(name)}.png", colours=128)
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        return RunFacts(
+            seed=seed,
+            config=config,
+            wall_times=self._clock.times(),
+            versions=installed_versions(),
+            name=self.folder.resolve().name,
+            task=type(trainer.lightning_module).__name__,
+            data="" if data is None else type(data).__name__,
+            command=self._command,
+            config_file=name,
+            machine=machine_words(_accelerator(trainer)),
+            finished=time.strftime("%Y-%m-%d %H:%M"),
+        )
 
 
-def _auroc_legend(evaluation: Evaluation, attack: str) -> dict[str, str]:
-    """Legend text of every detector that has an AUROC against the attack."""
-    legend = {}
-    for name, score in evaluation.scores.items():
-        if (name.metric, name.part) == ("auroc", attack):
-            legend[name.row] = f"{name.row}: AUROC {score.value:z.3f}{score.bracketed()}"
-    return legend
-
-
-def _file_name(name: str) -> str:
-    return re.sub(r"[^\w.-]+", "_", name).strip("._") or "unnamed"
+def _accelerator(trainer: Trainer) -> str:
+    device = trainer.strategy.root_device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
+    return f"{trainer.world_size} x {name}" if trainer.world_size > 1 else name

@@ -157,7 +157,10 @@ class RobustValidation(ScoringCallback):
             gathered(list(chain(*self._shown.values()))), key=lambda panel: by_name(panel.image_id)
         )
         panels = tuple(shown[: self.pictures * len(self._attacks)])
-        whole = Evaluation(epoch.split, {}, counts=counts, panels=panels, notes=tuple(notes))
+        told = _summary({row: float(columns[f"{row}/accuracy"].nanmean()) for row in self.row_names})
+        whole = Evaluation(
+            epoch.split, {}, counts=counts, panels=panels, notes=tuple(notes), summary=(told,) if told else ()
+        )
         return merge_evaluations([*parts, whole])
 
     def _alarm_beside(self, epoch: Epoch) -> Alarm | None:
@@ -262,13 +265,27 @@ class RobustValidation(ScoringCallback):
             after = _answer(epoch, logits, label)
             fooled = "fools the classifier" if bool(result.success[row]) else "does not fool it"
             fate = fooled if right else "wrong from the start"
-            caption = (
-                f"class {name_of_class(epoch, int(label[0]))}, predicted {before} without noise and {after}"
-                f" under {name}: {fate}"
-            )
+            known = name_of_class(epoch, int(label[0]))
+            caption = f"labelled {known}, predicted {before} without noise and {after} under {name}: {fate}"
             image_id = f"{epoch.title(seen.batch.image_ids[row])} {name}"
             panels.append(SaliencyPanel(image_id, clean, shown, caption, figure="attacked_images"))
         return panels
+
+
+def _summary(accuracies: Mapping[str, float]) -> str:
+    """A sentence on the share of images that the classifier gets right, without and under attack."""
+    attacked = {row: share for row, share in accuracies.items() if row != _CLEAN and share == share}
+    clean = accuracies[_CLEAN]
+    if not attacked or clean != clean:
+        return ""
+    worst = min(attacked, key=lambda row: attacked[row])
+    return (
+        f"The classifier is right on {clean:.0%} of the images as they are, and on {attacked[worst]:.0%} of"
+        f" them under {worst}, the worst of {len(attacked)} attacks."
+        if len(attacked) > 1
+        else f"The classifier is right on {clean:.0%} of the images as they are, and on"
+        f" {attacked[worst]:.0%} of them under {worst}."
+    )
 
 
 def _answer(epoch: Epoch, logits: Tensor, label: Tensor) -> str:

@@ -345,7 +345,8 @@ class VerisalCLI(LightningCLI):
         return f"# Full config of `verisal {self.subcommand}`, {versions}\n"
 
     def _own_callbacks(self, run: RunFolder, config: Mapping[str, object]) -> list[Callback]:
-        report, settings = ReportRun(run.path), self._settings
+        command, settings = self._command, self._settings
+        report = ReportRun(run.path, command=command.words, began=command.began)
         if self._command.stage != "fit":
             return [ImageGuard(), report]
         tested = settings.test_after_fit and is_overridden("test_step", self.model, LightningModule)

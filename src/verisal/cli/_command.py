@@ -29,6 +29,8 @@ class Command:
         config: file with its full config.
         weights: checkpoint of a validate or test, or ``none``.
         loggers: loggers to close.
+        words: the command as it was given.
+        began: when it was, by ``time.perf_counter``; None if not known.
     """
 
     stage: str = ""
@@ -38,6 +40,8 @@ class Command:
     config: Path | None = None
     weights: str = "none"
     loggers: list[Logger] = field(default_factory=list)
+    words: str = ""
+    began: float | None = None
 
     def begin(self) -> None:
         """Make the run's folder, once: a command that is refused before its first work leaves nothing."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shlex
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 
@@ -22,18 +24,21 @@ from verisal.errors import ConfigError, VerisalError
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
-def main(args: list[str] | None = None) -> int:
+def main(args: list[str] | None = None, *, began: float | None = None) -> int:
     """Run one command.
 
     Args:
         args: as on the command line, e.g. ``["fit", "--config", "configs/detector.yaml"]``; those of the
             process when None.
+        began: when the process began, by ``time.perf_counter``; now when None.
 
     Returns:
         The exit code.
     """
     arguments = sys.argv[1:] if args is None else args
-    command = Command()
+    command = Command(
+        words=shlex.join(["verisal", *arguments]), began=time.perf_counter() if began is None else began
+    )
     with lasting_output(), restored_settings(), quiet(), stops_as_exceptions():
         try:
             return _run(arguments, command)

@@ -22,6 +22,7 @@ from verisal.detection.attacked_images import AttackedImages
 from verisal.detection.groups import GroupTable
 from verisal.detection.metric import DetectionScores, DetectionTable
 from verisal.detection.table import detection_curves, detection_histogram, detection_report
+from verisal.detection.words import detection_summary
 from verisal.detectors import Detector, LearnedConsistency
 from verisal.errors import ConfigError, DataError
 from verisal.fingerprint import state_hash
@@ -278,8 +279,13 @@ def _report(
         scores=scores,
         counts=groups.counts(),
         curves=detection_curves(table, rows=[row], groups=names, roles=groups.roles),
-        histograms=(detection_histogram(table, row=0, name=row, groups=names, thresholds=at[row]),),
+        histograms=(
+            detection_histogram(table, row=0, name=row, groups=names, roles=groups.roles, thresholds=at[row]),
+        ),
         notes=(f"not fitted: {', '.join(suite.unseen)}",) if suite.unseen else (),
+        summary=detection_summary(
+            scores, split="test", rows=[row], head=row, attacks=[*suite.attacks, *suite.unseen], rate=rate
+        ),
     )
 
 

@@ -27,6 +27,7 @@ from verisal.detection.table import (
     detection_report,
     threshold_notes,
 )
+from verisal.detection.words import detection_summary
 from verisal.detectors import Detector, KernelDensity
 from verisal.detectors.untrained import UntrainedDetector
 from verisal.fingerprint import canonical
@@ -105,7 +106,9 @@ def build_evaluation(found: DetectionResult, data: DetectorData, bootstrap: Boot
             left = _worst_case(table, index, groups, at, bootstrap)
             scores |= {ScoreName(split, row, "end_to_end", name): score for name, score in left.items()}
     histograms = [
-        detection_histogram(table, row=index, name=row, groups=names, thresholds=thresholds[row])
+        detection_histogram(
+            table, row=index, name=row, groups=names, roles=groups.roles, thresholds=thresholds[row]
+        )
         for index, row in enumerate(found.rows if bootstrap.resamples else ())
     ]
     return Evaluation(
@@ -126,6 +129,9 @@ def build_evaluation(found: DetectionResult, data: DetectorData, bootstrap: Boot
             ),
             *_untrained_notes(scores, split, found, data.families),
             *(_drift_notes(table, found, groups) if found.split == "det_test" else ()),
+        ),
+        summary=detection_summary(
+            scores, split=split, rows=found.rows, head=found.head, attacks=[names[one] for one in attacks]
         ),
     )
 
@@ -311,6 +317,8 @@ def _panel(
         }
         said = data.classifier.class_names[int(groups.prediction[at])]
         sides.append((image, layers, _fused(list(layers.values()), image), f"{said} (score {score:z.2f})"))
+    threshold = found.thresholds[found.default][found.head][RATES[0]]
+    alarm = "" if threshold is None else f"; alarm above {threshold:z.2f}"
     (clean, clean_layers, clean_fused, before), (attacked, attacked_layers, attacked_fused, after) = sides
     return MaskPanel(
         image_id=data.image_id(found.split, index),
@@ -321,7 +329,7 @@ def _panel(
         attacked_layers=attacked_layers,
         clean_fused=clean_fused,
         attacked_fused=attacked_fused,
-        caption=f"{before} -> {after}",
+        caption=f"{before} -> {after}{alarm}",
     )
 
 

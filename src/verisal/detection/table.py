@@ -167,6 +167,7 @@ def detection_histogram(
     row: int,
     name: str,
     groups: Mapping[int, str],
+    roles: Mapping[str, Role],
     thresholds: Mapping[float, float | None],
 ) -> Histogram:
     """Scores of one row per group, with its thresholds; NaN scores are left out."""
@@ -176,6 +177,7 @@ def detection_histogram(
         groups={group: values[~values.isnan()] for group, values in scores.items()},
         x_label="detector score (higher = more adversarial)",
         thresholds={f"FPR {100 * rate:g} %": at for rate, at in thresholds.items() if at is not None},
+        roles={group: roles[group] for group in scores},
     )
 
 

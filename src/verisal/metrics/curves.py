@@ -24,12 +24,15 @@ from verisal.functional.removal import (
 )
 from verisal.functional.removal.curves import Order, tied_share
 from verisal.functional.statistics import Bootstrap, Resampled
+from verisal.functional.statistics.resampled import FEWEST_FOR_PERCENTILES
 from verisal.metrics._base import ImageRows, SaliencyMetric
 from verisal.results import Curve
 from verisal.types import Explained, check_range
 
 _ORDERS: Mapping[str, Order] = {"morf": "most_relevant_first", "lerf": "least_relevant_first"}
 _SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9)
+# Standard errors on either side of a mean that make its 95 % interval.
+_WIDE = 1.96
 _SURE, _KEPT = 0.5, 0.95
 """Mean probability of clean images, and its share kept by the baseline, from which a curve says little."""
 
@@ -43,11 +46,13 @@ class MeanCurve:
             with each image's own shares, which are whole pixels and thus within half a pixel of these.
         mean: ``(N,)`` float64.
         n: number of images.
+        error: ``(N,)`` float64, standard error of the mean; None of too few images to say.
     """
 
     fractions: Tensor
     mean: Tensor
     n: int
+    error: Tensor | None = None
 
     __repr__ = brief
 
@@ -89,11 +94,15 @@ class CurveMetric(SaliencyMetric, ABC):
         means = {}
         for name, line in zip(self.curve_names, lines.unbind(1), strict=True):
             defined = line[line.isfinite().all(dim=1)]
-            means[name] = MeanCurve(fractions, defined.mean(dim=0), len(defined))
+            n = len(defined)
+            error = defined.std(dim=0) / n**0.5 if n >= FEWEST_FOR_PERCENTILES else None
+            means[name] = MeanCurve(fractions, defined.mean(dim=0), n, error)
         return means
 
     def lines(self, label: str) -> list[Curve]:
         """Lines of the figures of a report; may be overridden. With several processes all must call.
+
+        Their bands are 95 % intervals of the mean at every point, from 30 images on.
 
         Args:
             label: whose maps they are of.
@@ -109,6 +118,8 @@ class CurveMetric(SaliencyMetric, ABC):
                 f"share of pixels {shown}",
                 f"mean {kind if kind == 'accuracy' else 'score of the query class'}",
                 n=line.n,
+                low=None if line.error is None else line.mean - _WIDE * line.error,
+                high=None if line.error is None else line.mean + _WIDE * line.error,
             )
             for kind, line in means.items()
             if line.n

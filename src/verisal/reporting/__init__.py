@@ -3,8 +3,9 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from verisal.reporting.curves import draw_curves, draw_roc
 from verisal.reporting.explanations import Explanation, draw_contact_sheet, draw_explanation, draw_gallery
-from verisal.reporting.figures import draw_curves, draw_histograms, draw_roc
+from verisal.reporting.histograms import draw_histograms
 from verisal.reporting.publication import Picture, Publication, Sink, Table
 
 if TYPE_CHECKING:

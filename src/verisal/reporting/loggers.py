@@ -18,7 +18,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from verisal._files import write_atomic
 from verisal.pictures import Pixels, as_picture, png, write_png
 from verisal.reporting.csv_sink import CsvSink
-from verisal.reporting.figures import curve_pixels
+from verisal.reporting.curves import curve_pixels
 from verisal.reporting.publication import Publication, Sink, Table
 from verisal.reporting.wandb_sink import wandb_entries
 from verisal.results import typed

@@ -6,12 +6,9 @@ import csv
 import io
 import json
 import math
-import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from rich import box
 from rich.console import Console
@@ -20,64 +17,29 @@ from rich.text import Text
 
 from verisal._files import write_atomic
 from verisal.errors import DataError
-from verisal.reporting.publication import Table, main_cells, main_table
-from verisal.results import Evaluation, Score, ScoreName
+from verisal.reporting.blocks import Block, blocks_of
+from verisal.reporting.drawn import DrawnFigure
+from verisal.reporting.facts import RunFacts
+from verisal.reporting.html import html_report
+from verisal.reporting.markdown import markdown_report
+from verisal.reporting.publication import Table, main_cells
+from verisal.reporting.words import title_of
+from verisal.results import Evaluation, Score
 
-_PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "wandb", "numpy", "albumentations")
-_TITLES = {
-    "auroc": "AUROC",
-    "tpr_at_fpr5": "Share of attacked images found (TPR) at 5 % FPR",
-    "tpr_at_fpr1": "Share of attacked images found (TPR) at 1 % FPR",
-    "fpr": "False alarms (FPR) at the 5 % threshold",
-    "fpr1": "False alarms (FPR) at the 1 % threshold",
-    "fpr_at_tpr95": "FPR where 95 % of attacked images are found",
-    "alarm_rate": "Alarm rate at the 5 % threshold",
-}
 _CELL = len("0.970-0.990")
 _WIDTH = 100
 _NARROW = len("randomisation")
 
 
-@dataclass(frozen=True)
-class RunFacts:
-    """Facts about the run itself.
-
-    Attributes:
-        seed: seed of the run, None if unknown.
-        config: all settings as plain data.
-        wall_times: seconds by stage.
-        versions: package to version.
-    """
-
-    seed: int | None = None
-    config: Mapping[str, Any] = field(default_factory=dict)
-    wall_times: Mapping[str, float] = field(default_factory=dict)
-    versions: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class _Block:
-    """Scores of one metric: cells by row (detector) and column (attack or group)."""
-
-    metric: str
-    rows: tuple[str, ...]
-    columns: tuple[str, ...]
-    cells: Mapping[tuple[str, str], Score]
-
-
-def installed_versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide the numbers."""
-    versions = {"python": platform.python_version()}
-    for package in ("verisal", *_PACKAGES):
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "not installed"
-    return versions
-
-
-def write_report(run_dir: Path, evaluation: Evaluation, *, facts: RunFacts, stem: str = "report") -> None:
-    """Write ``<stem>.json`` and ``<stem>.md``, each whole or not at all.
+def write_report(
+    run_dir: Path,
+    evaluation: Evaluation,
+    *,
+    facts: RunFacts,
+    stem: str = "report",
+    figures: Sequence[DrawnFigure] = (),
+) -> None:
+    """Write ``<stem>.json``, ``<stem>.md`` and ``<stem>.html``, each whole or not at all.
 
     ``metrics`` in the JSON file depends on nothing but the scores: equal runs give equal bytes. A value that
     is not a number is ``null``. ``logged`` leads from the names under which loggers have scores, where these
@@ -87,7 +49,8 @@ def write_report(run_dir: Path, evaluation: Evaluation, *, facts: RunFacts, stem
         run_dir: folder of the run.
         evaluation: all scores.
         facts: about the run itself.
-        stem: name of both files.
+        stem: name of the files.
+        figures: of the run, files in its folder.
     """
     content = {
         "metrics": {name: _plain(evaluation.scores[name]) for name in sorted(evaluation.scores)},
@@ -102,7 +65,8 @@ def write_report(run_dir: Path, evaluation: Evaluation, *, facts: RunFacts, stem
     }
     text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False, default=str)
     _write_text(run_dir / f"{stem}.json", text + "\n")
-    _write_text(run_dir / f"{stem}.md", _markdown(evaluation, facts))
+    _write_text(run_dir / f"{stem}.md", markdown_report(evaluation, facts, figures))
+    _write_text(run_dir / f"{stem}.html", html_report(evaluation, facts, figures))
 
 
 def write_samples(path: Path, samples: Mapping[str, Sequence[object]]) -> None:
@@ -161,9 +125,9 @@ def print_results(evaluation: Evaluation, *, file: TextIO | None = None) -> None
         }
         title = f"{evaluation.split}, main table (in brackets the images that count)"
         _print_columns(out, title, list(main), columns, width=_NARROW)
-    blocks = [] if main else _blocks(evaluation.scores)
+    blocks = [] if main else blocks_of(evaluation.scores)
     for block in [block for block in blocks if block.metric == "auroc"] or blocks:
-        title = f"{_title(block.metric)} ({evaluation.split}; 95 % interval below each value)"
+        title = f"{title_of(block.metric)} ({evaluation.split}; 95 % interval below each value)"
         columns = {name: _cells(block, name) for name in block.columns}
         _print_columns(out, title, block.rows, columns, min_width=_CELL)
     for name, value in evaluation.timings.items():
@@ -198,7 +162,7 @@ def _print_columns(
         out.print(table)
 
 
-def _cells(block: _Block, column: str) -> list[Text]:
+def _cells(block: Block, column: str) -> list[Text]:
     """Value above interval; the best AUROC is bold."""
     scores = [block.cells.get((row, column)) for row in block.rows]
     values = [score.value for score in scores if score is not None and not math.isnan(score.value)]
@@ -217,95 +181,11 @@ def _two_lines(score: Score) -> str:
     return f"{score.value:z.3f}\n{score.low:z.3f}-{score.high:z.3f}"
 
 
-def _markdown(evaluation: Evaluation, facts: RunFacts) -> str:
-    lines = [f"# Results: {evaluation.split}", ""]
-    if evaluation.notes:
-        lines += ["**Read this first**", "", *(f"- {note}" for note in evaluation.notes), ""]
-    main = main_table(evaluation)
-    if main is not None:
-        lines += ["## Main table", "", "Intervals and counts are in the tables below.", ""]
-        lines += [f"| {' | '.join(main.columns)} |", f"|---|{'---:|' * (len(main.columns) - 1)}"]
-        lines += [f"| {' | '.join([str(row[0]), *map(_number, row[1:])])} |" for row in main.rows]
-        lines += [*_logged_as(evaluation), ""]
-    for block in _blocks(evaluation.scores):
-        lines += [f"## {_title(block.metric)}", "", *_markdown_block(block), ""]
-    for title, table in evaluation.tables.items():
-        lines += [f"## {title[0].upper()}{title[1:]}", "", f"| {' | '.join(table.columns)} |"]
-        lines += [f"|{'---|' * len(table.columns)}"]
-        cells = ([_number(cell) or str(cell) for cell in row] for row in table.rows)
-        lines += [*(f"| {' | '.join(row)} |" for row in cells), ""]
-    if evaluation.counts:
-        lines += ["## Images", "", "| group | images |", "|---|---:|"]
-        lines += [f"| {name} | {count} |" for name, count in evaluation.counts.items()] + [""]
-    if evaluation.timings:
-        lines += ["## Timings", "", "Of this run, on this machine; they do not repeat exactly.", ""]
-        lines += ["| what | value |", "|---|---:|"]
-        lines += [f"| {name} | {value:.4g} |" for name, value in evaluation.timings.items()] + [""]
-    lines += ["## Run", "", f"- seed: {facts.seed}"]
-    lines += [f"- {stage}: {seconds:.1f} s" for stage, seconds in facts.wall_times.items()]
-    lines += [f"- {package} {number}" for package, number in facts.versions.items()]
-    return "\n".join(lines) + "\n"
-
-
-def _logged_as(evaluation: Evaluation) -> list[str]:
-    """A last row of the main table: what loggers call the column, behind split and row."""
-    names = {ScoreName(score).column: name.split("/", 2)[2] for score, name in evaluation.logged.items()}
-    if not names:
-        return []
-    cells = [f"`{names[column]}`" if column in names else "" for column in evaluation.headline.values()]
-    return [f"| *logged as* `{evaluation.split}/.../` | {' | '.join(cells)} |"]
-
-
-def _markdown_block(block: _Block) -> list[str]:
-    few = any(score.few for score in block.cells.values() if score.value == score.value)
-    lines = [
-        "Value [95 % interval over images], n = images that counted (+ those that could not be scored).",
-        *(["[too few]: so few images have no interval that holds as often as it says."] if few else []),
-        "",
-        f"| | {' | '.join(block.columns)} |",
-        f"|---|{'---:|' * len(block.columns)}",
-    ]
-    for row in block.rows:
-        cells = [_one_line(block.cells.get((row, name))) for name in block.columns]
-        lines.append(f"| {row} | {' | '.join(cells)} |")
-    return lines
-
-
-def _one_line(score: Score | None) -> str:
-    if score is None:
-        return ""
-    counted = f"n = {score.n}" + (f" + {score.undefined}" if score.undefined else "")
-    if math.isnan(score.value):
-        return f"n/a ({counted})"
-    return f"{score.value:z.3f}{score.bracketed()} ({counted})"
-
-
-def _blocks(scores: Mapping[ScoreName, Score]) -> list[_Block]:
-    """One block per metric; known metrics first, in reading order, rows and columns as they come."""
-    cells: dict[str, dict[tuple[str, str], Score]] = {}
-    for name, score in scores.items():
-        cells.setdefault(name.metric, {})[name.row, name.part or "all"] = score
-    order = dict.fromkeys([*(metric for metric in _TITLES if metric in cells), *cells])
-    blocks = []
-    for metric in order:
-        rows, columns = (tuple(dict.fromkeys(part)) for part in zip(*cells[metric], strict=True))
-        blocks.append(_Block(metric, rows, columns, cells[metric]))
-    return blocks
-
-
-def _title(metric: str) -> str:
-    return _TITLES.get(metric, metric.replace("_", " "))
-
-
 def _counted(score: Score | None) -> str:
     """A value and its images; nothing where it is undefined."""
     if score is None or math.isnan(score.value):
         return ""
     return f"{score.value:z.3f} ({score.n})" if score.n else f"{score.value:z.3f}"
-
-
-def _number(value: object) -> str:
-    return f"{value:z.3f}" if isinstance(value, float) and not math.isnan(value) else ""
 
 
 def _plain(score: Score) -> dict[str, float | int | None]:
@@ -326,4 +206,5 @@ def _finite(value: float) -> float | None:
 
 def _write_text(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, text.encode())
+    # Names of files that are no text have characters that no text has.
+    write_atomic(path, text.encode("utf-8", "backslashreplace"))

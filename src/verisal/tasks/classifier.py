@@ -233,8 +233,10 @@ class FrozenClassifierTask(_ClassifierTask):
     def report(self, split: str, rows: Tensor) -> None:
         """Keep the accuracy for the report, and log it."""
         name = ScoreName(split, "classifier", "accuracy")
+        score = Bootstrap().mean(rows[:, 0]).score()
+        told = f"The classifier is right on {score.value:.1%} of {score.n} images."
         self.evaluation = Evaluation(
-            split, {name: Bootstrap().mean(rows[:, 0]).score()}, counts={"images": len(rows)}
+            split, {name: score}, counts={"images": len(rows)}, summary=(told,) if score.n else ()
         )
         # The same on every process: gathered already.
         self.log(str(name), self.evaluation.scores[name].value, batch_size=1, rank_zero_only=True)

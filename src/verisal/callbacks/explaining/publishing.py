@@ -65,7 +65,8 @@ def by_figure(evaluation: Evaluation) -> dict[str, tuple[Curve, ...]]:
     for curve in evaluation.curves:
         kept = torch.linspace(0, len(curve.x) - 1, min(_MAX_POINTS, len(curve.x))).round().long()
         ticks = tuple(curve.ticks[place] for place in kept.tolist()) if curve.ticks else ()
-        thinned = replace(curve, x=curve.x[kept], y=curve.y[kept], ticks=ticks)
+        low, high = (None if end is None else end[kept] for end in (curve.low, curve.high))
+        thinned = replace(curve, x=curve.x[kept], y=curve.y[kept], ticks=ticks, low=low, high=high)
         figures[curve.figure] = (*figures.get(curve.figure, ()), thinned)
     return figures
 
