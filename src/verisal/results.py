@@ -258,6 +258,7 @@ class Evaluation:
         headline: column title of the main table to ``<metric>/<group>`` of the scores in it, in order.
         logged: names of scores to the names under which loggers have them, where these are others.
         summary: what was found, in sentences, the most important one first.
+        settings: what it was measured with, e.g. an attack, to the settings in words.
     """
 
     split: str
@@ -274,6 +275,7 @@ class Evaluation:
     headline: Mapping[str, str] = field(default_factory=dict)
     logged: Mapping[str, str] = field(default_factory=dict)
     summary: tuple[str, ...] = ()
+    settings: Mapping[str, str] = field(default_factory=dict)
 
     __repr__ = brief
 

@@ -104,7 +104,8 @@ def test_histograms_share_one_axis_and_say_how_many_lie_beyond_the_thresholds(tm
     assert {"10.0% / 10.0%", "50.0% / 50.0%", "clean\nn = 10", "C&W L2\nn = 2, 2 not finite"} <= set(words)
     assert_nothing_clipped(figure)
     left, right = (
-        next(box for text, box in found.items() if text.get_text() == name) for name in ("FPR 5 %", "FPR 1 %")
+        next(box for text, box in found.items() if text.get_text() == f"alarm, {name}")
+        for name in ("FPR 5 %", "FPR 1 %")
     )
     assert left.x1 <= right.x0 + 1
     heights = figure.axes[0].patches[0].get_data().values

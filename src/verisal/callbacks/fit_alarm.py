@@ -178,7 +178,7 @@ def _of_all_processes(own: list[tuple[str, Tensor, int]]) -> list[tuple[str, Ten
     return [by_id[name] for name in sorted(by_id, key=by_name)]
 
 
-def _of_split(found: Evaluation, split: str, note: str) -> Evaluation:
+def _of_split(found: Evaluation, split: str, alarm: str) -> Evaluation:
     """The report of an alarm, which calls its own part ``test``, as one of the run's split."""
     scores = {ScoreName(split, name.row, name.column): score for name, score in found.scores.items()}
-    return replace(found, split=split, scores=scores, notes=(f"alarm: {note}", *found.notes))
+    return replace(found, split=split, scores=scores, settings={"alarm": alarm, **found.settings})

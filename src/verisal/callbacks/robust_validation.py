@@ -150,8 +150,8 @@ class RobustValidation(ScoringCallback):
             }
             scores, ids = self.means(epoch, own), table.image_ids
             parts.append(row_evaluation(epoch.split, row, _NAME, scores, image_ids=ids, columns=own))
-        notes = [f"{name}: {attack!r}" for name, attack in self._attacks.items()]
-        notes += [] if self._beside is None else [f"alarms: {self._beside!r}"]
+        settings = {f"attack {name}": repr(attack) for name, attack in self._attacks.items()}
+        settings |= {} if self._beside is None else {"alarms": repr(self._beside)}
         counts = {"attacked images": len(known) - int(known.isnan().sum())}
         shown = sorted(
             gathered(list(chain(*self._shown.values()))), key=lambda panel: by_name(panel.image_id)
@@ -159,7 +159,12 @@ class RobustValidation(ScoringCallback):
         panels = tuple(shown[: self.pictures * len(self._attacks)])
         told = _summary({row: float(columns[f"{row}/accuracy"].nanmean()) for row in self.row_names})
         whole = Evaluation(
-            epoch.split, {}, counts=counts, panels=panels, notes=tuple(notes), summary=(told,) if told else ()
+            epoch.split,
+            {},
+            counts=counts,
+            panels=panels,
+            summary=(told,) if told else (),
+            settings=settings,
         )
         return merge_evaluations([*parts, whole])
 
@@ -279,12 +284,10 @@ def _summary(accuracies: Mapping[str, float]) -> str:
     if not attacked or clean != clean:
         return ""
     worst = min(attacked, key=lambda row: attacked[row])
+    among = f", the worst of {len(attacked)} attacks" if len(attacked) > 1 else ""
     return (
-        f"The classifier is right on {clean:.0%} of the images as they are, and on {attacked[worst]:.0%} of"
-        f" them under {worst}, the worst of {len(attacked)} attacks."
-        if len(attacked) > 1
-        else f"The classifier is right on {clean:.0%} of the images as they are, and on"
-        f" {attacked[worst]:.0%} of them under {worst}."
+        f"The classifier is right on {100 * clean:.0f} % of the images as they are, and on"
+        f" {100 * attacked[worst]:.0f} % of them under {worst}{among}."
     )
 
 

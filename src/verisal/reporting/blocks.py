@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, final
 
@@ -53,9 +54,9 @@ class Block:
                 return Counts("columns" if place == "columns" else "rows", words)
         return Counts("cells", {})
 
-    def scale(self) -> tuple[float, float]:
+    def scale(self, *, holds: float | None = None) -> tuple[float, float]:
         """Ends of the axis on which bars of this table are drawn."""
-        return scale_of(list(self.cells.values()))
+        return scale_of(list(self.cells.values()), holds=holds)
 
 
 def blocks_of(scores: Mapping[ScoreName, Score]) -> list[Block]:
@@ -71,15 +72,22 @@ def blocks_of(scores: Mapping[ScoreName, Score]) -> list[Block]:
     return blocks
 
 
-def scale_of(scores: list[Score]) -> tuple[float, float]:
-    """0 and 1 for shares; else ends that hold 0 and every interval."""
-    known = [score for score in scores if score.value == score.value]
-    numbers = [score.value for score in known]
-    numbers += [end for score in known for end in score.ends or ()]
-    low, high = min([0.0, *numbers]), max([0.0, *numbers])
-    if low >= 0 and high <= 1:
-        return 0.0, 1.0
-    return low, high
+def scale_of(scores: Sequence[Score], *, holds: float | None = None) -> tuple[float, float]:
+    """Ends of an axis that holds all intervals: tenths for shares, else with 0 on it.
+
+    Args:
+        scores: in the table.
+        holds: a further value on the axis, such as that of chance.
+    """
+    known = [score for score in scores if not math.isnan(score.value)]
+    numbers = [score.value for score in known] + [end for score in known for end in score.ends or ()]
+    numbers += [] if holds is None else [holds]
+    low, high = min(numbers, default=0.0), max(numbers, default=1.0)
+    if low < 0 or high > 1:
+        return min(low, 0.0), max(high, 0.0)
+    first, last = math.floor(10 * low + 1e-9), math.ceil(10 * high - 1e-9)
+    # An axis of two tenths at least: intervals have a length that can be compared between tables.
+    return max(0, min(first, last - 2)) / 10, min(10, max(last, first + 2)) / 10
 
 
 def counted(score: Score) -> str:

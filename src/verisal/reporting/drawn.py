@@ -102,8 +102,8 @@ def _panels(panels: Mapping[str, Sequence[Picture]]) -> _Drawn:
 def _histograms(evaluation: Evaluation) -> _Drawn:
     for histogram in evaluation.histograms:
         if any(bool(torch.isfinite(scores).any()) for scores in histogram.groups.values()):
-            title = f"{in_words(histogram.figure)} ({evaluation.split})"
-            title = title[:1].upper() + title[1:]
+            whose = histogram.figure.removeprefix("scores_")
+            title = f"Scores of {in_words(whose)} ({evaluation.split})"
             yield "histogram", histogram.figure, title, histogram_pixels(histogram, title=title)
 
 

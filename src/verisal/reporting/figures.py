@@ -84,7 +84,7 @@ def saliency_panel_pixels(panel: SaliencyPanel) -> Pixels:
     """
     cell, gap, margin, most_columns, letters = 1.5, 0.1, 0.15, 7, 24
     cells = 1 + len(panel.maps)
-    names = {name: textwrap.wrap(name, letters) for name in panel.maps}
+    names = {name: textwrap.wrap(in_words(name), letters) for name in panel.maps}
     # Name and largest value.
     title = 0.16 * (1 + max(map(len, names.values()), default=1)) + 0.04
     columns, lines = min(cells, most_columns), -(-cells // most_columns)

@@ -117,8 +117,8 @@ def _draw_thresholds(
         # Neighbours grow away from each other, so that close thresholds stay readable.
         side = "right" if number == 0 and len(marks) > 1 else "left" if number == len(marks) - 1 else "center"
         shift = {"right": -2.0, "left": 2.0, "center": 0.0}[side]
-        _note(axes, name, (position, 1.0), offset=(shift, 2), va="bottom", across="data", ha=side)
-    _note(axes, "above " + " / ".join(name for _, name in marks), (1.0, 1.0), offset=(8, 2), va="bottom")
+        _note(axes, f"alarm, {name}", (position, 1.0), offset=(shift, 2), va="bottom", across="data", ha=side)
+    _note(axes, "alarms, " + " / ".join(name for _, name in marks), (1.0, 1.0), offset=(8, 2), va="bottom")
 
 
 def _note(

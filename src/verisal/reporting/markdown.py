@@ -30,7 +30,7 @@ def markdown_report(evaluation: Evaluation, facts: RunFacts, figures: Sequence[D
         _tables(evaluation),
         _figures(figures),
         _images_and_timings(evaluation),
-        _run(facts),
+        _run(evaluation, facts),
     )
     return "\n".join(line for part in parts for line in part) + "\n"
 
@@ -124,11 +124,14 @@ def _images_and_timings(evaluation: Evaluation) -> Iterator[str]:
         yield ""
 
 
-def _run(facts: RunFacts) -> Iterator[str]:
+def _run(evaluation: Evaluation, facts: RunFacts) -> Iterator[str]:
     yield from ("## Run", "")
     if facts.command:
         yield from ("```", facts.command, "```", "")
     yield from (f"- {name}: {markdown_text(words)}" for name, words in facts.lines().items())
+    yield from (
+        f"- {markdown_text(name)}: {markdown_text(words)}" for name, words in evaluation.settings.items()
+    )
     if facts.config_file:
         yield f"- all settings: [{markdown_text(facts.config_file)}]({quote(facts.config_file)})"
     yield from (f"- time, {name}: {words}" for name, words in facts.times().items())

@@ -104,6 +104,7 @@ def merge_evaluations(parts: Sequence[Evaluation]) -> Evaluation | None:
         notes=tuple(dict.fromkeys(chain.from_iterable(part.notes for part in parts))),
         headline=_first_of([part.headline for part in parts]),
         logged=_first_of([part.logged for part in parts]),
+        settings=_first_of([part.settings for part in parts]),
         summary=tuple(dict.fromkeys(chain.from_iterable(part.summary for part in parts))),
     )
 

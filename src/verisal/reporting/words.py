@@ -49,6 +49,11 @@ def in_words(name: str) -> str:
     return re.sub(r"[^\W_]+", lambda word: _WORDS.get(word[0], word[0]), name.replace("_", " ")).strip()
 
 
+def is_control(row: str) -> bool:
+    """True for maps that say nothing of an image, which every method must beat."""
+    return row in _CONTROLS
+
+
 def title_of(metric: str) -> str:
     """Heading of the table of one metric."""
     return _TITLES.get(metric) or _capital(in_words(metric))
@@ -77,7 +82,9 @@ def _best_rows(evaluation: Evaluation) -> Iterator[str]:
         ranked = {row: score for row, score in known.items() if row not in _CONTROLS}
         if ranked and "random" in known:
             row = _ARROWS[title[-1]](ranked, key=lambda name: ranked[name].value)
-            yield _best(_capital(in_words(title[:-1].strip())), row, ranked, known["random"])
+            better = "higher" if title[-1] == "↑" else "lower"
+            name = f"{_capital(in_words(title[:-1].strip()))} ({better} is better)"
+            yield _best(name, row, ranked, known["random"])
 
 
 def _best(title: str, row: str, ranked: Mapping[str, Score], random: Score) -> str:

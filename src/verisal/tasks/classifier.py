@@ -234,7 +234,7 @@ class FrozenClassifierTask(_ClassifierTask):
         """Keep the accuracy for the report, and log it."""
         name = ScoreName(split, "classifier", "accuracy")
         score = Bootstrap().mean(rows[:, 0]).score()
-        told = f"The classifier is right on {score.value:.1%} of {score.n} images."
+        told = f"The classifier is right on {100 * score.value:.1f} % of {score.n} images."
         self.evaluation = Evaluation(
             split, {name: score}, counts={"images": len(rows)}, summary=(told,) if score.n else ()
         )

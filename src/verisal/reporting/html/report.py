@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
@@ -16,7 +17,7 @@ from verisal.reporting.facts import RunFacts
 from verisal.reporting.html.images import Picture
 from verisal.reporting.html.page import Cell, Column, Grid, Line, Page, Section, Shown, render
 from verisal.reporting.publication import main_cells
-from verisal.reporting.words import in_words, opening, title_of
+from verisal.reporting.words import in_words, is_control, opening, title_of
 from verisal.results import Evaluation, Score, ScoreName, Table
 
 # Cells with bars and counts, and cells at all: a page of a large study must open.
@@ -42,7 +43,7 @@ def html_report(evaluation: Evaluation, facts: RunFacts, figures: Sequence[Drawn
     """
     main, rest = _grids(evaluation)
     sections = [
-        *([Section("results", "Results", _HOW_TO_READ, grids=(main,))] if main else []),
+        *([Section("results", "Results", _HOW_TO_READ, grids=tuple(main))] if main else []),
         *_figures(figures),
         *(
             [Section("tables", "All numbers", _left_out(rest), grids=_within(rest), folded=True)]
@@ -59,7 +60,7 @@ def html_report(evaluation: Evaluation, facts: RunFacts, figures: Sequence[Drawn
             title=f"{name}: {'test' if evaluation.split == 'test' else 'validation'}",
             kind="Report of a run",
             about=about,
-            opening=opening(evaluation) or (_plainly(evaluation),),
+            opening=tuple(_in_table_words(evaluation)) or (_plainly(evaluation),),
             doubts=(*evaluation.notes, *_cautions(evaluation.scores)),
             sections=tuple(sections),
             made_by=f"Made by verisal {version}".strip(),
@@ -70,6 +71,13 @@ def html_report(evaluation: Evaluation, facts: RunFacts, figures: Sequence[Drawn
 _HOW_TO_READ: Final = (
     "Bars are 95 % intervals over images, the mark in them is the value. A heading sorts by its column."
 )
+
+
+def _in_table_words(evaluation: Evaluation) -> Iterator[str]:
+    """The opening with the names of rows and groups as the tables have them."""
+    names = {part for name in evaluation.scores for part in (name.row, name.part) if part}
+    for sentence in opening(evaluation):
+        yield re.sub(r"[\w.-]+\w", lambda word: in_words(word[0]) if word[0] in names else word[0], sentence)
 
 
 def _plainly(evaluation: Evaluation) -> str:
@@ -84,49 +92,69 @@ def _cautions(scores: Mapping[ScoreName, Score]) -> Iterator[str]:
     if few:
         yield f"{few} of {len(scores)} numbers are of too few images for an interval that holds."
     if len(known) < len(scores):
-        yield f"{len(scores) - len(known)} of {len(scores)} numbers are undefined: no image could be scored."
+        yield f"{len(scores) - len(known)} of {len(scores)} numbers are undefined, and shown as n/a."
     partly = [score for score in known if score.undefined]
     if partly:
         most = max(score.undefined for score in partly)
         yield f"{len(partly)} numbers leave out images that could not be scored, up to {most} of them."
 
 
-def _grids(evaluation: Evaluation) -> tuple[Grid | None, list[Grid]]:
-    """The main table, and all others."""
-    blocks = blocks_of(evaluation.scores)
-    grids = [_of_block(block, evaluation.split) for block in blocks]
+def _grids(evaluation: Evaluation) -> tuple[list[Grid], list[Grid]]:
+    """The main tables, and all others."""
+    blocks = [_of_block(block, evaluation.split) for block in blocks_of(evaluation.scores)]
     tables = [_of_table(title, table) for title, table in evaluation.tables.items()]
-    if main := _main(evaluation):
-        return main, [*grids, *tables]
-    return (grids[0], [*grids[1:], *tables]) if grids else (None, tables)
+    if main := list(_main(evaluation)):
+        return main, [*blocks, *tables]
+    return blocks[:1], [*blocks[1:], *tables]
 
 
-def _main(evaluation: Evaluation) -> Grid | None:
+def _main(evaluation: Evaluation) -> Iterator[Grid]:
+    """One table for rows that have the same columns: methods apart from attacks, for one."""
     cells = main_cells(evaluation)
-    if not cells:
-        return None
-    columns, names = list(zip(*cells.values(), strict=True)), list(evaluation.headline.items())
+    titles = list(evaluation.headline)
+    alike: dict[tuple[int, ...], list[str]] = {}
+    for row, scores in cells.items():
+        places = tuple(place for place, score in enumerate(scores) if score is not None)
+        alike.setdefault(places, []).append(row)
+    for places, rows in alike.items():
+        words = [in_words(titles[place]) for place in places]
+        title = "Main table" if len(alike) == 1 else ", ".join(word.rstrip(" ↑↓") for word in words[:2])
+        lines = {row: [cells[row][place] for place in places] for row in rows}
+        names = [evaluation.headline[titles[place]] for place in places]
+        yield _main_part(evaluation.split, _capital(title), words, names, lines)
+
+
+def _main_part(
+    split: str,
+    title: str,
+    words: Sequence[str],
+    names: Sequence[str],
+    lines: Mapping[str, Sequence[Score | None]],
+) -> Grid:
+    columns = list(zip(*lines.values(), strict=True))
     scales = [scale_of([score for score in column if score is not None]) for column in columns]
-    best = [_best(column, title) for column, (title, _) in zip(columns, names, strict=True)]
-    lines = tuple(
-        Line(
-            in_words(row),
-            tuple(
-                Cell.of(
-                    score,
-                    name=ScoreName(evaluation.split, row, column),
-                    scale=scale,
-                    best=score is not None and score.value == top,
-                )
-                for score, (_, column), scale, top in zip(scores, names, scales, best, strict=True)
-            ),
-        )
-        for row, scores in cells.items()
+    compared = any(map(is_control, lines))
+    best = [_best(column, one) if compared else None for column, one in zip(columns, words, strict=True)]
+    return Grid(
+        title,
+        "name",
+        tuple(Column(one, f"bars: from {_axis(scale)}") for one, scale in zip(words, scales, strict=True)),
+        tuple(
+            Line(
+                in_words(row),
+                tuple(
+                    Cell.of(score, name=ScoreName(split, row, name), scale=scale, best=_is(score, top))
+                    for score, name, scale, top in zip(scores, names, scales, best, strict=True)
+                ),
+                note="control" if is_control(row) else "",
+            )
+            for row, scores in lines.items()
+        ),
     )
-    heads = tuple(
-        Column(in_words(title), _axis(scale)) for (title, _), scale in zip(names, scales, strict=True)
-    )
-    return Grid("Main table", "row", heads, lines)
+
+
+def _is(score: Score | None, best: float | None) -> bool:
+    return score is not None and score.value == best
 
 
 def _best(column: Sequence[Score | None], title: str) -> float | None:
@@ -136,14 +164,15 @@ def _best(column: Sequence[Score | None], title: str) -> float | None:
 
 
 def _of_block(block: Block, split: str) -> Grid:
-    counts, scale = block.counts(), block.scale()
-    chance = 50.0 if block.metric.startswith("auroc") and scale == (0.0, 1.0) else None
+    chance = 0.5 if block.metric.startswith("auroc") else None
+    counts, scale = block.counts(), block.scale(holds=chance)
+    mark = None if chance is None else round(100 * (chance - scale[0]) / (scale[1] - scale[0]), 1)
 
     def cell(row: str, column: str, best: float | None) -> Cell:
         score = block.cells.get((row, column))
         name = ScoreName(split, row, block.metric, "" if column == "all" else column)
-        made = Cell.of(score, name=name, scale=scale, best=score is not None and score.value == best)
-        return replace(made, mark=chance) if made.bar else made
+        made = Cell.of(score, name=name, scale=scale, best=_is(score, best))
+        return replace(made, mark=mark) if made.bar else made
 
     best = {
         column: _best([block.cells.get((row, column)) for row in block.rows], "↑")
@@ -154,7 +183,7 @@ def _of_block(block: Block, split: str) -> Grid:
     said = counts.words
     return Grid(
         title_of(block.metric),
-        "row",
+        "name",
         tuple(
             Column(in_words(name), said[name] if counts.place == "columns" else "") for name in block.columns
         ),
@@ -166,10 +195,10 @@ def _of_block(block: Block, split: str) -> Grid:
             )
             for row in block.rows
         ),
-        note="; ".join(
+        note=" ".join(
             part
             for part in (
-                f"Bars: {_axis(scale)}.",
+                f"Bars: from {_axis(scale)}.",
                 f"{said['']} in every cell." if counts.place == "all" else "",
                 _CHANCE if chance else "",
             )
@@ -188,7 +217,7 @@ def _of_table(title: str, table: Table) -> Grid:
     )
     heads = tuple(Column(in_words(name)) for name in table.columns[1:])
     first = in_words(table.columns[0]) if table.columns else ""
-    return Grid(title[:1].upper() + title[1:], first, heads, lines)
+    return Grid(_capital(title), first, heads, lines)
 
 
 def _words(value: object) -> str:
@@ -208,6 +237,10 @@ def _within(grids: Sequence[Grid]) -> tuple[Grid, ...]:
     return tuple(kept)
 
 
+def _capital(words: str) -> str:
+    return words[:1].upper() + words[1:]
+
+
 def _left_out(grids: Sequence[Grid]) -> str:
     missing = len(grids) - len(_within(grids))
     return (
@@ -225,14 +258,16 @@ def _figures(figures: Sequence[DrawnFigure]) -> Iterator[Section]:
             if one.kind == kind
         )
         if shown:
-            yield Section(kind, heading, pictures=shown, folded=kind == "histogram" and len(shown) > 3)
+            folded = kind == "histogram" and len(shown) > 3
+            yield Section(kind, heading, pictures=shown, folded=folded, wide=kind in ("roc", "table"))
 
 
 def _run(evaluation: Evaluation, facts: RunFacts) -> Iterator[Section]:
     counts = {in_words(name): f"{count} images" for name, count in evaluation.counts.items()}
-    yield Section("run", "What was run, and on what", facts=facts.lines() | counts)
+    told = facts.lines() | counts | dict(evaluation.settings)
+    yield Section("run", "What was run, and on what", facts=told)
     if facts.wall_times or evaluation.timings:
-        timings = {name: f"{value:.4g}" for name, value in evaluation.timings.items()}
+        timings = {in_words(name): f"{value:.4g}" for name, value in evaluation.timings.items()}
         note = "Of this run on this machine; times do not repeat exactly."
         yield Section("times", "Times", note, facts=facts.times() | timings, folded=len(timings) > 20)
     settings = (
