@@ -20,7 +20,7 @@ from helpers import wandb_files
 from helpers.strangers import Stranger, loader, trainer
 from verisal.callbacks import ReportRun, SaliencyMetrics, SaliencyPanels
 from verisal.metrics import EnergyInside, PerturbationCurve
-from verisal.reporting.report import installed_versions
+from verisal.reporting.facts import installed_versions
 from verisal.saliency import GradCAM, Gradient
 
 METHODS = {"Grad-CAM": GradCAM(), "gradient": Gradient()}

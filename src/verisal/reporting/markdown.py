@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from verisal.reporting.blocks import Block, blocks_of, counted
 from verisal.reporting.drawn import DrawnFigure
-from verisal.reporting.escaping import markdown_code, markdown_text
+from verisal.reporting.escaping import markdown_code, markdown_text, plain
 from verisal.reporting.facts import RunFacts
 from verisal.reporting.publication import main_table
 from verisal.reporting.words import opening, title_of
@@ -127,7 +127,7 @@ def _images_and_timings(evaluation: Evaluation) -> Iterator[str]:
 def _run(evaluation: Evaluation, facts: RunFacts) -> Iterator[str]:
     yield from ("## Run", "")
     if facts.command:
-        yield from ("```", facts.command, "```", "")
+        yield from ("```", plain(facts.command), "```", "")
     yield from (f"- {name}: {markdown_text(words)}" for name, words in facts.lines().items())
     yield from (
         f"- {markdown_text(name)}: {markdown_text(words)}" for name, words in evaluation.settings.items()
@@ -135,7 +135,7 @@ def _run(evaluation: Evaluation, facts: RunFacts) -> Iterator[str]:
     if facts.config_file:
         yield f"- all settings: [{markdown_text(facts.config_file)}]({quote(facts.config_file)})"
     yield from (f"- time, {name}: {words}" for name, words in facts.times().items())
-    yield from (f"- {package} {number}" for package, number in facts.versions.items())
+    yield from (f"- {markdown_text(f'{package} {number}')}" for package, number in facts.versions.items())
 
 
 def _rows(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
