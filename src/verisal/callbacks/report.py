@@ -78,7 +78,7 @@ class ReportRun(Callback):
         began: float | None = None,
     ) -> None:
         super().__init__()
-        check_range(0, max_panels=max_panels)
+        check_range(0, max_panels=max_panels, began=began)
         self._run_dir = run_dir
         self.folder = Path() if run_dir is None else Path(run_dir)
         self.outlets = Outlets(self.folder)
