@@ -54,6 +54,7 @@ def test_fit_fills_its_own_folder_and_says_what_to_do_next(config, capsys):
         "config.yaml",
         "environment.txt",
         "metrics.csv",
+        "report.html",
         "report.json",
         "report.md",
         "run.json",

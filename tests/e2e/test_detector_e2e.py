@@ -80,6 +80,7 @@ def test_run_folder_holds_table_samples_figures_and_checkpoints(home):
         str(path.relative_to(home / "fitted")) for path in (home / "fitted").rglob("*") if path.is_file()
     }
     assert names >= {
+        "report.html",
         "report.md",
         "samples.csv",
         "figures/roc_pgd.png",

@@ -10,6 +10,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
+from helpers.html_pages import assert_sound
 from verisal.data import ImageData
 from verisal.errors import ConfigError
 from verisal.reporting import CsvSink
@@ -26,6 +27,7 @@ from verisal_studies import (
     page_text,
     write_page,
 )
+from verisal_studies.html_page import html_page
 from verisal_studies.scores import Scores, cell, difference_word, ratio_of_means, table
 
 ROOT = Path(__file__).parents[2]
@@ -45,6 +47,36 @@ def _result(*verdicts: Verdict, sections: tuple[Section, ...] = ()) -> StudyResu
         summary="They do, mostly.",
         sections=sections,
     )
+
+
+def test_a_page_is_one_html_file_with_its_pictures():
+    pixels = np.full((4, 5, 3), 7, dtype=np.uint8)
+    evil = "<img src=x onerror=alert(1)>"
+    text = f"See [masks](masks.md) and `{evil}`.\n\n| `a` | {evil} |\n|---|---|\n| 0.5 | **b** |"
+    section = Section("Maps", text, (StudyFigure("maps", f"three {evil}", pixels),))
+    page = assert_sound(
+        html_page(_result("holds", "does not hold here", sections=(section,)), notes=(f"of {evil}",))
+    )
+    assert len(page.all("img")) == 1
+    assert page.all("img")[0]["alt"] == f"three {evil}"
+    said = [words for tag, words in page.words if tag in ("p", "li")]
+    assert "Verdict: holds in part. They do, mostly." in said
+    assert "maps answer - does not hold here: D1 0.05 [0.01, 0.09]" in said
+    assert f"of {evil}" in said
+    assert "See masks and " in said
+    assert page.text.count(evil) >= 4
+    assert "verisal validate --config x.yaml" in page.text
+    heads = [words for tag, words in page.words if tag == "th"]
+    assert heads[:4] == ["claim", "holds when", "verdict", "evidence"]
+
+
+def test_html_in_a_name_is_text_on_the_page():
+    evil = "<img src=x onerror=alert(1)>"
+    setting = {evil: f"a {evil} and `{evil}`"}
+    result = StudyResult(**{**vars(_result("holds")), "setting": setting, "summary": evil})
+    text = page_text(result, "figures")
+    assert "&lt;img src=x onerror=alert(1)> | a &lt;img src=x onerror=alert(1)> and `<img" in text
+    assert "**Verdict: holds.** &lt;img" in text
 
 
 class _Counts(Study):
@@ -161,6 +193,7 @@ def _run(folder, page=None) -> str:
         inference_mode=False,
     )
     trainer.validate(FrozenClassifierTask(classifier="emoji_scenes_64"), data, verbose=False)
+    assert_sound((folder / "study.html").read_text())
     return (folder / "study.md").read_text()
 
 
