@@ -23,6 +23,8 @@ from verisal.results import Evaluation, Score, ScoreName, Table
 # Cells with bars and counts, and cells at all: a page of a large study must open.
 _MOST_BARS: Final = 2500
 _MOST_CELLS: Final = 12_000
+# What an alarm is judged by stands first, with the main table.
+_FIRST: Final = ("auroc", "tpr_at_fpr5", "fpr")
 _CHANCE: Final = "The upright line is chance."
 _HEADINGS: Final[Mapping[str, str]] = {
     "roc": "ROC curves",
@@ -101,11 +103,12 @@ def _cautions(scores: Mapping[ScoreName, Score]) -> Iterator[str]:
 
 def _grids(evaluation: Evaluation) -> tuple[list[Grid], list[Grid]]:
     """The main tables, and all others."""
-    blocks = [_of_block(block, evaluation.split) for block in blocks_of(evaluation.scores)]
+    blocks = {block.metric: _of_block(block, evaluation.split) for block in blocks_of(evaluation.scores)}
     tables = [_of_table(title, table) for title, table in evaluation.tables.items()]
-    if main := list(_main(evaluation)):
-        return main, [*blocks, *tables]
-    return blocks[:1], [*blocks[1:], *tables]
+    main = list(_main(evaluation))
+    first = [metric for metric in _FIRST if metric in blocks] or ([] if main else list(blocks)[:1])
+    rest = [grid for metric, grid in blocks.items() if metric not in first]
+    return [*main, *(blocks[metric] for metric in first)], [*rest, *tables]
 
 
 def _main(evaluation: Evaluation) -> Iterator[Grid]:
