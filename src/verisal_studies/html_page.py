@@ -20,7 +20,7 @@ def html_page(result: StudyResult, *, notes: Sequence[str] = ()) -> str:
         notes: of the evaluation, which its reader must know.
     """
     doubts = [
-        f"{without_marks(finding.claim)} - {finding.verdict}: {without_marks(finding.evidence)}"
+        f"{without_marks(finding.claim).rstrip('.')}: {finding.verdict}."
         for finding in result.findings
         if finding.verdict != "holds"
     ]

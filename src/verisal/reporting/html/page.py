@@ -195,6 +195,11 @@ class Page:
 
     __repr__ = brief
 
+    @property
+    def counted(self) -> bool:
+        """True if there are tables whose cells know their numbers of images."""
+        return any(section.grids for section in self.sections)
+
 
 def render(page: Page) -> str:
     """The page as one file of at most 3 MB; pictures become smaller where they must, the last are left out.
