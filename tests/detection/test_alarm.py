@@ -215,9 +215,7 @@ def test_a_classifier_of_other_classes_or_stages_is_refused(problem):
 
 def test_table_has_a_line_per_group(alarm):
     lines = alarm.table().splitlines()
-    assert (
-        lines[0] == f"ViewConsistency, alarm above {alarm.threshold:.4g}: 10 % of clean validation images"
-    )
+    assert lines[0] == f"ViewConsistency, alarm above {alarm.threshold:.4g}: 10 % of clean validation images"
     shown = {line.split()[0]: line.split()[1] for line in lines[2:-1]}
     assert shown == {name: str(count) for name, count in alarm.report.counts.items() if count}
     assert lines[-1] == "not fitted: pgd_eps_0_5_norm_l2"

@@ -109,14 +109,14 @@ def test_differentiable_features_have_the_values_of_the_measured_ones(gates, gat
     classifier, images = toy(), images_of(3)
     made = DetectorFeatures(saliency=METHOD, views=("original", "shifted"), gated_activation=gated_activation)
     plain = made(classifier, images)
-    found = made.differentiable(classifier, images.clone().requires_grad_(), gates=gates)
+    found = made.differentiable(classifier, images.clone().requires_grad_(), gates=gates, gradient=True)
     assert list(found) == list(plain)
     for name, value in found.items():
         assert value.requires_grad == (
             name != "prediction" and not (gates.way == "frozen" and "mask" in name)
         )
         torch.testing.assert_close(value.to(plain[name].dtype), plain[name], rtol=1e-3, atol=1e-3, msg=name)
-    without = made.differentiable(classifier, images.clone().requires_grad_(), gates=gates, gradient=False)
+    without = made.differentiable(classifier, images.clone().requires_grad_(), gates=gates)
     assert set(plain) - set(without) == {"gradient", "shifted/gradient"}
 
 

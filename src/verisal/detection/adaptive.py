@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import final
+from dataclasses import dataclass, replace
+from typing import Any, final
 
 import torch
 from torch import Tensor
 
+from verisal._checks import as_tuples
 from verisal.attacks import AdaptivePGD, Defence, FeatureMatching
 from verisal.detection.end_to_end import end_to_end, nearest_of_other_class, strongest
-from verisal.detectors import Detector, DetectorFeatures
+from verisal.detectors import Detector
 from verisal.errors import ConfigError
-from verisal.fingerprint import Configured
+from verisal.fingerprint import Configured, settings_of
 from verisal.functional.adversarial import round_to_8bit
 from verisal.functional.outputs import ask
 from verisal.functional.seeding import derive_seed
@@ -29,33 +30,44 @@ _CHUNK = 24
 @final
 @dataclass(frozen=True, kw_only=True)
 class AdaptiveSuite(Configured):
-    """Adaptive attacks that share one way through the masks.
+    """Adaptive attacks on some rows of a study, in balls of several radii.
 
     Args:
-        gates: how gradients pass through the masks.
+        gates: how gradients pass through the masks; None for rows that read none.
         eps: radii of the Linf balls, in [0, 1] pixel units.
         steps: gradient steps per restart.
         restarts: starts per attack.
         weights: of the alarm, one attack of cross-entropy plus weighted alarm for each.
         matching: whether features of a clean image of another class are imitated too.
+        rows: that are attacked; none for the head of the study.
+        settle: the images that an attack has not brought past the alarm are attacked again with twice the
+            steps, until the share that it has brought past moves by less than this; None for one try. With
+            it an image is finished as soon as it is past the alarm.
+        doublings: how often the steps are doubled at most; the outcome has then not settled, which is said.
 
     Raises:
-        ConfigError: no eps.
+        ConfigError: no eps, or settings out of range.
     """
 
-    gates: DifferentiableGates
+    gates: DifferentiableGates | None = None
     eps: tuple[float, ...]
     steps: int = 100
     restarts: int = 5
     weights: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0, 10.0)
     matching: bool = True
+    rows: tuple[str, ...] = ()
+    settle: float | None = None
+    doublings: int = 3
 
     def __post_init__(self) -> None:
+        as_tuples(self)
         if not self.eps:
             raise ConfigError("an adaptive suite needs radii above 0, found no eps")
         check_range(0, above=True, eps=self.eps)
         check_range(1, steps=self.steps, restarts=self.restarts)
-        check_range(0, weights=self.weights)
+        check_range(0, weights=self.weights, doublings=self.doublings)
+        if self.settle is not None:
+            check_range(0, 1, above=True, settle=self.settle)
 
     def attacks(self, eps: float) -> dict[str, AdaptivePGD]:
         """Name to attack, of one radius."""
@@ -67,47 +79,108 @@ class AdaptiveSuite(Configured):
             made = (*made, matching)
         return {attack.aim.name: attack for attack in made}
 
+    def effort(self) -> dict[str, Any]:
+        """What decides, beside the attack itself, what an attack finds."""
+        gates = None if self.gates is None else settings_of(self.gates)
+        if self.settle is None:
+            return {"gates": gates}
+        return {"gates": gates, "settle": self.settle, "doublings": self.doublings}
+
+
+@final
+@dataclass(frozen=True)
+class Attacked:
+    """A fitted row under attack.
+
+    Attributes:
+        detector: fitted; its measurement must be differentiable.
+        classifier: beside it.
+        threshold: above which it rejects an image; None where there are too few clean images for one, and
+            attacks then do not go on until they settle.
+        pool: ``(N, C, H, W)`` uint8, clean images to imitate.
+    """
+
+    detector: Detector
+    classifier: Classifier
+    threshold: float | None
+    pool: Tensor
+
 
 def attack_defence(
     attack: AdaptivePGD,
-    gates: DifferentiableGates,
-    detector: Detector,
-    classifier: Classifier,
+    suite: AdaptiveSuite,
+    target: Attacked,
     *,
     images: Tensor,
     labels: Tensor,
     image_ids: Sequence[str],
-    pool: Tensor,
     seed: int,
 ) -> dict[str, Tensor]:
     """Attack classifier and detector, and ask the detector itself about the result.
 
     Args:
         attack: what is done.
-        gates: how gradients pass through the masks; the detector that judges optimises them in full.
-        detector: fitted, and reading :class:`DetectorFeatures`.
-        classifier: beside it.
+        suite: of the attack: how gradients pass through masks, and how long it goes on.
+        target: what is attacked; masks are found in full by the detector that judges.
         images: ``(B, C, H, W)`` uint8, classified correctly.
         labels: ``(B,)`` int64.
         image_ids: B names.
-        pool: ``(N, C, H, W)`` uint8, clean images to imitate.
         seed: of the restarts.
 
     Returns:
         ``image`` uint8, ``fooled`` bool, ``score`` of the detector and ``stand_in``, what the attack took for
-        it, both float64.
+        it, both float64, ``steps`` int64 of the last try of each image, and ``settled`` bool, the same for
+        all: whether the last doubling moved the outcome by less than the suite allows.
 
     Raises:
-        ConfigError: a detector that reads something other than :class:`DetectorFeatures`.
+        ConfigError: a detector that reads what no gradient passes through.
     """
-    made = detector.measurement
-    if not isinstance(made, DetectorFeatures):
-        raise ConfigError(
-            f"adaptive attacks differentiate DetectorFeatures; the detector reads {type(made).__name__}"
-        )
+    settle, threshold = suite.settle, target.threshold
+    if settle is None or threshold is None:
+        found = _attacked(attack, suite.gates, target, images, labels, image_ids, seed=seed)
+        return found | {
+            "steps": torch.full_like(labels, attack.steps),
+            "settled": torch.full_like(labels, settle is None, dtype=torch.bool),
+        }
+    attack = replace(attack, stop_below=threshold)
+    found = _attacked(attack, suite.gates, target, images, labels, image_ids, seed=seed)
+    steps, settled = torch.full_like(labels, attack.steps), False
+    for _ in range(suite.doublings):
+        left = (~_past(found, threshold)).nonzero()[:, 0]
+        attack = replace(attack, steps=2 * attack.steps)
+        names = [image_ids[row] for row in left.tolist()]
+        again = _attacked(attack, suite.gates, target, images[left], labels[left], names, seed=seed)
+        steps[left] = attack.steps
+        better = again["fooled"] & (~found["fooled"][left] | (again["score"] < found["score"][left]))
+        for name, tensor in found.items():
+            tensor[left[better]] = again[name][better]
+        if settled := int(_past(again, threshold).sum()) < settle * len(images):
+            break
+    return found | {"steps": steps, "settled": torch.full_like(labels, settled, dtype=torch.bool)}
+
+
+def _past(found: Mapping[str, Tensor], threshold: float) -> Tensor:
+    """``(B,)`` bool: the classifier errs and nothing rings."""
+    return found["fooled"] & ~(found["score"] > threshold)
+
+
+def _attacked(
+    attack: AdaptivePGD,
+    gates: DifferentiableGates | None,
+    target: Attacked,
+    images: Tensor,
+    labels: Tensor,
+    image_ids: Sequence[str],
+    *,
+    seed: int,
+) -> dict[str, Tensor]:
+    detector, classifier, made = target.detector, target.classifier, target.detector.measurement
+    if not len(images):
+        none = torch.zeros(0, dtype=torch.float64)
+        return {"image": images, "fooled": none.bool(), "score": none, "stand_in": none.clone()}
 
     def alarm(seen: Tensor) -> Tensor:
-        return detector.judge(made.differentiable(classifier, seen, gates=gates, gradient=False))
+        return detector.judge(made.differentiable(classifier, seen, gates=gates))
 
     def embed(seen: Tensor) -> Tensor:
         return classifier.stage_outputs(seen).activations[-1].mean(dim=(2, 3))
@@ -115,7 +188,7 @@ def attack_defence(
     clean, guides = images.float() / 255, None
     if isinstance(attack.aim, FeatureMatching):
         with torch.no_grad():
-            pool01 = pool.float() / 255
+            pool01 = target.pool.float() / 255
             known, imitated = embed(clean), embed(pool01)
             answers = ask(classifier, pool01).argmax(dim=1)
         guides = pool01[nearest_of_other_class(known, labels, imitated, answers)]
@@ -177,4 +250,14 @@ def adaptive_scores(
             }
             if suite is None:
                 notes.append(f"adaptive attacks on {row}, {left.remark(eps)}")
+                restless = [key[2] for key, value in found.items() if key[1] == eps and not _settled(value)]
+                if restless:
+                    notes.append(
+                        f"adaptive attacks on {row} at eps {eps * 255:g}/255 had not settled when they were"
+                        f" stopped: {', '.join(restless)}; more doublings would find more"
+                    )
     return scores, tuple(notes)
+
+
+def _settled(cell: Mapping[str, Tensor]) -> bool:
+    return bool(cell["settled"].all())

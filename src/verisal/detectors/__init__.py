@@ -8,11 +8,9 @@ from verisal.detectors.forests import Forest
 from verisal.detectors.gradients import GradientScalars
 from verisal.detectors.masks import MaskForest, MaskStatistics
 from verisal.detectors.measurements import (
-    ChannelGates,
     Logits,
     Measurement,
     Pixels,
-    PooledActivations,
     SalientPixels,
     ShiftedLogits,
     StepsToFlip,
@@ -22,6 +20,7 @@ from verisal.detectors.network import CNNDetector
 from verisal.detectors.spectrum import Spectrum, StageSpectrum
 from verisal.detectors.squeezing import SqueezedLogits
 from verisal.detectors.stack import Combined, Stack
+from verisal.detectors.stages import ChannelGates, PooledActivations
 from verisal.detectors.statistical import (
     KernelDensity,
     LocalIntrinsicDimension,

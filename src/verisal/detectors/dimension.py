@@ -11,7 +11,8 @@ from torch import Tensor
 
 from verisal.detectors.base import require_rows
 from verisal.detectors.forests import ForestDetector
-from verisal.detectors.measurements import Measured, Measurement, PooledActivations
+from verisal.detectors.measurements import Measured, Measurement
+from verisal.detectors.stages import PooledActivations
 from verisal.detectors.statistical import (
     LogisticDetector,
     growth,

@@ -115,7 +115,12 @@ class DetectorFeatures(Measurement):
             return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def differentiable(
-        self, classifier: StagedClassifier, images: Tensor, *, gates: GateFunction, gradient: bool = True
+        self,
+        classifier: StagedClassifier,
+        images: Tensor,
+        *,
+        gates: GateFunction | None = None,
+        gradient: bool = False,
     ) -> dict[str, Tensor]:
         """The same features with a graph to the images, for attacks on a detector.
 
@@ -129,8 +134,16 @@ class DetectorFeatures(Measurement):
                 cheaper and gives the same values.
             gates: takes the place of ``saliency``, and says how gradients pass through the gates.
             gradient: also make ``gradient``, which costs a backward pass and one through it.
+
+        Raises:
+            ConfigError: no gates.
         """
         check_images(images.detach())
+        if gates is None:
+            raise ConfigError(
+                "DetectorFeatures has masks, and a gradient needs to know how it passes through them; give"
+                " gates, such as FrozenGates(method=...) or PredictedGates(checkpoint=...)"
+            )
         graph = images.requires_grad
         classifier = staged_network(classifier, type(self).__name__)
         with frozen(classifier), gradient_scope(images.device.type):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -16,12 +16,11 @@ from verisal.errors import ConfigError
 from verisal.fingerprint import Configured, canonical
 from verisal.functional.adversarial import round_to_8bit
 from verisal.functional.filters import shift_one_pixel
-from verisal.functional.networks import staged_network
 from verisal.functional.outputs import ask, require_softmax
-from verisal.functional.scopes import differentiated, frozen, gradient_scope
-from verisal.saliency import GateMethod, Saliency
-from verisal.saliency.gates.contributions import channel_contributions
-from verisal.types import StagedClassifier, StageOutputs, check_images
+from verisal.functional.scopes import frozen, gradient_scope
+from verisal.saliency import Saliency
+from verisal.saliency.gates.differentiable import GateFunction
+from verisal.types import StagedClassifier, check_images
 
 Measured = Mapping[str, Tensor]
 """Measurements of images: name to ``(B, ...)``."""
@@ -43,6 +42,27 @@ class Measurement(Configured, ABC):
     def __call__(self, classifier: StagedClassifier, images: Tensor) -> dict[str, Tensor]:
         """Named tensors ``(B, ...)`` of images ``(B, C, H, W)`` in [0, 1], each row of its image alone."""
 
+    def differentiable(
+        self, classifier: StagedClassifier, images: Tensor, *, gates: GateFunction | None = None
+    ) -> dict[str, Tensor]:
+        """What detectors read, with a graph to the images, for attacks on a detector.
+
+        Tensors that no detector with a slope reads may be missing.
+
+        Args:
+            classifier: as for the measurement itself.
+            images: ``(B, C, H, W)`` in [0, 1].
+            gates: how gradients pass through masks, where there are any.
+
+        Raises:
+            ConfigError: a measurement that no gradient passes through, or masks without ``gates``.
+        """
+        raise ConfigError(
+            f"no gradient passes through {type(self).__name__}; adaptive attacks know rows that read"
+            " DetectorFeatures, Logits, ShiftedLogits, ViewLogits, Pixels, PooledActivations or several of"
+            " them"
+        )
+
     @property
     def parts(self) -> tuple[Measurement, ...]:
         """Measurements that it is made of, which a store keeps one by one; itself unless overridden."""
@@ -53,11 +73,17 @@ class Measurement(Configured, ABC):
         return dict(measured[0])
 
 
-def measured_logits(classifier: StagedClassifier, images: Tensor) -> Tensor:
-    """Logits ``(B, K)`` in float32, the classifier in eval mode and left as it was."""
-    check_images(images)
+def measured_logits(classifier: StagedClassifier, images: Tensor, *, graph: bool = False) -> Tensor:
+    """Logits ``(B, K)`` in float32, the classifier in eval mode and left as it was.
+
+    Args:
+        classifier: that is asked.
+        images: ``(B, C, H, W)`` in [0, 1].
+        graph: whether the logits have a graph to the images.
+    """
+    check_images(images.detach())
     require_softmax(classifier, "a detector of adversarial images")
-    with frozen(classifier), gradient_scope(images.device.type), torch.no_grad():
+    with frozen(classifier), gradient_scope(images.device.type), torch.set_grad_enabled(graph):
         return ask(classifier, images)
 
 
@@ -72,6 +98,12 @@ class Logits(Measurement):
         """Logits of images ``(B, C, H, W)`` in [0, 1]."""
         return {"logits": measured_logits(classifier, images)}
 
+    def differentiable(
+        self, classifier: StagedClassifier, images: Tensor, *, gates: GateFunction | None = None
+    ) -> dict[str, Tensor]:
+        """The same with a graph to the images."""
+        return {"logits": measured_logits(classifier, images, graph=True)}
+
 
 @final
 @dataclass(frozen=True)
@@ -82,8 +114,19 @@ class ShiftedLogits(Measurement):
 
     def __call__(self, classifier: StagedClassifier, images: Tensor) -> dict[str, Tensor]:
         """Logits of both views of images ``(B, C, H, W)`` in [0, 1]."""
-        logits = measured_logits(classifier, images)
-        return {"logits": logits, "shifted/logits": measured_logits(classifier, shift_one_pixel(images))}
+        return self._logits(classifier, images)
+
+    def differentiable(
+        self, classifier: StagedClassifier, images: Tensor, *, gates: GateFunction | None = None
+    ) -> dict[str, Tensor]:
+        """The same with a graph to the images."""
+        with gradient_scope(images.device.type):
+            return self._logits(classifier, images, graph=True)
+
+    @staticmethod
+    def _logits(classifier: StagedClassifier, images: Tensor, *, graph: bool = False) -> dict[str, Tensor]:
+        seen = {"logits": images, "shifted/logits": shift_one_pixel(images)}
+        return {name: measured_logits(classifier, view, graph=graph) for name, view in seen.items()}
 
 
 @final
@@ -121,9 +164,22 @@ class ViewLogits(Measurement):
 
     def __call__(self, classifier: StagedClassifier, images: Tensor) -> dict[str, Tensor]:
         """Logits of all views of images ``(B, C, H, W)`` in [0, 1]."""
-        measured = {"logits": measured_logits(classifier, images)}
+        return self._logits(classifier, images)
+
+    def differentiable(
+        self, classifier: StagedClassifier, images: Tensor, *, gates: GateFunction | None = None
+    ) -> dict[str, Tensor]:
+        """The same with a graph to the images, through every view."""
+        with gradient_scope(images.device.type):
+            return self._logits(classifier, images, graph=True)
+
+    def _logits(
+        self, classifier: StagedClassifier, images: Tensor, *, graph: bool = False
+    ) -> dict[str, Tensor]:
+        measured = {"logits": measured_logits(classifier, images, graph=graph)}
         return measured | {
-            f"{view.name}/logits": measured_logits(classifier, view(images)) for view in self.seen
+            f"{view.name}/logits": measured_logits(classifier, view(images), graph=graph)
+            for view in self.seen
         }
 
 
@@ -138,137 +194,11 @@ class Pixels(Measurement):
         """Bytes and logits of images ``(B, C, H, W)`` in [0, 1]."""
         return {"image": round_to_8bit(images), "logits": measured_logits(classifier, images)}
 
-
-@final
-@dataclass(frozen=True)
-class PooledActivations(Measurement):
-    """``logits (B, K)``, and per stage ``pooled/<l> (B, C_l)``: the activation's mean over positions.
-
-    Stages are numbered from 1. A view adds ``<view>/logits``, ``<view>/pooled/<l>`` and
-    ``<view>/change/pooled/<l>``, the vector of the view minus that of the image. One forward pass, and one
-    more per view.
-
-    Args:
-        views: changes of the image that are measured, too.
-
-    Raises:
-        ConfigError: two views of one name.
-    """
-
-    views: tuple[View, ...] = ()
-
-    def __post_init__(self) -> None:
-        as_tuples(self)
-        check_names([view.name for view in self.views])
-
-    def _decisive(self) -> dict[str, Any]:
-        return _without_unused(super()._decisive(), "views")
-
-    def __call__(self, classifier: StagedClassifier, images: Tensor) -> dict[str, Tensor]:
-        """Logits and vectors of images ``(B, C, H, W)`` in [0, 1]."""
-
-        def pooled(seen: Tensor) -> dict[str, Tensor]:
-            _, outputs = stage_outputs(classifier, seen, "PooledActivations")
-            stages = enumerate(outputs.activations, start=1)
-            vectors = {f"pooled/{number}": activation.mean(dim=(2, 3)) for number, activation in stages}
-            return {"logits": outputs.logits} | vectors
-
-        return _with_changes(pooled, images, self.views)
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class ChannelGates(Measurement):
-    """``gates/<l> (B, C_l)``: the mean over positions of the gates that explain the predicted class.
-
-    Stages are numbered from 1. One forward pass, and what the saliency takes. A view adds the same **for the
-    class that is predicted on the image itself**, ``<view>/gates/<l>``, and what is different there,
-    ``<view>/change/gates/<l>``, at the same cost again.
-
-    Args:
-        saliency: how the gates are found.
-        contributions: also make ``contributions/<l> (B, C_l)``: what each gated channel adds to the logit of
-            the class, gate times slope summed over positions, in logits. One pass more, forward and back.
-        views: changes of the image that are measured, too.
-
-    Raises:
-        ConfigError: two views of one name.
-    """
-
-    saliency: GateMethod
-    contributions: bool = False
-    views: tuple[View, ...] = ()
-
-    def __post_init__(self) -> None:
-        as_tuples(self)
-        check_names([view.name for view in self.views])
-
-    def _decisive(self) -> dict[str, Any]:
-        decisive = super()._decisive() | {"saliency": self.saliency.gate_settings()}
-        return _without_unused(decisive, "contributions", "views")
-
-    def __call__(self, classifier: StagedClassifier, images: Tensor) -> dict[str, Tensor]:
-        """Vectors of images ``(B, C, H, W)`` in [0, 1] for the class that is predicted on each."""
-        network, outputs = stage_outputs(classifier, images, "ChannelGates")
-        with gradient_scope(images.device.type):
-            query = outputs.logits.argmax(dim=1)
-
-        def vectors(seen: Tensor) -> dict[str, Tensor]:
-            if len(seen) == 0:
-                # Nothing to explain; the activations have the channels of the gates.
-                empty = [activation.mean(dim=(2, 3)) for activation in outputs.activations]
-                return self._named(empty, empty)
-            found = self.saliency.find(network, seen, query)
-            gates = [gate.mean(dim=(2, 3)) for gate in found.gates]
-            if not self.contributions:
-                return self._named(gates, ())
-            with differentiated(network, device=seen.device):
-                added = channel_contributions(network, found.activations, found.gates, query)
-            return self._named(gates, added)
-
-        # Around all of it: what comes from inference mode can never be asked for a gradient.
-        with gradient_scope(images.device.type), torch.no_grad():
-            return _with_changes(vectors, images, self.views)
-
-    def _named(self, gates: Sequence[Tensor], added: Sequence[Tensor]) -> dict[str, Tensor]:
-        kinds = {"gates": gates} | ({"contributions": added} if self.contributions else {})
-        return {
-            f"{kind}/{number}": vector
-            for kind, vectors in kinds.items()
-            for number, vector in enumerate(vectors, start=1)
-        }
-
-
-def _with_changes(
-    measure: Callable[[Tensor], dict[str, Tensor]], images: Tensor, views: Sequence[View]
-) -> dict[str, Tensor]:
-    """Vectors of images, of their views, and what is different in each view; logits have no such change."""
-    own = measure(images)
-    measured = dict(own)
-    for view in views:
-        seen = measure(view(images))
-        measured |= {f"{view.name}/{name}": tensor for name, tensor in seen.items()}
-        measured |= {
-            f"{view.name}/change/{name}": tensor - own[name]
-            for name, tensor in seen.items()
-            if name != "logits"
-        }
-    return measured
-
-
-def _without_unused(settings: dict[str, Any], *names: str) -> dict[str, Any]:
-    """Settings without those that are not used, so that stores from before there were any stay valid."""
-    return {name: value for name, value in settings.items() if value or name not in names}
-
-
-def stage_outputs(
-    classifier: StagedClassifier, images: Tensor, measurement: str
-) -> tuple[StagedClassifier, StageOutputs]:
-    """The classifier without wrappers, and what its stages give for images ``(B, C, H, W)``."""
-    check_images(images)
-    network = staged_network(classifier, f"the measurement {measurement}")
-    with frozen(network), gradient_scope(images.device.type), torch.no_grad():
-        return network, network.stage_outputs(images.clone())
+    def differentiable(
+        self, classifier: StagedClassifier, images: Tensor, *, gates: GateFunction | None = None
+    ) -> dict[str, Tensor]:
+        """``image`` in float32, which detectors take for the bytes of it, and no logits."""
+        return {"image": images}
 
 
 @final

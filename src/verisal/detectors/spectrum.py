@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from verisal.detectors.measurements import Measurement, measured_logits, stage_outputs
+from verisal.detectors.measurements import Measurement, measured_logits
+from verisal.detectors.stages import stage_outputs
 from verisal.types import StagedClassifier, check_images, check_range
 
 # Magnitude that counts as none: that of rounding an image to 8 bits.

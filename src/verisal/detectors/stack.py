@@ -16,6 +16,7 @@ from verisal.detectors.statistical import LogisticDetector
 from verisal.errors import ConfigError, NumericError
 from verisal.fingerprint import canonical
 from verisal.functional.seeding import derive_seed
+from verisal.saliency.gates.differentiable import GateFunction
 from verisal.types import StagedClassifier, check_range
 
 
@@ -55,6 +56,12 @@ class Combined(Measurement):
     def __call__(self, classifier: StagedClassifier, images: Tensor) -> dict[str, Tensor]:
         """What every source measures of images ``(B, C, H, W)`` in [0, 1]."""
         return self.joined([source(classifier, images) for source in self.sources])
+
+    def differentiable(
+        self, classifier: StagedClassifier, images: Tensor, *, gates: GateFunction | None = None
+    ) -> dict[str, Tensor]:
+        """The same with a graph to the images, through every source."""
+        return self.joined([one.differentiable(classifier, images, gates=gates) for one in self.sources])
 
 
 @final

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from verisal.detectors.base import Detector, matching, require_rows, unfitted
-from verisal.detectors.measurements import Measured, Measurement, PooledActivations
+from verisal.detectors.measurements import Measured, Measurement
+from verisal.detectors.stages import PooledActivations
 from verisal.errors import ConfigError
 
 # Keeps images with neighbours at one and the same distance finite.

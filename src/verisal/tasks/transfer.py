@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from verisal.attacks import AdaptivePGD
-from verisal.detection.adaptive import AdaptiveSuite, adaptive_scores, attack_defence
+from verisal.detection.adaptive import AdaptiveSuite, Attacked, adaptive_scores, attack_defence
 from verisal.detection.data import DetectorData
 from verisal.detection.groups import GroupTable
 from verisal.detection.metric import DetectionTable
@@ -20,7 +20,7 @@ from verisal.detection.report import DetectionResult, build_evaluation, costs_of
 from verisal.detection.table import RATES, detection_thresholds
 from verisal.detectors import Detector, Measurement
 from verisal.errors import ConfigError
-from verisal.fingerprint import canonical, settings_of
+from verisal.fingerprint import canonical
 from verisal.functional.statistics import Bootstrap, ScoreSample, threshold_at_fpr
 from verisal.results import Evaluation, ScoreName
 from verisal.store import FeatureStore
@@ -77,8 +77,8 @@ class TransferTask(L.LightningModule):
         head: the row that the others are compared with.
         default: the fit of the main columns.
         seeds: how often each detector is fitted.
-        adaptive: name to a suite of attacks on classifier and head together; the head must then read
-            ``DetectorFeatures``.
+        adaptive: name to a suite of attacks on classifier and detector together, of the head or of the rows
+            that the suite names; what they read must be differentiable.
         adaptive_images: how many images they attack.
         hardened: the suite whose attacks on fit images the hardened row is fitted on; None for no such row.
         hardened_images: how many fit images it attacks.
@@ -86,7 +86,8 @@ class TransferTask(L.LightningModule):
         seed: first of the seeds, and that of the bootstrap.
 
     Raises:
-        ConfigError: a head that is no detector, a row whose name is no plain word, or no seed.
+        ConfigError: a head that is no detector, a row whose name is no plain word, no seed, or a suite that
+            attacks a row that does not exist.
     """
 
     task_name = "transfer"
@@ -112,12 +113,17 @@ class TransferTask(L.LightningModule):
         self.detectors, self.head, self.default = dict(detectors), head, default
         self.seeds, self.resamples, self.seed = seeds, resamples, seed
         self.adaptive, self.adaptive_images = dict(adaptive or {}), adaptive_images
+        for name, suite in self.adaptive.items():
+            if strange := sorted(set(suite.rows) - set(detectors)):
+                raise ConfigError(
+                    f"adaptive.{name}.rows names {', '.join(strange)}; the rows are {', '.join(detectors)}"
+                )
         self.hardened, self.hardened_images = hardened, hardened_images
         self._hard_row = f"{head}_hardened"
         self.rows = [*detectors, *([self._hard_row] if hardened else [])]
         self.evaluation: Evaluation | None = None
         self._measured: tuple[str, dict[Split, dict[str, Tensor]]] = ("", {})
-        self._attacked: dict[str, Detector] = {}
+        self._attacked: dict[str, Attacked] = {}
         self._hard_samples: dict[str, Tensor] = {}
 
     @property
@@ -143,13 +149,19 @@ class TransferTask(L.LightningModule):
     def _adaptive_cells(self) -> Iterator[_AdaptiveCell]:
         for row in self._attacked_rows:
             for name, suite in self.adaptive.items():
+                if row not in self._rows_of(suite):
+                    continue
                 for eps in suite.eps:
                     for attack in suite.attacks(eps):
                         yield _AdaptiveCell(row, name, eps, attack)
 
+    def _rows_of(self, suite: AdaptiveSuite) -> tuple[str, ...]:
+        return suite.rows or (self.head, self._hard_row)
+
     @property
     def _attacked_rows(self) -> list[str]:
-        return [row for row in self.rows if row in (self.head, self._hard_row)]
+        known = {row for suite in self.adaptive.values() for row in self._rows_of(suite)}
+        return [row for row in self.rows if row in known]
 
     def _attacked_cell(self, row: str) -> _Cell:
         """The fitted detector that adaptive attacks know."""
@@ -212,7 +224,7 @@ class TransferTask(L.LightningModule):
         attack = self.adaptive[cell.suite].attacks(cell.eps)[cell.attack]
         key = {
             "attack": attack.settings(),
-            "gates": settings_of(self.adaptive[cell.suite].gates),
+            **self.adaptive[cell.suite].effort(),
             "images": self.adaptive_images,
             "detector": self._key(self._attacked_cell(cell.row)),
         }
@@ -250,20 +262,27 @@ class TransferTask(L.LightningModule):
     ) -> dict[str, Tensor]:
         """Results of an attack that knows a row on the first ``count`` clean images of a split."""
         if row not in self._attacked:
-            self._attacked[row] = self._fitted(self._attacked_cell(row))
-        pool, groups = self._data.groups("det_fit"), self._data.groups(split)
+            self._attacked[row] = self._target(row)
+        groups = self._data.groups(split)
         rows = _first_clean(groups, count)
         return attack_defence(
             attack,
-            suite.gates,
+            suite,
             self._attacked[row],
-            self._data.classifier,
             images=groups.images[rows],
             labels=groups.label[rows],
             image_ids=[self._data.image_id(split, index) for index in groups.image_index[rows].tolist()],
-            pool=pool.images[pool.clean],
             seed=self.seed,
         )
+
+    def _target(self, row: str) -> Attacked:
+        """A row as adaptive attacks know it."""
+        detector = self._fitted(self._attacked_cell(row))
+        pool, validation = self._data.groups("det_fit"), self._data.groups("det_val")
+        measured = self._read("det_val", detector.measurement)
+        clean = detector.judge({name: tensor[validation.clean] for name, tensor in measured.items()})
+        threshold = threshold_at_fpr(clean.double().cpu(), RATES[0])
+        return Attacked(detector, self._data.classifier, threshold, pool.images[pool.clean])
 
     def _hardening(self) -> dict[str, Tensor]:
         """Measurements of adaptive attacks on fit images that fooled the classifier."""
@@ -274,7 +293,7 @@ class TransferTask(L.LightningModule):
         parts = []
         for eps in suite.eps:
             for name, attack in suite.attacks(eps).items():
-                key = {**known, "attack": attack.settings(), "gates": settings_of(suite.gates)}
+                key = {**known, "attack": attack.settings(), **suite.effort()}
                 store = self._data.score_store(f"hardening-{eps * 255:g}-{name}", key)
                 self._data.scores(
                     store,
@@ -302,7 +321,8 @@ class TransferTask(L.LightningModule):
                 return replace(evaluation, notes=(*evaluation.notes, note))
             outcomes = {
                 (cell.suite, cell.eps, cell.attack): {
-                    name: value[0] for name, value in self._store(cell).load(["fooled", "score"]).items()
+                    name: value[0]
+                    for name, value in self._store(cell).load(["fooled", "score", "settled"]).items()
                 }
                 for cell in self._adaptive_cells
                 if cell.row == row
