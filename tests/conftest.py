@@ -14,6 +14,10 @@ import hypothesis  # noqa: E402 - see above
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
+from verisal.cli._memory import keep_freed_memory  # noqa: E402
+
+keep_freed_memory()
+
 hypothesis.settings.register_profile(
     "ci", derandomize=True, deadline=None, database=None, max_examples=50, print_blob=True
 )

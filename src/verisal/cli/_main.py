@@ -16,6 +16,7 @@ from verisal import __version__
 from verisal.cli._command import Command
 from verisal.cli._configs import show_configs, with_shipped_configs
 from verisal.cli._help import STAGES, help_of, overview, refuse_command
+from verisal.cli._memory import keep_freed_memory
 from verisal.cli._options import SHOWN_BY, refuse_repeated_keys
 from verisal.cli._parsers import configs_parser, data_parser, export_parser
 from verisal.cli._process import Stopped, lasting_output, quiet, restored_settings, stops_as_exceptions
@@ -35,6 +36,9 @@ def main(args: list[str] | None = None, *, began: float | None = None) -> int:
     Returns:
         The exit code.
     """
+    if args is None:
+        # The process is ours alone.
+        keep_freed_memory()
     arguments = sys.argv[1:] if args is None else args
     command = Command(
         words=shlex.join(["verisal", *arguments]), began=time.perf_counter() if began is None else began

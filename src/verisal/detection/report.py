@@ -55,7 +55,7 @@ class DetectionResult:
         tables: fit to the scores of all rows.
         thresholds: fit to row to rate to threshold, from clean validation images.
         negatives: clean validation images that the thresholds were made from.
-        masks: what the head row reads, for pictures of its masks; none without masks in it.
+        masks: what a row with masks reads, the head if it has any, for pictures of them; none without masks in it.
         timings: what was timed.
         learned: rows that learn from attacked images; see :func:`learned_rows`.
         clean_scores: row to what is known of the scores that set its threshold.
@@ -303,7 +303,7 @@ def _panels(found: DetectionResult, groups: GroupTable, data: DetectorData) -> t
 
 
 def _masks(found: DetectionResult) -> dict[str, Tensor]:
-    """What the head reads, without the numbers that stand before the names of several measurements."""
+    """What a row reads, without the numbers that stand before the names of several measurements."""
     return {re.sub(r"^\d+/", "", name): tensor for name, tensor in found.masks.items()}
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import lightning as L
 
 from verisal.detection.data import DetectorData
-from verisal.detectors import Detector, Measurement
+from verisal.detectors import Detector, DetectorFeatures, Measurement
 from verisal.errors import ConfigError
 from verisal.fingerprint import canonical
 
@@ -36,3 +36,12 @@ def detector_data(task: L.LightningModule, default: str) -> DetectorData:
 def distinct(detectors: Collection[Detector]) -> dict[str, Measurement]:
     """The measurements of some detectors, equal ones once, by their settings."""
     return {canonical(detector.measurement): detector.measurement for detector in detectors}
+
+
+def shown_measurement(detectors: Mapping[str, Detector], head: str) -> Measurement:
+    """The measurement whose masks panels show: the head's, or the first with masks if it has none."""
+    measurements = [detectors[head].measurement, *distinct(detectors.values()).values()]
+    for measurement in measurements:
+        if any(isinstance(part, DetectorFeatures) for part in measurement.parts):
+            return measurement
+    return measurements[0]

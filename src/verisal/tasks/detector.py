@@ -24,7 +24,7 @@ from verisal.functional.outputs import log_odds
 from verisal.functional.statistics import Bootstrap, ScoreSample
 from verisal.functional.statistics.drift import QUANTILES
 from verisal.results import Evaluation
-from verisal.tasks._rows import check_rows, detector_data, distinct
+from verisal.tasks._rows import check_rows, detector_data, distinct, shown_measurement
 from verisal.tasks._training import OneCycle, agree_on_buffers, check_planned
 from verisal.types import Batch, Split, check_range
 
@@ -313,11 +313,11 @@ class DetectorTask(L.LightningModule):
         if split == "det_test" and self.trainer.is_global_zero:
             images = self._data.groups(split).images[:_TIMED_IMAGES].float() / 255
             timings = costs_of(self.detectors, self._data.classifier, images)
-        head = self.detectors[self.head]
+        shown = canonical(shown_measurement(self.detectors, self.head))
         result = DetectionResult(
             split=split, rows=self.rows, head=self.head, default=self.default, tables={self.default: table},
             thresholds={self.default: self._known_thresholds()}, negatives=int(self.negatives),
-            masks=self._measured[split, canonical(head.measurement)], timings=timings,
+            masks=self._measured[split, shown], timings=timings,
             learned=learned_rows(self.detectors), clean_scores=self._known_clean_scores(),
         )  # fmt: skip
         bootstrap = Bootstrap(resamples, seed=self.seed)

@@ -24,7 +24,7 @@ from verisal.fingerprint import canonical
 from verisal.functional.statistics import Bootstrap, ScoreSample, threshold_at_fpr
 from verisal.results import Evaluation, ScoreName
 from verisal.store import FeatureStore
-from verisal.tasks._rows import check_rows, detector_data, distinct
+from verisal.tasks._rows import check_rows, detector_data, distinct, shown_measurement
 from verisal.types import Split, check_range
 
 _TIMED_IMAGES = 32
@@ -203,7 +203,7 @@ class TransferTask(L.LightningModule):
             learned=learned_rows({row: self._detector(row) for row in self.rows}),
             clean_scores=self._clean_scores(clean),
             timings=self._timings(),
-            masks=self._read("det_test", self._detector(self.head).measurement),
+            masks=self._read("det_test", shown_measurement(self.detectors, self.head)),
         )  # fmt: skip
         bootstrap = Bootstrap(self.resamples, seed=self.seed)
         evaluation = build_evaluation(result, self._data, bootstrap)
