@@ -18,6 +18,7 @@ _LIMITS: Final = {"energy": 0.70, "pointing": 0.95, "box": 0.93}
 _HEADER: Final = ("energy ↑", "pointing ↑", "box ↑", "healed ↑")
 _NO_METHODS: Final = ("true_place", "random_place")
 _FEWEST: Final = 100
+_GOALS: Final = ("targeted", "untargeted")
 
 
 @final
@@ -67,10 +68,16 @@ class PatchLocalisation(Study):
         ]
         patches = evaluation.counts.get("patches that fool", 0)
         others = [row for row in rows if row != self.ours and row not in self.parts]
-        findings = (
-            self._reached(scores, patches),
-            *(self._ahead(scores, others, score) for score in _LIMITS),
-            self._heals(scores),
+        goals = [goal for goal in _GOALS if scores.names(self.ours, f"patches_{goal}/energy")]
+        groups = {f"{goal} patches": f"patches_{goal}" for goal in goals} or {"patches": "patches"}
+        findings = tuple(
+            finding
+            for words, metric in groups.items()
+            for finding in (
+                self._reached(scores, words, metric, evaluation.counts.get(f"{words} that fool", 0)),
+                *(self._ahead(scores, others, words, metric, score) for score in _LIMITS),
+                self._heals(scores, words, metric),
+            )
         )
         values = scores.values(self.ours, "patches/energy")
         setting = {
@@ -86,27 +93,33 @@ class PatchLocalisation(Study):
             summary=summary,
             setting=setting,
             values={
-                "patches": table(["", *_HEADER], {row: _cells(scores, row, "patches") for row in shown}),
+                "patches": "\n\n".join(
+                    f"{words[0].upper()}{words[1:]}:\n\n"
+                    + table(["", *_HEADER], {row: _cells(scores, row, metric) for row in shown})
+                    for words, metric in groups.items()
+                ),
                 "attacks": "`, `".join(attacks),
                 "by_attack": self._by_attack(scores, attacks, rows),
                 "note": self.note,
             },
-            figures={"patches": _picture(scores, rows)},
+            figures={"patches": _picture(scores, rows, groups)},
         )
 
-    def _reached(self, scores: Scores, patches: int) -> Finding:
-        own = {score: scores.mean(self.ours, f"patches/{score}") for score in _LIMITS}
+    def _reached(self, scores: Scores, words: str, metric: str, patches: int) -> Finding:
+        own = {score: scores.mean(self.ours, f"{metric}/{score}") for score in _LIMITS}
         limits = ", ".join(f"{score} {limit:g}" for score, limit in _LIMITS.items())
         reached = [own[score].value >= limit for score, limit in _LIMITS.items()]
         return Finding(
-            f"`{self.ours}` point at the patch",
+            f"`{self.ours}` point at {words}",
             f"mean at least {limits}, on {_FEWEST} patches or more; in part: some of them",
             verdict_of(reached) if patches >= _FEWEST else "cannot be said",
             ", ".join(f"{score} {cell(value)}" for score, value in own.items()) + f", {patches} patches",
         )
 
-    def _ahead(self, scores: Scores, others: Sequence[str], score: str) -> Finding:
-        name = f"patches/{score}"
+    def _ahead(
+        self, scores: Scores, others: Sequence[str], words_of: str, metric: str, score: str
+    ) -> Finding:
+        name = f"{metric}/{score}"
         words = {
             row: difference_word(scores.difference((self.ours, name), (row, name)), "high") for row in others
         }
@@ -114,7 +127,7 @@ class PatchLocalisation(Study):
         listed = list(words.values())
         rest = quoted(row for row, word in words.items() if word != "better")
         return Finding(
-            f"`{self.ours}` are ahead of all other methods in {score}",
+            f"`{self.ours}` are ahead of all other methods in {score} on {words_of}",
             "the interval of the paired difference is above 0 for every other method; in part: for some, and"
             " below 0 for none",
             verdict_of_words(listed),
@@ -123,12 +136,12 @@ class PatchLocalisation(Study):
             + (f"; the best other one is `{best}` with {cell(scores.mean(best, name))}" if best else ""),
         )
 
-    def _heals(self, scores: Scores) -> Finding:
-        name = "patches/healed"
+    def _heals(self, scores: Scores, words: str, metric: str) -> Finding:
+        name = f"{metric}/healed"
         own, random, true = (scores.mean(row, name) for row in (self.ours, "random_place", "true_place"))
         word = difference_word(scores.difference((self.ours, name), ("random_place", name)), "high")
         return Finding(
-            f"Filling the box of `{self.ours}` heals more often than filling a random one",
+            f"Filling the box of `{self.ours}` heals {words} more often than filling a random one",
             "the interval of the paired difference is above 0",
             verdict_of_words([word]),
             f"{cell(own)}, a random box {cell(random)}, the patch itself {cell(true)}",
@@ -151,9 +164,12 @@ def _cells(scores: Scores, row: str, metric: str) -> list[str]:
     return [cell(scores.mean(row, name)) if scores.names(row, re.escape(name)) else "" for name in names]
 
 
-def _picture(scores: Scores, rows: Sequence[str]) -> Pixels:
+def _picture(scores: Scores, rows: Sequence[str], groups: Mapping[str, str]) -> Pixels:
     panels: dict[str, dict[str, dict[str, Score]]] = {
-        score: {row: {score: scores.mean(row, f"patches/{score}")} for row in rows}
+        score: {
+            row: {words: scores.mean(row, f"{metric}/{score}") for words, metric in groups.items()}
+            for row in rows
+        }
         for score in (*_LIMITS, "healed")
     }
     return interval_pixels(panels, title="Maps of the class that a patch forces: right is good")

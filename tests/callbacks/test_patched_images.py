@@ -103,6 +103,12 @@ def test_targeted_patches_reach_their_goal_and_images_have_a_mean_over_their_pat
     found = evaluated(attacks={"any": PATCH, "aimed": aimed, "none": blind})
     assert score(found, "attack_aimed/patches/fooled").value == 1.0
     assert score(found, "attack_none/patches/fooled").value == 0.0
+    # Both goals stand apart, and their patches add up to all.
+    goals = [found.counts[f"{goal} patches that fool"] for goal in ("targeted", "untargeted")]
+    assert sum(goals) == found.counts["patches that fool"]
+    energies = [score(found, f"finds/patches_{goal}/energy") for goal in ("targeted", "untargeted")]
+    assert all(energy.value == 1.0 for energy in energies)
+    assert goals[1] >= energies[1].n > 0
     assert found.counts["patches that fool"] == 2 * COUNT
     assert math.isnan(score(found, "finds/patches[none]/energy").value)
     assert score(found, "finds/patches/energy").n == COUNT

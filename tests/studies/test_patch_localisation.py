@@ -16,8 +16,8 @@ SCORES = ("energy", "pointing", "box", "healed")
 IMAGES = [f"image {number}" for number in range(40)]
 
 
-def planted(rows, *, patches=120):
-    """Scores per image around the means that are planted, for one attack and all."""
+def planted(rows, *, patches=120, untargeted=None):
+    """Scores per image around the means that are planted, for one attack and all, or for both goals."""
     samples = {"image_id": [], "row": [], "score": [], "value": []}
 
     def plant(row, score, mean):
@@ -30,8 +30,13 @@ def planted(rows, *, patches=120):
         for score, mean in means.items():
             plant(row, f"patches/{score}", mean)
             plant(row, f"patches[one]/{score}", mean)
+            if untargeted:
+                plant(row, f"patches_targeted/{score}", mean)
+                plant(row, f"patches_untargeted/{score}", untargeted[row][score])
     plant("attack_one", "patches/fooled", 0.8)
-    return Evaluation("val", {}, samples=samples, counts={"patches that fool": patches})
+    counts = {"patches that fool": patches}
+    counts |= {f"{goal} patches that fool": patches for goal in ("targeted", "untargeted") if untargeted}
+    return Evaluation("val", {}, samples=samples, counts=counts)
 
 
 def rows(ours=(0.8, 0.97, 0.95, 0.7), other=(0.3, 0.6, 0.5, 0.3)):
@@ -72,6 +77,19 @@ def test_few_patches_say_nothing_about_limits_and_parts_are_not_compared():
     found, result = verdicts(planted(rows()), parts=["grad_cam"])
     assert found[1:4] == ["cannot be said"] * 3
     assert "ahead of 0 of 0" in result.findings[1].evidence
+
+
+def test_patches_with_a_goal_and_without_are_judged_apart():
+    poor = rows(ours=(0.3, 0.4, 0.3, 0.05), other=(0.5, 0.6, 0.5, 0.3))
+    found, result = verdicts(planted(rows(), untargeted=poor))
+    assert found == ["holds"] * 5 + ["does not hold here"] * 5
+    assert "targeted patches" in result.findings[0].claim
+    assert "untargeted patches" in result.findings[5].claim
+    text = result.sections[0].text
+    assert (
+        text.index("Targeted patches:") < text.index("| `evidence_masks` | 0.800") < text.index("Untargeted")
+    )
+    assert "| `evidence_masks` | 0.300" in text
 
 
 def test_an_evaluation_without_patches_is_refused():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import final
 
@@ -59,8 +59,9 @@ class PatchedImages(ScoringCallback):
     is best on the other half of the images. ``healed`` says whether the right class is back once that box is
     filled; the controls fill the true place and a random one of the same size.
 
-    Each score is the mean over an image's patches, and of all patches or of those of one attack, as
-    ``patches[<attack>]``. Intervals are over images. Options as of :class:`ExplainingCallback`.
+    Each score is the mean over an image's patches: of all, of those of one attack, as ``patches[<attack>]``,
+    and of those with a goal and without, ``patches_targeted`` and ``patches_untargeted``, where there are
+    both. Intervals are over images. Options as of :class:`ExplainingCallback`.
 
     Args:
         attacks: name to attack, or attacks; each must say where its patch lies. The goals of targeted ones
@@ -161,6 +162,14 @@ class PatchedImages(ScoringCallback):
         self._places.update(ids, torch.cat([boxes, own.labels[:, None]], dim=1))
         return Seen(own, seen.logits[rows], predicted), rows
 
+    def _goals_of_attacks(self) -> dict[str, list[str]]:
+        """``targeted`` and ``untargeted`` to names of attacks, where there are both."""
+        goals = {
+            goal: [name for name, attack in self._attacks.items() if attack.targeted == targeted]
+            for goal, targeted in (("targeted", True), ("untargeted", False))
+        }
+        return goals if all(goals.values()) else {}
+
     def _goals(self, seen: Seen) -> Tensor:
         """A class other than the label for every image."""
         classes = seen.logits.shape[1]
@@ -205,6 +214,9 @@ class PatchedImages(ScoringCallback):
             healed = {"healed": self._healed(epoch, places.image_ids, boxes)}
             parts.extend(self._evaluations(epoch, name, healed, places.image_ids, tried))
         counts = {"images under a patch": len(tried.image_ids), "patches that fool": len(places.image_ids)}
+        for goal, attacks in self._goals_of_attacks().items():
+            of_goal = [name for name in places.image_ids if name.rpartition(_SEPARATOR)[2] in attacks]
+            counts[f"{goal} patches that fool"] = len(of_goal)
         rates = {name: tried.rows[:, column] for column, name in enumerate(self._attacks)}
         for name, fooled in rates.items():
             success = {"fooled": fooled}
@@ -293,12 +305,14 @@ class PatchedImages(ScoringCallback):
     ) -> Iterator[Evaluation]:
         """Means per image over all of its patches, and of each attack."""
         names = [tuple(image_id.rsplit(_SEPARATOR, 1)) for image_id in patches]
-        for attack in (None, *self._attacks):
+        groups = {"patches": list(self._attacks)}
+        groups |= {f"patches_{goal}": attacks for goal, attacks in self._goals_of_attacks().items()}
+        groups |= {f"patches[{attack}]": [attack] for attack in self._attacks}
+        for metric, attacks in groups.items():
             values = {
-                score: _means_per_image(column, names, attack, tried.image_ids)
+                score: _means_per_image(column, names, attacks, tried.image_ids)
                 for score, column in columns.items()
             }
-            metric = "patches" if attack is None else f"patches[{attack}]"
             yield row_evaluation(
                 epoch.split,
                 row,
@@ -310,12 +324,12 @@ class PatchedImages(ScoringCallback):
 
 
 def _means_per_image(
-    values: Tensor, names: Sequence[tuple[str, ...]], attack: str | None, image_ids: Sequence[str]
+    values: Tensor, names: Sequence[tuple[str, ...]], attacks: Collection[str], image_ids: Sequence[str]
 ) -> Tensor:
-    """``(n,)`` means over the patches of each image; NaN where it has none that count."""
+    """``(n,)`` means over the patches of each image by some attacks; NaN where it has none that count."""
     of_image: dict[str, list[float]] = {image_id: [] for image_id in image_ids}
     for (image_id, name), value in zip(names, values.tolist(), strict=True):
-        if attack in (None, name) and value == value:
+        if name in attacks and value == value:
             of_image[image_id].append(value)
     means = [sum(own) / len(own) if own else float("nan") for own in of_image.values()]
     return torch.tensor(means, dtype=torch.float64)

@@ -55,7 +55,7 @@ class DetectionResult:
         tables: fit to the scores of all rows.
         thresholds: fit to row to rate to threshold, from clean validation images.
         negatives: clean validation images that the thresholds were made from.
-        masks: what a row with masks reads, the head if it has any, for pictures of them; none without masks in it.
+        masks: what a row with masks reads, the head if it has any, for pictures of them.
         timings: what was timed.
         learned: rows that learn from attacked images; see :func:`learned_rows`.
         clean_scores: row to what is known of the scores that set its threshold.
