@@ -99,7 +99,7 @@ class Alarm:
                 needed, 200 of them for the threshold.
             labels: N whole numbers, the true classes.
             detector: what learns, of which a copy is fitted; :class:`.ViewConsistency` by default, which
-                reads the logits of the image and of seven changed copies.
+                reads the logits of the image and of eight changed copies.
             attacks: that it learns from, a list or name to attack; FGSM at 4 and 8 / 255 and PGD at 2 and
                 4 / 255 by default. Small budgets carry over best.
             unseen: attacks that are only reported on: what it is worth on what it was not fitted on.

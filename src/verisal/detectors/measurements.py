@@ -139,7 +139,7 @@ class ViewLogits(Measurement):
 
     Args:
         views: changes of the image, named differently; None for three moves, the flip, mean and median over
-            3 x 3, and half the size.
+            3 x 3, and three quarters and half of the size.
 
     Raises:
         ConfigError: no view, or two of one name.

@@ -244,9 +244,12 @@ DEFAULT_VIEWS: tuple[View, ...] = (
     Flipped(),
     MeanFiltered(3),
     MedianFiltered(3),
+    Scaled(0.75),
     Scaled(0.5),
 )
-"""Seven views without noise and without a file format."""
+"""Eight views without noise and without a file format.
+
+Chosen on CIFAR-10 by cross-validation over fit images, with fitted attacks and images near the border alone."""
 
 
 def check_names(names: Sequence[str], *, least: int = 0) -> None:
