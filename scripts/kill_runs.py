@@ -23,7 +23,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-_NETWORKS = ("masks_activations", "masks", "activations", "gradient")
+_NETWORKS = ("masks_activations", "masks", "raw_residuals")
 SMALL = (
     "--data.init_args.fit_count=48",
     "--data.init_args.val_count=224",
@@ -34,20 +34,10 @@ SMALL = (
     "--wandb.mode=offline",
     *(
         f"--model.init_args.detectors.{row}.init_args.source.init_args.saliency.init_args.{setting}"
-        for row in (
-            "masks_activations",
-            "masks",
-            "activations",
-            "gradient",
-            "max_softmax",
-            "shift_consistency",
-        )
+        for row in ("masks_activations", "masks")
         for setting in ("steps=5", "learning_rate=0.2")
     ),
-    *(
-        f"--model.init_args.detectors.{row}.init_args.members=1"
-        for row in ("masks_activations", "masks", "activations", "gradient", "raw_image")
-    ),
+    *(f"--model.init_args.detectors.{row}.init_args.members=1" for row in _NETWORKS),
 )
 SIGNALS = (signal.SIGTERM, signal.SIGKILL, signal.SIGINT)
 

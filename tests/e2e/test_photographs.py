@@ -148,6 +148,7 @@ def test_validate(settings):
 SMALL = """
 model:
   init_args:
+    head: masks_activations
     detectors:
       masks_activations:
         class_path: CNNDetector

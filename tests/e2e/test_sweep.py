@@ -62,11 +62,16 @@ def test_the_command_of_a_sweep_sets_what_it_names(path, end, monkeypatch, capsy
     assert sweep["metric"]["name"].startswith("val/")
 
 
-def test_the_metric_of_the_sweep_is_that_of_the_head_row_on_fitted_attacks():
-    metric = yaml.safe_load((ROOT / "configs/sweep/detector.yaml").read_text())["metric"]
-    head = yaml.safe_load((ROOT / "configs/detector.yaml").read_text())["model"]["init_args"]["head"]
+def test_the_metric_of_the_sweep_is_that_of_the_row_it_tunes_on_fitted_attacks():
+    sweep = yaml.safe_load((ROOT / "configs/sweep/detector.yaml").read_text())
+    detectors = yaml.safe_load((ROOT / "configs/detector.yaml").read_text())["model"]["init_args"][
+        "detectors"
+    ]
+    tuned = {name.split(".")[3] for name in sweep["parameters"] if ".detectors." in name}
+    (row,) = tuned
+    assert detectors[row]["class_path"] == "CNNDetector"
     # What the task logs after every epoch; see tests/tasks/test_detector_task.py.
-    assert (metric["name"], metric["goal"]) == (f"val/{head}/auroc/mean_seen", "maximize")
+    assert (sweep["metric"]["name"], sweep["metric"]["goal"]) == (f"val/{row}/auroc/mean_seen", "maximize")
 
 
 def test_the_sweep_of_the_documents_maximises_a_name_that_its_callback_lists():

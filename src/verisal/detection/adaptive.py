@@ -40,9 +40,9 @@ class AdaptiveSuite(Configured):
         weights: of the alarm, one attack of cross-entropy plus weighted alarm for each.
         matching: whether features of a clean image of another class are imitated too.
         rows: that are attacked; none for the head of the study.
-        settle: the images that an attack has not brought past the alarm are attacked again with twice the
-            steps, until the share that it has brought past moves by less than this; None for one try. With
-            it an image is finished as soon as it is past the alarm.
+        settle: the images that no attack has brought past the alarm are attacked again by all with twice the
+            steps, until the share of those that were moves by less than this; None for one try of each
+            attack. With it an image is finished as soon as it is past the alarm.
         doublings: how often the steps are doubled at most; the outcome has then not settled, which is said.
 
     Raises:
@@ -69,15 +69,15 @@ class AdaptiveSuite(Configured):
         if self.settle is not None:
             check_range(0, 1, above=True, settle=self.settle)
 
-    def attacks(self, eps: float) -> dict[str, AdaptivePGD]:
-        """Name to attack, of one radius."""
+    def attacks(self, eps: float) -> dict[str, tuple[AdaptivePGD, ...]]:
+        """Name to attacks of one radius: each by itself, or all as one where they go on until they settle."""
         made = AdaptivePGD.suite(
             eps=eps, steps=self.steps, restarts=self.restarts, weights=tuple(self.weights)
         )
         if self.matching:
             matching = AdaptivePGD(aim=FeatureMatching(), eps=eps, steps=self.steps, restarts=self.restarts)
             made = (*made, matching)
-        return {attack.aim.name: attack for attack in made}
+        return {attack.aim.name: (attack,) for attack in made} if self.settle is None else {"all": made}
 
     def effort(self) -> dict[str, Any]:
         """What decides, beside the attack itself, what an attack finds."""
@@ -107,7 +107,7 @@ class Attacked:
 
 
 def attack_defence(
-    attack: AdaptivePGD,
+    attacks: Sequence[AdaptivePGD],
     suite: AdaptiveSuite,
     target: Attacked,
     *,
@@ -119,8 +119,8 @@ def attack_defence(
     """Attack classifier and detector, and ask the detector itself about the result.
 
     Args:
-        attack: what is done.
-        suite: of the attack: how gradients pass through masks, and how long it goes on.
+        attacks: one, or all of a suite that settles, whose strongest counts for each image.
+        suite: of the attacks: how gradients pass through masks, and how long they go on.
         target: what is attacked; masks are found in full by the detector that judges.
         images: ``(B, C, H, W)`` uint8, classified correctly.
         labels: ``(B,)`` int64.
@@ -135,32 +135,43 @@ def attack_defence(
     Raises:
         ConfigError: a detector that reads what no gradient passes through.
     """
-    settle, threshold = suite.settle, target.threshold
-    if settle is None or threshold is None:
-        found = _attacked(attack, suite.gates, target, images, labels, image_ids, seed=seed)
-        return found | {
-            "steps": torch.full_like(labels, attack.steps),
-            "settled": torch.full_like(labels, settle is None, dtype=torch.bool),
-        }
-    attack = replace(attack, stop_below=threshold)
-    found = _attacked(attack, suite.gates, target, images, labels, image_ids, seed=seed)
-    steps, settled = torch.full_like(labels, attack.steps), False
-    for _ in range(suite.doublings):
-        left = (~_past(found, threshold)).nonzero()[:, 0]
-        attack = replace(attack, steps=2 * attack.steps)
-        names = [image_ids[row] for row in left.tolist()]
-        again = _attacked(attack, suite.gates, target, images[left], labels[left], names, seed=seed)
-        steps[left] = attack.steps
-        better = again["fooled"] & (~found["fooled"][left] | (again["score"] < found["score"][left]))
-        for name, tensor in found.items():
-            tensor[left[better]] = again[name][better]
-        if settled := int(_past(again, threshold).sum()) < settle * len(images):
+    settle = None if target.threshold is None else suite.settle
+    found: dict[str, Tensor] = {
+        "image": images.clone(),
+        "fooled": torch.zeros_like(labels, dtype=torch.bool),
+        "score": torch.full(labels.shape, torch.nan, dtype=torch.float64),
+        "stand_in": torch.full(labels.shape, torch.nan, dtype=torch.float64),
+        "steps": torch.zeros_like(labels),
+    }
+    settled = suite.settle is None
+    for doubled in range(1 if settle is None else 1 + suite.doublings):
+        before = int(_past(found, target.threshold).sum())
+        for attack in attacks:
+            left = (~_past(found, target.threshold)).nonzero()[:, 0] if settle else torch.arange(len(labels))
+            if not len(left):
+                continue
+            steps = attack.steps * 2**doubled
+            tried = replace(attack, steps=steps, stop_below=target.threshold if settle else None)
+            names = [image_ids[row] for row in left.tolist()]
+            again = _attacked(tried, suite.gates, target, images[left], labels[left], names, seed=seed)
+            better = again["fooled"] & ~(again["score"] >= found["score"][left])
+            # Where nothing fooled the classifier so far, the last try is kept as it is.
+            better |= ~found["fooled"][left]
+            for name, tensor in again.items():
+                found[name][left[better]] = tensor[better]
+            found["steps"][left] = steps
+        moved = int(_past(found, target.threshold).sum()) - before
+        if settle and doubled and moved < settle * len(images):
+            settled = True
             break
-    return found | {"steps": steps, "settled": torch.full_like(labels, settled, dtype=torch.bool)}
+    settled |= bool(settle) and bool(_past(found, target.threshold).all())
+    return found | {"settled": torch.full_like(found["fooled"], settled)}
 
 
-def _past(found: Mapping[str, Tensor], threshold: float) -> Tensor:
-    """``(B,)`` bool: the classifier errs and nothing rings."""
+def _past(found: Mapping[str, Tensor], threshold: float | None) -> Tensor:
+    """``(B,)`` bool: the classifier errs and nothing rings; without a threshold nobody knows of any."""
+    if threshold is None:
+        return torch.zeros_like(found["fooled"])
     return found["fooled"] & ~(found["score"] > threshold)
 
 
@@ -175,9 +186,6 @@ def _attacked(
     seed: int,
 ) -> dict[str, Tensor]:
     detector, classifier, made = target.detector, target.classifier, target.detector.measurement
-    if not len(images):
-        none = torch.zeros(0, dtype=torch.float64)
-        return {"image": images, "fooled": none.bool(), "score": none, "stand_in": none.clone()}
 
     def alarm(seen: Tensor) -> Tensor:
         return detector.judge(made.differentiable(classifier, seen, gates=gates))
@@ -250,11 +258,11 @@ def adaptive_scores(
             }
             if suite is None:
                 notes.append(f"adaptive attacks on {row}, {left.remark(eps)}")
-                restless = [key[2] for key, value in found.items() if key[1] == eps and not _settled(value)]
+                restless = [key[0] for key, value in found.items() if key[1] == eps and not _settled(value)]
                 if restless:
                     notes.append(
                         f"adaptive attacks on {row} at eps {eps * 255:g}/255 had not settled when they were"
-                        f" stopped: {', '.join(restless)}; more doublings would find more"
+                        f" stopped (suite {', '.join(restless)}); more doublings may find more"
                     )
     return scores, tuple(notes)
 

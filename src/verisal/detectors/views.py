@@ -249,7 +249,8 @@ DEFAULT_VIEWS: tuple[View, ...] = (
 )
 """Eight views without noise and without a file format.
 
-Chosen on CIFAR-10 by cross-validation over fit images, with fitted attacks and images near the border alone."""
+Chosen on CIFAR-10 by cross-validation over fit images, by fitted attacks and images near the border alone.
+"""
 
 
 def check_names(names: Sequence[str], *, least: int = 0) -> None:

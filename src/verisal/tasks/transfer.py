@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, final
 
@@ -221,9 +221,9 @@ class TransferTask(L.LightningModule):
     def _store(self, cell: _Cell | _AdaptiveCell) -> FeatureStore:
         if isinstance(cell, _Cell):
             return self._data.score_store(f"{cell.row}-{cell.fit}-{cell.seed}", self._key(cell))
-        attack = self.adaptive[cell.suite].attacks(cell.eps)[cell.attack]
+        attacks = self.adaptive[cell.suite].attacks(cell.eps)[cell.attack]
         key = {
-            "attack": attack.settings(),
+            "attack": [attack.settings() for attack in attacks],
             **self.adaptive[cell.suite].effort(),
             "images": self.adaptive_images,
             "detector": self._key(self._attacked_cell(cell.row)),
@@ -254,19 +254,19 @@ class TransferTask(L.LightningModule):
 
     def _attack(self, cell: _AdaptiveCell) -> dict[str, Tensor]:
         suite = self.adaptive[cell.suite]
-        attack = suite.attacks(cell.eps)[cell.attack]
-        return self._attacked_images(cell.row, suite, attack, "det_test", self.adaptive_images)
+        attacks = suite.attacks(cell.eps)[cell.attack]
+        return self._attacked_images(cell.row, suite, attacks, "det_test", self.adaptive_images)
 
     def _attacked_images(
-        self, row: str, suite: AdaptiveSuite, attack: AdaptivePGD, split: Split, count: int
+        self, row: str, suite: AdaptiveSuite, attacks: Sequence[AdaptivePGD], split: Split, count: int
     ) -> dict[str, Tensor]:
-        """Results of an attack that knows a row on the first ``count`` clean images of a split."""
+        """Results of attacks that know a row on the first ``count`` clean images of a split."""
         if row not in self._attacked:
             self._attacked[row] = self._target(row)
         groups = self._data.groups(split)
         rows = _first_clean(groups, count)
         return attack_defence(
-            attack,
+            attacks,
             suite,
             self._attacked[row],
             images=groups.images[rows],
@@ -292,13 +292,13 @@ class TransferTask(L.LightningModule):
         known = {"known": self._key(self._attacked_cell(self.head)), "images": self.hardened_images}
         parts = []
         for eps in suite.eps:
-            for name, attack in suite.attacks(eps).items():
-                key = {**known, "attack": attack.settings(), **suite.effort()}
+            for name, attacks in suite.attacks(eps).items():
+                key = {**known, "attack": [one.settings() for one in attacks], **suite.effort()}
                 store = self._data.score_store(f"hardening-{eps * 255:g}-{name}", key)
                 self._data.scores(
                     store,
-                    lambda attack=attack: self._attacked_images(  # type: ignore[misc]
-                        self.head, suite, attack, "det_fit", self.hardened_images
+                    lambda attacks=attacks: self._attacked_images(  # type: ignore[misc]
+                        self.head, suite, attacks, "det_fit", self.hardened_images
                     ),
                 )
                 kept = store.load(["image", "fooled"])
