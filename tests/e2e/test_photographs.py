@@ -155,7 +155,9 @@ model:
         init_args:
           source: &features
             class_path: DetectorFeatures
-            init_args: {saliency: {class_path: verisal.saliency.HierarchicalMasks, init_args: {steps: 10}}}
+            init_args:
+              saliency:
+                {class_path: verisal.saliency.HierarchicalMasks, init_args: {steps: 10, learning_rate: 0.1}}
           reads: ["masks/*", "activations/*"]
           members: 1
           grid: 4

@@ -89,8 +89,31 @@ def median_filter(images: Tensor, size: int) -> Tensor:
     Returns:
         ``(B, C, H, W)``.
     """
-    windows = _padded(images, size).unfold(2, size, 1).unfold(3, size, 1).flatten(-2)
-    return windows.kthvalue(size**2 // 2 + 1, dim=-1).values
+    height, width = images.shape[-2:]
+    padded = _padded(images, size)
+    return _median(
+        [padded[..., y : y + height, x : x + width] for y in range(size) for x in range(size)]
+    )
+
+
+def _median(values: list[Tensor]) -> Tensor:
+    """Median of N tensors, value by value; of an even N the larger of the two in the middle.
+
+    Of N // 2 + 2 values neither the least nor the greatest can be it: both are dropped, and the next one
+    joins. Only minima and maxima are taken, which are quick, have a gradient and can be exported.
+    """
+    left = len(values)
+    held, others = values[: left // 2 + 2], values[left // 2 + 2 :]
+    while left > 2:
+        for place in range(1, len(held)):
+            least, other = held[0], held[place]
+            held[0], held[place] = torch.minimum(least, other), torch.maximum(least, other)
+        for place in range(1, len(held) - 1):
+            greatest, other = held[-1], held[place]
+            held[-1], held[place] = torch.maximum(greatest, other), torch.minimum(greatest, other)
+        held = [*held[1:-1], *others[:1]]
+        others, left = others[1:], left - 2
+    return held[0] if left == 1 else torch.maximum(*held)
 
 
 def _padded(images: Tensor, size: int) -> Tensor:
