@@ -102,6 +102,27 @@ def test_the_map_is_that_of_the_predicted_class(problem, alarms):
     assert other.where(images[:4]).equal(Gradient()(classifier, images[:4], labels[:4]).saliency)
 
 
+@pytest.mark.parametrize("name", ["learned_consistency", "view_consistency"])
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_the_same_as_an_onnx_file(problem, alarms, tmp_path, name):
+    runtime = pytest.importorskip("onnxruntime", reason="install verisal[onnx] and onnxruntime")
+    classifier, images, _ = problem
+    guard = Guard(classifier, alarms[name])
+    batch = {0: torch.export.Dim("batch", min=1)}
+    program = torch.onnx.export(
+        guard.one_pass(), (images[:4],), dynamo=True, dynamic_shapes=(batch,), verbose=False
+    )
+    program.save(tmp_path / "guard.onnx")
+    session = runtime.InferenceSession(tmp_path / "guard.onnx", providers=["CPUExecutionProvider"])
+    for count in (1, 7):
+        logits, scores, rings = session.run(None, {session.get_inputs()[0].name: images[:count].numpy()})
+        expected = guard(images[:count])
+        torch.testing.assert_close(torch.tensor(logits), expected.logits, rtol=0, atol=1e-4)
+        torch.testing.assert_close(torch.tensor(scores).double(), expected.scores.double(), rtol=0, atol=1e-4)
+        sure = (expected.scores - guard.alarm.threshold).abs() > 1e-3
+        assert torch.tensor(rings)[sure].equal(expected.alarms[sure])
+
+
 LOADED = """
 import sys
 import torch

@@ -91,9 +91,7 @@ def median_filter(images: Tensor, size: int) -> Tensor:
     """
     height, width = images.shape[-2:]
     padded = _padded(images, size)
-    return _median(
-        [padded[..., y : y + height, x : x + width] for y in range(size) for x in range(size)]
-    )
+    return _median([padded[..., y : y + height, x : x + width] for y in range(size) for x in range(size)])
 
 
 def _median(values: list[Tensor]) -> Tensor:
