@@ -302,3 +302,24 @@ def test_maps_are_no_vectors():
         detector.fit(measured, torch.arange(8) >= 4, torch.arange(8) < 4)
     with pytest.raises(ConfigError, match="must name a measured tensor"):
         LogisticRegression(source=Logits(), reads=())
+
+
+def test_a_regression_reads_the_sizes_of_what_it_is_told_to():
+    rng = torch.Generator().manual_seed(0)
+    flags = torch.arange(200) % 2 == 0
+    # Attacks change a channel one way or the other: the change says nothing, its size everything.
+    change = torch.randn(200, 3, generator=rng) * torch.where(flags, 3.0, 0.3)[:, None]
+    measured = {"pooled/1": torch.randn(200, 3, generator=rng), "moved/change/pooled/1": change}
+    found = {}
+    for sizes in ((), ("*/change/*",)):
+        detector = LogisticRegression(source=Logits(), reads=("pooled/*", "*/pooled/*"), sizes=sizes)
+        detector.fit(measured, flags, ~flags)
+        scores = detector.judge(measured)
+        found[sizes] = auroc(scores[flags], scores[~flags])
+        twin = LogisticRegression(source=Logits(), reads=("pooled/*", "*/pooled/*"), sizes=sizes)
+        twin.restore(detector.state())
+        assert twin.judge(measured).equal(scores)
+    assert found[()] < 0.7 < 0.95 < found[("*/change/*",)]
+    assert "sizes" not in LogisticRegression(source=Logits(), reads=("pooled/*",)).settings()
+    with pytest.raises(ConfigError, match="no measured tensor is named like"):
+        LogisticRegression(source=Logits(), reads=("pooled/*",), sizes=("none",)).fit(measured, flags, ~flags)
