@@ -63,7 +63,7 @@ class Study:
         self.threshold = threshold
         self.defence = Defence(
             classifier=classifier,
-            alarm=lambda x: evidence_lost(made.differentiable(classifier, x, gates=way, gradient=False)),
+            alarm=lambda x: evidence_lost(made.differentiable(classifier, x, gates=way)),
         )
 
     def score(self, images: Tensor) -> Tensor:
