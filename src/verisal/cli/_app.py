@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -28,6 +27,7 @@ from verisal.callbacks.resumed_settings import ResumedSettings
 from verisal.checkpoint import CardedByData, check_card, load_weights
 from verisal.cli._command import Command
 from verisal.cli._help import STAGES
+from verisal.cli._next_commands import next_commands
 from verisal.cli._options import check_paths
 from verisal.cli._runs import Start, open_run, process_rank, say, weights_for
 from verisal.cli._settings import (
@@ -249,6 +249,7 @@ class VerisalCLI(LightningCLI):
         if process_rank() != 0:
             return
         start.begin()
+        start.run.write_state("running")
         head = self._config_head()
         start.run.write_config(self._command.stage, head + yaml.safe_dump(config, sort_keys=False))
         start.run.write_environment()
@@ -279,7 +280,8 @@ class VerisalCLI(LightningCLI):
             best = run.checkpoints / "best.ckpt"
             self._checkpoint = best if best.is_file() else run.checkpoints / "last.ckpt"
             self._tested(model, datamodule)
-        self._say_next_commands(run)
+        if process_rank() == 0:
+            say(next_commands(run, self._command.config, model, datamodule, self._settings.data))
 
     def validate(self, model: LightningModule, datamodule: LightningDataModule) -> None:
         """Validate a checkpoint."""
@@ -357,21 +359,6 @@ class VerisalCLI(LightningCLI):
         if self._settings.trainer.fast_dev_run:
             return guarded
         return [*guarded, BestCheckpoint(run.checkpoints, self.model), LastCheckpoint(run.checkpoints)]
-
-    def _say_next_commands(self, run: RunFolder) -> None:
-        config = shlex.quote(str(self._command.config))
-        lines = [f"run: {run.path}"]
-        if is_overridden("test_step", self.model, LightningModule):
-            lines.append(f"  test again: verisal test --config {config}")
-        if is_overridden("predict_step", self.model, LightningModule):
-            # Data that reads images for a prediction alone has none of them in the config of a training.
-            given = self._settings.data.get("init_args.images")
-            images = " --data.images='[IMAGE, ...]'" if isinstance(given, list | tuple) and not given else ""
-            lines.append(f"  predict:    verisal predict --config {config}{images}")
-        if any(run.path.glob(f"wandb/offline-run-*-{run.run_id}")):
-            folder = shlex.quote(str(run.path))
-            lines.append(f"  upload:     wandb sync {folder}/wandb/offline-run-*-{run.run_id}")
-        say("\n".join(lines))
 
 
 def _task_name(task: LightningModule) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, final
@@ -64,6 +65,21 @@ class Command:
     def where(self) -> str:
         """The run folder, for a message."""
         return f"; the run is in {self.run.path}" if self.run is not None and self.begun else ""
+
+    def end(self, state: str) -> None:
+        """Write into the run's folder what has become of the command.
+
+        Args:
+            state: ``done``, ``stopped`` or ``failed``.
+        """
+        if self.run is None or not self.begun:
+            return
+        from verisal.cli._runs import process_rank
+
+        # A full disk, or a folder that is gone, has been told already, and changes no exit code.
+        with suppress(OSError, VerisalError):
+            if process_rank() == 0:
+                self.run.write_state(state)
 
     def close(self) -> None:
         """End the loggers that hold something open."""

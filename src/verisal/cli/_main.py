@@ -18,7 +18,7 @@ from verisal.cli._configs import show_configs, with_shipped_configs
 from verisal.cli._help import STAGES, help_of, overview, refuse_command
 from verisal.cli._memory import keep_freed_memory
 from verisal.cli._options import SHOWN_BY, refuse_repeated_keys
-from verisal.cli._parsers import configs_parser, data_parser, export_parser
+from verisal.cli._parsers import completion_parser, configs_parser, data_parser, export_parser, runs_parser
 from verisal.cli._process import Stopped, lasting_output, quiet, restored_settings, stops_as_exceptions
 from verisal.errors import ConfigError, VerisalError
 
@@ -45,11 +45,15 @@ def main(args: list[str] | None = None, *, began: float | None = None) -> int:
     )
     with lasting_output(), restored_settings(), quiet(), stops_as_exceptions():
         try:
-            return _run(arguments, command)
+            code = _run(arguments, command)
         except BaseException as error:
-            return _told(_cause(error), command)
+            code = _told(_cause(error), command)
+            command.end("stopped" if code > 128 else "failed")
+        else:
+            command.end("done")
         finally:
             command.close()
+        return code
 
 
 def _run(arguments: Sequence[str], command: Command) -> int:
@@ -62,6 +66,14 @@ def _run(arguments: Sequence[str], command: Command) -> int:
             print(f"verisal {__version__}")
         case "configs":
             return show_configs(configs_parser().parse_args(rest))
+        case "runs":
+            from verisal.cli._list_runs import show_runs
+
+            return show_runs(runs_parser().parse_args(rest))
+        case "completion":
+            from verisal.cli._completion import show_completion
+
+            return show_completion(completion_parser().parse_args(rest))
         case "data":
             given = data_parser().parse_args(rest)
             from verisal.cli._data import check

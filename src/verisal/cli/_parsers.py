@@ -14,19 +14,34 @@ KNOWN_SETS = (
 """Published data sets that ``verisal data check`` knows by name."""
 
 
+SHELLS = ("bash", "zsh")
+"""Shells that there is a completion for."""
+
+
+_CHECK: dict[str, str] = {
+    "description": "Read every image and annotation of a data set and list every problem.",
+    "epilog": """examples:
+  verisal data check photos
+  verisal data check photos --annotations boxes.csv --format csv
+  verisal data check VOC2012 --format pascal-voc""",
+}
+
+
 def data_parser() -> Options:
     """Parser of ``verisal data``."""
     parser = Options("verisal data", description="Look at a data set before anything is computed on it.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    check = commands.add_parser(
-        "check",
-        help="read every image and annotation and list every problem",
-        description="Read every image and annotation of a data set and list every problem.",
-        epilog="""examples:
-  verisal data check photos
-  verisal data check photos --annotations boxes.csv --format csv
-  verisal data check VOC2012 --format pascal-voc""",
-    )
+    told = "read every image and annotation and list every problem"
+    _add_check_options(commands.add_parser("check", help=told, **_CHECK))
+    return parser
+
+
+def check_parser() -> Options:
+    """Parser of ``verisal data check`` alone."""
+    return _add_check_options(Options("verisal data check", **_CHECK))
+
+
+def _add_check_options(check: Options) -> Options:
     check.add_argument("path", type=path_word, help="folder of the images, or of a known data set")
     check.add_argument("--annotations", type=path_word, help="file or folder of boxes, masks or labels")
     check.add_argument(
@@ -50,7 +65,7 @@ def data_parser() -> Options:
         help="folders of images for other splits, with which the data set may share no picture",
     )
     check.add_argument("--max-pixels", type=count, help="largest width times height that is decoded")
-    return parser
+    return check
 
 
 def export_parser() -> Options:
@@ -83,4 +98,33 @@ def configs_parser() -> Options:
   verisal configs study                    those of one folder""",
     )
     parser.add_argument("name", nargs="?", type=path_word, help="one of the list: its text is printed")
+    return parser
+
+
+def runs_parser() -> Options:
+    """Parser of ``verisal runs``."""
+    parser = Options(
+        "verisal runs",
+        description="List runs, the newest first: command, state, headline figure, folder.",
+        epilog="""examples:
+  verisal runs
+  verisal runs detector
+  verisal runs --root other/runs""",
+    )
+    parser.add_argument("task", nargs="?", help="only runs of this task, e.g. detector")
+    parser.add_argument("--root", type=path_word, default="runs", help="folder of the runs (default: runs)")
+    parser.add_argument("--limit", type=count, default=20, help="how many are listed (default: 20)")
+    return parser
+
+
+def completion_parser() -> Options:
+    """Parser of ``verisal completion``."""
+    parser = Options(
+        "verisal completion",
+        description="Print a script that completes commands, options, configs and runs in a shell.",
+        epilog="""once for this terminal, or for good in ~/.bashrc or ~/.zshrc:
+  source <(verisal completion bash)
+  source <(verisal completion zsh)""",
+    )
+    parser.add_argument("shell", choices=SHELLS)
     return parser

@@ -15,7 +15,7 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from verisal.cli._options import SHOWN_BY
-from verisal.cli._refusals import explain
+from verisal.cli._refusals import explain, unknown_keys
 from verisal.errors import ConfigError, VerisalError
 
 _SEEDS = 2**32
@@ -57,7 +57,7 @@ def parsed_settings(parser: ArgumentParser, words: Sequence[str], known: Sequenc
     Raises:
         ConfigError: unknown key or class, wrong type, missing or damaged file.
     """
-    _check_configs(words)
+    _check_configs(words, known)
     try:
         found: Namespace = parser.parse_args(list(words))
     except argparse.ArgumentError as error:
@@ -86,11 +86,12 @@ def _culprit(parser: ArgumentParser, words: Sequence[str], error: Exception) -> 
     return " ".join(words)
 
 
-def _check_configs(words: Sequence[str]) -> None:
+def _check_configs(words: Sequence[str], known: Sequence[str]) -> None:
     """Raise unless every config file among the words of a command holds settings.
 
     Raises:
-        ConfigError: a file that is no text or no YAML, or that holds something other than settings.
+        ConfigError: a file that is no text or no YAML, or that holds something other than settings of the
+            command.
     """
     for place, word in enumerate(words):
         name, equals, value = word.partition("=")
@@ -112,6 +113,9 @@ def _check_configs(words: Sequence[str]) -> None:
         if not isinstance(content, dict):
             found = "nothing" if content is None else f"a {type(content).__name__}"
             raise ConfigError(f"--config {path} holds {found}; expected names of settings and their values")
+        # The parser passes over one that nothing stands under.
+        if told := unknown_keys(content, known):
+            raise ConfigError(f"--config {path}: {told}")
 
 
 def check_seed(seed: object) -> None:

@@ -25,6 +25,9 @@ from verisal.cli._runs import process_rank
 from verisal.errors import ConfigError
 
 _MOST_VALUES = 6
+# More images than anybody reads on a terminal.
+_MOST_LINES = 100
+_JUDGED = frozenset({"prediction", "probability"})
 # Names of columns, and rows.
 Predicted = tuple[list[str], list[tuple[Any, ...]]]
 
@@ -77,7 +80,30 @@ def write_predictions(path: Path, predictions: Sequence[Any], *, images: int | N
     writer.writerow(names)
     writer.writerows(rows)
     write_atomic(path, table.getvalue().encode())
+    print("\n".join(_said(names, rows)), flush=True)
     print(f"predictions: {path}", flush=True)
+
+
+def _said(names: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> list[str]:
+    """A line for each of the first images: its name, what is predicted, and whether the alarm rings."""
+    lines = []
+    for row in rows[:_MOST_LINES]:
+        given = dict(zip(names, row, strict=True))
+        said = (
+            [f"{given.pop('prediction')} {given.pop('probability'):.2f}"] if given.keys() >= _JUDGED else []
+        )
+        name = given.pop("image_id", None)
+        if "alarm" in given:
+            verdicts = {True: "ALARM: adversarial", False: "no alarm", None: "NO VERDICT"}
+            said.append(verdicts[given["alarm"]])
+        said = said or [f"{key} {_short(value)}" for key, value in list(given.items())[:_MOST_VALUES]]
+        lines.append(f"{name}: {', '.join(said)}" if name is not None else ", ".join(said))
+    more = len(rows) - len(lines)
+    return [*lines, *([f"and {more} more, all in the file:"] if more else [])]
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _gathered(own: Predicted) -> list[Predicted]:

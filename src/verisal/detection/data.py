@@ -31,6 +31,7 @@ from verisal.fingerprint import state_hash
 from verisal.functional.adversarial import round_to_8bit
 from verisal.functional.outputs import require_softmax
 from verisal.models import Classifier, ClassifierSource, load_classifier
+from verisal.models.bounds import UNIT
 from verisal.models.sources.zoo import side_or_both
 from verisal.store import FeatureStore
 from verisal.types import Batch, Sample, Split, check_range
@@ -225,6 +226,12 @@ class DetectorData(L.LightningDataModule):
     def image_id(self, split: Split, index: int) -> str:
         """Name of a clean image of a split."""
         return self._splits[split].image_id(index)
+
+    def example(self) -> tuple[str, Tensor] | None:
+        """Name and image ``(C, H, W)`` in [0, 1] of the first test image; None where a picture is no such."""
+        sample = self._splits["det_test"].source[0]
+        pictured = self.classifier.channels in (1, 3) and self.classifier.bounds == UNIT
+        return (sample.image_id, round_to_8bit(sample.image)) if pictured else None
 
     def digests(self, use: str) -> ImageDigests:
         """The clean images of a split, by the name of its use; those to predict are files."""

@@ -3,14 +3,18 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from verisal.reporting.curves import draw_curves, draw_roc
-from verisal.reporting.explanations import Explanation, draw_contact_sheet, draw_explanation, draw_gallery
-from verisal.reporting.histograms import draw_histograms
-from verisal.reporting.publication import Picture, Publication, Sink, Table
-
 if TYPE_CHECKING:
     from verisal.reporting.csv_sink import CsvSink
+    from verisal.reporting.curves import draw_curves, draw_roc
+    from verisal.reporting.explanations import (
+        Explanation,
+        draw_contact_sheet,
+        draw_explanation,
+        draw_gallery,
+    )
+    from verisal.reporting.histograms import draw_histograms
     from verisal.reporting.loggers import publish
+    from verisal.reporting.publication import Picture, Publication, Sink, Table
     from verisal.reporting.wandb_sink import WandbSettings, WandbSink
 
 __all__ = [
@@ -19,17 +23,28 @@ __all__ = [
     "draw_roc", "publish",
 ]  # fmt: skip
 
-# Lightning takes seconds to import, which a command that only draws need not wait for.
-_SLOW = {
+# torch, matplotlib and Lightning take seconds to import: a command that lists runs needs none of them.
+_PLACES = {
     "CsvSink": "csv_sink",
-    "publish": "loggers",
+    "Explanation": "explanations",
+    "Picture": "publication",
+    "Publication": "publication",
+    "Sink": "publication",
+    "Table": "publication",
     "WandbSettings": "wandb_sink",
     "WandbSink": "wandb_sink",
+    "draw_contact_sheet": "explanations",
+    "draw_curves": "curves",
+    "draw_explanation": "explanations",
+    "draw_gallery": "explanations",
+    "draw_histograms": "histograms",
+    "draw_roc": "curves",
+    "publish": "loggers",
 }
 
 
 def __getattr__(name: str) -> object:
-    """Import a name that needs Lightning when it is first asked for."""
-    if name not in _SLOW:
+    """Import a name when it is first asked for."""
+    if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_SLOW[name]}", __name__), name)
+    return getattr(import_module(f".{_PLACES[name]}", __name__), name)

@@ -20,6 +20,9 @@ from verisal.errors import ConfigError
 
 _RECORD = "run.json"
 _EARLIER = "earlier"
+_STATE = "state.json"
+LATEST = "latest"
+"""Link to the newest run of a task, beside its folder."""
 _KEPT = frozenset({_EARLIER, "wandb"})
 
 
@@ -34,6 +37,7 @@ class RunFolder:
         main_stage: stage whose config is ``config.yaml``.
         continued: True if the folder held this run already.
         replaces: id of another run that is there; it moves to ``earlier/<its id>/``.
+        numbered: True for a folder that is named by time and id; ``latest`` beside it points to it then.
     """
 
     path: Path
@@ -41,6 +45,7 @@ class RunFolder:
     main_stage: str
     continued: bool
     replaces: str | None = None
+    numbered: bool = False
 
     @property
     def checkpoints(self) -> Path:
@@ -67,6 +72,8 @@ class RunFolder:
                 created = time.strftime("%Y-%m-%dT%H:%M:%S%z")
                 record = {"run_id": self.run_id, "stage": self.main_stage, "created": created}
                 write_atomic(self.path / _RECORD, (json.dumps(record, indent=2) + "\n").encode())
+                if self.numbered:
+                    _point_to(self.path)
         except OSError as error:
             raise ConfigError(_refusal(self.path, error.strerror or str(error))) from None
 
@@ -85,6 +92,16 @@ class RunFolder:
             write_atomic(next(name for name in names if not name.exists()), target.read_bytes())
         write_atomic(target, text.encode())
         return target
+
+    def write_state(self, state: str) -> None:
+        """Write ``state.json``: what has become of the command that works here, and which process it is.
+
+        Args:
+            state: ``running``, ``done``, ``stopped`` or ``failed``.
+        """
+        now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        known = {"state": state, "at": now, "process": os.getpid(), "host": platform.node()}
+        write_atomic(self.path / _STATE, (json.dumps(known, indent=2) + "\n").encode())
 
     def write_environment(self) -> None:
         """Write ``environment.txt``: Python, platform, processors and the installed packages."""
@@ -105,7 +122,7 @@ def create_run_folder(task: str, stage: str, *, root: Path = Path("runs")) -> Ru
     run_id = secrets.token_hex(4)
     path = root / task / f"{time.strftime('%Y%m%d-%H%M%S')}-{run_id}"
     _check_writable(path)
-    return RunFolder(path, run_id, stage, continued=False)
+    return RunFolder(path, run_id, stage, continued=False, numbered=True)
 
 
 def open_run_folder(path: Path, stage: str, *, fresh: bool) -> RunFolder:
@@ -167,6 +184,21 @@ def _check_writable(path: Path) -> None:
             os.fsync(file.fileno())
     except OSError as error:
         raise ConfigError(_refusal(path, error.strerror or str(error))) from None
+
+
+def _point_to(path: Path) -> None:
+    """Let ``latest`` beside a run point to it, by a relative link that is there or not, never half.
+
+    Where there are no links, or something else has that name, nothing is done: it is a convenience.
+    """
+    link, temporary = path.with_name(LATEST), path.with_name(f".{LATEST}.{path.name}")
+    if link.exists() and not link.is_symlink():
+        return
+    try:
+        temporary.symlink_to(path.name, target_is_directory=True)
+        temporary.replace(link)
+    except (OSError, NotImplementedError):
+        temporary.unlink(missing_ok=True)
 
 
 def _set_aside(path: Path, run_id: str) -> None:

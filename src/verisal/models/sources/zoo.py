@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from importlib import resources
@@ -120,9 +121,11 @@ class ClassifierSource:
             self._refuse_weights()
             return imagenet_classifier(self.name)
         if not name:
+            known = [*shipped_classifiers(), *IMAGENET_CLASSIFIERS]
+            near = difflib.get_close_matches(self.name, known, n=1)
             raise ConfigError(
-                f"unknown classifier {self.name!r}; known: {', '.join(shipped_classifiers())},"
-                f" {', '.join(IMAGENET_CLASSIFIERS)}, torchvision:NAME, timm:NAME, hf:ORG/NAME,"
+                f"unknown classifier {self.name!r}{f'; did you mean {near[0]!r}?' if near else ''}; known:"
+                f" {', '.join(known)}, torchvision:NAME, timm:NAME, hf:ORG/NAME,"
                 " package.module:function,"
                 " or the path of an exported .safetensors file"
             )

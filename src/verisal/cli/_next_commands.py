@@ -1,0 +1,63 @@
+"""The commands that a fit prints at its end; each works as it stands there."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from jsonargparse import Namespace
+from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch import Tensor
+
+from verisal.pictures import image_pixels, write_png
+from verisal.reporting.run_folder import RunFolder
+
+
+@runtime_checkable
+class HasExample(Protocol):
+    """Data that predicts for images of the user's alone, and has one to show that with."""
+
+    def example(self) -> tuple[str, Tensor] | None:
+        """Name and image ``(C, H, W)`` in [0, 1]; None where there is no picture."""
+        ...
+
+
+def next_commands(
+    run: RunFolder, config: Path | None, task: LightningModule, data: LightningDataModule, settings: Namespace
+) -> str:
+    """Lines with the run's folder and what can be done with it.
+
+    Args:
+        run: its folder, into which an image is written where a prediction has none of its own.
+        config: file with the full config.
+        task: what was trained.
+        data: what it was trained on.
+        settings: of the data, as they were given.
+    """
+    place = shlex.quote(str(config))
+    lines = [f"run: {run.path}"]
+    if is_overridden("test_step", task, LightningModule):
+        lines.append(f"  test again: verisal test --config {place}")
+    if is_overridden("predict_step", task, LightningModule):
+        # Data that reads images for a prediction alone has none of them in the config of a training.
+        given = settings.get("init_args.images")
+        none = isinstance(given, list | tuple) and not given
+        lines.append(f"  predict:    verisal predict --config {place}{_images(run, data) if none else ''}")
+        if none:
+            lines.append("              images and folders of yours take the place of the one given here")
+    if any(run.path.glob(f"wandb/offline-run-*-{run.run_id}")):
+        folder = shlex.quote(str(run.path))
+        lines.append(f"  upload:     wandb sync {folder}/wandb/offline-run-*-{run.run_id}")
+    return "\n".join(lines)
+
+
+def _images(run: RunFolder, data: LightningDataModule) -> str:
+    example = data.example() if isinstance(data, HasExample) else None
+    if example is None:
+        return " --data.images='[IMAGE, ...]'"
+    file = run.path / "example.png"
+    write_png(image_pixels(example[1][None])[0], file)
+    return f" --data.images={shlex.quote(json.dumps([str(file)], ensure_ascii=False))}"
