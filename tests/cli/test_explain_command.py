@@ -13,9 +13,11 @@ from PIL import Image
 
 from verisal.cli import main
 from verisal.cli._explain_inputs import other_classes, query_classes
+from verisal.cli._explain_network import Doubts, classifier_of
 from verisal.data import EmojiScenes, decode_image
+from verisal.detection.detector_file import DetectorFile
 from verisal.errors import ConfigError
-from verisal.models import load_classifier
+from verisal.models import ClassifierSource, load_classifier
 from verisal.saliency import HierarchicalMasks
 
 NAMES = ("cat", "dog", "Great Dane", "7")
@@ -207,6 +209,48 @@ def test_what_cannot_work_ends_with_one_line(bad, photos, tmp_path, capsys):
     for word in words:
         assert word in error
     assert not list((tmp_path / "out").glob("*"))
+
+
+def test_drawings_under_the_default_network_are_doubted(photos, tmp_path, capsys):
+    words = ["explain", str(photos / "a.png"), "--saliency=EdgeDetector", "--output", str(tmp_path / "out")]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert "doubt: no network was named, and imagenet_efficientnet_lite0 may not know" in said
+    assert "1 of 1 images have at most half of the 224 x 224 px that it looks at" in said
+    assert main([*words, "--classifier=emoji_scenes_64"]) == 0
+    assert "doubt" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("images", "told"),
+    [
+        ([(0.9, (300, 300)), (0.8, (224, 100))], ()),
+        ([(0.4, (300, 300)), (0.8, (112, 112))], ("1 of 2 images have at most half", "for 1 of 2 images")),
+        ([(0.4, (300, 300))], ("for 1 of 1 images its likeliest class has a probability below 0.50",)),
+    ],
+)
+def test_doubts_count_small_images_and_unsure_answers(images, told):
+    doubts = Doubts((224, 224))
+    for probability, size in images:
+        doubts.add(probability, size)
+    words = doubts.words()
+    assert bool(words) == bool(told)
+    assert all(part in words for part in told)
+
+
+def test_a_function_that_only_a_file_names_is_not_imported(tmp_path):
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    (tmp_path / "run/run.json").write_text("{}")
+    (tmp_path / "run/config.yaml").write_text("data: {init_args: {classifier: {name: 'os.path:join'}}}")
+    file = DetectorFile(tmp_path / "run/checkpoints/best.ckpt", {}, {}, {})
+    with pytest.raises(
+        ConfigError, match=r"os\.path:join, a function that is not imported because a file says so"
+    ):
+        classifier_of(file)
+    (tmp_path / "run/config.yaml").write_text(
+        "data: {init_args: {classifier: {name: timm:x, image_size: 32}}}"
+    )
+    assert classifier_of(file) == ClassifierSource(name="timm:x", image_size=32)
 
 
 def test_nothing_of_lightning_is_imported_before_the_first_picture():

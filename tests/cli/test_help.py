@@ -124,6 +124,21 @@ def test_every_option_is_behind_help_all(command, capsys):
     assert "--print_config" in text
 
 
+@pytest.mark.parametrize(
+    "line",
+    sorted(
+        line.partition(" > ")[0]
+        for command in STAGES
+        for line in EXAMPLE.findall(help_of(command))
+        if "RUN" not in line and "mine" not in line and "weights" not in line
+    ),
+)
+def test_examples_of_the_help_are_read(line, capsys):
+    words = shlex.split(line)[1:]
+    assert main([*words, *([] if "--print_config" in words else ["--print_config"])]) == 0
+    assert "model:" in capsys.readouterr().out
+
+
 def test_a_stage_without_a_config_shows_what_it_needs(capsys):
     assert main(["fit"]) == 2
     told = capsys.readouterr().err

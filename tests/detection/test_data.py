@@ -234,6 +234,23 @@ def test_a_photograph_of_any_name_gets_into_the_table(tmp_path):
     ]
 
 
+def test_predictions_are_told_in_a_line_for_each_image(tmp_path, capsys):
+    judged = {"image_id": ["a", "b"], "prediction": ["cat", "dog"], "probability": [0.9, 0.25]}
+    write_predictions(
+        tmp_path / "a.csv", [{**judged, "alarm": [True, None], "score/x": [1.0, 2.0]}], images=2
+    )
+    assert capsys.readouterr().out.splitlines() == [
+        "a: cat 0.90, ALARM: adversarial",
+        "b: dog 0.25, NO VERDICT",
+        f"predictions: {tmp_path / 'a.csv'}",
+    ]
+    many = {"image_id": [f"i{number}" for number in range(102)], "score": torch.arange(102) / 8}
+    write_predictions(tmp_path / "a.csv", [many], images=102)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == "i1: score 0.125"
+    assert lines[100:] == ["and 2 more, all in the file:", f"predictions: {tmp_path / 'a.csv'}"]
+
+
 def test_photographs_that_are_not_there_are_clear_errors(tmp_path):
     (tmp_path / "empty").mkdir()
     for images, kind, words in (

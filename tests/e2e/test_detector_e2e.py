@@ -3,9 +3,13 @@
 import csv
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -35,7 +39,9 @@ def home(tmp_path_factory):
     folder = tmp_path_factory.mktemp("detector")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        assert main(["fit", "--config", config(folder), "--run_dir", "fitted"]) == 0
+        with redirect_stdout(StringIO()) as said:
+            assert main(["fit", "--config", config(folder), "--run_dir", "fitted"]) == 0
+    (folder / "said.txt").write_text(said.getvalue())
     return folder
 
 
@@ -165,6 +171,42 @@ def test_predict_scores_pictures_of_any_size(inside):
         # The score of max-softmax is minus the log odds of the probability beside it.
         odds = torch.tensor(-float(row["score/max_softmax"]), dtype=torch.float64)
         assert float(row["probability"]) == pytest.approx(float(odds.sigmoid()), abs=1e-5)
+
+
+def test_what_fit_and_export_print_works_when_it_is_pasted(inside, capsys):
+    test, predict = (
+        shlex.split(line) for line in re.findall(r": +(verisal .*)", Path("said.txt").read_text())
+    )
+    assert test == ["verisal", "test", "--config", "fitted/config.yaml"]
+    assert main([*test[1:], "--print_config"]) == 0
+    assert main([*predict[1:], "--run_dir", "pasted"]) == 0
+    said = capsys.readouterr().out
+    (row,) = csv.DictReader(Path("pasted/predictions.csv").read_text().splitlines())
+    verdict = {"True": "ALARM: adversarial", "False": "no alarm"}[row["alarm"]]
+    line = f"{row['image_id']}: {row['prediction']} {float(row['probability']):.2f}, {verdict}"
+    assert row["image_id"].endswith("example.png")
+    assert line in said.splitlines()
+    assert main(["export", "fitted", "--output", "pasted export"]) == 0
+    (again,) = re.findall(r": +(verisal .*)", capsys.readouterr().out)
+    assert main([*shlex.split(again)[1:], "--print_config"]) == 0
+
+
+def test_explain_takes_the_network_of_the_detector(inside, capsys):
+    words = ["explain", "fitted/example.png", "--saliency=EdgeDetector", "--output", "explained"]
+    assert main([*words, "--detector", "fitted"]) == 0
+    said = capsys.readouterr().out
+    assert re.search(
+        r"^classifier: .*\.safetensors, beside which the detector was trained$", said, re.MULTILINE
+    )
+    assert re.search(r"example\.png: \S.* \d\.\d\d, (no alarm|ALARM: adversarial), score ", said)
+    assert "doubt" not in said
+    # The file of an export does not say, and no shipped network has these weights.
+    assert main(["export", "fitted", "--output", "without run"]) == 0
+    assert main([*words, "--detector", "without run"]) == 2
+    assert (
+        "does not say which network it was trained beside; give it with --classifier"
+        in capsys.readouterr().err
+    )
 
 
 def test_predict_without_pictures_says_what_to_add(inside, capsys):

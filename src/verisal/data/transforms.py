@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
-from typing import final
+from typing import TYPE_CHECKING, final
 
-import albumentations as A
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -20,6 +18,11 @@ from torch import Tensor
 from verisal.errors import DataError
 from verisal.functional.regions.boxes import boxes_around
 from verisal.types import Sample, check_range
+
+if TYPE_CHECKING:
+    import albumentations as A
+
+# Both libraries are imported where they are used: they take a second, which reading images has no need of.
 
 Pixels = NDArray[np.uint8]
 
@@ -57,6 +60,8 @@ class Augmentation:
         colour: float = 1.0,
         blur: float = 0.0,
     ) -> None:
+        import albumentations as A
+
         check_range(0, 1, mirror=mirror)
         check_range(0, 180, rotate_degrees=rotate_degrees)
         check_range(0, 0.9, scale=scale)
@@ -86,6 +91,8 @@ class Augmentation:
         Raises:
             DataError: albumentations refuses the sample; names it.
         """
+        import cv2
+
         seed = int(torch.randint(2**62, (), generator=generator))
         self._compose.set_random_state(np.random.default_rng(seed), random.Random(seed))  # noqa: S311
         image = np.ascontiguousarray(sample.image.permute(1, 2, 0).numpy())
@@ -120,11 +127,16 @@ class Jitter:
 
 def tint_jitter(*, colour: float) -> Jitter:
     """Hue, saturation and brightness of one drawing; ``colour`` 1 is the usual strength, 0 none."""
+    import albumentations as A
+
     return Jitter([A.HueSaturationValue(5 * colour, 35 * colour, 25 * colour, p=1.0 if colour > 0 else 0.0)])
 
 
 def turn_jitter(*, rotate_degrees: float) -> Jitter:
     """Rotation, shear up to 0.3 of it, and shrinking by up to a fifth of one drawing with its opacity."""
+    import albumentations as A
+    import cv2
+
     shear = 0.3 * rotate_degrees
     return Jitter(
         [
@@ -141,6 +153,9 @@ def turn_jitter(*, rotate_degrees: float) -> Jitter:
 
 def backdrop_jitter(*, size: int, colour: float) -> Jitter:
     """Random crop of a photograph at ``size`` x ``size``, mirrored or not, with a colour cast."""
+    import albumentations as A
+    import cv2
+
     shift = 25 * colour
     return Jitter(
         [
@@ -158,6 +173,8 @@ def scene_jitter(*, size: int, colour: float, blur: float) -> Jitter:
 
     At ``blur`` 1 the widest Gaussian has a standard deviation of 1/64 of the side ``size``.
     """
+    import albumentations as A
+
     sigma = max(blur * size / 64.0, 0.01)
     return Jitter(
         [
@@ -179,6 +196,9 @@ def tight_boxes(masks: NDArray[np.bool_]) -> Tensor:
 
 
 def _compose(transforms: list[A.BasicTransform | A.BaseCompose]) -> A.Compose:
+    import albumentations as A
+    import cv2
+
     # OpenCV's thread pool costs more than it gives on small pictures and multiplies with loader workers.
     cv2.setNumThreads(0)
     return A.Compose(transforms)

@@ -173,7 +173,7 @@ class TransferTask(L.LightningModule):
     def setup(self, stage: str) -> None:
         """Attack and measure what is not in the store yet; the expensive part, shared by the processes."""
         if stage != "test":
-            raise ConfigError(f"the transfer study has nothing to {stage}; run: verisal test --config ...")
+            raise ConfigError(f"the transfer study has nothing to {stage}; use verisal test")
         self._data.measure(("det_fit", "det_val", "det_test"), [*distinct(self.detectors.values()).values()])
         self._data.plan("test", len(self._cells))
 

@@ -9,8 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, final
 
-from torchvision import datasets  # type: ignore[import-untyped]  # has no annotations
-
 from verisal.data.files import (
     NameIndex,
     existing_folder,
@@ -50,6 +48,8 @@ class OxfordPet(ImageSet):
 
     def listing(self) -> Listing:
         """Images in the order of the part's list; classes in the order of their numbers."""
+        from torchvision import datasets  # type: ignore[import-untyped]  # has no annotations
+
         base = Path(self.root) / "oxford-iiit-pet"
         listed = base / "annotations" / f"{self.part}.txt"
         if not listed.is_file():
@@ -99,6 +99,8 @@ class Imagenette(ImageSet):
 
     def listing(self) -> Listing:
         """Images in the order of their names."""
+        from torchvision import datasets  # type: ignore[import-untyped]  # has no annotations
+
         names = {"full": "imagenette2", "320px": "imagenette2-320", "160px": "imagenette2-160"}
         root = Path(self.root) / names[self.size] / self.part
         if not root.is_dir():

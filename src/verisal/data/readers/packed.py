@@ -10,7 +10,6 @@ from typing import Any, Literal, final
 
 import torch
 from torch import Tensor
-from torchvision import datasets  # type: ignore[import-untyped]  # has no annotations
 
 from verisal.data.readers.listing import ImageRecord, ImageSet, Listing
 from verisal.data.readers.voc import through_torchvision
@@ -72,6 +71,8 @@ class CIFAR10(PackedSet):
     part: Literal["train", "test"] = "test"
 
     def _read(self) -> tuple[Tensor, Sequence[int], Sequence[str]]:
+        from torchvision import datasets  # type: ignore[import-untyped]  # has no annotations
+
         found = self._train_or_test(datasets.CIFAR10)
         return _channels_first(found.data), found.targets, found.classes
 
@@ -93,6 +94,8 @@ class CIFAR100(PackedSet):
     part: Literal["train", "test"] = "test"
 
     def _read(self) -> tuple[Tensor, Sequence[int], Sequence[str]]:
+        from torchvision import datasets  # type: ignore[import-untyped]  # has no annotations
+
         found = self._train_or_test(datasets.CIFAR100)
         return _channels_first(found.data), found.targets, found.classes
 
@@ -114,6 +117,8 @@ class SVHN(PackedSet):
     part: Literal["train", "test", "extra"] = "test"
 
     def _read(self) -> tuple[Tensor, Sequence[int], Sequence[str]]:
+        from torchvision import datasets  # type: ignore[import-untyped]  # has no annotations
+
         found = self._by_split(datasets.SVHN)
         return torch.from_numpy(found.data), found.labels.tolist(), tuple(map(str, range(10)))
 
@@ -135,6 +140,8 @@ class STL10(PackedSet):
     part: Literal["train", "test"] = "test"
 
     def _read(self) -> tuple[Tensor, Sequence[int], Sequence[str]]:
+        from torchvision import datasets  # type: ignore[import-untyped]  # has no annotations
+
         found = self._by_split(datasets.STL10)
         return torch.from_numpy(found.data), found.labels.tolist(), found.classes
 
@@ -156,6 +163,8 @@ class MNIST(PackedSet):
     part: Literal["train", "test"] = "test"
 
     def _read(self) -> tuple[Tensor, Sequence[int], Sequence[str]]:
+        from torchvision import datasets  # type: ignore[import-untyped]  # has no annotations
+
         found = self._train_or_test(datasets.MNIST)
         return found.data[:, None], found.targets.tolist(), tuple(map(str, range(10)))
 
@@ -177,5 +186,7 @@ class FashionMNIST(PackedSet):
     part: Literal["train", "test"] = "test"
 
     def _read(self) -> tuple[Tensor, Sequence[int], Sequence[str]]:
+        from torchvision import datasets  # type: ignore[import-untyped]  # has no annotations
+
         found = self._train_or_test(datasets.FashionMNIST)
         return found.data[:, None], found.targets.tolist(), found.classes

@@ -10,8 +10,6 @@ from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple, TypeVar, final
 from xml.etree import ElementTree
 
-from torchvision import datasets  # type: ignore[import-untyped]  # has no annotations
-
 from verisal.data.files import NameIndex, files_with_suffix, image_id_of, read_content, text_of
 from verisal.data.readers.listing import Annotations, Box, ImageSet, Listing, ObjectRecord
 from verisal.data.readers.masks import IndexMask
@@ -216,6 +214,8 @@ class PascalVOC(ImageSet):
 
     def listing(self) -> Listing:
         """Images in the order of the part's list."""
+        from torchvision import datasets  # type: ignore[import-untyped]  # has no annotations
+
         data = through_torchvision(
             self.root,
             lambda: datasets.VOCDetection(

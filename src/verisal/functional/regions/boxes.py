@@ -9,7 +9,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.ops import box_iou  # type: ignore[import-untyped]  # has no stubs
 
 from verisal._brief import brief
 from verisal.errors import DataError
@@ -159,6 +158,9 @@ def best_ious(parts: Components, boxes: Sequence[Tensor]) -> Tensor:
 
 def _ious(boxes: Tensor, others: Tensor) -> Tensor:
     """``(..., N, M)`` float64 of boxes ``(..., N, 4)`` and ``(..., M, 4)``."""
+    # torchvision takes as long to import as torch, which nothing needs that only reads images.
+    from torchvision.ops import box_iou  # type: ignore[import-untyped]  # has no stubs
+
     overlaps: Tensor = box_iou(boxes.double(), others.double())
     # Two boxes without area.
     return overlaps.nan_to_num(nan=0.0)

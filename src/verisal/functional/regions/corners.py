@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from torch import Tensor
-from torchvision.ops import box_convert  # type: ignore[import-untyped]  # has no stubs
-from torchvision.tv_tensors import BoundingBoxes  # type: ignore[import-untyped]  # nor have they
 
 from verisal.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from torchvision.tv_tensors import BoundingBoxes  # type: ignore[import-untyped]  # has no stubs
 
 _UPRIGHT = ("XYXY", "XYWH", "CXCYWH")
 
@@ -36,5 +39,8 @@ def corners_of(boxes: BoundingBoxes, size: tuple[int, int] | None, *, beside: st
             f"boxes must be upright, found the format {kind}; convert them to one of {', '.join(_UPRIGHT)}:"
             " torchvision.transforms.v2.ConvertBoundingBoxFormat"
         )
+    # Late, as whoever has such boxes has torchvision imported already.
+    from torchvision.ops import box_convert  # type: ignore[import-untyped]  # has no stubs
+
     corners: Tensor = box_convert(boxes.as_subclass(Tensor), kind.lower(), "xyxy")
     return corners
