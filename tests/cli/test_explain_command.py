@@ -225,7 +225,8 @@ def test_drawings_under_the_default_network_are_doubted(photos, tmp_path, capsys
     ("images", "told"),
     [
         ([(0.9, (300, 300)), (0.8, (224, 100))], ()),
-        ([(0.4, (300, 300)), (0.8, (112, 112))], ("1 of 2 images have at most half", "for 1 of 2 images")),
+        ([(0.4, (300, 300)), (0.8, (224, 100))], ()),
+        ([(0.4, (300, 300)), (0.4, (112, 112))], ("1 of 2 images have at most half", "for 2 of 2 images")),
         ([(0.4, (300, 300))], ("for 1 of 1 images its likeliest class has a probability below 0.50",)),
     ],
 )

@@ -87,16 +87,12 @@ class Doubts:
     def words(self) -> str:
         """A sentence with both counts; empty where there is no doubt."""
         height, width = self._size
-        signs = [
-            f"{self._small} of {self._images} images have at most half of the {height} x {width} px that it"
-            " looks at"
-            if self._small
-            else "",
-            f"for {self._unsure} of {self._images} images its likeliest class has a probability below"
-            f" {_UNSURE:.2f}"
-            if self._unsure
-            else "",
-        ]
+        size = f"have at most half of the {height} x {width} px that it looks at"
+        small = f"{self._small} of {self._images} images {size}"
+        sure = f"its likeliest class has a probability below {_UNSURE:.2f}"
+        unsure = f"for {self._unsure} of {self._images} images {sure}"
+        # Of photographs, too, some show what is hard to name.
+        signs = [small if self._small else "", unsure if 2 * self._unsure > self._images else ""]
         found = " and ".join(sign for sign in signs if sign)
         if not found:
             return ""
