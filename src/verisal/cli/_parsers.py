@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from verisal.cli._options import Options, count, path_word
 
 ANNOTATIONS = ("csv", "coco", "voc", "masks")
@@ -18,7 +20,7 @@ SHELLS = ("bash", "zsh")
 """Shells that there is a completion for."""
 
 
-_CHECK: dict[str, str] = {
+_CHECK: dict[str, Any] = {
     "description": "Read every image and annotation of a data set and list every problem.",
     "epilog": """examples:
   verisal data check photos
