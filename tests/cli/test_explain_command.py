@@ -254,10 +254,12 @@ def test_a_function_that_only_a_file_names_is_not_imported(tmp_path):
     assert classifier_of(file) == ClassifierSource(name="timm:x", image_size=32)
 
 
-def test_nothing_of_lightning_is_imported_before_the_first_picture():
+@pytest.mark.parametrize("module", ["_explain_command", "_data"])
+def test_nothing_slow_but_torch_is_imported_before_the_first_picture(module):
     code = (
-        "import sys; import verisal.cli, verisal.cli._explain_command;"
-        "print([name for name in ('lightning', 'torchmetrics', 'wandb') if name in sys.modules])"
+        f"import sys; import verisal.cli, verisal.cli.{module};"
+        "slow = ('lightning', 'torchmetrics', 'wandb', 'torchvision', 'albumentations', 'cv2', 'scipy');"
+        "print([name for name in slow if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603
     assert done.stdout.strip() == "[]"
