@@ -105,7 +105,8 @@ def restored_settings() -> Iterator[None]:
     finally:
         os.environ.clear()
         os.environ.update(environment)
-        if (torch := sys.modules.get("torch")) is not None:
+        # Only what was changed: torch imports its whole compiler to set it.
+        if (torch := sys.modules.get("torch")) is not None and _determinism() != before:
             deterministic, warn_only, benchmark = before
             torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
             torch.backends.cudnn.benchmark = benchmark
