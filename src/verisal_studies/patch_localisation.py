@@ -74,7 +74,7 @@ class PatchLocalisation(Study):
             finding
             for words, metric in groups.items()
             for finding in (
-                self._reached(scores, words, metric, evaluation.counts.get(f"{words} that fool", 0)),
+                self._reached(scores, words, metric, patches),
                 *(self._ahead(scores, others, words, metric, score) for score in _LIMITS),
                 self._heals(scores, words, metric),
             )
@@ -111,9 +111,10 @@ class PatchLocalisation(Study):
         reached = [own[score].value >= limit for score, limit in _LIMITS.items()]
         return Finding(
             f"`{self.ours}` point at {words}",
-            f"mean at least {limits}, on {_FEWEST} patches or more; in part: some of them",
+            f"mean at least {limits}, on {_FEWEST} patches or more in all; in part: some of them",
             verdict_of(reached) if patches >= _FEWEST else "cannot be said",
-            ", ".join(f"{score} {cell(value)}" for score, value in own.items()) + f", {patches} patches",
+            ", ".join(f"{score} {cell(value)}" for score, value in own.items())
+            + f", {patches} patches in all",
         )
 
     def _ahead(
