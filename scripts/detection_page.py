@@ -102,11 +102,51 @@ def _page(report: Mapping[str, Any], title: str, about: Sequence[str]) -> Iterat
         rows,
         lambda row: [_cell(scores.get(f"test/{row}/fpr/{name}"), whole=name == "clean") for name in benign],
     )
+    costs = {name: value for name, value in report["timings"].items() if name.partition(": ")[0] in rows}
+    if costs:
+        yield "## Cost"
+        yield ""
+        yield "Passes through the classifier, and milliseconds per image, beside whatever else was running."
+        yield ""
+        kinds = ("forward passes per image", "backward passes per image", "ms per image")
+        yield from _table(
+            ["row", *kinds],
+            rows,
+            lambda row: [f"{costs[f'{row}: {kind}']:.3g}" for kind in kinds],
+        )
+    if any("/adaptive_" in name for name in scores):
+        yield from _adaptive(scores, rows)
     yield "## Images and notes"
     yield ""
     yield ", ".join(f"{name} {count}" for name, count in counts.items() if count) + "."
     yield ""
     yield from (f"- {note}" for note in report["notes"])
+
+
+def _adaptive(scores: Mapping[str, Score], rows: Sequence[str]) -> Iterator[str]:
+    """What attackers who know a row leave of it, by radius."""
+    known = [row for row in rows if any(name.startswith(f"test/{row}/adaptive_") for name in scores)]
+    start = "adaptive_right_or_rejected/eps_"
+    radii = sorted(
+        {
+            name.partition(start)[2]
+            for name in scores
+            if start in name and "_" not in name.partition(start)[2]
+        },
+        key=float,
+    )
+    yield "## Attackers who know classifier and row"
+    yield ""
+    yield (
+        "Share of images that are still classified right or are rejected under the strongest of all adaptive"
+        " attacks, by the radius in 1/255:"
+    )
+    yield ""
+    yield from _table(
+        ["row", *radii],
+        known,
+        lambda row: [_cell(scores.get(f"test/{row}/{start}{radius}"), whole=True) for radius in radii],
+    )
 
 
 def _verdict(
