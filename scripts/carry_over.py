@@ -13,6 +13,7 @@ import argparse
 import copy
 from pathlib import Path
 
+import lightning as L
 import torch
 import yaml
 from jsonargparse import ArgumentParser
@@ -52,8 +53,8 @@ def _of_run(run: Path) -> tuple[TransferTask, DetectorData]:
     """Task and data of a finished run, as its configuration says."""
     known = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
     parser = ArgumentParser()
-    parser.add_subclass_arguments(TransferTask, "model")
-    parser.add_subclass_arguments(DetectorData, "data")
+    parser.add_subclass_arguments(L.LightningModule, "model")
+    parser.add_subclass_arguments(L.LightningDataModule, "data")
     made = parser.instantiate_classes(parser.parse_object({name: known[name] for name in ("model", "data")}))
     return made.model, made.data
 
