@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,7 +61,7 @@ def heatmap_pixels(heatmap: Heatmap) -> Pixels:
     for line, column in [] if heatmap.marked is None else heatmap.marked.nonzero().tolist():
         place = (column - 0.47, line - 0.45)
         axes.add_patch(Rectangle(place, 0.94, 0.9, fill=False, edgecolor="#D55E00", linewidth=2))
-    words = {"fontsize": 9, "parse_math": False}
+    words: dict[str, Any] = {"fontsize": 9, "parse_math": False}
     axes.set_xticks(range(columns), labels=names[1], rotation=45, ha="left", **words)
     axes.set_yticks(range(lines), labels=names[0], **words)
     axes.xaxis.tick_top()

@@ -99,7 +99,7 @@ class Imagenette(ImageSet):
 
     def listing(self) -> Listing:
         """Images in the order of their names."""
-        from torchvision import datasets  # type: ignore[import-untyped]  # has no annotations
+        from torchvision import datasets
 
         names = {"full": "imagenette2", "320px": "imagenette2-320", "160px": "imagenette2-160"}
         root = Path(self.root) / names[self.size] / self.part

@@ -94,7 +94,7 @@ class CIFAR100(PackedSet):
     part: Literal["train", "test"] = "test"
 
     def _read(self) -> tuple[Tensor, Sequence[int], Sequence[str]]:
-        from torchvision import datasets  # type: ignore[import-untyped]  # has no annotations
+        from torchvision import datasets
 
         found = self._train_or_test(datasets.CIFAR100)
         return _channels_first(found.data), found.targets, found.classes
@@ -117,7 +117,7 @@ class SVHN(PackedSet):
     part: Literal["train", "test", "extra"] = "test"
 
     def _read(self) -> tuple[Tensor, Sequence[int], Sequence[str]]:
-        from torchvision import datasets  # type: ignore[import-untyped]  # has no annotations
+        from torchvision import datasets
 
         found = self._by_split(datasets.SVHN)
         return torch.from_numpy(found.data), found.labels.tolist(), tuple(map(str, range(10)))
@@ -140,7 +140,7 @@ class STL10(PackedSet):
     part: Literal["train", "test"] = "test"
 
     def _read(self) -> tuple[Tensor, Sequence[int], Sequence[str]]:
-        from torchvision import datasets  # type: ignore[import-untyped]  # has no annotations
+        from torchvision import datasets
 
         found = self._by_split(datasets.STL10)
         return torch.from_numpy(found.data), found.labels.tolist(), found.classes
@@ -163,7 +163,7 @@ class MNIST(PackedSet):
     part: Literal["train", "test"] = "test"
 
     def _read(self) -> tuple[Tensor, Sequence[int], Sequence[str]]:
-        from torchvision import datasets  # type: ignore[import-untyped]  # has no annotations
+        from torchvision import datasets
 
         found = self._train_or_test(datasets.MNIST)
         return found.data[:, None], found.targets.tolist(), tuple(map(str, range(10)))
@@ -186,7 +186,7 @@ class FashionMNIST(PackedSet):
     part: Literal["train", "test"] = "test"
 
     def _read(self) -> tuple[Tensor, Sequence[int], Sequence[str]]:
-        from torchvision import datasets  # type: ignore[import-untyped]  # has no annotations
+        from torchvision import datasets
 
         found = self._train_or_test(datasets.FashionMNIST)
         return found.data[:, None], found.targets.tolist(), found.classes
