@@ -16,13 +16,14 @@ from pathlib import Path
 import lightning as L
 import torch
 import yaml
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, set_parsing_settings
 
+from verisal.attacks import Attack
 from verisal.detection import DetectorData
 from verisal.detection.metric import DetectionTable
 from verisal.detection.report import DetectionResult, build_evaluation
 from verisal.detection.table import detection_thresholds
-from verisal.detectors import Detector
+from verisal.detectors import Detector, Measurement, View
 from verisal.functional.statistics import Bootstrap
 from verisal.results import Evaluation
 from verisal.tasks import TransferTask
@@ -51,11 +52,13 @@ def main() -> None:
 
 def _of_run(run: Path) -> tuple[TransferTask, DetectorData]:
     """Task and data of a finished run, as its configuration says."""
+    # Frozen dataclasses that a config chooses by class.
+    set_parsing_settings(subclasses_enabled=[Attack, Detector, Measurement, View])
     known = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
     parser = ArgumentParser()
     parser.add_subclass_arguments(L.LightningModule, "model")
     parser.add_subclass_arguments(L.LightningDataModule, "data")
-    made = parser.instantiate_classes(parser.parse_object({name: known[name] for name in ("model", "data")}))
+    made = parser.instantiate(parser.parse_object({name: known[name] for name in ("model", "data")}))
     return made.model, made.data
 
 
