@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from verisal.cli import _data, _explain_command, _export, main
+from verisal.cli import _explain_command, _parsers, main
 from verisal.cli._app import VerisalCLI
 from verisal.cli._settings import parsed_settings
 from verisal.errors import ConfigError
@@ -201,8 +201,8 @@ def arguments_of(parser):
 
 
 COMMANDS = {
-    "data": (["data", "check"], {"path": "folder"}, _data._parser),
-    "export": (["export"], {"run": "folder", "--output": "folder"}, _export._parser),
+    "data": (["data", "check"], {"path": "folder"}, _parsers.data_parser),
+    "export": (["export"], {"run": "folder", "--output": "folder"}, _parsers.export_parser),
     "explain": (
         ["explain"],
         {"images": "folder", "--classifier": "emoji_scenes_64"},

@@ -9,6 +9,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from verisal._brief import brief
 from verisal._checks import as_tuples
 from verisal.attacks import AdaptivePGD, Defence, FeatureMatching
 from verisal.detection.end_to_end import end_to_end, nearest_of_other_class, strongest
@@ -104,6 +105,8 @@ class Attacked:
     classifier: Classifier
     threshold: float | None
     pool: Tensor
+
+    __repr__ = brief
 
 
 def attack_defence(

@@ -135,7 +135,7 @@ class Guard(nn.Module):
                 " ViewLogits"
             )
         staged_network(self.classifier, "an exported guard")
-        return _OnePass(self.classifier, detector, self._views, self._names, self.alarm.threshold)
+        return _OnePass(self.classifier, detector, self._views, self._names, self.alarm.threshold).eval()
 
     @property
     def _names(self) -> tuple[str, ...]:
@@ -159,7 +159,8 @@ class _OnePass(nn.Module):
         threshold: float,
     ) -> None:
         super().__init__()
-        self.network = classifier.network
+        # A copy, so that the mode of the network itself stays as it is.
+        self.network = copy.deepcopy(classifier.network)
         self.mean, self.std = nn.Buffer(classifier.mean.clone()), nn.Buffer(classifier.std.clone())
         self._detector, self._views, self._names = copy.deepcopy(detector), tuple(views), tuple(names)
         self._threshold = threshold
