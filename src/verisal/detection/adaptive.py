@@ -261,14 +261,14 @@ def adaptive_scores(
             }
             if suite is None:
                 notes.append(f"adaptive attacks on {row}, {left.remark(eps)}")
-                restless = [key[0] for key, value in found.items() if key[1] == eps and not _settled(value)]
+                restless = [
+                    key[0]
+                    for key, value in found.items()
+                    if key[1] == eps and not bool(value["settled"].all())
+                ]
                 if restless:
                     notes.append(
                         f"adaptive attacks on {row} at eps {eps * 255:g}/255 had not settled when they were"
                         f" stopped (suite {', '.join(restless)}); more doublings may find more"
                     )
     return scores, tuple(notes)
-
-
-def _settled(cell: Mapping[str, Tensor]) -> bool:
-    return bool(cell["settled"].all())

@@ -73,6 +73,26 @@ class Measurement(Configured, ABC):
         return dict(measured[0])
 
 
+class TracedMeasurement(Measurement):
+    """A measurement that is made alike with a graph to the images and without."""
+
+    def __call__(self, classifier: StagedClassifier, images: Tensor) -> dict[str, Tensor]:
+        """Named tensors of images ``(B, C, H, W)`` in [0, 1], without a graph."""
+        return self._measured(classifier, images, graph=False)
+
+    def differentiable(
+        self, classifier: StagedClassifier, images: Tensor, *, gates: GateFunction | None = None
+    ) -> dict[str, Tensor]:
+        """The same with a graph to the images."""
+        # Views are part of the graph, whatever surrounds the call.
+        with gradient_scope(images.device.type):
+            return self._measured(classifier, images, graph=True)
+
+    @abstractmethod
+    def _measured(self, classifier: StagedClassifier, images: Tensor, *, graph: bool) -> dict[str, Tensor]:
+        """The tensors, with a graph or without."""
+
+
 def measured_logits(classifier: StagedClassifier, images: Tensor, *, graph: bool = False) -> Tensor:
     """Logits ``(B, K)`` in float32, the classifier in eval mode and left as it was.
 
@@ -89,49 +109,30 @@ def measured_logits(classifier: StagedClassifier, images: Tensor, *, graph: bool
 
 @final
 @dataclass(frozen=True)
-class Logits(Measurement):
+class Logits(TracedMeasurement):
     """``logits (B, K)`` of the image as it is."""
 
     needs_stages = False
 
-    def __call__(self, classifier: StagedClassifier, images: Tensor) -> dict[str, Tensor]:
-        """Logits of images ``(B, C, H, W)`` in [0, 1]."""
-        return {"logits": measured_logits(classifier, images)}
-
-    def differentiable(
-        self, classifier: StagedClassifier, images: Tensor, *, gates: GateFunction | None = None
-    ) -> dict[str, Tensor]:
-        """The same with a graph to the images."""
-        return {"logits": measured_logits(classifier, images, graph=True)}
+    def _measured(self, classifier: StagedClassifier, images: Tensor, *, graph: bool) -> dict[str, Tensor]:
+        return {"logits": measured_logits(classifier, images, graph=graph)}
 
 
 @final
 @dataclass(frozen=True)
-class ShiftedLogits(Measurement):
+class ShiftedLogits(TracedMeasurement):
     """``logits (B, K)`` of the image, and ``shifted/logits (B, K)`` of the image moved by one pixel."""
 
     needs_stages = False
 
-    def __call__(self, classifier: StagedClassifier, images: Tensor) -> dict[str, Tensor]:
-        """Logits of both views of images ``(B, C, H, W)`` in [0, 1]."""
-        return self._logits(classifier, images)
-
-    def differentiable(
-        self, classifier: StagedClassifier, images: Tensor, *, gates: GateFunction | None = None
-    ) -> dict[str, Tensor]:
-        """The same with a graph to the images."""
-        with gradient_scope(images.device.type):
-            return self._logits(classifier, images, graph=True)
-
-    @staticmethod
-    def _logits(classifier: StagedClassifier, images: Tensor, *, graph: bool = False) -> dict[str, Tensor]:
+    def _measured(self, classifier: StagedClassifier, images: Tensor, *, graph: bool) -> dict[str, Tensor]:
         seen = {"logits": images, "shifted/logits": shift_one_pixel(images)}
         return {name: measured_logits(classifier, view, graph=graph) for name, view in seen.items()}
 
 
 @final
 @dataclass(frozen=True)
-class ViewLogits(Measurement):
+class ViewLogits(TracedMeasurement):
     """``logits (B, K)`` of the image, and ``<view>/logits (B, K)`` of each of its views.
 
     Costs one forward pass per view and one more, and no backward pass. Views by JPEG are left out of the
@@ -162,20 +163,7 @@ class ViewLogits(Measurement):
     def _decisive(self) -> dict[str, Any]:
         return {"views": self.seen}
 
-    def __call__(self, classifier: StagedClassifier, images: Tensor) -> dict[str, Tensor]:
-        """Logits of all views of images ``(B, C, H, W)`` in [0, 1]."""
-        return self._logits(classifier, images)
-
-    def differentiable(
-        self, classifier: StagedClassifier, images: Tensor, *, gates: GateFunction | None = None
-    ) -> dict[str, Tensor]:
-        """The same with a graph to the images, through every view."""
-        with gradient_scope(images.device.type):
-            return self._logits(classifier, images, graph=True)
-
-    def _logits(
-        self, classifier: StagedClassifier, images: Tensor, *, graph: bool = False
-    ) -> dict[str, Tensor]:
+    def _measured(self, classifier: StagedClassifier, images: Tensor, *, graph: bool) -> dict[str, Tensor]:
         measured = {"logits": measured_logits(classifier, images, graph=graph)}
         return measured | {
             f"{view.name}/logits": measured_logits(classifier, view(images), graph=graph)

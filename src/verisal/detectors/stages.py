@@ -10,19 +10,18 @@ import torch
 from torch import Tensor
 
 from verisal._checks import as_tuples
-from verisal.detectors.measurements import Measurement
+from verisal.detectors.measurements import Measurement, TracedMeasurement
 from verisal.detectors.views import View, check_names
 from verisal.functional.networks import staged_network
 from verisal.functional.scopes import differentiated, frozen, gradient_scope
 from verisal.saliency import GateMethod
 from verisal.saliency.gates.contributions import channel_contributions
-from verisal.saliency.gates.differentiable import GateFunction
 from verisal.types import StagedClassifier, StageOutputs, check_images
 
 
 @final
 @dataclass(frozen=True)
-class PooledActivations(Measurement):
+class PooledActivations(TracedMeasurement):
     """``logits (B, K)``, and per stage ``pooled/<l> (B, C_l)``: the activation's mean over positions.
 
     Stages are numbered from 1. A view adds ``<view>/logits``, ``<view>/pooled/<l>`` and
@@ -45,20 +44,7 @@ class PooledActivations(Measurement):
     def _decisive(self) -> dict[str, Any]:
         return _without_unused(super()._decisive(), "views")
 
-    def __call__(self, classifier: StagedClassifier, images: Tensor) -> dict[str, Tensor]:
-        """Logits and vectors of images ``(B, C, H, W)`` in [0, 1]."""
-        return self._vectors(classifier, images)
-
-    def differentiable(
-        self, classifier: StagedClassifier, images: Tensor, *, gates: GateFunction | None = None
-    ) -> dict[str, Tensor]:
-        """The same with a graph to the images."""
-        with gradient_scope(images.device.type):
-            return self._vectors(classifier, images, graph=True)
-
-    def _vectors(
-        self, classifier: StagedClassifier, images: Tensor, *, graph: bool = False
-    ) -> dict[str, Tensor]:
+    def _measured(self, classifier: StagedClassifier, images: Tensor, *, graph: bool) -> dict[str, Tensor]:
         def pooled(seen: Tensor) -> dict[str, Tensor]:
             _, outputs = stage_outputs(classifier, seen, "PooledActivations", graph=graph)
             stages = enumerate(outputs.activations, start=1)
