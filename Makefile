@@ -2,12 +2,13 @@
 # make test    the same environment with the test tools, then the whole test suite
 # make lint    style, types, import order, declared dependencies
 # make check   lint and test: what CI runs
+# make docs    the pages of docs/ as a site, site/index.html; a broken link or an unlisted page is an error
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 INPUTS := pyproject.toml constraints.txt
 
-.PHONY: train test lint check clean-env python-version
+.PHONY: train test lint check docs clean-env python-version
 .DEFAULT_GOAL := check
 
 train: $(VENV)/.installed
@@ -24,6 +25,10 @@ lint: $(VENV)/.installed-dev
 	$(VENV)/bin/deptry src
 
 check: lint test
+
+docs: $(VENV)/.installed-dev
+	$(VENV)/bin/python -m sphinx --builder html --fail-on-warning --keep-going --quiet --doctree-dir site/.doctrees docs site
+	@echo "open site/index.html"
 
 # The stamps are older than their inputs only after a change of the pins: the environment is reused until then.
 $(VENV)/.installed: $(INPUTS) | python-version

@@ -1,7 +1,7 @@
 """Tables of a finished benchmark as Markdown: python scripts/benchmark_tables.py RUN.
 
-RUN is the folder of ``verisal validate --config configs/benchmark.yaml``. Prints the README's table, and the
-tables of removal curves and of D-WSOL with intervals of docs/benchmark.md; numbers come from
+RUN is the folder of ``verisal validate --config configs/benchmark.yaml``. Prints the three tables of
+docs/benchmark.md: all methods by a few scores, removal curves, and D-WSOL; numbers come from
 RUN/report.val.json alone.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 _D_WSOL = "D-WSOL (our protocol)"
-_README = {
+_SUMMARY = {
     "pointing ↑": "pointing_game[15px@224]/accuracy",
     "energy inside ↑": "energy_inside/energy",
     "MaxBoxAcc ↑": "max_box_acc[iou0.5]/maximum",
@@ -54,7 +54,7 @@ def main() -> None:
     found = [name.split("/") for name in metrics]
     everywhere = dict.fromkeys(parts[1] for parts in found if parts[2] == "energy_inside")
     disturbed = dict.fromkeys(parts[1] for parts in found if parts[2] == _D_WSOL)
-    print(_table(metrics, list(everywhere), _README, intervals=False))
+    print(_table(metrics, list(everywhere), _SUMMARY, intervals=False))
     print()
     print(_table(metrics, list(everywhere), _CURVES, intervals=True))
     print()

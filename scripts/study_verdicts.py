@@ -1,6 +1,6 @@
-"""Print the README's table of studies: python scripts/study_verdicts.py.
+"""Print the table of docs/studies/index.md: python scripts/study_verdicts.py.
 
-Verdict and sentence of each are those of its page, docs/studies/*.md, which its own command writes.
+Verdict and sentence of each are those of its page beside it, which its own command writes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def _rows() -> Iterator[str]:
         if found is None:
             raise SystemExit(f"{name}.md has no verdict; run the command that it names")
         title = text.partition("\n")[0].removeprefix("# ")
-        yield f"| [{title}](docs/studies/{name}.md) | **{found['verdict']}** | {found['summary']} |"
+        yield f"| [{title}]({name}.md) | **{found['verdict']}** | {found['summary']} |"
 
 
 if __name__ == "__main__":

@@ -205,8 +205,8 @@ def test_a_run_writes_its_page_the_same_each_time(tmp_path):
     assert page.read_text() == text == _run(tmp_path / "two")
 
 
-def test_the_readme_tells_the_verdicts_of_the_pages(monkeypatch):
+def test_the_list_of_studies_tells_the_verdicts_of_the_pages(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     rows = import_module("study_verdicts").table()
     assert rows.count("\n") == 4
-    assert rows in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert rows in (ROOT / "docs/studies/index.md").read_text(encoding="utf-8")
