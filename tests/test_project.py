@@ -151,7 +151,9 @@ def test_cited_keys_are_in_the_bibliography():
 
 
 @pytest.mark.parametrize(
-    "path", [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"], ids=lambda path: path.name
+    "path",
+    [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "README.md"],
+    ids=lambda path: f"{path.parent.name}/{path.name}",
 )
 def test_links_between_documents_lead_somewhere(path):
     links = re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text())
@@ -174,7 +176,7 @@ def commands():
     seen = set()
     for path in [
         ROOT / "README.md",
-        *sorted((ROOT / "docs").glob("*.md")),
+        *sorted((ROOT / "docs").rglob("*.md")),
         *sorted((ROOT / "configs").rglob("*.yaml")),
     ]:
         text = path.read_text().replace("\\\n", " ")

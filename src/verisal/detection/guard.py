@@ -45,14 +45,14 @@ class Guard(nn.Module):
 
     It takes the place of the classifier: images in, logits, scores and alarms out. Where the alarm reads
     logits alone, all of its views go through the network in one batch, and the answer to the image itself is
-    one of them; else classifier and alarm are asked one after the other. Weights and modes of the network
+    one of them; otherwise classifier and alarm are asked in turn. Weights and modes of the network
     stay as they are. No gradient passes through it.
 
-    An alarm is a statistical test, not a lock: somebody who knows it can get around it, and it rings for
+    An alarm is a statistical test, not a lock: somebody who knows it can get around it, and it goes off for
     about the share of honest images that it was fitted for.
 
     Args:
-        classifier: that is guarded; the one of the alarm where nothing is given. A network that is no
+        classifier: that is guarded; by default that of the alarm. A network that is not a
             :class:`.Classifier` is made one, if it says how it normalises.
         alarm: fitted, or the path of its file, of a run or of an export.
         saliency: what shows where the evidence of an answer lies; :class:`.EvidenceMasks` by default, and
@@ -131,7 +131,7 @@ class Guard(nn.Module):
             raise ConfigError(
                 f"{type(detector).__name__} on {type(detector.measurement).__name__} asks the classifier for"
                 " more than logits, and cannot be exported; fit an alarm with LearnedConsistency,"
-                " ViewConsistency, LogitTrees or one of those that learn nothing on Logits, ShiftedLogits or"
+                " ViewConsistency, LogitTrees or an untrained detector that reads Logits, ShiftedLogits or"
                 " ViewLogits"
             )
         staged_network(self.classifier, "an exported guard")

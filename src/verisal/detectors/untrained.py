@@ -1,4 +1,4 @@
-"""Detectors that learn nothing: scores of the logits, of their change on altered copies, and attack cost."""
+"""Untrained detectors: scores of the logits, of their change on altered copies, and attack cost."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class UntrainedDetector(Detector):
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Accept the empty state alone."""
         if state:
-            raise ConfigError(f"{type(self).__name__} learns nothing; this is the state of another detector")
+            raise ConfigError(f"{type(self).__name__} is not trained; this is the state of another detector")
 
 
 @final

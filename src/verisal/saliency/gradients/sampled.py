@@ -31,7 +31,7 @@ from verisal.types import AnyClassifier, check_range
 @final
 @dataclass(frozen=True, kw_only=True)
 class IntegratedGradients(GradientMethod):
-    r"""Gradients along the line from a baseline, times the way gone.
+    r"""Gradients along the line from a baseline, times the difference from the baseline.
 
     .. math:: (x - b) \odot \frac1T \sum_{t=1}^{T} \frac{\partial f_c}{\partial x}
         \Bigl(b + \tfrac{t - 1/2}{T} (x - b)\Bigr)
