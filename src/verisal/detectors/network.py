@@ -37,8 +37,8 @@ class CNNDetector(TrainedDetector):
     half of the time, and both classes weigh the same.
 
     Noise of a few grey levels is a few hundredths of a pixel's deviation: a network on the image as it is
-    learns hardly anything from a few hundred images. For the image itself give ``filters``, no grid and a first
-    stride of 1, so that what is read is the noise at full resolution.
+    learns hardly anything from a few hundred images. For the image itself give ``filters``, no grid and a
+    first stride of 1, so that what is read is the noise at full resolution.
 
     Args:
         source: what is measured of an image.
