@@ -42,9 +42,11 @@ html_copy_source = False
 
 def setup(app: Sphinx) -> None:
     """Put parts that are made from the code into their places."""
-    import reference_pages
 
     def fill(app: Sphinx, name: str, source: list[str]) -> None:
-        source[0] = reference_pages.filled(source[0])
+        if "<!-- generated: " in source[0]:
+            import reference_pages
+
+            source[0] = reference_pages.filled(source[0])
 
     app.connect("source-read", fill)

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -103,7 +104,7 @@ def metrics_of_maps() -> list[SaliencyMetric]:
         kind = getattr(module, name)
         if inspect.isclass(kind) and issubclass(kind, SaliencyMetric) and not inspect.isabstract(kind):
             try:
-                made.append(kind())
+                made.append(cast("Callable[[], SaliencyMetric]", kind)())
             except (TypeError, VerisalError):
                 # Those that need arguments are made by callbacks, whose names are listed after them.
                 continue
