@@ -90,16 +90,17 @@ def test_a_stated_count_is_that_of_the_code(page, statement, count):
 
 def test_no_page_states_a_count_that_nothing_holds():
     """Such as "the four commands" or "19 detectors": with an article, or of five or more."""
-    pattern = re.compile(rf"\b(the )?(\d+|{'|'.join(WORDS)})( \w+)? ({COUNTED})\b", re.IGNORECASE)
+    between = r"( (?!(?:are|for|if|of|under)\b)\w+)?"
+    pattern = re.compile(rf"\b(the )?(\d+|{'|'.join(WORDS)}){between} ({COUNTED})\b", re.IGNORECASE)
     held = {(page, word) for page, statement, _ in STATED for word in re.findall(statement, read(page))}
-    # Ten false alarms that a rate needs, and the methods of a study.
-    held |= {("docs/metrics.md", "ten"), ("docs/map_attacks.md", "ten")}
+    # Ten false alarms that a rate needs, and the methods of a study and of its picture.
+    held |= {("docs/metrics.md", "ten"), ("docs/map_attacks.md", "ten"), ("docs/studies/index.md", "six")}
     loose = []
     for path in PAGES:
         page = path.relative_to(ROOT).as_posix()
-        for article, word, between, noun in pattern.findall(path.read_text()):
+        for article, word, adjective, noun in pattern.findall(path.read_text()):
             if (article or number(word) >= 5) and (page, word) not in held:
-                loose.append(f"{page}: {article}{word}{between} {noun}")
+                loose.append(f"{page}: {article}{word}{adjective} {noun}")
     assert loose == []
 
 
