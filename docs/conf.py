@@ -1,9 +1,12 @@
 """Settings of the site: make docs builds it from this folder."""
 
 import sys
+from html import escape
 from pathlib import Path
 
+from docutils.nodes import Element, SkipNode
 from sphinx.application import Sphinx
+from sphinx.writers.html5 import HTML5Translator
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "src")]
@@ -34,6 +37,9 @@ html_theme_options = {
     "footer_start": ["copyright"],
     "footer_end": ["sphinx-version"],
 }
+html_context = {"default_mode": "auto"}
+html_math_renderer = "source"
+html_sidebars = {"index": [], "glossary": [], "search": []}
 html_show_sourcelink = False
 # Summaries would be fetched, which browsers refuse for files.
 html_show_search_summary = False
@@ -41,7 +47,7 @@ html_copy_source = False
 
 
 def setup(app: Sphinx) -> None:
-    """Put parts that are made from the code into their places."""
+    """Put parts that are made from the code into their places, and show formulas as they are written."""
 
     def fill(app: Sphinx, name: str, source: list[str]) -> None:
         if "<!-- generated: " in source[0]:
@@ -49,4 +55,10 @@ def setup(app: Sphinx) -> None:
 
             source[0] = reference_pages.filled(source[0])
 
+    def formula(translator: HTML5Translator, node: Element) -> None:
+        # Programs that draw formulas come from the network, or need LaTeX.
+        translator.body.append(f"<code>{escape(node.astext())}</code>")
+        raise SkipNode
+
     app.connect("source-read", fill)
+    app.add_html_math_renderer("source", (formula, None), (formula, None))

@@ -112,22 +112,17 @@ def metrics_of_maps() -> list[SaliencyMetric]:
 
 
 def _metrics() -> str:
-    """Class, name, scores and direction of every metric of maps."""
-    rows = []
+    """Class, names, scores and direction of every metric of maps."""
+    parts = []
     for metric in metrics_of_maps():
-        scores = _scores_of(metric)
         (logged, *_) = typed_columns([f"{metric.name}/{metric.main}"]).values()
-        rows.append(
-            (
-                f"`{type(metric).__name__}`",
-                f"`{metric.name}`",
-                f"`{logged}`",
-                ", ".join(f"`{score}`" for score in scores),
-                metric.better,
-                _first_line(type(metric)),
-            )
+        scores = ", ".join(f"`{score}`" for score in _scores_of(metric))
+        end = f"{metric.better} is better" if metric.better else "neither end is better"
+        parts.append(
+            f"`{type(metric).__name__}` ({end})\n"
+            f": {_first_line(type(metric))} In reports `{metric.name}`, in loggers `{logged}`. Scores: {scores}"
         )
-    return _table(("class", "in reports", "in loggers", "scores", "better", "what it computes"), rows)
+    return "\n\n".join(parts)
 
 
 def _scores_of(metric: SaliencyMetric) -> list[str]:

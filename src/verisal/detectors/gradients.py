@@ -31,18 +31,18 @@ class GradientScalars(Measurement):
     ``u``, which is the gradient of the cross-entropy to the prediction divided by minus one less its
     probability; unlike that one it does not vanish where the prediction is sure.
 
-    =============================================================================== =========================
-    what                                                                            how many
-    =============================================================================== =========================
-    :func:`gradient_statistics` of each gradient in each view                       7 x 2 x 2
+    ================================================================================= =========
+    what                                                                              how many
+    ================================================================================= =========
+    :func:`gradient_statistics` of each gradient in each view                         7 x 2 x 2
     log of one less the probability of the class: with the sizes, those of the
-    cross-entropy's gradient                                                        1 x 2
+    cross-entropy's gradient                                                          1 x 2
     grey levels to ``u = 0`` along the sign of its gradient, and along the gradient,
-    to first order; as sign times log(1 + levels)                                   2 x 2
-    cosine of the two gradients of a view                                           1 x 2
-    cosine of a gradient in both views, moved back; and share of equal signs        2 x 2
-    log ratio of a gradient's L2 norm in both views                                 1 x 2
-    =============================================================================== =========================
+    to first order; as sign times log(1 + levels)                                     2 x 2
+    cosine of the two gradients of a view                                             1 x 2
+    cosine of a gradient in both views, moved back; and share of equal signs          2 x 2
+    log ratio of a gradient's L2 norm in both views                                   1 x 2
+    ================================================================================= =========
 
     Two forward and four backward passes.
 
