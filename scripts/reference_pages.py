@@ -119,8 +119,8 @@ def _metrics() -> str:
         scores = ", ".join(f"`{score}`" for score in _scores_of(metric))
         end = f"{metric.better} is better" if metric.better else "neither end is better"
         parts.append(
-            f"`{type(metric).__name__}` ({end})\n"
-            f": {_first_line(type(metric))} In reports `{metric.name}`, in loggers `{logged}`. Scores: {scores}"
+            f"`{type(metric).__name__}` ({end})\n: {_first_line(type(metric))}"
+            f" In reports `{metric.name}`, in loggers `{logged}`. Scores: {scores}"
         )
     return "\n\n".join(parts)
 
