@@ -163,17 +163,15 @@ def test_equal_runs_report_equal_metrics(tmp_path, loader):
     assert a == b
 
 
-def test_a_validate_run_never_replaces_the_result_of_a_test(tmp_path, loader, caplog):
+def test_a_validate_run_never_replaces_the_result_of_a_test(tmp_path, loader, capsys):
     trainer(tmp_path).test(Task(), loader, verbose=False)
     before = (tmp_path / "report.json").read_bytes()
     trainer(tmp_path).validate(Task(), loader, verbose=False)
     assert (tmp_path / "report.json").read_bytes() == before
     assert "val/masks/auroc/cw_l2" in json.loads((tmp_path / "report.val.json").read_text())["metrics"]
     assert (tmp_path / "samples.val.csv").exists()
-    said = [record.getMessage() for record in caplog.records if "report" in record.getMessage()]
-    assert said == [
-        f"the report is {tmp_path / name}.html, as text {name}.md" for name in ("report", "report.val")
-    ]
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("report: ")]
+    assert said == [f"report: {tmp_path / name}.html, as text {name}.md" for name in ("report", "report.val")]
     assert (tmp_path / "figures" / "val_roc_cw_l2.png").exists()
 
 

@@ -7,8 +7,8 @@ import torch
 
 from helpers.evaluations import evaluation, panel
 from verisal.reporting.figures import panel_pixels, saliency_panel_pixels
+from verisal.reporting.printed import print_results
 from verisal.reporting.publication import main_table, merge_evaluations
-from verisal.reporting.report import print_results
 from verisal.results import Evaluation, SaliencyPanel, Score
 
 

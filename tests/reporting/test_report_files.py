@@ -11,7 +11,8 @@ from helpers.evaluations import evaluation
 from verisal.errors import DataError
 from verisal.reporting.blocks import blocks_of
 from verisal.reporting.facts import Clock, RunFacts, installed_versions
-from verisal.reporting.report import print_results, result_table, write_report, write_samples
+from verisal.reporting.printed import print_results
+from verisal.reporting.report import result_table, write_report, write_samples
 from verisal.results import Evaluation, Score
 
 FACTS = RunFacts(seed=3, config={"a": {"b": 1}}, wall_times={"fit": 12.34567}, versions={"torch": "2.15.0"})

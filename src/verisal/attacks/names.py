@@ -33,6 +33,22 @@ def named_attacks(attacks: Attacks) -> dict[str, Attack]:
     return named
 
 
+def attack_words(attack: Attack, name: str) -> str:
+    """An attack in words: its class and its budget, that of Linf in 255ths; its name where it has none.
+
+    >>> from verisal.attacks import CarliniWagnerL2, PGD
+    >>> attack_words(PGD(2 / 255), "mine"), attack_words(PGD(0.5, norm="l2"), "pgd")
+    ('PGD 2/255', 'PGD L2 0.5')
+    >>> attack_words(CarliniWagnerL2(), "cw_l2")
+    'cw l2'
+    """
+    eps = vars(attack).get("eps")
+    if not isinstance(eps, int | float):
+        return name.replace("_", " ")
+    of = type(attack).__name__
+    return f"{of} {255 * eps:.3g}/255" if attack.norm == "linf" else f"{of} {attack.norm.upper()} {eps:.3g}"
+
+
 def _by_class(attacks: Sequence[Attack]) -> dict[str, Attack]:
     alike: dict[str, list[Attack]] = {}
     for attack in attacks:

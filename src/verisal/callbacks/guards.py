@@ -15,6 +15,7 @@ from verisal.checkpoint import IMAGES_KEY
 from verisal.data.guard import OF_CLASSIFIER, KnowsImages, different, guard_seen, guard_splits, shared_images
 from verisal.errors import NumericError
 from verisal.models import Classifier
+from verisal.progress import tell
 from verisal.types import Batch, HasClassifier
 
 _USES = {"fit": ("fit", "val"), "validate": ("val",), "test": ("test",), "predict": ()}
@@ -124,7 +125,7 @@ def _classifier_images(owner: object) -> dict[str, Tensor]:
 
 def _say(trainer: Trainer, line: str) -> None:
     if trainer.is_global_zero:
-        print(line, flush=True)
+        tell(line)
 
 
 @final

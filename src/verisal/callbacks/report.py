@@ -13,7 +13,6 @@ import torch
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_info
 
 from verisal.callbacks.explaining.publishing import (
     heatmaps_of,
@@ -22,12 +21,14 @@ from verisal.callbacks.explaining.publishing import (
     panels_of,
     step_and_epoch,
 )
+from verisal.progress import at_work, doing, tell
 from verisal.reporting import Publication
 from verisal.reporting.drawn import draw_run
 from verisal.reporting.facts import Clock, RunFacts, installed_versions, machine_words
 from verisal.reporting.loggers import Outlets, folder_of
+from verisal.reporting.printed import print_results
 from verisal.reporting.publication import merge_evaluations
-from verisal.reporting.report import print_results, write_report, write_samples
+from verisal.reporting.report import write_report, write_samples
 from verisal.results import Evaluates, Evaluation, MaskPanel, SaliencyPanel
 from verisal.types import check_range
 
@@ -47,10 +48,10 @@ class ReportRun(Callback):
 
     After each validation epoch of a fit: one chart per figure name and the pictures of maps to all loggers,
     those of attacked images once per run. After a test: ``figures/*.png``, ``report.html`` (one file that can
-    be sent), ``report.md``, ``report.json``, ``samples.csv``, the main table on the terminal, and tables,
-    curves and panels to all loggers. A ``validate`` run writes the same as ``report.val.html`` and so on, so
-    that it never replaces the result of a test. Files come before loggers. :func:`.publish` says what each
-    logger gets.
+    be sent), ``report.md``, ``report.json``, ``samples.csv``, tables, curves and panels to all loggers, and
+    the main table on the terminal, once no bar can tear it. A ``validate`` run writes the same as
+    ``report.val.html`` and so on, so that it never replaces the result of a test. Files come before loggers.
+    :func:`.publish` says what each logger gets.
 
     Wall times in reports are those of the whole run: what comes before the training (imports, data, attacks)
     is its preparation.
@@ -86,6 +87,7 @@ class ReportRun(Callback):
         self._panels_sent = False
         self._command, self._clock = command, Clock(time.perf_counter() if began is None else began)
         self._loaded: tuple[int, int] | None = None
+        self._told: tuple[Evaluation, str] | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the folder."""
@@ -155,17 +157,26 @@ class ReportRun(Callback):
         if evaluation is not None:
             self._report(trainer, evaluation, suffix="")
 
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Print the main table, where no bar of the trainer tears it any more."""
+        if self._told is not None:
+            evaluation, where = self._told
+            self._told = None
+            print_results(evaluation)
+            tell(where)
+
     def _report(self, trainer: Trainer, evaluation: Evaluation, *, suffix: str) -> None:
         run_dir = self.folder
         stem = f"report{suffix}"
-        panels, heatmaps = panels_of(evaluation, self._max_panels), heatmaps_of(evaluation)
-        figures = draw_run(run_dir, evaluation, panels, heatmaps)
-        self._clock.count("figures")
-        write_report(run_dir, evaluation, facts=self._facts(trainer), stem=stem, figures=figures)
-        if evaluation.samples:
-            write_samples(run_dir / f"samples{suffix}.csv", evaluation.samples)
-        print_results(evaluation)
-        rank_zero_info(f"the report is {run_dir / stem}.html, as text {stem}.md")
+        # A trainer of one's own has its own bar.
+        with doing("drawing figures and writing the report", shown=at_work()):
+            panels, heatmaps = panels_of(evaluation, self._max_panels), heatmaps_of(evaluation)
+            figures = draw_run(run_dir, evaluation, panels, heatmaps)
+            self._clock.count("figures")
+            write_report(run_dir, evaluation, facts=self._facts(trainer), stem=stem, figures=figures)
+            if evaluation.samples:
+                write_samples(run_dir / f"samples{suffix}.csv", evaluation.samples)
+        self._told = (evaluation, f"report: {run_dir / stem}.html, as text {stem}.md")
         self._publish(trainer, of_a_result(evaluation, panels | heatmaps))
 
     def _publish(self, trainer: Trainer, publication: Publication) -> None:

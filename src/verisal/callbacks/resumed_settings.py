@@ -15,6 +15,7 @@ from torch import Tensor
 from verisal.callbacks.checkpoints import Monitored
 from verisal.checkpoint import load_checkpoint
 from verisal.errors import CheckpointError, ConfigError
+from verisal.progress import tell
 
 # Parts that train; the rest says where a run is and what is logged.
 _PARTS = ("model", "data", "trainer")
@@ -87,10 +88,9 @@ class ResumedSettings(Callback):
                 continue
             states[callback.state_key] = again = _here(callback, state)
             if state["best_model_path"] and not again["best_model_path"] and trainer.is_global_zero:
-                print(
+                tell(
                     f"no checkpoint of the earlier part of this run is in {callback.dirpath}: the best epoch"
-                    " from here on is kept",
-                    flush=True,
+                    " from here on is kept"
                 )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -139,7 +139,7 @@ class ResumedSettings(Callback):
                 )
             )
         if changed and speak:
-            print("\n".join(["resumed with other settings:", *changed]), flush=True)
+            tell("\n".join(["resumed with other settings:", *changed]))
 
 
 def _state_of(callback: Callback) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
@@ -13,6 +12,7 @@ from typing import final
 import yaml
 from jsonargparse import Namespace, set_parsing_settings
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.utils.data import DataLoader
@@ -38,6 +38,7 @@ from verisal.cli._settings import (
     parsed_settings,
     refused_settings,
 )
+from verisal.cli._stage_bar import StageBar
 from verisal.cli._trainer import (
     Beginning,
     ChecksTrainer,
@@ -88,7 +89,6 @@ class VerisalCLI(LightningCLI):
                 "inference_mode": False,
                 "num_sanity_val_steps": 0,
                 "enable_model_summary": False,
-                "enable_progress_bar": sys.stdout.isatty(),
             },
             seed_everything_default=0,
             parser_kwargs={
@@ -227,6 +227,7 @@ class VerisalCLI(LightningCLI):
                 logger=list(self._command.loggers),
                 callbacks=[
                     Beginning(self._command),
+                    *self._bars(configured.callbacks),
                     *_listed(configured.callbacks),
                     *self._own_callbacks(run, config),
                 ],
@@ -238,6 +239,11 @@ class VerisalCLI(LightningCLI):
                 precision=None,
                 **kwargs,
             )
+
+    def _bars(self, callbacks: object) -> list[Callback]:
+        """What shows how far the trainer is, unless the config has a bar of its own, or wants none."""
+        own = any(isinstance(callback, ProgressBar) for callback in _listed(callbacks))
+        return [StageBar()] if self._settings.trainer.enable_progress_bar is not False and not own else []
 
     def _given_to_trainer(self) -> dict[str, object]:
         """Settings of the trainer that are not the defaults."""
@@ -286,13 +292,14 @@ class VerisalCLI(LightningCLI):
     def validate(self, model: LightningModule, datamodule: LightningDataModule) -> None:
         """Validate a checkpoint."""
         self._check_card(model, datamodule)
-        self.trainer.validate(
+        found = self.trainer.validate(
             model,
             datamodule=datamodule,
             ckpt_path=self._checkpoint,
             weights_only=True,
-            verbose=not isinstance(model, Evaluates),
+            verbose=False,
         )
+        self._say_logged(found)
         say(f"run: {self._run_path}")
 
     def test(self, model: LightningModule, datamodule: LightningDataModule) -> None:
@@ -314,14 +321,28 @@ class VerisalCLI(LightningCLI):
         say(f"run: {self._run_path}")
 
     def _tested(self, model: LightningModule, datamodule: LightningDataModule) -> None:
-        # A task with an evaluation has its own table; only another one needs Lightning's.
-        self.trainer.test(
+        found = self.trainer.test(
             model,
             datamodule=datamodule,
             ckpt_path=self._checkpoint,
             weights_only=True,
-            verbose=not isinstance(model, Evaluates),
+            verbose=False,
         )
+        self._say_logged(found)
+
+    def _say_logged(self, found: Sequence[Mapping[str, float]]) -> None:
+        """Say what was logged beside the scores of the report, which has a table of its own."""
+        owners = [self.model, *self.trainer.callbacks]  # type: ignore[attr-defined]
+        evaluations = [owner.evaluation for owner in owners if isinstance(owner, Evaluates)]
+        told = {
+            name
+            for evaluation in evaluations
+            if evaluation is not None
+            for name in (*evaluation.scores, *evaluation.logged.values(), *evaluation.timings)
+        }
+        values = {name: value for one in found for name, value in one.items() if name not in told}
+        if values:
+            say(", ".join(f"{name.replace('/', ' ')} {value:.4g}" for name, value in values.items()))
 
     @property
     def _settings(self) -> Namespace:
@@ -353,9 +374,8 @@ class VerisalCLI(LightningCLI):
             return [ImageGuard(), report]
         tested = settings.test_after_fit and is_overridden("test_step", self.model, LightningModule)
         guard = ImageGuard(tests=tested and not settings.trainer.fast_dev_run)
-        lines = [] if self._settings.trainer.enable_progress_bar else [EpochLines()]
         resumed = ResumedSettings(config, seed=self._seed)
-        guarded = [guard, resumed, LastValidation(), NumericGuard(run.path), *lines, report]
+        guarded = [guard, resumed, LastValidation(), NumericGuard(run.path), EpochLines(), report]
         if self._settings.trainer.fast_dev_run:
             return guarded
         return [*guarded, BestCheckpoint(run.checkpoints, self.model), LastCheckpoint(run.checkpoints)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ from verisal.data import COCO, ImageFolder, ImageNetValidation, ImageSet, check_
 from verisal.data.files import find_images
 from verisal.errors import ConfigError
 from verisal.models import load_classifier
+from verisal.progress import tell
 
 # Sets that lie in one folder, each in the part that is used to evaluate.
 _READERS: dict[str, Callable[[str], ImageSet]] = {
@@ -48,8 +48,7 @@ def check(given: Namespace) -> int:
         progress=True,
         **({} if given.max_pixels is None else {"max_pixels": given.max_pixels}),
     )
-    # A name may hold bytes that are no text, which not every terminal takes.
-    sys.stdout.write(report.text().encode("utf-8", "backslashreplace").decode("utf-8") + "\n")
+    tell(report.text())
     return 1 if report.problems else 0
 
 
@@ -68,7 +67,7 @@ def _images(path: Path, annotations: str | None, form: str | None, labels: str |
                 return COCO(images=str(path), annotations=annotations)
             # Pictures of masks name no classes.
             labels = "none" if form == "masks" else "annotations"
-            sys.stdout.write(f"labels: {labels}, for {path} has no class folders\n")
+            tell(f"labels: {labels}, for {path} has no class folders")
     settings = {"labels": labels, "annotations": annotations, "format": form}
     return ImageFolder(root=str(path), **settings)  # type: ignore[arg-type]  # choices of the parser
 

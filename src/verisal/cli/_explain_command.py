@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -17,6 +16,7 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 from torch import Tensor
 
 from verisal._files import write_atomic
+from verisal._plain import plain
 from verisal.cli._explain_inputs import ContactSheets, Images, named_files, other_classes, query_classes
 from verisal.cli._explain_network import DEFAULT, Doubts, classifier_of
 from verisal.cli._options import check_paths
@@ -31,6 +31,7 @@ from verisal.functional.baselines import Baseline
 from verisal.functional.outputs import ask, probabilities
 from verisal.models import Classifier, ClassifierSource
 from verisal.pictures import DisplayChannels, displayed, picked
+from verisal.progress import tell
 from verisal.reporting import Explanation, draw_explanation
 from verisal.saliency import EvidenceMasks, HierarchicalMasks, Saliency
 from verisal.types import OutputKind, SaliencyResult
@@ -106,17 +107,16 @@ def main(args: Sequence[str]) -> int:
             doubts.add(max(probability for _, probability in shown.classes), images.sizes[name])
     sheets.finish()
     if given.classifier is None and detector is None and (words := doubts.words()):
-        print(words, flush=True)
+        tell(words)
     if images.cropped:
         height, width = classifier.height_and_width
-        print(
+        tell(
             f"{len(images.cropped)} image(s) are of other proportions, such as {images.cropped[0]}: what is"
             f" explained is their middle, resized to {height} x {width} px; --image_size=[HEIGHT,WIDTH] is of"
-            " networks that take others",
-            flush=True,
+            " networks that take others"
         )
     for line in images.problems:
-        print(f"verisal: not read: {line}", file=sys.stderr, flush=True)
+        tell(f"verisal: not read: {line}", error=True)
     return 1 if images.problems else 0
 
 
@@ -245,7 +245,7 @@ def _source(given: Namespace, detector: DetectorFile | None) -> ClassifierSource
     if given.classifier is None and detector is not None:
         own = classifier_of(detector)
         usual = ClassifierSource(name=own.name)
-        print(f"classifier: {own.name}, beside which the detector was trained", flush=True)
+        tell(f"classifier: {own.name}, beside which the detector was trained")
         named = {name: value for name, value in settings.items() if value != getattr(usual, name)}
         return replace(own, **named)
     return ClassifierSource(name=given.classifier or DEFAULT, **settings)
@@ -279,7 +279,7 @@ def _explained(setup: _Setup, batch: dict[str, Tensor]) -> Iterator[Explanation]
         score = None if verdicts is None else float(verdicts.scores[row])
         _save_maps(setup, maps, both, row, asked, logits, score)
         said = f"{name}: {shown.query} {float(likely[row, query[row]]):.2f}"
-        print(f"{said}{', ' + shown.verdict if shown.verdict else ''} -> {figure}", flush=True)
+        tell(plain(f"{said}{', ' + shown.verdict if shown.verdict else ''} -> {figure}"))
         yield shown
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import final
@@ -14,6 +13,7 @@ from torch import Tensor
 from verisal.data import ImageReader, resize_image
 from verisal.data.files import find_images, image_id_of, left_out_words, no_image
 from verisal.errors import ConfigError, DataError
+from verisal.progress import tell
 from verisal.reporting import Explanation, draw_contact_sheet
 
 
@@ -30,7 +30,7 @@ def named_files(given: Sequence[Path]) -> dict[str, Path]:
             if not inside.paths:
                 raise no_image(path, inside.left_out)
             if words := left_out_words(inside.left_out):
-                print(f"verisal: {path}: {words}", file=sys.stderr, flush=True)
+                tell(f"verisal: {path}: {words}", error=True)
             pairs = [(image_id_of(file, path), file) for file in inside.paths]
         else:
             pairs = [(image_id_of(path, path.parent), path)]
@@ -112,7 +112,7 @@ class ContactSheets:
             self._number += 1
             path = self._output / f"contact_sheet_{self._number}.png"
             draw_contact_sheet(self._waiting, path)
-            print(f"contact sheet: {path}", flush=True)
+            tell(f"contact sheet: {path}")
         self._waiting = []
 
 

@@ -17,6 +17,7 @@ from verisal.checkpoint import CARD_KEY, IMAGES_KEY, load_checkpoint, load_expor
 from verisal.detection.detector_file import EXPORT, read_detector, trained_file
 from verisal.errors import CheckpointError, ConfigError
 from verisal.models import Classifier, SmallResNet, export_classifier
+from verisal.progress import tell
 from verisal.reporting.run_folder import find_run_of
 from verisal.results import ScoreName
 from verisal.saliency.gates.learned import load_mask_network, save_mask_network
@@ -53,10 +54,10 @@ def write_export(given: Namespace) -> int:
                 " exported"
             )
     size = target.stat().st_size / 1e6
-    print(f"wrote {target} ({size:.2f} MB) and {target.with_suffix('.json').name}")
+    tell(f"wrote {target} ({size:.2f} MB) and {target.with_suffix('.json').name}")
     run = find_run_of(source)
     config = "CONFIG" if run is None else shlex.quote(str(run / "config.yaml"))
-    print(f"  test it: verisal test --model {shlex.quote(given.output)} --config {config}")
+    tell(f"  test it: verisal test --model {shlex.quote(given.output)} --config {config}")
     return 0
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, final
 
 from verisal.errors import ConfigError
+from verisal.progress import tell
 
 _RECORD, _STATE = "run.json", "state.json"
 # Where a report is, by the command; a fit is tested at its end.
@@ -63,7 +64,7 @@ def show_runs(given: Namespace) -> int:
         )
     wanted = [run for run in runs if given.task in (None, run.task)]
     shown = wanted[: given.limit]
-    print("\n".join(_lines(shown)) if shown else f"no run in {root} yet")
+    tell("\n".join(_lines(shown)) if shown else f"no run in {root} yet")
     if len(wanted) > len(shown):
         print(f"and {len(wanted) - len(shown)} earlier ones: --limit {len(wanted)}")
     return 0

@@ -21,6 +21,7 @@ from verisal.cli._options import SHOWN_BY, refuse_repeated_keys
 from verisal.cli._parsers import completion_parser, configs_parser, data_parser, export_parser, runs_parser
 from verisal.cli._process import Stopped, lasting_output, quiet, restored_settings, stops_as_exceptions
 from verisal.errors import ConfigError, VerisalError
+from verisal.progress import doing, tell
 
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -45,7 +46,8 @@ def main(args: list[str] | None = None, *, began: float | None = None) -> int:
     )
     with lasting_output(), restored_settings(), quiet(), stops_as_exceptions():
         try:
-            code = _run(arguments, command)
+            with doing(f"verisal {''.join(arguments[:1])}", shown=_takes_long(arguments), lines=False):
+                code = _run(arguments, command)
         except BaseException as error:
             code = _told(_cause(error), command)
             command.end("stopped" if code > 128 else "failed")
@@ -109,6 +111,12 @@ def _run(arguments: Sequence[str], command: Command) -> int:
         case _:
             refuse_command(name)
     return 0
+
+
+def _takes_long(words: Sequence[str]) -> bool:
+    """True for commands that import libraries for seconds, and print no text that is meant for a pager."""
+    texts = any(word.startswith(("-h", "--help", "--print")) for word in words)
+    return len(words) > 1 and words[0] in (*STAGES, "data", "explain", "export") and not texts
 
 
 def _asks_for_help(words: Sequence[str]) -> bool:
@@ -188,4 +196,4 @@ def _misconfigured(error: BaseException) -> bool:
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    tell(line, error=True)

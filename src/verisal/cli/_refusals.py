@@ -20,6 +20,9 @@ _OPTION = re.compile(
 _GIVEN = re.compile(r"^ *Given value: (.*)$", re.MULTILINE)
 _NESTED = re.compile(r"NestedArg\(key='([^']+)'")
 _FRAME = ("class_path", "init_args")
+_REQUIRED = re.compile(r"^the following arguments are required: (.+)$", re.MULTILINE)
+_BASE_OF = {"model": "lightning.pytorch.LightningModule", "data": "lightning.pytorch.LightningDataModule"}
+_LIBRARIES = frozenset({"lightning", "torch", "torchmetrics", "torchvision"})
 _CLASS_PATH = re.compile(r"given class_path '([^']+)'")
 _UNKNOWN_KEY = re.compile(
     r"(?:Group '([^']+)' )?does not accept option '([^']+)'|^Option '([^']+)' is not accepted"
@@ -44,6 +47,11 @@ def explain(message: str, known_keys: Iterable[str]) -> str:
     option = _deepest(_OPTION, message)
     unknown_class = _deepest(_CLASS_UNKNOWN, message)
     nested = _last(_NESTED.findall(message))
+    if missing := _REQUIRED.search(message):
+        keys = [key.rpartition(".")[2] for key in missing[1].split(", ")]
+        return "; ".join(
+            _without_class(key, _BASE_OF[key], {}) if key in _BASE_OF else f"{key} is missing" for key in keys
+        )
     if frame := _misspelt_frame(message):
         wrong, right = frame
         at = _at(_place(message, None))
@@ -83,6 +91,9 @@ def _unknown_setting(message: str, key: str, name: str) -> str:
     # What a setting takes is tried as the base class itself, too, which is not what was meant.
     classes = [one for one in classes if not any(issubclass(two, one) and two is not one for two in classes)]
     found = classes[-1] if classes else None
+    given = _given_without_class(message)
+    if found is not None and given is not None and found.__module__.split(".")[0] in _LIBRARIES:
+        return _without_class(key, found, given)
     short = found.__name__ if found else _last(paths).rpartition(".")[2]
     settings = _settings_of(found) if found else []
     # Of a name with dots its first part is wrong, unless that is a setting which has others below it.
@@ -92,13 +103,43 @@ def _unknown_setting(message: str, key: str, name: str) -> str:
     return f"{_at(key)}{short or 'the class'} has no setting '{shown}'{hint}"
 
 
+def _given_without_class(message: str) -> Mapping[str, object] | None:
+    """The settings of a class that nobody has named; None where there is none such."""
+    value = _given(message)
+    for item in value if isinstance(value, list | tuple) else [value]:
+        if isinstance(item, Mapping) and "class_path" not in item:
+            inner = item.get("init_args", item)
+            return inner if isinstance(inner, Mapping) else {}
+    return None
+
+
+def _without_class(key: str, base: type | str, given: Mapping[str, object]) -> str:
+    """Of settings whose class is missing: what to write, which classes there are, and an example."""
+    found = _resolve(base) if isinstance(base, str) else base
+    known = [] if found is None else [one for one in _concrete(found) if not _of_a_library(one)]
+    # One that takes what was given, if there is any.
+    taking = [one for one in known if given and set(given) <= set(_settings_of(one))]
+    one = next(iter(taking or known), None)
+    inner = ", ".join(f"{name}: ..." for name in list(given)[:2])
+    name = one.__name__ if one is not None else "NAME"
+    written = f"{{class_path: {name}" + (f", init_args: {{{inner}}}}}" if inner else "}")
+    setting = key.rpartition(".")[2]
+    written = written if setting in _BASE_OF else f"[{written}]"
+    listed = f" Known: {', '.join([one.__name__ for one in known][:40])}." if known else ""
+    return f"{key} needs class_path, the name of its class.{listed} For example {setting}: {written}"
+
+
 def _misspelt_frame(message: str) -> tuple[str, str] | None:
     """A name beside ``class_path`` or ``init_args`` that is one of these with a slip, and the right one."""
+    return next(_slips(_given(message)), None)
+
+
+def _given(message: str) -> object:
+    """The value that was refused; None where it is no plain data."""
     try:
-        given = ast.literal_eval(_last(_GIVEN.findall(message)))
+        return ast.literal_eval(_last(_GIVEN.findall(message)))
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return None
-    return next(_slips(given), None)
 
 
 def _slips(value: object) -> Iterator[tuple[str, str]]:
@@ -210,21 +251,27 @@ def _resolve(path: str) -> type | None:
 
 def _subclasses(bases: Sequence[type]) -> tuple[list[str], list[str]]:
     """Names of concrete subclasses: those of this project and of the user, and those of the libraries."""
-    ours: set[str] = set()
-    others: set[str] = set()
-    pending = list(bases)
-    seen: set[type] = set()
+    found = {one for base in bases for one in _concrete(base) if one not in bases}
+    ours = {one.__name__ for one in found if not _of_a_library(one)}
+    return sorted(ours), sorted({one.__name__ for one in found if _of_a_library(one)})
+
+
+def _concrete(base: type) -> list[type]:
+    """Subclasses of which there can be objects, by their names."""
+    found: set[type] = set()
+    pending, seen = list(base.__subclasses__()), {base}
     while pending:
-        found = pending.pop()
-        if found in seen:
-            continue
-        seen.add(found)
-        pending.extend(found.__subclasses__())
-        if found in bases or inspect.isabstract(found) or found.__name__.startswith("_"):
-            continue
-        library = found.__module__.split(".")[0] in {"lightning", "torch", "torchmetrics", "torchvision"}
-        (others if library else ours).add(found.__name__)
-    return sorted(ours), sorted(others)
+        one = pending.pop()
+        if one not in seen:
+            seen.add(one)
+            pending.extend(one.__subclasses__())
+            if not inspect.isabstract(one) and not one.__name__.startswith("_"):
+                found.add(one)
+    return sorted(found, key=lambda one: one.__name__)
+
+
+def _of_a_library(found: type) -> bool:
+    return found.__module__.split(".")[0] in _LIBRARIES
 
 
 def _place(message: str, indent: int | None) -> str:

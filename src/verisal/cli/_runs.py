@@ -13,6 +13,7 @@ from verisal._files import left_behind
 from verisal.checkpoint import BRANCH_KEY, load_checkpoint, save_checkpoint
 from verisal.cli._rendezvous import started_group
 from verisal.errors import CheckpointError, ConfigError, VerisalError
+from verisal.progress import tell
 from verisal.reporting.run_folder import RunFolder, create_run_folder, find_run_of, open_run_folder
 
 # The first process hands folder and checkpoint to those that Lightning starts for the other devices.
@@ -31,7 +32,7 @@ def process_rank() -> int:
 def say(line: str) -> None:
     """Print a line from the first process."""
     if process_rank() == 0:
-        print(line, flush=True)
+        tell(line)
 
 
 @final

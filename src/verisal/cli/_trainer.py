@@ -19,12 +19,18 @@ from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor, distributed
 
 from verisal._files import write_atomic
+from verisal._plain import plain
 from verisal.callbacks.checkpoints import Monitored
 from verisal.cli._command import Command
 from verisal.cli._runs import process_rank
 from verisal.errors import ConfigError
+from verisal.progress import clock, tell
+from verisal.results import Evaluates
 
 _MOST_VALUES = 6
+# Of a training whose epochs all have a line.
+_MOST_EPOCHS = 50
+_SECONDS_BETWEEN_LINES = 60.0
 # More images than anybody reads on a terminal.
 _MOST_LINES = 100
 _JUDGED = frozenset({"prediction", "probability"})
@@ -34,11 +40,15 @@ Predicted = tuple[list[str], list[tuple[Any, ...]]]
 
 @final
 class EpochLines(Callback):
-    """One line per epoch in a log file: number, seconds, losses and the monitored value."""
+    """One line per epoch: its number, losses, the monitored value and its time; of many, one a minute.
+
+    A task with an evaluation has its most important sentence below, whenever it is another one.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self._started = time.perf_counter()
+        self._started = self._said = time.perf_counter()
+        self._last, self._sentence = "", ""
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._started = time.perf_counter()
@@ -49,11 +59,30 @@ class EpochLines(Callback):
         if not trainer.is_global_zero:
             return
         monitor = pl_module.monitor if isinstance(pl_module, Monitored) else ""
-        names = [name for name in values if "loss" in name or name == monitor][:_MOST_VALUES]
-        shown = ", ".join(f"{name} {float(values[name]):.4g}" for name in names)
-        limit = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else "?"
-        seconds = time.perf_counter() - self._started
-        print(f"epoch {trainer.current_epoch + 1}/{limit}, {seconds:.1f} s: {shown}", flush=True)
+        # The loss of one of several networks has a name of more parts.
+        names = [name for name in values if name == monitor or ("loss" in name and name.count("/") < 2)]
+        shown = [f"{name.replace('/', ' ')} {float(values[name]):.3g}" for name in names[:_MOST_VALUES]]
+        evaluation = pl_module.evaluation if isinstance(pl_module, Evaluates) else None
+        sentence = next(iter(evaluation.summary), "") if evaluation is not None else ""
+        limit, now = max(trainer.max_epochs or 0, 0), time.perf_counter()
+        head = f"epoch {trainer.current_epoch + 1}" + (f" of {limit}" if limit else "")
+        self._last = f"{head}: {', '.join(shown)} ({clock(now - self._started)})"
+        if sentence != self._sentence:
+            self._last += f"\n  {sentence}"
+        self._sentence = sentence
+        few = 0 < limit <= _MOST_EPOCHS or trainer.current_epoch == 0
+        if few or now - self._said >= _SECONDS_BETWEEN_LINES:
+            self._say(now)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # The last epoch always has its line.
+        if trainer.is_global_zero:
+            self._say(time.perf_counter())
+
+    def _say(self, now: float) -> None:
+        if self._last:
+            tell(self._last)
+        self._last, self._said = "", now
 
 
 def write_predictions(path: Path, predictions: Sequence[Any], *, images: int | None) -> None:
@@ -80,8 +109,8 @@ def write_predictions(path: Path, predictions: Sequence[Any], *, images: int | N
     writer.writerow(names)
     writer.writerows(rows)
     write_atomic(path, table.getvalue().encode())
-    print("\n".join(_said(names, rows)), flush=True)
-    print(f"predictions: {path}", flush=True)
+    tell("\n".join(_said(names, rows)))
+    tell(f"predictions: {path}")
 
 
 def _said(names: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> list[str]:
@@ -97,7 +126,8 @@ def _said(names: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> list[str]:
             verdicts = {True: "ALARM: adversarial", False: "no alarm", None: "NO VERDICT"}
             said.append(verdicts[given["alarm"]])
         said = said or [f"{key} {_short(value)}" for key, value in list(given.items())[:_MOST_VALUES]]
-        lines.append(f"{name}: {', '.join(said)}" if name is not None else ", ".join(said))
+        # One line each, whatever a file or a class is called.
+        lines.append(plain(f"{name}: {', '.join(said)}" if name is not None else ", ".join(said)))
     more = len(rows) - len(lines)
     return [*lines, *([f"and {more} more, all in the file:"] if more else [])]
 

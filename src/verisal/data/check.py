@@ -9,6 +9,7 @@ from typing import final
 
 from torch import Tensor
 
+from verisal._plain import plain
 from verisal.data.decode import MAX_PIXELS
 from verisal.data.dicom import Window
 from verisal.data.files import left_out_words
@@ -58,11 +59,11 @@ class CheckReport:
             lines.append("widths {} to {}, heights {} to {} pixels".format(*self.sizes))
         if self.unlabelled:
             lines.append(f"{self.unlabelled} images without a class")
-        lines += [f"  {count:6d} {name}" for name, count in self.classes.items()]
+        lines += [f"  {count:6d} {plain(name)}" for name, count in self.classes.items()]
         if self.left_out:
-            lines.append(left_out_words(self.left_out))
+            lines.append(plain(left_out_words(self.left_out)))
         lines.append(f"{len(self.problems)} problems" + (":" if self.problems else ""))
-        return "\n".join([*lines, *(f"  {problem}" for problem in self.problems)])
+        return "\n".join([*lines, *(f"  {plain(str(problem))}" for problem in self.problems)])
 
 
 def check_data(
@@ -109,7 +110,8 @@ def check_data(
     objects, reader = 0, ImageReader(max_pixels=max_pixels)
     if classifier is not None:
         reader = ImageReader.of(classifier, rule=channel_rule, max_pixels=max_pixels, window=window)
-    with progress_bar("data", len(listing.records) + len(elsewhere), done=0, shown=progress) as advance:
+    count = len(listing.records) + len(elsewhere)
+    with progress_bar(f"reading {count} images", count, done=0, shown=progress) as advance:
         for record in listing.records:
             advance(1)
             try:

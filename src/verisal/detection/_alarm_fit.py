@@ -32,6 +32,7 @@ from verisal.functional.scopes import scoring
 from verisal.functional.seeding import content_ids, derive_seed
 from verisal.functional.statistics import Bootstrap, ScoreSample, negatives_needed, threshold_at_fpr
 from verisal.models import Classifier
+from verisal.progress import work
 from verisal.results import Evaluation, Score
 from verisal.types import Labels, Sample, check_images, check_range, query_classes
 
@@ -127,10 +128,14 @@ def fit_detector(
             for part, source in divided.items()
         }
         # One pass over clean images tells whether they are enough; attacks and measurements may take hours.
-        splits["val"].fill(processes, progress=progress)
-        _check_enough(splits["val"].groups(), false_alarms, ratios)
-        for split in splits.values():
-            split.fill(processes, [detector.measurement], progress=progress)
+        shown, clean_first = progress and rank == 0, splits["val"].steps()
+        steps = [step for split in splits.values() for step in split.steps([detector.measurement])]
+        steps = [*clean_first, *(step for step in steps if step not in clean_first)]
+        with work(steps, shown=shown) as planned:
+            splits["val"].fill(processes, progress=planned)
+            _check_enough(splits["val"].groups(), false_alarms, ratios)
+            for split in splits.values():
+                split.fill(processes, [detector.measurement], progress=planned)
         _learn(detector, splits["fit"], tuple(suite.attacks), seed=seed)
         clean = _clean_scores(detector, splits["val"])
         threshold = _threshold(clean, false_alarms)

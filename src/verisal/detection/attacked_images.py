@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
@@ -12,6 +13,8 @@ from torch import Tensor
 from verisal.attacks import Attack
 from verisal.data.guard import ImageDigests
 from verisal.data.image_data import Processes
+from verisal.data.scenes.emoji import EmojiScenes
+from verisal.detection._stages import Stage, stage_of, words_of
 from verisal.detection.groups import CLEAN, GroupTable, ImageSource
 from verisal.detection.table import Role
 from verisal.detectors import Measurement
@@ -21,6 +24,7 @@ from verisal.functional.adversarial import gaussian_noise, judge_8bit, near_bord
 from verisal.functional.outputs import ask
 from verisal.functional.seeding import derive_seed
 from verisal.models import Classifier
+from verisal.progress import Running, Step, Work, work
 from verisal.store import FeatureStore
 from verisal.types import Batch, check_range
 
@@ -132,24 +136,42 @@ class AttackedImages:
         """Names of everything that is done to the images, ``clean`` first, copied noise last."""
         return (CLEAN, *self._attacks, *self._near, *self._noise, *self._copied)
 
+    def steps(self, measurements: Sequence[Measurement] = ()) -> list[Step]:
+        """What :meth:`fill` has to do, in words, with the most items that it may take."""
+        planned = []
+        for stage in self._stages(measurements):
+            parts = {
+                words: self._missing(variant, stage.measurement) for variant, words in stage.parts.items()
+            }
+            if any(parts.values()):
+                planned.append(Step(stage.doing, {words: n for words, n in parts.items() if n}, stage.kind))
+        return planned
+
     def fill(
-        self, processes: Processes, measurements: Sequence[Measurement] = (), *, progress: bool = True
+        self,
+        processes: Processes,
+        measurements: Sequence[Measurement] = (),
+        *,
+        progress: bool | Work = True,
     ) -> None:
-        """Compute the images and measurements that are missing; several processes each take their share."""
-        for variant in self.variants:
-            self._fill(
-                self._image_store(variant),
-                self._images_of(variant),
-                self._count(variant),
-                processes,
-                progress,
-            )
-        for measurement in [part for combined in measurements for part in combined.parts]:
-            for variant in self.variants:
-                images = self._image_store(variant).load()
-                rows = self._rows(variant, images)
-                compute = self._measured_by(measurement, images["image"][rows])
-                self._fill(self._feature_store(variant, measurement), compute, len(rows), processes, progress)
+        """Compute the images and measurements that are missing; several processes each take their share.
+
+        Args:
+            processes: those that share the work.
+            measurements: what is measured of all images.
+            progress: whether the first process shows how far it is; or work that these steps are a part of.
+        """
+        if isinstance(progress, bool):
+            shown = progress and processes.rank == 0
+            with work(self.steps(measurements) if shown else (), shown=shown) as planned:
+                self.fill(processes, measurements, progress=planned)
+            return
+        for stage in self._stages(measurements):
+            missing = [variant for variant in stage.parts if self._missing(variant, stage.measurement)]
+            if missing:
+                with progress.step(stage.doing) as running:
+                    for variant in missing:
+                        self._fill(variant, stage.measurement, processes, running, stage.parts[variant])
 
     def groups(self) -> GroupTable:
         """Rows of all groups, once :meth:`fill` has made the images.
@@ -241,12 +263,55 @@ class AttackedImages:
     def _count(self, variant: str) -> int:
         return len(self.source) if variant == CLEAN else self._attacked_count
 
+    def _stages(self, measurements: Sequence[Measurement]) -> Iterator[Stage]:
+        """Everything that is made, in its order."""
+        made = "rendering" if isinstance(self.source, EmojiScenes) else "reading"
+        yield stage_of(made, f"{len(self.source)} images", self.source.split, {CLEAN: ""})
+        count, split = f"{self._attacked_count} images", self.source.split
+        attacks, noise = words_of(self._attacks, self._noise, self._near, self._copied)
+        yield stage_of("attacking", count, split, attacks)
+        yield stage_of("adding noise to", count, split, noise)
+        every = {CLEAN: "clean"} | attacks | noise
+        for measurement in [part for combined in measurements for part in combined.parts]:
+            yield stage_of("measuring the", f"{measurement.words} of images", split, every, measurement)
+
+    def _missing(self, variant: str, measurement: Measurement | None) -> int:
+        """Items of a store that are to be made, at most."""
+        count, images = self._count(variant), self._image_store(variant)
+        if not count or not images.complete:
+            return count
+        if measurement is None:
+            return 0
+        rows = len(self._rows(variant, images.load(["clean_correct", "success"])))
+        return 0 if not rows or self._feature_store(variant, measurement).complete else rows
+
     def _fill(
-        self, store: FeatureStore, compute: Compute, count: int, processes: Processes, progress: bool
+        self,
+        variant: str,
+        measurement: Measurement | None,
+        processes: Processes,
+        running: Running,
+        words: str,
     ) -> None:
-        if count and not store.complete:
-            rank, world_size = processes.rank, processes.world_size
-            store.fill(compute, count, rank=rank, world_size=world_size, progress=progress)
+        """Make what is missing of one store, which is a part of the step at hand."""
+        if measurement is None:
+            store, count = self._image_store(variant), self._count(variant)
+            compute = self._images_of(variant)
+        else:
+            images = self._image_store(variant).load()
+            rows = self._rows(variant, images)
+            store, count = self._feature_store(variant, measurement), len(rows)
+            compute = self._measured_by(measurement, images["image"][rows])
+        running.remain(words, count)
+        running(0, part=words)
+        store.fill(
+            compute,
+            count,
+            rank=processes.rank,
+            world_size=processes.world_size,
+            progress=partial(running, part=words),
+        )
+        running.remain(words, 0)
 
     def _key(self, variant: str) -> dict[str, Any]:
         key: dict[str, Any] = {

@@ -33,6 +33,7 @@ from verisal.functional.outputs import require_softmax
 from verisal.models import Classifier, ClassifierSource, load_classifier
 from verisal.models.bounds import UNIT
 from verisal.models.sources.zoo import side_or_both
+from verisal.progress import work
 from verisal.store import FeatureStore
 from verisal.types import Batch, Sample, Split, check_range
 
@@ -210,8 +211,12 @@ class DetectorData(L.LightningDataModule):
 
     def measure(self, splits: Sequence[Split], measurements: Sequence[Measurement]) -> None:
         """Attack and measure what is missing of some splits, each process its share."""
-        for split in splits:
-            self._splits[split].fill(self.processes, measurements)
+        shown = self.processes.rank == 0
+        chosen = [self._splits[split] for split in splits]
+        steps = [step for images in chosen for step in (images.steps(measurements) if shown else ())]
+        with work(steps, shown=shown) as planned:
+            for images in chosen:
+                images.fill(self.processes, measurements, progress=planned)
 
     def groups(self, split: Split) -> GroupTable:
         """All rows of a split that :meth:`measure` has made; their order is that of every measurement."""

@@ -95,6 +95,11 @@ class DetectorFeatures(Measurement):
                 " set queries: [prediction]"
             )
 
+    @property
+    def words(self) -> str:
+        """Masks first, which take the longest."""
+        return "masks and activations"
+
     def _decisive(self) -> dict[str, Any]:
         decisive = super()._decisive() | {"saliency": self.saliency.gate_settings()}
         # Left out where there are none, so that stores without them stay valid.

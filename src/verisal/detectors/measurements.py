@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,11 @@ class Measurement(Configured, ABC):
     @abstractmethod
     def __call__(self, classifier: StagedClassifier, images: Tensor) -> dict[str, Tensor]:
         """Named tensors ``(B, ...)`` of images ``(B, C, H, W)`` in [0, 1], each row of its image alone."""
+
+    @property
+    def words(self) -> str:
+        """What is measured, in words: those of the class's name unless overridden."""
+        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", type(self).__name__).lower()
 
     def differentiable(
         self, classifier: StagedClassifier, images: Tensor, *, gates: GateFunction | None = None

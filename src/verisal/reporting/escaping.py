@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-# Control characters, line and paragraph separators, and those that turn the direction of what follows.
-_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+from verisal._plain import plain
+
 _MARKS = re.compile(
     r"\\(?=[!-/:-@\[-`{-~])"  # a backslash that would escape what follows
     r"|[`*$]"
@@ -17,17 +17,6 @@ _MARKS = re.compile(
 _STARTS = re.compile(r"^(?:[#>]|[+-](?=\s)|[=-](?=[=-]*$)|\d+(?=[.)](?:\s|$)))")
 
 _CODE_OR_TAG = re.compile(r"^```.*?^```|(`+)(?!`).+?(?<!`)\1(?!`)|<(?=[a-z/!?])", re.I | re.M | re.S)
-
-
-def plain(words: str) -> str:
-    r"""Words on one line: characters that nobody sees become their codes, so that names stay apart.
-
-    >>> plain("a\nb\x1b[31m")
-    'a\\x0ab\\x1b[31m'
-    """
-    return _UNSEEN.sub(
-        lambda found: ascii(found[0])[1:-1] if found[0] not in "\n\t\r" else _code(found[0]), words
-    )
 
 
 def markdown_text(words: str) -> str:
@@ -74,10 +63,6 @@ def without_marks(text: str) -> str:
     """
     words = re.sub(r"(`+)( ?)(.+?)\2(?<!`)\1(?!`)", r"\3", text)
     return words.replace("**", "").replace("\\|", "|").replace("&lt;", "<")
-
-
-def _code(character: str) -> str:
-    return f"\\x{ord(character):02x}"
 
 
 def _escaped_start(found: re.Match[str]) -> str:

@@ -6,9 +6,10 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from urllib.parse import quote
 
+from verisal._plain import plain
 from verisal.reporting.blocks import Block, blocks_of, counted
 from verisal.reporting.drawn import DrawnFigure
-from verisal.reporting.escaping import markdown_code, markdown_text, plain
+from verisal.reporting.escaping import markdown_code, markdown_text
 from verisal.reporting.facts import RunFacts
 from verisal.reporting.publication import main_table
 from verisal.reporting.words import opening, title_of

@@ -1,4 +1,4 @@
-"""The report of a run: ``report.json``, ``report.md``, ``samples.csv`` and a printed table."""
+"""The report of a run: ``report.json``, ``report.md`` and ``samples.csv``."""
 
 from __future__ import annotations
 
@@ -8,27 +8,15 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TextIO
-
-from rich import box
-from rich.console import Console
-from rich.table import Table as RichTable
-from rich.text import Text
 
 from verisal._files import write_atomic
 from verisal.errors import DataError
-from verisal.reporting.blocks import Block, blocks_of
 from verisal.reporting.drawn import DrawnFigure
 from verisal.reporting.facts import RunFacts
 from verisal.reporting.html import html_report
 from verisal.reporting.markdown import markdown_report
-from verisal.reporting.publication import Table, main_cells
-from verisal.reporting.words import title_of
+from verisal.reporting.publication import Table
 from verisal.results import Evaluation, Score
-
-_CELL = len("0.970-0.990")
-_WIDTH = 100
-_NARROW = len("randomisation")
 
 
 def write_report(
@@ -104,90 +92,6 @@ def result_table(evaluation: Evaluation) -> Table:
         rows.append((*row, logged))
     columns = ("row", "metric", "group", "value", "low", "high", "n", "undefined", "logged_as")
     return Table(columns, tuple(rows))
-
-
-def print_results(evaluation: Evaluation, *, file: TextIO | None = None) -> None:
-    """Print the main table: detectors by attacks, AUROC with its interval, at most 100 columns wide.
-
-    An evaluation with a headline has that printed; one without AUROC all its scores. Colours appear only on
-    a terminal.
-
-    Args:
-        evaluation: all scores.
-        file: where to print; standard output by default.
-    """
-    out = Console(file=file)
-    if not out.is_terminal or out.width > _WIDTH:
-        out = Console(file=file, width=_WIDTH)
-    main = main_cells(evaluation)
-    if main:
-        columns = {
-            name.replace("_", " ").replace("[", " ["): [Text(_counted(score)) for score in scores]
-            for name, *scores in zip(evaluation.headline, *main.values(), strict=True)
-        }
-        title = f"{evaluation.split}, main table (in brackets the images that count)"
-        _print_columns(out, title, list(main), columns, width=_NARROW)
-    blocks = [] if main else blocks_of(evaluation.scores)
-    for block in [block for block in blocks if block.metric == "auroc"] or blocks:
-        title = f"{title_of(block.metric)} ({evaluation.split}; 95 % interval below each value)"
-        columns = {name: _cells(block, name) for name in block.columns}
-        _print_columns(out, title, block.rows, columns, min_width=_CELL)
-    for name, value in evaluation.timings.items():
-        out.print(Text(f"{name}: {value:.4g}"))
-    for note in evaluation.notes:
-        out.print(Text(f"note: {note}"))
-
-
-def _print_columns(
-    out: Console,
-    title: str,
-    rows: Sequence[str],
-    columns: Mapping[str, Sequence[Text]],
-    *,
-    width: int | None = None,
-    min_width: int = 0,
-) -> None:
-    """Print as many columns side by side as fit, then the next ones."""
-    names = list(columns)
-    per_table = max(1, (out.width - max(map(len, rows)) - 3) // (width + 1 if width else min_width + 2))
-    for start in range(0, len(names), per_table):
-        shown = names[start : start + per_table]
-        head = f"{title}, continued" if start else title
-        table = RichTable(
-            title=head, box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 0, 0, 1), pad_edge=False
-        )
-        table.add_column("", no_wrap=True)
-        for name in shown:
-            table.add_column(Text(name), justify="right", overflow="fold", width=width, min_width=min_width)
-        for place, row in enumerate(rows):
-            table.add_row(Text(row), *(columns[name][place] for name in shown))
-        out.print(table)
-
-
-def _cells(block: Block, column: str) -> list[Text]:
-    """Value above interval; the best AUROC is bold."""
-    scores = [block.cells.get((row, column)) for row in block.rows]
-    values = [score.value for score in scores if score is not None and not math.isnan(score.value)]
-    best = max(values, default=None) if block.metric == "auroc" else None
-    return [
-        Text("") if score is None else Text(_two_lines(score), style="bold" if score.value == best else "")
-        for score in scores
-    ]
-
-
-def _two_lines(score: Score) -> str:
-    if math.isnan(score.value):
-        return "n/a"
-    if score.ends is None:
-        return f"{score.value:z.3f}" + ("\ntoo few" if score.few else "")
-    return f"{score.value:z.3f}\n{score.low:z.3f}-{score.high:z.3f}"
-
-
-def _counted(score: Score | None) -> str:
-    """A value and its images; nothing where it is undefined."""
-    if score is None or math.isnan(score.value):
-        return ""
-    return f"{score.value:z.3f} ({score.n})" if score.n else f"{score.value:z.3f}"
 
 
 def _plain(score: Score) -> dict[str, float | int | None]:

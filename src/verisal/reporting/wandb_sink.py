@@ -21,6 +21,7 @@ from torch import Tensor
 
 from verisal._checks import as_tuples
 from verisal.errors import ConfigError
+from verisal.progress import tell
 from verisal.reporting.publication import Publication, Sink
 from verisal.results import typed
 
@@ -206,10 +207,6 @@ def wandb_entries(publication: Publication, *, step: int, epoch: int) -> dict[st
 
 
 @rank_zero_only
-def _say(line: str) -> None:
-    print(line, flush=True)
-
-
 def wandb_logger(
     run_dir: Path, settings: WandbSettings, *, config: Mapping[str, Any], run_id: str, resuming: bool
 ) -> WandbSink | None:
@@ -232,13 +229,13 @@ def wandb_logger(
     mode, reason = _decided(settings) or ("offline", "")
     sync = f"wandb sync {shlex.quote(os.fspath(run_dir))}/wandb/offline-run-*-{run_id}"
     if mode == "disabled":
-        _say(f"Weights & Biases: disabled ({reason})")
+        tell(f"Weights & Biases: disabled ({reason})")
         return None
     if mode == "offline":
         again = "; W&B keeps each part of a resumed run in a folder of its own" if resuming else ""
-        _say(f"Weights & Biases: offline ({reason}); upload later with: {sync}{again}")
+        tell(f"Weights & Biases: offline ({reason}); upload later with: {sync}{again}")
     else:
-        _say(f"Weights & Biases: online, project {settings.project}, run {run_id}")
+        tell(f"Weights & Biases: online, project {settings.project}, run {run_id}")
     import wandb
 
     return WandbSink(

@@ -8,6 +8,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self, final
 
@@ -18,7 +19,7 @@ from torch import Tensor
 from verisal.errors import ConfigError, DataError
 from verisal.fingerprint import canonical
 from verisal.functional.seeding import derive_seed
-from verisal.progress import progress_bar
+from verisal.progress import Advance, progress_bar
 from verisal.store.files import StoreFiles, split_location
 from verisal.store.record import HEADER, ShardRecord, mismatch, read_header, signature_of, write_header
 
@@ -67,6 +68,7 @@ class FeatureStore:
         digest = hashlib.sha256(text.encode()).hexdigest()[:12]
         self.key: dict[str, Any] = json.loads(text)
         self.name = folder or f"{prefix}-{digest}"
+        self._words = f"filling the store {folder or prefix}"
         self.shard_size = shard_size
         self.count: int | None = None
         self._files = StoreFiles(root, self.name)
@@ -114,7 +116,7 @@ class FeatureStore:
         *,
         rank: int = 0,
         world_size: int = 1,
-        progress: bool = True,
+        progress: bool | Advance = True,
     ) -> None:
         """Compute every shard that is missing or damaged; the store is complete and checked on return.
 
@@ -129,7 +131,8 @@ class FeatureStore:
             count: number of items N.
             rank: of this process.
             world_size: number of processes.
-            progress: whether rank 0 shows a bar (a line now and then where stderr is no terminal).
+            progress: whether rank 0 shows a bar (a line now and then where stderr is no terminal); or what is
+                told of the items, in the place of a bar.
 
         Raises:
             ConfigError: no item, or a rank outside the world.
@@ -149,7 +152,12 @@ class FeatureStore:
         others.sort(key=lambda shard: derive_seed(rank, shard))
         waiting = [shard for shard in (*own, *others) if not self._sound(shard)]
         done = count - sum(len(self._items(shard)) for shard in waiting)
-        with progress_bar(self.name, count, done=done, shown=progress and rank == 0) as advance:
+        with ExitStack() as shown:
+            if isinstance(progress, bool):
+                bar = progress_bar(self._words, count, done=done, shown=progress and rank == 0)
+                advance: Advance = shown.enter_context(bar)
+            else:
+                advance = progress
             slowest, since = 0.0, time.monotonic()
             while waiting:
                 busy = []

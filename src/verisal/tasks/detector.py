@@ -205,7 +205,10 @@ class DetectorTask(L.LightningModule):
                 detector.fit_versions(measured[row], adversarial, clean, images=images, seed=self.seed)
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor | None:
-        """Sum over rows and members of the binary cross-entropy; both classes weigh the same."""
+        """Sum over rows and members of the binary cross-entropy; both classes weigh the same.
+
+        Their mean is logged as ``train/loss``: a sum says nothing without the number of networks.
+        """
         rows = epoch_order(len(self._rows), seed=self.seed, epoch=self.current_epoch)[batch.cpu()]
         adversarial = self._adversarial[rows].to(self.device)
         losses = []
@@ -221,7 +224,8 @@ class DetectorTask(L.LightningModule):
         if not losses:
             return None
         total = torch.stack(losses).sum()
-        self._log_loss("train/loss", total, len(rows))
+        networks = sum(detector.members for detector in self.trained.values())
+        self._log_loss("train/loss", total / networks, len(rows))
         return total
 
     def _log_loss(self, name: str, loss: Tensor, count: int) -> None:

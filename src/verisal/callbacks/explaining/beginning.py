@@ -66,6 +66,7 @@ def begin_all(
 def end_all(run: Run, epoch: Epoch) -> Mapping[str, float]:
     """Seconds of an explained validation of a fit beside those of the rest; the clock starts anew."""
     run.close()
+    epoch.over()
     taken = {
         f"{epoch.split}/explaining/seconds": run.clock.spent,
         f"{epoch.split}/explaining/other_seconds": run.clock.own,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import final
@@ -22,11 +22,11 @@ from verisal.functional.regions.disturbed import most_probable
 from verisal.functional.scopes import frozen, rng_preserved
 from verisal.functional.seeding import content_ids
 from verisal.functional.shared_work import SharedWork
-from verisal.progress import progress_line
+from verisal.progress import Running, Step, at_work, work
 from verisal.saliency import Saliency
 from verisal.types import Batch, Explained, SaliencyResult
 
-_SECONDS_BETWEEN_LINES = 15.0
+_DOING = "explaining"
 _RULES = 2
 """Raised whenever rows of one name come to mean other numbers, so that stored ones are made again."""
 
@@ -71,7 +71,7 @@ class Epoch:
         notice: says a sentence once, by a key.
         folder: of the files; None keeps none, and so does a classifier that is no ``nn.Module``.
         fitting: True if the epoch is part of a fit, whose scores have no intervals.
-        quiet: True if no line tells the time that is left.
+        quiet: True if nobody is told how far it is.
         rank: number of this process.
         processes: number of processes.
     """
@@ -102,8 +102,9 @@ class Epoch:
         self.files: dict[str, str] = {}
         self._batch: Batch | None = None
         self._known: dict[tuple[str, str, int], tuple[SaliencyResult, int, float]] = {}
-        self._quiet, self._total, self._done = quiet, 0, 0
-        self._started = self._said = time.perf_counter()
+        self._quiet = quiet
+        self._running: Running | None = None
+        self._shown = ExitStack()
 
     def notice(self, key: str, sentence: str) -> None:
         """Say a sentence once per run of the trainer, in its output and in the evaluation's notes.
@@ -131,18 +132,21 @@ class Epoch:
 
     def expect(self, steps: int) -> None:
         """Announce this many more calls of :meth:`step`."""
-        self._total += steps
+        if self._running is None:
+            shown = not self._quiet and (at_work() or not self.fitting)
+            planned = self._shown.enter_context(work([Step(_DOING)], shown=shown, lines=not self.fitting))
+            self._running = self._shown.enter_context(planned.step(_DOING))
+        self._running.expect(steps)
 
     def step(self, what: str) -> None:
-        """Count one row of one batch; a line now and then tells the time that is left."""
-        self._done += 1
-        now = time.perf_counter()
-        if self._quiet or now - self._said < _SECONDS_BETWEEN_LINES:
-            return
-        self._said = now
-        seconds = now - self._started
-        line = progress_line(what, done=self._done, total=self._total, fresh=self._done, seconds=seconds)
-        print(line, flush=True)
+        """Count one row of one batch, and show how far it is."""
+        if self._running is not None:
+            self._running(1, part=what)
+
+    def over(self) -> None:
+        """Show no more how far it is; may be called at any time."""
+        self._running = None
+        self._shown.close()
 
     @contextmanager
     def scope(self) -> Iterator[None]:

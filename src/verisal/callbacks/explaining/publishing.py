@@ -19,8 +19,9 @@ from verisal.metrics import SaliencyMetric
 from verisal.reporting import Picture, Publication
 from verisal.reporting.figures import heatmap_pixels, panel_pixels, saliency_panel_pixels
 from verisal.reporting.loggers import Outlets
+from verisal.reporting.printed import print_results
 from verisal.reporting.publication import main_table, merge_evaluations
-from verisal.reporting.report import print_results, result_table
+from verisal.reporting.report import result_table
 from verisal.results import Curve, Evaluation, SaliencyPanel, typed
 
 _MAX_POINTS = 200

@@ -227,7 +227,7 @@ class Run:
             notice=self.notice,
             folder=folders[0] if folders and not fitting else None,
             fitting=fitting,
-            quiet=trainer.progress_bar_callback is not None or fitting or not trainer.is_global_zero,
+            quiet=not trainer.is_global_zero,
             rank=trainer.global_rank,
             processes=trainer.world_size,
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import re
-import sys
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from verisal._brief import brief
 from verisal.checkpoint import existing_file
 from verisal.errors import CheckpointError
+from verisal.progress import tell
 
 _NAMED = 6
 # What DataParallel, its distributed form, AveragedModel and torch.compile put into names, at any depth.
@@ -107,7 +107,7 @@ def fit_states(
     where = f"{source} (under {best.place})" if best.place else source
     fit_weights(network, best.tensors, source=where, class_names=class_names)
     if best.words:
-        print(f"weights {source}: {'; '.join(best.words)}", file=sys.stderr, flush=True)
+        tell(f"weights {source}: {'; '.join(best.words)}", error=True)
 
 
 def load_named(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:

@@ -12,7 +12,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Final, final
 
 from verisal._brief import brief
-from verisal.reporting.escaping import plain
+from verisal._plain import plain
 from verisal.reporting.html.images import Picture, embedded
 from verisal.results import Score
 
