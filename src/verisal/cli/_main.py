@@ -91,7 +91,8 @@ def _run(arguments: Sequence[str], command: Command) -> int:
                 print(help_of(name))
                 return 0
             words = _read(rest)
-            from verisal.cli._explain_command import main as explain_command
+            with doing("loading libraries", shown=_takes_long(arguments), lines=False):
+                from verisal.cli._explain_command import main as explain_command
 
             return explain_command(words)
         case _ if name in STAGES:
@@ -102,8 +103,9 @@ def _run(arguments: Sequence[str], command: Command) -> int:
                 print(help_of(name), file=sys.stderr)
                 raise ConfigError(f"{name} needs a config: verisal {name} --config NAME_OR_FILE")
             words = _read(rest)
-            from verisal.cli._app import VerisalCLI
-            from verisal.cli._export import with_export
+            with doing("loading libraries", shown=_takes_long(arguments), lines=False):
+                from verisal.cli._app import VerisalCLI
+                from verisal.cli._export import with_export
 
             # Once more: Lightning raises the levels of its loggers when it is imported.
             with quiet():

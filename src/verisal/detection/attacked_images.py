@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -14,7 +14,16 @@ from verisal.attacks import Attack
 from verisal.data.guard import ImageDigests
 from verisal.data.image_data import Processes
 from verisal.data.scenes.emoji import EmojiScenes
-from verisal.detection._stages import Stage, stage_of, words_of
+from verisal.detection._variants import (
+    NOISE_L2,
+    Part,
+    Stage,
+    copied_noise,
+    joined_parts,
+    rates,
+    stage_of,
+    words_of,
+)
 from verisal.detection.groups import CLEAN, GroupTable, ImageSource
 from verisal.detection.table import Role
 from verisal.detectors import Measurement
@@ -30,18 +39,9 @@ from verisal.types import Batch, check_range
 
 Compute = Callable[[Sequence[int]], dict[str, Tensor]]
 _ERR = "_misclassified"
-_MISCLASSIFIED, _NOISE_L2 = f"{CLEAN}{_ERR}", "noise_l2"
+_MISCLASSIFIED = f"{CLEAN}{_ERR}"
 # How far beyond the border images near it lie, on the way to the attacked image.
 _SHARES = (0.05, 0.25, 0.6)
-
-
-class _Part(NamedTuple):
-    """A group among the rows of a variant: ``mask`` chooses its rows of ``tensors``."""
-
-    name: str
-    role: Role
-    mask: Tensor
-    tensors: Mapping[str, Tensor]
 
 
 @final
@@ -102,8 +102,8 @@ class AttackedImages:
             for name in attacks
             for copy in range(near_border)
         }
-        copied = _copied_noise(noise_like)
-        taken = {*copied, CLEAN, _MISCLASSIFIED, _NOISE_L2, *near} & {*attacks, *noise}
+        copied = copied_noise(noise_like)
+        taken = {*copied, CLEAN, _MISCLASSIFIED, NOISE_L2, *near} & {*attacks, *noise}
         if taken or set(attacks) & set(noise):
             raise ConfigError(f"{split}: two attacks or noise controls share a name, or use {sorted(taken)}")
         if unknown := [name for name in copied.values() if name not in attacks]:
@@ -148,11 +148,7 @@ class AttackedImages:
         return planned
 
     def fill(
-        self,
-        processes: Processes,
-        measurements: Sequence[Measurement] = (),
-        *,
-        progress: bool | Work = True,
+        self, processes: Processes, measurements: Sequence[Measurement] = (), *, progress: bool | Work = True
     ) -> None:
         """Compute the images and measurements that are missing; several processes each take their share.
 
@@ -185,7 +181,7 @@ class AttackedImages:
             raise DataError(
                 "no attack succeeded on any image; raise its eps or steps, or check the classifier"
             )
-        joined = _joined(parts)
+        joined = joined_parts(parts)
         sizes = torch.tensor([int(part.mask.sum()) for part in parts])
         return GroupTable(
             images=joined["image"],
@@ -195,7 +191,7 @@ class AttackedImages:
             prediction=joined["prediction"],
             groups=tuple(part.name for part in parts),
             roles={part.name: part.role for part in parts},
-            attack_rates={variant: _rates(self._image_store(variant).load()) for variant in self._attacks},
+            attack_rates={variant: rates(self._image_store(variant).load()) for variant in self._attacks},
             near={name: attack for name, (attack, _) in self._near.items()},
             noise_of={attack: name for name, attack in self._copied.items()},
         )
@@ -204,12 +200,12 @@ class AttackedImages:
         """Measurements by :meth:`fill` of the rows of :meth:`groups`, name to ``(N, ...)``."""
         return measurement.joined(
             [
-                _joined([group for variant in self.variants for group in self._parts(variant, part)])
+                joined_parts([group for variant in self.variants for group in self._parts(variant, part)])
                 for part in measurement.parts
             ]
         )
 
-    def _parts(self, variant: str, measurement: Measurement | None) -> list[_Part]:
+    def _parts(self, variant: str, measurement: Measurement | None) -> list[Part]:
         """Groups of a variant with its images, or with what was measured of them."""
         images = self._image_store(variant).load(
             None if measurement is None else ["clean_correct", "success"]
@@ -236,7 +232,7 @@ class AttackedImages:
             if bool((correct & success).any()):
                 # Not false alarms like the others: the classifier errs here.
                 groups.append((f"{variant}{_ERR}", "benign", correct & success))
-        return [_Part(name, role, mask, tensors) for name, role, mask in groups]
+        return [Part(name, role, mask, tensors) for name, role, mask in groups]
 
     def images(self, variant: str) -> dict[str, Tensor]:
         """Stored images of one variant with labels, predictions, success and norms."""
@@ -266,14 +262,14 @@ class AttackedImages:
     def _stages(self, measurements: Sequence[Measurement]) -> Iterator[Stage]:
         """Everything that is made, in its order."""
         made = "rendering" if isinstance(self.source, EmojiScenes) else "reading"
-        yield stage_of(made, f"{len(self.source)} images", self.source.split, {CLEAN: ""})
-        count, split = f"{self._attacked_count} images", self.source.split
+        count, split = self._attacked_count, self.source.split
+        yield stage_of(made, len(self.source), split, {CLEAN: ""})
         attacks, noise = words_of(self._attacks, self._noise, self._near, self._copied)
         yield stage_of("attacking", count, split, attacks)
         yield stage_of("adding noise to", count, split, noise)
         every = {CLEAN: "clean"} | attacks | noise
         for measurement in [part for combined in measurements for part in combined.parts]:
-            yield stage_of("measuring the", f"{measurement.words} of images", split, every, measurement)
+            yield stage_of(f"measuring {measurement.words} of", None, split, every, measurement)
 
     def _missing(self, variant: str, measurement: Measurement | None) -> int:
         """Items of a store that are to be made, at most."""
@@ -304,13 +300,8 @@ class AttackedImages:
             compute = self._measured_by(measurement, images["image"][rows])
         running.remain(words, count)
         running(0, part=words)
-        store.fill(
-            compute,
-            count,
-            rank=processes.rank,
-            world_size=processes.world_size,
-            progress=partial(running, part=words),
-        )
+        rank, world_size = processes.rank, processes.world_size
+        store.fill(compute, count, rank=rank, world_size=world_size, progress=partial(running, part=words))
         running.remain(words, 0)
 
     def _key(self, variant: str) -> dict[str, Any]:
@@ -355,7 +346,7 @@ class AttackedImages:
             attacked = batch.images
             if norms is not None:
                 # One draw an image, whatever attack lends the norm.
-                seed = derive_seed(self._seed, _NOISE_L2)
+                seed = derive_seed(self._seed, NOISE_L2)
                 attacked = gaussian_noise(attacked, norms[list(items)], seed=seed, sample_ids=batch.image_ids)
             elif over is not None and base is not None:
                 attacked = self._near_border(batch, items, over, copy=base[1])
@@ -411,21 +402,3 @@ class AttackedImages:
 
     def _measured_by(self, measurement: Measurement, images: Tensor) -> Compute:
         return lambda items: measurement(self._classifier, images[list(items)].float() / 255)
-
-
-def _copied_noise(noise_like: str | Sequence[str] | None) -> dict[str, str]:
-    """Variant of Gaussian noise to the attack whose norms it copies."""
-    if noise_like is None or isinstance(noise_like, str):
-        return {} if noise_like is None else {_NOISE_L2: noise_like}
-    return {f"{_NOISE_L2}_{attack}": attack for attack in noise_like}
-
-
-def _rates(images: Mapping[str, Tensor]) -> tuple[float, float]:
-    correct = images["clean_correct"]
-    before = float(images["success_unrounded"][correct].float().mean())
-    return before, float(images["success"][correct].float().mean())
-
-
-def _joined(parts: Sequence[_Part]) -> dict[str, Tensor]:
-    """Tensors of all groups, one after the other."""
-    return {name: torch.cat([part.tensors[name][part.mask] for part in parts]) for name in parts[0].tensors}

@@ -14,6 +14,7 @@ from verisal.progress.steps import LOCK, Advance, Running, Step, Work
 
 if TYPE_CHECKING:  # rich takes a tenth of a second, which a log file does not need.
     from rich.live import Live
+    from rich.progress_bar import ProgressBar
     from rich.table import Table
 
 _SECONDS_BEFORE_THE_WHOLE = 60.0
@@ -237,7 +238,7 @@ class _Bars:
 
         wide = self._live is None or self._live.console.width >= _WIDE
         table = Table.grid(
-            Column(), Column(ratio=1, no_wrap=True, overflow="ellipsis"), Column(width=24 if wide else 14),
+            Column(), Column(ratio=1, no_wrap=True, overflow="ellipsis"), Column(width=24 if wide else 12),
             Column(justify="right", no_wrap=True), Column(justify="right", no_wrap=True, min_width=9),
             padding=(0, 1), expand=True,
         )  # fmt: skip
@@ -249,21 +250,21 @@ class _Bars:
                 note = f" {plain(running.note)}" if running.note else ""
                 left = work.step_seconds_left if running.total else None
                 timed = clock(running.seconds) if left is None else f"{clock(left)} left"
-                bar = _bar(running.done, running.total)
+                bar = _bar(running.done, running.total) if running.total else Text()
                 table.add_row(self._spinner, Text(running.words()), bar, Text(counted + note), Text(timed))
             whole = _whole()
             if whole is not None:
                 spent, left = time.monotonic() - whole.started, whole.seconds_left
                 timed = f"{clock(spent)}" if left is None else f"{clock(left)} left"
-                bar = _bar(spent, 0 if left is None else spent + left)
+                bar = Text() if left is None else _bar(spent, spent + left)
                 table.add_row("", Text(f"all {whole.count} {whole.units}"), bar, Text(""), Text(timed))
         return table
 
 
-def _bar(done: float, total: float) -> Any:  # noqa: ANN401 - rich is imported where it is used
+def _bar(done: float, total: float) -> ProgressBar:
     from rich.progress_bar import ProgressBar
 
-    return ProgressBar(total or None, done, pulse=not total)
+    return ProgressBar(total, done)
 
 
 _bars = _Bars()

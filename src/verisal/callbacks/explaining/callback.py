@@ -171,9 +171,7 @@ class ExplainingCallback(Callback, LogsScores, ABC):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Set the module free."""
-        self.run.unwatch()
-        if self.run.epoch is not None:
-            self.run.epoch.over()
+        self.run.stop()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say the settings to the loggers, once for all callbacks."""

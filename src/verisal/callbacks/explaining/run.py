@@ -79,6 +79,12 @@ class Run:
         """Set the module free; may be called at any time."""
         self._watching.close()
 
+    def stop(self) -> None:
+        """Set the module free, and show no more how far the epoch is, after an error."""
+        self.unwatch()
+        if self.epoch is not None:
+            self.epoch.over()
+
     def look_ahead(self, trainer: Trainer, module: LightningModule, raw: object) -> None:
         """Find what is explained in the sanity check, so that what has to be asked is asked before training.
 

@@ -1,17 +1,31 @@
-"""Steps in which images are attacked and measured, in words."""
+"""What is done to images before detectors see them: in words, step by step, and as parts of a table."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import NamedTuple, final
+
+import torch
+from torch import Tensor
 
 from verisal.attacks import Attack
 from verisal.attacks.names import attack_words
+from verisal.detection.table import Role
 from verisal.detectors import Measurement
 
-_USES = {"fit": "to fit on", "val": "for the threshold", "test": "to test on"}
+NOISE_L2 = "noise_l2"
+_USES = {"val": "validation"}
+
+
+class Part(NamedTuple):
+    """A group among the rows of a variant: ``mask`` chooses its rows of ``tensors``."""
+
+    name: str
+    role: Role
+    mask: Tensor
+    tensors: Mapping[str, Tensor]
 
 
 @final
@@ -56,19 +70,41 @@ def words_of(
 
 
 def stage_of(
-    kind: str, what: str, split: str, parts: Mapping[str, str], measurement: Measurement | None = None
+    kind: str,
+    count: int | None,
+    split: str,
+    parts: Mapping[str, str],
+    measurement: Measurement | None = None,
 ) -> Stage:
     """A step of what is done to the images of a split.
 
     Args:
-        kind: what is done.
-        what: it is done to; may be empty.
+        kind: what is done, in words.
+        count: number of the images; None to leave it out.
         split: of the images.
         parts: variant to words, of which equal ones get the variant's name.
         measurement: what is measured.
     """
     of = split.removeprefix("det_")
-    words = [kind, what, _USES.get(of, f"of {of}")]
+    words = [kind, "" if count is None else str(count), _USES.get(of, of), "images"]
     often = Counter(parts.values())
     told = {name: f"{said} ({name})" if often[said] > 1 else said for name, said in parts.items()}
     return Stage(" ".join(filter(None, words)), kind, told, measurement)
+
+
+def copied_noise(noise_like: str | Sequence[str] | None) -> dict[str, str]:
+    """Variant of Gaussian noise to the attack whose norms it copies."""
+    if noise_like is None or isinstance(noise_like, str):
+        return {} if noise_like is None else {NOISE_L2: noise_like}
+    return {f"{NOISE_L2}_{attack}": attack for attack in noise_like}
+
+
+def rates(images: Mapping[str, Tensor]) -> tuple[float, float]:
+    correct = images["clean_correct"]
+    before = float(images["success_unrounded"][correct].float().mean())
+    return before, float(images["success"][correct].float().mean())
+
+
+def joined_parts(parts: Sequence[Part]) -> dict[str, Tensor]:
+    """Tensors of all groups, one after the other."""
+    return {name: torch.cat([part.tensors[name][part.mask] for part in parts]) for name in parts[0].tensors}
