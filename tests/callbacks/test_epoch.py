@@ -1,4 +1,3 @@
-import itertools
 import time
 
 import torch
@@ -40,22 +39,28 @@ def test_maps_are_made_once_per_image_query_and_method_of_the_open_batch():
     assert len(Brightness.seen) == 13
 
 
-def test_lines_come_now_and_then_with_the_time_left(monkeypatch, capsys):
-    clock = itertools.count(0.0, 10.0)
-    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
+def test_lines_come_once_a_minute_with_the_time_left(monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     session = epoch(quiet=False)
-    session.expect(10)
+    session.expect(6)
+    session.expect(4)
     for _ in range(4):
+        now[0] += 40.0
         session.step("gradient")
-    lines = capsys.readouterr().out.splitlines()
-    assert lines == [
-        "gradient: 2/10 items, 1:20 left",
-        "gradient: 4/10 items, 1:00 left",
+    session.over()
+    assert capsys.readouterr().err.splitlines() == [
+        "explaining: gradient, 2/10, 5:20 left",
+        "explaining: gradient, 4/10, 4:00 left",
+        "explaining (2:40)",
     ]
     session = epoch(quiet=True)
     session.expect(1)
+    now[0] += 100.0
     session.step("gradient")
-    assert capsys.readouterr().out == ""
+    session.over()
+    session.over()
+    assert capsys.readouterr().err == ""
 
 
 def test_work_is_shared_within_a_batch_and_its_seconds_are_those_of_a_map_alone(monkeypatch):

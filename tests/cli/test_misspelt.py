@@ -100,3 +100,45 @@ def test_in_explain(case, capsys, tmp_path):
     words, told = IN_EXPLAIN[case]
     (tmp_path / "a.png").write_bytes(b"")
     assert told in refused(["explain", f"{tmp_path}/a.png", *words.split()], capsys)
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (
+            "model: {init_args: {max_shift: 0}}\ndata: {class_path: ImageData}\n",
+            [
+                "model needs class_path",
+                "DetectorTask",
+                "model: {class_path: ClassifierTask, init_args: {max_shift:",
+            ],
+        ),
+        (
+            "model: {class_path: ClassifierTask}\ndata: {image_size: 8}\n",
+            [
+                "data needs class_path",
+                "DetectorData",
+                "data: {class_path: ImageData, init_args: {image_size: ...}}",
+            ],
+        ),
+        (
+            "data: {class_path: ImageData}\n",
+            ["model needs class_path", "model: {class_path: ClassifierTask}"],
+        ),
+        (
+            "model: {class_path: ClassifierTask}\ndata: {class_path: ImageData}\n"
+            "trainer: {callbacks: [{init_args: {false_alarms: 0.1}}]}\n",
+            [
+                "trainer.callbacks needs class_path",
+                "[{class_path: FitAlarm, init_args: {false_alarms: ...}}]",
+            ],
+        ),
+    ],
+    ids=["model", "data", "no model", "callback"],
+)
+def test_a_class_that_nobody_named_is_asked_for_with_an_example(tmp_path, capsys, config, words):
+    (tmp_path / "c.yaml").write_text(config)
+    assert main(["fit", "--config", str(tmp_path / "c.yaml")]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert all(word in said for word in words)

@@ -58,15 +58,60 @@ def test_merging_keeps_order_first_values_and_both_tables_of_samples():
     assert merge_evaluations([ONE]) is ONE
 
 
-def test_printed_main_table_is_at_most_100_wide_and_leaves_gaps_empty():
+def printed(found):
+    out = io.StringIO()
+    print_results(found, file=out)
+    return out.getvalue()
+
+
+def test_printed_main_table_has_the_first_columns_that_fit_and_names_the_others():
     wide = {f"metric_{index}[dataset_mean] ↓": f"m{index}/auc" for index in range(12)}
     scores = {f"val/method/{name}": Score(0.125, 0, 1, 5) for name in list(wide.values())[:-1]}
-    out = io.StringIO()
-    print_results(Evaluation("val", scores, headline=wide), file=out)
-    text = out.getvalue()
-    assert text.count("0.125 (5)") == 11
-    assert text.count("continued") == 1
-    assert max(map(len, text.splitlines())) <= 100
+    text = printed(Evaluation("val", scores, headline=wide))
+    assert max(map(len, text.splitlines())) <= 80
+    shown = text.count("0.125")
+    assert 4 <= shown < 11
+    told = " ".join(text.split())
+    assert f"{12 - shown} more columns are in the report: metric {shown} (dataset mean) ↓, metric" in told
+    # Said once, for they are as many in every row.
+    assert text.count("(n = 5)") == shown
+    assert "(5)" not in text
+
+
+def test_printed_cells_have_their_counts_where_these_differ():
+    scores = {"val/a/m/auc": Score(0.5, 0, 1, 5), "val/b/m/auc": Score(0.25, 0, 1, 6)}
+    text = printed(Evaluation("val", scores, headline={"m ↓": "m/auc"}))
+    assert "0.500 (5)" in text
+    assert "0.250 (6)" in text
+
+
+def test_a_long_word_is_never_split():
+    name = "x" * 70
+    scores = {f"val/{row}/{part}/auc": Score(0.5, 0, 1, 5) for row in ("a", "r" * 60) for part in ("m", "n")}
+    text = printed(Evaluation("val", scores, headline={"m": "m/auc", name: "n/auc"}))
+    assert max(map(len, text.splitlines())) <= 80
+    assert f"1 more column is in the report: {name}" in " ".join(text.split())
+
+
+def test_names_in_the_printed_table_are_no_markup_and_no_control_characters():
+    evil = "a\x1b[31m[red]"
+    scores = {f"val/{evil}/{evil}/auc": Score(0.5, 0, 1, 5)}
+    found = Evaluation("val", scores, headline={evil: f"{evil}/auc"}, notes=(evil,), summary=(evil,))
+    text = printed(found)
+    assert "\x1b" not in text
+    assert text.count(r"a\x1b[31m[red]") >= 3
+
+
+def test_notes_are_few_and_what_was_found_comes_last():
+    notes = tuple(f"note {number}" for number in range(9))
+    summary = ("masks finds 94 % of the attacked images.", "gradient finds 12 %.", "More.")
+    lines = printed(Evaluation("val", {}, notes=notes, summary=summary)).splitlines()
+    assert lines[4:] == [
+        "note: note 4",
+        "and 4 more notes in the report",
+        "masks finds 94 % of the attacked images.",
+        "gradient finds 12 %.",
+    ]
 
 
 @pytest.mark.parametrize("values", [torch.zeros(8, 6), torch.full((8, 6), math.nan), torch.rand(8, 6)])

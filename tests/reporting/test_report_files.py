@@ -159,15 +159,23 @@ def test_printed_table_shows_auroc_with_intervals_and_notes():
     assert "fpr" not in text
 
 
-def test_many_attacks_are_split_into_tables_of_100_columns():
-    attacks = [f"pgd_linf_{number}" for number in range(14)]
+def test_of_many_attacks_those_are_printed_that_are_hardest_to_find_and_what_is_new():
+    hard = {f"pgd_linf_{number}": 0.9 - number / 100 for number in range(14)}
+    attacks = {**hard, "mean_seen": 0.1, "mean_unseen": 0.9, "worst_unseen": 0.9}
     rows = ("masks", "masks_activations")
-    scores = {f"test/{row}/auroc/{name}": Score(0.5, 0.25, 0.75, 9) for name in attacks for row in rows}
+    scores = {
+        f"test/{row}/auroc/{name}": Score(value, 0.25, 0.75, 9)
+        for name, value in attacks.items()
+        for row in rows
+    }
     text = printed(Evaluation("test", scores))
-    assert max(map(len, text.splitlines())) <= 100
-    assert text.count("masks_activations") == 3
-    assert text.count("0.250-0.750") == 28
-    assert all(f" {name} " in text for name in attacks)
+    assert max(map(len, text.splitlines())) <= 80
+    assert text.count("masks_activations") == 1
+    assert text.count("0.250-0.750") == 2 * 4
+    head = " ".join(text.split("view")[0].split("───")[0].split())
+    assert "PGD L∞ 12 PGD L∞ 13" in head
+    assert "mean unseen" in head
+    assert "13 more columns are in the report: PGD L∞ 0, PGD L∞ 1," in " ".join(text.split())
 
 
 def test_colours_on_a_terminal_only(monkeypatch):
@@ -179,7 +187,7 @@ def test_colours_on_a_terminal_only(monkeypatch):
 
 def test_a_task_without_auroc_has_all_its_scores_printed():
     text = printed(Evaluation("test", {"test/classifier/accuracy/clean": Score(0.96, 0.94, 0.98, 500)}))
-    assert "Accuracy (test" in text
+    assert "test: Accuracy" in text
     assert ["classifier", "0.960"] in [line.split() for line in text.splitlines()]
 
 

@@ -264,12 +264,12 @@ def test_without_a_stop_the_change_of_the_last_full_window_is_told(monkeypatch):
 
 def test_progress_tells_of_the_change_and_is_no_setting_of_the_map(capsys, monkeypatch):
     monkeypatch.setattr(extremal, "_WINDOW", 2)
-    monkeypatch.setattr("verisal.progress._SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr("verisal.progress.shown._SECONDS_BETWEEN_LINES", 0.0)
     told = ExtremalPerturbation(steps=4, progress=True)
     told(toy_classifier(), toy_images(2), QUERY)
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0].startswith("ExtremalPerturbation: 2/8 items")
-    assert "8/8 items" in lines[-1]
+    assert lines[0].startswith("ExtremalPerturbation, 2/8, ")
+    assert "ExtremalPerturbation, 8/8, " in lines[-1]
     plain = ExtremalPerturbation(steps=4)
     assert told == plain
     assert told.settings() == plain.settings()

@@ -155,10 +155,11 @@ def test_no_more_images_are_asked_about_than_are_not_done():
 @pytest.mark.parametrize("terminal", [False, True])
 def test_the_noise_of_the_current_maps_is_shown_where_it_is_asked_for(terminal, capsys, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("verisal.progress.time.monotonic", lambda: now.__setitem__(0, now[0] + 6) or now[0])
+    monkeypatch.setattr("time.monotonic", lambda: now.__setitem__(0, now[0] + 61) or now[0])
     if terminal:
         monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
         monkeypatch.setenv("COLUMNS", "100")
+        monkeypatch.setenv("TERM", "xterm")
     settings = {"cells": 4, "masks": 4000, "baseline": Constant(), "sampling": "orthogonal", "until": 0.1}
     RISE(**settings)(curved, torch.rand(2, 3, 12, 16), 0)
     assert capsys.readouterr().err == ""

@@ -12,10 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from verisal import progress as _store_progress
 from verisal.errors import ConfigError, DataError
 from verisal.fingerprint import canonical
-from verisal.progress import progress_bar, progress_line
 from verisal.store import FeatureStore
 from verisal.store.record import mismatch
 
@@ -404,29 +402,25 @@ def test_values_of_graphs_views_and_shared_memory_are_stored(tmp_path):
     assert torch.equal(store.load()["same"], expected)
 
 
-def test_progress_line_tells_the_time_left():
-    assert progress_line("a", done=10, total=70, fresh=10, seconds=20.0) == "a: 10/70 items, 2:00 left"
-    assert progress_line("a", done=60, total=70, fresh=10, seconds=5.0) == "a: 60/70 items, 0:05 left"
-    assert progress_line("a", done=70, total=70, fresh=10, seconds=5.0) == "a: 70/70 items, done"
-
-
-def test_a_log_file_gets_few_lines(capsys, monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr(_store_progress.time, "monotonic", lambda: now[0])
-    with progress_bar("maps", 100, done=0, shown=True) as advance:
-        for _ in range(100):
-            now[0] += 0.3
-            advance(1)
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 3  # 30 seconds, a line every ten
-    assert lines[-1] == "maps: 100/100 items, done"
-
-
-def test_a_terminal_gets_a_bar(capsys, monkeypatch):
+def test_a_terminal_gets_a_bar_with_the_readable_part_of_the_name(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    with progress_bar("maps", 10, done=5, shown=True) as advance:
-        advance(5)
-    assert "10/10" in capsys.readouterr().err
+    monkeypatch.setenv("TERM", "xterm")
+    store = FeatureStore(tmp_path, key=KEY, shard_size=4, prefix="maps")
+    store.fill(features, 10)
+    said = capsys.readouterr().err
+    assert "filling the store maps " in said
+    assert "10/10" in said
+
+
+def test_others_are_told_of_the_items_that_are_made_alone(tmp_path):
+    told = []
+    store = FeatureStore(tmp_path, key=KEY, shard_size=4)
+    store.fill(features, 10, progress=lambda items, note="", *, part="": told.append(items))
+    assert told == [4, 4, 2]
+    (store.path / "shard-00001.json").unlink()
+    again = FeatureStore(tmp_path, key=KEY, shard_size=4)
+    again.fill(features, 10, progress=lambda items, note="", *, part="": told.append(items))
+    assert told == [4, 4, 2, 4]
 
 
 def test_nothing_is_shown_when_all_is_there_or_unasked(tmp_path, capsys):

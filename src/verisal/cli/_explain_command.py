@@ -31,7 +31,7 @@ from verisal.functional.baselines import Baseline
 from verisal.functional.outputs import ask, probabilities
 from verisal.models import Classifier, ClassifierSource
 from verisal.pictures import DisplayChannels, displayed, picked
-from verisal.progress import tell
+from verisal.progress import progress_bar, tell
 from verisal.reporting import Explanation, draw_explanation
 from verisal.saliency import EvidenceMasks, HierarchicalMasks, Saliency
 from verisal.types import OutputKind, SaliencyResult
@@ -101,13 +101,16 @@ def main(args: Sequence[str]) -> int:
     )
     sheets = ContactSheets(setup.output, given.sheet_images, shown=len(files) > 1)
     doubts = Doubts(classifier.height_and_width)
-    for batch in images.batches(given.batch_size):
-        for name, shown in zip(batch, _explained(setup, batch), strict=True):
-            sheets.add(shown)
-            doubts.add(max(probability for _, probability in shown.classes), images.sizes[name])
+    words = f"explaining {len(files)} image" + ("s" if len(files) > 1 else "")
+    with progress_bar(words, len(files), done=0, shown=True) as advance:
+        for batch in images.batches(given.batch_size):
+            for name, shown in zip(batch, _explained(setup, batch), strict=True):
+                sheets.add(shown)
+                doubts.add(max(probability for _, probability in shown.classes), images.sizes[name])
+                advance(1)
     sheets.finish()
-    if given.classifier is None and detector is None and (words := doubts.words()):
-        tell(words)
+    if given.classifier is None and detector is None and (doubt := doubts.words()):
+        tell(doubt)
     if images.cropped:
         height, width = classifier.height_and_width
         tell(

@@ -23,6 +23,8 @@ from verisal.cli._process import Stopped, lasting_output, quiet, restored_settin
 from verisal.errors import ConfigError, VerisalError
 from verisal.progress import doing, tell
 
+# Where those who start several processes say the number of each.
+_RANKS = ("LOCAL_RANK", "RANK", "SLURM_PROCID")
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -116,7 +118,12 @@ def _run(arguments: Sequence[str], command: Command) -> int:
 
 
 def _takes_long(words: Sequence[str]) -> bool:
-    """True for commands that import libraries for seconds, and print no text that is meant for a pager."""
+    """True for commands that import libraries for seconds, and print no text that is meant for a pager.
+
+    Of several processes of one command only the first shows what it does.
+    """
+    if any(os.environ.get(name, "0") not in ("", "0") for name in _RANKS):
+        return False
     texts = any(word.startswith(("-h", "--help", "--print")) for word in words)
     return len(words) > 1 and words[0] in (*STAGES, "data", "explain", "export") and not texts
 

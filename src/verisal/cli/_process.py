@@ -14,6 +14,8 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, TextIO, final
 
+from verisal._plain import plain_lines
+
 _LOGGERS = ("lightning.pytorch", "lightning.fabric", "lightning")
 
 # Messages that a user of these commands can do nothing about.
@@ -78,21 +80,41 @@ def stops_as_exceptions() -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence Lightning's tips, advertisements and device lines, and warnings without a remedy."""
+    """Silence Lightning's tips, advertisements and device lines, and warnings without a remedy.
+
+    What warnings and log lines still say is text: control characters in names are written as their codes.
+    """
     # Lightning 2.6.6 calls the parser by names that are to go.
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.WARNING)
+    handler, formatted = logging.lastResort, warnings.formatwarning
+    formatter = None if handler is None else handler.formatter
+    if handler is not None:
+        handler.setFormatter(_PlainFormatter())
+    warnings.formatwarning = lambda *given, **named: plain_lines(formatted(*given, **named))
     try:
         with warnings.catch_warnings():
             for pattern in _IGNORED:
                 warnings.filterwarnings("ignore", message=pattern)
             yield
     finally:
+        warnings.formatwarning = formatted
+        if handler is not None:
+            handler.setFormatter(formatter)
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+@final
+class _PlainFormatter(logging.Formatter):
+    """Log lines without control characters."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The message as text."""
+        return plain_lines(super().format(record))
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from verisal.data.scenes.emoji import LARGEST_SCENE, SMALLEST_SCENE, EmojiScenes
 from verisal.errors import ConfigError
 from verisal.functional.adversarial import round_to_8bit
 from verisal.models import Classifier, ClassifierSource, load_classifier
+from verisal.progress import at_work, progress_bar
 from verisal.types import Batch, Sample, Split, check_range
 
 
@@ -97,7 +98,7 @@ class RenderedScenes(Dataset[Sample]):
     def __init__(self, scenes: EmojiScenes, *, num_workers: int, objects: bool) -> None:
         images, labels, self.image_ids = [], [], []
         self._objects: list[tuple[Tensor, Tensor, Tensor]] = []
-        for batch in _in_order(scenes, num_workers):
+        for batch in _in_order(scenes, num_workers, "rendering"):
             images.append(round_to_8bit(batch.images))
             labels.append(batch.labels)
             self.image_ids += batch.image_ids
@@ -229,7 +230,7 @@ class ImageData(L.LightningDataModule):
             if isinstance(images, RenderedScenes):
                 self._digests[split] = ImageDigests.of(images.images, images.image_ids)
             else:
-                batches = _in_order(images, self.num_workers)
+                batches = _in_order(images, self.num_workers, "comparing")
                 parts = [ImageDigests.of(round_to_8bit(batch.images), batch.image_ids) for batch in batches]
                 self._digests[split] = ImageDigests.joined(parts)
         return self._digests[split]
@@ -263,5 +264,11 @@ class ImageData(L.LightningDataModule):
         )
 
 
-def _in_order(images: Dataset[Sample], num_workers: int) -> DataLoader[Any]:
-    return DataLoader(images, batch_size=64, num_workers=num_workers, collate_fn=Batch.collate)
+def _in_order(images: Dataset[Sample], num_workers: int, doing: str) -> Iterator[Batch]:
+    """Batches of all images; within a command it is shown how far that is."""
+    count = len(images)  # type: ignore[arg-type]  # all of them have a length
+    loader = DataLoader(images, batch_size=64, num_workers=num_workers, collate_fn=Batch.collate)
+    with progress_bar(f"{doing} {count} images", count, done=0, shown=at_work()) as advance:
+        for batch in loader:
+            yield batch
+            advance(len(batch))

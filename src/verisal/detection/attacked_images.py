@@ -115,8 +115,7 @@ class AttackedImages:
         self.source = source
         self._classifier = classifier
         self._attacked_count, self._seed, self._keep_failed = attacked_count, seed, keep_failed
-        self._attacks, self._noise, self._copied = dict(attacks), dict(noise), copied
-        self._near = near
+        self._attacks, self._noise, self._copied, self._near = dict(attacks), dict(noise), copied, near
         if not attacked_count:
             self._attacks, self._noise, self._copied, self._near = {}, {}, {}, {}
         self._root, self._shard_size = root, shard_size
@@ -140,11 +139,9 @@ class AttackedImages:
         """What :meth:`fill` has to do, in words, with the most items that it may take."""
         planned = []
         for stage in self._stages(measurements):
-            parts = {
-                words: self._missing(variant, stage.measurement) for variant, words in stage.parts.items()
-            }
-            if any(parts.values()):
-                planned.append(Step(stage.doing, {words: n for words, n in parts.items() if n}, stage.kind))
+            counts = {part: self._missing(one, stage.measurement) for one, part in stage.parts.items()}
+            if parts := {part: count for part, count in counts.items() if count}:
+                planned.append(Step(stage.doing, parts, stage.kind))
         return planned
 
     def fill(
@@ -158,16 +155,15 @@ class AttackedImages:
             progress: whether the first process shows how far it is; or work that these steps are a part of.
         """
         if isinstance(progress, bool):
-            shown = progress and processes.rank == 0
-            with work(self.steps(measurements) if shown else (), shown=shown) as planned:
+            with work(self.steps(measurements), shown=progress and processes.rank == 0) as planned:
                 self.fill(processes, measurements, progress=planned)
             return
         for stage in self._stages(measurements):
-            missing = [variant for variant in stage.parts if self._missing(variant, stage.measurement)]
-            if missing:
+            what, parts = stage.measurement, stage.parts
+            if missing := {one: words for one, words in parts.items() if self._missing(one, what)}:
                 with progress.step(stage.doing) as running:
-                    for variant in missing:
-                        self._fill(variant, stage.measurement, processes, running, stage.parts[variant])
+                    for variant, words in missing.items():
+                        self._fill(variant, what, processes, running, words)
 
     def groups(self) -> GroupTable:
         """Rows of all groups, once :meth:`fill` has made the images.

@@ -175,7 +175,9 @@ def _on_a_terminal() -> bool:
         return True
     proxy = sys.modules.get("rich.file_proxy")
     others = proxy is not None and isinstance(sys.stdout, proxy.FileProxy)
-    return sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown") and not others
+    # A program without a console has no standard error.
+    there = sys.stderr is not None and sys.stderr.isatty()
+    return there and os.environ.get("TERM") not in ("dumb", "unknown") and not others
 
 
 def _whole() -> Work | None:
