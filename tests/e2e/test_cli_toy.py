@@ -64,7 +64,7 @@ def test_fit_fills_its_own_folder_and_says_what_to_do_next(config, capsys):
     }
     out = capsys.readouterr().out
     assert f"verisal test --config {run}/config.yaml" in out
-    assert out.count("epoch 3/3") == 1
+    assert out.count("epoch 3 of 3: train loss ") == 1
     assert "torch==" in (run / "environment.txt").read_text()
 
 

@@ -1,15 +1,11 @@
 """What is shown of work: bars on a terminal, lines in a log file."""
 
-import os
-import pty
 import re
-import select
-import subprocess
-import sys
 import textwrap
 
 import pytest
 
+from helpers.terminals import on_a_terminal, screen
 from verisal import progress
 from verisal.progress import Step, doing, progress_bar, shown, tell, work
 
@@ -119,53 +115,9 @@ with progress.doing("verisal fit", lines=False):
 """
 
 
-def on_a_terminal(script, columns):
-    """All that a script writes on a terminal of so many columns."""
-    own, other = pty.openpty()
-    settings = {"COLUMNS": str(columns), "LINES": "24", "TERM": "xterm", "NO_COLOR": "1"}
-    environment = {**os.environ, **settings, "PYTHONIOENCODING": "utf-8"}
-    words = [sys.executable, "-c", textwrap.dedent(script)]
-    process = subprocess.Popen(words, stdout=other, stderr=other, env=environment)  # noqa: S603
-    os.close(other)
-    found = b""
-    while True:
-        ready, _, _ = select.select([own], [], [], 60)
-        try:
-            part = os.read(own, 65536) if ready else b""
-        except OSError:
-            part = b""
-        if not part:
-            break
-        found += part
-    os.close(own)
-    assert process.wait() == 0
-    return found.decode()
-
-
-def screen(written):
-    """What stands on a terminal of many lines at the end."""
-    lines, row, column = [""], 0, 0
-    for sign in re.findall(r"\x1b\[[0-9;?]*[a-zA-Z]|[^\x1b]", written):
-        if sign == "\n":
-            row += 1
-            lines += [""] * (row + 1 - len(lines))
-        elif sign == "\r":
-            column = 0
-        elif sign.startswith("\x1b"):
-            number = int(re.sub(r"\D", "", sign) or 1)
-            if sign.endswith("A"):
-                row = max(0, row - number)
-            elif sign.endswith("K"):
-                lines[row] = ""
-        else:
-            lines[row] = lines[row][:column].ljust(column) + sign + lines[row][column + 1 :]
-            column += 1
-    return [line.rstrip() for line in lines]
-
-
 @pytest.mark.parametrize("columns", [80, 100])
 def test_bars_fit_the_terminal_and_leave_whole_lines(columns):
-    written = on_a_terminal(SCRIPT, columns)
+    written = on_a_terminal(["-c", SCRIPT], columns)
     assert "verisal fit" in written
     assert "1 of 2  rendering 60 images" in written
     assert "2 of 2  attacking 60 images: PGD 2/255 [red]" in written
@@ -195,4 +147,4 @@ def test_a_forked_process_prints_for_itself():
         process.join(30)
     assert process.exitcode == 0
     """
-    assert "from the child" in on_a_terminal(script, 80)
+    assert "from the child" in on_a_terminal(["-c", textwrap.dedent(script)], 80)
