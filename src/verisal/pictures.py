@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from verisal._files import write_atomic
+from verisal._plain import plain_lines
 from verisal.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -99,12 +100,14 @@ class Canvas:
         else:
             low, high = limits or (0.0, largest(shown) or 1.0)
             axes.imshow(shown, vmin=low, vmax=high, cmap=colours, interpolation="nearest")
-        axes.set_title(title, parse_math=False, **({"fontsize": 11, "pad": 4} | style))
+        axes.set_title(plain_lines(title), parse_math=False, **({"fontsize": 11, "pad": 4} | style))
         return axes
 
     def text(self, left: float, top: float, words: str, **style: Any) -> None:  # noqa: ANN401 - matplotlib's own
         """Words at a place in inches from the upper left corner, dollars in them as they are."""
-        self.figure.text(left / self.width, 1 - top / self.height, words, parse_math=False, **style)
+        self.figure.text(
+            left / self.width, 1 - top / self.height, plain_lines(words), parse_math=False, **style
+        )
 
     def pixels(self) -> Pixels:
         """``(H, W, 3)`` uint8."""

@@ -66,9 +66,8 @@ def test_errors(tmp_path, capsys):
 
 
 def test_warnings_and_log_lines(capsys):
-    with quiet(), warnings.catch_warnings():
-        warnings.simplefilter("always")
-        warnings.warn(f"left out: {EVIL}", stacklevel=1)
+    with quiet():
+        print(warnings.formatwarning(f"left out: {EVIL}", UserWarning, "a.py", 1))
         record = logging.LogRecord("verisal.data", logging.WARNING, "", 0, "left out: %s", (EVIL,), None)
         logging.lastResort.handle(record)
     assert said(capsys).count(f"left out: {SHOWN}") == 2

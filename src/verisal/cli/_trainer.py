@@ -61,6 +61,7 @@ class EpochLines(Callback):
         monitor = pl_module.monitor if isinstance(pl_module, Monitored) else ""
         # The loss of one of several networks has a name of more parts.
         names = [name for name in values if name == monitor or ("loss" in name and name.count("/") < 2)]
+        names = sorted(names, key=lambda name: not name.startswith("train/"))
         shown = [f"{name.replace('/', ' ')} {float(values[name]):.3g}" for name in names[:_MOST_VALUES]]
         evaluation = pl_module.evaluation if isinstance(pl_module, Evaluates) else None
         sentence = next(iter(evaluation.summary), "") if evaluation is not None else ""

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from verisal._brief import brief
+from verisal._plain import plain
 from verisal.errors import DataError
 from verisal.pictures import (
     COLOUR_SCALE,
@@ -265,6 +266,7 @@ def _percent(share: float) -> str:
 
 
 def _clipped(text: str, most: int) -> str:
+    text = plain(text)
     return text if len(text) <= most else text[: most - 3] + "..."
 
 
