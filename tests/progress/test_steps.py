@@ -32,6 +32,20 @@ def test_the_time_left_is_that_of_parts_like_those_that_are_done(now):
     assert work.seconds_left == 110.0
 
 
+def test_the_time_left_counts_down_and_nothing_is_promised_that_has_not_come_true(now):
+    work = Work([Step("attacking", {"FGSM": 2, "C&W": 2})], count=1)
+    with work.step("attacking") as running:
+        now[0] = 4.0
+        running(2, part="FGSM")
+        running(0, part="C&W")
+        assert work.step_seconds_left == 4.0
+        now[0] = 7.0
+        assert work.step_seconds_left == 1.0
+        now[0] = 9.0
+        assert work.step_seconds_left is None
+        assert work.seconds_left is None
+
+
 def test_steps_are_numbered_in_words():
     work = Work([Step("rendering 5 images"), Step("attacking 5 images", {"PGD 2/255": 5})], count=2)
     with work.step("rendering 5 images") as first:

@@ -119,6 +119,11 @@ class Running:
         return time.monotonic() - self.started
 
     @property
+    def waited(self) -> float:
+        """Seconds since an item was finished, or a part began."""
+        return time.monotonic() - self._last
+
+    @property
     def numbered(self) -> bool:
         """True for one of several steps."""
         return bool(self._head)
@@ -186,9 +191,15 @@ class Work:
 
     @property
     def step_seconds_left(self) -> float | None:
-        """Seconds that the step at hand still takes; None where nothing tells."""
+        """Seconds that the step at hand still takes; None where nothing tells, or it has taken longer."""
         with LOCK:
-            return None if self.running is None else self._seconds(self.running.kind, self.running.left)
+            if self.running is None:
+                return None
+            seconds = self._seconds(self.running.kind, self.running.left)
+            if not seconds:
+                return seconds
+            left = seconds - self.running.waited
+            return left if left > 0 else None
 
     @property
     def seconds_left(self) -> float | None:
