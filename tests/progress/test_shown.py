@@ -134,6 +134,25 @@ def test_bars_fit_the_terminal_and_leave_whole_lines(columns):
     ]
 
 
+def test_bars_make_room_for_those_of_others():
+    script = """
+    from rich.progress import Progress
+    from verisal.progress import paused, progress_bar
+    with progress_bar("ours", 4, done=0, shown=True):
+        with paused(), progress_bar("within", 4, done=0, shown=True) as advance:
+            advance(4)
+            print("in between")
+    with Progress() as bar, progress_bar("beside", 4, done=0, shown=True) as advance:
+        advance(4)
+        bar.add_task("of others", total=1)
+    """
+    written = on_a_terminal(["-c", textwrap.dedent(script)], 80)
+    assert "ours" in written
+    assert "of others" in written
+    assert "within" not in written
+    assert "beside" not in written
+
+
 def test_a_forked_process_prints_for_itself():
     script = """
     import multiprocessing

@@ -12,7 +12,6 @@ from typing import final
 import yaml
 from jsonargparse import Namespace, set_parsing_settings
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.utils.data import DataLoader
@@ -38,7 +37,7 @@ from verisal.cli._settings import (
     parsed_settings,
     refused_settings,
 )
-from verisal.cli._stage_bar import StageBar
+from verisal.cli._stage_bar import room_for, stage_bars
 from verisal.cli._trainer import (
     Beginning,
     ChecksTrainer,
@@ -227,7 +226,10 @@ class VerisalCLI(LightningCLI):
                 logger=list(self._command.loggers),
                 callbacks=[
                     Beginning(self._command),
-                    *self._bars(configured.callbacks),
+                    *stage_bars(
+                        _listed(configured.callbacks),
+                        wanted=settings.trainer.enable_progress_bar is not False,
+                    ),
                     *_listed(configured.callbacks),
                     *self._own_callbacks(run, config),
                 ],
@@ -239,11 +241,6 @@ class VerisalCLI(LightningCLI):
                 precision=None,
                 **kwargs,
             )
-
-    def _bars(self, callbacks: object) -> list[Callback]:
-        """What shows how far the trainer is, unless the config has a bar of its own, or wants none."""
-        own = any(isinstance(callback, ProgressBar) for callback in _listed(callbacks))
-        return [StageBar()] if self._settings.trainer.enable_progress_bar is not False and not own else []
 
     def _given_to_trainer(self) -> dict[str, object]:
         """Settings of the trainer that are not the defaults."""
@@ -273,7 +270,8 @@ class VerisalCLI(LightningCLI):
         self._check_card(model, datamodule)
         if isinstance(model, ChecksTrainer):
             model.check_trainer(self.trainer)
-        self.trainer.fit(model, datamodule=datamodule, ckpt_path=self._checkpoint, weights_only=True)
+        with room_for(self.trainer):
+            self.trainer.fit(model, datamodule=datamodule, ckpt_path=self._checkpoint, weights_only=True)
         if self._checkpoint is None and not self.trainer.fit_loop.epoch_loop.batch_progress.total.ready:
             raise ConfigError(
                 "nothing was trained: trainer.max_time or a callback ended the training before its first step"
@@ -292,13 +290,10 @@ class VerisalCLI(LightningCLI):
     def validate(self, model: LightningModule, datamodule: LightningDataModule) -> None:
         """Validate a checkpoint."""
         self._check_card(model, datamodule)
-        found = self.trainer.validate(
-            model,
-            datamodule=datamodule,
-            ckpt_path=self._checkpoint,
-            weights_only=True,
-            verbose=False,
-        )
+        with room_for(self.trainer):
+            found = self.trainer.validate(
+                model, datamodule=datamodule, ckpt_path=self._checkpoint, weights_only=True, verbose=False
+            )
         self._say_logged(found)
         say(f"run: {self._run_path}")
 
@@ -311,9 +306,10 @@ class VerisalCLI(LightningCLI):
     def predict(self, model: LightningModule, datamodule: LightningDataModule) -> None:
         """Apply a checkpoint, and write ``predictions.csv`` where the task predicts columns."""
         self._check_card(model, datamodule)
-        predictions = self.trainer.predict(
-            model, datamodule=datamodule, ckpt_path=self._checkpoint, weights_only=True
-        )
+        with room_for(self.trainer):
+            predictions = self.trainer.predict(
+                model, datamodule=datamodule, ckpt_path=self._checkpoint, weights_only=True
+            )
         self._command.begin()
         loader = self.trainer.predict_dataloaders
         images = len(loader.dataset) if isinstance(loader, DataLoader) else None  # type: ignore[arg-type]  # sized
@@ -321,13 +317,10 @@ class VerisalCLI(LightningCLI):
         say(f"run: {self._run_path}")
 
     def _tested(self, model: LightningModule, datamodule: LightningDataModule) -> None:
-        found = self.trainer.test(
-            model,
-            datamodule=datamodule,
-            ckpt_path=self._checkpoint,
-            weights_only=True,
-            verbose=False,
-        )
+        with room_for(self.trainer):
+            found = self.trainer.test(
+                model, datamodule=datamodule, ckpt_path=self._checkpoint, weights_only=True, verbose=False
+            )
         self._say_logged(found)
 
     def _say_logged(self, found: Sequence[Mapping[str, float]]) -> None:

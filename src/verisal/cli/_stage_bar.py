@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any, final
 
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.trainer.states import TrainerFn
 
 from verisal.callbacks.checkpoints import Monitored
-from verisal.progress import Running, Step, Work, work
+from verisal.progress import Running, Step, Work, paused, work
 
 _WORDS = {"validate": "validating", "test": "testing", "predict": "predicting"}
 _SCORING = "scores and their intervals"
@@ -101,6 +101,8 @@ class StageBar(ProgressBar):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Show nothing more."""
         self._work = self._running = None
+        # A step that was not finished gets no line.
+        self._one.pop_all()
         self._all.close()
 
     def _evaluate(self, trainer: Trainer) -> None:
@@ -127,6 +129,18 @@ class StageBar(ProgressBar):
         self._end_step()
         self._work = None
         self._all.close()
+
+
+def stage_bars(callbacks: Sequence[object], *, wanted: bool) -> list[Callback]:
+    """A bar for a trainer, unless its callbacks have one, or none is wanted."""
+    own = any(isinstance(callback, ProgressBar) for callback in callbacks)
+    return [StageBar()] if wanted and not own else []
+
+
+def room_for(trainer: Trainer) -> AbstractContextManager[None]:
+    """Take our bars away while a bar of somebody else is shown."""
+    bar = trainer.progress_bar_callback
+    return nullcontext() if bar is None or isinstance(bar, StageBar) else paused()
 
 
 def _parts(trainer: Trainer, epoch: int) -> dict[str, int]:

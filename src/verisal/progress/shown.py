@@ -148,11 +148,13 @@ def tell(line: str, *, error: bool = False) -> None:
 @contextmanager
 def paused() -> Iterator[None]:
     """Take the bars away while something else is printed."""
-    was_open = _bars.close()
+    _bars.close()
+    _bars.paused += 1
     try:
         yield
     finally:
-        if was_open:
+        _bars.paused -= 1
+        if _works:
             _bars.open()
 
 
@@ -176,7 +178,7 @@ def _on_a_terminal() -> bool:
     proxy = sys.modules.get("rich.file_proxy")
     others = proxy is not None and isinstance(sys.stdout, proxy.FileProxy)
     # A program without a console has no standard error.
-    there = sys.stderr is not None and sys.stderr.isatty()
+    there = sys.stderr is not None and sys.stderr.isatty() and not _bars.paused
     return there and os.environ.get("TERM") not in ("dumb", "unknown") and not others
 
 
@@ -193,6 +195,7 @@ class _Bars:
     """The bars of a terminal, drawn by a thread while there is any work."""
 
     def __init__(self) -> None:
+        self.paused = 0
         self._live: Live | None = None
         self._before: tuple[Any, Any] = (None, None)
         self._spinner: Any = None
@@ -220,12 +223,11 @@ class _Bars:
         )  # fmt: skip
         self._live.start(refresh=True)
 
-    def close(self) -> bool:
-        """Take them away; True if they were there."""
+    def close(self) -> None:
+        """Take them away, if they are there."""
         live, self._live = self._live, None
         if live is not None:
             live.stop()
-        return live is not None
 
     def forget(self) -> None:
         """Leave them to the process that this one was forked from."""
