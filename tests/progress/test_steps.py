@@ -46,6 +46,16 @@ def test_the_time_left_counts_down_and_nothing_is_promised_that_has_not_come_tru
         assert work.seconds_left is None
 
 
+def test_kinds_with_a_name_are_as_fast_in_other_work(now):
+    step = Step("measuring 3 fit images", {"clean": 3}, "measuring masks (this test)")
+    with Work([step], count=1).step(step.doing) as running:
+        now[0] = 6.0
+        running(3, part="clean")
+    other = Step("measuring 5 test images", {"clean": 5, "PGD": 5}, "measuring masks (this test)")
+    assert Work([other], count=1)._seconds(other.kind, other.parts) == 20.0
+    assert Work([other], count=1)._seconds("another kind", other.parts) is None
+
+
 def test_steps_are_numbered_in_words():
     work = Work([Step("rendering 5 images"), Step("attacking 5 images", {"PGD 2/255": 5})], count=2)
     with work.step("rendering 5 images") as first:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -46,6 +45,8 @@ class Step:
 
 # Kind of a step and part of it to the seconds and items so far.
 _Paces = dict[tuple[str, str], list[float]]
+# Of kinds that have a name: other work of this process takes as long.
+_remembered: _Paces = {}
 
 
 @final
@@ -74,9 +75,10 @@ class Running:
         now = time.monotonic()
         with LOCK:
             if items:
-                pace = self._paces[self.kind, part]
-                pace[0] += now - self._last
-                pace[1] += items
+                for paces in (self._paces, _remembered) if self.step.kind else (self._paces,):
+                    pace = paces.setdefault((self.kind, part), [0.0, 0.0])
+                    pace[0] += now - self._last
+                    pace[1] += items
                 self.done += items
                 planned = part if part in self._left else ""
                 self._left[planned] = max(0, self._left.get(planned, 0) - items)
@@ -166,7 +168,7 @@ class Work:
         self._heard, self._ended = heard, ended
         self.started = time.monotonic()
         self.running: Running | None = None
-        self._paces: _Paces = defaultdict(lambda: [0.0, 0.0])
+        self._paces: _Paces = {}
         self._at = 0
 
     @contextmanager
@@ -211,10 +213,12 @@ class Work:
 
     def _seconds(self, kind: str, parts: Mapping[str, int]) -> float | None:
         """Seconds for some items: at the pace of the part, else of its kind of step, else of all."""
+        both = (self._paces, _remembered)
+        like = [[pace for (of, _), pace in paces.items() if of == kind] for paces in both]
         seconds = 0.0
         for part, items in parts.items():
-            for alike in ({(kind, part)}, {key for key in self._paces if key[0] == kind}, set(self._paces)):
-                known = [self._paces[key] for key in alike if key in self._paces]
+            same = [[paces[kind, part]] for paces in both if (kind, part) in paces]
+            for known in (*same, *like, [*self._paces.values()]):
                 if counted := sum(pace[1] for pace in known):
                     seconds += items * sum(pace[0] for pace in known) / counted
                     break
