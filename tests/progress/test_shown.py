@@ -35,7 +35,7 @@ def test_a_log_file_gets_a_line_for_each_step_and_one_a_minute(capsys, now):
         "1 of 2  rendering 9 images (0.5 s)",
         "2 of 2  attacking 9 images: FGSM 4/255, 60/180, 2:00 left, all 2: 2:00 left",
         "2 of 2  attacking 9 images: PGD 2/255, 120/180, 1:00 left, all 2: 1:00 left",
-        "2 of 2  attacking 9 images: PGD 2/255, 180/180, 0.0 s left, all 2: 0.0 s left",
+        "2 of 2  attacking 9 images: PGD 2/255, 180/180",
         "2 of 2  attacking 9 images (3:00)",
     ]
 

@@ -14,7 +14,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from verisal.callbacks.checkpoints import Monitored
 from verisal.progress import Running, Step, Work, paused, work
 
-_WORDS = {"validate": "validating", "test": "testing", "predict": "predicting"}
+_TRAINING, _VALIDATING = "training", "validating"
+_WORDS = {"validate": _VALIDATING, "test": "testing", "predict": "predicting"}
 _SCORING = "scores and their intervals"
 
 
@@ -43,7 +44,7 @@ class StageBar(ProgressBar):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Plan the epochs."""
         done, limit = trainer.current_epoch, trainer.max_epochs or 0
-        steps = [Step("training", _parts(trainer, epoch), "epoch") for epoch in range(done, max(limit, done))]
+        steps = [Step("", _parts(trainer, epoch), "epoch") for epoch in range(done, max(limit, done))]
         # Each epoch has a line of its own, with its losses.
         planned = work(
             steps,
@@ -57,12 +58,14 @@ class StageBar(ProgressBar):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin the next epoch."""
-        self._begin("training")
+        self._begin("")
+        if self._running is not None:
+            self._running(0, part=_TRAINING)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:  # noqa: ANN401
         """Count the batch."""
         if self._running is not None:
-            self._running(1, _figure(trainer, pl_module))
+            self._running(1, _figure(trainer, pl_module), part=_TRAINING)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """End the epoch."""
@@ -80,7 +83,7 @@ class StageBar(ProgressBar):
     def on_validation_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:  # noqa: ANN401
         """Count the batch."""
         if self._running is not None and not trainer.sanity_checking:
-            self._running(1, part="validating" if trainer.state.fn is TrainerFn.FITTING else "")
+            self._running(1, part=_VALIDATING if trainer.state.fn is TrainerFn.FITTING else "")
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Go on to what is made of all batches."""
@@ -146,9 +149,9 @@ def room_for(trainer: Trainer) -> AbstractContextManager[None]:
 def _parts(trainer: Trainer, epoch: int) -> dict[str, int]:
     """Batches of an epoch, as far as their number is known."""
     every = trainer.check_val_every_n_epoch
-    parts = {"": _known([trainer.num_training_batches])}
+    parts = {_TRAINING: _known([trainer.num_training_batches])}
     if every is not None and (epoch + 1) % every == 0 and trainer.enable_validation:
-        parts["validating"] = _known(trainer.num_val_batches)
+        parts[_VALIDATING] = _known(trainer.num_val_batches)
     return {part: count for part, count in parts.items() if count}
 
 

@@ -122,10 +122,10 @@ def _say_now_and_then(running: Running) -> None:
     running.said = now
     parts = [running.words(), f"{running.done}/{running.total}" if running.total else "", plain(running.note)]
     left = work.step_seconds_left if running.total else None
-    parts += ["" if left is None else f"{clock(left)} left"]
+    parts += [f"{clock(left)} left" if left else ""]
     whole = _whole()
     left = None if whole is None else whole.seconds_left
-    parts += ["" if whole is None or left is None else f"all {whole.count}: {clock(left)} left"]
+    parts += [f"all {whole.count}: {clock(left)} left" if whole is not None and left else ""]
     print(", ".join(filter(None, parts)), file=sys.stderr, flush=True)
 
 
@@ -253,13 +253,13 @@ class _Bars:
                 counted = f"{running.done}/{running.total}" if running.total else ""
                 note = f" {plain(running.note)}" if running.note else ""
                 left = work.step_seconds_left if running.total else None
-                timed = clock(running.seconds) if left is None else f"{clock(left)} left"
+                timed = f"{clock(left)} left" if left else clock(running.seconds)
                 bar = _bar(running.done, running.total) if running.total else Text()
                 table.add_row(self._spinner, Text(running.words()), bar, Text(counted + note), Text(timed))
             whole = _whole()
             if whole is not None:
                 spent, left = time.monotonic() - whole.started, whole.seconds_left
-                timed = f"{clock(spent)}" if left is None else f"{clock(left)} left"
+                timed = f"{clock(left)} left" if left else clock(spent)
                 bar = Text() if left is None else _bar(spent, spent + left)
                 table.add_row("", Text(f"all {whole.count} {whole.units}"), bar, Text(""), Text(timed))
         return table

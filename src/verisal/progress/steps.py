@@ -132,8 +132,8 @@ class Running:
 
     def words(self, *, short: bool = False) -> str:
         """What is being done, on one line; the step alone for ``short``."""
-        doing = self.step.doing if short or not self.part else f"{self.step.doing}: {self.part}"
-        return plain(f"{self._head}  {doing}" if self._head else doing)
+        doing = ": ".join(filter(None, (self.step.doing, "" if short else self.part)))
+        return plain("  ".join(filter(None, (self._head, doing))))
 
 
 def _nobody(running: Running) -> None:
