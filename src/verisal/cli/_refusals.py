@@ -117,7 +117,8 @@ def _without_class(key: str, base: type | str, given: Mapping[str, object]) -> s
     """Of settings whose class is missing: what to write, which classes there are, and an example."""
     found = _resolve(base) if isinstance(base, str) else base
     known = [] if found is None else [one for one in _concrete(found) if not _of_a_library(one)]
-    # One that takes what was given, if there is any.
+    # Those that everybody has come first; the example takes what was given, if any does.
+    known.sort(key=lambda one: not one.__module__.startswith("verisal."))
     taking = [one for one in known if given and set(given) <= set(_settings_of(one))]
     one = next(iter(taking or known), None)
     inner = ", ".join(f"{name}: ..." for name in list(given)[:2])
