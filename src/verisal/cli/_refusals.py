@@ -116,7 +116,9 @@ def _given_without_class(message: str) -> Mapping[str, object] | None:
 def _without_class(key: str, base: type | str, given: Mapping[str, object]) -> str:
     """Of settings whose class is missing: what to write, which classes there are, and an example."""
     found = _resolve(base) if isinstance(base, str) else base
-    known = [] if found is None else [one for one in _concrete(found) if not _of_a_library(one)]
+    # Not what the command line itself adds.
+    ours = [] if found is None else [one for one in _concrete(found) if not _of_a_library(one)]
+    known = [one for one in ours if not one.__module__.startswith("verisal.cli.")]
     # Those that everybody has come first; the example takes what was given, if any does.
     known.sort(key=lambda one: not one.__module__.startswith("verisal."))
     taking = [one for one in known if given and set(given) <= set(_settings_of(one))]
