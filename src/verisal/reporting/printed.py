@@ -52,11 +52,13 @@ class _Column:
     @property
     def width(self) -> int:
         """The least that splits no word and no number."""
-        words = [
-            *f"{self.title} {self.told}".split(),
-            *(line for cell in self.cells for line in cell.split("\n")),
-        ]
-        return max(map(len, words), default=0)
+        lines = [line for cell in self.cells for line in cell.split("\n")]
+        return max(map(len, [*self.title.split(), self.told, *lines]), default=0)
+
+    @property
+    def comfortable(self) -> int:
+        """A width at which the title takes two lines or so."""
+        return max(self.width, len(self.title) // 2 + 3)
 
 
 def print_results(evaluation: Evaluation, *, file: TextIO | None = None) -> None:
@@ -105,8 +107,12 @@ def _print_table(out: Console, title: str, rows: Sequence[str], columns: Sequenc
     shown = _chosen(columns, out.width - longest - _ENDS)
     table = RichTable(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False)
     table.add_column("", no_wrap=True, overflow="ellipsis", max_width=longest)
+    spare = out.width - longest - _ENDS - sum(column.width + _GAP for column in shown)
     for column in shown:
-        table.add_column(Text(f"{column.title} {column.told}".strip()), justify="right", width=column.width)
+        more = max(0, min(spare, column.comfortable - column.width))
+        spare -= more
+        head = Text(f"{column.title}\n{column.told}".rstrip())
+        table.add_column(head, justify="right", width=column.width + more)
     for place, name in enumerate(names):
         styled = [Text(one.cells[place], style="bold" if place in one.bold else "") for one in shown]
         table.add_row(Text(name), *styled)
