@@ -19,6 +19,7 @@ from jsonargparse import auto_cli, set_parsing_settings
 from verisal.data import EmojiScenes
 from verisal.functional.baselines import Baseline
 from verisal.models import load_classifier
+from verisal.pictures import OPACITY
 from verisal.reporting import draw_gallery
 from verisal.saliency import Saliency
 
@@ -45,6 +46,7 @@ def gallery(
     saliency: Saliency | None = None,
     classifier: str = "emoji_scenes_64",
     output: str = "gallery.png",
+    opacity: float = OPACITY,
 ) -> None:
     """Explain and draw.
 
@@ -54,6 +56,7 @@ def gallery(
         saliency: one method instead of all.
         classifier: name of shipped weights, or path of an export.
         output: PNG file to write.
+        opacity: of the maps over the images, in [0, 1]; 0 for the maps alone.
     """
     network = load_classifier(classifier)
     chosen = methods if saliency is None else {type(saliency).__name__: saliency}
@@ -78,7 +81,7 @@ def gallery(
         start = time.perf_counter()
         maps[title] = method(network, images, query).saliency
         print(f"{title:<24} {time.perf_counter() - start:6.2f} s")
-    draw_gallery(images, maps, Path(output), captions=captions)
+    draw_gallery(images, maps, Path(output), captions=captions, opacity=opacity)
     print(f"wrote {output}")
 
 

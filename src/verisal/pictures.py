@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 Pixels: TypeAlias = NDArray[np.uint8]
 #: Colours of maps, from 0 to the largest value.
 COLOUR_SCALE: Final = "viridis"
+#: Colours of signed maps, from blue below 0 over white to red above.
+SIGNED_SCALE: Final = "RdBu_r"
+#: Of a map's brightest colour over an image: the colour is seen, and the image below it, too.
+OPACITY: Final = 0.7
 _SHADES: Final = 24
 # Pixels between the pictures of a row.
 _GAP: Final = 4
@@ -67,7 +71,7 @@ class Canvas:
     def picture(
         self,
         box: tuple[float, float, float, float],
-        values: Tensor | NDArray[np.float64],
+        values: Tensor | NDArray[np.float64] | Pixels,
         *,
         title: str = "",
         limits: tuple[float, float] | None = None,
@@ -79,8 +83,8 @@ class Canvas:
 
         Args:
             box: left, top, width and height in inches.
-            values: image ``(C, H, W)`` in [0, 1], shown as by :func:`displayed`, or map ``(H, W)``; what is
-                not finite is left white.
+            values: image ``(C, H, W)`` in [0, 1], shown as by :func:`displayed`, map ``(H, W)``, white where
+                it is not finite, or pixels ``(H, W, 3)`` uint8 as they are.
             title: stands above.
             limits: values of a map at the ends of the colours; by default 0 and its own maximum.
             colours: of a map.
@@ -93,6 +97,10 @@ class Canvas:
             axes.set_yticks([])
         else:
             axes.set_axis_off()
+        if isinstance(values, np.ndarray) and values.dtype == np.uint8:
+            axes.imshow(values, interpolation="nearest")
+            axes.set_title(title, parse_math=False, **({"fontsize": 11, "pad": 4} | style))
+            return axes
         shown = as_array(values)
         if shown.ndim == 3:
             colours_of = displayed(torch.as_tensor(shown)[None])[0].numpy()
@@ -260,22 +268,45 @@ def brightest(values: NDArray[np.float64]) -> float:
     return (float(np.quantile(finite, _DISPLAYED)) if finite.size else 0.0) or largest(values)
 
 
-def overlaid(images: Tensor, maps: Tensor, *, opacity: float, channels: DisplayChannels = None) -> Pixels:
-    """``(B, H, W, 3)``: colours of maps over grey images, the more opaque the larger the value.
+def overlaid(
+    images: Tensor,
+    maps: Tensor,
+    *,
+    opacity: float = OPACITY,
+    channels: DisplayChannels = None,
+    end: Callable[[NDArray[np.float64]], float] = brightest,
+    signed: bool = False,
+) -> Pixels:
+    """``(B, H, W, 3)``: colours of maps over grey images, the more opaque the farther a value is from 0.
+
+    The image is grey, so that every colour is the map's, and where a map is 0 nothing hides it.
 
     Args:
         images: ``(B, C, H, W)`` in [0, 1].
-        maps: ``(B, 1, H, W)``, not negative; what is not finite shows the image.
-        opacity: of the brightest value, in [0, 1].
+        maps: ``(B, 1, H, W)``, of any size below the image's; what is not finite shows the image.
+        opacity: at the end of the colours, in [0, 1].
         channels: as of :func:`displayed`.
+        end: size of a value of a map ``(H, W)`` at the end of the colours: :func:`largest`,
+            :func:`brightest`, or one number for several maps.
+        signed: True for red above 0 and blue below; what is below 0 has no colour otherwise.
     """
     grey = displayed(images, channels).double().mean(dim=1, keepdim=True)
     pictures = image_pixels(grey).astype(np.float64)
-    for picture, values in zip(pictures, as_array(maps[:, 0]).clip(0.0), strict=True):
-        share = np.nan_to_num(values / (brightest(values) or 1.0), posinf=0.0).clip(0.0, 1.0)
+    for picture, values in zip(pictures, as_array(_as_large(maps, pictures)[:, 0]), strict=True):
+        size = np.abs(values) if signed else values.clip(0.0)
+        share = np.nan_to_num(size / (end(size) or 1.0), posinf=0.0).clip(0.0, 1.0)
+        place = 0.5 + 0.5 * np.sign(np.nan_to_num(values)) * share if signed else share
         weight = (opacity * np.sqrt(share))[..., None]
-        picture += weight * (_coloured(share, None) - picture)
+        picture += weight * (_coloured(place, SIGNED_SCALE if signed else None) - picture)
     return pictures.round().astype(np.uint8)
+
+
+def _as_large(maps: Tensor, pictures: NDArray[np.float64]) -> Tensor:
+    """Maps with as many pixels as the pictures; each place of a smaller one covers its share of them."""
+    size = pictures.shape[1:3]
+    if tuple(maps.shape[2:]) == size:
+        return maps
+    return torch.nn.functional.interpolate(maps.detach().float(), size=size, mode="nearest-exact")
 
 
 def in_a_row(pictures: Pixels, *, side: int) -> Pixels:
@@ -288,10 +319,12 @@ def in_a_row(pictures: Pixels, *, side: int) -> Pixels:
     return np.concatenate([part for picture in shown for part in (picture, gap)][:-1], axis=1)
 
 
-def _coloured(shares: NDArray[np.float64], palette: Colormap | None) -> Pixels:
+def _coloured(shares: NDArray[np.float64], palette: Colormap | str | None) -> Pixels:
     from matplotlib import colormaps
 
-    colours = palette or colormaps[COLOUR_SCALE].with_extremes(bad="white")
+    if palette is None or isinstance(palette, str):
+        palette = colormaps[palette or COLOUR_SCALE].with_extremes(bad="white")
+    colours = palette
     return np.asarray(colours(np.ma.masked_invalid(shares), bytes=True))[..., :3]
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from verisal._brief import brief
 from verisal._checks import as_tuples
+from verisal.pictures import OPACITY
 
 
 @dataclass(frozen=True)
@@ -203,6 +204,7 @@ class MaskPanel:
         clean_fused: ``(H, W)`` fused map of the clean image.
         attacked_fused: ``(H, W)`` fused map of the attacked image.
         caption: label, predictions and detector scores in words.
+        opacity: of the fused maps over the images, in [0, 1]; 0 for no such pictures.
     """
 
     image_id: str
@@ -214,6 +216,7 @@ class MaskPanel:
     clean_fused: Tensor
     attacked_fused: Tensor
     caption: str
+    opacity: float = OPACITY
 
     __repr__ = brief
 
@@ -228,6 +231,7 @@ class SaliencyPanel:
         maps: method name to ``(H, W)`` saliency map, or name of a further image to ``(C, H, W)`` in [0, 1].
         caption: label and query class in words.
         figure: file-name-safe name of its kind.
+        opacity: of the maps over the image, in [0, 1]; 0 for the maps alone.
     """
 
     image_id: str
@@ -235,6 +239,7 @@ class SaliencyPanel:
     maps: Mapping[str, Tensor]
     caption: str
     figure: str = "saliency"
+    opacity: float = 0.0
 
     __repr__ = brief
 

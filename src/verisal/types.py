@@ -32,6 +32,7 @@ from verisal._checks import check_range as check_range
 from verisal._checks import query_classes as query_classes
 from verisal.errors import DataError
 from verisal.pictures import (
+    OPACITY,
     DisplayChannels,
     Pixels,
     brightest,
@@ -297,7 +298,7 @@ class SaliencyResult:
         return png(in_a_row(map_pixels(maps, end=brightest), side=_SIDE))
 
     def overlay(
-        self, images: Tensor, *, opacity: float = 0.8, display_channels: DisplayChannels = None
+        self, images: Tensor, *, opacity: float = OPACITY, display_channels: DisplayChannels = None
     ) -> Pixels:
         """The maps in colours over their images, as pictures for matplotlib, W&B and TensorBoard.
 
@@ -328,7 +329,7 @@ class SaliencyResult:
         self,
         images: Tensor | None = None,
         *,
-        opacity: float = 0.8,
+        opacity: float = OPACITY,
         display_channels: DisplayChannels = None,
         class_names: Sequence[str] = (),
     ) -> Figure:

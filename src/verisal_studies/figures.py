@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -281,5 +282,5 @@ def attacked_figure(evaluation: Evaluation) -> dict[str, Pixels]:
     """The first picture of maps before and after an attack, if the evaluation has one."""
     for panel in evaluation.panels:
         if isinstance(panel, SaliencyPanel) and any(name.endswith(", attacked") for name in panel.maps):
-            return {"attacked_maps": saliency_panel_pixels(panel)}
+            return {"attacked_maps": saliency_panel_pixels(replace(panel, opacity=0.0))}
     return {}

@@ -1,4 +1,5 @@
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -45,6 +46,15 @@ def test_splits_hold_the_counts_that_were_asked_for(ready):
     assert "weak" in ready.groups("det_fit").groups
     assert "fgsm" in ready.groups("det_test").groups
     assert "fgsm" not in ready.groups("det_fit").groups
+
+
+def test_the_stores_that_were_used_are_known_by_their_folders(ready, tmp_path):
+    stores = ready.used_stores()
+    assert all((Path(place) / "store.json").is_file() for place in stores.values())
+    assert {Path(place).name for place in stores.values()} == stores.keys()
+    for kind in ("images-det_fit-pgd", "images-det_test-fgsm", "features-det_val-clean"):
+        assert any(name.startswith(f"{kind}-") for name in stores)
+    assert data(tmp_path, **FIT).used_stores() == {}
 
 
 def test_card_states_what_a_checkpoint_must_agree_with(ready):

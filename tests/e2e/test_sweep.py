@@ -60,6 +60,11 @@ def test_the_command_of_a_sweep_sets_what_it_names(path, end, monkeypatch, capsy
     # Without these the sweep would look at nothing, or choose by the test split.
     assert config["test_after_fit"] is False
     assert sweep["metric"]["name"].startswith("val/")
+    # A value that is no chart stops no run early.
+    assert sweep["metric"]["name"] in config["wandb"]["charts"]
+    # A seed is repeated over, and the others are held: the best of several is luck.
+    seeded = any(name.rpartition(".")[2] in ("seed", "seed_everything") for name in sweep["parameters"])
+    assert not seeded or (sweep["method"], len(sweep["parameters"])) == ("grid", 1)
 
 
 def test_the_metric_of_the_sweep_is_that_of_the_row_it_tunes_on_fitted_attacks():

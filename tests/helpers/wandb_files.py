@@ -63,3 +63,16 @@ def config(run_dir: Path) -> dict[str, object]:
             for item in (record.run.config if kind == "run" else record.config).update:
                 found["/".join(item.nested_key) or item.key] = json.loads(item.value_json)
     return found
+
+
+def of_kind(run_dir: Path, kind: str) -> list:
+    """Records of one kind, ``run``, ``artifact``, ``alert``, ``metric`` or ``exit``."""
+    return [getattr(record, kind) for record in records(run_dir) if record.WhichOneof("record_type") == kind]
+
+
+def summary(run_dir: Path) -> dict[str, object]:
+    """What stands for the whole run, by the last values of its updates."""
+    found = {}
+    for update in (update for one in of_kind(run_dir, "summary") for update in one.update):
+        found["/".join(update.nested_key) or update.key] = json.loads(update.value_json)
+    return found

@@ -8,7 +8,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from verisal.errors import DataError
-from verisal.pictures import Canvas
+from verisal.pictures import OPACITY, Canvas
 from verisal.reporting import Explanation, draw_contact_sheet, draw_explanation
 
 
@@ -51,6 +51,27 @@ def words(monkeypatch):
     return draw
 
 
+def test_the_map_lies_over_the_image_in_grey_unless_nobody_wants_it(tmp_path, words):
+    shown = explanation(layers={}, saliency=torch.full((16, 16), 4.0))
+    assert "over the image:\ndog" in words(shown, tmp_path / "a.png")
+    viridis, grey = np.array(colormaps["viridis"](1.0)[:3]), np.full(3, 64 / 255)
+    mixed = OPACITY * viridis + (1 - OPACITY) * grey
+    assert share_of(pixels_of(tmp_path / "a.png").astype(float), mixed) > 0.95 * 224**2
+    draw_explanation(shown, tmp_path / "b.png", opacity=0.2)
+    mixed = 0.2 * viridis + 0.8 * grey
+    assert share_of(pixels_of(tmp_path / "b.png").astype(float), mixed) > 0.95 * 224**2
+    draw_explanation(shown, tmp_path / "none.png", opacity=0.0)
+    assert pixels_of(tmp_path / "none.png").shape[1] < pixels_of(tmp_path / "a.png").shape[1] - 224
+
+
+def test_a_weak_map_is_pale_over_the_image_beside_a_strong_one_of_the_other_query(tmp_path):
+    shown = explanation(layers={}, disturbed_saliency=torch.full((16, 16), 400.0))
+    draw_explanation(shown, tmp_path / "a.png")
+    dark = (np.abs(pixels_of(tmp_path / "a.png").astype(int) - 64).max(axis=-1) < 12).sum()
+    # The image itself, and below the map hardly anything else.
+    assert dark > 1.9 * 224**2
+
+
 def test_both_queries_share_one_scale(tmp_path):
     draw_explanation(explanation(layers={}), tmp_path / "a.png")
     pixels = pixels_of(tmp_path / "a.png").astype(float)
@@ -81,7 +102,7 @@ def test_an_alarm_is_written_in_red(tmp_path):
 def test_empty_maps_are_drawn_dark_and_those_without_a_number_white(tmp_path, words, value):
     empty = torch.full((16, 16), value)
     shown = explanation(saliency=empty, disturbed_saliency=empty, layers={"a": empty})
-    note = " ".join(words(shown, tmp_path / "a"))
+    note = " ".join(words(shown, tmp_path / "a")).replace("\n", " ")
     dark = share_of(pixels_of(tmp_path / "a").astype(float), colormaps["viridis"](0.0))
     assert (dark > 2.9 * 224**2) == (value == 0)
     assert (dark < 0.1 * 224**2) == (value != 0)
@@ -102,6 +123,11 @@ def test_a_sheet_grows_by_rows(tmp_path):
         heights[count] = pixels_of(tmp_path / f"{count}.png").shape[:2]
     assert heights[1][0] == heights[3][0] < heights[4][0]
     assert heights[1][1] < heights[3][1] == heights[4][1]
+    draw_contact_sheet([explanation()] * 4, tmp_path / "alone.png", opacity=0.0)
+    bright = colormaps["viridis"](1.0)
+    alone, over = (pixels_of(tmp_path / f"{name}.png").astype(float) for name in ("alone", "4"))
+    assert share_of(alone, bright) > 0.95 * 4 * 150**2
+    assert share_of(over, bright) < 100
     # Every image is there, at 150 pixels.
     grey = (64 / 255,) * 3
     assert share_of(pixels_of(tmp_path / "4.png").astype(float), grey) > 0.95 * 4 * 150**2

@@ -170,7 +170,8 @@ def test_panel_maps_share_one_scale_and_the_difference_is_ten_times_as_large(mon
         for image in axes.images:
             images.setdefault(axes.get_position(original=True).x0, []).append(image)
     columns = [images[x] for x in sorted(images)]
-    assert [len(column) for column in columns] == [3, 5, 5, 5]  # a column of maps has two colour scales
+    # A column of maps has two colour scales; the last one shows them over the images.
+    assert [len(column) for column in columns] == [3, 5, 5, 5, 3]
     difference = columns[0][2].get_array()
     assert difference[0, 0].tolist() == [0.5, 0.5, 0.5]
     assert difference[2, 2].tolist() == pytest.approx([0.7, 0.7, 0.7])

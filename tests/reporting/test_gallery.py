@@ -33,7 +33,7 @@ def drawn(tmp_path, maps, *, columns=9):
     images = torch.zeros(2, 3, 4, 4)
     images[0, 0], images[1, 2] = 1.0, 1.0
     path = tmp_path / "gallery.png"
-    draw_gallery(images, maps, path, captions=["one", "two"], columns=columns)
+    draw_gallery(images, maps, path, captions=["one", "two"], columns=columns, opacity=0.0)
     return path
 
 
@@ -76,12 +76,12 @@ def test_methods_that_find_no_place_go_on_in_the_next_line_beside_the_images(tmp
 def test_wide_images_and_maps_that_are_not_finite(tmp_path):
     maps = torch.ones(1, 1, 2, 8)
     maps[..., :4] = torch.nan
-    draw_gallery(torch.ones(1, 3, 2, 8), {"half": maps}, tmp_path / "a.png", captions=["wide"])
+    draw_gallery(torch.ones(1, 3, 2, 8), {"half": maps}, tmp_path / "a.png", captions=["wide"], opacity=0.0)
     shown = panel(tmp_path / "a.png", column=1, row=0, rows=1)
     assert close(shown[:, :2], (255, 255, 255))
     assert close(shown[:, 2:], BRIGHTEST)
     maps = torch.ones(1, 1, 2, 8)
-    draw_gallery(torch.ones(1, 3, 2, 8), {"half": maps}, tmp_path / "b.png", captions=["wide"])
+    draw_gallery(torch.ones(1, 3, 2, 8), {"half": maps}, tmp_path / "b.png", captions=["wide"], opacity=0.0)
     # The note says what white is.
     assert pixels_of(tmp_path / "a.png").shape[0] > pixels_of(tmp_path / "b.png").shape[0]
 
@@ -96,6 +96,19 @@ def test_the_note_takes_as_many_lines_as_the_figure_is_narrow(tmp_path):
         assert inked[0] > EDGE
         assert inked[-1] < below.shape[1] - EDGE
     assert heights == [10 + 3 * 18, 10 + 18]
+
+
+def test_over_the_image_a_map_hides_only_where_it_is_high(tmp_path):
+    images = torch.full((1, 3, 4, 4), 0.5)
+    images[:, 0] = 1.0
+    maps = torch.zeros(1, 1, 4, 4)
+    maps[..., 2, 1] = 3.0
+    draw_gallery(images, {"one": maps}, tmp_path / "a.png", captions=["a"], opacity=1.0)
+    assert close(panel(tmp_path / "a.png", column=0, row=0, rows=1), (255, 128, 128))
+    shown = panel(tmp_path / "a.png", column=1, row=0, rows=1)
+    assert close(shown[2, 1], BRIGHTEST)
+    shown[2, 1] = (170, 170, 170)
+    assert close(shown, (170, 170, 170))
 
 
 def test_equal_galleries_are_equal_files(tmp_path):

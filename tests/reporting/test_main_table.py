@@ -2,6 +2,7 @@ import io
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -123,6 +124,40 @@ def test_panel_of_any_map_is_drawn_and_seven_share_a_line(values):
     assert few.shape[2] == 3
     assert many.shape[0] > few.shape[0] + 150  # a second line
     assert many.shape[1] > 5 * (few.shape[1] - 30) / 2
+
+
+def test_maps_lie_over_the_image_and_alone_below_where_there_is_room():
+    image, maps = torch.full((3, 8, 8), 0.5), {"one": torch.full((8, 8), 2.0)}
+    yellow = (np.array([253, 231, 36]), 3)
+
+    def drawn(count, opacity):
+        shown = {f"{name} {number}": one for number in range(count) for name, one in maps.items()}
+        return saliency_panel_pixels(SaliencyPanel("i", image, shown, "a", opacity=opacity)).astype(int)
+
+    def bright(pixels):
+        return int((np.abs(pixels - yellow[0]).max(axis=-1) <= yellow[1]).sum())
+
+    alone, both = drawn(2, 0.0), drawn(2, 0.5)
+    assert both.shape[0] > alone.shape[0] + 140
+    assert bright(alone) == bright(both) > 2 * 140**2
+    assert bright(drawn(8, 0.5)) == 0
+    assert bright(drawn(8, 0.0)) > 8 * 140**2
+
+
+def test_the_fused_map_over_the_image_is_a_column_of_its_own_and_the_difference_is_red_and_blue():
+    shown = replace(panel(), clean_fused=torch.zeros(8, 8), attacked_fused=torch.zeros(8, 8))
+    shown = replace(shown, clean=torch.full((3, 8, 8), 0.5), attacked=torch.full((3, 8, 8), 0.5))
+    shown.clean_fused[:4], shown.attacked_fused[4:] = 1.0, 1.0
+    over, without = (panel_pixels(replace(shown, opacity=opacity)).astype(int) for opacity in (1.0, 0.0))
+    assert over.shape[1] > without.shape[1] + 190
+    column = over[:, without.shape[1] - 10 :]
+    red = column[..., 0] - column[..., 2] > 60
+    blue = column[..., 2] - column[..., 0] > 60
+    upper = red.any(axis=1).nonzero()[0]
+    assert blue.sum() > 5000
+    assert red.sum() > 5000
+    # The attack has moved the map down.
+    assert blue.nonzero()[0].max() < upper.max()
 
 
 def test_names_of_images_are_no_formulas():

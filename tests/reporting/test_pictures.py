@@ -60,6 +60,37 @@ def test_an_overlay_is_the_grey_image_where_the_map_is_0_and_its_colour_where_it
     assert overlaid(images, ramp(), opacity=0.0)[0, 1, 1].tolist() == [51, 51, 51]
 
 
+def test_the_lower_a_value_the_more_of_the_photograph_is_seen():
+    images = torch.full((1, 3, 2, 2), 0.5)
+    low, middle, high = (
+        float(np.abs(overlaid(images, ramp(), opacity=0.7)[0, row, column].astype(int) - 128).max())
+        for row, column in ((0, 0), (0, 1), (1, 1))
+    )
+    assert low <= 1 < middle < high
+
+
+def test_signed_maps_are_red_above_0_and_blue_below_and_nothing_between():
+    images = torch.full((1, 3, 1, 4), 0.5)
+    maps = torch.tensor([-4.0, 0.0, 4.0, torch.nan]).view(1, 1, 1, 4)
+    blue, none, red, undefined = overlaid(images, maps, opacity=1.0, signed=True)[0, 0].astype(int)
+    assert blue[2] > 60 + blue[0]
+    assert red[0] > 60 + red[2]
+    assert none.tolist() == undefined.tolist() == [128, 128, 128]
+    # Below 0 there is no colour where nobody asks for one.
+    assert overlaid(images, maps, opacity=1.0)[0, 0, 0].tolist() == [128, 128, 128]
+
+
+def test_a_coarse_map_covers_the_image_and_several_maps_may_share_an_end():
+    images = torch.zeros(2, 3, 4, 4)
+    maps = torch.cat([ramp(), ramp() / 4])
+    own = overlaid(images, maps, opacity=1.0)
+    assert own.shape == (2, 4, 4, 3)
+    assert own[0, 2, 3].tolist() == own[1, 3, 2].tolist() == BRIGHT
+    shared = overlaid(images, maps, opacity=1.0, end=lambda _: 4.0)
+    assert shared[0, 3, 3].tolist() == BRIGHT
+    assert shared[1, 3, 3].max() < 150
+
+
 def test_a_row_enlarges_small_pictures():
     row = in_a_row(image_pixels(torch.rand(3, 3, 2, 4)), side=8)
     assert row.shape == (4, 3 * 8 + 2 * 4, 3)

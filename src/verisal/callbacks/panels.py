@@ -18,9 +18,9 @@ from verisal.errors import ConfigError
 from verisal.functional.comparison import postprocess
 from verisal.functional.comparison.similarity import attribution_of, defined_maps
 from verisal.models import Classifier
-from verisal.pictures import DisplayChannels, class_name, displayed
+from verisal.pictures import OPACITY, DisplayChannels, class_name, displayed
 from verisal.results import Evaluation, SaliencyPanel
-from verisal.types import Explained
+from verisal.types import Explained, check_range
 
 
 @final
@@ -32,15 +32,18 @@ class SaliencyPanels(ExplainingCallback):
         max_images: images drawn, a fixed subset drawn by seed; None for all.
         display_channels: channels that are shown as red, green and blue, or a function of images that gives
             RGB; None for the first three of images that are neither grey nor RGB.
+        opacity: of the maps over the image, in [0, 1]; 0 for the maps alone.
     """
 
     _: KW_ONLY
     max_images: int | None = 8
     display_channels: DisplayChannels = None
+    opacity: float = OPACITY
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_shown(self.display_channels)
+        check_range(0, 1, opacity=self.opacity)
 
     def add(self, epoch: Epoch, seen: Seen) -> None:
         """Draw the images of one batch."""
@@ -55,7 +58,8 @@ class SaliencyPanels(ExplainingCallback):
             caption = f"{known}predicted and explained {name_of_class(epoch, int(seen.query_class[row]))}"
             own = {name: drawn[row] for name, drawn in maps.items()}
             image = _to_show(batch.images[row], self.display_channels)
-            self.panels.append(SaliencyPanel(epoch.title(image_id), image, own, caption))
+            shown = SaliencyPanel(epoch.title(image_id), image, own, caption, opacity=self.opacity)
+            self.panels.append(shown)
 
     def finish(self, epoch: Epoch) -> Evaluation | None:
         """All pictures."""
@@ -77,16 +81,19 @@ class AttackedMaps(ExplainingCallback):
         max_images: images drawn, a fixed subset drawn by seed; None for all.
         display_channels: channels that are shown as red, green and blue, or a function of images that gives
             RGB; None for the first three of images that are neither grey nor RGB.
+        opacity: of the maps over the image, in [0, 1]; 0 for the maps alone.
     """
 
     attack: MapAttack
     _: KW_ONLY
     max_images: int | None = 4
     display_channels: DisplayChannels = None
+    opacity: float = OPACITY
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_shown(self.display_channels)
+        check_range(0, 1, opacity=self.opacity)
 
     def add(self, epoch: Epoch, seen: Seen) -> None:
         """Draw the images of one batch."""
@@ -103,7 +110,9 @@ class AttackedMaps(ExplainingCallback):
             asked = name_of_class(epoch, int(seen.query_class[row]))
             caption = f"maps before and after {self.attack.name}; explained {asked}"
             image = _to_show(seen.batch.images[row], self.display_channels)
-            shown = SaliencyPanel(epoch.title(image_id), image, maps[row], caption, figure="attacked_maps")
+            shown = SaliencyPanel(
+                epoch.title(image_id), image, maps[row], caption, figure="attacked_maps", opacity=self.opacity
+            )
             self.panels.append(shown)
 
     def finish(self, epoch: Epoch) -> Evaluation | None:

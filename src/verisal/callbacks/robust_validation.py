@@ -28,6 +28,7 @@ from verisal.functional.outputs import ask, decision, output_of
 from verisal.metrics import ImageTable
 from verisal.models import Classifier
 from verisal.reporting.publication import merge_evaluations
+from verisal.reporting.wandb_layout import Best
 from verisal.results import Evaluation, SaliencyPanel, ScoreName
 from verisal.saliency import Saliency
 from verisal.types import check_range
@@ -93,6 +94,11 @@ class RobustValidation(ScoringCallback):
         """Accuracy, and the share of alarms where there is one."""
         own = {"robust accuracy ↑": f"{_NAME}/accuracy"}
         return own if self.alarm is None else own | {"alarms": f"{_NAME}/alarms"}
+
+    def main_figures(self, *, after: Sequence[LogsScores] = ()) -> dict[str, Best]:
+        """Accuracy under every attack; that of clean images is the task's own."""
+        names = typed_rows(self.row_names)
+        return {f"val/{_NAME}/{names[row]}/accuracy": "max" for row in self._attacks}
 
     def typed_scores(self, split: str, *, after: Sequence[LogsScores] = ()) -> dict[ScoreName, str]:
         """``<split>/robust/<row>/accuracy`` and ``alarms``, whatever the other callbacks log."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
@@ -28,6 +27,7 @@ from verisal.cli._command import Command
 from verisal.cli._help import STAGES
 from verisal.cli._next_commands import next_commands
 from verisal.cli._options import check_paths
+from verisal.cli._run_card import card_of, keep_at_wandb, task_name
 from verisal.cli._runs import Start, open_run, process_rank, say, weights_for
 from verisal.cli._settings import (
     check_numbers,
@@ -42,6 +42,7 @@ from verisal.cli._trainer import (
     Beginning,
     ChecksTrainer,
     EpochLines,
+    StepLoss,
     check_stage,
     check_steps,
     training_precision,
@@ -202,7 +203,7 @@ class VerisalCLI(LightningCLI):
         precision = training_precision(settings.trainer.precision, settings.trainer.accelerator)
         start = open_run(
             stage,
-            _task_name(self.model),
+            task_name(self.model),
             run_dir=Path(settings.run_dir) if settings.run_dir else None,
             resume=settings.resume,
         )
@@ -211,16 +212,26 @@ class VerisalCLI(LightningCLI):
         self._command.opening = partial(self._begin, start, config)
         self._checkpoint = self._checkpoint or start.checkpoint
         self._command.loggers.append(CsvSink(run.path, begin=self._command.begin))
+        configured = self.config_init[stage].trainer
+        card = card_of(
+            stage,
+            self.model,
+            callbacks=_listed(configured.callbacks),
+            config=config,
+            run=run,
+            command=self._command.words,
+        )
         wandb = wandb_logger(
             run.path,
             self.config_init[stage].wandb,
             config=config,
             run_id=run.run_id,
             resuming=run.continued,
+            card=card,
+            fitting=stage == "fit",
         )
         if wandb is not None:
             self._command.loggers.append(wandb)
-        configured = self.config_init[stage].trainer
         with refused_settings(lambda _: ("trainer", self._given_to_trainer())):
             return super().instantiate_trainer(
                 logger=list(self._command.loggers),
@@ -285,6 +296,7 @@ class VerisalCLI(LightningCLI):
             self._checkpoint = best if best.is_file() else run.checkpoints / "last.ckpt"
             self._tested(model, datamodule)
         if process_rank() == 0:
+            keep_at_wandb(self._command.loggers, self.config_init["fit"].wandb, run, self.trainer, model)
             say(next_commands(run, self._command.config, model, datamodule, self._settings.data))
 
     def validate(self, model: LightningModule, datamodule: LightningDataModule) -> None:
@@ -368,16 +380,10 @@ class VerisalCLI(LightningCLI):
         tested = settings.test_after_fit and is_overridden("test_step", self.model, LightningModule)
         guard = ImageGuard(tests=tested and not settings.trainer.fast_dev_run)
         resumed = ResumedSettings(config, seed=self._seed)
-        guarded = [guard, resumed, LastValidation(), NumericGuard(run.path), EpochLines(), report]
+        guarded = [guard, resumed, LastValidation(), NumericGuard(run.path), StepLoss(), EpochLines(), report]
         if self._settings.trainer.fast_dev_run:
             return guarded
         return [*guarded, BestCheckpoint(run.checkpoints, self.model), LastCheckpoint(run.checkpoints)]
-
-
-def _task_name(task: LightningModule) -> str:
-    """``mask_detector`` for ``MaskDetectorTask``."""
-    name = type(task).__name__.removesuffix("Task") or "run"
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
 
 
 def _listed(value: object) -> list[object]:

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
-from verisal.errors import VerisalError
+from verisal.errors import NumericError, VerisalError
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
 
+    from verisal.reporting import WandbSink
     from verisal.reporting.run_folder import RunFolder
 
 
@@ -32,6 +33,7 @@ class Command:
         loggers: loggers to close.
         words: the command as it was given.
         began: when it was, by ``time.perf_counter``; None if not known.
+        code: exit code, once there is one.
     """
 
     stage: str = ""
@@ -43,6 +45,7 @@ class Command:
     loggers: list[Logger] = field(default_factory=list)
     words: str = ""
     began: float | None = None
+    code: int = 0
 
     def begin(self) -> None:
         """Make the run's folder, once: a command that is refused before its first work leaves nothing."""
@@ -81,15 +84,22 @@ class Command:
             if process_rank() == 0:
                 self.run.write_state(state)
 
+    def alert(self, error: BaseException) -> None:
+        """Tell those who follow the run at W&B that a number has become NaN or infinite, if one has."""
+        for sink in self._sinks() if isinstance(error, NumericError) else ():
+            sink.alert("The training ended by a number that is not finite", str(error))
+
     def close(self) -> None:
         """End the loggers that hold something open."""
+        for sink in self._sinks():
+            sink.close(exit_code=self.code)
+
+    def _sinks(self) -> list[WandbSink]:
         if not self.loggers:
-            return
+            return []
         from verisal.reporting import WandbSink
 
-        for logger in self.loggers:
-            if isinstance(logger, WandbSink):
-                logger.close()
+        return [logger for logger in self.loggers if isinstance(logger, WandbSink)]
 
 
 def resume_command(stage: str, run: RunFolder, config: Path, weights: str) -> str:

@@ -30,11 +30,11 @@ from verisal.fingerprint import settings_of
 from verisal.functional.baselines import Baseline
 from verisal.functional.outputs import ask, probabilities
 from verisal.models import Classifier, ClassifierSource
-from verisal.pictures import DisplayChannels, displayed, picked
+from verisal.pictures import OPACITY, DisplayChannels, displayed, picked
 from verisal.progress import progress_bar, tell
 from verisal.reporting import Explanation, draw_explanation
 from verisal.saliency import EvidenceMasks, HierarchicalMasks, Saliency
-from verisal.types import OutputKind, SaliencyResult
+from verisal.types import OutputKind, SaliencyResult, check_range
 
 _TOP = 5
 
@@ -49,6 +49,7 @@ class _Setup:
     alarm: Alarm | None
     output: Path
     display_channels: DisplayChannels
+    opacity: float
     settings: dict[str, Any]
 
 
@@ -90,6 +91,7 @@ def main(args: Sequence[str]) -> int:
         alarm=None if detector is None else detector.alarm(classifier),
         output=Path(given.output),
         display_channels=shown_as,
+        opacity=given.opacity,
         settings={
             "verisal": version("verisal"),
             "classifier": source.name,
@@ -99,7 +101,7 @@ def main(args: Sequence[str]) -> int:
             "saliency": settings_of(method),
         },
     )
-    sheets = ContactSheets(setup.output, given.sheet_images, shown=len(files) > 1)
+    sheets = ContactSheets(setup.output, given.sheet_images, opacity=given.opacity, shown=len(files) > 1)
     doubts = Doubts(classifier.height_and_width)
     words = f"explaining {len(files)} image" + ("s" if len(files) > 1 else "")
     with progress_bar(words, len(files), done=0, shown=True) as advance:
@@ -141,6 +143,7 @@ def _parsed(args: Sequence[str]) -> Namespace:
             "batch_size and sheet_images must be at least 1, found"
             f" {given.batch_size} and {given.sheet_images}"
         )
+    check_range(0, 1, opacity=given.opacity)
     return given
 
 
@@ -176,6 +179,12 @@ def _parser() -> ArgumentParser:
         type=tuple[int, int, int] | None,
         default=None,
         help="Channels that figures show as red, green and blue, from 0, of images with others than 1 or 3.",
+    )
+    parser.add_argument(
+        "--opacity",
+        type=float,
+        default=OPACITY,
+        help="Of the map over the image, from 0 (no such picture) to 1.",
     )
     # Its output is not the folder's.
     parser.add_class_arguments(ClassifierSource, skip={"name", "output"})
@@ -277,7 +286,7 @@ def _explained(setup: _Setup, batch: dict[str, Tensor]) -> Iterator[Explanation]
             shown = replace(shown, verdict=verdict, alarm=bool(verdicts.alarms[row]))
         target = setup.output / name
         figure = target.with_name(target.name + ".explained.png")
-        draw_explanation(shown, figure)
+        draw_explanation(shown, figure, opacity=setup.opacity)
         maps = target.with_name(target.name + ".npz")
         score = None if verdicts is None else float(verdicts.scores[row])
         _save_maps(setup, maps, both, row, asked, logits, score)

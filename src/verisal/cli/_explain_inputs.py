@@ -92,11 +92,12 @@ class ContactSheets:
     Args:
         output: folder.
         size: images on one sheet.
+        opacity: of the maps over the images.
         shown: whether any are drawn.
     """
 
-    def __init__(self, output: Path, size: int, *, shown: bool) -> None:
-        self._output, self._size, self._shown = output, size, shown
+    def __init__(self, output: Path, size: int, *, opacity: float, shown: bool) -> None:
+        self._output, self._size, self._opacity, self._shown = output, size, opacity, shown
         self._waiting: list[Explanation] = []
         self._number = 0
 
@@ -111,7 +112,7 @@ class ContactSheets:
         if self._waiting and self._shown:
             self._number += 1
             path = self._output / f"contact_sheet_{self._number}.png"
-            draw_contact_sheet(self._waiting, path)
+            draw_contact_sheet(self._waiting, path, opacity=self._opacity)
             tell(f"contact sheet: {path}")
         self._waiting = []
 

@@ -51,7 +51,9 @@ def main(args: list[str] | None = None, *, began: float | None = None) -> int:
             with doing(f"verisal {''.join(arguments[:1])}", shown=_takes_long(arguments), lines=False):
                 code = _run(arguments, command)
         except BaseException as error:
-            code = _told(_cause(error), command)
+            cause = _cause(error)
+            code = command.code = _told(cause, command)
+            command.alert(cause)
             command.end("stopped" if code > 128 else "failed")
         else:
             command.end("done")

@@ -86,6 +86,32 @@ class EpochLines(Callback):
         self._last, self._said = "", now
 
 
+@final
+class StepLoss(Callback):
+    """The loss of one training step in every ``trainer.log_every_n_steps``, as ``train/loss_step``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._logged = 0
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: object,
+        batch: object,
+        batch_idx: int,
+    ) -> None:
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        step, every = trainer.global_step, trainer.log_every_n_steps  # type: ignore[attr-defined]  # a base's
+        # A step of several batches ends with the last of them.
+        if not isinstance(loss, Tensor) or not every or step % every or step == self._logged:
+            return
+        self._logged = step
+        for logger in trainer.loggers:
+            logger.log_metrics({"train/loss_step": float(loss.detach())}, step=step - 1)
+
+
 def write_predictions(path: Path, predictions: Sequence[Any], *, images: int | None) -> None:
     """Write batches of named columns as one CSV file; called on each process, of which the first writes.
 

@@ -165,6 +165,20 @@ class AttackedImages:
                     for variant, words in missing.items():
                         self._fill(variant, what, processes, running, words)
 
+    def stores(self, measurements: Sequence[Measurement]) -> dict[str, str]:
+        """Name of each store that :meth:`fill` reads or makes, to its path or URL."""
+        parts = [part for combined in measurements for part in combined.parts]
+        found = [
+            store
+            for variant in self.variants
+            if self._count(variant)
+            for store in (
+                self._image_store(variant),
+                *(self._feature_store(variant, part) for part in parts),
+            )
+        ]
+        return {store.name: store.location for store in found}
+
     def groups(self) -> GroupTable:
         """Rows of all groups, once :meth:`fill` has made the images.
 

@@ -186,6 +186,7 @@ class DetectorData(L.LightningDataModule):
         self._digests: dict[Split, ImageDigests] = {}
         self._photographs: PhotographDataset | None = None
         self._steps: dict[str, int] = {}
+        self._asked: list[tuple[Split, tuple[Measurement, ...]]] = []
 
     def card(self) -> dict[str, object]:
         """Facts that a detector's checkpoint must agree with."""
@@ -217,6 +218,14 @@ class DetectorData(L.LightningDataModule):
         with work(steps, shown=shown) as planned:
             for images in chosen:
                 images.fill(self.processes, measurements, progress=planned)
+        self._asked += [(split, tuple(measurements)) for split in splits]
+
+    def used_stores(self) -> dict[str, str]:
+        """Name of each store that :meth:`measure` has read or made, to its path or URL."""
+        found: dict[str, str] = {}
+        for split, measurements in self._asked:
+            found |= self._splits[split].stores(measurements)
+        return found
 
     def groups(self, split: Split) -> GroupTable:
         """All rows of a split that :meth:`measure` has made; their order is that of every measurement."""

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from verisal.reporting.histograms import draw_histograms
     from verisal.reporting.loggers import publish
     from verisal.reporting.publication import Picture, Publication, Sink, Table
-    from verisal.reporting.wandb_sink import WandbSettings, WandbSink
+    from verisal.reporting.wandb_mode import WandbSettings
+    from verisal.reporting.wandb_sink import WandbSink
 
 __all__ = [
     "CsvSink", "Explanation", "Picture", "Publication", "Sink", "Table", "WandbSettings", "WandbSink",
@@ -31,7 +32,7 @@ _PLACES = {
     "Publication": "publication",
     "Sink": "publication",
     "Table": "publication",
-    "WandbSettings": "wandb_sink",
+    "WandbSettings": "wandb_mode",
     "WandbSink": "wandb_sink",
     "draw_contact_sheet": "explanations",
     "draw_curves": "curves",

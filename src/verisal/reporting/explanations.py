@@ -18,12 +18,16 @@ from verisal._plain import plain
 from verisal.errors import DataError
 from verisal.pictures import (
     COLOUR_SCALE,
+    OPACITY,
     Canvas,
+    Pixels,
     as_array,
+    brightest,
     few_shades,
     image_pixels,
     largest,
     map_pixels,
+    overlaid,
 )
 
 # Inches: a picture, the space right of it, the margin, the title of a picture, the widths of bars and names.
@@ -33,7 +37,9 @@ _UNDEFINED = " White: no number."
 # Pixels of the gallery: side of a panel (64 px images at twice their size), space between panels, around all
 # of them, above a line of methods for their names, and under a panel for its caption.
 _PANEL, _SPACE, _EDGE, _HEAD, _CAPTION = 128, 6, 10, 46, 26
-_LETTERS, _COLOURS = 15, 96
+_LETTERS = 15
+# Of a file: of maps, and of maps over images, which mix into many more.
+_COLOURS, _OVER_IMAGES = 96, 40
 
 
 @final
@@ -71,7 +77,7 @@ class Explanation:
     __repr__ = brief
 
 
-def draw_explanation(shown: Explanation, path: Path) -> None:
+def draw_explanation(shown: Explanation, path: Path, *, opacity: float = OPACITY) -> None:
     """Draw image, maps and classes of one image.
 
     The maps of the two queries share one scale, so that a response to the wrong class is seen at its true
@@ -80,11 +86,22 @@ def draw_explanation(shown: Explanation, path: Path) -> None:
     Args:
         shown: what is drawn.
         path: PNG file to write.
+        opacity: of the map for the query over the image, in [0, 1]; 0 for no such picture.
     """
     asked = [("map for", shown.query, shown.saliency, _QUERY)]
     if shown.disturbed_saliency is not None:
         asked.append(("disturbed: map for", shown.disturbed, shown.disturbed_saliency, _OTHER))
-    beside = _MARGIN + (1 + len(asked)) * (_CELL + _GAP)
+    most = max(largest(as_array(values)) for _, _, values, _ in asked) or 1.0
+    pictures: list[tuple[str, Tensor | Pixels, str]] = [("image", shown.image, "black")]
+    if opacity > 0:
+        # As in the maps, a weak map stays pale beside a strong one of the other query.
+        end = max(brightest(as_array(values)) for _, _, values, _ in asked)
+        maps = shown.saliency[None, None]
+        over = overlaid(shown.image[None], maps, opacity=opacity, end=lambda _: end)[0]
+        pictures.append((f"over the image:\n{_clipped(shown.query, 22)}", over, _QUERY))
+    for words, name, values, colour in asked:
+        pictures.append((f"{words}\n{_clipped(name, 22)}", values, colour))
+    beside = _MARGIN + len(pictures) * (_CELL + _GAP)
     bars = beside + _SCALE + _NAMES
     width = max(bars + _BARS, len(shown.layers) * (_CELL + _GAP)) + 2 * _MARGIN
     note = textwrap.wrap(_note(shown), width=int(width * 12))
@@ -95,11 +112,8 @@ def draw_explanation(shown: Explanation, path: Path) -> None:
     def place(column: int, row: int) -> tuple[float, float, float, float]:
         return _MARGIN + column * (_CELL + _GAP), head + row * (_TITLE + _CELL) + _TITLE, _CELL, _CELL
 
-    canvas.picture(place(0, 0), shown.image, title="image")
-    most = max(largest(as_array(values)) for _, _, values, _ in asked) or 1.0
-    for column, (words, name, values, colour) in enumerate(asked, 1):
-        title = f"{words}\n{_clipped(name, 22)}"
-        canvas.picture(place(column, 0), values, title=title, limits=(0.0, most), color=colour)
+    for column, (title, picture, colour) in enumerate(pictures):
+        canvas.picture(place(column, 0), picture, title=title, limits=(0.0, most), color=colour)
     top = head + _TITLE
     scale = canvas.axes(beside, top, 0.14, _CELL)
     scale.imshow(
@@ -119,13 +133,16 @@ def draw_explanation(shown: Explanation, path: Path) -> None:
     canvas.save(path)
 
 
-def draw_contact_sheet(shown: Sequence[Explanation], path: Path, *, columns: int = 3) -> None:
+def draw_contact_sheet(
+    shown: Sequence[Explanation], path: Path, *, columns: int = 3, opacity: float = OPACITY
+) -> None:
     """Draw many images beside their maps, each map from 0 to its own maximum, names under the pictures.
 
     Args:
         shown: what is drawn.
         path: PNG file to write.
         columns: pairs of image and map in one row.
+        opacity: of the maps over the images, in [0, 1]; 0 for the maps alone.
 
     Raises:
         DataError: nothing to draw.
@@ -138,7 +155,11 @@ def draw_contact_sheet(shown: Sequence[Explanation], path: Path, *, columns: int
     for number, item in enumerate(shown):
         left, top = _MARGIN + number % columns * across, _MARGIN + number // columns * down
         canvas.picture((left, top, cell, cell), item.image)
-        canvas.picture((left + cell + 0.05, top, cell, cell), item.saliency)
+        values: Tensor | Pixels = item.saliency
+        if opacity > 0:
+            maps = item.saliency[None, None]
+            values = overlaid(item.image[None], maps, opacity=opacity)[0]
+        canvas.picture((left + cell + 0.05, top, cell, cell), values)
         probability = dict(item.classes).get(item.query, float("nan"))
         words = (
             _clipped(item.name, 38),
@@ -149,7 +170,11 @@ def draw_contact_sheet(shown: Sequence[Explanation], path: Path, *, columns: int
         for line, (text, colour) in enumerate(zip(words, colours, strict=True)):
             below = top + cell + 0.04 + 0.17 * line
             canvas.text(left, below, _clipped(text, 40), va="top", fontsize=9, color=colour)
-    note = "Each map runs from 0 to its own maximum." + _undefined_note([item.saliency for item in shown])
+    note = "Each map runs from 0 to its own maximum."
+    if opacity > 0:
+        note = "Each map over its image in grey: yellow where it is highest, and nothing where it is 0."
+    else:
+        note += _undefined_note([item.saliency for item in shown])
     canvas.text(_MARGIN, canvas.height - 0.08, note, va="bottom", fontsize=9, color="0.3")
     canvas.save(path)
 
@@ -160,7 +185,7 @@ def _note(shown: Explanation) -> str:
     other = [] if shown.disturbed_saliency is None else [shown.disturbed_saliency]
     undefined = _undefined_note([shown.saliency, *other, *shown.layers.values()])
     two = (
-        " The two maps in the upper row share one scale: evidence for a class that is not there is invented."
+        " The maps for the two classes share one scale: evidence for a class that is not there is invented."
         if other
         else ""
     )
@@ -168,7 +193,13 @@ def _note(shown: Explanation) -> str:
 
 
 def draw_gallery(
-    images: Tensor, maps: Mapping[str, Tensor], path: Path, *, captions: Sequence[str], columns: int = 9
+    images: Tensor,
+    maps: Mapping[str, Tensor],
+    path: Path,
+    *,
+    captions: Sequence[str],
+    columns: int = 9,
+    opacity: float = OPACITY,
 ) -> None:
     """Draw every image beside the maps of every method, each map from 0 to its own maximum.
 
@@ -180,6 +211,7 @@ def draw_gallery(
         path: PNG file to write.
         captions: N texts, one under each image.
         columns: most methods in one line.
+        opacity: of the maps over the images, in [0, 1]; 0 for the maps alone.
 
     Raises:
         DataError: no image, no method, or maps or captions that do not fit the images.
@@ -190,8 +222,13 @@ def draw_gallery(
     across, down = _PANEL + _SPACE, _PANEL + _CAPTION
     block = _HEAD + len(images) * down
     width = 2 * _EDGE + (1 + len(lines[0])) * across - _SPACE
-    words = "Each map runs from 0 to its own maximum: brightness does not compare between panels."
-    note = textwrap.wrap(words + _undefined_note(list(maps.values())), width // 8)
+    if opacity > 0:
+        words = "Each map has a scale of its own, from 0: brightness does not compare between panels."
+        words += " Under it is its image, in grey."
+    else:
+        words = "Each map runs from 0 to its own maximum: brightness does not compare between panels."
+        words += _undefined_note(list(maps.values()))
+    note = textwrap.wrap(words, width // 8)
     height = len(lines) * block + 10 + 18 * len(note)
     panels = np.full((height, width, 3), 255, np.uint8)
     canvas = Canvas(width / 100, height / 100)
@@ -209,9 +246,12 @@ def draw_gallery(
                 fontsize=11,
                 linespacing=1.0,
             )
-            shown = (
-                map_pixels(maps[name], end=largest, palette=few_shades()) if column else image_pixels(images)
-            )
+            if not column:
+                shown = image_pixels(images)
+            elif opacity > 0:
+                shown = overlaid(images, maps[name], opacity=opacity)
+            else:
+                shown = map_pixels(maps[name], end=largest, palette=few_shades())
             for row, (picture, caption) in enumerate(zip(shown, captions, strict=True)):
                 y = top + row * down
                 panels[y : y + _PANEL, left : left + _PANEL] = _enlarged(picture)
@@ -221,7 +261,7 @@ def draw_gallery(
     style = {"ha": "center", "va": "bottom", "fontsize": 10.5, "color": "0.35"}
     canvas.text(canvas.width / 2, canvas.height - 0.08, "\n".join(note), **style)
     canvas.figure.figimage(panels, zorder=-1)
-    canvas.save(path, colours=_COLOURS)
+    canvas.save(path, colours=_COLOURS if opacity == 0 else _OVER_IMAGES)
 
 
 def _undefined_note(maps: Sequence[Tensor]) -> str:

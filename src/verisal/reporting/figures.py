@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from verisal.pictures import (
     COLOUR_SCALE,
@@ -17,6 +19,7 @@ from verisal.pictures import (
     displayed,
     greatest,
     largest,
+    overlaid,
     picked,
 )
 from verisal.reporting.words import in_words
@@ -78,7 +81,8 @@ def saliency_panel_pixels(panel: SaliencyPanel) -> Pixels:
     """Draw an image and its maps, each from 0 to its own maximum, as ``(H, W, 3)`` uint8 pixels.
 
     The largest value stands above each map, for the scales differ. Values that are not finite are left white.
-    Further images are drawn as they are.
+    Further images are drawn as they are. Maps are drawn over the image where the panel has an opacity, and
+    alone below where all of them find room in one line.
 
     Args:
         panel: image and maps.
@@ -89,18 +93,25 @@ def saliency_panel_pixels(panel: SaliencyPanel) -> Pixels:
     # Name and largest value.
     title = 0.16 * (1 + max(map(len, names.values()), default=1)) + 0.04
     columns, lines = min(cells, most_columns), -(-cells // most_columns)
+    over = panel.opacity > 0 and any(values.ndim == 2 for values in panel.maps.values())
+    alone = over and lines == 1
     width = 2 * margin + columns * (cell + gap)
     caption = textwrap.wrap(f"{panel.image_id}: {panel.caption}", width=int(width * 12))
-    height = margin + lines * (cell + title + gap) + 0.2 * len(caption) + 0.15
+    height = margin + lines * (cell + title + gap) + alone * (cell + gap) + 0.2 * len(caption) + 0.15
     canvas = Canvas(width, height)
     for place, (name, values) in enumerate([("image", panel.image), *panel.maps.items()]):
         left = margin + place % columns * (cell + gap)
         top = margin + place // columns * (cell + title + gap) + title
         words, size = name, 9
+        shown: Tensor | Pixels = values
         if place:
             scale = [greatest(as_array(values))] if values.ndim == 2 else []
             words, size = "\n".join([*names[name], *scale]), 8
-        canvas.picture((left, top, cell, cell), values, title=words, fontsize=size, pad=3)
+        if over and values.ndim == 2:
+            shown = overlaid(panel.image[None], values[None, None], opacity=panel.opacity)[0]
+            if alone:
+                canvas.picture((left, top + cell + gap, cell, cell), values)
+        canvas.picture((left, top, cell, cell), shown, title=words, fontsize=size, pad=3)
     canvas.text(width / 2, height - 0.07, "\n".join(caption), ha="center", va="bottom", fontsize=9)
     return canvas.pixels()
 
@@ -109,15 +120,17 @@ def panel_pixels(panel: MaskPanel) -> Pixels:
     """Draw one attacked image and its maps beside its clean self, as ``(H, W, 3)`` uint8 pixels.
 
     Rows are clean, attacked, and attacked minus clean; columns are the image, the raw map of every stage, and
-    the fused map. The two maps of a column share one scale. The image difference is drawn ten times as large,
-    around mid grey; the difference of maps in red (more than clean) and blue (less).
+    the fused map, alone and over the image. The two maps of a column share one scale. The image difference
+    is drawn ten times as large, around mid grey; the difference of maps in red (more than clean) and blue
+    (less).
 
     Args:
         panel: pictures of one image.
     """
     maps = [(name, panel.clean_layers[name], panel.attacked_layers[name]) for name in panel.clean_layers]
     maps.append(("fused", panel.clean_fused, panel.attacked_fused))
-    width = _MARGIN + (_CELL + _GAP) * (len(maps) + 1)
+    columns = len(maps) + 1
+    width = _MARGIN + (_CELL + _GAP) * (columns + (panel.opacity > 0))
     caption = textwrap.wrap(panel.caption, width=int(width * 11.5))
     height = 0.35 + 0.2 * len(caption) + 3 * _CELL + 2 * _BAR + 0.1 + 0.65
     canvas = Canvas(width, height, dpi=_DPI)
@@ -131,10 +144,23 @@ def panel_pixels(panel: MaskPanel) -> Pixels:
     axes.set_xlabel(f"x {_DIFFERENCE_GAIN:.0f} around grey", fontsize=9)
     for column, (name, *pair) in enumerate(maps, start=1):
         _draw_maps(canvas, column, name, as_array(pair[0]), as_array(pair[1]))
+    if panel.opacity > 0:
+        for row, picture in enumerate(_overlays(panel, torch.stack([clean, attacked]))):
+            title = "" if row else "fused, over the image"
+            canvas.picture(_place(columns, row), picture, title=title, framed=True)
     head = f"{in_words(panel.attack)}, image {panel.image_id}"
     canvas.text(width / 2, 0.12, head, ha="center", va="top", fontsize=12)
     canvas.text(width / 2, height - 0.1, "\n".join(caption), ha="center", va="bottom", fontsize=10)
     return canvas.pixels()
+
+
+def _overlays(panel: MaskPanel, images: Tensor) -> Iterator[Pixels]:
+    """The fused maps over the clean and the attacked image, on one scale, and their difference."""
+    maps = torch.stack([panel.clean_fused, panel.attacked_fused])[:, None]
+    most = largest(as_array(maps))
+    yield from overlaid(images, maps, opacity=panel.opacity, end=lambda _: most)
+    change = (panel.attacked_fused - panel.clean_fused)[None, None]
+    yield overlaid(images[1:], change, opacity=panel.opacity, end=largest, signed=True)[0]
 
 
 def _place(column: int, row: int) -> tuple[float, float, float, float]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, final
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, final
 
 import lightning as L
 import torch
@@ -88,6 +89,11 @@ class ClassifierTask(_ClassifierTask):
 
     task_name = "classifier"
     monitor, monitor_mode = "val/accuracy", "max"
+    main_figures: ClassVar[Mapping[str, Literal["min", "max"]]] = {
+        "val/accuracy": "max",
+        "val/loss": "min",
+        "train/loss": "min",
+    }
 
     def __init__(
         self,

@@ -117,6 +117,18 @@ class DetectorTask(L.LightningModule):
     def _fitting(self) -> bool:
         return self.trainer.state.fn == "fit"
 
+    @property
+    def main_figures(self) -> dict[str, Literal["min", "max"]]:
+        """What the alarm finds of the attacks that it was fitted on, false alarms, and the loss."""
+        alarm = f"val/{self.head}"
+        return {
+            f"{alarm}/auroc/mean_seen": "max",
+            f"{alarm}/tpr_at_fpr5/mean_seen": "max",
+            f"{alarm}/fpr/worst_benign": "min",
+            f"{alarm}/end_to_end/right_or_rejected": "max",
+            "train/loss": "min",
+        }
+
     def check_trainer(self, trainer: L.Trainer) -> None:
         """Raise where the trainer has no end or no validation, before anything is prepared."""
         check_planned(trainer, needs_validation=True)

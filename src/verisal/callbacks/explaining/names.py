@@ -12,10 +12,13 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from verisal.errors import ConfigError
+from verisal.reporting.wandb_layout import Best
 from verisal.results import ScoreName, typed
 from verisal.saliency import CentrePrior, RandomMap, Saliency
 
 _Method = TypeVar("_Method")
+# By the arrow behind a title.
+_BEST: Mapping[str, Best] = {"↑": "max", "↓": "min"}
 
 
 def named(methods: Mapping[str, _Method] | Sequence[_Method]) -> dict[str, _Method]:
@@ -151,6 +154,17 @@ class LogsScores(ABC):
             ConfigError: two scores would have one name.
         """
         return tuple(self.typed_scores(split, after=after).values())
+
+    def main_figures(self, *, after: Sequence[LogsScores] = ()) -> dict[str, Best]:
+        """The first score of every row that is logged in a fit, to which value of it is the best.
+
+        Args:
+            after: callbacks before this one in the trainer.
+        """
+        title, column = next(iter(self.headline.items()), ("", ""))
+        best = _BEST.get(title[-1:], "last")
+        scores = self.typed_scores("val", after=after)
+        return {name: best for score, name in scores.items() if score.column == column}
 
     def typed_scores(self, split: str, *, after: Sequence[LogsScores] = ()) -> dict[ScoreName, str]:
         """Names of the scores that are logged, as reports have them, to those under which loggers do.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Literal, cast
 
 import lightning as L
 import torch
@@ -37,6 +37,8 @@ class MaskTask(L.LightningModule, ABC):
     """
 
     task_name = "masker"
+    monitor: str
+    monitor_mode: Literal["min", "max"]
     warm_up: ClassVar[float]
     """Share of the training over which the learning rate rises."""
 
@@ -66,6 +68,11 @@ class MaskTask(L.LightningModule, ABC):
         self._seen = 0
         self._timings: Mapping[str, float] = {}
         self._lessons, self._made = Lessons(), list[list[Group]]()
+
+    @property
+    def main_figures(self) -> dict[str, Literal["min", "max"]]:
+        """What decides the best checkpoint, and the loss."""
+        return {self.monitor: self.monitor_mode, "train/loss": "min"}
 
     @property
     @abstractmethod
