@@ -43,6 +43,18 @@ def test_losses_of_single_steps_are_logged_as_often_as_the_trainer_says(tmp_path
         assert [float(row["train/loss_step"]) for row in rows] == [0.25 ** int(row["step"]) for row in rows]
 
 
+class Lines(Line):
+    summed_losses = 4
+
+
+def test_of_several_networks_it_is_the_mean(tmp_path):
+    class Trained:
+        global_step, log_every_n_steps, loggers = 1, 1, [CsvSink(tmp_path)]
+
+    StepLoss().on_train_batch_end(Trained(), Lines(), {"loss": torch.tensor(6.0)}, None, 0)
+    assert (tmp_path / "metrics.csv").read_text().splitlines() == ["epoch,step,train/loss_step", ",0,1.5"]
+
+
 class Followed:
     id = "followed"
 

@@ -86,9 +86,22 @@ class EpochLines(Callback):
         self._last, self._said = "", now
 
 
+@runtime_checkable
+class SumsLosses(Protocol):
+    """A task whose training step adds up the losses of several networks."""
+
+    @property
+    def summed_losses(self) -> int:
+        """Number of networks."""
+        ...
+
+
 @final
 class StepLoss(Callback):
-    """The loss of one training step in every ``trainer.log_every_n_steps``, as ``train/loss_step``."""
+    """The loss of one training step in every ``trainer.log_every_n_steps``, as ``train/loss_step``.
+
+    Of several networks it is the mean, as ``train/loss`` is.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -108,8 +121,9 @@ class StepLoss(Callback):
         if not isinstance(loss, Tensor) or not every or step % every or step == self._logged:
             return
         self._logged = step
+        networks = pl_module.summed_losses if isinstance(pl_module, SumsLosses) else 1
         for logger in trainer.loggers:
-            logger.log_metrics({"train/loss_step": float(loss.detach())}, step=step - 1)
+            logger.log_metrics({"train/loss_step": float(loss.detach()) / networks}, step=step - 1)
 
 
 def write_predictions(path: Path, predictions: Sequence[Any], *, images: int | None) -> None:

@@ -129,6 +129,11 @@ class DetectorTask(L.LightningModule):
             "train/loss": "min",
         }
 
+    @property
+    def summed_losses(self) -> int:
+        """Number of networks whose losses a training step adds up."""
+        return sum(detector.members for detector in self.trained.values())
+
     def check_trainer(self, trainer: L.Trainer) -> None:
         """Raise where the trainer has no end or no validation, before anything is prepared."""
         check_planned(trainer, needs_validation=True)
@@ -236,8 +241,7 @@ class DetectorTask(L.LightningModule):
         if not losses:
             return None
         total = torch.stack(losses).sum()
-        networks = sum(detector.members for detector in self.trained.values())
-        self._log_loss("train/loss", total / networks, len(rows))
+        self._log_loss("train/loss", total / self.summed_losses, len(rows))
         return total
 
     def _log_loss(self, name: str, loss: Tensor, count: int) -> None:
