@@ -167,16 +167,10 @@ class AttackedImages:
 
     def stores(self, measurements: Sequence[Measurement]) -> dict[str, str]:
         """Name of each store that :meth:`fill` reads or makes, to its path or URL."""
+        variants = [variant for variant in self.variants if self._count(variant)]
         parts = [part for combined in measurements for part in combined.parts]
-        found = [
-            store
-            for variant in self.variants
-            if self._count(variant)
-            for store in (
-                self._image_store(variant),
-                *(self._feature_store(variant, part) for part in parts),
-            )
-        ]
+        found = [self._image_store(variant) for variant in variants]
+        found += [self._feature_store(variant, part) for variant in variants for part in parts]
         return {store.name: store.location for store in found}
 
     def groups(self) -> GroupTable:
