@@ -111,7 +111,7 @@ class SaliencyFidelity(SaliencyMetric):
 
 @final
 class Infidelity(SaliencyMetric):
-    """Squared error of what an attribution foretells of the query logit, lower is better.
+    """Squared error of what an attribution predicts of the query logit, lower is better.
 
     Scores: ``value``, and ``normalised``, which does not depend on the attribution's scale.
 
