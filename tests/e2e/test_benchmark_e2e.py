@@ -86,10 +86,14 @@ def test_the_report_opens_with_the_main_table(run):
     assert sum(",gradient,energy_inside/energy," in line for line in samples) == 6
 
 
-def test_tables_curves_and_panels_reach_weights_and_biases(run):
+def test_tables_panels_and_the_first_curves_reach_weights_and_biases_and_scores_its_summary(run):
     names = {name for row in wandb_files.history(run) for name in row}
-    for wanted in ("tables/val_main", "panels/val_saliency", "curves/val_deletion_gauss_steps4_table"):
+    for wanted in ("tables/val_main", "tables/val_results", "panels/val_saliency"):
         assert any(name.startswith(f"{wanted}/") for name in names)
+    assert len({name.partition("_table/")[0] for name in names if name.startswith("curves/val_")}) == 3
+    # What is measured once is no chart.
+    assert not any(name.startswith("val/") for name in names)
+    assert "val/gradient/energy_inside" in wandb_files.summary(run)
 
 
 def test_the_same_command_again_computes_no_map_and_finds_the_same(run, monkeypatch):
