@@ -94,7 +94,7 @@ def _fitted(row: str, task: TransferTask, data: DetectorData) -> Detector:
     groups = data.groups("det_fit")
     at = groups.fitted(data.families.fits[task.default])
     measured = {name: tensor[at] for name, tensor in data.measured("det_fit", detector.measurement).items()}
-    detector.fit_versions(
+    detector.fit(
         measured, groups.adversarial[at], groups.clean[at], images=groups.image_index[at], seed=task.seed
     )
     return detector

@@ -27,7 +27,7 @@ class ReliableDetection(Study):
         setting: what was measured on what, name to value.
         masks: the row of the network on masks, the task's head.
         published: the row of the network on masks of the image alone (the published form).
-        controls: rows that are the same network on what the masks are made from.
+        controls: rows that read what the masks are made from.
 
     Raises:
         ConfigError: no controls.
@@ -45,7 +45,7 @@ class ReliableDetection(Study):
         setting: Mapping[str, str],
         masks: str = "masks",
         published: str = "masks_unmoved",
-        controls: Sequence[str] = ("activations", "raw_image", "gradient", "salient_pixels"),
+        controls: Sequence[str] = ("activations", "raw_residuals", "gradient", "salient_pixels"),
     ) -> None:
         super().__init__(commands=commands, setting=setting)
         if not controls:

@@ -67,7 +67,7 @@ def test_another_loop_around_the_same_parts_gives_the_same_networks():
         at = epoch_order(160, seed=3, epoch=step // 5)[step % 5 * 32 :][:32]
         # Measured rows and prepared ones are the same to it.
         batch = {name: tensor[at] for name, tensor in rows.items()}
-        loss = other.loss(networks, batch, adversarial[at], positive_weight=1.0, seed=3, step=step)
+        loss = other.loss(networks, batch, adversarial[at], weights=torch.ones(len(at)), seed=3, step=step)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -30,7 +30,13 @@ class Remembers(Detector):
     given: list[tuple[int, int, int]] = field(init=False, default_factory=list, repr=False, compare=False)
 
     def fit(
-        self, measured: Mapping[str, Tensor], adversarial: Tensor, clean: Tensor, *, seed: int = 0
+        self,
+        measured: Mapping[str, Tensor],
+        adversarial: Tensor,
+        clean: Tensor,
+        *,
+        images: Tensor | None = None,
+        seed: int = 0,
     ) -> None:
         self.given.append((int(adversarial.sum()), int(clean.sum()), seed))
 

@@ -125,7 +125,13 @@ class FractionDetector(Detector):
         return self.source
 
     def fit(
-        self, measured: Mapping[str, Tensor], adversarial: Tensor, clean: Tensor, *, seed: int = 0
+        self,
+        measured: Mapping[str, Tensor],
+        adversarial: Tensor,
+        clean: Tensor,
+        *,
+        images: Tensor | None = None,
+        seed: int = 0,
     ) -> None:
         """Nothing is learned."""
 

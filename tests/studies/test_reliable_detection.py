@@ -6,7 +6,7 @@ from verisal.errors import ConfigError
 from verisal.results import Evaluation, Score
 from verisal_studies import ReliableDetection, page_text
 
-CONTROLS = ("activations", "raw_image")
+CONTROLS = ("activations", "raw_residuals")
 RIVALS = ("mahalanobis", "shift_consistency")
 ROWS = ("masks", "masks_unmoved", *CONTROLS, *RIVALS)
 

@@ -228,7 +228,7 @@ def _learn(detector: Detector, split: AttackedImages, attacks: Sequence[str], *,
     rows = groups.fitted(attacks)
     read = {name: tensor[rows] for name, tensor in measured.items()}
     images = groups.image_index[rows]
-    detector.fit_versions(read, groups.adversarial[rows], groups.clean[rows], images=images, seed=seed)
+    detector.fit(read, groups.adversarial[rows], groups.clean[rows], images=images, seed=seed)
 
 
 def _check_enough(groups: GroupTable, rate: float, ratios: Sequence[float]) -> None:

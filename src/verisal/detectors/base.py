@@ -49,33 +49,29 @@ class Detector(Configured, ABC):
         return self.source
 
     @abstractmethod
-    def fit(self, measured: Measured, adversarial: Tensor, clean: Tensor, *, seed: int = 0) -> None:
+    def fit(
+        self,
+        measured: Measured,
+        adversarial: Tensor,
+        clean: Tensor,
+        *,
+        images: Tensor | None = None,
+        seed: int = 0,
+    ) -> None:
         """Learn from measured images, forgetting what was learned before.
 
         Args:
             measured: name to ``(N, ...)``, of clean, noisy and attacked images.
             adversarial: ``(N,)`` bool, successful attacks; a detector without labels does not look at it.
             clean: ``(N,)`` bool, unchanged images that the classifier gets right. The others are noisy.
+            images: ``(N,)`` int64, equal for rows that were made from one image: those that weigh rows do it
+                by :func:`row_weights`, and those that divide rows keep an image together. None if unknown.
             seed: of everything random.
 
         Raises:
             DataError: too few images of a kind.
             ConfigError: a tensor that the measurement does not give, or of another shape than is read.
         """
-
-    def fit_versions(
-        self, measured: Measured, adversarial: Tensor, clean: Tensor, *, images: Tensor, seed: int = 0
-    ) -> None:
-        """:meth:`fit`, told which rows are versions of one image; those override it that divide the rows.
-
-        Args:
-            measured: as of :meth:`fit`.
-            adversarial: as of :meth:`fit`.
-            clean: as of :meth:`fit`.
-            images: ``(N,)`` int64, equal for rows that were made from one image.
-            seed: as of :meth:`fit`.
-        """
-        self.fit(measured, adversarial, clean, seed=seed)
 
     @abstractmethod
     def judge(self, measured: Measured) -> Tensor:
@@ -203,17 +199,17 @@ class TrainedDetector(Detector):
         measured: Measured,
         adversarial: Tensor,
         *,
-        positive_weight: float,
+        weights: Tensor,
         seed: int,
         step: int,
     ) -> Tensor:
-        """Sum over members of the mean loss of a batch, a scalar with a graph to the weights.
+        """Sum over members of the weighted mean loss of a batch, a scalar with a graph to the networks.
 
         Args:
             networks: in training mode.
             measured: name to ``(B, ...)``.
             adversarial: ``(B,)`` bool.
-            positive_weight: of adversarial rows; other rows over adversarial rows makes both weigh the same.
+            weights: ``(B,)`` float32 of the rows, of :func:`row_weights` of all fit rows.
             seed: of dropout and flips.
             step: number of the step in the whole training, from 0.
         """
@@ -234,14 +230,22 @@ class TrainedDetector(Detector):
         self._networks = copy.deepcopy(networks).eval().requires_grad_(False)
 
     @final
-    def fit(self, measured: Measured, adversarial: Tensor, clean: Tensor, *, seed: int = 0) -> None:
+    def fit(
+        self,
+        measured: Measured,
+        adversarial: Tensor,
+        clean: Tensor,
+        *,
+        images: Tensor | None = None,
+        seed: int = 0,
+    ) -> None:
         """Train the networks from new weights, on at least 4 clean and 4 adversarial images."""
         require_rows(self, adversarial, clean)
         count, device = len(adversarial), adversarial.device
         with gradient_scope(device.type):
             inputs = self.prepare(measured)
             networks = self.build({name: tensor[clean] for name, tensor in inputs.items()}, seed=seed)
-            positive_weight = float((~adversarial).sum() / adversarial.sum())
+            weights = row_weights(adversarial, images).float()
             # A short last batch would have poor batch statistics; below one batch it is all there is.
             batches = max(count // self.batch_size, 1)
             optimizer = torch.optim.AdamW(
@@ -256,9 +260,7 @@ class TrainedDetector(Detector):
                 for batch, rows in enumerate(torch.split(order, self.batch_size)):
                     part = {name: tensor[rows] for name, tensor in inputs.items()}
                     flags, step = adversarial[rows], epoch * batches + batch
-                    loss = self.loss(
-                        networks, part, flags, positive_weight=positive_weight, seed=seed, step=step
-                    )
+                    loss = self.loss(networks, part, flags, weights=weights[rows], seed=seed, step=step)
                     optimizer.zero_grad()
                     loss.backward()  # type: ignore[no-untyped-call]  # torch says nothing of it
                     optimizer.step()
@@ -283,6 +285,39 @@ def epoch_order(count: int, *, seed: int, epoch: int) -> Tensor:
     """Order ``(count,)`` int64 of the fit rows in an epoch, the same for all detectors of a seed."""
     rng = torch.Generator().manual_seed(derive_seed(seed, "order of rows", epoch))
     return torch.randperm(count, generator=rng)
+
+
+def row_weights(adversarial: Tensor, images: Tensor | None) -> Tensor:
+    """How much each row counts in a fit: adversarial rows as much as the others, in all.
+
+    Some images are attacked more easily than others and have more adversarial rows. With equal weights for
+    all rows a detector can learn which images those are, in place of what an attack does to an image. So
+    each image counts as much on one side as on the other: its rows of a side share its weight, and an image
+    that no attack succeeded on has none.
+
+    Args:
+        adversarial: ``(N,)`` bool.
+        images: ``(N,)`` int64, equal for rows that were made from one image; None if that is unknown, or
+            every row is of an image of its own: rows of a side then have equal weights.
+
+    Returns:
+        ``(N,)`` float64, at least 0, of which each side has a sum of N / 2.
+    """
+    weights = torch.ones(len(adversarial), dtype=torch.float64, device=adversarial.device)
+    if images is not None:
+        of = torch.unique(images.to(adversarial.device), return_inverse=True)[1]
+        attacked, other = (
+            torch.zeros(int(of.max()) + 1, dtype=torch.float64, device=of.device).index_add_(
+                0, of, flags.double()
+            )
+            for flags in (adversarial, ~adversarial)
+        )
+        both = (attacked > 0) & (other > 0)
+        if bool(both.any()):
+            weights = torch.where(adversarial, 1 / attacked[of], (attacked > 0)[of] / other[of])
+    for flags in (adversarial, ~adversarial):
+        weights[flags] *= len(weights) / 2 / weights[flags].sum()
+    return weights
 
 
 def _concrete(kind: type[Any]) -> Iterator[type[Any]]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from verisal._checks import as_tuples
-from verisal.detectors.base import Detector, matching, require_rows, unfitted
+from verisal.detectors.base import Detector, matching, require_rows, row_weights, unfitted
 from verisal.detectors.measurements import Measured, Measurement, ShiftedLogits, ViewLogits
 from verisal.detectors.statistical import LogisticDetector
 from verisal.detectors.trees import tree_answers, tree_tensors
@@ -113,8 +113,8 @@ class LogitTrees(Detector):
     """Boosted trees on the logits of an image and of its views; the score is the log odds.
 
     They read the largest of the image's own logits, as logarithms of the softmax, in their order, and those
-    of the same classes on every view in the same order, so that no class is named. Both classes weigh the
-    same. Trees have no slope: no gradient passes through the score.
+    of the same classes on every view in the same order, so that no class is named. Rows weigh as
+    :func:`.row_weights` says. Trees have no slope: no gradient passes through the score.
 
     Args:
         source: what is measured of an image; :class:`Logits` with no name in ``reads`` for one view alone.
@@ -145,13 +145,20 @@ class LogitTrees(Detector):
         check_range(1, trees=self.trees, depth=self.depth, ranks=self.ranks)
         check_range(0, 1, above=True, learning_rate=self.learning_rate, share=self.share)
 
-    def fit(self, measured: Measured, adversarial: Tensor, clean: Tensor, *, seed: int = 0) -> None:
+    def fit(
+        self,
+        measured: Measured,
+        adversarial: Tensor,
+        clean: Tensor,
+        *,
+        images: Tensor | None = None,
+        seed: int = 0,
+    ) -> None:
         """Grow the trees on at least 4 clean and 4 adversarial images."""
         from sklearn.ensemble import GradientBoostingClassifier
-        from sklearn.utils.class_weight import compute_sample_weight
 
         require_rows(self, adversarial, clean)
-        # Classes of equal weight have log odds of 0 to begin with.
+        # Both sides weigh the same, so log odds are 0 to begin with.
         boosting = GradientBoostingClassifier(
             init="zero",
             n_estimators=self.trees,
@@ -161,7 +168,7 @@ class LogitTrees(Detector):
             random_state=derive_seed(seed, "logit trees") % 2**32,
         )
         flags = adversarial.cpu().numpy()
-        weights = compute_sample_weight("balanced", flags)
+        weights = row_weights(adversarial, images).cpu().numpy()
         boosting.fit(self.numbers(measured).cpu().numpy(), flags, sample_weight=weights)
         rate = self.learning_rate
         nodes = tree_tensors(boosting.estimators_[:, 0], lambda values: rate * values[:, 0])

@@ -50,11 +50,19 @@ class MultiLID(LogisticDetector):
     def __post_init__(self) -> None:
         require_neighbours(self, self.neighbours)
 
-    def fit(self, measured: Measured, adversarial: Tensor, clean: Tensor, *, seed: int = 0) -> None:
+    def fit(
+        self,
+        measured: Measured,
+        adversarial: Tensor,
+        clean: Tensor,
+        *,
+        images: Tensor | None = None,
+        seed: int = 0,
+    ) -> None:
         """Keep the clean images, more than there are neighbours, and weigh the terms."""
         require_rows(self, adversarial, clean, least_clean=self.neighbours + 1)
         self._learned = stage_references(measured, clean)
-        self._weigh(_terms(measured, self._learned, self.neighbours, skipped=1), adversarial)
+        self._weigh(_terms(measured, self._learned, self.neighbours, skipped=1), adversarial, images)
 
     def _numbers(self, measured: Measured) -> Tensor:
         return _terms(measured, self._learned, self.neighbours)
@@ -87,11 +95,19 @@ class MultiLIDForest(ForestDetector):
         super().__post_init__()
         require_neighbours(self, self.neighbours)
 
-    def fit(self, measured: Measured, adversarial: Tensor, clean: Tensor, *, seed: int = 0) -> None:
+    def fit(
+        self,
+        measured: Measured,
+        adversarial: Tensor,
+        clean: Tensor,
+        *,
+        images: Tensor | None = None,
+        seed: int = 0,
+    ) -> None:
         """Keep the clean images, more than there are neighbours, and grow the forest."""
         require_rows(self, adversarial, clean, least_clean=self.neighbours + 1)
         self._learned = stage_references(measured, clean)
-        self._grow(_terms(measured, self._learned, self.neighbours, skipped=1), adversarial, seed)
+        self._grow(_terms(measured, self._learned, self.neighbours, skipped=1), adversarial, images, seed)
 
     def _numbers(self, measured: Measured) -> Tensor:
         return _terms(measured, self._learned, self.neighbours)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from verisal._checks import as_tuples
-from verisal.detectors.base import Detector, matching, require_rows, unfitted
+from verisal.detectors.base import Detector, matching, require_rows, row_weights, unfitted
 from verisal.detectors.measurements import Measured, Measurement
 from verisal.detectors.trees import tree_answers, tree_tensors
 from verisal.errors import ConfigError
@@ -22,7 +22,7 @@ from verisal.functional.seeding import derive_seed
 class ForestDetector(Detector):
     """A random forest on numbers of an image; the score is the mean share of adversarial ones in the leaves.
 
-    Both classes weigh the same.
+    Rows weigh as :func:`.row_weights` says.
 
     Args:
         trees: of the forest.
@@ -43,11 +43,19 @@ class ForestDetector(Detector):
                 f" trees={self.trees}, least_leaf={self.least_leaf}; give more"
             )
 
-    def fit(self, measured: Measured, adversarial: Tensor, clean: Tensor, *, seed: int = 0) -> None:
+    def fit(
+        self,
+        measured: Measured,
+        adversarial: Tensor,
+        clean: Tensor,
+        *,
+        images: Tensor | None = None,
+        seed: int = 0,
+    ) -> None:
         """Grow the forest on at least 4 clean and 4 adversarial images."""
         require_rows(self, adversarial, clean)
         self._learned = {}
-        self._grow(self._numbers(measured), adversarial, seed)
+        self._grow(self._numbers(measured), adversarial, images, seed)
 
     @final
     def judge(self, measured: Measured) -> Tensor:
@@ -62,7 +70,7 @@ class ForestDetector(Detector):
         """``(B, F)``, what the trees look at, in single precision: that in which they compare."""
 
     @final
-    def _grow(self, numbers: Tensor, adversarial: Tensor, seed: int) -> None:
+    def _grow(self, numbers: Tensor, adversarial: Tensor, images: Tensor | None, seed: int) -> None:
         """Learn the nodes of all trees."""
         # Imported here: it takes as long as everything else of this room together.
         from sklearn.ensemble import RandomForestClassifier
@@ -70,11 +78,17 @@ class ForestDetector(Detector):
         forest = RandomForestClassifier(
             self.trees,
             min_samples_leaf=self.least_leaf,
-            class_weight="balanced",
             # One name for all forests: stored ones were grown under it.
             random_state=derive_seed(seed, "mask forest") % 2**32,
         )
-        forest.fit(numbers.float().cpu().numpy(), adversarial.cpu().numpy())
+        weights = row_weights(adversarial, images)
+        # A leaf of rows without weight would have no share.
+        at = weights > 0
+        forest.fit(
+            numbers[at].float().cpu().numpy(),
+            adversarial[at].cpu().numpy(),
+            sample_weight=weights[at].cpu().numpy(),
+        )
         nodes = tree_tensors(forest.estimators_, lambda counts: counts[:, 1] / counts.sum(axis=1))
         nodes["share"] = nodes.pop("answer")
         self._learned |= {name: part.to(adversarial.device) for name, part in nodes.items()}

@@ -135,7 +135,7 @@ class CNNDetector(TrainedDetector):
         measured: Measured,
         adversarial: Tensor,
         *,
-        positive_weight: float,
+        weights: Tensor,
         seed: int,
         step: int,
     ) -> Tensor:
@@ -143,13 +143,13 @@ class CNNDetector(TrainedDetector):
         maps, scalars = self._inputs(measured)
         if derive_seed(seed, "flip", step) % 2:
             maps = maps.flip(-1)
-        target, weight = adversarial.float(), torch.where(adversarial, positive_weight, 1.0)
+        target = adversarial.float()
         losses = []
         for member, network in enumerate(networks):
             with rng_preserved(maps.device):
                 torch.manual_seed(derive_seed(seed, "dropout", member, step))
                 logits = network(maps, scalars)
-            losses.append(F.binary_cross_entropy_with_logits(logits, target, weight=weight))
+            losses.append(F.binary_cross_entropy_with_logits(logits, target, weight=weights))
         return torch.stack(losses).sum()
 
     def votes(self, networks: nn.ModuleList, measured: Measured) -> Tensor:

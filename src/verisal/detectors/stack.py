@@ -73,9 +73,9 @@ class Stack(LogisticDetector):
     they are worth is learned on scores out of fold: the fit images are divided, and each part scores the
     images of a division after a fit on the others. Then every part is fitted on all.
 
-    :meth:`fit_versions` keeps all versions of an image in one division. :meth:`fit` does not know them and
-    divides rows: an attacked image is then scored by parts that have seen its clean or noisy version, which
-    flatters those that memorise.
+    All versions of an image are in one division, if :meth:`fit` is told which they are. Else it divides rows:
+    an attacked image is then scored by parts that have seen its clean or noisy version, which flatters those
+    that memorise.
 
     Args:
         parts: detectors; equal measurements among theirs are made once.
@@ -105,38 +105,40 @@ class Stack(LogisticDetector):
         several = len(sources) > 1
         self.source = Combined(sources=tuple(sources.values())) if several else self.parts[0].measurement
 
-    def fit(self, measured: Measured, adversarial: Tensor, clean: Tensor, *, seed: int = 0) -> None:
-        """Fit all parts, and weigh them on divisions of the rows."""
-        rows = torch.arange(len(adversarial), device=adversarial.device)
-        self.fit_versions(measured, adversarial, clean, images=rows, seed=seed)
-
-    def fit_versions(
-        self, measured: Measured, adversarial: Tensor, clean: Tensor, *, images: Tensor, seed: int = 0
+    def fit(
+        self,
+        measured: Measured,
+        adversarial: Tensor,
+        clean: Tensor,
+        *,
+        images: Tensor | None = None,
+        seed: int = 0,
     ) -> None:
         """Fit all parts, and weigh them on divisions of the images."""
         require_rows(self, adversarial, clean)
-        images = images.to(adversarial.device)
-        fold_of = divisions(images, 2 * adversarial.long() + clean.long(), self.folds, seed=seed)
-        scores = torch.empty(len(images), len(self.parts), dtype=torch.float64, device=images.device)
+        device, kinds = adversarial.device, 2 * adversarial.long() + clean.long()
+        of = torch.arange(len(adversarial), device=device) if images is None else images.to(device)
+        fold_of = divisions(of, kinds, self.folds, seed=seed)
+        scores = torch.empty(len(kinds), len(self.parts), dtype=torch.float64, device=device)
         for place, part in enumerate(self.parts):
             read = self._read(measured, place)
             for fold in torch.unique(fold_of).tolist():
                 held = fold_of == fold
                 rest = {name: tensor[~held] for name, tensor in read.items()}
                 apart = copy.deepcopy(part)
-                apart.fit_versions(
-                    rest, adversarial[~held], clean[~held], images=images[~held],
+                apart.fit(
+                    rest, adversarial[~held], clean[~held], images=None if images is None else of[~held],
                     seed=derive_seed(seed, "out of fold", place, fold),
                 )  # fmt: skip
                 scores[held, place] = apart.judge({n: tensor[held] for n, tensor in read.items()}).double()
-            part.fit_versions(read, adversarial, clean, images=images, seed=derive_seed(seed, "part", place))
+            part.fit(read, adversarial, clean, images=images, seed=derive_seed(seed, "part", place))
         if lacking := int((~scores.isfinite()).any(dim=1).sum()):
             raise NumericError(
                 f"Stack: {lacking} of {len(scores)} fit rows have no finite score by some part; check what"
                 " the parts read, or leave the part out"
             )
         self._learned = {}
-        self._weigh(scores, adversarial, penalty=self.penalty)
+        self._weigh(scores, adversarial, images, penalty=self.penalty)
 
     def _numbers(self, measured: Measured) -> Tensor:
         """Scores of the parts, ``(B, parts)`` float64."""

@@ -11,7 +11,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from verisal.detectors.base import Detector, matching, require_rows, unfitted
+from verisal.detectors.base import Detector, matching, require_rows, row_weights, unfitted
 from verisal.detectors.measurements import Measured, Measurement
 from verisal.detectors.stages import PooledActivations
 from verisal.errors import ConfigError
@@ -25,13 +25,21 @@ _BANDWIDTHS = tuple(2 ** (exponent / 2) for exponent in range(-10, 5))
 class LogisticDetector(Detector):
     """Logistic regression on standardised numbers of an image; the score is the log odds.
 
-    Both classes weigh the same. The optimum is unique, so the seed is not read.
+    Rows weigh as :func:`.row_weights` says. The optimum is unique, so the seed is not read.
     """
 
-    def fit(self, measured: Measured, adversarial: Tensor, clean: Tensor, *, seed: int = 0) -> None:
+    def fit(
+        self,
+        measured: Measured,
+        adversarial: Tensor,
+        clean: Tensor,
+        *,
+        images: Tensor | None = None,
+        seed: int = 0,
+    ) -> None:
         """Weigh the numbers of at least 4 clean and 4 adversarial images."""
         require_rows(self, adversarial, clean)
-        self._weigh(self._numbers(measured), adversarial)
+        self._weigh(self._numbers(measured), adversarial, images)
 
     @final
     def judge(self, measured: Measured) -> Tensor:
@@ -46,10 +54,13 @@ class LogisticDetector(Detector):
         """``(B, F)``, what the regression weighs."""
 
     @final
-    def _weigh(self, numbers: Tensor, adversarial: Tensor, *, penalty: float = 1.0) -> None:
+    def _weigh(
+        self, numbers: Tensor, adversarial: Tensor, images: Tensor | None, *, penalty: float = 1.0
+    ) -> None:
         """Learn mean, deviation and weight ``(F,)`` of each number, and the bias, all in float64.
 
-        ``penalty`` is the factor of half the squared length of the weights, beside the sum of the losses.
+        ``images`` are as of :meth:`fit`. ``penalty`` is the factor of half the squared length of the weights,
+        beside the sum of the losses.
         """
         # Imported here: it takes as long as everything else of this room together.
         from sklearn.linear_model import LogisticRegression
@@ -57,8 +68,9 @@ class LogisticDetector(Detector):
 
         scaler = StandardScaler()
         scaled = scaler.fit_transform(numbers.double().cpu().numpy())
-        model = LogisticRegression(C=1 / penalty, class_weight="balanced", max_iter=2000)
-        model.fit(scaled, adversarial.cpu().numpy())
+        model = LogisticRegression(C=1 / penalty, max_iter=2000)
+        weights = row_weights(adversarial, images).cpu().numpy()
+        model.fit(scaled, adversarial.cpu().numpy(), sample_weight=weights)
         parts = {"mean": scaler.mean_, "scale": scaler.scale_, "weight": model.coef_[0]}
         self._learned |= {
             name: torch.as_tensor(part, dtype=torch.float64, device=numbers.device)
@@ -87,7 +99,15 @@ class Mahalanobis(LogisticDetector):
 
     source: Measurement = field(default_factory=PooledActivations)
 
-    def fit(self, measured: Measured, adversarial: Tensor, clean: Tensor, *, seed: int = 0) -> None:
+    def fit(
+        self,
+        measured: Measured,
+        adversarial: Tensor,
+        clean: Tensor,
+        *,
+        images: Tensor | None = None,
+        seed: int = 0,
+    ) -> None:
         """Learn the Gaussians of at least 8 clean images, and weigh the stages."""
         require_rows(self, adversarial, clean, least_clean=8)
         predicted = measured["logits"].argmax(dim=1)[clean]
@@ -95,7 +115,7 @@ class Mahalanobis(LogisticDetector):
         for number, vectors in enumerate(_pooled_stages(measured), start=1):
             means, factor = _gaussians(vectors[clean], predicted)
             self._learned |= {f"means/{number}": means, f"factor/{number}": factor}
-        self._weigh(self._numbers(measured), adversarial)
+        self._weigh(self._numbers(measured), adversarial, images)
 
     def _numbers(self, measured: Measured) -> Tensor:
         """Squared Mahalanobis distance to the nearest class, ``(B, stages)``."""
@@ -150,11 +170,19 @@ class LocalIntrinsicDimension(LogisticDetector):
     def __post_init__(self) -> None:
         require_neighbours(self, self.neighbours)
 
-    def fit(self, measured: Measured, adversarial: Tensor, clean: Tensor, *, seed: int = 0) -> None:
+    def fit(
+        self,
+        measured: Measured,
+        adversarial: Tensor,
+        clean: Tensor,
+        *,
+        images: Tensor | None = None,
+        seed: int = 0,
+    ) -> None:
         """Keep the clean images, more than there are neighbours, and weigh the stages."""
         require_rows(self, adversarial, clean, least_clean=self.neighbours + 1)
         self._learned = stage_references(measured, clean)
-        self._weigh(self._numbers(measured, skipped=1), adversarial)
+        self._weigh(self._numbers(measured, skipped=1), adversarial, images)
 
     def _numbers(self, measured: Measured, *, skipped: int = 0) -> Tensor:
         """``(B, stages)``, leaving out the first ``skipped`` neighbours."""
@@ -267,7 +295,15 @@ class KernelDensity(Detector):
                 f"KernelDensity.bandwidth must be above 0, or null to choose it; found {self.bandwidth}"
             )
 
-    def fit(self, measured: Measured, adversarial: Tensor, clean: Tensor, *, seed: int = 0) -> None:
+    def fit(
+        self,
+        measured: Measured,
+        adversarial: Tensor,
+        clean: Tensor,
+        *,
+        images: Tensor | None = None,
+        seed: int = 0,
+    ) -> None:
         """Keep the clean images, at least 8, and choose the bandwidth; other images are not read."""
         require_rows(self, adversarial, clean, least_clean=8, least_adversarial=0)
         vectors = _pooled_stages(measured)[-1][clean]

@@ -25,7 +25,15 @@ class UntrainedDetector(Detector):
     """A score without parameters, of whatever its ``source`` measures under the names that it reads."""
 
     @final
-    def fit(self, measured: Measured, adversarial: Tensor, clean: Tensor, *, seed: int = 0) -> None:
+    def fit(
+        self,
+        measured: Measured,
+        adversarial: Tensor,
+        clean: Tensor,
+        *,
+        images: Tensor | None = None,
+        seed: int = 0,
+    ) -> None:
         """Nothing is read."""
 
     @final

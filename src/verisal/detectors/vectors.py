@@ -53,10 +53,18 @@ class LogisticRegression(LogisticDetector):
             del settings["sizes"]
         return settings
 
-    def fit(self, measured: Measured, adversarial: Tensor, clean: Tensor, *, seed: int = 0) -> None:
+    def fit(
+        self,
+        measured: Measured,
+        adversarial: Tensor,
+        clean: Tensor,
+        *,
+        images: Tensor | None = None,
+        seed: int = 0,
+    ) -> None:
         """Weigh the numbers of at least 4 clean and 4 adversarial images."""
         require_rows(self, adversarial, clean)
-        self._weigh(self._numbers(measured), adversarial, penalty=self.penalty)
+        self._weigh(self._numbers(measured), adversarial, images, penalty=self.penalty)
 
     def _numbers(self, measured: Measured) -> Tensor:
         """``(B, F)`` float32."""

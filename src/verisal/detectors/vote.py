@@ -43,18 +43,19 @@ class Vote(Detector):
             raise ConfigError(f"voters must read one measurement, found {read}; give them the same source")
         self.source = self.voters[0].source
 
-    def fit(self, measured: Measured, adversarial: Tensor, clean: Tensor, *, seed: int = 0) -> None:
+    def fit(
+        self,
+        measured: Measured,
+        adversarial: Tensor,
+        clean: Tensor,
+        *,
+        images: Tensor | None = None,
+        seed: int = 0,
+    ) -> None:
         """Fit every voter, with a seed of its own."""
         for number, voter in enumerate(self.voters):
-            voter.fit(measured, adversarial, clean, seed=derive_seed(seed, "voter", number))
-
-    def fit_versions(
-        self, measured: Measured, adversarial: Tensor, clean: Tensor, *, images: Tensor, seed: int = 0
-    ) -> None:
-        """Fit every voter, told the versions, too."""
-        for number, voter in enumerate(self.voters):
             own = derive_seed(seed, "voter", number)
-            voter.fit_versions(measured, adversarial, clean, images=images, seed=own)
+            voter.fit(measured, adversarial, clean, images=images, seed=own)
 
     def judge(self, measured: Measured) -> Tensor:
         """``(B,)`` mean scores of what all voters read."""

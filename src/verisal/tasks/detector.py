@@ -16,7 +16,7 @@ from verisal.detection.metric import DetectionScores, DetectionTable
 from verisal.detection.report import DetectionResult, build_evaluation, costs_of, drift_words, learned_rows
 from verisal.detection.table import RATES, Thresholds, detection_thresholds
 from verisal.detectors import Detector, Logits, TrainedDetector
-from verisal.detectors.base import epoch_order, require_rows
+from verisal.detectors.base import epoch_order, require_rows, row_weights
 from verisal.detectors.measurements import measure_each
 from verisal.errors import CheckpointError, ConfigError
 from verisal.fingerprint import canonical
@@ -159,7 +159,8 @@ class DetectorTask(L.LightningModule):
             groups = data.groups("det_fit")
             self._rows = groups.fitted(data.families.fits[self.default])
             self._adversarial, self._clean = groups.adversarial[self._rows], groups.clean[self._rows]
-            self._positive_weight = float((~self._adversarial).sum() / self._adversarial.sum())
+            self._images = groups.image_index[self._rows]
+            self._weights = row_weights(self._adversarial, self._images).float()
             data.plan("fit", len(self._rows))
 
     def configure_model(self) -> None:
@@ -216,26 +217,25 @@ class DetectorTask(L.LightningModule):
             return
         adversarial, clean = self._adversarial.to(self.device), self._clean.to(self.device)
         measured = self._of("det_fit", self._rows)
-        images = self._data.groups("det_fit").image_index[self._rows].to(self.device)
+        images = self._images.to(self.device)
         for row, detector in self.detectors.items():
             if row not in self.trained:
-                detector.fit_versions(measured[row], adversarial, clean, images=images, seed=self.seed)
+                detector.fit(measured[row], adversarial, clean, images=images, seed=self.seed)
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor | None:
-        """Sum over rows and members of the binary cross-entropy; both classes weigh the same.
+        """Sum over rows and members of the binary cross-entropy, weighed by :func:`.row_weights`.
 
         Their mean is logged as ``train/loss``: a sum says nothing without the number of networks.
         """
         rows = epoch_order(len(self._rows), seed=self.seed, epoch=self.current_epoch)[batch.cpu()]
-        adversarial = self._adversarial[rows].to(self.device)
+        adversarial, weights = self._adversarial[rows].to(self.device), self._weights[rows].to(self.device)
         losses = []
         for row, networks in self._in_training.items():
             detector = self.trained[row]
             inputs = {name: tensor[rows].to(self.device) for name, tensor in self._inputs[row].items()}
             loss = detector.loss(
-                networks, inputs, adversarial,
-                positive_weight=self._positive_weight, seed=self.seed, step=self.global_step,
-            )  # fmt: skip
+                networks, inputs, adversarial, weights=weights, seed=self.seed, step=self.global_step
+            )
             self._log_loss(f"train/{row}/loss", loss / detector.members, len(rows))
             losses.append(loss)
         if not losses:

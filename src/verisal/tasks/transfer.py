@@ -40,6 +40,10 @@ _HEADLINE = {
 }
 
 
+# Raised whenever equal detectors come to be fitted otherwise, so that stored scores are made again.
+_FIT_RULES = 2
+
+
 @dataclass(frozen=True)
 class _Cell:
     """One fit of one detector with one seed."""
@@ -239,6 +243,7 @@ class TransferTask(L.LightningModule):
             "measurement": detector.measurement.settings(),
             "fitted": sorted(self._data.families.fits[cell.fit]),
             "detector_seed": cell.seed,
+            "fit_rules": _FIT_RULES,
         }
         if cell.row == self._hard_row and self.hardened is not None:
             known = self._key(self._attacked_cell(self.head))
@@ -352,7 +357,7 @@ class TransferTask(L.LightningModule):
             clean = torch.cat([clean, torch.zeros(count, dtype=torch.bool)])
             # Of which image they are is not kept: each counts as one of its own.
             images = torch.cat([images, -1 - torch.arange(count)])
-        detector.fit_versions(measured, adversarial, clean, images=images, seed=cell.seed)
+        detector.fit(measured, adversarial, clean, images=images, seed=cell.seed)
         return detector
 
     def _read(self, split: Split, measurement: Measurement) -> dict[str, Tensor]:
