@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("run_a", type=Path)
     parser.add_argument("run_b", type=Path)
     parser.add_argument(
-        "--rows", nargs="+", default=["view_consistency", "logit_trees", "learned_consistency"]
+        "--rows", nargs="+", default=["view_vote", "view_consistency", "logit_trees", "learned_consistency"]
     )
     given = parser.parse_args()
     runs = {run: _of_run(run) for run in (given.run_a, given.run_b)}

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from helpers.attack_cases import toy_problem
 from verisal.attacks import FGSM, AdversarialPatch
+from verisal.attacks.patch import slope_of_points, smooth
 from verisal.errors import ConfigError
 from verisal.functional.adversarial import judge_8bit, round_to_8bit
 from verisal.models import Classifier
@@ -123,6 +124,33 @@ def test_adam_and_sign_both_climb_flat_losses() -> None:
         assert attack(faint, grey(height=8, width=8), 0).success.all()
 
 
+def test_a_patch_between_few_points_is_smooth_and_still_fools() -> None:
+    model, images, labels = toy_problem(12)
+    smooth, fine = (
+        AdversarialPatch(0.5, steps=40, grain=grain, levels=None, confidence=None)(model, images, labels)
+        for grain in (4, 1)
+    )
+    assert smooth.success.float().mean() > 0.5
+    bends = []
+    for result in (smooth, fine):
+        left, top, right, bottom = result.boxes[0].tolist()
+        rows = result.images[0, :, top:bottom, left:right]
+        bends.append(float(rows.diff(n=2, dim=1).abs().mean()))
+    # Between two points of a column colours lie on a line.
+    assert bends[0] < bends[1] / 4
+
+
+def test_slopes_of_points_are_those_that_differences_give() -> None:
+    points = torch.rand(1, 1, 3, 3, dtype=torch.float64)
+    weights = torch.rand(1, 1, 8, 9, dtype=torch.float64)
+    found = slope_of_points(weights, points)
+    for place in range(9):
+        moved = points.flatten().clone()
+        moved[place] += 1e-6
+        rise = (weights * (smooth(moved.view_as(points), (8, 9)) - smooth(points, (8, 9)))).sum() / 1e-6
+        assert float(found.flatten()[place]) == pytest.approx(float(rise), abs=1e-6)
+
+
 def test_bounds_of_the_classifier_are_those_of_the_patch() -> None:
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2, bias=False))
     with torch.no_grad():
@@ -142,6 +170,7 @@ def test_settings_out_of_range_are_refused() -> None:
     for wrong in (
         {"steps": 0},
         {"places": 0},
+        {"grain": 0},
         {"step": 0.0},
         {"step": 2.0},
         {"confidence": -1.0},

@@ -70,7 +70,7 @@ def test_the_alarm_is_that_of_the_same_images_in_memory(tmp_path):
     scores = {str(name): score.value for name, score in callback.evaluation.scores.items()}
     assert scores == {str(name): score.value for name, score in callback.alarm.report.scores.items()}
     assert (tmp_path / "run" / "alarm.safetensors").is_file()
-    assert "ViewConsistency" in (tmp_path / "run" / "report.md").read_text()
+    assert "Vote" in (tmp_path / "run" / "report.md").read_text()
 
 
 def test_nothing_is_fitted_while_the_network_trains(tmp_path):

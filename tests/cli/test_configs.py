@@ -141,7 +141,7 @@ def test_the_wheel_reads_the_config_of_the_main_job_in_an_empty_folder(installed
     assert done.returncode == 0, done.stderr
     settings = yaml.safe_load(done.stdout)
     assert settings["model"]["class_path"].endswith("DetectorTask")
-    assert settings["model"]["init_args"]["head"] == "view_consistency"
+    assert settings["model"]["init_args"]["head"] == "view_vote"
 
 
 def test_the_wheel_trains_by_a_shipped_config_in_an_empty_folder(installed, tmp_path):

@@ -74,9 +74,9 @@ def test_report_is_of_the_third_part_alone(alarm, problem):
     classifier, images, labels = problem
     test = part_of(alarm, images)["test"] & (ask(classifier, images).argmax(dim=1) == labels)
     share = float((alarm.detector.score(classifier, images[test]) > alarm.threshold).float().mean())
-    assert alarm.report.scores["test/ViewConsistency/fpr/clean"].value == pytest.approx(share)
+    assert alarm.report.scores["test/Vote/fpr/clean"].value == pytest.approx(share)
     for name in ("fgsm", "pgd", "pgd_eps_0_5_norm_l2"):
-        score = alarm.report.scores[f"test/ViewConsistency/tpr_at_fpr10/{name}"]
+        score = alarm.report.scores[f"test/Vote/tpr_at_fpr10/{name}"]
         assert score.n == alarm.report.counts[name]
     assert alarm.report.notes == ("not fitted: pgd_eps_0_5_norm_l2",)
 
@@ -109,8 +109,8 @@ def test_judges_new_images(alarm, problem):
 
 def test_attacked_images_ring_more_often_than_clean_ones(alarm):
     rates = alarm.report.scores
-    assert rates["test/ViewConsistency/auroc/fgsm"].value > 0.6
-    assert rates["test/ViewConsistency/fpr/clean"].value < 0.25
+    assert rates["test/Vote/auroc/fgsm"].value > 0.6
+    assert rates["test/Vote/fpr/clean"].value < 0.25
 
 
 def test_images_of_another_kind_are_known_by_their_scores(alarm, problem):
@@ -214,7 +214,7 @@ def test_a_classifier_of_other_classes_or_stages_is_refused(problem):
 
 def test_table_has_a_line_per_group(alarm):
     lines = alarm.table().splitlines()
-    assert lines[0] == f"ViewConsistency, alarm above {alarm.threshold:.4g}: 10 % of clean validation images"
+    assert lines[0] == f"Vote, alarm above {alarm.threshold:.4g}: 10 % of clean validation images"
     shown = {line.split()[0]: line.split()[1] for line in lines[2:-1]}
     assert shown == {name: str(count) for name, count in alarm.report.counts.items() if count}
     assert lines[-1] == "not fitted: pgd_eps_0_5_norm_l2"

@@ -21,6 +21,7 @@ from verisal.detectors import (
     Scaled,
     ViewConsistency,
     ViewLogits,
+    Vote,
 )
 from verisal.errors import ConfigError, DataError
 from verisal.functional.outputs import ask
@@ -32,6 +33,7 @@ DETECTORS = {
     "view_consistency": ViewConsistency(source=VIEWS),
     "default_views": ViewConsistency(),
     "logit_trees": LogitTrees(source=VIEWS, trees=20, ranks=3),
+    "vote": Vote(voters=(ViewConsistency(source=VIEWS), LogitTrees(source=VIEWS, trees=20, ranks=3))),
     "max_softmax": MaxSoftmax(),
     "mahalanobis": Mahalanobis(),
 }
@@ -102,7 +104,7 @@ def test_the_map_is_that_of_the_predicted_class(problem, alarms):
     assert other.where(images[:4]).equal(Gradient()(classifier, images[:4], labels[:4]).saliency)
 
 
-@pytest.mark.parametrize("name", ["learned_consistency", "view_consistency"])
+@pytest.mark.parametrize("name", ["learned_consistency", "view_consistency", "logit_trees", "vote"])
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_the_same_as_an_onnx_file(problem, alarms, tmp_path, name):
     runtime = pytest.importorskip("onnxruntime", reason="install verisal[onnx] and onnxruntime")

@@ -46,9 +46,9 @@ def test_it_is_trained_explained_attacked_and_guarded(run):
         curve = metrics[f"test/{row}/deletion[dataset_mean]_steps16/auc"]
         assert curve["n"] + curve["undefined"] == 4
     for attack in ("fgsm", "pgd", "cw_l2"):
-        assert metrics[f"test/ViewConsistency/auroc/{attack}"]["n"] > 0
+        assert metrics[f"test/Vote/auroc/{attack}"]["n"] > 0
     report = (run / "run" / "report.md").read_text()
-    assert "| ViewConsistency |" in report
+    assert "| Vote |" in report
     assert "- not fitted: cw_l2" in report
 
 

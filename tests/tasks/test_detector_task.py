@@ -400,7 +400,7 @@ def test_the_loop_gives_the_networks_of_fit_itself(folder, tmp_path):
     assert len(chosen) % 32 + len(chosen) > 2 * 32  # a short last batch is left out
     alone.fit(
         {name: tensor[chosen] for name, tensor in measured.items()},
-        groups.adversarial[chosen], groups.clean[chosen], seed=5,
+        groups.adversarial[chosen], groups.clean[chosen], images=groups.image_index[chosen], seed=5,
     )  # fmt: skip
     for name, tensor in alone.state().items():
         torch.testing.assert_close(kept.detectors["masks"].state()[name], tensor, rtol=1e-5, atol=1e-6)
@@ -417,7 +417,7 @@ def test_a_detector_without_a_loop_is_fitted_once_and_comes_back_from_the_checkp
     pooled = read_by(detectors["consistency"].measurement, given["det_fit"])
     detectors["consistency"].fit(
         {name: tensor[chosen] for name, tensor in pooled.items()},
-        groups.adversarial[chosen], groups.clean[chosen], seed=0,
+        groups.adversarial[chosen], groups.clean[chosen], images=groups.image_index[chosen], seed=0,
     )  # fmt: skip
     again = DetectorTask(detectors={"consistency": LearnedConsistency()} | rows("masks"), head="consistency")
     trainer().test(

@@ -194,6 +194,7 @@ def test_score_of_a_row_is_the_mean_over_its_seeds(folder, whole):
             {name: tensor[chosen] for name, tensor in measured.items()},
             table.adversarial[chosen],
             (table.group == table.groups.index("clean"))[chosen],
+            images=table.image_index[chosen],
             seed=number,
         )
         seeds.append(detector.judge(found.measured("det_test", detector.measurement)).double())

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple, final
+from typing import Any, ClassVar, Literal, NamedTuple, final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from verisal.attacks._base import Attack, Draw, check_settings, require
 from verisal.attacks._victim import LossName, Victim, margin, wide
+from verisal.fingerprint import without_defaults
 from verisal.types import Norm
 
 _LAST_STEP = 0.1
@@ -50,6 +53,8 @@ class AdversarialPatch(Attack):
         down: own place of every image, from 0 (top) to 1 (bottom); drawn if None.
         across: the same from 0 (left) to 1 (right).
         random_start: begin with uniform noise rather than with what the image shows there.
+        grain: pixels from one point whose colour is free to the next; between them the patch is interpolated.
+            Above 1 it is smooth, so that what looks for noise finds its edge at most.
         levels: grey levels that the patch is rounded to, at least 2; no rounding if None.
         targeted: ``y`` is the class to reach.
 
@@ -76,12 +81,13 @@ class AdversarialPatch(Attack):
     down: float | None = None
     across: float | None = None
     random_start: bool = False
+    grain: int = 1
     levels: int | None = 256
     targeted: bool = False
 
     def __post_init__(self) -> None:
         require(0 < self.share < 1, "AdversarialPatch.share", self.share, "a share of the area in (0, 1)")
-        check_settings(self, "steps", "places", least=1)
+        check_settings(self, "steps", "places", "grain", least=1)
         check_settings(self, "step", least=0, most=1, above=True)
         check_settings(self, "confidence", least=0)
         check_settings(self, "down", "across", least=0, most=1)
@@ -90,6 +96,9 @@ class AdversarialPatch(Attack):
         require(known, "AdversarialPatch.optimiser", self.optimiser, "'sign' or 'adam'")
         known = self.loss in ("ce", "dlr", "margin")
         require(known, "AdversarialPatch.loss", self.loss, "'ce', 'dlr' or 'margin'")
+
+    def _decisive(self) -> dict[str, Any]:
+        return without_defaults(super()._decisive(), grain=1)
 
     def size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of the patch in an image of ``height x width`` pixels.
@@ -108,14 +117,17 @@ class AdversarialPatch(Attack):
     def _perturb(self, victim: Victim, images: Tensor, *, draw: Draw) -> Tensor:
         own, others = self._corners(images, draw), self._other_corners(images, draw)
         rise, rows = victim.rising_loss(self.loss), victim.rows
-        patches = images[self._index(own, images)]
+        shown = images[self._index(own, images)]
+        size = shown.shape[2:]
+        points = self._points(shown)
         if self.random_start:
-            shape = patches.shape[1:]
-            patches = draw(lambda rng: torch.rand(shape, generator=rng), stream="patch start")
-        best = _Best(self._rounded(patches))
-        climb = _Climb(self.optimiser, patches)
+            shape = points.shape[1:]
+            points = draw(lambda rng: torch.rand(shape, generator=rng), stream="patch start")
+        best = _Best(self._rounded(smooth(points, size)))
+        climb = _Climb(self.optimiser, points)
         for number in range(self.steps):
-            seen, slope, found = self._rounded(patches), torch.zeros_like(patches), _Found.none(patches)
+            seen = self._rounded(smooth(points, size))
+            slope, found = torch.zeros_like(seen), _Found.none(seen)
             for corners in (own[rows], *others[rows, number].unbind(dim=1)):
                 at = self._index(corners, images)
                 losses, gradient, logits = victim.gradient(_put(images[rows], seen, at), rows, rise)
@@ -124,8 +136,9 @@ class AdversarialPatch(Attack):
                 found = found.and_at(losses, victim.reached(logits, rows), lead)
             best.offer(seen, rows, found)
             left = ~found.finished(self.places, self.confidence)
-            patches = (patches + self._length(number) * climb.direction(slope, number)).clamp(0, 1)
-            rows, patches = rows[left], patches[left]
+            direction = climb.direction(slope_of_points(slope, points), number)
+            points = (points + self._length(number) * direction).clamp(0, 1)
+            rows, points = rows[left], points[left]
             climb.keep(left)
             if len(rows) == 0:
                 break
@@ -165,6 +178,13 @@ class AdversarialPatch(Attack):
         channel = torch.arange(images.shape[1], device=corners.device).view(1, -1, 1, 1)
         return sample, channel, down[:, None, :, None], across[:, None, None, :]
 
+    def _points(self, patches: Tensor) -> Tensor:
+        """The colours that are free ``(B, C, h', w')``: those of the pixels, or means around points."""
+        if self.grain == 1:
+            return patches
+        height, width = (max(math.ceil(side / self.grain), 1) + 1 for side in patches.shape[2:])
+        return F.adaptive_avg_pool2d(patches, (height, width))
+
     def _rounded(self, patches: Tensor) -> Tensor:
         if self.levels is None:
             return patches
@@ -173,6 +193,23 @@ class AdversarialPatch(Attack):
     def _length(self, number: int) -> float:
         fall = (1 + math.cos(math.pi * number / self.steps)) / 2
         return self.step * (_LAST_STEP + (1 - _LAST_STEP) * fall)
+
+
+def smooth(points: Tensor, size: Sequence[int]) -> Tensor:
+    """The patch of ``size`` between the points, whose outermost lie on its edge."""
+    if tuple(points.shape[2:]) == tuple(size):
+        return points
+    return F.interpolate(points, size=tuple(size), mode="bilinear", align_corners=True)
+
+
+def slope_of_points(slope: Tensor, points: Tensor) -> Tensor:
+    """The gradient by the points, of that by the pixels between them."""
+    if slope.shape == points.shape:
+        return slope
+    with torch.enable_grad():
+        leaf = points.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(smooth(leaf, slope.shape[2:]), leaf, slope)
+    return gradient
 
 
 def _put(images: Tensor, patches: Tensor, at: tuple[Tensor, Tensor, Tensor, Tensor]) -> Tensor:

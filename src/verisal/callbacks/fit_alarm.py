@@ -48,7 +48,7 @@ class FitAlarm(ExplainingCallback):
     Args:
         attacks: that the alarm learns from, a list, or name to attack; see :meth:`.Alarm.fit`.
         unseen: attacks that are only reported on.
-        detector: what learns; :class:`.ViewConsistency` by default.
+        detector: what learns; :func:`.default_detector` by default.
         false_alarms: allowed share of clean images that are reported.
 
     Attributes:

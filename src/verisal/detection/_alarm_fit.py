@@ -23,7 +23,7 @@ from verisal.detection.groups import GroupTable
 from verisal.detection.metric import DetectionScores, DetectionTable
 from verisal.detection.table import detection_curves, detection_histogram, detection_report
 from verisal.detection.words import detection_summary
-from verisal.detectors import Detector, ViewConsistency
+from verisal.detectors import Detector, default_detector
 from verisal.errors import ConfigError, DataError
 from verisal.fingerprint import state_hash
 from verisal.functional.adversarial import round_to_8bit
@@ -117,7 +117,7 @@ def fit_detector(
             "several processes share the work of an alarm in a folder that all of them see; give store="
         )
     # A copy: another fit of the same object must not change this one.
-    detector = ViewConsistency() if detector is None else copy.deepcopy(detector)
+    detector = default_detector() if detector is None else copy.deepcopy(detector)
     suite = _Suite.of(attacks, unseen, noise)
     divided = _divided(images, labels, classifier, ratios, seed=seed)
     guard_classifier_data({f"det_{part}": source.digests for part, source in divided.items()}, classifier)

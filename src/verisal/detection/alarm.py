@@ -98,7 +98,7 @@ class Alarm:
             images: ``(N, C, H, W)`` float32 in [0, 1]. For the default of 5 % false alarms some 450 are
                 needed, 200 of them for the threshold.
             labels: N whole numbers, the true classes.
-            detector: what learns, of which a copy is fitted; :class:`.ViewConsistency` by default, which
+            detector: what learns, of which a copy is fitted; :func:`.default_detector` by default, which
                 reads the logits of the image and of eight changed copies.
             attacks: that it learns from, a list or name to attack; FGSM at 4 and 8 / 255 and PGD at 2 and
                 4 / 255 by default. Small budgets carry over best.

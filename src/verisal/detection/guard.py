@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from verisal.detection.alarm import Alarm
 from verisal.detection.detector_file import load_alarm
-from verisal.detectors import Detector, Logits, LogitTrees, Moved, ShiftedLogits, View, ViewLogits
+from verisal.detectors import Detector, Logits, LogitTrees, Moved, ShiftedLogits, View, ViewLogits, Vote
 from verisal.detectors.statistical import LogisticDetector
 from verisal.detectors.untrained import UntrainedDetector
 from verisal.errors import ConfigError
@@ -131,8 +131,8 @@ class Guard(nn.Module):
             raise ConfigError(
                 f"{type(detector).__name__} on {type(detector.measurement).__name__} asks the classifier for"
                 " more than logits, and cannot be exported; fit an alarm with LearnedConsistency,"
-                " ViewConsistency, LogitTrees or an untrained detector that reads Logits, ShiftedLogits or"
-                " ViewLogits"
+                " ViewConsistency, LogitTrees, a Vote of these or an untrained detector that reads Logits,"
+                " ShiftedLogits or ViewLogits"
             )
         staged_network(self.classifier, "an exported guard")
         return _OnePass(self.classifier, detector, self._views, self._names, self.alarm.threshold).eval()
@@ -165,15 +165,16 @@ class _OnePass(nn.Module):
         self._detector, self._views, self._names = copy.deepcopy(detector), tuple(views), tuple(names)
         self._threshold = threshold
         # As buffers they go along to other devices, and into the exported program.
-        self._learned = tuple(self._detector._learned)
-        for number, name in enumerate(self._learned):
-            self.register_buffer(f"learned_{number}", self._detector._learned[name].clone())
+        state = self._detector.state()
+        self._learned = tuple(state)
+        for number, tensor in enumerate(state.values()):
+            self.register_buffer(f"learned_{number}", tensor.clone())
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits ``(B, K)``, scores ``(B,)`` and alarms ``(B,)``."""
-        self._detector._learned = {
-            name: self.get_buffer(f"learned_{number}") for number, name in enumerate(self._learned)
-        }
+        if self._learned:
+            buffers = {name: self.get_buffer(f"learned_{n}") for n, name in enumerate(self._learned)}
+            self._detector.restore(buffers)
         seen = torch.cat([images, *(view(images) for view in self._views)])
         logits = logits_of(self.network((seen - self.mean) / self.std))
         # By the size of the first axis, not by len(), which would fix it in an exported program.
@@ -184,7 +185,8 @@ class _OnePass(nn.Module):
 
 def _views(detector: Detector) -> tuple[View, ...] | None:
     """The views whose logits a detector reads; None if it reads something else."""
-    if not isinstance(detector, LogisticDetector | LogitTrees | UntrainedDetector):
+    asked = detector.voters if isinstance(detector, Vote) else (detector,)
+    if not all(isinstance(one, LogisticDetector | LogitTrees | UntrainedDetector) for one in asked):
         return None
     measurement = detector.measurement
     if isinstance(measurement, Logits):

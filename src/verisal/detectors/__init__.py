@@ -45,7 +45,7 @@ from verisal.detectors.views import (
     Scaled,
     View,
 )
-from verisal.detectors.vote import Vote
+from verisal.detectors.vote import Vote, default_detector
 
 __all__ = [
     "AttackCost",
@@ -94,4 +94,5 @@ __all__ = [
     "ViewConsistency",
     "ViewLogits",
     "Vote",
+    "default_detector",
 ]

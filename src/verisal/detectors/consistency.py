@@ -184,5 +184,9 @@ class LogitTrees(Detector):
         """``(B, ranks * (1 + V))`` float32, the precision in which trees compare."""
         found = matching(measured, ("logits", *self.reads)).values()
         logits, *views = (tensor.detach().float().log_softmax(dim=1).clamp_min(_LEAST) for tensor in found)
-        order = logits.argsort(dim=1, descending=True, stable=True)[:, : self.ranks]
+        if torch.onnx.is_in_onnx_export():
+            # ONNX has no stable sort, but its largest values, where equal, come in the order of their places.
+            order = logits.topk(min(self.ranks, logits.shape[1]), dim=1).indices
+        else:
+            order = logits.argsort(dim=1, descending=True, stable=True)[:, : self.ranks]
         return torch.cat([part.gather(1, order) for part in (logits, *views)], dim=1)
