@@ -27,14 +27,17 @@ class Scores:
     """Scores of an evaluation by row (a method, a detector, a baseline) and name, whole and image by image.
 
     Args:
-        evaluation: with one line of samples per image, row and score.
+        evaluation: with one line of samples per image, row and score, or none of these where studies read
+            no single images.
     """
 
     def __init__(self, evaluation: Evaluation) -> None:
         self.evaluation = evaluation
         self._values: dict[str, dict[str, dict[str, float]]] = {}
-        samples = evaluation.samples
-        columns = (samples.get(key, ()) for key in ("image_id", "row", "score", "value"))
+        keys = ("image_id", "row", "score", "value")
+        # Detectors have one line per image and a column for each row.
+        lined = evaluation.samples.keys() >= set(keys)
+        columns = (evaluation.samples[key] for key in keys) if lined else ((),) * len(keys)
         for image, row, score, value in zip(*columns, strict=True):
             own = self._values.setdefault(str(row), {}).setdefault(str(score), {})
             own[str(image)] = float(str(value))

@@ -32,7 +32,11 @@ def made(*, unmoved=0.95, masks=0.97, ahead=None, lacking=()):
             gap = (ahead or {}).get(row, 0.1)
             scores[f"test/masks_minus_{row}/difference/mean_unseen"] = around(gap)
     return Evaluation(
-        "test", {key: one for key, one in scores.items() if key not in lacking}, counts={"clean": 40}
+        "test",
+        {key: one for key, one in scores.items() if key not in lacking},
+        counts={"clean": 40},
+        # One line per image, as detectors give them, and none per score.
+        samples={"image_id": ["a", "b"], "group": ["clean", "fgsm"], **{row: [0.0, 1.0] for row in ROWS}},
     )
 
 
