@@ -143,8 +143,8 @@ def few_shades() -> Colormap:
     return colormaps[COLOUR_SCALE].resampled(_SHADES).with_extremes(bad="white")
 
 
-def as_array(values: Tensor | NDArray[np.float64]) -> NDArray[np.float64]:
-    """The numbers of a tensor on any device."""
+def as_array(values: Tensor | NDArray[np.float64] | Pixels) -> NDArray[np.float64]:
+    """The numbers of an array, or of a tensor on any device."""
     numbers = values.detach().cpu().double().numpy() if isinstance(values, Tensor) else values
     return np.asarray(numbers, dtype=np.float64)
 

@@ -262,7 +262,8 @@ def _subclasses(bases: Sequence[type]) -> tuple[list[str], list[str]]:
 def _concrete(base: type) -> list[type]:
     """Subclasses of which there can be objects, by their names."""
     found: set[type] = set()
-    pending, seen = list(base.__subclasses__()), {base}
+    pending: list[type] = base.__subclasses__()
+    seen = {base}
     while pending:
         one = pending.pop()
         if one not in seen:

@@ -96,7 +96,9 @@ class RenderedScenes(Dataset[Sample]):
     """
 
     def __init__(self, scenes: EmojiScenes, *, num_workers: int, objects: bool) -> None:
-        images, labels, self.image_ids = [], [], []
+        images: list[Tensor] = []
+        labels: list[Tensor] = []
+        self.image_ids: list[str] = []
         self._objects: list[tuple[Tensor, Tensor, Tensor]] = []
         for batch in _in_order(scenes, num_workers, "rendering"):
             images.append(round_to_8bit(batch.images))

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from itertools import islice
 from typing import Final, Literal, Protocol, TypeVar, final, runtime_checkable
 
-from verisal.reporting.escaping import plain
+from verisal._plain import plain
 from verisal.reporting.publication import Publication
 
 Best = Literal["min", "max", "last"]

@@ -15,8 +15,8 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
+from verisal._plain import plain
 from verisal.progress import tell
-from verisal.reporting.escaping import plain
 from verisal.reporting.publication import Publication, Sink
 from verisal.reporting.wandb_layout import Layout, RunCard, seen
 from verisal.reporting.wandb_mode import WandbSettings, decided
