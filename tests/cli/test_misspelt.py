@@ -16,7 +16,10 @@ IN_COMMANDS = {
         "data: DetectorData has no setting 'fit_cuont'; did you mean 'fit_count'?",
     ),
     "trainer": ("--trainer.max_epoch=3", "did you mean 'trainer.max_epochs'? Known in trainer: accelerator,"),
-    "wandb": ("--wandb.mod=offline", "did you mean 'wandb.mode'? Known in wandb: mode, name, project, tags"),
+    "wandb": (
+        "--wandb.mod=offline",
+        "did you mean 'wandb.mode'? Known in wandb: charts, checkpoint, features",
+    ),
     "top": ("--run_dri=x", "there is no setting 'run_dri'; did you mean 'run_dir'? Known: ckpt_path, config"),
     "row": (
         f"{MASKS}.init_args.raeds=3",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from verisal._plain import plain
 from verisal.cli import _explain_command, _parsers, main
 from verisal.cli._app import VerisalCLI
 from verisal.cli._settings import parsed_settings
@@ -112,7 +113,7 @@ def refused(capsys, command, option, *values, codes=(2,)):
         said = [line for line in error.splitlines() if line.startswith("verisal: ")]
         (line,) = said or ([out] if command[0] == "data" and code == 1 else [])
         named = (option.rpartition(".")[2], option.replace("_", "-"), *values)
-        shown = [name.split("\n")[0][:50] for name in named if name.strip()]
+        shown = [plain(name.split("\n")[0][:50]) for name in named if name.strip()]
         assert any(name in line for name in shown), (command, error)
     return code
 

@@ -265,12 +265,12 @@ def test_without_a_stop_the_change_of_the_last_full_window_is_told(monkeypatch):
 def test_progress_tells_of_the_change_and_is_no_setting_of_the_map(capsys, monkeypatch):
     monkeypatch.setattr(extremal, "_WINDOW", 2)
     monkeypatch.setattr("verisal.progress.shown._SECONDS_BETWEEN_LINES", 0.0)
-    told = ExtremalPerturbation(steps=4, progress=True)
+    told = ExtremalPerturbation(steps=6, progress=True)
     told(toy_classifier(), toy_images(2), QUERY)
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0].startswith("ExtremalPerturbation, 2/8, ")
-    assert "ExtremalPerturbation, 8/8, " in lines[-1]
-    plain = ExtremalPerturbation(steps=4)
+    assert lines[0].startswith("ExtremalPerturbation, 2/12, ")
+    assert lines[-1].startswith("ExtremalPerturbation, 12/12, change 0.")
+    plain = ExtremalPerturbation(steps=6)
     assert told == plain
     assert told.settings() == plain.settings()
     assert "until" not in plain.settings()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple, final
+from typing import ClassVar, Literal, NamedTuple, final
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,6 @@ from torch import Tensor
 
 from verisal.attacks._base import Attack, Draw, check_settings, require
 from verisal.attacks._victim import LossName, Victim, margin, wide
-from verisal.fingerprint import without_defaults
 from verisal.types import Norm
 
 _LAST_STEP = 0.1
@@ -96,9 +95,6 @@ class AdversarialPatch(Attack):
         require(known, "AdversarialPatch.optimiser", self.optimiser, "'sign' or 'adam'")
         known = self.loss in ("ce", "dlr", "margin")
         require(known, "AdversarialPatch.loss", self.loss, "'ce', 'dlr' or 'margin'")
-
-    def _decisive(self) -> dict[str, Any]:
-        return without_defaults(super()._decisive(), grain=1)
 
     def size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of the patch in an image of ``height x width`` pixels.
