@@ -178,7 +178,7 @@ class AdversarialPatch(Attack):
         """The colours that are free ``(B, C, h', w')``: those of the pixels, or means around points."""
         if self.grain == 1:
             return patches
-        height, width = (max(math.ceil(side / self.grain), 1) + 1 for side in patches.shape[2:])
+        height, width = (math.ceil(side / self.grain) + 1 for side in patches.shape[2:])
         return F.adaptive_avg_pool2d(patches, (height, width))
 
     def _rounded(self, patches: Tensor) -> Tensor:

@@ -138,7 +138,7 @@ class Stack(LogisticDetector):
                 " the parts read, or leave the part out"
             )
         self._learned = {}
-        self._weigh(scores, adversarial, images, penalty=self.penalty)
+        self._weigh(scores, adversarial, images)
 
     def _numbers(self, measured: Measured) -> Tensor:
         """Scores of the parts, ``(B, parts)`` float64."""

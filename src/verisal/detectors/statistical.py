@@ -26,7 +26,14 @@ class LogisticDetector(Detector):
     """Logistic regression on standardised numbers of an image; the score is the log odds.
 
     Rows weigh as :func:`.row_weights` says. The optimum is unique, so the seed is not read.
+
+    Attributes:
+        penalty: factor of half the squared length of the weights, beside the sum of the losses; a setting in
+            some sub-classes.
     """
+
+    # Without annotation: it becomes a setting where a sub-class annotates it.
+    penalty = 1.0
 
     def fit(
         self,
@@ -54,21 +61,15 @@ class LogisticDetector(Detector):
         """``(B, F)``, what the regression weighs."""
 
     @final
-    def _weigh(
-        self, numbers: Tensor, adversarial: Tensor, images: Tensor | None, *, penalty: float = 1.0
-    ) -> None:
-        """Learn mean, deviation and weight ``(F,)`` of each number, and the bias, all in float64.
-
-        ``images`` are as of :meth:`fit`. ``penalty`` is the factor of half the squared length of the weights,
-        beside the sum of the losses.
-        """
+    def _weigh(self, numbers: Tensor, adversarial: Tensor, images: Tensor | None) -> None:
+        """Learn mean, deviation and weight ``(F,)`` of each number, and the bias, all in float64."""
         # Imported here: it takes as long as everything else of this room together.
         from sklearn.linear_model import LogisticRegression
         from sklearn.preprocessing import StandardScaler
 
         scaler = StandardScaler()
         scaled = scaler.fit_transform(numbers.double().cpu().numpy())
-        model = LogisticRegression(C=1 / penalty, max_iter=2000)
+        model = LogisticRegression(C=1 / self.penalty, max_iter=2000)
         weights = row_weights(adversarial, images).cpu().numpy()
         model.fit(scaled, adversarial.cpu().numpy(), sample_weight=weights)
         parts = {"mean": scaler.mean_, "scale": scaler.scale_, "weight": model.coef_[0]}

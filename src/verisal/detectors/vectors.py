@@ -8,7 +8,7 @@ from typing import Any, final
 from torch import Tensor
 
 from verisal._checks import as_tuples
-from verisal.detectors.base import matching, require_rows
+from verisal.detectors.base import matching
 from verisal.detectors.forests import named_vectors, require_names
 from verisal.detectors.measurements import Measured, Measurement
 from verisal.detectors.statistical import LogisticDetector
@@ -52,19 +52,6 @@ class LogisticRegression(LogisticDetector):
         if not self.sizes:
             del settings["sizes"]
         return settings
-
-    def fit(
-        self,
-        measured: Measured,
-        adversarial: Tensor,
-        clean: Tensor,
-        *,
-        images: Tensor | None = None,
-        seed: int = 0,
-    ) -> None:
-        """Weigh the numbers of at least 4 clean and 4 adversarial images."""
-        require_rows(self, adversarial, clean)
-        self._weigh(self._numbers(measured), adversarial, images, penalty=self.penalty)
 
     def _numbers(self, measured: Measured) -> Tensor:
         """``(B, F)`` float32."""
