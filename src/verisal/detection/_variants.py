@@ -100,6 +100,7 @@ def copied_noise(noise_like: str | Sequence[str] | None) -> dict[str, str]:
 
 
 def rates(images: Mapping[str, Tensor]) -> tuple[float, float]:
+    """Success rates before and after rounding, of images that were classified right; images as stored."""
     correct = images["clean_correct"]
     before = float(images["success_unrounded"][correct].float().mean())
     return before, float(images["success"][correct].float().mean())

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from itertools import islice
 from typing import Final, Literal, Protocol, TypeVar, final, runtime_checkable
 
-from verisal._plain import plain
+from verisal._plain import plain, plain_lines
 from verisal.reporting.publication import Publication
 
 Best = Literal["min", "max", "last"]
@@ -145,14 +145,10 @@ class Layout:
 def seen(value: object) -> object:
     """Plain data whose text has no character that moves a terminal's cursor or hides what follows."""
     if isinstance(value, str):
-        return _lines(value)
+        return plain_lines(value)
     if isinstance(value, Mapping):
         return {_key(key): seen(inner) for key, inner in value.items()}
     return [seen(inner) for inner in value] if isinstance(value, list | tuple) else value
-
-
-def _lines(text: str) -> str:
-    return "\n".join(map(plain, text.split("\n")))
 
 
 def _key(key: object) -> object:
