@@ -172,6 +172,27 @@ def test_gaussian_noise_copies_the_norm_of_each_attacked_image(scenes):
     torch.testing.assert_close(noisy, attacked, rtol=0.01, atol=2 / 255)
 
 
+def test_noise_needs_no_attack(tmp_path):
+    """False alarms are counted on more images than are attacked, which lend the others their norms."""
+    few = filled(tmp_path, attacked_count=5, noise_count=12, measurement=Logits())
+    table, correct = few.groups(), few.images("clean")["clean_correct"]
+    for attack in attacks():
+        assert all(row < 5 for row in rows_of(table, attack) + rows_of(table, f"{attack}_failed"))
+    lent = few.images("pgd")["l2"]
+    assert len(lent) == 5
+    noisy = few.images("noise_l2")
+    expected = torch.stack([lent[row % 5] for row in range(12)])[correct[:12]]
+    torch.testing.assert_close(noisy["l2"][correct[:12]], expected, rtol=0.01, atol=2 / 255)
+    assert int((noisy["l2"] > 0).sum()) > 5
+    for noise in ("noise_linf", "noise_l2"):
+        rows = rows_of(table, noise)
+        rows += rows_of(table, f"{noise}_misclassified") if f"{noise}_misclassified" in table.groups else []
+        assert sorted(rows) == correct[:12].nonzero()[:, 0].tolist()
+    assert len(few.measured(Logits())["logits"]) == len(table)
+    with pytest.raises(ConfigError, match="attacked and noisy images must be 0..25, found 5 and 26"):
+        make(tmp_path, attacked_count=5, noise_count=26)
+
+
 def test_success_is_judged_on_the_rounded_image(tmp_path):
     class Faint(nn.Module):
         """Class 0 unless the mean brightness is raised: half an 8-bit step everywhere turns the answer."""

@@ -131,6 +131,25 @@ def test_worst_case_is_taken_image_by_image(whole, tables):
     assert found["test/max_softmax/end_to_end/fooled"].value == pytest.approx(len(fooled) / len(clean))
 
 
+def test_images_that_no_attack_tried_are_not_said_to_withstand(folder, tables):
+    """They count for false alarms alone."""
+    found = study(folder, given={"test_attacked_count": 8}).evaluation.scores
+    _, clean = max_softmax_of(tables, "det_test", "clean")
+    tried = [image for image in clean.tolist() if image < 8]
+    assert 0 < len(tried) < len(clean)
+    fooled = {
+        image
+        for attack in ("pgd", "fgsm", "weak")
+        for image in max_softmax_of(tables, "det_test", attack)[1].tolist()
+        if image < 8
+    }
+    score = found["test/max_softmax/end_to_end/fooled"]
+    assert score.n == len(tried)
+    assert score.value == pytest.approx(len(fooled) / len(tried))
+    assert found["test/max_softmax/fpr/clean"].n == len(clean)
+    assert found["test/max_softmax/fpr/noise_linf"].n > len(tried)
+
+
 def test_thresholds_do_not_move_with_the_test_images(folder, tables, whole, monkeypatch):
     given = []
 

@@ -59,7 +59,9 @@ class AttackedImages:
     Args:
         classifier: the one that is attacked and explained, frozen.
         source: the clean images, labelled by the classifier's classes and of its size.
-        attacked_count: how many of them, from the first, are also attacked and made noisy.
+        attacked_count: how many of them, from the first, are also attacked.
+        noise_count: how many, from the first, are made noisy; None for those that are attacked. Images that
+            are not attacked borrow the norms of ``noise_like`` from those that are, in turn.
         attacks: name to attack; names become parts of metric names.
         noise: name to noise control.
         noise_like: name of the attack whose per-image L2 norms the Gaussian noise ``noise_l2`` copies; with
@@ -82,6 +84,7 @@ class AttackedImages:
         source: ImageSource,
         *,
         attacked_count: int,
+        noise_count: int | None = None,
         attacks: Mapping[str, Attack],
         noise: Mapping[str, Attack],
         noise_like: str | Sequence[str] | None,
@@ -95,8 +98,11 @@ class AttackedImages:
         check_range(0, len(_SHARES), near_border=near_border)
         check_range(1, shard_size=shard_size)
         split, count = source.split, len(source)
-        if attacked_count > count:
-            raise ConfigError(f"{split}: attacked images must be 0..{count}, found {attacked_count}")
+        noise_count = attacked_count if noise_count is None else noise_count
+        if max(attacked_count, noise_count) > count:
+            raise ConfigError(
+                f"{split}: attacked and noisy images must be 0..{count}, found {attacked_count} and {noise_count}"
+            )
         near = {
             f"near_{name}" + (f"_{copy + 1}" if copy else ""): (name, copy)
             for name in attacks
@@ -114,10 +120,13 @@ class AttackedImages:
             )
         self.source = source
         self._classifier = classifier
-        self._attacked_count, self._seed, self._keep_failed = attacked_count, seed, keep_failed
+        self._attacked_count, self._noise_count = attacked_count, noise_count
+        self._seed, self._keep_failed = seed, keep_failed
         self._attacks, self._noise, self._copied, self._near = dict(attacks), dict(noise), copied, near
         if not attacked_count:
-            self._attacks, self._noise, self._copied, self._near = {}, {}, {}, {}
+            self._attacks, self._copied, self._near = {}, {}, {}
+        if not noise_count:
+            self._noise, self._copied = {}, {}
         self._root, self._shard_size = root, shard_size
         self._identity = state_hash(classifier)
         # Pictures rather than settings: also another release of the drawings makes another store.
@@ -261,16 +270,19 @@ class AttackedImages:
         )
 
     def _count(self, variant: str) -> int:
-        return len(self.source) if variant == CLEAN else self._attacked_count
+        if variant == CLEAN:
+            return len(self.source)
+        noisy = variant in self._noise or variant in self._copied
+        return self._noise_count if noisy else self._attacked_count
 
     def _stages(self, measurements: Sequence[Measurement]) -> Iterator[Stage]:
         """Everything that is made, in its order."""
         made = "rendering" if isinstance(self.source, EmojiScenes) else "reading"
-        count, split = self._attacked_count, self.source.split
+        split = self.source.split
         yield stage_of(made, len(self.source), split, {CLEAN: ""})
         attacks, noise = words_of(self._attacks, self._noise, self._near, self._copied)
-        yield stage_of("attacking", count, split, attacks)
-        yield stage_of("adding noise to", count, split, noise)
+        yield stage_of("attacking", self._attacked_count, split, attacks)
+        yield stage_of("adding noise to", self._noise_count, split, noise)
         every = {CLEAN: "clean"} | attacks | noise
         for measurement in [part for combined in measurements for part in combined.parts]:
             yield stage_of(f"measuring {measurement.words} of", None, split, every, measurement)
@@ -351,7 +363,8 @@ class AttackedImages:
             if norms is not None:
                 # One draw an image, whatever attack lends the norm.
                 seed = derive_seed(self._seed, NOISE_L2)
-                attacked = gaussian_noise(attacked, norms[list(items)], seed=seed, sample_ids=batch.image_ids)
+                lent = norms[[item % len(norms) for item in items]]
+                attacked = gaussian_noise(attacked, lent, seed=seed, sample_ids=batch.image_ids)
             elif over is not None and base is not None:
                 attacked = self._near_border(batch, items, over, copy=base[1])
             elif variant != CLEAN:

@@ -89,7 +89,8 @@ class DetectorData(L.LightningDataModule):
         fit_count: images of ``det_fit``, all attacked.
         val_count: images of ``det_val``; FPR 1 % needs 1000 that are classified correctly.
         val_attacked_count: how many of them are attacked and made noisy too; 0 for thresholds alone.
-        test_count: images of ``det_test``, all attacked.
+        test_count: images of ``det_test``, all made noisy: what false alarms are counted on.
+        test_attacked_count: how many of them are attacked; None for all. Attacks take most of the time.
         seed: of scenes, attacks and noise; images on disk have their own.
         store: folder of the stores, a path or a URL.
         batch_size: rows per training step.
@@ -123,6 +124,7 @@ class DetectorData(L.LightningDataModule):
         val_count: int = 1100,
         val_attacked_count: int = 200,
         test_count: int = 300,
+        test_attacked_count: int | None = None,
         seed: int = 0,
         store: str = "data/store",
         batch_size: int = 64,
@@ -135,6 +137,8 @@ class DetectorData(L.LightningDataModule):
         super().__init__()
         check_range(1, fit_count=fit_count, val_count=val_count, test_count=test_count, batch_size=batch_size)
         check_range(0, val_attacked_count=val_attacked_count, near_border=near_border, seed=seed)
+        test_attacked_count = test_count if test_attacked_count is None else test_attacked_count
+        check_range(1, test_attacked_count=test_attacked_count)
         if window not in (None, "file"):
             check_window(window)
         self.families = Families(families, fits, tuple(merged))
@@ -149,13 +153,14 @@ class DetectorData(L.LightningDataModule):
         counts: dict[Split, tuple[int, int]] = {
             "det_fit": (fit_count, fit_count),
             "det_val": (val_count, val_attacked_count),
-            "det_test": (test_count, test_count),
+            "det_test": (test_count, test_attacked_count),
         }
         self._splits = {
             split: AttackedImages(
                 self.classifier,
                 image_source(source, split, count, classifier=self.classifier, seed=seed),
                 attacked_count=attacked,
+                noise_count=count if split == "det_test" else attacked,
                 attacks=attacks if split == "det_test" else {name: attacks[name] for name in fitted},
                 noise=noise
                 if split == "det_test"

@@ -214,6 +214,10 @@ def _worst_case(
     attacks = [number for number, name in enumerate(groups.groups) if groups.roles[name] == "attack"]
     if not attacks:
         return {}
+    tried = torch.zeros(len(clean), dtype=torch.bool)
+    for number, name in enumerate(groups.groups):
+        if groups.roles[name] in ("attack", "failed"):
+            tried[[place[image] for image in table.of_group(number).image_index.tolist()]] = True
     fooled = torch.zeros(len(attacks), len(clean), dtype=torch.bool)
     scored = torch.full((len(attacks), len(clean)), torch.nan, dtype=torch.float64)
     for position, number in enumerate(attacks):
@@ -221,7 +225,7 @@ def _worst_case(
         at = torch.tensor([place[image] for image in part.image_index.tolist()], dtype=torch.int64)
         fooled[position, at] = True
         scored[position, at] = part.row_scores(row)
-    defined = ~(fooled & scored.isnan()).any(dim=0)
+    defined = tried & ~(fooled & scored.isnan()).any(dim=0)
     worst = strongest(fooled[:, defined], scored[:, defined])
     own = clean.row_scores(row)[defined]
     return vars(end_to_end(worst.fooled, worst.score, own, threshold, bootstrap))
