@@ -189,7 +189,7 @@ def test_noise_needs_no_attack(tmp_path):
         rows += rows_of(table, f"{noise}_misclassified") if f"{noise}_misclassified" in table.groups else []
         assert sorted(rows) == correct[:12].nonzero()[:, 0].tolist()
     assert len(few.measured(Logits())["logits"]) == len(table)
-    with pytest.raises(ConfigError, match="attacked and noisy images must be 0..25, found 5 and 26"):
+    with pytest.raises(ConfigError, match=r"images must be 0\.\.25, found 5 and 26"):
         make(tmp_path, attacked_count=5, noise_count=26)
 
 

@@ -14,6 +14,7 @@ from verisal.attacks import Attack
 from verisal.data.guard import ImageDigests
 from verisal.data.image_data import Processes
 from verisal.data.scenes.emoji import EmojiScenes
+from verisal.detection._changes import changed, put_near_border, verdict_on
 from verisal.detection._variants import (
     NOISE_L2,
     Part,
@@ -29,8 +30,7 @@ from verisal.detection.table import Role
 from verisal.detectors import Measurement
 from verisal.errors import ConfigError, DataError
 from verisal.fingerprint import state_hash
-from verisal.functional.adversarial import gaussian_noise, judge_8bit, near_border, round_to_8bit
-from verisal.functional.outputs import ask
+from verisal.functional.adversarial import gaussian_noise, round_to_8bit
 from verisal.functional.seeding import derive_seed
 from verisal.models import Classifier
 from verisal.progress import Running, Step, Work, work
@@ -101,7 +101,8 @@ class AttackedImages:
         noise_count = attacked_count if noise_count is None else noise_count
         if max(attacked_count, noise_count) > count:
             raise ConfigError(
-                f"{split}: attacked and noisy images must be 0..{count}, found {attacked_count} and {noise_count}"
+                f"{split}: attacked and noisy images must be 0..{count}, found {attacked_count} and"
+                f" {noise_count}"
             )
         near = {
             f"near_{name}" + (f"_{copy + 1}" if copy else ""): (name, copy)
@@ -359,55 +360,24 @@ class AttackedImages:
 
         def compute(items: Sequence[int]) -> dict[str, Tensor]:
             batch = Batch.collate([self.source[index] for index in items])
-            attacked = batch.images
+            images = batch.images
             if norms is not None:
                 # One draw an image, whatever attack lends the norm.
                 seed = derive_seed(self._seed, NOISE_L2)
                 lent = norms[[item % len(norms) for item in items]]
-                attacked = gaussian_noise(attacked, lent, seed=seed, sample_ids=batch.image_ids)
+                images = gaussian_noise(images, lent, seed=seed, sample_ids=batch.image_ids)
             elif over is not None and base is not None:
-                attacked = self._near_border(batch, items, over, copy=base[1])
+                rows = torch.tensor([*items])
+                shares = torch.tensor([_SHARES[(item + base[1]) % len(_SHARES)] for item in items])
+                attacked, fooled = over["image"][rows], over["success"][rows]
+                images = put_near_border(self._classifier, batch, attacked, fooled, shares)
             elif variant != CLEAN:
-                attacked = self._attacked(variant, batch)
-            verdict = judge_8bit(self._classifier, batch.images, attacked, batch.labels)
-            return {
-                "image": verdict.images,
-                "label": batch.labels,
-                "prediction": verdict.prediction,
-                "clean_correct": verdict.clean_correct,
-                "success": verdict.success,
-                "success_unrounded": verdict.success_unrounded,
-                "l2": verdict.l2,
-                "linf": verdict.linf,
-            }
+                attack = (self._attacks | self._noise)[variant]
+                seed = derive_seed(self._seed, variant)
+                images = changed(self._classifier, batch, attack, seed=seed)
+            return verdict_on(self._classifier, batch, images)
 
         return compute
-
-    def _attacked(self, variant: str, batch: Batch) -> Tensor:
-        """Attacked images; those that the classifier gets wrong anyway stay clean, since they never count."""
-        attack = (self._attacks | self._noise)[variant]
-        clean = round_to_8bit(batch.images).float() / 255
-        with torch.no_grad():
-            correct = (ask(self._classifier, clean).argmax(dim=1) == batch.labels).nonzero()[:, 0]
-        result = attack(
-            self._classifier,
-            clean[correct],
-            batch.labels[correct],
-            generator=torch.Generator().manual_seed(derive_seed(self._seed, variant)),
-            sample_ids=[batch.image_ids[index] for index in correct.tolist()],
-        )
-        return clean.index_copy(0, correct, result.images)
-
-    def _near_border(
-        self, batch: Batch, items: Sequence[int], stored: Mapping[str, Tensor], *, copy: int
-    ) -> Tensor:
-        """Images between clean ones and those that fool, near the border; the others stay clean."""
-        rows = torch.tensor([*items])
-        clean, attacked = (round_to_8bit(batch.images).float() / 255, stored["image"][rows].float() / 255)
-        fooled = stored["success"][rows].nonzero()[:, 0]
-        shares = torch.tensor([_SHARES[(items[row] + copy) % len(_SHARES)] for row in fooled.tolist()])
-        near = near_border(self._classifier, clean[fooled], attacked[fooled], batch.labels[fooled], shares)
-        return clean.index_copy(0, fooled, near)
 
     def _rows(self, variant: str, images: Mapping[str, Tensor]) -> Tensor:
         """Images of a variant that are measured: those that stand in some group."""
