@@ -122,6 +122,14 @@ def test_a_combination_is_kept_by_its_parts(tmp_path):
     assert not found
 
 
+def test_what_two_sources_share_is_one_step(tmp_path):
+    images = make(tmp_path, count=6, attacked_count=6)
+    sources = (Logits(), PooledActivations())
+    alone = images.steps(sources)
+    assert images.steps((*sources, Combined(sources=sources))) == alone
+    assert len(alone) == 3 + len(sources)
+
+
 def test_only_attacks_that_succeeded_are_targets(scenes):
     table = scenes.groups()
     attacked = [table.groups.index(name) for name in attacks()]

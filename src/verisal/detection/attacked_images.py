@@ -29,7 +29,7 @@ from verisal.detection.groups import CLEAN, GroupTable, ImageSource
 from verisal.detection.table import Role
 from verisal.detectors import Measurement
 from verisal.errors import ConfigError, DataError
-from verisal.fingerprint import state_hash
+from verisal.fingerprint import canonical, state_hash
 from verisal.functional.adversarial import gaussian_noise, round_to_8bit
 from verisal.functional.seeding import derive_seed
 from verisal.models import Classifier
@@ -285,7 +285,9 @@ class AttackedImages:
         yield stage_of("attacking", self._attacked_count, split, attacks)
         yield stage_of("adding noise to", self._noise_count, split, noise)
         every = {CLEAN: "clean"} | attacks | noise
-        for measurement in [part for combined in measurements for part in combined.parts]:
+        # Rows share parts; each is measured, and counted as a step, once.
+        parts = {canonical(part.settings()): part for combined in measurements for part in combined.parts}
+        for measurement in parts.values():
             yield stage_of(f"measuring {measurement.words} of", None, split, every, measurement)
 
     def _missing(self, variant: str, measurement: Measurement | None) -> int:
