@@ -211,7 +211,7 @@ def main(arguments: list[str] | None = None) -> None:
             "texts": "; ".join(words for one, words in data if one.name not in TABLES) or "left out",
             "base methods": "gradient, integrated gradients of 4 points on the line from the mean",
             "decoys": "an eighth of a row, or one token, at a time and both ways; the first layer or block"
-            " keeps its features within 0.2 of their deviation; 20 steps",
+            " keeps its features within 0.2 of their standard deviation; 20 steps",
             "rules": "those of the study on images; methods, steps and tolerances were cut for time"
             " after a trial of four rows",
         },

@@ -1,8 +1,8 @@
-"""Inputs that are no images, as images of one row: networks with an early layer, their training, the scores.
+"""Inputs that are not images, as images of one row: networks with an early layer, their training, the scores.
 
 A row of a table with D features is an image ``(1, 1, D)``; a text of T tokens whose embeddings have E numbers
 is one ``(E, 1, T)``: a place is a feature, or a token with all its numbers. Values are scaled so that the
-mean of every number over the training data is 0.5 and the value farthest from it is 0 or 1.
+mean of every number over the training data is 0.5 and the value farthest from that is 0 or 1.
 """
 
 from __future__ import annotations
@@ -51,17 +51,17 @@ class Scaling:
 
     @classmethod
     def of(cls, values: Tensor) -> Scaling:
-        """Of ``(N, D)`` values; a number that never changes has the reach 1."""
+        """The scale of ``(N, D)`` values; a number that never changes has the reach 1."""
         middle = values.mean(dim=0)
         reach = (values - middle).abs().amax(dim=0)
         return cls(middle, reach.where(reach > 0, 1.0))
 
     def to_unit(self, values: Tensor) -> Tensor:
-        """``(..., D)`` in [0, 1]; what lies farther off than any value of the data is cut."""
+        """``(..., D)`` in [0, 1]; values farther off than any in the data are clipped."""
         return (MEAN + (values - self.middle) / (2 * self.reach)).clamp(0, 1)
 
     def from_unit(self, values: Tensor) -> Tensor:
-        """The values back."""
+        """Values in their own units, from scaled ones."""
         return self.middle + 2 * self.reach * (values - MEAN)
 
 
@@ -136,10 +136,10 @@ class _OtherBlocks(nn.Module):
 
 
 def _tokens(output: object) -> Tensor:
-    """``(B, T, E)`` of what a block gives, alone or first of several."""
+    """``(B, T, E)`` from the output of a block: the tensor itself, or the first one of a tuple."""
     first = output[0] if isinstance(output, tuple) else output
     if not isinstance(first, Tensor) or first.ndim != 3:
-        raise DataError(f"a block of a text network must give (B, T, E), found {type(first).__name__}")
+        raise DataError(f"a block of a text network must return (B, T, E), found {type(first).__name__}")
     return first
 
 
@@ -237,16 +237,16 @@ def score(
 ) -> None:
     """Fidelity, insertion, deletion and S_S of every method on every input, and how far decoys go.
 
-    What is removed is replaced by the mean. Rows are ``<data>/<method>``; the query is the predicted class.
+    Removed values are replaced by the mean. Rows are ``<data>/<method>``; the query is the predicted class.
 
     Args:
         data: network and inputs.
         bases: base methods by name.
         attacks: by base method, S_S under attacks aimed at its map.
-        samples: where scores go.
-        own: S_S under an attack aimed at the map that is scored, for ranges over decoys.
+        samples: collects the scores.
+        own: S_S under an attack aimed at the scored map itself, for ranges over decoys.
         steps: of the curves.
-        tell: is told what is done.
+        tell: called with a line of text for every group of inputs.
     """
     methods = methods_of(data.decoy, bases)
     for number, (ids, images) in enumerate(data.groups):

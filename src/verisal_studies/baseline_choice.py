@@ -1,4 +1,4 @@
-"""The study of the few baselines that rank methods as all of them together do."""
+"""The study of the few baselines that rank methods as all baselines together do."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def image_agreement(benefits: Mapping[str, Tensor], some: Sequence[int]) -> Tens
 def steps_of_choice(
     benefits: Mapping[str, Tensor], baselines: Sequence[str], candidates: Sequence[str], *, largest: int
 ) -> list[Step]:
-    """The best set of candidates of every size; of equally good ones the first in the order of baselines.
+    """The best set of candidates of every size; among equally good ones, the first in the order of baselines.
 
     Args:
         benefits: by kind of curve ``(baselines, methods, n)``, higher is better.
@@ -67,7 +67,7 @@ def steps_of_choice(
     places = [place for place, name in enumerate(baselines) if name in candidates]
     if not places:
         raise ConfigError(
-            f"no baseline may be chosen; neutral and without mask or pool must be one of {baselines}"
+            f"no baseline can be chosen; at least one of {baselines} must be neutral and need no mask or pool"
         )
     steps = []
     for size in range(1, min(largest, len(places)) + 1):
@@ -94,10 +94,10 @@ class ChoiceStudy(Study):
     """A study of the rule by which baselines are chosen.
 
     Args:
-        commands: that make the page again.
+        commands: the ones that make the page again.
         setting: what was measured on what, name to value, as the page shows it.
         gain: agreement that a further baseline must add.
-        largest: size of the largest set looked at.
+        largest: size of the largest set considered.
 
     Raises:
         ConfigError: settings out of range.
@@ -119,17 +119,17 @@ class ChoiceStudy(Study):
 
 @final
 class BaselineChoice(ChoiceStudy):
-    """Choice of the baselines over which removal curves are averaged unless told otherwise.
+    """Choice of the baselines over which removal curves are averaged by default.
 
     Candidates are neutral and need neither a mask nor a pool of images. All sets of candidates up to a size
     are compared by how the methods rank, image by image, when areas are averaged over the set and over all
     baselines; the smallest set to which one more baseline adds little is chosen.
 
     Args:
-        commands: that make the page again.
+        commands: the ones that make the page again.
         setting: what was measured on what, name to value, as the page shows it.
         gain: agreement that a further baseline must add.
-        largest: size of the largest set looked at.
+        largest: size of the largest set considered.
 
     Raises:
         ConfigError: settings out of range.
@@ -153,7 +153,7 @@ class BaselineChoice(ChoiceStudy):
             f"set: {cell(mean_of(chosen.agreement))}, best single one `{alone.baselines[0]}`:"
             f" {cell(mean_of(alone.agreement))}, difference {cell(more)}",
         )
-        same = [f"`{name}` is `{earlier}` here" for name, earlier in removal.same_as.items()]
+        same = [f"`{name}` equals `{earlier}` here" for name, earlier in removal.same_as.items()]
         setting = {
             "images": str(benefits["insertion"].shape[2]),
             "methods": quoted(removal.methods()),

@@ -1,4 +1,4 @@
-"""The study of the recommended baselines on other images than those that they were chosen on."""
+"""The study of the recommended baselines on images other than those they were chosen on."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class BaselineChoiceElsewhere(ChoiceStudy):
     Reads what :class:`.BaselineChoice` reads.
 
     Args:
-        commands: that make the page again.
+        commands: the ones that make the page again.
         setting: what was measured on what, name to value, as the page shows it.
         gain: agreement that a further baseline must add, as in the choice.
-        largest: size of the largest set looked at.
+        largest: size of the largest set considered.
 
     Raises:
         ConfigError: settings out of range; when judging, a recommended baseline that was not measured.
@@ -49,8 +49,8 @@ class BaselineChoiceElsewhere(ChoiceStudy):
         missing = [name for name in names if name not in removal.distinct]
         if missing:
             raise ConfigError(
-                f"the recommended baselines {names} are judged, of which {missing} were not measured or are"
-                f" equal to others here; measured are {removal.distinct}"
+                f"the study judges the recommended baselines {names}, of which {missing} were not measured or"
+                f" equal others here; measured are {removal.distinct}"
             )
         benefits = removal.benefits(removal.methods(), removal.distinct)
         together = image_agreement(benefits, [removal.distinct.index(name) for name in names])
@@ -64,7 +64,7 @@ class BaselineChoiceElsewhere(ChoiceStudy):
             _better_than_one(names, more),
             self._same_choice(names, together, chosen),
         )
-        same = [f"`{name}` is `{earlier}` here" for name, earlier in removal.same_as.items()]
+        same = [f"`{name}` equals `{earlier}` here" for name, earlier in removal.same_as.items()]
         setting = {
             "images": str(len(together)),
             "methods": quoted(removal.methods()),
@@ -100,12 +100,12 @@ class BaselineChoiceElsewhere(ChoiceStudy):
             verdict = "holds in part"
         return Finding(
             "the rule chooses them again",
-            f"the rule gives the same set; in part: its own set agrees by less than {self.gain:g} more with"
-            " the ranking by all, or by no more as far as the interval can tell, although it is chosen on"
-            " these very images",
+            f"the rule gives the same set; in part: the set that it gives gains less than {self.gain:g} in"
+            " agreement with the ranking by all, or nothing as far as the interval can tell, although it was"
+            " chosen on these very images",
             verdict,
-            f"chosen here: {quoted(chosen.baselines)}, {cell(mean_of(chosen.agreement))}; minus the"
-            f" recommended ones {cell(lost)}",
+            f"chosen here: {quoted(chosen.baselines)}, {cell(mean_of(chosen.agreement))}; difference"
+            f" from the recommended ones {cell(lost)}",
         )
 
 

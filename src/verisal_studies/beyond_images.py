@@ -17,14 +17,14 @@ _KINDS: Final = ("top_k",)
 
 @final
 class DecoysBeyondImages(Study):
-    """Ranges over decoys of inputs that are no images, against the base method and every control.
+    """Ranges over decoys of inputs that are not images, against the base method and every control.
 
     Reads what :func:`.array_inputs.score` collects. Of the attacks on maps only ``top_k`` carries over: a
-    centre of mass and a corner mean nothing where places have no order.
+    centre of mass and a corner mean nothing where positions have no order.
 
     Args:
-        commands: that make the page again.
-        inputs: kind of input, as the page calls it, to its data sets.
+        commands: the ones that make the page again.
+        inputs: from a kind of input, as the page calls it, to its data sets.
         bases: base methods.
         setting: what was measured on what, name to value, as the page shows it.
 
@@ -74,7 +74,7 @@ class DecoysBeyondImages(Study):
             "inputs": ", ".join(counts),
             "attacks": f"direction, budget, steps and aim: {quoted(read.attack_names())}",
             "intervals": INTERVALS,
-            "comparisons": f"{len(read.differences) + len(read.bases)}, each with an interval of its own: a"
+            "comparisons": f"{len(read.differences) + len(read.bases)}, each with its own interval: a"
             " lone `better` or `worse` is weak evidence",
         }
         values = {

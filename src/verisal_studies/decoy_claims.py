@@ -32,7 +32,7 @@ CONTROLS: Final = {
     _NO_DECOYS[0]: "_range_constant",
     _NO_DECOYS[1]: "_range_noise",
 }
-# Title of a column, whose arrow shows the good end.
+# Titles of columns; the arrow points to the good end.
 FIDELITY_TITLE, OWN_TITLE = "fidelity ↓", "S_S top_k ↓, aimed at itself"
 
 
@@ -43,7 +43,7 @@ class DecoyComparisons:
     Args:
         scores: with the rows ``<base>`` and ``<base>`` followed by every suffix.
         bases: base methods, the rows' names.
-        kinds: attacks on maps, aimed at the base method's; ``top_k`` also at the range's own.
+        kinds: attacks on maps, aimed at the base method's map; ``top_k`` also at that of the range.
 
     Attributes:
         measures: title of a column to the name of its score, as a regular expression.
@@ -92,12 +92,12 @@ class DecoyComparisons:
         yield from dict.fromkeys(name.split(",", 1)[1].rsplit("]", 1)[0] for name in names)
 
     def findings(self) -> Iterator[Finding]:
-        """Five claims: fidelity, attacks, attacks on the decoys' own maps, features kept, range not mean."""
+        """Five claims: fidelity, attacks, attacks on the range itself, features kept, range against mean."""
         words = {base: self.word(base, _PLAIN, FIDELITY_TITLE) for base in self.bases}
         yield Finding(
-            "Fidelity better than the base method's",
-            "better, by the interval of the paired difference, for every base method; in part: for some, and"
-            " worse for none",
+            "Better fidelity than the base method",
+            "better for every base method, by the interval of the paired difference; in part: better for some"
+            " and worse for none",
             verdict_of_words(list(words.values())),
             "; ".join(
                 f"{base} {cell(self.differences[base, _PLAIN, FIDELITY_TITLE])} {word}"
@@ -109,11 +109,11 @@ class DecoyComparisons:
             [self.pair(base, title, title) for base in self.bases for title in self.sensitivities],
         )
         yield self._halved(
-            "Sensitivity halved also where the attack aims at the range over decoys itself",
+            "Sensitivity halved even where the attack aims at the range over decoys itself",
             [self.pair(base, OWN_TITLE, self.sensitivities[0]) for base in self.bases],
         )
-        yield self._against("Better than the same range without features kept", _NO_DECOYS)
-        yield self._against("Range better than mean over the same decoys", (_MEAN,))
+        yield self._against("Better than the same range over images that do not keep features", _NO_DECOYS)
+        yield self._against("The range is better than the mean over the same decoys", (_MEAN,))
 
     def _halved(self, claim: str, cases: Sequence[tuple[Score, Score, Score]]) -> Finding:
         good = [is_halved(ours, plain) for ours, plain, _ in cases]
@@ -121,10 +121,10 @@ class DecoyComparisons:
         ratios = [ours.value / plain.value for ours, plain, _ in cases]
         return Finding(
             claim,
-            "S_S at most half of the base method's, intervals apart, in every case; in part: in some",
+            "S_S at most half of the base method's, with disjoint intervals, in every case; in part: in some",
             verdict_of(good),
-            f"halved in {sum(good)} of {len(cases)}, lower with intervals apart in {lower}; ratios"
-            f" {min(ratios):.3f} to {max(ratios):.3f}",
+            f"halved in {sum(good)} of {len(cases)}, lower with disjoint intervals in {lower};"
+            f" ratios {min(ratios):.3f} to {max(ratios):.3f}",
         )
 
     def _against(self, claim: str, controls: Sequence[str]) -> Finding:
@@ -135,9 +135,9 @@ class DecoyComparisons:
         return Finding(
             claim,
             "fidelity and every S_S better than each control's, by paired intervals, for every base method;"
-            " in part: some are, none is worse",
+            " in part: some are better and none is worse",
             verdict_of_words(words),
-            f"of {len(words)} comparisons {counted(words)}",
+            f"{len(words)} comparisons: {counted(words)}",
         )
 
     def picture(self) -> Pixels:
@@ -153,7 +153,7 @@ class DecoyComparisons:
         return interval_pixels(panels, title=title, reference=0.0)
 
     def tables(self) -> dict[str, object]:
-        """What stands in the page's text, by name."""
+        """Numbers and tables for the page's text, by name."""
         answer, differences = [], []
         for control in CONTROLS:
             words = ([self.word(base, control, title) for base in self.bases] for title in self.measures)

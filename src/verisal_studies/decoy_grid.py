@@ -24,7 +24,7 @@ from verisal_studies.scores import (
 )
 from verisal_studies.study import Finding, Study, StudyResult, verdict_of
 
-# Maps of an axis may be this much less alike than two runs of one setting.
+# Maps of an axis may be less alike than two runs of one setting by this much.
 _MARGIN: Final = 0.1
 _NAMES: Final = {"fidelity": FIDELITY, "S_S": sensitivity_under("top_k", aimed=True)}
 
@@ -40,10 +40,10 @@ class DecoyGrid(Study):
     Args:
         axes: name of an axis, a group of the agreement, to the settings on it, the default among them.
         default: the row of the setting that was chosen.
-        strict: the row of decoys that keep features as closely as was meant.
+        strict: the row of decoys that keep features as closely as intended.
         plain: the row of the base method.
         setting: what was measured on what, name to value, as the page shows it.
-        commands: that make the page again.
+        commands: the ones that make the page again.
 
     Raises:
         ConfigError: no axis, or one without the default or without another setting.
@@ -66,20 +66,20 @@ class DecoyGrid(Study):
         bad = [name for name, members in self.axes.items() if default not in members or len(members) < 2]
         if bad or not self.axes:
             raise ConfigError(
-                f"axes must be at least one, each with the default {default!r} and another setting; found"
-                f" {list(self.axes)}, of which not so {bad}"
+                f"expected at least one axis, each with the default {default!r} and another setting; found"
+                f" {list(self.axes)}, of which {bad} lack one of the two"
             )
         self.default, self.strict, self.plain = default, strict, plain
 
     def result(self, evaluation: Evaluation) -> StudyResult:
-        """One claim per axis, and one about decoys as they were meant against the base method."""
+        """One claim per axis, and one that compares decoys as intended with the base method."""
         read = _Comparisons(self, Scores(evaluation))
         findings = (*(read.axis(name) for name in self.axes), read.strict())
         setting = {
             **self.setting,
             "images": read.images,
             "intervals": INTERVALS,
-            "comparisons": f"{len(read.place)} settings with the default by two scores,"
+            "comparisons": f"{len(read.place)} settings with the default on two scores,"
             f" {len(self.axes)} groups of maps",
         }
         summary = "; ".join(f"{finding.claim}: {finding.verdict}" for finding in findings) + "."
@@ -92,7 +92,7 @@ class _Comparisons:
     def __init__(self, study: DecoyGrid, scores: Scores) -> None:
         self.study, self.scores = study, scores
         members = [(row, axis) for axis, group in study.axes.items() for row in group if row != study.default]
-        # Of a setting on several axes the last one counts.
+        # A setting on several axes counts for the last one.
         self.place = dict(members)
         self._rows = [study.plain, study.default, *self.place]
         self.images = counted_images(scores.values(*self._key(study.default, "fidelity")))
@@ -128,11 +128,11 @@ class _Comparisons:
         ]
         return Finding(
             f"Insensitive to {axis}",
-            "maps: lower end of the median pairwise Spearman at least that of another seed minus"
-            f" {_MARGIN:g}; scores: no setting's fidelity or S_S has an interval apart from the default's;"
-            " in part: one of the two",
+            "maps: the lower end of the median pairwise Spearman correlation is at least that of another seed"
+            f" minus {_MARGIN:g}; scores: no setting's interval of fidelity or S_S is disjoint from the"
+            " default's; in part: one of the two",
             verdict_of([similarity.low >= floor.value - _MARGIN, not apart]),
-            f"Spearman {cell(similarity)}, another seed {cell(floor)}; apart from the default:"
+            f"Spearman {cell(similarity)}, another seed {cell(floor)}; disjoint from the default's:"
             f" {', '.join(apart) or 'none'}",
         )
 
@@ -142,10 +142,11 @@ class _Comparisons:
         word = difference_word(difference, "low")
         ratio = ratio_of_means(self.scores.stacked([self._key(row, "S_S"), self._key(plain, "S_S")]))
         return Finding(
-            f"Decoys that keep features as meant ({row}) beat the base method",
-            "fidelity better by the paired interval and S_S halved, intervals apart; in part: one of the two",
+            f"Decoys that keep features as intended ({row}) beat the base method",
+            "fidelity better by the paired interval, and S_S halved with disjoint intervals; in part: one of"
+            " the two",
             verdict_of([word == "better", is_halved(self._mean(row, "S_S"), self._mean(plain, "S_S"))]),
-            f"fidelity {cell(difference)} {word}; S_S times {cell(ratio)}",
+            f"fidelity {cell(difference)} {word}; S_S multiplied by {cell(ratio)}",
         )
 
     def picture(self) -> Pixels:

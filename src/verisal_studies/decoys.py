@@ -24,11 +24,11 @@ class DecoyStudy(Study):
     ``top_k`` aimed at its own.
 
     Args:
-        commands: that make the page again.
+        commands: the ones that make the page again.
         setting: what was measured on what, name to value, as the page shows it.
         title: of the page.
         bases: base methods, the rows' names.
-        beside: a page of the same study on other images, whose verdicts stand beside these; None for none.
+        beside: a page of the same study on other images, whose verdicts are shown beside these, or None.
     """
 
     page = "decoys"
@@ -47,7 +47,7 @@ class DecoyStudy(Study):
         self.title, self.beside = title, None if beside is None else Path(beside)
 
     def result(self, evaluation: Evaluation) -> StudyResult:
-        """Five claims: fidelity, attacks, attacks on the decoys' own maps, features kept, range not mean."""
+        """Five claims: fidelity, attacks, attacks on the range itself, features kept, range against mean."""
         read = DecoyComparisons(Scores(evaluation), self.bases, ATTACKS)
         findings = tuple(read.findings())
         words = "; ".join(f"{finding.claim.lower()}: {finding.verdict}" for finding in findings)
@@ -56,7 +56,7 @@ class DecoyStudy(Study):
             "images": _counts(read),
             "attacks": f"{quoted(ATTACKS)}; direction, budget, steps and aim: {quoted(read.attack_names())}",
             "intervals": INTERVALS,
-            "comparisons": f"{len(read.differences) + len(self.bases)}, each with an interval of its own: a"
+            "comparisons": f"{len(read.differences) + len(self.bases)}, each with its own interval: a"
             " lone `better` or `worse` is weak evidence",
         }
         summary = f"{words[:1].upper()}{words[1:]}."
@@ -69,14 +69,14 @@ class DecoyStudy(Study):
 
 
 def _counts(read: DecoyComparisons) -> str:
-    """Numbers of images, of those with attacks, and of those with attacks on the decoys' own maps."""
+    """Numbers of images: all, those with attacks, and those with attacks on the decoys' own maps."""
     base = read.bases[0]
     own = base + OURS
     images = read.scores.values(base, read.name(base, FIDELITY_TITLE))
     attacked = len(read.scores.values(base, read.name(base, read.sensitivities[0])))
     aimed = len(read.scores.values(own, read.name(own, OWN_TITLE)))
-    some = f"for attacks {attacked} of them; " if attacked < len(images) else ""
-    return f"{counted_images(images)}; {some}for attacks on the decoys' own maps {aimed} of them"
+    some = f"{attacked} of them for attacks; " if attacked < len(images) else ""
+    return f"{counted_images(images)}; {some}{aimed} of them for attacks on the decoys' own maps"
 
 
 def _beside(findings: Sequence[Finding], page: Path) -> Section:

@@ -1,6 +1,6 @@
-"""Figures of the studies: scores with intervals, maps by setting, and tables too large for numbers in cells.
+"""Figures of the studies: scores with intervals, maps by setting, and tables too large to show as numbers.
 
-All give ``(H, W, 3)`` uint8 pixels, as wide as a page, and raise ``DataError`` where nothing is to draw.
+All return ``(H, W, 3)`` uint8 pixels, as wide as a page, and raise ``DataError`` if there is nothing to draw.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ def interval_pixels(
 ) -> Pixels:
     """Draw one panel per score with a mark and a 95 % interval per line and series.
 
-    Panels share their lines, each has a scale of its own. A score without a value is left out; one without an
-    interval is a mark alone. ``reference`` is where an upright line is drawn, e.g. at no difference.
+    Panels share their lines, and each has its own scale. A score without a value is left out; one without an
+    interval is only a mark. ``reference`` is where a vertical line is drawn, e.g. at no difference.
 
     Raises:
         DataError: nothing to draw, or panels of different lines.
@@ -81,7 +81,7 @@ def interval_pixels(
     lines = list(next(iter(panels.values()), {}))
     if not lines or any(list(panel) != lines for panel in panels.values()):
         raise DataError(
-            f"panels must be at least one and share their lines, found {list(panels)} and {lines}"
+            f"expected at least one panel, and the same lines in all, found {list(panels)} and {lines}"
         )
     series = list(dict.fromkeys(name for panel in panels.values() for own in panel.values() for name in own))
     height = 1.2 + 0.12 * len(series) + len(lines) * (0.16 + 0.12 * len(series))
@@ -216,7 +216,7 @@ def matrices_pixels(
     """Draw ``(N, N)`` tables side by side on one colour scale, NaN left white.
 
     ``labels`` say what rows and columns are, ``names`` which; ``scale`` is the title of the colour scale and
-    ``limits`` are its ends. Limits around 0 get colours that part at 0.
+    ``limits`` are its ends. Limits on both sides of 0 get colours that diverge at 0.
     """
     _check_some(matrices, "tables needs at least one")
     longest = _LETTER * max(map(len, names))

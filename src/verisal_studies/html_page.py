@@ -13,11 +13,11 @@ from verisal_studies.study import COLOURS, StudyFigure, StudyResult, verdict_lin
 
 
 def html_page(result: StudyResult, *, notes: Sequence[str] = ()) -> str:
-    """The page with its pictures, at most 3 MB; of links only the words are left.
+    """The page with its pictures, at most 3 MB; links are left as plain words.
 
     Args:
         result: the judged study.
-        notes: of the evaluation, which its reader must know.
+        notes: those of the evaluation, which a reader must know.
     """
     doubts = [
         f"{without_marks(finding.claim).rstrip('.')}: {finding.verdict}."

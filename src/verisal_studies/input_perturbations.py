@@ -58,7 +58,7 @@ class InputPerturbations(Study):
         setting = {
             "images": str(next(iter(rankings.benefits.values())).shape[1]),
             "baselines": quoted(removal.baselines),
-            "neutral, each once": quoted(removal.neutral),
+            "neutral, without duplicates": quoted(removal.neutral),
             "hyperparameters": ", ".join(axis.name for axis in changes),
             "methods that are ranked": str(len(rankings.methods)),
             "metric settings": f"{len(rankings.settings)} ({len(rankings.agreement)} pairs)",
@@ -103,7 +103,7 @@ def _neutrality(removal: RemovalScores) -> str:
         neutral = removal.is_neutral(name)
         word = "n/a" if neutral is None else "yes" if neutral else "no"
         if name in removal.same_as:
-            word = f"is `{removal.same_as[name]}` here"
+            word = f"equals `{removal.same_as[name]}` here"
         rows[name] = [*(cell(removal.scores.mean(name, f"neutrality/{key}")) for key in keys), word]
     return table(["baseline", "I1", "I2, largest", "I2, entropy", "I3", "neutral"], rows)
 
@@ -209,7 +209,7 @@ def _pairings(pairings: Sequence[Diagonal], neutral: Sequence[str]) -> str:
 
 
 def _recommended(removal: RemovalScores) -> str:
-    """The default of the curves on images that had no part in its choice."""
+    """The default baselines of the curves, judged on images that had no part in the choice."""
     names = [baseline.name for baseline in recommended_baselines()]
     missing = [name for name in names if name not in removal.distinct]
     if missing:
@@ -229,11 +229,11 @@ def _recommended(removal: RemovalScores) -> str:
         areas = removal.areas(kind, methods, names)
         spread.append(f"{kind} {cell(mean_of((areas.amax(dim=0) - areas.amin(dim=0)).mean(dim=0)))}")
     return (
-        f"`PerturbationCurves` averages over {quoted(names)} unless told otherwise:"
+        f"By default, `PerturbationCurves` averages over {quoted(names)}, which were"
         " [chosen](baseline_choice.md) on other scenes by how the methods rank on each image when areas are"
-        " averaged over these and over all baselines. On the scenes of this page (Kendall's tau-b per image):"
-        f" better than {better} of {len(removal.distinct)} single baselines with the interval of the"
-        " difference above 0.\n\n"
+        " averaged over these and over all baselines. On the scenes of this page they are better than"
+        f" {better} of {len(removal.distinct)} single baselines (Kendall's tau-b per image), with the"
+        " interval of the difference above 0.\n\n"
         + table(["baselines", "agreement with the ranking by all", "all of them minus this one"], rows)
         + "\n\nLargest minus smallest area of an image among them, mean over methods and images: "
         + f"{', '.join(spread)}."

@@ -34,7 +34,7 @@ class _Case:
 
     ``plain`` is S_S under the attack, ``control`` under random signs; ``less`` the paired difference of the
     overlaps. S_S does not decide: it divides by the size of the change, which is larger for random signs, so
-    that it is above theirs for any map that the attack does not touch, one of noise among them.
+    it is larger under the attack even for a map that the attack does not touch, such as one of noise.
     """
 
     row: str
@@ -55,13 +55,13 @@ class _Case:
 
     @property
     def word(self) -> str:
-        """``better``, for the attacker, where less is left of the largest pixels than under random signs."""
+        """``better``, for the attacker, where fewer of the largest pixels remain than under random signs."""
         return difference_word(self.less, "low")
 
 
 @final
 class MapRobustness(Study):
-    """Maps moved further by noise that nobody sees and that keeps the label than by random signs.
+    """Maps moved further by invisible noise that keeps the label than by random signs.
 
     Reads all methods with ``attacked_sensitivity`` under ``top_k``, ``mass_centre`` and ``target``.
     """
@@ -79,8 +79,8 @@ class MapRobustness(Study):
                 f" with another one, found {sorted({(case.row, case.direction) for case in cases})}"
             )
         findings = (
-            _moved("Attacks along a method's own direction move its map further than random signs", own),
-            _moved("Attacks along the gradient move the maps of other methods further, too", others),
+            _moved("Attacks along a method's own direction move its map further than random signs do", own),
+            _moved("Attacks along the gradient also move the maps of other methods further", others),
         )
         settings = dict.fromkeys(case.settings for case in cases)
         setting = {
@@ -88,7 +88,7 @@ class MapRobustness(Study):
             "images": counted_images(cases[0].images),
             "attacks": f"{quoted(ATTACKS)}; direction, budget, steps: {quoted(settings)}",
             "intervals": INTERVALS,
-            "comparisons": f"{len(own) + len(others)}, each with an interval of its own",
+            "comparisons": f"{len(own) + len(others)}, each with its own interval",
         }
         summary = "; ".join(f"{one.claim}: {one.verdict} ({one.evidence})" for one in findings) + "."
         lines: dict[tuple[str, str], dict[str, _Case]] = {}
@@ -122,9 +122,9 @@ def _moved(claim: str, cases: Sequence[_Case]) -> Finding:
     rest = quoted(sorted({case.row for case in cases if case.word != "better"}))
     return Finding(
         claim,
-        "overlap of the largest pixels with those of the clean map below that under random signs of the same"
-        " budget, by the paired interval, for every method and attack; in part: for some, and above it for"
-        " none",
+        "the overlap of the largest pixels with those of the clean map is below that under random signs of"
+        " the same budget, by the paired interval, for every method and attack; in part: below for some and"
+        " above for none",
         verdict_of_words(words),
         f"below in {words.count('better')} of {len(words)}, above in {words.count('worse')}"
         + (f"; not below for {rest}" if rest else ""),

@@ -1,4 +1,4 @@
-"""The callback that judges a study by a run, and leaves its pages in the run's folder."""
+"""The callback that judges a study by a run, and writes its pages into the run's folder."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class StudyPage(Callback):
     """Judges the claims of a study by the scores of task and callbacks, after a validate or test run.
 
     The page is ``study.html``, one file that can be sent, and ``study.md``, whose pictures are in ``study/``
-    beside it, all in the run's folder. Rank zero alone does.
+    beside it, all in the run's folder. Only rank zero writes them.
 
     Args:
         study: reads the evaluation.
-        page: where else the page goes, e.g. into the documentation; None for nowhere.
+        page: another place for the page, e.g. in the documentation, or None.
     """
 
     def __init__(self, study: Study, *, page: Path | str | None = None) -> None:

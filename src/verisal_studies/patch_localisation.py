@@ -1,4 +1,4 @@
-"""The study of patches: which maps show where the attack is, and heal the image."""
+"""The study of patches: which maps show where the attack is, and help to heal the image."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from verisal_studies.figures import interval_pixels
 from verisal_studies.scores import INTERVALS, Scores, cell, counted_images, difference_word, quoted, table
 from verisal_studies.study import Finding, Study, StudyResult, verdict_of, verdict_of_words
 
-#: What a map must reach, by score.
+#: The least that a map must reach, by score.
 _LIMITS: Final = {"energy": 0.70, "pointing": 0.95, "box": 0.93}
 _HEADER: Final = ("energy ↑", "pointing ↑", "box ↑", "healed ↑")
 _NO_METHODS: Final = ("true_place", "random_place")
@@ -28,11 +28,11 @@ class PatchLocalisation(Study):
     Reads ``PatchedImages``.
 
     Args:
-        commands: that make the page again.
+        commands: the ones that make the page again.
         setting: what was measured on what, name to value.
-        ours: the row that the others are compared with.
+        ours: the row that is compared with the others.
         parts: rows that are parts or variants of ours, with which it is not compared.
-        note: what else was seen, at the end of the page.
+        note: other observations, for the end of the page.
 
     References:
         brown2017
@@ -58,7 +58,7 @@ class PatchLocalisation(Study):
         rows = scores.rows("patches/energy")
         if self.ours not in rows:
             raise ConfigError(
-                f"the study reads the localisation of patches by {self.ours!r}, found it of {rows}; add the"
+                f"the study reads the localisation of patches by {self.ours!r}, found that of {rows}; add the"
                 " callback PatchedImages with the methods of the study's configuration"
             )
         attacks = [
@@ -111,7 +111,7 @@ class PatchLocalisation(Study):
         reached = [own[score].value >= limit for score, limit in _LIMITS.items()]
         return Finding(
             f"`{self.ours}` point at {words}",
-            f"mean at least {limits}, on {_FEWEST} patches or more in all; in part: some of them",
+            f"mean at least {limits}, on {_FEWEST} patches or more in all; in part: some of these limits",
             verdict_of(reached) if patches >= _FEWEST else "cannot be said",
             ", ".join(f"{score} {cell(value)}" for score, value in own.items())
             + f", {patches} patches in all",
@@ -129,8 +129,8 @@ class PatchLocalisation(Study):
         rest = quoted(row for row, word in words.items() if word != "better")
         return Finding(
             f"`{self.ours}` are ahead of all other methods in {score} on {words_of}",
-            "the interval of the paired difference is above 0 for every other method; in part: for some, and"
-            " below 0 for none",
+            "the interval of the paired difference is above 0 for every other method; in part: above 0 for"
+            " some and below 0 for none",
             verdict_of_words(listed),
             f"ahead of {listed.count('better')} of {len(listed)}, behind {listed.count('worse')}"
             + (f"; not ahead of {rest}" if rest else "")

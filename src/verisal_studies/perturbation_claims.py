@@ -20,7 +20,7 @@ from verisal_studies.study import Finding, Verdict, verdict_of
 
 GENERATORS: Final = ("rise", "occlusion", "extremal")
 _GROUP: Final = " baselines"
-# A deterministic method has floor 1, below which any change whatever lies.
+# A deterministic method has floor 1, and any change at all lies below that.
 _ALIKE: Final = 0.9
 _HALF: Final = 0.5
 _CHANCE_OF_AREAS, _CHANCE_OF_RANKINGS = 0.1, 0.05
@@ -29,7 +29,7 @@ _RULE_OF_MAPS: Final = (
     f" twice; for methods without random numbers, whose floor is 1, below {_ALIKE:g}"
 )
 _RULE_OF_RANKINGS: Final = (
-    "the 95 % interval of Kendall's tau-b between both rankings lies below the middle 95 % of what each"
+    "the 95 % interval of Kendall's tau-b between the two rankings lies below the middle 95 % of what each"
     f" ranking reaches with itself on resampled images; in part if for more than {_CHANCE_OF_RANKINGS:.0%}"
 )
 
@@ -43,7 +43,7 @@ class Divergence:
         similarity: per image the median Spearman similarity over pairs of settings, mean over images.
         floor: of the same setting run twice.
         control: of the settings to random maps.
-        repeats: pairs that the floor was measured with; 0 if it is 1 by statement.
+        repeats: pairs that the floor was measured with; 0 if it is 1 by definition.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Divergence:
 
     @property
     def diverges(self) -> bool:
-        """Below the floor's interval, and, where the floor is stated, below 0.9 too."""
+        """Below the floor's interval, and also below 0.9 where the floor is 1 by definition."""
         below = self.similarity.high < self.floor.low
         return below and (self.repeats > 0 or self.similarity.high < _ALIKE)
 
@@ -73,7 +73,7 @@ def maps_by_baseline(removal: RemovalScores) -> list[Divergence]:
     """
     if len(removal.neutral) < 2:
         raise ConfigError(
-            f"the study compares neutral baselines, of which there are {removal.neutral}; give at least two"
+            f"the study compares neutral baselines, found only {removal.neutral}; give at least two"
         )
     divergences = []
     for generator in GENERATORS:
@@ -126,7 +126,7 @@ def hyperparameters(divergences: Sequence[Divergence]) -> Finding:
         verdict_of([axis.diverges for axis in divergences]),
         f"{len(apart)} of {len(divergences)} diverge"
         + (f": {'; '.join(apart)}" if apart else "")
-        + (f"; not: {'; '.join(alike)}" if alike else ""),
+        + (f"; these do not: {'; '.join(alike)}" if alike else ""),
     )
 
 
@@ -165,7 +165,7 @@ def _divergence(removal: RemovalScores, row: str, name: str, similarity: Score) 
     floor, control = (removal.scores.mean(row, f"map_agreement/{key}") for key in ("floor", "control"))
     repeats = round(removal.scores.reported(row, "map_agreement/repeats").value)
     if not repeats:
-        # Stated, not measured.
+        # By definition, not measured.
         floor = replace(floor, low=floor.value, high=floor.value)
     return Divergence(name, similarity, floor, control, repeats)
 
@@ -252,8 +252,8 @@ class Rankings:
             _verdict_of_rankings(differing / len(self.agreement)),
             f"{differing} of {len(self.agreement)} pairs; tau-b median {values.median():z.2f}, lowest"
             f" {cell(self.agreement[lowest])} (`{lowest[0]}` and `{lowest[1]}`); a ranking with itself on"
-            f" resampled images {floor.median():z.2f}; on one image a pair of methods swaps with chance"
-            f" {cell(self._swaps())}",
+            f" resampled images {floor.median():z.2f}; on a single image two methods swap places with"
+            f" probability {cell(self._swaps())}",
         )
 
     def orders_differ(self) -> Finding:
@@ -264,14 +264,14 @@ class Rankings:
         return Finding(
             "removing the most relevant pixels first (MoRF) and the least relevant ones first (LeRF) rank"
             " methods differently",
-            f"for more than {_HALF:.0%} of the baselines, and ROAD, {_RULE_OF_RANKINGS}",
+            f"for more than {_HALF:.0%} of the baselines, counting ROAD, {_RULE_OF_RANKINGS}",
             _verdict_of_rankings(differing / len(orders)),
             f"{differing} of {len(orders)}; tau-b from {values.min():z.2f} to {values.max():z.2f}, median"
             f" {values.median():z.2f}",
         )
 
     def _differ(self, one: str, other: str) -> bool:
-        """True if two settings rank the methods differently, beyond what resampled images do to either."""
+        """True if two settings rank the methods more differently than resampled images make either."""
         pair = (one, other) if (one, other) in self.agreement else (other, one)
         return self.agreement[pair].high < min(self.stability[one].low, self.stability[other].low)
 
@@ -305,12 +305,12 @@ class Diagonal:
 
     @cached_property
     def effect(self) -> Score:
-        """Mean where both share a baseline, minus the mean elsewhere."""
+        """Mean where map and curve share a baseline, minus the mean elsewhere."""
         return diagonal_effect(self.benefits, Bootstrap())
 
     @property
     def interaction(self) -> Tensor:
-        """``(S, S)`` means without those of rows and columns: what is left for the pairing."""
+        """``(S, S)`` means with the row and column effects removed: the part due to the pairing."""
         means = self.benefits.nanmean(dim=2)
         return means - means.mean(dim=0, keepdim=True) - means.mean(dim=1, keepdim=True) + means.mean()
 
@@ -330,7 +330,7 @@ class Diagonal:
 
 
 def diagonals(removal: RemovalScores) -> list[Diagonal]:
-    """Of every generator and curve, over the distinct baselines."""
+    """Those of every generator and curve, over the distinct baselines."""
     names = removal.distinct
     every = []
     for generator in GENERATORS:
@@ -350,8 +350,8 @@ def own_baseline(pairings: Sequence[Diagonal]) -> Finding:
         " baseline is better than where they do not, interval above 0; in part if for some",
         verdict_of([pairing.effect.low > 0 for pairing in pairings]),
         "; ".join(
-            f"{pairing.generator}, {pairing.kind} {cell(pairing.effect)}, best with its own {pairing.wins} of"
-            f" {len(pairing.baselines)}"
+            f"{pairing.generator}, {pairing.kind} {cell(pairing.effect)}, best with its own in {pairing.wins}"
+            f" of {len(pairing.baselines)}"
             for pairing in pairings
         ),
     )

@@ -39,14 +39,14 @@ class ReliableRows:
     """Rows of the evaluation by their part in the study.
 
     Attributes:
-        earlier: comparison methods that existed before.
+        earlier: comparison methods that came before.
         masks: masks learned while something of the output is kept.
         ablation: masks learned to raise the class instead.
         logit: gradient of the logit.
         probability: gradient of the probability.
         fused: fused map to the row of the gradient under a blur that makes it as smooth.
         layers: maps of single layers.
-        controls: that answer nothing.
+        controls: maps that answer nothing.
 
     Raises:
         ConfigError: no earlier methods or no masks.
@@ -109,7 +109,7 @@ class Evidence:
         return self.scores.difference((ours, name), (other, name))
 
     def false_responses(self, row: str) -> dict[str, tuple[bool, bool]]:
-        """Per absent class True if the method answers anyway, and True if with nearly the same map."""
+        """Per absent class: True if the method answers anyway, and True if with nearly the same map."""
         return {
             query: (
                 self.disturbed(row, f"response_ratio_{query}").low >= RESPONSE,
@@ -143,9 +143,10 @@ def summary(evidence: Evidence, names: ReliableRows) -> str:
     )
     missed = ", ".join(evidence.missed(masks))
     return (
-        f"Asked for absent classes, {loud or 'no earlier methods'} always answer with nearly the same map,"
-        f" {quiet or 'no earlier methods'} never do; `{masks}` keep at most {left:z.3f} of their response to"
-        f" the true class, masks learned to raise the class {raised:z.3f}. `{masks}`"
+        f"Asked for absent classes, {loud or 'no earlier methods'} always answer with nearly the same map"
+        + (f"; {quiet} never give a strong answer" if quiet else "")
+        + f". `{masks}` keep at most {left:z.3f} of their response to the true class, masks learned to"
+        f" raise the class {raised:z.3f}. `{masks}`"
         + (f" are not reliable; missed: {missed}." if missed else " are reliable.")
     )
 
@@ -165,9 +166,9 @@ def _false_response(evidence: Evidence, names: ReliableRows) -> Finding:
     quiet = [row for row, own in answers.items() if not any(any_ for any_, _ in own)]
     return Finding(
         "Asked for an absent or non-maximum class, earlier methods answer with nearly the same map.",
-        "every earlier method does for c1, c2 and c3: the interval of its response (D2) starts at"
+        "every earlier method does so for c1, c2 and c3: the interval of its response (D2) starts at"
         f" {RESPONSE:g} of that to the true class or above, and that of its Spearman similarity (D3) at"
-        f" {SAME:g} or above; in part if some method does for some class",
+        f" {SAME:g} or above; in part if some method does so for some class",
         verdict_of([all(answer) for answer in every]),
         f"{sum(any_ for any_, _ in every)} of {len(every)} pairs of method and absent class answer with at"
         f" least half of the response, {sum(map(all, every))} of them with nearly the same map; methods with"
@@ -203,13 +204,13 @@ def _remedy(evidence: Evidence, names: ReliableRows, row: str) -> Finding:
         f" (`{names.ablation}`), for the second and the least likely class; (b) the margin is larger than the"
         f" strongest earlier method's for both; (c) reliable: D1 at most {FALSE:g} and D2 at most {SMALL:g}"
         f" for c1 to c3, Acc(c0) and D4 at least {RIGHT:g}, each with its whole interval; in part if one or"
-        " two of these are so"
+        " two of these hold"
     )
     return Finding(
-        f"Keeping the output while the mask is learned remedies it (`{row}`).",
+        f"Keeping the output while the mask is learned remedies this (`{row}`).",
         rule if row == names.masks[0] else f"as for `{names.masks[0]}`",
         verdict_of(parts),
-        f"(a) {_so(parts[0])}: {listed}. (b) {_so(parts[1])}: {beside}. (c) {_so(parts[2])}"
+        f"(a) {_yes(parts[0])}: {listed}. (b) {_yes(parts[1])}: {beside}. (c) {_yes(parts[2])}"
         + (f", missed: {', '.join(missed)}." if missed else "."),
     )
 
@@ -222,10 +223,11 @@ def _vanishing(evidence: Evidence, names: ReliableRows) -> Finding:
         "Attributions vanish for unlikely classes where a probability is explained.",
         f"the raw map of the gradient of the probability has at most {VANISHED:g} of its norm left for the"
         f" least likely class, that of the gradient of the logit at least {RIGHT:g}, each with its whole"
-        " interval; in part if one of the two is so",
+        " interval; in part if one of the two holds",
         verdict_of([gone.high <= VANISHED, kept.low >= RIGHT]),
         f"norm left: {cell(gone)} of the probability's gradient, {cell(kept)} of the logit's; at most"
-        f" {VANISHED:g} is left of {_listed(faint)}, whose faint answers (D2) may be that alone.",
+        f" {VANISHED:g} is left for {_listed(faint)}"
+        + (", whose faint answers (D2) may be due to that alone." if faint else "."),
     )
 
 
@@ -247,14 +249,14 @@ def _smoothing(evidence: Evidence, names: ReliableRows, fused: str, blurred: str
     rule = (
         "(a) the total variation at equal mass is below the plain gradient's, (b) below that of every layer's"
         " own map, and (c) the map is not merely blurred: more energy on the object and better fidelity than"
-        " the gradient under a blur of the same total variation; in part if one or two are so"
+        " the gradient under a blur of the same total variation; in part if one or two hold"
     )
     return Finding(
         f"Hierarchical fusion smooths the masks (`{fused}`).",
         rule if fused == first else f"as for `{first}`",
         verdict_of(parts),
-        f"(a) {_so(parts[0])}: {cell(plain)}. (b) {_so(parts[1])}: smoother than {_listed(smoother)} of"
-        f" {len(layers)} layers. (c) {_so(parts[2])}: energy {cell(inside)}, fidelity {cell(fidelity)}.",
+        f"(a) {_yes(parts[0])}: {cell(plain)}. (b) {_yes(parts[1])}: smoother than {_listed(smoother)} of"
+        f" {len(layers)} layers. (c) {_yes(parts[2])}: energy {cell(inside)}, fidelity {cell(fidelity)}.",
     )
 
 
@@ -281,15 +283,15 @@ def _noise(evidence: Evidence, names: ReliableRows) -> Finding:
         f"(a) `{names.ablation}` lifts the logit of the predicted, the second and the least likely class"
         f" above its values without gates and with all of them at 0, by at least {EXCESS:g} of the logits'"
         " range with its whole interval; (b) more than every preserving objective; (c) more of it is lost"
-        " when the gates are blurred; in part if one or two are so",
+        " when the gates are blurred; in part if one or two hold",
         verdict_of(parts),
-        f"(a) {_so(parts[0])}: {listed}. (b) {_so(parts[1])}: in {more.count('better')} of {len(more)}"
-        f" comparisons. (c) {_so(parts[2])}: in {lost.count('better')} of {len(lost)}.",
+        f"(a) {_yes(parts[0])}: {listed}. (b) {_yes(parts[1])}: in {more.count('better')} of {len(more)}"
+        f" comparisons. (c) {_yes(parts[2])}: in {lost.count('better')} of {len(lost)}.",
     )
 
 
-def _so(held: bool) -> str:
-    return "so" if held else "not so"
+def _yes(held: bool) -> str:
+    return "yes" if held else "no"
 
 
 def _listed(rows: Iterable[str]) -> str:

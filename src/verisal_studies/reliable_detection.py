@@ -1,4 +1,4 @@
-"""The study of attacks given away by masks that answer reliably, after Wang et al. 2020."""
+"""The study of masks that answer reliably and give attacks away, after Wang et al. 2020."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _COLUMNS: Final = ("mean_seen", "mean_unseen", "worst_unseen")
 
 @final
 class ReliableDetection(Study):
-    """Detection of attacks by a network on hierarchical masks, against what it competes with.
+    """Detection of attacks by a network on hierarchical masks, against its competitors.
 
-    Reads the result of :class:`.TransferTask`, whose head row must be ``masks``, so that differences to
+    Reads the result of :class:`.TransferTask`, whose head row must be ``masks``, so that the differences from
     every other row are there.
 
     Args:
-        commands: that make the page again.
+        commands: the ones that make the page again.
         setting: what was measured on what, name to value.
         masks: the row of the network on masks, the task's head.
         published: the row of the network on masks of the image alone (the published form).
@@ -138,7 +138,7 @@ def _detects(scores: Scores, row: str, views: str) -> Finding:
     areas = {column: scores.reported(row, f"auroc/{column}") for column in _COLUMNS}
     listed = ", ".join(f"{column.replace('_', ' ')} {cell(score)}" for column, score in areas.items())
     return Finding(
-        f"A simple network on hierarchical masks of {views} detects attacks, of unseen families too"
+        f"A simple network on hierarchical masks of {views} detects attacks, even of unseen families"
         f" (`{row}`).",
         f"AUROC is at least {_USABLE:g} with its whole interval, as the mean over seen families, the mean"
         " over unseen ones and the worst unseen one; in part if for one or two of these",

@@ -1,4 +1,4 @@
-"""The study of maps that answer what was asked, after Wang et al. 2020."""
+"""The study of maps that answer the question they were asked, after Wang et al. 2020."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class ReliableSaliency(Study):
 
     Args:
         title: of the page.
-        commands: that make the page again.
+        commands: the ones that make the page again.
         setting: what was measured on what, name to value.
         note: a sentence about the queries of this data set.
         rows: of the evaluation, by their part in the study.

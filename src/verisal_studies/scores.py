@@ -27,8 +27,8 @@ class Scores:
     """Scores of an evaluation by row (a method, a detector, a baseline) and name, whole and image by image.
 
     Args:
-        evaluation: with one line of samples per image, row and score, or none of these where studies read
-            no single images.
+        evaluation: with one line of samples per image, row and score, or none of these where a study
+            reads no scores of single images.
     """
 
     def __init__(self, evaluation: Evaluation) -> None:
@@ -93,7 +93,7 @@ class Scores:
         return difference_of(first - second)
 
     def reported(self, row: str, name: str, *, remedy: str = _REMEDY) -> Score:
-        """A score as the evaluation reports it; ``remedy`` is said where it lacks it.
+        """A score as the evaluation reports it; ``remedy`` ends the message if there is none.
 
         Raises:
             ConfigError: there is none.
@@ -118,7 +118,7 @@ def difference_of(differences: Tensor) -> Score:
 
 
 def ratio_of_means(pair: Tensor) -> Score:
-    """Ratio of two means over the same images ``(2, n)``, with its 95 % interval; undefined are left out."""
+    """Ratio of two means over the same images ``(2, n)``, with its 95 % interval; without undefined ones."""
     defined = pair.isfinite().all(dim=0)
     first, second = pair[:, defined]
 
@@ -183,13 +183,13 @@ class RemovalScores:
     Attributes:
         scores: all scores of the evaluation.
         baselines: names.
-        same_as: baselines that say to the classifier what an earlier one says, on every image, to that one.
+        same_as: from a baseline to an earlier one that is the same to the classifier on every image.
         distinct: all other baselines.
         limit: mean query probability up to which a baseline is neutral.
         neutral: distinct baselines that are neutral by the classifier's own probability.
 
     Raises:
-        ConfigError: no baseline was looked at.
+        ConfigError: no baseline was examined.
     """
 
     def __init__(self, evaluation: Evaluation) -> None:
@@ -208,8 +208,8 @@ class RemovalScores:
     def is_neutral(self, name: str) -> bool | None:
         """True if the interval of the mean query probability reaches the limit; None where there is none.
 
-        On a baseline image that is the same for all images, the query probability is 1/K on the mean over
-        equally frequent classes, which is the limit where K is small. So a mean alone would decide by chance.
+        On a baseline that is the same for all images, the mean query probability over equally frequent
+        classes is 1/K, which is the limit where K is small. So the mean alone would decide by chance.
         """
         probability = self.scores.mean(name, "neutrality/query_probability")
         return probability.low <= self.limit if is_defined(probability) else None
@@ -220,7 +220,7 @@ class RemovalScores:
         return [row for row in self.scores.rows(self._pattern("insertion")) if row not in left_out]
 
     def areas(self, kind: str, methods: Sequence[str], baselines: Sequence[str]) -> Tensor:
-        """``(baselines, methods, images)`` areas as they are; NaN is undefined.
+        """``(baselines, methods, images)`` areas without a change of sign; NaN is undefined.
 
         Raises:
             ConfigError: a method lacks a curve.
@@ -270,11 +270,11 @@ def sensitivity_under(kind: str, *, aimed: bool) -> str:
 
 
 def counted_images(names: Iterable[str]) -> str:
-    """Number of images, and the first name, which tells data set and split."""
+    """Number of images, and the name of the first, which tells data set and split."""
     listed = sorted(names, key=lambda name: (len(name), name))
-    return f"{len(listed)}, {markdown_code(listed[0])} and on"
+    return f"{len(listed)}, starting with {markdown_code(listed[0])}"
 
 
 def is_halved(ours: Score, plain: Score) -> bool:
-    """True if the first is at most half of the second, with intervals apart."""
+    """True if the first is at most half of the second, with disjoint intervals."""
     return ours.value <= plain.value / 2 and ours.high < plain.low

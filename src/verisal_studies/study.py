@@ -20,7 +20,7 @@ Verdict = Literal["holds", "holds in part", "does not hold here", "cannot be sai
 
 
 def verdict_of(parts: Sequence[bool], *, spoilt: bool = False) -> Verdict:
-    """``holds`` if all parts do, ``holds in part`` if some do and nothing spoils it, else it does not."""
+    """``holds`` if all parts do, ``holds in part`` if some do and nothing spoils it, else no."""
     if not parts:
         return "cannot be said"
     return "holds" if all(parts) else "holds in part" if any(parts) and not spoilt else "does not hold here"
@@ -37,7 +37,7 @@ class Finding:
 
     Attributes:
         claim: a sentence, in our words.
-        rule: when it is said to hold, fixed before the numbers were seen.
+        rule: the condition under which it holds, fixed before the numbers were seen.
         verdict: by that rule.
         evidence: one sentence with the numbers and intervals that decided.
     """
@@ -54,7 +54,7 @@ class StudyFigure:
 
     Attributes:
         name: of its file, without ending.
-        text: what it shows, for those who cannot see it.
+        text: a description for those who cannot see it.
         pixels: ``(H, W, 3)`` uint8.
     """
 
@@ -85,10 +85,10 @@ class StudyResult:
     Attributes:
         title: of the page.
         claim: what was published, in our words.
-        commands: that make the page again.
+        commands: the ones that make the page again.
         setting: what was measured on what, name to value.
         findings: the claims, at least one.
-        summary: one sentence, for who reads nothing else.
+        summary: one sentence, for those who read nothing else.
         sections: the evidence.
 
     Raises:
@@ -112,7 +112,7 @@ class StudyResult:
 
     @property
     def verdict(self) -> Verdict:
-        """Of all claims together: what all have in common, else ``holds in part``."""
+        """The verdict that all claims have in common, else ``holds in part``."""
         words = {finding.verdict for finding in self.findings}
         return words.pop() if len(words) == 1 else "holds in part"
 
@@ -124,11 +124,11 @@ class Study(ABC):
     without a seed.
 
     Args:
-        commands: that make the page again.
+        commands: the ones that make the page again.
         setting: what was measured on what, name to value, as the page shows it.
 
     Attributes:
-        page: name of the text of the study in ``pages``, without ending.
+        page: name of the study's text in ``pages``, without ending.
     """
 
     page: ClassVar[str]
@@ -156,14 +156,14 @@ class Study(ABC):
         """The result, on the study's page.
 
         The text has a title, the claim, and sections; numbers and tables stand in it as ``{name}``, pictures
-        as ``![what is seen](name)``. A section without number or table is left out with its pictures.
+        as ``![what is seen](name)``. A section without numbers or tables is left out if its pictures are.
 
         Args:
             findings: the claims.
-            summary: one sentence, for who reads nothing else.
+            summary: one sentence, for those who read nothing else.
             setting: what was measured on what.
             values: by their names in the text.
-            figures: by their names in the text; a picture that is not there is left out.
+            figures: by their names in the text; a picture that is not given is left out.
         """
         text = files(__package__).joinpath("pages", f"{self.page}.md").read_text(encoding="utf-8")
         head, *parts = text.removeprefix("# ").split("\n## ")
@@ -191,12 +191,12 @@ def _in_one_line(words: str) -> str:
     return words.strip().replace("\n", " ")
 
 
-#: Of the pictures of a page, at most.
+#: The most colours that a picture of a page has.
 COLOURS: Final = 64
 
 
 def page_text(result: StudyResult, figures: str) -> str:
-    """The page, whose pictures lie in the folder ``figures``; HTML in names shows as text."""
+    """The page, whose pictures are in the folder ``figures``; HTML in names shows as text."""
     return without_html("\n".join(_lines(result, figures)) + "\n")
 
 
@@ -225,7 +225,7 @@ def _lines(result: StudyResult, figures: str) -> Iterator[str]:
 
 
 def verdict_lines(result: StudyResult) -> Iterator[str]:
-    """The table of the claims and what became of them, in Markdown."""
+    """The table of the claims and their verdicts, in Markdown."""
     yield from ("| claim | holds when | verdict | evidence |", "|---|---|---|---|")
     for finding in result.findings:
         yield f"| {finding.claim} | {finding.rule} | **{finding.verdict}** | {finding.evidence} |"

@@ -86,11 +86,11 @@ def test_a_range_that_equals_its_controls_beats_the_base_method_in_part():
     assert verdicts(found) == ["holds in part", "holds in part", "holds", "holds in part", "holds in part"]
     # 1.05 / 3.05 and 1.05 / 1.55: top_k and mass_centre are halved, target is not.
     assert (
-        "halved in 6 of 9, lower with intervals apart in 9; ratios 0.344 to 0.677"
+        "halved in 6 of 9, lower with disjoint intervals in 9; ratios 0.344 to 0.677"
         in found.findings[1].evidence
     )
-    assert "of 24 comparisons 11 better, 13 open" in found.findings[3].evidence
-    assert "of 12 comparisons 11 better, 1 open" in found.findings[4].evidence
+    assert "24 comparisons: 11 better, 13 open" in found.findings[3].evidence
+    assert "12 comparisons: 11 better, 1 open" in found.findings[4].evidence
     text = page_text(found, "decoys")
     assert "## Scores" in text
     assert "## Maps before and after an attack" not in text  # there is no picture of them
@@ -128,7 +128,7 @@ def test_fewer_base_methods_and_the_page_of_other_images(tmp_path):
     assert found.title == "Others"
     text = page_text(found, "others")
     assert "here and [there](scenes.md)" in text
-    shown = row_of(text.split("## What changes")[1], "Range better than mean over the same decoys")
+    shown = row_of(text.split("## What changes")[1], "The range is better than the mean over the same decoys")
     assert shown[1::2] == ["holds", "does not hold here", "changes"]
     measured = evaluation(value, ROWS[: len(SUFFIXES)], (*SCORES, own))
     there.write_text("# nothing")
@@ -154,7 +154,7 @@ def test_attacks_on_fewer_images_are_counted():
     columns = {key: [values[place] for place in kept] for key, values in lines.samples.items()}
     found = DecoyStudy(bases=["gradient"], **SHOWN).result(Evaluation("val", {}, samples=columns))
     assert found.setting["images"] == (
-        "8, `image/0` and on; for attacks 2 of them; for attacks on the decoys' own maps 2 of them"
+        "8, starting with `image/0`; 2 of them for attacks; 2 of them for attacks on the decoys' own maps"
     )
 
 
@@ -208,7 +208,7 @@ def test_an_axis_is_insensitive_if_maps_are_alike_and_no_score_is_apart():
     found = grid(value, {"patch": 0.9, "tolerance": 0.9})
     # Maps are alike (0.88 is above 0.95 - 0.1); one setting's fidelity is apart.
     assert verdicts(found) == ["holds", "holds in part", "holds"]
-    assert "apart from the default: wide (fidelity)" in found.findings[1].evidence
+    assert "disjoint from the default's: wide (fidelity)" in found.findings[1].evidence
     found = grid(value, {"patch": 0.86, "tolerance": 0.5})
     assert verdicts(found) == ["holds in part", "does not hold here", "holds"]
     assert row_of(page_text(found, "grid"), "`wide`")[3:7] == [
@@ -227,7 +227,7 @@ def test_decoys_as_meant_must_beat_the_base_method():
 
 
 def test_a_grid_has_the_default_on_every_axis_and_the_agreement_of_its_maps():
-    with pytest.raises(ConfigError, match=r"of which not so \['patch'\]"):
+    with pytest.raises(ConfigError, match=r"of which \['patch'\] lack"):
         DecoyGrid({"patch": ["patch 6", "x"]}, default="default", strict="x", plain="gradient", **SHOWN)
     study = DecoyGrid(AXES, default="default", strict="tight", plain="gradient", **SHOWN)
     with pytest.raises(
@@ -339,7 +339,7 @@ def test_a_study_stopped_and_continued_writes_the_same_page(tmp_path, monkeypatc
     page = tmp_path / "docs" / "studies" / "map_robustness.md"
     text = page.read_text()
     assert text == (tmp_path / "run" / "study.md").read_text().replace("(study/", "(map_robustness/")
-    assert "2, `emoji-0-det_test-0` and on" in text
+    assert "2, starting with `emoji-0-det_test-0`" in text
     pictures = list(page.with_suffix("").glob("*.png"))
     assert sorted(path.name for path in pictures) == ["attacked_maps.png", "sensitivity.png"]
     assert all(path.stat().st_size <= 100 * 1024 for path in pictures)

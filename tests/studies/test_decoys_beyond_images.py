@@ -104,7 +104,7 @@ def test_a_text_network_says_what_its_parts_say():
     with pytest.raises(ConfigError, match="blocks must be at least 2, found 1"):
         text_network(scaling, _Words(), blocks[:1], nn.Identity())
     wrong = text_network(scaling, _Words(), [nn.Flatten(), nn.Flatten()], nn.Identity())
-    with pytest.raises(DataError, match=r"must give \(B, T, E\), found Tensor"):
+    with pytest.raises(DataError, match=r"must return \(B, T, E\), found Tensor"):
         wrong(images)
 
 
@@ -146,8 +146,8 @@ def test_scores_become_a_page_with_a_verdict_of_every_kind():
     result = study.result(evaluation)
     claims = [finding.claim for finding in result.findings]
     assert len(claims) == 10
-    assert claims[0] == "Rows: fidelity better than the base method's"
-    assert claims[9] == "Texts: range better than mean over the same decoys"
+    assert claims[0] == "Rows: better fidelity than the base method"
+    assert claims[9] == "Texts: the range is better than the mean over the same decoys"
     text = page_text(result, "figures")
     assert "| inputs | 6 of `table`, 6 of `texts` |" in text
     for tolerance in ("0.1", "0.5"):

@@ -183,13 +183,13 @@ def test_maps_judged_with_their_own_baseline(bonus, verdict):
     found = finding(OWN, area=own(bonus))
     assert found.verdict == verdict
     if verdict == "holds":
-        assert "rise, insertion 0.100 [too few], best with its own 5 of 5" in found.evidence
+        assert "rise, insertion 0.100 [too few], best with its own in 5 of 5" in found.evidence
 
 
 def test_the_page_says_which_baselines_are_neutral_and_which_are_equal():
     text = page_text(InputPerturbations(commands=[]).result(evaluation()), "pictures")
-    assert "| neutral, each once | `dataset_mean`, `black`, `shuffle` |" in text
-    assert "is `dataset_mean` here |" in next(
+    assert "| neutral, without duplicates | `dataset_mean`, `black`, `shuffle` |" in text
+    assert "equals `dataset_mean` here |" in next(
         line for line in text.splitlines() if line.startswith("| `grey`")
     )
     assert next(line for line in text.splitlines() if line.startswith("| `linear`")).endswith("| n/a |")

@@ -41,5 +41,5 @@ def test_what_has_no_value_is_left_out_and_what_has_no_interval_is_a_mark():
     "wrong", [{}, {"a": {}}, {"a": {"x": {}}, "b": {"y": {}}}], ids=["no panel", "no line", "other lines"]
 )
 def test_panels_share_lines(wrong):
-    with pytest.raises(DataError, match="panels must be at least one and share their lines"):
+    with pytest.raises(DataError, match="at least one panel, and the same lines in all"):
         interval_pixels(wrong, title="t")
