@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+from helpers.listed_names import unlisted
 from helpers.normalizations import CENTRED
 from helpers.tiny_detector import COUNTS, config, exported, memorised
 from verisal.checkpoint import load_checkpoint, save_checkpoint
@@ -139,6 +140,7 @@ def test_validate_reports_the_kept_networks_on_the_fitted_attacks(inside):
     metrics = metrics_of("validated", "report.val.json")
     with Path("fitted/metrics.csv").open() as file:
         logged = [line for line in csv.DictReader(file) if line.get("val/masks/auroc/pgd")][-1]
+    assert unlisted(logged) == []
     for row in ROWS:
         value = metrics[f"val/{row}/auroc/pgd"]["value"]
         assert value == pytest.approx(float(logged[f"val/{row}/auroc/pgd"]), abs=1e-5)

@@ -1,11 +1,13 @@
 """The digits from nothing to an alarm with a report, by the config that is shipped, with fewer steps."""
 
+import csv
 import json
 from pathlib import Path
 
 import pytest
 import torch
 
+from helpers.listed_names import unlisted
 from verisal.cli import main
 from verisal.data import AnnotatedImages, Digits, ImagesLike, ImageSplits
 from verisal.detection import load_alarm
@@ -50,6 +52,8 @@ def test_it_is_trained_explained_attacked_and_guarded(run):
     report = (run / "run" / "report.md").read_text()
     assert "| Vote |" in report
     assert "- not fitted: cw_l2" in report
+    with (run / "run" / "metrics.csv").open(newline="") as file:
+        assert unlisted(csv.DictReader(file).fieldnames) == []
 
 
 def test_its_classifier_and_its_alarm_are_found_again(run):

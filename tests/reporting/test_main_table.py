@@ -1,5 +1,7 @@
 import io
+import itertools
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -92,6 +94,54 @@ def test_a_long_word_is_never_split():
     text = printed(Evaluation("val", scores, headline={"m": "m/auc", name: "n/auc"}))
     assert max(map(len, text.splitlines())) <= 80
     assert f"1 more column is in the report: {name}" in " ".join(text.split())
+
+
+LONG = (
+    "noise_l2_hop_skip_jump",
+    "adversarial_patch_targeted_5_percent",
+    "adversarial_patch_targeted_10_percent",
+    "SparseRandomSearchOfManyPixelsAtOnce",
+    "x" * 60,
+)
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def shown_at(width, found, monkeypatch):
+    """Lines of the printed tables on a terminal, without its codes."""
+    for name, value in {"COLUMNS": str(width), "LINES": "24", "TERM": "xterm", "NO_COLOR": "1"}.items():
+        monkeypatch.setenv(name, value)
+    out = Terminal()
+    print_results(found, file=out)
+    return re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue()).splitlines()
+
+
+@pytest.mark.parametrize("width", [80, 100])
+@pytest.mark.parametrize("columns", [("accuracy",), tuple(f"metric_{place}" for place in range(9))])
+def test_names_of_attacks_in_the_first_column_are_never_cut(width, columns, monkeypatch):
+    scores = {f"val/{row}/robust/{name}": Score(0.5, 0, 1, 5) for row in LONG for name in columns}
+    found = Evaluation("val", scores, headline={name: f"robust/{name}" for name in columns})
+    lines = shown_at(width, found, monkeypatch)
+    assert max(map(len, lines)) <= width
+    below = lines[next(place for place, line in enumerate(lines) if "───" in line) + 1 :]
+    table = itertools.takewhile(str.strip, below)
+    # Without the numbers behind them.
+    names = [line.replace("0.500", "").strip() for line in table]
+    assert "".join(names) == "".join(LONG)
+    # Where all have room, each has one line.
+    assert len(columns) > 1 or names == list(LONG)
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_names_of_attacks_above_columns_are_never_cut(width, monkeypatch):
+    scores = {f"test/masks/auroc/{name}": Score(0.5, 0.4, 0.6, 40) for name in LONG[:4]}
+    text = " ".join(" ".join(shown_at(width, Evaluation("test", scores), monkeypatch)).split())
+    for word in ("hop", "skip", "jump", "targeted", "percent", "SparseRandomSearchOfManyPixelsAtOnce"):
+        assert word in text
+    assert "…" not in text
 
 
 def test_names_in_the_printed_table_are_no_markup_and_no_control_characters():

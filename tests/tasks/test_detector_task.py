@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from helpers import tiny_transfer
+from helpers.listed_names import unlisted
 from helpers.tiny_detector import SIZE, data, memorised, rows
 from verisal.data import ImageData
 from verisal.detection.groups import GroupTable
@@ -194,6 +195,7 @@ def test_the_last_step_is_kept_with_its_own_thresholds(folder, tmp_path):
         expected = threshold_at_fpr(clean_scores(again, given["det_val"], index), 0.05)
         assert float(again.thresholds[index, 0]) == pytest.approx(expected, abs=1e-5)
     seen = run.callback_metrics["val/masks/auroc/mean_seen"]
+    assert unlisted(run.callback_metrics) == []
     assert float(seen) == pytest.approx(task.evaluation.scores["val/masks/auroc/pgd"].value)
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from lightning import Trainer, seed_everything
 
+from helpers.listed_names import unlisted
 from helpers.mask_tasks import QUIET, assert_resumed_run_is_taught_the_same, scenes, write_config
 from verisal.checkpoint import load_checkpoint
 from verisal.cli import main
@@ -122,6 +123,7 @@ def test_command_trains_tests_and_gives_a_usable_method(tmp_path, monkeypatch, c
     with (tmp_path / "run" / "metrics.csv").open(newline="") as file:
         names = set(csv.DictReader(file).fieldnames)
     assert {"train/loss", "val/masker/objective", "val/optimised_20_steps/objective"} <= names
+    assert unlisted(names) == []
     assert main(["test", "--config", "run/config.yaml", "--run_dir", "again"]) == 0
     again = json.loads((tmp_path / "again" / "report.json").read_text())
     assert again["metrics"] == metrics

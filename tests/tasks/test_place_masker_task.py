@@ -8,6 +8,7 @@ import pytest
 import torch
 from lightning import Trainer, seed_everything
 
+from helpers.listed_names import unlisted
 from helpers.mask_tasks import QUIET, assert_resumed_run_is_taught_the_same, scenes, write_config
 from verisal.cli import main
 from verisal.errors import ConfigError
@@ -31,6 +32,7 @@ def test_training_brings_gates_nearer_to_those_of_the_evidence_masks():
         losses.append(float(trainer.callback_metrics["train/place"]))
     assert losses[1] < 0.95 * losses[0]
     metrics = trainer.callback_metrics
+    assert unlisted(metrics) == []
     assert float(metrics["val/evidence_masks/unlike"]) == pytest.approx(0, abs=1e-6)
     assert float(metrics["val/evidence_masks/evidence_kept"]) == pytest.approx(1, abs=0.1)
     # The network that is judged follows the one in training, and the classifier stays as it was.

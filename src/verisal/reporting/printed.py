@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ _MOST_NOTES = 5
 _MOST_SENTENCES = 2
 # Between two columns, and at both ends.
 _GAP, _ENDS = 2, 3
+# Parts of a name, behind each of which it may go on in the next line.
+_PARTS = re.compile(r".+?(?:[_\-./ ]|(?<=[a-z0-9])(?=[A-Z])|$)")
 
 
 @final
@@ -65,9 +68,9 @@ def print_results(evaluation: Evaluation, *, file: TextIO | None = None) -> None
     """Print the main table, at most as wide as the terminal, or 80 columns in a file.
 
     That is the table of an evaluation's headline; without one, detectors by attacks with AUROC and its
-    interval; without AUROC all scores. Of columns that do not all fit those are left out that say least, and
-    named: words and numbers are never split. The most important sentences of the evaluation come last.
-    Colours appear only on a terminal.
+    interval; without AUROC all scores. If not all columns fit, those that say least are left out and named:
+    their words and numbers are never split. Names of rows go on in a second line, and are never cut. The most
+    important sentences of the evaluation come last. Colours appear only on a terminal.
 
     Args:
         evaluation: all scores.
@@ -103,11 +106,14 @@ def _print(out: Console, evaluation: Evaluation) -> None:
 
 def _print_table(out: Console, title: str, rows: Sequence[str], columns: Sequence[_Column]) -> None:
     names = [plain(row) for row in rows]
-    longest = min(max(map(len, names), default=0), out.width // 3)
+    full = max(map(len, names), default=0)
+    longest = min(full, out.width // 3)
     shown = _chosen(columns, out.width - longest - _ENDS)
-    table = RichTable(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False)
-    table.add_column("", no_wrap=True, overflow="ellipsis", max_width=longest)
     spare = out.width - longest - _ENDS - sum(column.width + _GAP for column in shown)
+    more = max(0, min(spare, full - longest))
+    longest, spare = longest + more, spare - more
+    table = RichTable(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False)
+    table.add_column("", overflow="fold", max_width=longest)
     for column in shown:
         more = max(0, min(spare, column.comfortable - column.width))
         spare -= more
@@ -115,12 +121,22 @@ def _print_table(out: Console, title: str, rows: Sequence[str], columns: Sequenc
         table.add_column(head, justify="right", width=column.width + more)
     for place, name in enumerate(names):
         styled = [Text(one.cells[place], style="bold" if place in one.bold else "") for one in shown]
-        table.add_row(Text(name), *styled)
+        table.add_row(Text(_on_lines(name, longest)), *styled)
     out.print(Text(plain(title)))
     out.print(table)
     if left := [column.title for column in columns if column not in shown]:
         count = "1 more column is" if len(left) == 1 else f"{len(left)} more columns are"
         out.print(Text(f"{count} in the report: {', '.join(left)}"))
+
+
+def _on_lines(name: str, width: int) -> str:
+    """A name on as many lines as it needs, broken between its parts where they fit."""
+    lines = [""]
+    for part in _PARTS.findall(name):
+        if len(lines[-1] + part) > width and lines[-1]:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
 
 
 def _chosen(columns: Sequence[_Column], room: int) -> list[_Column]:
