@@ -58,6 +58,17 @@ def test_configs_by_name_by_file_and_of_runs(complete):
     assert {"detector", "mine.yaml"} <= complete("verisal", "fit", "--config", "=")
 
 
+def test_a_shell_that_does_not_split_at_the_sign_gets_whole_words(complete):
+    """As zsh, and bash without ``=`` in ``COMP_WORDBREAKS``."""
+    assert complete("verisal", "fit", "--config=det") == {"--config=detector"}
+    assert complete("verisal", "fit", "--config=mi") == {"--config=mine.yaml"}
+    assert complete("verisal", "explain", "--detector=runs/d") == {
+        "--detector=runs/detector",
+        "--detector=runs/detector/first",
+    }
+    assert complete("verisal", "fit", "--wandb.mode=o") == {"--wandb.mode=online", "--wandb.mode=offline"}
+
+
 def test_runs_checkpoints_and_values(complete):
     assert complete("verisal", "export", "ru") == {"runs/detector/first"}
     assert complete("verisal", "export", "--") == {"--help", "--output"}
@@ -85,12 +96,63 @@ def test_the_command_prints_the_script(capsys):
     assert "shell: there is no 'fish'" in capsys.readouterr().err
 
 
+# What a person does: type a line, press Tab, and look at the line.
+TYPED = r"""
+zmodload zsh/zpty
+zpty -b person "TERM=dumb COLUMNS=200 ZDOTDIR=$1 zsh -d -i"
+zpty -r person seen '*<<ready>>*'
+for line in "${@:2}"; do
+    zpty -w -n person "$line"$'\x18'
+    zpty -r person seen '*<<*>>*'
+    print -r -- "${${seen##*<<}%%>>*}"
+done
+zpty -d person
+"""
+ZSHRC = r"""
+PROMPT=
+unsetopt beep
+LISTMAX=10000
+source $ZDOTDIR/script.zsh
+pressed() { zle expand-or-complete; print -r -- "<<$BUFFER>>"; BUFFER= }
+zle -N pressed
+bindkey '^X' pressed
+print '<<ready>>'
+"""
+LINES = {
+    "verisal fi": "verisal fit ",
+    "verisal ex": "verisal exp",
+    "verisal fit --conf": "verisal fit --config ",
+    "verisal fit --config det": "verisal fit --config detector ",
+    "verisal fit --config=det": "verisal fit --config=detector ",
+    "verisal fit --config=study/tr": "verisal fit --config=study/transfer",
+    "verisal fit --config=mi": "verisal fit --config=mine.yaml ",
+    "verisal test --config=runs": "verisal test --config=runs/detector/first/config.yaml ",
+    "verisal test --ckpt_path n": "verisal test --ckpt_path none ",
+    "verisal test --wandb.mode=d": "verisal test --wandb.mode=disabled ",
+    "verisal export ru": "verisal export runs/detector/first ",
+    "verisal explain --detector=ru": "verisal explain --detector=runs",
+    "verisal explain pho": "verisal explain photo.jpg ",
+    "verisal data check --format ci": "verisal data check --format cifar10",
+    "verisal runs ": "verisal runs detector ",
+    "verisal completion z": "verisal completion zsh ",
+}
+
+
+@pytest.mark.timeout(300)
 @pytest.mark.skipif(shutil.which("zsh") is None, reason="there is no zsh here")
-def test_zsh_reads_its_script(tmp_path):
+@pytest.mark.parametrize("begun", [True, False])
+def test_zsh_completes_the_same_words(tmp_path, begun):
     (tmp_path / "script.zsh").write_text(completion("zsh"))
-    zsh = [str(shutil.which("zsh")), "-f", "-c", f"source {tmp_path}/script.zsh && whence -w _verisal"]
-    done = subprocess.run(zsh, capture_output=True, text=True, check=True)  # noqa: S603
-    assert done.stdout.strip() == "_verisal: function"
+    # Completion may have begun before.
+    (tmp_path / ".zshrc").write_text(("autoload -U compinit && compinit\n" if begun else "") + ZSHRC)
+    (tmp_path / "typed.zsh").write_text(TYPED)
+    work = tmp_path / "work"
+    (work / "runs/detector/first/checkpoints").mkdir(parents=True)
+    for name in ("runs/detector/first/config.yaml", "mine.yaml", "photo.jpg"):
+        (work / name).write_text("")
+    words = [str(shutil.which("zsh")), "-f", str(tmp_path / "typed.zsh"), str(tmp_path), *LINES]
+    done = subprocess.run(words, cwd=work, capture_output=True, text=True, check=True, timeout=280)  # noqa: S603
+    assert dict(zip(LINES, done.stdout.splitlines(), strict=True)) == LINES
 
 
 def test_zsh_has_the_same_function_behind_its_emulation():

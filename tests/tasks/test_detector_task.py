@@ -235,7 +235,7 @@ def evaluated(folder, given, *names, tmp_path, **known):
 
 def test_report_holds_every_row_and_group(folder, tmp_path, monkeypatch):
     given = tables()
-    task = evaluated(folder, given, tmp_path=tmp_path)
+    task = evaluated(folder, given, tmp_path=tmp_path, opacity=0.25)
     names = set(task.evaluation.scores)
     for row in ("masks", "activations", "max_softmax"):
         assert {
@@ -254,7 +254,7 @@ def test_report_holds_every_row_and_group(folder, tmp_path, monkeypatch):
     assert task.evaluation.samples["image_id"][0] == "emoji-0-det_test-0"
     assert task.evaluation.timings["masks: forward passes per image"] >= 1
     (panel, _) = task.evaluation.panels
-    assert (panel.image_id, panel.attack) == ("emoji-0-det_test-0", "pgd")
+    assert (panel.image_id, panel.attack, panel.opacity) == ("emoji-0-det_test-0", "pgd", 0.25)
     groups, measured = given["det_test"]
     attacked = int((groups.group == 2).nonzero()[0])
     assert panel.attacked.equal(groups.images[attacked] / 255)
@@ -561,6 +561,7 @@ BAD = {
     "head": ({"head": "gradient"}, r"head must be one of the detectors \['activations', 'masks'"),
     "row": ({"detectors": {"two words": MaxSoftmax()}, "head": "two words"}, r"found \['two words'\]"),
     "resamples": ({"resamples": -1}, "resamples must be at least 0, found -1"),
+    "opacity": ({"opacity": -0.1}, r"opacity must be from 0 to 1, found -0\.1"),
 }
 
 

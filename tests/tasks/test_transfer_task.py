@@ -151,16 +151,19 @@ def test_images_that_no_attack_tried_are_not_said_to_withstand(folder, tables):
 
 
 def test_thresholds_do_not_move_with_the_test_images(folder, tables, whole, monkeypatch):
-    given = []
+    given, opacities = [], []
 
     def build(result, *args, **settings):
         given.append(result.thresholds)
+        opacities.append(result.opacity)
         return build_evaluation(result, *args, **settings)
 
     monkeypatch.setattr("verisal.tasks.transfer.build_evaluation", build)
     study(folder)
-    study(folder, given={"test_count": 12})
+    study(folder, given={"test_count": 12}, opacity=0.25)
     assert given[0] == given[1]
+    # Of the pictures of masks.
+    assert opacities == [0.7, 0.25]
     assert given[0]["default"]["max_softmax"][0.05] == pytest.approx(threshold_of(tables))
     # FPR 1 % asks for 1000 images.
     assert given[0]["default"]["max_softmax"][0.01] is None
@@ -253,6 +256,7 @@ def test_heat_maps_hold_the_reported_numbers(whole):
     [
         ({"head": "mask"}, "head must be one of the detectors"),
         ({"seeds": 0}, "seeds must be at least 1"),
+        ({"opacity": 1.5}, r"opacity must be from 0 to 1, found 1\.5"),
         ({"detectors": {"two words": MaxSoftmax()}, "head": "two words"}, "'two words'"),
     ],
 )

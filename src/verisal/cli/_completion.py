@@ -20,13 +20,17 @@ _BASH = """\
 # Completion of verisal. For this terminal: source <(verisal completion {shell})
 {head}_verisal() {{
     local current=${{COMP_WORDS[COMP_CWORD]}} before=${{COMP_WORDS[COMP_CWORD-1]}}
-    local words=""
-    # --config=NAME is three words here.
-    if [[ $current == "=" ]]; then
+    local words="" start=""
+    # --config=NAME is three words in bash, of which the last is completed, and one in zsh.
+    if [[ $current == --*=* ]]; then
+        before=${{current%%=*}} start=${{current%%=*}}=
+        current=${{current#*=}}
+    elif [[ $current == "=" ]]; then
         current=""
     elif [[ $before == "=" ]]; then
         before=${{COMP_WORDS[COMP_CWORD-2]}}
     fi
+    # Files and folders are those that start with PREFIX in zsh.
     COMPREPLY=()
     if ((COMP_CWORD == 1)); then
         COMPREPLY=($(compgen -W "{commands} --help --version" -- "$current"))
@@ -35,10 +39,16 @@ _BASH = """\
     case $before in
         --config | -c)
             words="{configs} $(compgen -G "runs/*/*/config.yaml")"
-            COMPREPLY=($(compgen -W "$words" -- "$current") $(compgen -f -X "!*.y*ml" -- "$current"))
+            COMPREPLY=(
+                $(compgen -P "$start" -W "$words" -- "$current")
+                $(PREFIX=$current; compgen -P "$start" -f -X "!*.y*ml" -- "$current")
+            )
             return ;;
         --run_dir | --detector | --model)
-            COMPREPLY=($(compgen -W "$(compgen -G "runs/*/*")" -- "$current") $(compgen -d -- "$current"))
+            COMPREPLY=(
+                $(compgen -P "$start" -W "$(compgen -G "runs/*/*")" -- "$current")
+                $(PREFIX=$current; compgen -P "$start" -d -- "$current")
+            )
             return ;;
         --resume) words="auto never $(compgen -G "runs/*/*/checkpoints/*.ckpt")" ;;
         --ckpt_path) words="none $(compgen -G "runs/*/*/checkpoints/*.ckpt")" ;;
@@ -56,13 +66,13 @@ _BASH = """\
 {places}            esac
         fi
     fi
-    COMPREPLY=($(compgen -W "$words" -- "$current"))
+    COMPREPLY=($(compgen -P "$start" -W "$words" -- "$current"))
 }}
 complete -o bashdefault -o default -F _verisal verisal
 """
 _ZSH_HEAD = """\
-autoload -U +X compinit && compinit
-autoload -U +X bashcompinit && bashcompinit
+(( $+functions[compdef] )) || { autoload -U compinit && compinit; }
+autoload -U bashcompinit && bashcompinit
 """
 
 

@@ -34,11 +34,11 @@ from verisal.fingerprint import canonical
 from verisal.functional.networks import uncompiled
 from verisal.functional.statistics import Bootstrap, Drift, Resampled, ScoreSample
 from verisal.models import Classifier
+from verisal.pictures import OPACITY
 from verisal.results import Evaluation, Heatmap, MaskPanel, Score, ScoreName
 from verisal.saliency.gates.masks import fuse_layers, resize_maps
 
-_PANELS_PER_ATTACK = 2
-_PANEL_ATTACKS = 3
+_PANELS_PER_ATTACK, _PANEL_ATTACKS = 2, 3
 # Share of the images below which an attack hardly succeeds.
 _FEW = 0.1
 
@@ -59,6 +59,7 @@ class DetectionResult:
         timings: what was timed.
         learned: rows that learn from attacked images; see :func:`learned_rows`.
         clean_scores: row to what is known of the scores that set its threshold.
+        opacity: of fused maps over images in pictures, in [0, 1]; 0 for no such pictures.
     """
 
     split: Literal["det_val", "det_test"]
@@ -72,6 +73,7 @@ class DetectionResult:
     timings: Mapping[str, float] = field(default_factory=dict)
     learned: Collection[str] = ()
     clean_scores: Mapping[str, ScoreSample] = field(default_factory=dict)
+    opacity: float = OPACITY
 
     __repr__ = brief
 
@@ -341,13 +343,13 @@ def _panel(
         clean_fused=clean_fused,
         attacked_fused=attacked_fused,
         caption=f"{before} -> {after}{alarm}",
+        opacity=found.opacity,
     )
 
 
 def _fused(layers: Sequence[Tensor], image: Tensor) -> Tensor:
     size = (image.shape[-2], image.shape[-1])
-    upsampled = [resize_maps(layer[None, None], size) for layer in layers]
-    return torch.squeeze(fuse_layers(upsampled, "geometric"))
+    return torch.squeeze(fuse_layers([resize_maps(one[None, None], size) for one in layers], "geometric"))
 
 
 def costs_of(detectors: Mapping[str, Detector], classifier: Classifier, images: Tensor) -> dict[str, float]:

@@ -23,6 +23,7 @@ from verisal.fingerprint import canonical
 from verisal.functional.outputs import log_odds
 from verisal.functional.statistics import Bootstrap, ScoreSample
 from verisal.functional.statistics.drift import QUANTILES
+from verisal.pictures import OPACITY
 from verisal.results import Evaluation
 from verisal.tasks._rows import check_rows, detector_data, distinct, shown_measurement
 from verisal.tasks._training import OneCycle, agree_on_buffers, check_planned
@@ -52,6 +53,7 @@ class DetectorTask(L.LightningModule):
         default: which of the data's fits is learned from.
         resamples: bootstrap resamples of the test report's intervals.
         seed: of everything random in the fit, and of the bootstrap.
+        opacity: of fused maps over images in pictures, in [0, 1]; 0 for no such pictures.
 
     Raises:
         ConfigError: a head that is no row, a row whose name is no plain word, or values out of range.
@@ -67,9 +69,11 @@ class DetectorTask(L.LightningModule):
         default: str = "default",
         resamples: int = 2000,
         seed: int = 0,
+        opacity: float = OPACITY,
     ) -> None:
         super().__init__()
         check_range(0, resamples=resamples, seed=seed)
+        check_range(0, 1, opacity=opacity)
         check_rows(detectors, head)
         # The states of the detectors are no parts of the module; all names are checked when they are loaded.
         self.strict_loading = False
@@ -77,9 +81,8 @@ class DetectorTask(L.LightningModule):
         recipes = {row: detector.recipe() for row, detector in detectors.items()}
         given = {"head": head, "default": default, "resamples": resamples, "seed": seed}
         self.save_hyperparameters(given | {"detectors": recipes}, logger=False)
-        self.detectors, self.head, self.default = dict(detectors), head, default
-        self.resamples, self.seed = resamples, seed
-        self.rows = tuple(detectors)
+        self.rows, self.detectors, self.opacity = tuple(detectors), dict(detectors), opacity
+        self.head, self.default, self.resamples, self.seed = head, default, resamples, seed
         self.trained = {row: one for row, one in detectors.items() if isinstance(one, TrainedDetector)}
         # In the order of the trained rows; filled where there is something to train.
         self.networks = nn.ModuleList()
@@ -263,9 +266,8 @@ class DetectorTask(L.LightningModule):
         table = self._gathered()
         if self._fitting and not self.trainer.sanity_checking:
             self._set_thresholds(table)
-        resamples = 0 if self._fitting else self.resamples
         if not self.trainer.sanity_checking:
-            self._report("det_val", table, resamples)
+            self._report("det_val", table, 0 if self._fitting else self.resamples)
 
     def on_test_start(self) -> None:
         """Raise where a training ended before its first validation."""
@@ -337,7 +339,7 @@ class DetectorTask(L.LightningModule):
         result = DetectionResult(
             split=split, rows=self.rows, head=self.head, default=self.default, tables={self.default: table},
             thresholds={self.default: self._known_thresholds()}, negatives=int(self.negatives),
-            masks=self._measured[split, shown], timings=timings,
+            masks=self._measured[split, shown], timings=timings, opacity=self.opacity,
             learned=learned_rows(self.detectors), clean_scores=self._known_clean_scores(),
         )  # fmt: skip
         bootstrap = Bootstrap(resamples, seed=self.seed)
@@ -363,10 +365,9 @@ class DetectorTask(L.LightningModule):
         }
         self._predicted += scores[self.head]
         logits = Logits()(classifier, images)["logits"]
-        predicted = logits.argmax(dim=1).tolist()
         columns: dict[str, Sequence[object]] = {
             "image_id": batch.image_ids,
-            "prediction": [classifier.class_names[index] for index in predicted],
+            "prediction": [classifier.class_names[index] for index in logits.argmax(dim=1).tolist()],
             "probability": log_odds(logits).sigmoid().tolist(),
             # No score, no verdict.
             "alarm": [None if score != score else score > threshold for score in scores[self.head]],
@@ -389,12 +390,11 @@ class DetectorTask(L.LightningModule):
         """AdamW with a one-cycle schedule per step, and each row's own rate and decay."""
         if not self.trained:
             return None
-        trained, parts = list(self.trained.values()), self._in_training.values()
+        own, parts = list(self.trained.values()), self._in_training.values()
         groups = [
             {"params": part.parameters(), "lr": one.learning_rate, "weight_decay": one.weight_decay}
-            for one, part in zip(trained, parts, strict=True)
+            for one, part in zip(own, parts, strict=True)
         ]
         optimizer = torch.optim.AdamW(groups, fused=True)
-        rates = [one.learning_rate for one in trained]
-        schedule = OneCycle(optimizer, self.trainer, max_lr=rates, pct_start=0.3)
+        schedule = OneCycle(optimizer, self.trainer, max_lr=[one.learning_rate for one in own], pct_start=0.3)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

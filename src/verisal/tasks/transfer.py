@@ -22,6 +22,7 @@ from verisal.detectors import Detector, Measurement
 from verisal.errors import ConfigError
 from verisal.fingerprint import canonical
 from verisal.functional.statistics import Bootstrap, ScoreSample, threshold_at_fpr
+from verisal.pictures import OPACITY
 from verisal.results import Evaluation, ScoreName
 from verisal.store import FeatureStore
 from verisal.tasks._rows import check_rows, detector_data, distinct, shown_measurement
@@ -88,6 +89,7 @@ class TransferTask(L.LightningModule):
         hardened_images: how many fit images it attacks.
         resamples: bootstrap resamples of the intervals.
         seed: first of the seeds, and that of the bootstrap.
+        opacity: of fused maps over images in pictures, in [0, 1]; 0 for no such pictures.
 
     Raises:
         ConfigError: a head that is no detector, a row whose name is no plain word, no seed, or a suite that
@@ -109,13 +111,15 @@ class TransferTask(L.LightningModule):
         hardened_images: int = 96,
         resamples: int = 1000,
         seed: int = 0,
+        opacity: float = OPACITY,
     ) -> None:
         super().__init__()
         check_range(1, seeds=seeds, adaptive_images=adaptive_images, hardened_images=hardened_images)
         check_range(0, resamples=resamples, seed=seed)
+        check_range(0, 1, opacity=opacity)
         check_rows(detectors, head)
         self.detectors, self.head, self.default = dict(detectors), head, default
-        self.seeds, self.resamples, self.seed = seeds, resamples, seed
+        self.seeds, self.resamples, self.seed, self.opacity = seeds, resamples, seed, opacity
         self.adaptive, self.adaptive_images = dict(adaptive or {}), adaptive_images
         for name, suite in self.adaptive.items():
             if strange := sorted(set(suite.rows) - set(detectors)):
@@ -208,6 +212,7 @@ class TransferTask(L.LightningModule):
             clean_scores=self._clean_scores(clean),
             timings=self._timings(),
             masks=self._read("det_test", shown_measurement(self.detectors, self.head)),
+            opacity=self.opacity,
         )  # fmt: skip
         bootstrap = Bootstrap(self.resamples, seed=self.seed)
         evaluation = build_evaluation(result, self._data, bootstrap)
