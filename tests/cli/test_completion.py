@@ -71,7 +71,7 @@ def test_a_shell_that_does_not_split_at_the_sign_gets_whole_words(complete):
 
 def test_runs_checkpoints_and_values(complete):
     assert complete("verisal", "export", "ru") == {"runs/detector/first"}
-    assert complete("verisal", "export", "--") == {"--help", "--output"}
+    assert complete("verisal", "export", "--") == {"--help", "--output", "--threads"}
     assert complete("verisal", "explain", "--detector", "runs/d") == {"runs/detector/first", "runs/detector"}
     assert complete("verisal", "test", "--ckpt_path", "") == {
         "none",

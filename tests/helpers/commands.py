@@ -9,6 +9,7 @@ import pytest
 
 from verisal.cli._data import check
 from verisal.cli._parsers import data_parser
+from verisal.cli._threads import Threads
 
 
 def run_module(words, folder):
@@ -26,7 +27,7 @@ def run_module(words, folder):
 
 def check_data_set(words):
     """``verisal data`` without what the command line does around it: errors are raised."""
-    return check(data_parser().parse_args(words))
+    return check(data_parser().parse_args(words), Threads(own_process=False))
 
 
 def report_of(run):

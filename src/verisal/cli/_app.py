@@ -38,6 +38,7 @@ from verisal.cli._settings import (
     refused_settings,
 )
 from verisal.cli._stage_bar import room_for, stage_bars
+from verisal.cli._threads import THREADS_HELP
 from verisal.cli._trainer import (
     Beginning,
     ChecksTrainer,
@@ -59,7 +60,7 @@ from verisal.reporting.wandb_sink import wandb_logger
 from verisal.results import Evaluates
 from verisal.saliency import Saliency
 
-_OF_ONE_COMMAND = frozenset({"config", "run_dir", "resume", "ckpt_path"})
+_OF_ONE_COMMAND = frozenset({"config", "run_dir", "resume", "ckpt_path", "threads"})
 
 
 @final
@@ -142,6 +143,7 @@ class VerisalCLI(LightningCLI):
             default=True,
             help="fit only: test the best checkpoint when training ends.",
         )
+        parser.add_argument("--threads", type=int | None, default=None, help=THREADS_HELP)
         parser.add_class_arguments(WandbSettings, "wandb")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
@@ -191,6 +193,7 @@ class VerisalCLI(LightningCLI):
             if self._checkpoint is not None:
                 self._command.weights = str(self._checkpoint)
                 load_weights(str(settings.ckpt_path or self._checkpoint))
+        self._command.threads.use(settings.threads)
 
     def instantiate_classes(self) -> None:
         """Task, data and trainer, as the config asks for them."""
@@ -233,7 +236,7 @@ class VerisalCLI(LightningCLI):
         if wandb is not None:
             self._command.loggers.append(wandb)
         with refused_settings(lambda _: ("trainer", self._given_to_trainer())):
-            return super().instantiate_trainer(
+            trainer = super().instantiate_trainer(
                 logger=list(self._command.loggers),
                 callbacks=[
                     Beginning(self._command),
@@ -252,6 +255,9 @@ class VerisalCLI(LightningCLI):
                 precision=None,
                 **kwargs,
             )
+        if words := self._command.threads.share(trainer.num_devices):
+            say(words)
+        return trainer
 
     def _given_to_trainer(self) -> dict[str, object]:
         """Settings of the trainer that are not the defaults."""

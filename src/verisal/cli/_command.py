@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
+from verisal.cli._threads import Threads
 from verisal.errors import NumericError, VerisalError
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class Command:
         words: the command as it was given.
         began: when it was, by ``time.perf_counter``; None if not known.
         code: exit code, once there is one.
+        threads: that it computes on.
     """
 
     stage: str = ""
@@ -46,6 +48,7 @@ class Command:
     words: str = ""
     began: float | None = None
     code: int = 0
+    threads: Threads = field(default_factory=lambda: Threads(own_process=False))
 
     def begin(self) -> None:
         """Make the run's folder, once: a command that is refused before its first work leaves nothing."""

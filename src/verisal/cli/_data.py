@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from verisal import data
+from verisal.cli._threads import Threads
 from verisal.data import COCO, ImageFolder, ImageNetValidation, ImageSet, check_data
 from verisal.data.files import find_images
 from verisal.errors import ConfigError
@@ -28,11 +29,12 @@ _READERS: dict[str, Callable[[str], ImageSet]] = {
 }
 
 
-def check(given: Namespace) -> int:
+def check(given: Namespace, threads: Threads) -> int:
     """Run ``verisal data check``.
 
     Args:
         given: what its parser read.
+        threads: that it computes on.
 
     Returns:
         0 if all is well, 1 if there are problems.
@@ -40,6 +42,8 @@ def check(given: Namespace) -> int:
     Raises:
         ConfigError: options that do not go together, or an unknown classifier.
     """
+    if words := threads.use(given.threads):
+        tell(words)
     classifier = None if given.classifier is None else load_classifier(given.classifier)
     report = check_data(
         _images(Path(given.path), given.annotations, given.format, given.labels),

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from verisal.checkpoint import CARD_KEY, IMAGES_KEY, load_checkpoint, load_export, save_export
+from verisal.cli._threads import Threads
 from verisal.detection.detector_file import EXPORT, read_detector, trained_file
 from verisal.errors import CheckpointError, ConfigError
 from verisal.models import Classifier, SmallResNet, export_classifier
@@ -23,11 +24,12 @@ from verisal.results import ScoreName
 from verisal.saliency.gates.learned import load_mask_network, save_mask_network
 
 
-def write_export(given: Namespace) -> int:
+def write_export(given: Namespace, threads: Threads) -> int:
     """Run ``verisal export``.
 
     Args:
         given: what its parser read.
+        threads: that it computes on.
 
     Returns:
         0.
@@ -36,6 +38,8 @@ def write_export(given: Namespace) -> int:
         ConfigError: no run, or a task that has nothing to export.
         CheckpointError: weights that cannot be loaded.
     """
+    if words := threads.use(given.threads):
+        tell(words)
     source, target = trained_file(Path(given.run)), Path(given.output) / EXPORT
     if source.suffix != ".ckpt":
         raise ConfigError(f"{source} is an export already; copy it, with its .json")

@@ -37,6 +37,7 @@ _TRAINER = {
     "--trainer.accelerator NAME": "cpu, gpu or auto (default)",
     "--trainer.devices N": "how many of them",
 }
+_THREADS = {"--threads N": "to compute on (default: one per free core)"}
 _WEIGHTS = {
     "--ckpt_path PATH": "weights (default: the best ones of the run whose config.yaml is given); none:"
     " those that the config builds",
@@ -64,6 +65,7 @@ _STAGE_TEXTS: dict[str, tuple[str, dict[str, str], dict[str, str]]] = {
             "--test_after_fit BOOL": "test the best checkpoint at the end (default: true)",
             "--trainer.max_epochs N": "length of the training",
             **_TRAINER,
+            **_THREADS,
             "--seed_everything N": "seed of all that is drawn (default: 0)",
             "--wandb.mode MODE": "auto (default), online, offline or disabled",
             **_ANY,
@@ -81,6 +83,7 @@ _STAGE_TEXTS: dict[str, tuple[str, dict[str, str], dict[str, str]]] = {
             **_WEIGHTS,
             "--trainer.limit_val_batches N": "look at this many batches only",
             **_TRAINER,
+            **_THREADS,
             "--wandb.mode MODE": "auto (default), online, offline or disabled",
             **_ANY,
         },
@@ -97,6 +100,7 @@ _STAGE_TEXTS: dict[str, tuple[str, dict[str, str], dict[str, str]]] = {
             **_WEIGHTS,
             "--trainer.limit_test_batches N": "look at this many batches only",
             **_TRAINER,
+            **_THREADS,
             "--wandb.mode MODE": "auto (default), online, offline or disabled",
             **_ANY,
         },
@@ -112,6 +116,7 @@ _STAGE_TEXTS: dict[str, tuple[str, dict[str, str], dict[str, str]]] = {
             **_WEIGHTS,
             "--data.images LIST": "image files and folders, where the data takes any",
             **_TRAINER,
+            **_THREADS,
             **_ANY,
         },
     ),
@@ -131,10 +136,12 @@ _EXPLAIN = (
         "--weights FILE": "weights for the network, where its name brings none",
         "--class_names LIST": "or a file with one name a line",
         "--saliency METHOD": "by class (default: EvidenceMasks); --saliency.NAME VALUE sets its settings",
-        "--query CLASS": "class to explain: top1 (default), second, least, a name or a number",
+        "--query CLASS": "class to explain: top1 (default), second, least, name or number",
         "--detector RUN": "run, checkpoint or export of a detector that judges every image",
         "--output FOLDER": "for figures and maps (default: explanations)",
+        "--maps-only": "no figures and no contact sheets",
         "--device NAME": "auto (default), cpu or cuda",
+        **_THREADS,
         "--config FILE": "any of these settings from a file",
         "--saliency.help METHOD": "settings of a method",
         "--help-all": "every option",

@@ -20,6 +20,7 @@ from verisal.cli._memory import keep_freed_memory
 from verisal.cli._options import SHOWN_BY, refuse_repeated_keys
 from verisal.cli._parsers import completion_parser, configs_parser, data_parser, export_parser, runs_parser
 from verisal.cli._process import Stopped, lasting_output, quiet, restored_settings, stops_as_exceptions
+from verisal.cli._threads import Threads, wait_without_spinning
 from verisal.errors import ConfigError, VerisalError
 from verisal.progress import doing, tell
 
@@ -44,9 +45,13 @@ def main(args: list[str] | None = None, *, began: float | None = None) -> int:
         keep_freed_memory()
     arguments = sys.argv[1:] if args is None else args
     command = Command(
-        words=shlex.join(["verisal", *arguments]), began=time.perf_counter() if began is None else began
+        words=shlex.join(["verisal", *arguments]),
+        began=time.perf_counter() if began is None else began,
+        threads=Threads(own_process=args is None),
     )
     with lasting_output(), restored_settings(), quiet(), stops_as_exceptions():
+        if args is None:
+            wait_without_spinning()
         try:
             with doing(f"verisal {''.join(arguments[:1])}", shown=_takes_long(arguments), lines=False):
                 code = _run(arguments, command)
@@ -59,6 +64,7 @@ def main(args: list[str] | None = None, *, began: float | None = None) -> int:
             command.end("done")
         finally:
             command.close()
+            command.threads.restore()
         return code
 
 
@@ -84,12 +90,12 @@ def _run(arguments: Sequence[str], command: Command) -> int:
             given = data_parser().parse_args(rest)
             from verisal.cli._data import check
 
-            return check(given)
+            return check(given, command.threads)
         case "export":
             given = export_parser().parse_args(rest)
             from verisal.cli._export import write_export
 
-            return write_export(given)
+            return write_export(given, command.threads)
         case "explain":
             if _asks_for_help(rest):
                 print(help_of(name))
@@ -98,7 +104,7 @@ def _run(arguments: Sequence[str], command: Command) -> int:
             with doing("loading libraries", shown=_takes_long(arguments), lines=False):
                 from verisal.cli._explain_command import main as explain_command
 
-            return explain_command(words)
+            return explain_command(words, command.threads)
         case _ if name in STAGES:
             if _asks_for_help(rest):
                 print(help_of(name))

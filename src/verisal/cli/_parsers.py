@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from verisal.cli._options import Options, count, path_word
+from verisal.cli._threads import THREADS_HELP
 
 ANNOTATIONS = ("csv", "coco", "voc", "masks")
 """Forms of annotations of one's own images."""
@@ -19,6 +20,7 @@ KNOWN_SETS = (
 SHELLS = ("bash", "zsh")
 """Shells that there is a completion for."""
 
+_THREADS = THREADS_HELP[0].lower() + THREADS_HELP[1:-1]
 
 _CHECK: dict[str, Any] = {
     "description": "Read every image and annotation of a data set and list every problem.",
@@ -67,6 +69,7 @@ def _add_check_options(check: Options) -> Options:
         help="folders of images for other splits, with which the data set may share no picture",
     )
     check.add_argument("--max-pixels", type=count, help="largest width times height that is decoded")
+    check.add_argument("--threads", type=count, metavar="N", help=_THREADS)
     return check
 
 
@@ -86,6 +89,7 @@ def export_parser() -> Options:
     parser.add_argument(
         "--output", required=True, type=path_word, help="folder for model.safetensors and model.json"
     )
+    parser.add_argument("--threads", type=count, metavar="N", help=_THREADS)
     return parser
 
 

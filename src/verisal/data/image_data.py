@@ -142,7 +142,8 @@ class ImageData(L.LightningDataModule):
         channels: of images on disk without a classifier; scenes have 3.
         seed: of the scenes; images on disk have their own.
         batch_size: images per step.
-        num_workers: processes that decode or render.
+        num_workers: processes that decode or render; None for two, or fewer where torch computes on fewer
+            than three threads: one of them, at least, is left to computing.
 
     Raises:
         ConfigError: scenes of other channels than 3 or of a size out of range; ``det_test`` to validate and
@@ -163,7 +164,7 @@ class ImageData(L.LightningDataModule):
         channels: int = 3,
         seed: int = 0,
         batch_size: int = 16,
-        num_workers: int = 2,
+        num_workers: int | None = None,
     ) -> None:
         super().__init__()
         check_range(1, fit_count=fit_count, val_count=val_count, test_count=test_count)
@@ -199,9 +200,15 @@ class ImageData(L.LightningDataModule):
             val_split: val_count,
             "det_test": test_count,
         }
-        self.batch_size, self.num_workers = batch_size, num_workers
+        self.batch_size, self._num_workers = batch_size, num_workers
         self._images: dict[Split, AnnotatedImages | ComposedImages | RenderedScenes] = {}
         self._digests: dict[Split, ImageDigests] = {}
+
+    @property
+    def num_workers(self) -> int:
+        """Processes that decode or render."""
+        # The threads of each of several processes are known after this has been made.
+        return min(2, torch.get_num_threads() - 1) if self._num_workers is None else self._num_workers
 
     def setup(self, stage: str) -> None:
         """List or render what the stage reads; with ``on_error: skip``, look at images on disk too."""
