@@ -2,62 +2,44 @@
 
 from __future__ import annotations
 
-import io
-import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Literal
 
-import numpy as np
 import torch
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
-from torch import Tensor
 
-from verisal._files import write_atomic
-from verisal._plain import plain
-from verisal.cli._explain_inputs import ContactSheets, Images, named_files, other_classes, query_classes
+from verisal.cli._explain_batch import Explained, Setup, explained, explained_before
+from verisal.cli._explain_done import Origin, mark_of
+from verisal.cli._explain_helpers import ALONE, Helpers, Job, helpers_for, helping, write_explanation
+from verisal.cli._explain_inputs import Images, named_files, query_classes
 from verisal.cli._explain_network import DEFAULT, Doubts, classifier_of
+from verisal.cli._explain_sheets import ContactSheets
 from verisal.cli._options import check_paths
 from verisal.cli._settings import class_that_failed, parsed_settings, refused_settings
+from verisal.cli._threads import THREADS_HELP, Threads
 from verisal.data import ImageReader
 from verisal.data.reading import ChannelRule
-from verisal.detection import Alarm
 from verisal.detection.detector_file import DetectorFile, read_detector
 from verisal.errors import ConfigError
-from verisal.fingerprint import settings_of
+from verisal.fingerprint import settings_of, state_hash
 from verisal.functional.baselines import Baseline
-from verisal.functional.outputs import ask, probabilities
 from verisal.models import Classifier, ClassifierSource
-from verisal.pictures import OPACITY, DisplayChannels, displayed, picked
+from verisal.pictures import OPACITY, picked
 from verisal.progress import progress_bar, tell
-from verisal.reporting import Explanation, draw_explanation
-from verisal.saliency import EvidenceMasks, HierarchicalMasks, Saliency
-from verisal.types import OutputKind, SaliencyResult, check_range
-
-_TOP = 5
+from verisal.saliency import EvidenceMasks, Saliency
+from verisal.types import OutputKind, check_range
 
 
-@final
-@dataclass(frozen=True)
-class _Setup:
-    classifier: Classifier
-    method: Saliency
-    query: str
-    disturbed_query: str
-    alarm: Alarm | None
-    output: Path
-    display_channels: DisplayChannels
-    opacity: float
-    settings: dict[str, Any]
-
-
-def main(args: Sequence[str]) -> int:
+def main(args: Sequence[str], threads: Threads) -> int:
     """Run ``verisal explain``.
 
     Args:
         args: what follows ``explain`` on the command line.
+        threads: that it computes on.
 
     Returns:
         0 if every image was explained, 1 if some could not be read.
@@ -68,7 +50,10 @@ def main(args: Sequence[str]) -> int:
         CheckpointError: weights that cannot be loaded, or a detector of another classifier.
     """
     given = _parsed(args)
-    files = named_files([Path(word) for word in given.images])
+    if words := threads.use(given.threads):
+        tell(words)
+    output = Path(given.output)
+    files = named_files([Path(word) for word in given.images], output=output)
     detector = None if given.detector is None else read_detector(Path(given.detector))
     source = _source(given, detector)
     classifier = _on_device(source, given.device)
@@ -81,9 +66,64 @@ def main(args: Sequence[str]) -> int:
     reader = ImageReader.of(classifier, rule=given.channel_rule, window=given.window)
     shown_as = None if given.display_channels is None else tuple(given.display_channels)
     picked(torch.zeros(1, classifier.channels, 1, 1), shown_as)
+    setup = _setup(given, source.name, classifier, reader, detector)
     images = Images(files, classifier.height_and_width, reader)
+    doubts = Doubts(classifier.height_and_width)
+    done = _done_before(setup, files)
+    for name, origin in done.items():
+        images.note(name, origin.size)
+        doubts.add(origin.likeliest, origin.size)
+    count = helpers_for(
+        len(files) - len(done),
+        threads=torch.get_num_threads() if threads.own_process else 1,
+        at_once=given.batch_size,
+        on_gpu=classifier.mean.is_cuda,
+    )
+    with helping(count) as helpers:
+        _explain(setup, given, images, done, doubts, helpers)
+    if given.classifier is None and detector is None and (doubt := doubts.words()):
+        tell(doubt)
+    if images.cropped:
+        height, width = classifier.height_and_width
+        first = next(name for name in files if name in images.cropped)
+        tell(
+            f"{len(images.cropped)} image(s) are of other proportions, such as {first}: what is"
+            f" explained is their middle, resized to {height} x {width} px; --image_size=[HEIGHT,WIDTH] is of"
+            " networks that take others"
+        )
+    for line in images.problems:
+        tell(f"verisal: not read: {line}", error=True)
+    return 1 if images.problems else 0
+
+
+def _setup(
+    given: Namespace,
+    name: str,
+    classifier: Classifier,
+    reader: ImageReader,
+    detector: DetectorFile | None,
+) -> Setup:
     method = given.saliency or EvidenceMasks()
-    setup = _Setup(
+    shown_as = None if given.display_channels is None else tuple(given.display_channels)
+    settings = {
+        "verisal": version("verisal"),
+        "classifier": name,
+        "image_size": classifier.height_and_width,
+        "stages": list(classifier.stages),
+        "output": classifier.output,
+        "saliency": settings_of(method),
+    }
+    figure = {"opacity": given.opacity, "display_channels": None if shown_as is None else list(shown_as)}
+    decisive = {
+        **settings,
+        "weights": state_hash(classifier),
+        "class_names": mark_of(list(classifier.class_names)),
+        "query": given.query,
+        "disturbed_query": given.disturbed_query,
+        "channels and window": settings_of(reader),
+        "detector": None if detector is None else mark_of(detector.settings, state_hash(detector.tensors)),
+    }
+    return Setup(
         classifier=classifier,
         method=method,
         query=given.query,
@@ -91,38 +131,83 @@ def main(args: Sequence[str]) -> int:
         alarm=None if detector is None else detector.alarm(classifier),
         output=Path(given.output),
         display_channels=shown_as,
-        opacity=given.opacity,
-        settings={
-            "verisal": version("verisal"),
-            "classifier": source.name,
-            "image_size": classifier.height_and_width,
-            "stages": list(classifier.stages),
-            "output": classifier.output,
-            "saliency": settings_of(method),
-        },
+        figure=None if given.maps_only else figure,
+        settings=settings,
+        made_with=decisive,
     )
-    sheets = ContactSheets(setup.output, given.sheet_images, opacity=given.opacity, shown=len(files) > 1)
-    doubts = Doubts(classifier.height_and_width)
+
+
+def _done_before(setup: Setup, files: Mapping[str, Path]) -> dict[str, Origin]:
+    """Names of the images that an earlier command explained in the same way; says how many, and why not."""
+    done: dict[str, Origin] = {}
+    others: Counter[str] = Counter()
+    for name, file in files.items():
+        origin, differs = setup.earlier(name, file)
+        if origin is not None and not differs:
+            done[name] = origin
+        others.update(differs[:1])
+    if done:
+        tell(f"{len(done)} of {len(files)} images are in {setup.output} already, with the same settings")
+    if others:
+        why = ", ".join(f"{count} by {what}" for what, count in others.items())
+        tell(f"explained again, for what {setup.output} holds of them differs: {why}")
+    return done
+
+
+def _explain(
+    setup: Setup,
+    given: Namespace,
+    images: Images,
+    done: Mapping[str, Origin],
+    doubts: Doubts,
+    helpers: Helpers,
+) -> None:
+    """Explain, draw and write all images that are not done."""
+    files = images.files
+    sheets = ContactSheets(
+        setup.output,
+        given.sheet_images,
+        opacity=given.opacity,
+        names=list(files),
+        done=done,
+        again=lambda name: explained_before(setup, name, images.read(name)),
+        helpers=helpers,
+        shown=len(files) > 1 and not given.maps_only,
+    )
+    waiting: deque[tuple[Explained, Job[None]]] = deque()
     words = f"explaining {len(files)} image" + ("s" if len(files) > 1 else "")
-    with progress_bar(words, len(files), done=0, shown=True) as advance:
-        for batch in images.batches(given.batch_size):
-            for name, shown in zip(batch, _explained(setup, batch), strict=True):
-                sheets.add(shown)
-                doubts.add(max(probability for _, probability in shown.classes), images.sizes[name])
-                advance(1)
-    sheets.finish()
-    if given.classifier is None and detector is None and (doubt := doubts.words()):
-        tell(doubt)
-    if images.cropped:
-        height, width = classifier.height_and_width
-        tell(
-            f"{len(images.cropped)} image(s) are of other proportions, such as {images.cropped[0]}: what is"
-            f" explained is their middle, resized to {height} x {width} px; --image_size=[HEIGHT,WIDTH] is of"
-            " networks that take others"
-        )
-    for line in images.problems:
-        tell(f"verisal: not read: {line}", error=True)
-    return 1 if images.problems else 0
+    with progress_bar(words, len(files), done=len(done), shown=True) as advance:
+
+        def finish() -> None:
+            one, job = waiting.popleft()
+            job.result()
+            name = one.shown.name
+            tell(f"{one.words} -> {setup.maps_of(name) if given.maps_only else setup.figure_of(name)}")
+            sheets.add(one.shown, one.origin)
+            doubts.add(one.origin.likeliest, one.origin.size)
+            advance(1)
+
+        written = unread = 0
+        for batch in images.batches(given.batch_size, helpers, without=done):
+            for one in explained(setup, batch, images):
+                name = one.shown.name
+                figure = None if given.maps_only else (one.shown, setup.figure_of(name), given.opacity)
+                # By whoever is free: nobody waits for helpers that are busy, or yet to start.
+                busy = not written or len(waiting) >= 2 * helpers.number
+                written += 1
+                by = ALONE if busy else helpers
+                job = by.job(write_explanation, figure, setup.maps_of(name), one.arrays)
+                if busy:
+                    job.result()
+                waiting.append((one, job))
+                while waiting and waiting[0][1].done:
+                    finish()
+            if len(images.problems) > unread:
+                advance(len(images.problems) - unread)
+                unread = len(images.problems)
+        while waiting:
+            finish()
+        sheets.finish()
 
 
 def _parsed(args: Sequence[str]) -> Namespace:
@@ -220,6 +305,12 @@ def _parser() -> ArgumentParser:
     )
     parser.add_argument("--output", type=str, default="explanations", help="Folder for figures and maps.")
     parser.add_argument("--batch_size", type=int, default=8, help="Images that are explained at once.")
+    parser.add_argument(
+        "--maps_only",
+        "--maps-only",
+        action="store_true",
+        help="Write maps, and draw neither figures nor contact sheets.",
+    )
     parser.add_argument("--sheet_images", type=int, default=12, help="Images on one contact sheet.")
     parser.add_argument(
         "--device",
@@ -227,6 +318,7 @@ def _parser() -> ArgumentParser:
         default="auto",
         help="Where to compute; auto takes a GPU where there is one.",
     )
+    parser.add_argument("--threads", type=int | None, default=None, help=THREADS_HELP)
     return parser
 
 
@@ -261,106 +353,3 @@ def _source(given: Namespace, detector: DetectorFile | None) -> ClassifierSource
         named = {name: value for name, value in settings.items() if value != getattr(usual, name)}
         return replace(own, **named)
     return ClassifierSource(name=given.classifier or DEFAULT, **settings)
-
-
-def _explained(setup: _Setup, batch: dict[str, Tensor]) -> Iterator[Explanation]:
-    """Explain a batch, write figures and maps, and say so."""
-    names = list(batch)
-    classifier = setup.classifier
-    images = torch.stack(list(batch.values())).to(classifier.mean.device)
-    with torch.no_grad():
-        logits = ask(classifier, images)
-    query = query_classes(setup.query, logits, classifier.class_names)
-    asked = [query]
-    # One logit is the only label there is.
-    if classifier.num_classes > 1:
-        asked.append(other_classes(setup.disturbed_query, logits, classifier.class_names, taken=query))
-    # Both queries in one call: methods that run in batches take less time for it.
-    both = setup.method(classifier, torch.cat([images] * len(asked)), torch.cat(asked))
-    verdicts = None if setup.alarm is None else setup.alarm(images)
-    likely = probabilities(logits, classifier.output)
-    for row, name in enumerate(names):
-        shown = _shown(setup, name, images[row], likely[row], asked, both, row)
-        if setup.alarm is not None and verdicts is not None:
-            (verdict,) = setup.alarm.words(verdicts.scores[row : row + 1])
-            shown = replace(shown, verdict=verdict, alarm=bool(verdicts.alarms[row]))
-        target = setup.output / name
-        figure = target.with_name(target.name + ".explained.png")
-        draw_explanation(shown, figure, opacity=setup.opacity)
-        maps = target.with_name(target.name + ".npz")
-        score = None if verdicts is None else float(verdicts.scores[row])
-        _save_maps(setup, maps, both, row, asked, logits, score)
-        said = f"{name}: {shown.query} {float(likely[row, query[row]]):.2f}"
-        tell(plain(f"{said}{', ' + shown.verdict if shown.verdict else ''} -> {figure}"))
-        yield shown
-
-
-def _shown(
-    setup: _Setup,
-    name: str,
-    image: Tensor,
-    probabilities: Tensor,
-    asked: Sequence[Tensor],
-    both: SaliencyResult,
-    row: int,
-) -> Explanation:
-    names, count = setup.classifier.class_names, len(asked[0])
-    best = probabilities.topk(min(_TOP, len(names))).indices.tolist()
-    queries = [int(classes[row]) for classes in asked]
-    listed = [*best, *(index for index in queries if index not in best)]
-    return Explanation(
-        name=name,
-        image=displayed(image[None], setup.display_channels)[0],
-        query=names[queries[0]],
-        disturbed="" if len(asked) == 1 else names[queries[1]],
-        saliency=both.saliency[row, 0],
-        disturbed_saliency=None if len(asked) == 1 else both.saliency[row + count, 0],
-        layers={
-            stage: layer[row, 0]
-            for stage, layer in zip(setup.classifier.stages, both.raw_layers, strict=False)
-        },
-        classes=[(names[index], float(probabilities[index])) for index in listed],
-        method=_method_words(setup.method),
-    )
-
-
-def _method_words(method: Saliency) -> str:
-    if isinstance(method, HierarchicalMasks):
-        return f"HierarchicalMasks ({method.objective}, lambda {method.reg_weight:g})"
-    return type(method).__name__
-
-
-def _save_maps(
-    setup: _Setup,
-    path: Path,
-    both: SaliencyResult,
-    row: int,
-    asked: Sequence[Tensor],
-    logits: Tensor,
-    score: float | None,
-) -> None:
-    """Raw maps of the queries as they came from the method, and all that is needed to read them."""
-    queries = [int(classes[row]) for classes in asked]
-    names = [setup.classifier.class_names[query] for query in queries]
-    settings = {
-        **setup.settings,
-        **dict(zip(("query", "disturbed_query"), names, strict=False)),
-        "detector_score": score,
-    }
-    arrays = {
-        "query": np.array(queries),
-        "logits": logits[row].cpu().numpy(),
-        "probabilities": probabilities(logits[row : row + 1], setup.classifier.output)[0].cpu().numpy(),
-        "settings": np.array(json.dumps(settings, default=str)),
-    }
-    parts = {"saliency": both.saliency, "raw": both.raw, "attribution": both.attribution}
-    if both.raw_layers:
-        parts["raw_layers"] = torch.cat(both.raw_layers, dim=1)
-    places = [row + number * len(classes) for number, classes in enumerate(asked)]
-    for name, tensor in parts.items():
-        if tensor is not None:
-            arrays[name] = tensor[places].detach().cpu().numpy()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = io.BytesIO()
-    np.savez_compressed(content, **arrays)  # type: ignore[arg-type]  # its stub takes no mapping of arrays
-    write_atomic(path, content.getvalue())

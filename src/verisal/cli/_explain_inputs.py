@@ -1,24 +1,30 @@
-"""Images that ``verisal explain`` reads, and the sheets that it draws of many."""
+"""Images that ``verisal explain`` reads, and the classes that it is asked for."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Container, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import final
 
 import torch
 from torch import Tensor
 
-from verisal.data import ImageReader, resize_image
+from verisal.cli._explain_helpers import ALONE, Helpers, Job, ReadImage, read_image
+from verisal.data import ImageReader
 from verisal.data.files import find_images, image_id_of, left_out_words, no_image
 from verisal.errors import ConfigError, DataError
 from verisal.progress import tell
-from verisal.reporting import Explanation, draw_contact_sheet
 
 
-def named_files(given: Sequence[Path]) -> dict[str, Path]:
+def named_files(given: Sequence[Path], *, output: Path) -> dict[str, Path]:
     """Name, unique among all and text whatever its bytes, to file; folders are searched.
+
+    Args:
+        given: files and folders.
+        output: a folder that is passed over where it lies in one of them: what an earlier command wrote.
 
     Raises:
         DataError: a folder without images.
@@ -26,7 +32,7 @@ def named_files(given: Sequence[Path]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in given:
         if path.is_dir():
-            inside = find_images(path)
+            inside = find_images(path, without=None if output.resolve() == path.resolve() else output)
             if not inside.paths:
                 raise no_image(path, inside.left_out)
             if words := left_out_words(inside.left_out):
@@ -45,7 +51,7 @@ def named_files(given: Sequence[Path]) -> dict[str, Path]:
 
 @final
 class Images:
-    """Reads files as they are needed.
+    """Reads files as they are needed, and some ahead where there are helpers.
 
     Args:
         files: name to file.
@@ -53,68 +59,68 @@ class Images:
         reader: gives them the classifier's channels and range.
 
     Attributes:
+        files: name to file.
         problems: what could not be read so far.
         cropped: names of the images so far of other proportions, of which the middle is explained.
-        sizes: name to height and width in the file.
+        facts: name to size and identity of the file, of the images of the last batch.
     """
 
     def __init__(self, files: Mapping[str, Path], size: tuple[int, int], reader: ImageReader) -> None:
-        self._files, self._size, self._reader = files, size, reader
+        self.files, self._size, self._reader = files, size, reader
         self.problems: list[str] = []
-        self.cropped: list[str] = []
-        self.sizes: dict[str, tuple[int, int]] = {}
+        self.cropped: set[str] = set()
+        self.facts: dict[str, tuple[tuple[int, int], Mapping[str, int]]] = {}
 
-    def batches(self, size: int) -> Iterator[dict[str, Tensor]]:
-        """Names and images, ``size`` at a time; the first one alone, so that its figure is there soon."""
+    def batches(
+        self, size: int, helpers: Helpers, *, without: Container[str] = ()
+    ) -> Iterator[dict[str, Tensor]]:
+        """Names and images, ``size`` at a time; the first one alone, so that its figure is there soon.
+
+        Args:
+            size: of a batch.
+            helpers: read ahead.
+            without: names that are left out.
+        """
+        files = ((name, path) for name, path in self.files.items() if name not in without)
+        ahead: deque[tuple[str, Job[ReadImage | str]]] = deque()
         batch: dict[str, Tensor] = {}
-        wanted = 1
-        for name, path in self._files.items():
-            try:
-                image = self._reader(path)
-                batch[name] = resize_image(image, self._size)
-            except DataError as error:
-                self.problems.append(str(error))
+        wanted, depth = 1, 1
+        while True:
+            for name, path in islice(files, max(0, depth - len(ahead))):
+                # Helpers are still to start when the first image is read.
+                by = helpers if depth > 1 else ALONE
+                ahead.append((name, by.job(read_image, self._reader, path, self._size)))
+            if not ahead:
+                break
+            name, job = ahead.popleft()
+            read = job.result()
+            depth = 2 * size if helpers.number else 1
+            if isinstance(read, str):
+                self.problems.append(read)
                 continue
-            self.sizes[name] = (image.shape[-2], image.shape[-1])
-            if image.shape[-2] * self._size[1] != image.shape[-1] * self._size[0]:
-                self.cropped.append(name)
+            self.note(name, read.size)
+            batch[name], self.facts[name] = read.image, (read.size, read.file)
             if len(batch) == wanted:
                 yield batch
                 batch, wanted = {}, size
         if batch:
             yield batch
 
+    def read(self, name: str) -> Tensor:
+        """One image again.
 
-@final
-class ContactSheets:
-    """Draws a sheet whenever enough images have come.
+        Raises:
+            DataError: it cannot be read any more.
+        """
+        read = read_image(self._reader, self.files[name], self._size)
+        if isinstance(read, str):
+            raise DataError(read)
+        return read.image
 
-    Args:
-        output: folder.
-        size: images on one sheet.
-        opacity: of the maps over the images.
-        shown: whether any are drawn.
-    """
-
-    def __init__(self, output: Path, size: int, *, opacity: float, shown: bool) -> None:
-        self._output, self._size, self._opacity, self._shown = output, size, opacity, shown
-        self._waiting: list[Explanation] = []
-        self._number = 0
-
-    def add(self, shown: Explanation) -> None:
-        """Take one more."""
-        self._waiting.append(shown)
-        if len(self._waiting) == self._size:
-            self.finish()
-
-    def finish(self) -> None:
-        """Draw what is left."""
-        if self._waiting and self._shown:
-            self._number += 1
-            path = self._output / f"contact_sheet_{self._number}.png"
-            draw_contact_sheet(self._waiting, path, opacity=self._opacity)
-            tell(f"contact sheet: {path}")
-        self._waiting = []
+    def note(self, name: str, size: tuple[int, int]) -> None:
+        """Remember an image if it is of other proportions."""
+        if size[0] * self._size[1] != size[1] * self._size[0]:
+            self.cropped.add(name)
 
 
 PLACES = {"top1": 0, "second": 1, "least": -1}
