@@ -157,12 +157,12 @@ def _verdict(
         mean, worst = (scores[f"test/{row}/auroc/{column}_unseen"] for column in ("mean", "worst"))
         rates = {name: scores[f"test/{row}/fpr/{name}"]["value"] for name in benign}
         highest = max(rates, key=lambda name: rates[name] or 0)
-        over = [f"`{name}` {rate:.2f}" for name, rate in rates.items() if (rate or 0) > _FALSE_ALARMS]
+        over = [f"`{name}` {rate:.3f}" for name, rate in rates.items() if (rate or 0) > _FALSE_ALARMS]
         yield (
             f"- `{row}`: mean over unseen families {_cell(mean, whole=True)}, asked {_MEAN}:"
             f" **{_reached(mean['value'] >= _MEAN)}**; worst {_cell(worst, whole=True)}, asked {_WORST}:"
             f" **{_reached(worst['value'] >= _WORST)}**; false alarms at most {_FALSE_ALARMS} on every benign"
-            f" group: **{_reached(not over)}** (highest: `{highest}` {rates[highest]:.2f}"
+            f" group: **{_reached(not over)}** (highest: `{highest}` {rates[highest]:.3f}"
             + (f"; above: {', '.join(over)})." if over else ").")
         )
     ahead = []
