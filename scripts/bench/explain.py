@@ -4,21 +4,30 @@ Printed are images per second from the start of the command to its end, with and
 share of this time that the method alone takes for the same images, read beforehand, in batches of the same
 size and in a process that does nothing else; then the largest memory of the command and its helpers for
 a quarter of the images and for all.
+
+With --parts: CPU seconds of one thread that one image takes beside the network, which other work on the
+machine disturbs less.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
+
+from verisal.data import ImageReader, resize_image
+from verisal.reporting import Explanation, draw_contact_sheet, draw_explanation
 
 # Method and batches of the command line, nothing else around them.
 _BARE = """
@@ -60,7 +69,11 @@ def main() -> None:
     parser.add_argument("--classifier", default="imagenet_efficientnet_lite0")
     parser.add_argument("--saliency", default="GradCAM")
     parser.add_argument("--batch_size", type=int, default=8)
+    parser.add_argument("--parts", action="store_true", help="measure what one image takes instead")
     given = parser.parse_args()
+    if given.parts:
+        _show_parts()
+        return
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         for name, count in (("quarter", given.images // 4), ("all", given.images)):
@@ -108,6 +121,50 @@ def _explain(root: Path, folder: str, words: Sequence[str]) -> tuple[float, floa
     if process.returncode:
         sys.exit((root / "said").read_text())
     return time.perf_counter() - began, most
+
+
+def _read(file: Path) -> None:
+    resize_image(ImageReader()(file), 224)
+
+
+def _show_parts() -> None:
+    torch.set_num_threads(1)
+    values = torch.rand(224, 224, generator=torch.Generator().manual_seed(0))
+    plain, layered = (
+        Explanation(
+            name="photo.jpg",
+            image=values.expand(3, -1, -1),
+            query="cat",
+            disturbed="dog",
+            saliency=values,
+            disturbed_saliency=values / 2,
+            layers={f"stage {number}": values for number in range(layers)},
+            classes=[(f"class {number}", 0.2) for number in range(6)],
+            method="a method",
+        )
+        for layers in (0, 4)
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        parts: dict[str, Callable[[], object]] = {}
+        for size in ((1024, 768), (4000, 3000)):
+            file = root / f"{size[0]}.jpg"
+            _photograph(0, size).save(file, quality=90)
+            parts["reading a JPEG of {} x {} px".format(*size)] = partial(_read, file)
+        parts["a figure"] = partial(draw_explanation, plain, root / "figure.png")
+        parts["a figure with four layers"] = partial(draw_explanation, layered, root / "figure.png")
+        sheet = partial(draw_contact_sheet, [plain] * 12, root / "sheet.png")
+        parts["its part of a contact sheet of 12"] = sheet
+        for count in (2, 6):
+            maps = np.random.default_rng(0).random((2, count, 224, 224), np.float32)
+            parts[f"writing {2 * count} maps"] = partial(np.savez_compressed, io.BytesIO(), maps)
+        print("| 224 x 224 px | CPU seconds |\n|---|---:|")
+        for name, part in parts.items():
+            part()
+            began, images = time.process_time(), 12 if "sheet" in name else 1
+            for _ in range(3):
+                part()
+            print(f"| {name} | {(time.process_time() - began) / 3 / images:.3f} |", flush=True)
 
 
 def _memory(process: int) -> float:

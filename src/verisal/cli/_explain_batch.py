@@ -72,7 +72,8 @@ class Setup:
         differs = found.differs(self.made_with, file_identity(file))
         if self.figure is not None and (found.figure != self.figure or not self.figure_of(name).is_file()):
             differs.append("figure")
-        return found, differs
+        # Of thousands of images one copy of the settings is enough.
+        return replace(found, made_with=self.made_with), differs
 
 
 @final
