@@ -5,11 +5,12 @@ from __future__ import annotations
 import fcntl
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 
-def write_atomic(path: Path | str, content: bytes) -> None:
-    """Write a file whole or not at all: a temporary file in the same folder, then a rename.
+def write_atomic(path: Path | str, content: bytes | Iterable[bytes]) -> None:
+    """Write a file whole or not at all, at once or part by part: a temporary file beside it, then a rename.
 
     The temporary file is locked as long as its process writes it. One that nobody holds was left by a process
     that was killed, and the next that writes the same file makes its own of it.
@@ -22,7 +23,7 @@ def write_atomic(path: Path | str, content: bytes) -> None:
     with os.fdopen(handle, "wb") as file:
         try:
             os.ftruncate(handle, 0)
-            file.write(content)
+            file.writelines([content] if isinstance(content, bytes) else content)
             file.flush()
             os.fsync(file.fileno())
             temporary.replace(target)

@@ -202,7 +202,7 @@ def test_missing_scores_are_named():
     with pytest.raises(ConfigError, match=r"reads 'deletion\[shuffle\]_steps4/auc' of 'a'"):
         InputPerturbations(commands=[]).result(evaluation(left_out=("deletion[shuffle]_steps4/auc",)))
     nothing = evaluation()
-    nothing.samples["score"][:] = [f"other {score}" for score in nothing.samples["score"]]
+    nothing.samples["score"] = [f"other {score}" for score in nothing.samples["score"]]
     with pytest.raises(ConfigError, match="add the callback BaselineNeutrality"):
         InputPerturbations(commands=[]).result(nothing)
 

@@ -10,8 +10,9 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from verisal.callbacks.explaining.callback import ScoringCallback, row_evaluation
+from verisal.callbacks.explaining.callback import ScoringCallback
 from verisal.callbacks.explaining.epoch import Epoch, Seen
+from verisal.callbacks.explaining.rows import row_evaluation
 from verisal.errors import ConfigError
 from verisal.fingerprint import canonical
 from verisal.functional.baselines import Baseline, bound, neutrality

@@ -9,9 +9,9 @@ from typing import final
 import torch
 from torch import Tensor
 
-from verisal.callbacks.explaining.callback import row_evaluation
 from verisal.callbacks.explaining.epoch import Epoch, Seen
 from verisal.callbacks.explaining.queries import QueryCallback, Samples
+from verisal.callbacks.explaining.rows import row_evaluation
 from verisal.callbacks.panels import name_of_class
 from verisal.data import AnnotatedImages, EmojiScenes
 from verisal.errors import ConfigError

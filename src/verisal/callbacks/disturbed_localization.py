@@ -11,9 +11,9 @@ from typing import final
 import torch
 from torch import Tensor
 
-from verisal.callbacks.explaining.callback import row_evaluation
 from verisal.callbacks.explaining.epoch import Epoch, Seen
 from verisal.callbacks.explaining.queries import QueryCallback, Samples, chunks
+from verisal.callbacks.explaining.rows import row_evaluation
 from verisal.data import AnnotatedImages, Composition, DiskSplit, EmojiScenes
 from verisal.functional.regions import disturbed_queries
 from verisal.functional.regions.disturbed import DisturbedQueries, label_queries, present_queries

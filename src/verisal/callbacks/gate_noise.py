@@ -11,8 +11,9 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from verisal.callbacks.explaining.callback import ScoringCallback, row_evaluation
+from verisal.callbacks.explaining.callback import ScoringCallback
 from verisal.callbacks.explaining.epoch import Epoch, Seen
+from verisal.callbacks.explaining.rows import row_evaluation
 from verisal.errors import ConfigError
 from verisal.functional.filters import gaussian_blur
 from verisal.metrics import ImageTable

@@ -12,8 +12,9 @@ from typing import final
 import torch
 from torch import Tensor
 
-from verisal.callbacks.explaining.callback import ScoringCallback, row_evaluation
+from verisal.callbacks.explaining.callback import ScoringCallback
 from verisal.callbacks.explaining.epoch import Epoch, Seen
+from verisal.callbacks.explaining.rows import row_evaluation
 from verisal.errors import ConfigError
 from verisal.functional.comparison import map_agreement
 from verisal.functional.comparison.similarity import diverges

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from verisal.attacks import Attack
 from verisal.attacks.names import named_attacks
-from verisal.callbacks.explaining.callback import ScoringCallback, row_evaluation
+from verisal.callbacks.explaining.callback import ScoringCallback
 from verisal.callbacks.explaining.epoch import Epoch, Seen
+from verisal.callbacks.explaining.rows import row_evaluation
 from verisal.errors import ConfigError
 from verisal.functional.adversarial import judge_8bit
 from verisal.functional.baselines import Baseline, LinearImputation

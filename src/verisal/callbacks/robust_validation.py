@@ -14,9 +14,10 @@ from torch import Tensor
 
 from verisal.attacks import FGSM, PGD, AttackResult, named_attacks
 from verisal.attacks.names import Attacks
-from verisal.callbacks.explaining.callback import ScoringCallback, row_evaluation
+from verisal.callbacks.explaining.callback import ScoringCallback
 from verisal.callbacks.explaining.epoch import Epoch, Seen
 from verisal.callbacks.explaining.names import LogsScores, typed_rows
+from verisal.callbacks.explaining.rows import row_evaluation
 from verisal.callbacks.explaining.subset import Everything
 from verisal.callbacks.panels import by_name, gathered, name_of_class
 from verisal.data.guard import ImageDigests

@@ -13,9 +13,10 @@ from typing import Literal, final
 import torch
 from torch import Tensor
 
-from verisal.callbacks.explaining.callback import ScoringCallback, row_evaluation
+from verisal.callbacks.explaining.callback import ScoringCallback
 from verisal.callbacks.explaining.epoch import Epoch, Seen, method_key
 from verisal.callbacks.explaining.names import shown
+from verisal.callbacks.explaining.rows import row_evaluation
 from verisal.errors import ConfigError
 from verisal.functional.baselines import Baseline, recommended_baselines
 from verisal.functional.seeding import content_ids, derive_seed
@@ -49,6 +50,10 @@ class MetricsCallback(ScoringCallback, ABC):
     def metrics_of(self, name: str, epoch: Epoch) -> list[SaliencyMetric]:
         """Metrics of one method, which nobody else updates."""
 
+    def values_of(self, metric: SaliencyMetric) -> Sequence[str]:
+        """Columns of a metric that are kept in :attr:`kept` for what comes of several; may be overridden."""
+        return ()
+
     def resampled(self, bootstrap: Bootstrap, image_ids: Sequence[str]) -> Bootstrap:
         """The bootstrap for a table with these rows, each of an image of its own; may be overridden."""
         return bootstrap
@@ -57,7 +62,7 @@ class MetricsCallback(ScoringCallback, ABC):
         """Metrics of its own for every method."""
         super().begin(epoch)
         self.measured = {name: self.metrics_of(name, epoch) for name in self.by_name}
-        self.tables: dict[str, dict[str, ImageRows]] = {}
+        self.kept: dict[str, dict[str, ImageRows]] = {}
         self._costs = {name: ImageTable(_COST).to(epoch.device) for name in self.by_name}
         for own in self.measured.values():
             for metric in own:
@@ -89,11 +94,17 @@ class MetricsCallback(ScoringCallback, ABC):
         tables: dict[str, Table] = {}
         timings: dict[str, float] = {}
         counted = 0
+        known: tuple[str, ...] = ()
         parts = []
         for name, own in self.measured.items():
-            self.tables[name] = {metric.name: metric.table() for metric in own}
+            self.kept[name] = {}
             for metric in own:
-                table = self.tables[name][metric.name]
+                # One at a time: together they are much more than what is made of them.
+                table = metric.table()
+                # Of equal names one copy is kept.
+                if table.image_ids == known:
+                    table = ImageRows(known, table.kept)
+                known = table.image_ids
                 counted = len(table.image_ids)
                 if not counted:
                     return None
@@ -101,7 +112,7 @@ class MetricsCallback(ScoringCallback, ABC):
                 self._tell(epoch, name, metric, table)
                 # Columns that are a score of the same name, or all of a metric with few; the rest is bulk.
                 columns = {
-                    column: table.rows[:, index]
+                    column: table.kept[:, index].double()
                     for index, column in enumerate(metric.columns)
                     if len(metric.columns) <= _FEW_COLUMNS or column in scores
                 }
@@ -112,10 +123,12 @@ class MetricsCallback(ScoringCallback, ABC):
                 )
                 if isinstance(metric, CurveMetric):
                     # A control that is the same for every method is drawn once.
-                    for line in metric.lines(name):
+                    for line in metric.lines(name, table):
                         curves.setdefault((line.figure, line.label), line)
                 if isinstance(metric, BandRemoval) and not metric.unscored(table):
-                    tables[f"bands of {name}, {metric.name}"] = metric.ranking()
+                    tables[f"bands of {name}, {metric.name}"] = metric.ranking(table)
+                if wanted := [metric.columns.index(column) for column in self.values_of(metric)]:
+                    self.kept[name][metric.name] = ImageRows(table.image_ids, table.kept[:, wanted])
             seconds, *passes = self._costs[name].compute().rows.mean(dim=0).tolist()
             timings[f"{name}: seconds per image"] = seconds
             costs = {key: Score(value, n=counted) for key, value in zip(_COST[1:], passes, strict=True)}
@@ -249,6 +262,10 @@ class PerturbationCurves(MetricsCallback):
         """Copies of all curves."""
         return [copy.deepcopy(curve) for curve in self.curves]
 
+    def values_of(self, metric: SaliencyMetric) -> Sequence[str]:
+        """Areas, of which there are means and rankings."""
+        return ("auc",)
+
     def finish(self, epoch: Epoch) -> Evaluation | None:
         """Curves and areas, their means over baselines, and the agreement where there are intervals."""
         evaluation = super().finish(epoch)
@@ -268,8 +285,8 @@ class PerturbationCurves(MetricsCallback):
         name, members = _name_of_set(curves)
         parts = [evaluation]
         for method in self.by_name:
-            tables = [self.tables[method][curve.name] for curve in curves]
-            areas = torch.stack([table.rows[:, _area(curves[0])] for table in tables])
+            tables = [self.kept[method][curve.name] for curve in curves]
+            areas = torch.stack([table.kept[:, 0] for table in tables])
             columns = {"auc": areas.mean(dim=0), "baseline_range": areas.amax(dim=0) - areas.amin(dim=0)}
             means, ids = self.means(epoch, columns), tables[0].image_ids
             parts.append(row_evaluation(epoch.split, method, name, means, image_ids=ids, columns=columns))
@@ -289,7 +306,7 @@ class PerturbationCurves(MetricsCallback):
             return {}
         areas = {}
         for curve in self.curves:
-            rows = torch.stack([self.tables[name][curve.name].rows[:, _area(curve)] for name in ranked])
+            rows = torch.stack([self.kept[name][curve.name].kept[:, 0] for name in ranked])
             areas[curve.name] = rows if curve.better == "high" else -rows
         bootstrap = self.bootstrap_in(epoch)
         return {
@@ -343,10 +360,6 @@ def _cost(epoch: Epoch, method: Saliency, seen: Seen) -> Tensor:
 def titled(metric: SaliencyMetric) -> str:
     """Name of a metric in the main table, with an arrow where one end is good."""
     return metric.name + _ARROWS[metric.better]
-
-
-def _area(curve: PerturbationCurve) -> int:
-    return curve.columns.index("auc")
 
 
 def _name_of_set(curves: Sequence[PerturbationCurve]) -> tuple[str, list[str]]:

@@ -10,10 +10,10 @@ from typing import final
 import torch
 from torch import Tensor
 
-from verisal.callbacks.explaining.callback import row_evaluation
 from verisal.callbacks.explaining.epoch import Epoch, Seen
 from verisal.callbacks.explaining.names import snake_case
 from verisal.callbacks.explaining.queries import Samples, chunks
+from verisal.callbacks.explaining.rows import row_evaluation
 from verisal.callbacks.saliency_metrics import MetricsCallback, check_metrics, titled
 from verisal.data import AnnotatedImages, Composition, DiskSplit, EmojiScenes
 from verisal.errors import ConfigError

@@ -1,10 +1,12 @@
 """Metrics with state: what an epoch gathers over batches and processes."""
 
-from verisal.metrics._base import ImageRows, ImageTable, SaliencyMetric
+from verisal.metrics._base import SaliencyMetric
+from verisal.metrics._mean_curves import MeanCurve
+from verisal.metrics._table import ImageRows, ImageTable
 from verisal.metrics.attacked_sensitivity import AttackedSensitivity
 from verisal.metrics.bands import BandRemoval
 from verisal.metrics.comparison import CascadingRandomisation, MapSimilarity, SensitivityMax, Smoothness
-from verisal.metrics.curves import ROAD, CurveMetric, MeanCurve, PerturbationCurve, RelevanceGap
+from verisal.metrics.curves import ROAD, CurveMetric, PerturbationCurve, RelevanceGap
 from verisal.metrics.faithfulness import DabkowskiGal, Infidelity, SaliencyFidelity
 from verisal.metrics.localisation import EnergyInside, MaxBoxAcc, MaxBoxAccV2, PointingGame, PxAP
 from verisal.metrics.queries import ClassRankScores, DisturbedScores, PresentQueries

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import is_dataclass
 from inspect import Parameter, signature
-from typing import Any, Literal, final
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -19,86 +19,11 @@ from verisal.errors import ConfigError, DataError
 from verisal.functional.per_image import at_row, one_of, rows_waiting
 from verisal.functional.statistics import Bootstrap, Resampled
 from verisal.metrics._given import AnyBoxes, AnyMaps, AnyMasks, AnyTensor, Asked, Given, has_object
+from verisal.metrics._table import ImageRows, ImageTable
 from verisal.results import Score
 from verisal.types import AnyClassifier, AnyQuery, Explained, check_range
 
 _MARK = "annotated"
-
-
-class ImageRows:
-    """Per-image rows, sorted by image id, without the copies that a padding sampler adds.
-
-    An ordinary class, not a dataclass: torchmetrics walks into dataclasses and squeezes tensors of one item.
-
-    Args:
-        image_ids: n names.
-        rows: ``(n, R)`` float64 on the CPU.
-    """
-
-    __slots__ = ("image_ids", "rows")
-
-    def __init__(self, image_ids: tuple[str, ...], rows: Tensor) -> None:
-        self.image_ids = image_ids
-        self.rows = rows
-
-
-@final
-class ImageTable(Metric):
-    """Rows per image, gathered over batches and processes; :meth:`compute` gives :class:`ImageRows`.
-
-    Several processes give exactly the rows of one, on uneven data too: rows are keyed by image id.
-
-    Args:
-        columns: names of the R values kept per image.
-    """
-
-    full_state_update = False
-    image_ids: list[Tensor]
-    rows: list[Tensor]
-
-    def __init__(self, columns: Sequence[str]) -> None:
-        super().__init__()
-        self.columns = tuple(columns)
-        for state in ("image_ids", "rows"):
-            self.add_state(state, default=[], dist_reduce_fx="cat")
-        self._append_nothing()
-
-    def update(self, image_ids: Sequence[str], rows: Tensor) -> None:
-        """Add a batch: B names and ``(B, R)`` values.
-
-        Raises:
-            DataError: rows of a wrong shape.
-        """
-        expected = (len(image_ids), len(self.columns))
-        if tuple(rows.shape) != expected:
-            raise DataError(f"rows must be {expected}, one per image and column, found {tuple(rows.shape)}")
-        self.rows.append(rows.detach().to(self.device, torch.float64))
-        self.image_ids.append(_encoded(image_ids).to(self.device))
-
-    def compute(self) -> ImageRows:
-        """The rows of all processes, on the CPU."""
-        return _image_rows(self.image_ids, self.rows)
-
-    @property
-    def added(self) -> int:
-        """Number of rows that this process has added."""
-        return sum(map(len, self.rows))
-
-    def since(self, update: int) -> ImageRows:
-        """The rows of this process that came with the updates from this number on, on the CPU."""
-        return _image_rows(self.image_ids[update:], self.rows[update:])
-
-    def reset(self) -> None:
-        """Forget all images."""
-        super().reset()
-        self._append_nothing()
-
-    def _append_nothing(self) -> None:
-        # A process that saw no image must still send tensors of the right shape and dtype to the others.
-        self.image_ids.append(torch.empty(0, dtype=torch.uint8, device=self.device))
-        self.rows.append(torch.empty(0, len(self.columns), dtype=torch.float64, device=self.device))
-        # And it is no mistake: torchmetrics would warn about it.
-        self._update_count = 1
 
 
 class SaliencyMetric(Metric, ABC):
@@ -118,6 +43,8 @@ class SaliencyMetric(Metric, ABC):
         columns: names of the R values kept per image.
         main: name of the main score; None for the first column's.
         seed: of what the metric draws, where it draws anything.
+        dtype: that rows are kept in until the epoch ends: one that holds each of their values exactly.
+        precise: the first columns, which are kept in float64 all the same.
     """
 
     full_state_update = False
@@ -126,12 +53,22 @@ class SaliencyMetric(Metric, ABC):
     needs: tuple[str, ...] = ()
     asked: tuple[object, ...] = ()
 
-    def __init__(self, name: str, columns: Sequence[str], *, main: str | None = None, seed: int = 0) -> None:
+    def __init__(
+        self,
+        name: str,
+        columns: Sequence[str],
+        *,
+        main: str | None = None,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float64,
+        precise: int = 0,
+    ) -> None:
         super().__init__()
         check_range(0, seed=seed)
         self.name, self.columns, self.seed = name, tuple(columns), seed
         self.main = self.columns[0] if main is None else main
-        self._kept = ImageTable((*columns, _MARK) if self.needs_annotation else columns)
+        kept = (*columns, _MARK) if self.needs_annotation else columns
+        self._kept = ImageTable(kept, dtype=dtype, precise=precise)
 
     @property
     def needs_annotation(self) -> bool:
@@ -148,7 +85,7 @@ class SaliencyMetric(Metric, ABC):
         """``(B, R)`` values of one batch on the device of its images; NaN where an image cannot be scored."""
 
     def reduce(self, rows: Tensor, bootstrap: Bootstrap) -> Mapping[str, Resampled]:
-        """Scores by name of ``rows (n, R)``, n at least 1; by default the mean of every column.
+        """Scores by name of ``rows (n, R)``, n at least 1, as they are kept; by default every column's mean.
 
         The names are short (``auc``, ``accuracy``); the metric's own name stands before them in a report.
         The bootstrap resamples the n images together.
@@ -249,7 +186,7 @@ class SaliencyMetric(Metric, ABC):
         """
         table = self.table()
         value, words = self._main_of(table), self.missing(table)
-        if not len(table.rows):
+        if not table.image_ids:
             words = f"{type(self).__name__}: no image was added before compute(), which is NaN"
         elif not words and math.isnan(value):
             words = self.unscored(table)
@@ -275,7 +212,7 @@ class SaliencyMetric(Metric, ABC):
         Raises:
             DataError: a table without images.
         """
-        rows, n = table.rows[:, : len(self.columns)], len(table.rows)
+        rows, n = table.kept[:, : len(self.columns)], len(table.kept)
         if n == 0:
             raise DataError(f"{self.name}: no image was added before scores()")
         scores = self.reduce(rows, bootstrap.jointly(n))
@@ -290,7 +227,7 @@ class SaliencyMetric(Metric, ABC):
         """
         if not self.needs_annotation:
             return ""
-        annotated = (self.table() if table is None else table).rows[:, len(self.columns) :]
+        annotated = (self.table() if table is None else table).kept[:, len(self.columns) :].double()
         found, total, kind = int(annotated.sum()), annotated.numel(), type(self).__name__
         thing, needed = ("box", "boxes") if "boxes" in self.needs else ("object", "masks or boxes")
         if found == total:
@@ -309,11 +246,13 @@ class SaliencyMetric(Metric, ABC):
             table: as of :meth:`missing`.
         """
         known = self.table() if table is None else table
-        annotated = known.rows[:, len(self.columns) :].sum() if self.needs_annotation else len(known.rows)
+        annotated = len(known.image_ids)
+        if self.needs_annotation:
+            annotated = int(known.kept[:, len(self.columns) :].double().sum())
         if not annotated or not math.isnan(self._main_of(known)):
             return ""
         return (
-            f"{type(self).__name__}: none of {int(annotated)} images can be scored, and its scores are NaN:"
+            f"{type(self).__name__}: none of {annotated} images can be scored, and its scores are NaN:"
             " their maps are constant or not finite, or the network's answers are not finite"
             + (", or one image is too few" if annotated == 1 else "")
         )
@@ -327,7 +266,7 @@ class SaliencyMetric(Metric, ABC):
         return ""
 
     def _main_of(self, table: ImageRows) -> float:
-        return self.scores_of(table, Bootstrap(0))[self.main].value if len(table.rows) else math.nan
+        return self.scores_of(table, Bootstrap(0))[self.main].value if table.image_ids else math.nan
 
     def _scalar(self, value: float) -> Tensor:
         return torch.tensor(value, dtype=torch.float32, device=self.device)
@@ -377,25 +316,3 @@ class SaliencyMetric(Metric, ABC):
 
 def _same(value: object, default: object) -> bool:
     return value is default or (not isinstance(value, Tensor) and value == default)
-
-
-def _image_rows(image_ids: Sequence[Tensor] | Tensor, rows: Sequence[Tensor] | Tensor) -> ImageRows:
-    """Sorted rows from states as they are kept, or as they come from other processes: one tensor."""
-    named, values = (
-        state.cpu() if isinstance(state, Tensor) else torch.cat(list(state)).cpu()
-        for state in (image_ids, rows)
-    )
-    # Of two copies of an image the first is kept; they differ by rounding at most.
-    by_id = {name: index for index, name in reversed(list(enumerate(_decoded(named))))}
-    names = sorted(by_id)
-    return ImageRows(tuple(names), values[[by_id[name] for name in names]])
-
-
-def _encoded(image_ids: Sequence[str]) -> Tensor:
-    """Names as bytes, each with a zero behind it: what processes can send each other."""
-    content = b"".join(name.encode("utf-8", "surrogateescape") + b"\0" for name in image_ids)
-    return torch.tensor(list(content), dtype=torch.uint8)
-
-
-def _decoded(content: Tensor) -> list[str]:
-    return bytes(content.tolist()).decode("utf-8", "surrogateescape").split("\0")[:-1]

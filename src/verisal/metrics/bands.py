@@ -11,7 +11,7 @@ from torch import Tensor
 from verisal.errors import ConfigError, DataError
 from verisal.functional.baselines import Baseline, DatasetMean
 from verisal.functional.removal import band_removal, curve_area
-from verisal.metrics._base import ImageRows
+from verisal.metrics._table import ImageRows
 from verisal.metrics.curves import CurveMetric
 from verisal.results import Curve, Table
 from verisal.types import Explained, check_range
@@ -106,14 +106,15 @@ class BandRemoval(CurveMetric):
         if not super().unscored(known):
             return ""
         return (
-            f"{type(self).__name__}: none of {len(known.rows)} images can be scored, and its scores are NaN:"
-            " their maps have no attribution for each band (gradient methods have one, Occlusion and RISE"
-            " with per_channel=True), or the same in all bands, or the network's answers are not finite"
+            f"{type(self).__name__}: none of {len(known.image_ids)} images can be scored, and its scores are"
+            " NaN: their maps have no attribution for each band (gradient methods have one, Occlusion and"
+            " RISE with per_channel=True), or the same in all bands, or the network's answers are not finite"
         )
 
-    def lines(self, label: str) -> list[Curve]:
+    def lines(self, label: str, table: ImageRows | None = None) -> list[Curve]:
         """The curve with its two controls, and the evidence in every band."""
-        means = self.curves()
+        known = self.table() if table is None else table
+        means = self.curves(known)
         axes = "share of bands removed", "mean score of the query class"
         labels = {"evidence": label, "random": "random order", "fall": "largest fall alone first"}
         found = [
@@ -124,18 +125,22 @@ class BandRemoval(CurveMetric):
         if found:
             places, count = torch.arange(len(self.band_names)), means["evidence"].n
             axes = "band", "mean share of the evidence"
-            figure, evidence = f"{self.name} evidence", self._means("evidence")
+            figure, evidence = f"{self.name} evidence", self._bands(known, "evidence").nanmean(dim=0)
             found.append(Curve(figure, label, places, evidence, *axes, n=count, ticks=self.band_names))
         return found
 
-    def ranking(self) -> Table:
+    def ranking(self, table: ImageRows | None = None) -> Table:
         """The bands, most evidence first. With several processes all must call.
 
         Columns are the rank, the band, its mean share of the evidence, the mean fall of the score when it
         alone is removed, and the share of images in which it has the most evidence.
+
+        Args:
+            table: as of :meth:`missing`.
         """
-        evidence, falls = self._means("evidence"), self._means("fall")
-        rows = self._columns("evidence")
+        known = self.table() if table is None else table
+        rows = self._bands(known, "evidence")
+        evidence, falls = rows.nanmean(dim=0), self._bands(known, "fall").nanmean(dim=0)
         first = rows[rows.isfinite().all(dim=1)].argmax(dim=1)
         order = evidence.sort(descending=True, stable=True).indices.tolist()
         return Table(
@@ -152,13 +157,10 @@ class BandRemoval(CurveMetric):
             ),
         )
 
-    def _columns(self, kind: Literal["evidence", "fall"]) -> Tensor:
+    def _bands(self, table: ImageRows, kind: Literal["evidence", "fall"]) -> Tensor:
         """``(n, C)``: values of every band."""
         start = len(_AREAS) + (len(self.band_names) if kind == "fall" else 0)
-        return self.table().rows[:, start : start + len(self.band_names)]
-
-    def _means(self, kind: Literal["evidence", "fall"]) -> Tensor:
-        return self._columns(kind).nanmean(dim=0)
+        return table.rows[:, start : start + len(self.band_names)]
 
 
 def _names(bands: int | Sequence[str]) -> tuple[str, ...]:

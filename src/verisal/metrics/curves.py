@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, final
 
 import torch
 from torch import Tensor
 
-from verisal._brief import brief
 from verisal.errors import ConfigError, DataError
 from verisal.functional.baselines import Baseline, Blur, DatasetMean, LinearImputation
 from verisal.functional.outputs import output_of
@@ -24,8 +22,9 @@ from verisal.functional.removal import (
 )
 from verisal.functional.removal.curves import Order, tied_share
 from verisal.functional.statistics import Bootstrap, Resampled
-from verisal.functional.statistics.resampled import FEWEST_FOR_PERCENTILES
-from verisal.metrics._base import ImageRows, SaliencyMetric
+from verisal.metrics._base import SaliencyMetric
+from verisal.metrics._mean_curves import MeanCurve, mean_curves
+from verisal.metrics._table import ImageRows
 from verisal.results import Curve
 from verisal.types import Explained, check_range
 
@@ -35,26 +34,6 @@ _SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9)
 _WIDE = 1.96
 _SURE, _KEPT = 0.5, 0.95
 """Mean probability of clean images, and its share kept by the baseline, from which a curve says little."""
-
-
-@dataclass(frozen=True)
-class MeanCurve:
-    """One curve, averaged over the images that counted.
-
-    Attributes:
-        fractions: ``(N,)`` float64, share of the pixels that were changed, as asked for. Areas are computed
-            with each image's own shares, which are whole pixels and thus within half a pixel of these.
-        mean: ``(N,)`` float64.
-        n: number of images.
-        error: ``(N,)`` float64, standard error of the mean; None of too few images to say.
-    """
-
-    fractions: Tensor
-    mean: Tensor
-    n: int
-    error: Tensor | None = None
-
-    __repr__ = brief
 
 
 class CurveMetric(SaliencyMetric, ABC):
@@ -73,41 +52,38 @@ class CurveMetric(SaliencyMetric, ABC):
         self, name: str, values: Sequence[str], *, curves: Sequence[str], fractions: Sequence[float]
     ) -> None:
         points = [f"{curve}_{index}" for curve in curves for index in range(len(fractions))]
-        super().__init__(name, [*values, *points])
+        # Points are answers of a network, which are float32.
+        super().__init__(name, [*values, *points], dtype=torch.float32, precise=len(values))
         self.values, self.curve_names, self.fractions = tuple(values), tuple(curves), tuple(fractions)
 
     def reduce(self, rows: Tensor, bootstrap: Bootstrap) -> Mapping[str, Resampled]:
         """Mean of every value over the images that count."""
         return {name: bootstrap.mean(column) for name, column in zip(self.values, rows.T, strict=False)}
 
-    def curves(self) -> dict[str, MeanCurve]:
+    def curves(self, table: ImageRows | None = None) -> dict[str, MeanCurve]:
         """Mean curves by name. With several processes all must call, as for :meth:`compute`.
+
+        Args:
+            table: as of :meth:`missing`.
 
         Raises:
             DataError: no image was added.
         """
-        rows = self.table().rows
+        rows = (self.table() if table is None else table).rows
         if not len(rows):
             raise DataError(f"{self.name}: no image was added before curves()")
-        lines = rows[:, len(self.values) :].view(len(rows), len(self.curve_names), len(self.fractions))
-        fractions = torch.tensor(self.fractions, dtype=torch.float64)
-        means = {}
-        for name, line in zip(self.curve_names, lines.unbind(1), strict=True):
-            defined = line[line.isfinite().all(dim=1)]
-            n = len(defined)
-            error = defined.std(dim=0) / n**0.5 if n >= FEWEST_FOR_PERCENTILES else None
-            means[name] = MeanCurve(fractions, defined.mean(dim=0), n, error)
-        return means
+        return mean_curves(rows[:, len(self.values) :], self.curve_names, self.fractions)
 
-    def lines(self, label: str) -> list[Curve]:
+    def lines(self, label: str, table: ImageRows | None = None) -> list[Curve]:
         """Lines of the figures of a report; may be overridden. With several processes all must call.
 
         Their bands are 95 % intervals of the mean at every point, from 30 images on.
 
         Args:
             label: whose maps they are of.
+            table: as of :meth:`missing`.
         """
-        means = self.curves()
+        means = self.curves(table)
         shown = "shown" if "insertion" in means else "removed"
         return [
             Curve(

@@ -28,6 +28,10 @@ from verisal.types import Explained, check_range
 
 _V2_IOUS = (0.3, 0.5, 0.7)
 _BINS = 1000
+# Images whose histograms are summed together.
+_AT_ONCE = 256
+# The narrowest type that processes can send each other and that has 0, 1 and NaN.
+_HITS = torch.float16
 
 
 @final
@@ -65,15 +69,16 @@ class PointingGame(SaliencyMetric):
         """``accuracy``: mean over the classes that occur; ``image_accuracy``: mean over images."""
         defined = rows[:, 0].isfinite()
         hits, classes = rows[defined].T
-        member = (classes[:, None] == torch.unique(classes)).double()
+        _, member, images = torch.unique(classes, return_inverse=True, return_counts=True)
 
         def accuracy(weights: Tensor) -> Tensor:
             share = weights.double()
-            of_class: Tensor = (share @ (member * hits[:, None])) / (share @ member)
+            sums = share.new_zeros(2, len(share), len(images))
+            of_class = sums[0].index_add_(1, member, share * hits) / sums[1].index_add_(1, member, share)
             return of_class.nanmean(dim=1)
 
         # A class of one image counts as much as one of many.
-        worth = member.shape[1] ** 2 / float(member.sum(dim=0).reciprocal().sum()) if len(hits) else None
+        worth = len(images) ** 2 / float(images.double().reciprocal().sum()) if len(hits) else None
         return {
             "accuracy": bootstrap.of(accuracy, defined, kind="share", worth=worth),
             "image_accuracy": bootstrap.mean(rows[:, 0]),
@@ -129,7 +134,7 @@ class MaxBoxAcc(SaliencyMetric):
             raise ConfigError(f"iou must lie in (0, 1], found {iou}")
         check_range(1, chunk_size=chunk_size)
         columns = tuple(f"level_{level}" for level in range(NUM_LEVELS))
-        super().__init__(f"max_box_acc[iou{iou:g}]", columns, main="accuracy", seed=seed)
+        super().__init__(f"max_box_acc[iou{iou:g}]", columns, main="accuracy", seed=seed, dtype=_HITS)
         self.iou, self.chunk_size = iou, chunk_size
 
     def rows_of(self, explained: Explained) -> Tensor:
@@ -173,7 +178,7 @@ class MaxBoxAccV2(SaliencyMetric):
     def __init__(self, *, chunk_size: int = 4, seed: int = 0) -> None:
         check_range(1, chunk_size=chunk_size)
         columns = tuple(f"iou{iou:g}_level_{level}" for iou in _V2_IOUS for level in range(NUM_LEVELS))
-        super().__init__("max_box_acc_v2", columns, main="accuracy", seed=seed)
+        super().__init__("max_box_acc_v2", columns, main="accuracy", seed=seed, dtype=_HITS)
         self.chunk_size = chunk_size
 
     def rows_of(self, explained: Explained) -> Tensor:
@@ -219,7 +224,8 @@ class PxAP(SaliencyMetric):
 
     def __init__(self) -> None:
         columns = tuple(f"{side}_{index}" for side in ("off", "on") for index in range(_BINS))
-        super().__init__("pxap", columns, main="area")
+        # Whole numbers, up to that of the pixels.
+        super().__init__("pxap", columns, main="area", dtype=torch.float32)
 
     def rows_of(self, explained: Explained) -> Tensor:
         """Histogram of the pixels off and on the object, of every image."""
@@ -232,7 +238,10 @@ class PxAP(SaliencyMetric):
         kept = rows[defined]
 
         def area(weights: Tensor) -> Tensor:
-            return pixel_average_precision((weights.double() @ kept).view(-1, 2, _BINS))
+            counts = weights.new_zeros(len(weights), 2 * _BINS, dtype=torch.float64)
+            for share, own in zip(weights.split(_AT_ONCE, dim=1), kept.split(_AT_ONCE), strict=True):
+                counts += share.double() @ own.double()
+            return pixel_average_precision(counts.view(-1, 2, _BINS))
 
         return {"area": bootstrap.of(area, defined, kind="share")}
 
@@ -243,7 +252,7 @@ def _right(ious: Tensor, enough: float) -> Tensor:
 
 def _at_best(hits: Tensor) -> Tensor:
     """``(n,)`` of hits ``(n, L)``: those at the level that is best for all; NaN is undefined."""
-    return hits[:, int(_middle_of_best(hits.nansum(dim=0)))]
+    return hits[:, int(_middle_of_best(hits.nansum(dim=0, dtype=torch.float64)))]
 
 
 def _rate(
@@ -269,9 +278,9 @@ def _cross_fitted(rows: Tensor, seed: int) -> tuple[Tensor, Tensor, int]:
     Returns:
         Both rates ``(Q,)``, and the number of undefined images.
     """
-    kept = rows[~rows[:, 0, 0].isnan()].double()
+    kept = rows[~rows[:, 0, 0].isnan()]
     order = torch.randperm(len(kept), generator=torch.Generator().manual_seed(derive_seed(seed, "halves")))
-    hits = [kept[half].sum(dim=0) for half in order.tensor_split(2)]
+    hits = [kept[half].sum(dim=0, dtype=torch.float64) for half in order.tensor_split(2)]
     levels = [_middle_of_best(counts)[:, None] for counts in hits]
     judged = hits[0].gather(1, levels[1]) + hits[1].gather(1, levels[0])
     rates, highest = judged[:, 0] / len(kept), (hits[0] + hits[1]).amax(dim=1) / len(kept)

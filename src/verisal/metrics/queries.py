@@ -18,8 +18,9 @@ from verisal.functional.regions.boxes import nearest_ious
 from verisal.functional.regions.disturbed import QUERIES
 from verisal.functional.regions.localisation import threshold_level
 from verisal.functional.statistics import Bootstrap
-from verisal.metrics._base import ImageTable, SaliencyMetric
+from verisal.metrics._base import SaliencyMetric
 from verisal.metrics._given import boxes_of, object_masks_of
+from verisal.metrics._table import ImageTable
 from verisal.results import Score
 from verisal.types import Explained, SaliencyResult
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import TypeVar
 
+from verisal._column import Column, Same
 from verisal.pictures import Pixels
 from verisal.results import Curve, Evaluation, Score
 from verisal.results import Table as Table
@@ -120,11 +121,10 @@ def _first_of(parts: Sequence[Mapping[_Key, _Value]]) -> dict[_Key, _Value]:
     return joined
 
 
-def _joined(tables: Sequence[Mapping[str, Sequence[object]]]) -> dict[str, list[object]]:
+def _joined(tables: Sequence[Mapping[str, Sequence[object]]]) -> dict[str, Column]:
     columns = dict.fromkeys(name for table in tables for name in table)
-    joined: dict[str, list[object]] = {name: [] for name in columns}
-    for table in tables:
-        length = len(next(iter(table.values())))
-        for name, values in joined.items():
-            values += table.get(name, [""] * length)
-    return joined
+    lengths = [len(next(iter(table.values()))) for table in tables]
+    return {
+        name: Column(table.get(name, Same("", length)) for table, length in zip(tables, lengths, strict=True))
+        for name in columns
+    }

@@ -6,7 +6,8 @@ import csv
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, islice
 from pathlib import Path
 
 from verisal._files import write_atomic
@@ -17,6 +18,8 @@ from verisal.reporting.html import html_report
 from verisal.reporting.markdown import markdown_report
 from verisal.reporting.publication import Table
 from verisal.results import Evaluation, Score
+
+_LINES = 10_000
 
 
 def write_report(
@@ -72,11 +75,16 @@ def write_samples(path: Path, samples: Mapping[str, Sequence[object]]) -> None:
     lengths = {name: len(values) for name, values in samples.items()}
     if len(set(lengths.values())) > 1:
         raise DataError(f"columns of the per-image table must have one length, found {lengths}")
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(samples)
-    writer.writerows(zip(*samples.values(), strict=True))
-    write_atomic(path, table.getvalue().encode())
+    write_atomic(path, _csv_parts(samples))
+
+
+def _csv_parts(samples: Mapping[str, Sequence[object]]) -> Iterator[bytes]:
+    """The table, some lines at a time: all of them are much more than their values."""
+    rows = chain([tuple(samples)], zip(*samples.values(), strict=True))
+    while some := list(islice(rows, _LINES)):
+        table = io.StringIO()
+        csv.writer(table, lineterminator="\n").writerows(some)
+        yield table.getvalue().encode()
 
 
 def result_table(evaluation: Evaluation) -> Table:

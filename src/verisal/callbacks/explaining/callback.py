@@ -35,7 +35,7 @@ from verisal.callbacks.subject.subject import Told, told_by
 from verisal.errors import ConfigError
 from verisal.functional.statistics import Bootstrap
 from verisal.models import Bounds
-from verisal.results import Evaluation, SaliencyPanel, Score, ScoreName
+from verisal.results import Evaluation, SaliencyPanel, Score
 from verisal.saliency import CentrePrior, RandomMap, Saliency
 from verisal.types import OutputKind, check_range
 
@@ -346,36 +346,6 @@ class ScoringCallback(ExplainingCallback, ABC):
         """Means of values per image ``(n,)`` with their intervals."""
         bootstrap = self.bootstrap_in(epoch)
         return {name: bootstrap.mean(values).score() for name, values in columns.items()}
-
-
-def row_evaluation(
-    split: str,
-    row: str,
-    metric: str,
-    scores: Mapping[str, Score],
-    *,
-    image_ids: Sequence[str] = (),
-    columns: Mapping[str, Tensor] | None = None,
-) -> Evaluation:
-    """Scores of one metric in one row, and its values per image.
-
-    Args:
-        split: ``val`` or ``test``.
-        row: whose scores they are.
-        metric: what is measured.
-        scores: by their names in the metric.
-        image_ids: n names.
-        columns: name in the metric to values ``(n,)``.
-    """
-    values, n = dict(columns or {}), len(image_ids)
-    samples: dict[str, Sequence[object]] = {
-        "image_id": [*image_ids] * len(values),
-        "row": [row] * n * len(values),
-        "score": [f"{metric}/{name}" for name in values for _ in range(n)],
-        "value": [value for column in values.values() for value in column.tolist()],
-    }
-    named = {ScoreName(split, row, metric, name): score for name, score in scores.items()}
-    return Evaluation(split, named, samples=samples if values else {})
 
 
 def _with_controls(methods: Mapping[str, Saliency], *, seed: int) -> dict[str, Saliency]:

@@ -36,6 +36,7 @@ from verisal.functional.statistics.limits import (
     images_worth,
     rate_limits,
 )
+from verisal.functional.statistics.resamples import Resamples
 from verisal.results import Score
 from verisal.types import check_range
 
@@ -44,8 +45,6 @@ from verisal.types import check_range
 FEWEST_FOR_PERCENTILES, FEWEST_FOR_TPR95 = 30, 20
 
 _NO_DRAWS = torch.empty(0, dtype=torch.float64)
-# Numbers of resampled images that one bootstrap keeps for the next question.
-_MOST_KEPT = 2**26
 
 
 @final
@@ -221,7 +220,7 @@ class Bootstrap:
     ) -> None:
         check_range(0, resamples=resamples, seed=seed, together=together)
         self.resamples, self.seed, self.together, self.groups = resamples, seed, together, groups
-        self._kept: dict[int, Tensor] = {}
+        self._resamples = Resamples(resamples, seed=seed)
 
     def jointly(self, images: int) -> Bootstrap:
         """The same resamples for numbers of parts of these images, which are resampled together.
@@ -231,7 +230,7 @@ class Bootstrap:
         if self.groups is not None and len(self.groups) != images:
             raise DataError(f"{images} numbers were asked about, of which groups say {len(self.groups)}")
         joint = Bootstrap(self.resamples, seed=self.seed, together=images, groups=self.groups)
-        joint._kept = self._kept
+        joint._resamples = self._resamples
         return joint
 
     def weights(self, images: int) -> Tensor:
@@ -239,17 +238,8 @@ class Bootstrap:
 
         Every row sums to the number of images. Needs 4 S n bytes.
         """
-        if images not in self._kept:
-            if sum(drawn.numel() for drawn in self._kept.values()) > _MOST_KEPT:
-                self._kept.clear()
-            shape = self.resamples, images
-            drawn = torch.zeros(shape)
-            if self.resamples and images:
-                generator = torch.Generator().manual_seed(self.seed)
-                places = torch.randint(images, shape, generator=generator)
-                drawn.scatter_add_(1, places, torch.ones(1).expand(shape))
-            self._kept[images] = drawn
-        return self._kept[images]
+        parts = [part.float() for part in self._resamples.parts(images)]
+        return torch.cat(parts) if parts else torch.zeros(self.resamples, images)
 
     def of(
         self,
@@ -277,17 +267,21 @@ class Bootstrap:
         if not n:
             nothing = torch.full((self.resamples,), torch.nan, dtype=torch.float64)
             return Resampled(math.nan, nothing, 0, undefined, kind=kind, counted=(places,))
-        weights = self._weights_at(places)
         value = float(statistic(torch.ones(1, n))[0])
-        draws = statistic(weights) if self.resamples else _NO_DRAWS
+        draws = self._draws(statistic, places)
         return Resampled(value, draws, n, undefined, kind, worth, fewest=fewest, counted=(places,))
 
-    def _weights_at(self, places: Tensor) -> Tensor:
-        """``(S, n)``: how often what stands at these places occurs in each resample."""
+    def _draws(self, statistic: Callable[[Tensor], Tensor], places: Tensor) -> Tensor:
+        """``(S,)``: a number of what stands at these places, in each resample."""
+        if not self.resamples:
+            return _NO_DRAWS
         if self.groups is not None:
             groups = self.groups.cpu()
-            return self.weights(int(groups.max()) + 1)[:, groups[places]]
-        return self.weights(len(places)) if self.together is None else self.weights(self.together)[:, places]
+            total, places = int(groups.max()) + 1, groups[places]
+        else:
+            total = len(places) if self.together is None else self.together
+            places = torch.arange(total) if self.together is None else places
+        return torch.cat([statistic(part) for part in self._resamples.at(places, total)])
 
     def rate(self, value: float, n: int, undefined: int = 0, *, hits: Tensor | None = None) -> Resampled:
         """A rate among n images, which has a rate's exact limits and is not resampled.
@@ -309,7 +303,8 @@ class Bootstrap:
         if len(kept) < 2:
             return len(kept)
         images, share = len(torch.unique(groups[places])), float(kept.mean())
-        spread = float(resampled_mean(kept, self._weights_at(places)).nan_to_num(share).var(correction=0))
+        draws = self._draws(partial(resampled_mean, kept), places)
+        spread = float(draws.nan_to_num(share).var(correction=0))
         return min(max(images_worth(share, spread, images), images), len(kept))
 
     def mean(
