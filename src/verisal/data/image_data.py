@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, Self, final
 
 import lightning as L
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
@@ -86,6 +88,8 @@ _ON_DISK: dict[Split, DiskSplit] = {
     "det_test": "test",
 }
 _SCENES = {"fit": 24_000, "val": 2_000, "test": 4_000}
+# Of scenes that are read twice: more are rendered again.
+_FEW_BYTES = 2**26
 
 
 @final
@@ -99,13 +103,20 @@ class RenderedScenes(Dataset[Sample]):
         images: list[Tensor] = []
         labels: list[Tensor] = []
         self.image_ids: list[str] = []
-        self._objects: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._size = scenes.size
+        self._objects: list[tuple[NDArray[Any], NDArray[np.uint8], NDArray[Any]]] = []
         for batch in _in_order(scenes, num_workers, "rendering"):
             images.append(round_to_8bit(batch.images))
             labels.append(batch.labels)
             self.image_ids += batch.image_ids
             if objects:
-                self._objects += zip(batch.object_labels, batch.object_masks, batch.boxes, strict=True)
+                # Pixels in bits, and arrays, which are smaller than tensors: many scenes are kept.
+                self._objects += [
+                    (kinds.numpy(), np.packbits(masks.flatten(1).numpy(), axis=1), boxes.numpy())
+                    for kinds, masks, boxes in zip(
+                        batch.object_labels, batch.object_masks, batch.boxes, strict=True
+                    )
+                ]
         self.images, self._labels = torch.cat(images), torch.cat(labels)
         nothing = torch.zeros(0, scenes.size, scenes.size, dtype=torch.bool)
         self._none = (torch.zeros(0, dtype=torch.int64), nothing, torch.zeros(0, 4))
@@ -115,8 +126,28 @@ class RenderedScenes(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         """Image and label, with its objects where they are kept."""
-        objects = self._objects[index] if self._objects else self._none
+        objects = self._unpacked(index) if self._objects else self._none
         return Sample(self.images[index] / 255, int(self._labels[index]), self.image_ids[index], *objects)
+
+    def _unpacked(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
+        kinds, bits, boxes = self._objects[index]
+        pixels = np.unpackbits(bits, axis=1, count=self._size**2).reshape(-1, self._size, self._size)
+        return torch.from_numpy(kinds), torch.from_numpy(pixels.astype(bool)), torch.from_numpy(boxes)
+
+
+@final
+class PassingScenes(Dataset[Sample]):
+    """Scenes rendered whenever they are read, for one epoch that reads each of them once: none is kept."""
+
+    def __init__(self, scenes: EmojiScenes) -> None:
+        self._scenes = scenes
+
+    def __len__(self) -> int:
+        return len(self._scenes)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Image, label and objects."""
+        return self._scenes[index]
 
 
 @final
@@ -124,7 +155,7 @@ class ImageData(L.LightningDataModule):
     """Images of ``cls_train`` to train, of ``val_split`` to validate, and of ``det_test`` to test.
 
     On disk these are ``fit``, ``val`` (for ``det_val`` too) and ``test`` of the data set. Scenes are rendered
-    once.
+    once and kept for a fit, and as they are read for one epoch of another stage.
 
     Args:
         splits: the data set on disk, how it is divided and how it is read; None for EmojiScenes.
@@ -201,7 +232,7 @@ class ImageData(L.LightningDataModule):
             "det_test": test_count,
         }
         self.batch_size, self._num_workers = batch_size, num_workers
-        self._images: dict[Split, AnnotatedImages | ComposedImages | RenderedScenes] = {}
+        self._images: dict[Split, _Images] = {}
         self._digests: dict[Split, ImageDigests] = {}
 
     @property
@@ -214,10 +245,11 @@ class ImageData(L.LightningDataModule):
         """List or render what the stage reads; with ``on_error: skip``, look at images on disk too."""
         uses = {"fit": ("fit", "val"), "validate": ("val",), "test": ("test",), "predict": ("test",)}
         for use in uses[stage]:
-            self._read(self._splits[use])
+            self._read(self._splits[use], often=stage == "fit")
 
-    def _read(self, split: Split) -> AnnotatedImages | ComposedImages | RenderedScenes:
-        if split not in self._images:
+    def _read(self, split: Split, *, often: bool = False) -> _Images:
+        known = self._images.get(split)
+        if known is None or (often and isinstance(known, PassingScenes)):
             count, made = self._counts[split], self._composition
             if self._on_disk is not None:
                 photographs = AnnotatedImages(
@@ -226,8 +258,11 @@ class ImageData(L.LightningDataModule):
                 self._images[split] = made.of(photographs, count=count) if made else photographs
             else:
                 scenes = EmojiScenes(split, count or 0, seed=self._seed, size=self.image_size)
-                self._images[split] = RenderedScenes(
-                    scenes, num_workers=self.num_workers, objects=split != "cls_train"
+                objects = split != "cls_train"
+                self._images[split] = (
+                    RenderedScenes(scenes, num_workers=self.num_workers, objects=objects)
+                    if often
+                    else PassingScenes(scenes)
                 )
         return self._images[split]
 
@@ -235,7 +270,8 @@ class ImageData(L.LightningDataModule):
         """The images that ``fit``, ``val`` or ``test`` reads; the first time they are all decoded for it."""
         split = self._splits[use]
         if split not in self._digests:
-            images = self._read(split)
+            few = (self._counts[split] or 0) * 3 * self.image_size**2 <= _FEW_BYTES
+            images = self._read(split, often=few)
             if isinstance(images, RenderedScenes):
                 self._digests[split] = ImageDigests.of(images.images, images.image_ids)
             else:
@@ -271,6 +307,9 @@ class ImageData(L.LightningDataModule):
             num_workers=0 if isinstance(images, RenderedScenes) else self.num_workers,
             collate_fn=Batch.collate,
         )
+
+
+_Images = AnnotatedImages | ComposedImages | RenderedScenes | PassingScenes
 
 
 def _in_order(images: Dataset[Sample], num_workers: int, doing: str) -> Iterator[Batch]:

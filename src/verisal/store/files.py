@@ -74,6 +74,9 @@ class StoreFiles:
     def read(self, name: str) -> bytes:
         """Content of a file; FileNotFoundError or NotADirectoryError where there is none."""
         with self._told("read", name):
+            if self.folder is not None:
+                # A store has thousands of small files, of which the driver takes three times as long.
+                return (self.folder / name).read_bytes()
             content: bytes = self._fs.cat_file(self._path(name))
             return content
 

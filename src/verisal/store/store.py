@@ -72,7 +72,7 @@ class FeatureStore:
         self.shard_size = shard_size
         self.count: int | None = None
         self._files = StoreFiles(root, self.name)
-        self._checked: set[int] = set()
+        self._checked: dict[int, ShardRecord] = {}
         self._read_header()
 
     @classmethod
@@ -231,7 +231,8 @@ class FeatureStore:
         return range(start, min(self.count or 0, start + self.shard_size))
 
     def _record(self, shard: int) -> ShardRecord | None:
-        return ShardRecord.read(self._files, _sidecar(shard), self._items(shard))
+        known = self._checked.get(shard)
+        return known or ShardRecord.read(self._files, _sidecar(shard), self._items(shard))
 
     def _sound(self, shard: int) -> bool:
         """True if the shard's bytes are those written; looked at once, then remembered."""
@@ -245,7 +246,7 @@ class FeatureStore:
         except OSError:
             return False
         if sound:
-            self._checked.add(shard)
+            self._checked[shard] = record
         return sound
 
     def _settle(self, shard: int, compute: Callable[[Sequence[int]], Mapping[str, Tensor]]) -> bool:
@@ -275,13 +276,13 @@ class FeatureStore:
         # While a shard is replaced it has no sidecar, so that old checksum and new bytes never meet.
         self._files.remove(_sidecar(shard))
         self._files.write(_file(shard), content)
-        ShardRecord.of(content, items, signature).write(self._files, _sidecar(shard))
-        self._checked.add(shard)
+        record = ShardRecord.of(content, items, signature)
+        record.write(self._files, _sidecar(shard))
+        self._checked[shard] = record
 
     def _check_signature(self, signature: Mapping[str, Any], items: range) -> None:
-        for shard in sorted(self._checked)[:1]:
-            record = self._record(shard)
-            known = {} if record is None else record.tensors
+        for record in list(self._checked.values())[:1]:
+            known = record.tensors
             if known != signature:
                 raise DataError(
                     f"store {self.location}: items {items.start}..{items.stop - 1} gave {signature},"

@@ -86,7 +86,8 @@ def files_of(trainer: Trainer, number: int, place: int, batch: Batch) -> dict[st
     if len(places) != len(batch):
         return {}
     pairs = zip(batch.image_ids, places, strict=True)
-    return {image_id: _file_of(loader.dataset, index) for image_id, index in pairs}
+    found = {image_id: _file_of(loader.dataset, index) for image_id, index in pairs}
+    return {image_id: file for image_id, file in found.items() if file}
 
 
 def _file_of(dataset: Any, place: int) -> str:  # noqa: ANN401 - anybody's
