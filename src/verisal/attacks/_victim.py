@@ -15,7 +15,17 @@ from torch.nn import functional as F
 from verisal.errors import ConfigError, NumericError
 from verisal.functional.adversarial import noise_norm
 from verisal.functional.label_sets import set_cross_entropy
-from verisal.functional.outputs import NO_GRADIENT, ask, check_labels, decision, output_of, require_classes
+from verisal.functional.outputs import (
+    NO_GRADIENT,
+    ask,
+    check_labels,
+    check_logits,
+    decision,
+    name_of,
+    output_of,
+    require_classes,
+    sound_logits,
+)
 
 ImageToLogits = Callable[[Tensor], Tensor]
 LossName = Literal["ce", "dlr", "margin"]
@@ -36,6 +46,9 @@ class Victim:
 
     Every method is told the ``rows``, which samples of the chunk its images belong to, so that finished
     samples can be left out and the passes are still counted for the right ones.
+
+    Logits and gradients must be finite. To look means to wait for the device, once for all that came since:
+    every method does so but where it is told ``later``, when :meth:`left` or :meth:`verify` does.
 
     Args:
         model: maps ``(n, C, H, W)`` in [0, 1] to logits ``(n, K)``.
@@ -65,6 +78,9 @@ class Victim:
         self._given, self.labels = labels, labels
         self.num_classes = 0
         self._scale_known = False
+        self._due: list[tuple[Tensor, Callable[[], object]]] = []
+        self.looks = 0
+        """How often anything that is due was looked at."""
         require_classes(model, "an attack", instead="attack the classifier without the target")
         if self._output == "sigmoid":
             if image is None:
@@ -74,23 +90,64 @@ class Victim:
             self._check(logits)
             _, self.labels = decision(logits.expand(len(labels), -1), labels, self._output)
 
-    def logits(self, images: Tensor, rows: Tensor) -> Tensor:
+    def logits(self, images: Tensor, rows: Tensor, *, later: bool = False) -> Tensor:
         """Logits ``(n, K)`` float32 of ``images (n, C, H, W)``."""
-        logits = self.uncounted(images, rows)
+        logits = self._asked(images, rows)
         self.n_fwd[rows] += 1
+        if not later:
+            self.verify()
         return logits
 
     def uncounted(self, images: Tensor, rows: Tensor) -> Tensor:
         """Logits as of :meth:`logits`, for passes that are counted otherwise."""
-        logits = ask(self._model, images).float()
+        logits = self._asked(images, rows)
+        self.verify()
+        return logits
+
+    def due(self, sound: Tensor, refuse: Callable[[], object]) -> None:
+        """Look at ``sound ()`` when the others are looked at, and call ``refuse``, which raises, if false."""
+        self._due.append((sound, refuse))
+
+    def verify(self) -> None:
+        """Raise if anything that came since the last look is not sound; the first of it."""
+        self.left(self.rows[:0].bool())
+
+    def left(self, mask: Tensor) -> Tensor:
+        """Places of the true ones of ``mask (n,)`` int64, in order; looks at what is due at the same time.
+
+        Raises:
+            NumericError: logits or gradients that are not finite.
+        """
+        due, self._due = self._due, []
+        if not len(mask) and not due:
+            return self.rows[:0]
+        self.looks += 1
+        # One copy to the processor, however many there are.
+        answers = torch.cat([mask, *(sound.view(1) for sound, _ in due)]).tolist()
+        for sound, (_, refuse) in zip(answers[len(mask) :], due, strict=True):
+            if not sound:
+                refuse()
+        places = [place for place, true in enumerate(answers[: len(mask)]) if true]
+        return torch.tensor(places, dtype=torch.int64, device=mask.device)
+
+    def _asked(self, images: Tensor, rows: Tensor) -> Tensor:
+        answer = ask(self._model, images, allow_nan=True)
+        self.due(sound_logits(answer), partial(check_logits, answer.detach(), name_of(self._model)))
+        logits = answer.float()
         if not self.num_classes:
+            self.verify()
             self._check(logits)
         if self._output == "softmax":
             return logits
         return decision(logits, self._labels_of(images, rows, logits.shape[1]), self._output)[0]
 
     def gradient(
-        self, images: Tensor, rows: Tensor, loss: Callable[[Tensor, Tensor], Tensor]
+        self,
+        images: Tensor,
+        rows: Tensor,
+        loss: Callable[[Tensor, Tensor], Tensor],
+        *,
+        later: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """One forward and one backward pass.
 
@@ -98,6 +155,7 @@ class Victim:
             images: ``(n, C, H, W)``.
             rows: ``(n,)`` int64.
             loss: maps logits ``(n, K)`` and labels ``(n,)`` to one loss per sample ``(n,)``.
+            later: do not look at logits and gradient now; what is not finite is 0 then.
 
         Returns:
             Loss per sample ``(n,)``, its gradient ``(n, C, H, W)`` and the logits ``(n, K)``, all detached.
@@ -109,14 +167,18 @@ class Victim:
         logits = self._climbed(leaf, rows)
         losses = loss(logits, self.labels[rows])
         # The sum keeps samples apart: no term of one sample depends on another.
-        gradient = _slope(losses, leaf)
+        gradient = self._slope(losses, leaf)
         self.n_bwd[rows] += 1
-        return losses.detach(), gradient.detach(), logits.detach()
+        if not later:
+            self.verify()
+        return losses.detach(), gradient, logits.detach()
 
     def gradients(
         self, images: Tensor, rows: Tensor, losses: Callable[[Tensor], Tensor]
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """One forward pass and one backward pass for each of several losses, computed as they are taken.
+
+        Nothing is looked at; what is not finite is 0.
 
         Args:
             images: ``(n, C, H, W)``.
@@ -129,9 +191,9 @@ class Victim:
         leaf = images.detach().requires_grad_()
         columns = losses(self._climbed(leaf, rows)).unbind(dim=1)
         for index, column in enumerate(columns, start=1):
-            gradient = _slope(column, leaf, again=index < len(columns))
+            gradient = self._slope(column, leaf, again=index < len(columns))
             self.n_bwd[rows] += 1
-            yield column.detach(), gradient.detach()
+            yield column.detach(), gradient
 
     def reached(self, logits: Tensor, rows: Tensor) -> Tensor:
         """``(n,)`` bool: the prediction is the goal class, or, untargeted, is no longer the label.
@@ -155,11 +217,25 @@ class Victim:
         return rising_loss(name, targeted=self.targeted, entropy=self.cross_entropy)
 
     def _climbed(self, leaf: Tensor, rows: Tensor) -> Tensor:
-        logits = self.logits(leaf, rows)
+        logits = self.logits(leaf, rows, later=True)
         if not self._scale_known:
             _warn_of_probabilities(logits)
             self._scale_known = True
         return logits
+
+    def _slope(self, losses: Tensor, leaf: Tensor, *, again: bool = False) -> Tensor:
+        # Logits may be in the graph of parameters and not in that of the image.
+        (gradient,) = torch.autograd.grad(losses.sum(), leaf, retain_graph=again, allow_unused=True)
+        if gradient is None:
+            raise ConfigError(NO_GRADIENT)
+        return self.sound(gradient.detach(), "loss")
+
+    def sound(self, gradient: Tensor, what: str) -> Tensor:
+        """The gradient ``(n, C, H, W)`` of something, looked at with the others; 0 where it is not finite."""
+        finite = gradient.isfinite()
+        self.due(finite.all(), partial(_refuse, gradient, what))
+        # An iterate that is no image would let the next pass fail with another error.
+        return gradient.where(finite, 0)
 
     def _check(self, logits: Tensor) -> None:
         check_labels(self._given, logits.shape[1])
@@ -177,28 +253,13 @@ class Victim:
         )
 
 
-def _slope(losses: Tensor, leaf: Tensor, *, again: bool = False) -> Tensor:
-    # Logits may be in the graph of parameters and not in that of the image.
-    (gradient,) = torch.autograd.grad(losses.sum(), leaf, retain_graph=again, allow_unused=True)
-    if gradient is None:
-        raise ConfigError(NO_GRADIENT)
-    return finite(gradient, "loss")
-
-
-def finite(gradient: Tensor, what: str) -> Tensor:
-    """The gradient ``(n, C, H, W)``.
-
-    Raises:
-        NumericError: the gradient of ``what`` is not finite for an image.
-    """
+def _refuse(gradient: Tensor, what: str) -> None:
     broken = ~gradient.flatten(1).isfinite().all(dim=1)
-    if bool(broken.any()):
-        raise NumericError(
-            f"the gradient of the {what} is not finite for {int(broken.sum())} of {len(gradient)} images;"
-            " look for roots, logarithms or divisions at 0 in the classifier, or for infinite logits,"
-            " and take another loss or label"
-        )
-    return gradient
+    raise NumericError(
+        f"the gradient of the {what} is not finite for {int(broken.sum())} of {len(gradient)} images;"
+        " look for roots, logarithms or divisions at 0 in the classifier, or for infinite logits,"
+        " and take another loss or label"
+    )
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

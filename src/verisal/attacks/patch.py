@@ -126,12 +126,13 @@ class AdversarialPatch(Attack):
             slope, found = torch.zeros_like(seen), _Found.none(seen)
             for corners in (own[rows], *others[rows, number].unbind(dim=1)):
                 at = self._index(corners, images)
-                losses, gradient, logits = victim.gradient(_put(images[rows], seen, at), rows, rise)
+                shown = _put(images[rows], seen, at)
+                losses, gradient, logits = victim.gradient(shown, rows, rise, later=True)
                 slope += gradient[at] / self.places
                 lead = margin(logits, victim.labels[rows], targeted=self.targeted)
                 found = found.and_at(losses, victim.reached(logits, rows), lead)
             best.offer(seen, rows, found)
-            left = ~found.finished(self.places, self.confidence)
+            left = victim.left(~found.finished(self.places, self.confidence))
             direction = climb.direction(slope_of_points(slope, points), number)
             points = (points + self._length(number) * direction).clamp(0, 1)
             rows, points = rows[left], points[left]
@@ -232,7 +233,7 @@ class _Climb:
         return mean / (square.sqrt() + _TINY)
 
     def keep(self, left: Tensor) -> None:
-        """Forget the samples that are not ``left (n,)``."""
+        """Forget the samples that are not in the places ``left``."""
         self._mean, self._square = self._mean[left], self._square[left]
 
 
@@ -281,6 +282,6 @@ class _Best:
         rank = found.fools + (found.asked + 1) * found.own
         higher = (rank == self._rank[rows]) & (found.loss > self._loss[rows])
         better = (rank > self._rank[rows]) | higher
-        taken = rows[better]
-        self.patches[taken] = patches[better]
-        self._rank[taken], self._loss[taken] = rank[better], found.loss[better]
+        self.patches[rows] = torch.where(wide(better), patches, self.patches[rows])
+        self._rank[rows] = torch.where(better, rank, self._rank[rows])
+        self._loss[rows] = torch.where(better, found.loss, self._loss[rows])

@@ -61,15 +61,15 @@ def ask(classifier: Callable[[Tensor], Any], images: Tensor, *, allow_nan: bool 
     given = images if isinstance(classifier, StagedClassifier) else images.clone()
     # Before the call, in which a network may change what it was given.
     source = _node(given) if wants_gradient else None
-    logits = logits_of(classifier(given), len(images), source=_name(classifier))
+    logits = logits_of(classifier(given), len(images), source=name_of(classifier))
     if logits.shape[1] == 1 and output_of(classifier) == "softmax":
         raise ConfigError(
-            f"{_name(classifier)} gives one logit per image, and the softmax over one class is 1 whatever the"
-            f" image; {_SAY_SIGMOID}, or return two logits"
+            f"{name_of(classifier)} gives one logit per image, and the softmax over one class is 1 whatever"
+            f" the image; {_SAY_SIGMOID}, or return two logits"
         )
     if logits.is_meta and not images.is_meta:
         raise ConfigError(
-            f"{_name(classifier)} returns logits on the meta device, which have a shape and no values; load"
+            f"{name_of(classifier)} returns logits on the meta device, which have a shape and no values; load"
             " its weights onto the device of the images"
         )
     # Some networks hand their answer to the processor.
@@ -77,8 +77,13 @@ def ask(classifier: Callable[[Tensor], Any], images: Tensor, *, allow_nan: bool 
     if wants_gradient and not _depends_on(logits, source):
         raise ConfigError(NO_GRADIENT)
     if not allow_nan:
-        check_logits(logits, _name(classifier))
+        check_logits(logits, name_of(classifier))
     return logits if torch.is_grad_enabled() else logits.detach()
+
+
+def sound_logits(logits: Tensor) -> Tensor:
+    """``()`` bool: what :func:`check_logits` asks for, for those who wait for the answer later."""
+    return logits.amax(dim=1).isfinite().all()
 
 
 def check_logits(logits: Tensor, source: str) -> None:
@@ -293,7 +298,8 @@ def _depends_on(logits: Tensor, source: Node | None) -> bool:
     return False
 
 
-def _name(classifier: object) -> str:
+def name_of(classifier: object) -> str:
+    """What errors call a classifier."""
     inner = plain_network(classifier) if isinstance(classifier, nn.Module) else None
     return f"the network {type(inner).__name__}" if inner is not None else "the classifier"
 

@@ -34,6 +34,8 @@ from verisal.metrics._given import AnyMethod, check_method, maps_by
 from verisal.types import Explained, check_images, check_range
 
 _KINDS = ("spearman", "ssim", "attribution")
+# Maps that are compared together.
+_AT_ONCE = 64
 
 
 @final
@@ -180,7 +182,13 @@ class CascadingRandomisation(SaliencyMetric):
         scores = [f"{kind}_{step}" for step in range(1, steps + 1) for kind in _KINDS]
         pixels = [f"pixel_{index}" for index in range(height * width)]
         super().__init__(
-            f"cascading_randomisation[{steps}]", scores + pixels, main=f"spearman_{steps}", seed=seed
+            f"cascading_randomisation[{steps}]",
+            scores + pixels,
+            main=f"spearman_{steps}",
+            seed=seed,
+            # Of maps, which are float32.
+            dtype=torch.float32,
+            precise=len(scores),
         )
         self.method, self.steps, self.images = method, steps, images
         self._copies = _Copies()
@@ -217,7 +225,8 @@ class CascadingRandomisation(SaliencyMetric):
         """Mean similarities, and the percentiles of the reference."""
         count = len(_KINDS) * self.steps
         columns = zip(self.columns[:count], rows[:, :count].T, strict=True)
-        scores = {name: bootstrap.mean(column) for name, column in columns}
+        # Equal maps may come out at 1 but for rounding, which must not decide what the limits are.
+        scores = {name: bootstrap.mean(column, kind="measure") for name, column in columns}
         maps = rows[:, count:].reshape(len(rows), 1, *self.images.shape[2:])
         defined = defined_maps(maps)
         kept = maps[defined]
@@ -226,7 +235,9 @@ class CascadingRandomisation(SaliencyMetric):
                 undefined = int((~defined).sum())
                 scores[f"reference_{name}"] = Resampled(math.nan, n=len(kept), undefined=undefined)
                 continue
-            values = similarity(kept, kept[derangement(len(kept), seed=self.seed)])
+            others = derangement(len(kept), seed=self.seed)
+            parts = torch.arange(len(kept)).split(_AT_ONCE)
+            values = torch.cat([similarity(kept[part], kept[others[part]]) for part in parts])
             percentile = partial(weighted_percentile, values, percentile=95.0)
             scores[f"reference_{name}"] = bootstrap.of(percentile, defined)
         return scores

@@ -219,6 +219,13 @@ def query_score(
         ConfigError: a query class that does not fit the logits.
     """
     check_query_class(query_class, len(logits), logits.shape[1])
+    return known_query_score(logits, query_class, kind, output=output)
+
+
+def known_query_score(
+    logits: Tensor, query_class: Tensor, kind: ScoreKind, *, output: OutputKind = "softmax"
+) -> Tensor:
+    """:func:`query_score` of a query that is known to fit: a look at it waits for the device."""
     values = logits if kind == "logit" else probabilities(logits, output)
     return values.gather(1, query_class[:, None])[:, 0]
 

@@ -24,7 +24,7 @@ from verisal.attacks._base import (
     seed_of,
     shown_range,
 )
-from verisal.attacks._victim import unit
+from verisal.attacks._victim import unit, wide
 from verisal.attacks.adaptive.target import Aim, Defence, Judged, Orthogonal, Selective, Target, Weighted
 from verisal.attacks.patch import AdversarialPatch
 from verisal.errors import DataError
@@ -242,18 +242,23 @@ class AdaptivePGD(Configured):
         current = (clean + noise).clamp(0, 1)[rows]
         for _ in range(self.steps):
             seen = round_to_8bit(current).float() / _LEVELS
+            looks = target.victim.looks
             judged, ascent = self.aim.ascent(target, seen, rows)
             best.offer(seen, rows, judged)
-            left = ~best.finished(self.stop_below)[rows]
-            current, ascent, rows = current[left], ascent[left], rows[left]
-            if len(rows) == 0:
-                return
+            if self.stop_below is not None:
+                left = target.victim.left(~best.finished(self.stop_below)[rows])
+                current, ascent, rows = current[left], ascent[left], rows[left]
+                if len(rows) == 0:
+                    return
+            elif looks == target.victim.looks:
+                target.victim.verify()
             if target.inside is not None:
                 ascent = ascent * target.inside[rows]
             moved = current + length * self._shaped(ascent) - clean[rows]
             current = (clean[rows] + moved.clamp(-budget, budget)).clamp(0, 1)
         seen = round_to_8bit(current).float() / _LEVELS
         best.offer(seen, rows, target.judge(seen, rows))
+        target.victim.verify()
 
     def _shaped(self, ascent: Tensor) -> Tensor:
         if self.shape == "sign":
@@ -274,14 +279,13 @@ class _Best:
         unnoticed = judged.fooled & (~self.fooled[rows] | (judged.score < self.score[rows]))
         nearer = ~judged.fooled & ~self.fooled[rows] & (judged.loss > self._loss[rows])
         better = unnoticed | nearer
-        taken = rows[better]
-        self.images[taken] = images[better]
-        self._loss[taken] = judged.loss[better]
-        self.score[rows[unnoticed]] = judged.score[unnoticed]
-        self.fooled[rows[unnoticed]] = True
+        self.images[rows] = torch.where(wide(better), images, self.images[rows])
+        self._loss[rows] = torch.where(better, judged.loss, self._loss[rows])
+        self.score[rows] = torch.where(unnoticed, judged.score, self.score[rows])
+        self.fooled[rows] |= unnoticed
 
     def finished(self, goal: float | None) -> Tensor:
-        """``(B,)`` bool: fooled with a score that needs no improvement."""
+        """``(B,)`` bool: fooled with a score that needs no improvement; none without a goal."""
         if goal is None:
             return torch.zeros_like(self.fooled)
         return self.fooled & (self.score <= goal)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import final
 
 import torch
 from torch import Tensor
 
 from verisal._brief import brief
-from verisal.attacks._victim import ImageToLogits, Victim, cross_entropy, finite, wide
+from verisal.attacks._victim import ImageToLogits, Victim, cross_entropy, wide
 from verisal.errors import ConfigError, NumericError
 from verisal.types import check_range
 
@@ -113,16 +114,17 @@ class Target:
     def judge(self, images: Tensor, rows: Tensor) -> Judged:
         """Verdict without gradients; the alarm is asked about fooled samples only."""
         with torch.no_grad():
-            logits = self.victim.logits(images, rows)
+            logits = self.victim.logits(images, rows, later=True)
             fooled = self.victim.reached(logits, rows)
             score = images.new_zeros(len(images))
-            if fooled.any():
-                score[fooled] = self._scored(images[fooled], rows[fooled])
+            asked = self.victim.left(fooled)
+            if len(asked):
+                score[asked] = self._scored(images[asked], rows[asked])
         return Judged(fooled, score, cross_entropy(logits, self.victim.labels[rows]))
 
     def error_slope(self, images: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Verdict ``(n,)``, True if fooled, the cross-entropy ``(n,)`` and its gradient ``(n, C, H, W)``."""
-        loss, gradient, logits = self.victim.gradient(images, rows, cross_entropy)
+        loss, gradient, logits = self.victim.gradient(images, rows, cross_entropy, later=True)
         return self.victim.reached(logits, rows), loss, gradient
 
     def alarm_slope(self, images: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -145,7 +147,7 @@ class Target:
         (gradient,) = torch.autograd.grad(score.sum(), leaf, allow_unused=True)
         self.n_alarm_bwd[rows] += 1
         slope = torch.zeros_like(leaf) if gradient is None else gradient.detach()
-        return score.detach(), finite(slope, "alarm")
+        return score.detach(), self.victim.sound(slope, "alarm")
 
     def match_slope(self, images: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Mean squared distance ``(n,)`` of the features from the guide's, and its gradient."""
@@ -156,7 +158,7 @@ class Target:
         (gradient,) = torch.autograd.grad(distance.sum(), leaf)
         self.victim.n_fwd[rows] += 1
         self.victim.n_bwd[rows] += 1
-        return distance.detach(), finite(gradient.detach(), "feature distance")
+        return distance.detach(), self.victim.sound(gradient.detach(), "feature distance")
 
     def _scored(self, images: Tensor, rows: Tensor) -> Tensor:
         # Copies, as the functions may work in place.
@@ -172,8 +174,7 @@ class Target:
                 f"the alarm must map {len(images)} images to scores ({len(images)},),"
                 f" found {tuple(score.shape)}"
             )
-        if bool(score.isnan().any()):
-            raise NumericError(f"the alarm gave NaN for {int(score.isnan().sum())} of {len(images)} images")
+        self.victim.due(~score.isnan().any(), partial(_refuse, score.detach()))
         self.n_alarm_fwd[rows] += 1
         return score.float()
 
@@ -223,7 +224,7 @@ class Weighted(Aim):
     def ascent(self, target: Target, images: Tensor, rows: Tensor) -> tuple[Judged, Tensor]:
         """The sum's gradient."""
         if self.mu == 0:
-            _, gradient, _ = target.victim.gradient(images, rows, cross_entropy)
+            _, gradient, _ = target.victim.gradient(images, rows, cross_entropy, later=True)
             return target.judge(images, rows), gradient
         fooled, loss, error = target.error_slope(images, rows)
         score, alarm = target.alarm_slope(images, rows)
@@ -248,8 +249,9 @@ class Selective(Aim):
         """One of the two gradients; the alarm is asked about fooled samples only."""
         fooled, loss, ascent = target.error_slope(images, rows)
         score = torch.zeros_like(loss)
-        score[fooled], alarm = target.alarm_slope(images[fooled], rows[fooled])
-        ascent[fooled] = -alarm
+        asked = target.victim.left(fooled)
+        score[asked], alarm = target.alarm_slope(images[asked], rows[asked])
+        ascent[asked] = -alarm
         return Judged(fooled, score, loss), ascent
 
 
@@ -297,6 +299,10 @@ class FeatureMatching(Aim):
         """Towards the guide's features."""
         _, gradient = target.match_slope(images, rows)
         return target.judge(images, rows), -gradient
+
+
+def _refuse(score: Tensor) -> None:
+    raise NumericError(f"the alarm gave NaN for {int(score.isnan().sum())} of {len(score)} images")
 
 
 def _without(vectors: Tensor, other: Tensor) -> Tensor:

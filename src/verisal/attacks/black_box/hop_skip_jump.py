@@ -65,7 +65,7 @@ class HopSkipJumpL2(Attack):
 
     @torch.no_grad()
     def _perturb(self, victim: Victim, images: Tensor, *, draw: Draw) -> Tensor:
-        rows = victim.rows[~_wrong(victim, images, victim.rows)]
+        rows = victim.left(~_wrong(victim, images, victim.rows, later=True))
         best, rows = self._started(victim, images.clone(), rows, draw)
         if len(rows) == 0:
             return best
@@ -77,7 +77,7 @@ class HopSkipJumpL2(Attack):
             jumped = self._jumped(victim, clean, border, rows, slope, step)
             border = self._bisected(victim, clean, jumped, rows)
             better = noise_norm(border - clean, "l2") < noise_norm(best[rows] - clean, "l2")
-            best[rows[better]] = border[better]
+            best[rows] = torch.where(wide(better), border, best[rows])
         return best
 
     def _started(self, victim: Victim, images: Tensor, rows: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
@@ -94,9 +94,9 @@ class HopSkipJumpL2(Attack):
                 partial(_uniform, (images.shape[1], cells, cells)), stream=f"hop start {number}"
             )
             images[rows] = F.interpolate(grid[rows], size=(height, width), mode="nearest")
-            wrong = _wrong(victim, images[rows], rows)
+            wrong = _wrong(victim, images[rows], rows, later=True)
             started[rows] = wrong
-            rows = rows[~wrong]
+            rows = rows[victim.left(~wrong)]
         return images, torch.nonzero(started).squeeze(1)
 
     def _bisected(self, victim: Victim, clean: Tensor, wrong: Tensor, rows: Tensor) -> Tensor:
@@ -143,17 +143,17 @@ class HopSkipJumpL2(Attack):
         left = torch.arange(len(rows), device=rows.device)
         for _ in range(_MAX_HALVINGS):
             tried = (border[left] + wide(length[left]) * slope[left]).clamp(0, 1)
-            wrong = _wrong(victim, tried, rows[left])
-            jumped[left[wrong]] = tried[wrong]
-            left = left[~wrong]
+            wrong = _wrong(victim, tried, rows[left], later=True)
+            jumped[left] = torch.where(wide(wrong), tried, jumped[left])
+            left = left[victim.left(~wrong)]
             if len(left) == 0:
                 break
             length[left] /= 2
         return jumped
 
 
-def _wrong(victim: Victim, images: Tensor, rows: Tensor) -> Tensor:
-    return victim.reached(victim.logits(images, rows), rows)
+def _wrong(victim: Victim, images: Tensor, rows: Tensor, *, later: bool = False) -> Tensor:
+    return victim.reached(victim.logits(images, rows, later=later), rows)
 
 
 def _uniform(shape: tuple[int, ...], rng: torch.Generator) -> Tensor:

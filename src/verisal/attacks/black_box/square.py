@@ -87,7 +87,7 @@ class SquareAttack(Attack):
         clean = images[rows]
         best = (clean + self._start(images, draw)[rows]).clamp(0, 1)
         loss, fooled = self._asked(victim, best, rows)
-        left = torch.nonzero(~fooled).squeeze(1)
+        left = victim.left(~fooled)
         for query, numbers in enumerate(self._numbers(draw, images.shape[1])):
             if len(left) == 0:
                 break
@@ -96,9 +96,10 @@ class SquareAttack(Attack):
             tried = move(clean[left], best[left], numbers[rows[left]], side, self.eps)
             new_loss, hit = self._asked(victim, tried, rows[left])
             better = hit | (new_loss > loss[left])
-            best[left[better]], loss[left[better]] = tried[better], new_loss[better]
+            best[left] = torch.where(wide(better), tried, best[left])
+            loss[left] = torch.where(better, new_loss, loss[left])
             fooled[left] = hit
-            left = left[~hit]
+            left = left[victim.left(~hit)]
         return best, fooled
 
     def _numbers(self, draw: Draw, channels: int) -> Iterator[Tensor]:
@@ -112,7 +113,7 @@ class SquareAttack(Attack):
             yield from block.unbind(1)[: queries - start]
 
     def _asked(self, victim: Victim, images: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        logits = victim.logits(images, rows)
+        logits = victim.logits(images, rows, later=True)
         return margin(logits, victim.labels[rows], targeted=self.targeted), victim.reached(logits, rows)
 
     def _side(self, query: int, height: int, width: int) -> int:

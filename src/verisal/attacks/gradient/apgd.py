@@ -111,7 +111,7 @@ class APGD(Attack):
         """One run from ``images + noise``: best iterate, its loss and whether it fools, per sample."""
         rise = victim.rising_loss(self.loss)
         at = (images + noise).clamp(0, 1)
-        loss, gradient, logits = victim.gradient(at, rows, rise)
+        loss, gradient, logits = victim.gradient(at, rows, rise, later=self.stop_when_fooled)
         outcome = _Outcome(at.clone(), loss.clone(), victim.reached(logits, rows))
         state = _State(
             place=torch.arange(len(rows), device=rows.device),
@@ -132,12 +132,13 @@ class APGD(Attack):
         looks = _looks(self.steps)
         for number in range(1, self.steps + 1):
             if self.stop_when_fooled:
-                state = state.of(~outcome.fools[state.place])
+                state = state.of(victim.left(~outcome.fools[state.place]))
                 if len(state.rows) == 0:
                     break
             state.before, state.at = state.at, self._moved(state, momentum=number > 1)
             if number < self.steps:
-                loss, gradient, logits = victim.gradient(state.at, state.rows, rise)
+                later = self.stop_when_fooled
+                loss, gradient, logits = victim.gradient(state.at, state.rows, rise, later=later)
                 state.gradient = gradient
             else:
                 # Nothing steps from the last iterate, so its gradient is not needed.
@@ -206,9 +207,9 @@ class _Outcome:
         """Keep those iterates that fool where none did, or have a higher loss and fool as much."""
         known = self.fools[place]
         better = (fools & ~known) | ((fools == known) & (loss > self.loss[place]))
-        self.images[place[better]] = images[better]
-        self.loss[place[better]] = loss[better]
-        self.fools[place[better]] = fools[better]
+        self.images[place] = torch.where(wide(better), images, self.images[place])
+        self.loss[place] = torch.where(better, loss, self.loss[place])
+        self.fools[place] = torch.where(better, fools, known)
 
 
 @dataclass
@@ -231,8 +232,8 @@ class _State:
     halved: Tensor
 
     def of(self, kept: Tensor) -> _State:
-        """The state of the samples where ``kept``."""
-        if bool(kept.all()):
+        """The state of the samples in these places."""
+        if len(kept) == len(self.rows):
             return self
         return replace(self, **{item.name: getattr(self, item.name)[kept] for item in fields(self)})
 
@@ -241,9 +242,9 @@ class _State:
         self.rises += loss > self.loss
         self.loss = loss
         better = loss > self.best_loss
-        self.best[better] = self.at[better]
-        self.best_gradient[better] = self.gradient[better]
-        self.best_loss[better] = loss[better]
+        self.best = torch.where(wide(better), self.at, self.best)
+        self.best_gradient = torch.where(wide(better), self.gradient, self.best_gradient)
+        self.best_loss = torch.where(better, loss, self.best_loss)
 
     def look(self, *, at_most: float) -> None:
         """Halve the step, and return to the best iterate, where the loss rose too rarely or stalls."""

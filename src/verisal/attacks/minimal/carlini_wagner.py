@@ -94,9 +94,10 @@ class CarliniWagnerL2(Attack):
 
     def _perturb(self, victim: Victim, images: Tensor, *, draw: Draw) -> Tensor:
         result, rows = images.clone(), victim.rows
-        _, slope, logits = victim.gradient(images, rows, self._all_others())
+        _, slope, logits = victim.gradient(images, rows, self._all_others(), later=True)
         missing, met = self._missing(victim, logits, rows)
-        rows, c = rows[~met], self._first_c(missing, slope)[~met]
+        left = victim.left(~met)
+        rows, c = rows[left], self._first_c(missing, slope)[left]
         if len(rows) == 0:
             return result
         clean = images[rows]

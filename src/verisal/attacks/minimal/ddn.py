@@ -73,7 +73,8 @@ class DDN(Attack):
         length = longest.clamp_max(self.initial_norm)
         clean, current = images, images
         for step in range(self.steps):
-            _, slope, logits = victim.gradient(current, rows, victim.cross_entropy)
+            first = step == 0
+            _, slope, logits = victim.gradient(current, rows, victim.cross_entropy, later=first)
             noise = current - clean
             size = noise_norm(noise, "l2")
             fooled = victim.reached(logits, rows)
@@ -86,10 +87,11 @@ class DDN(Attack):
             noise = noise + self._step_size(step) * unit(slope)
             length = torch.minimum(length * (1 + self.gamma * torch.where(fooled, -1.0, 1.0)), longest)
             current = self._on_lattice((clean + wide(length) * unit(noise)).clamp(0, 1))
-            if step == 0:
+            if first:
                 # Nothing is smaller than the zero noise of an image that is wrong from the start.
-                rows, length, longest = rows[~fooled], length[~fooled], longest[~fooled]
-                clean, current = clean[~fooled], current[~fooled]
+                left = victim.left(~fooled)
+                rows, length, longest = rows[left], length[left], longest[left]
+                clean, current = clean[left], current[left]
                 if len(rows) == 0:
                     break
         return torch.where(wide(best_norm.isfinite()), best, last)

@@ -68,11 +68,11 @@ class DeepFoolL2(Attack):
     def _perturb(self, victim: Victim, images: Tensor, *, draw: Draw) -> Tensor:
         result, rows = images.clone(), victim.rows
         with torch.no_grad():
-            logits = victim.logits(images, rows)
+            logits = victim.logits(images, rows, later=True)
         rivals = self._rivals(logits, victim.labels)
         total, current = torch.zeros_like(images), images
         for _ in range(self.steps):
-            goes_on = ~victim.reached(logits, rows)
+            goes_on = victim.left(~victim.reached(logits, rows))
             rows, rivals = rows[goes_on], rivals[goes_on]
             total, current, logits = total[goes_on], current[goes_on], logits[goes_on]
             if len(rows) == 0:
@@ -83,7 +83,8 @@ class DeepFoolL2(Attack):
             current = (images[rows] + (1 + self.overshoot) * total).clamp(0, 1)
             result[rows] = current
             with torch.no_grad():
-                logits = victim.logits(current, rows)
+                logits = victim.logits(current, rows, later=True)
+        victim.verify()
         return result
 
     def _rivals(self, logits: Tensor, labels: Tensor) -> Tensor:

@@ -357,11 +357,8 @@ class Kept:
         self.records = torch.where(better[:, None], record, self.records)
         self.step = torch.where(better, step, self.step)
         self.unchanged = torch.where(better, problem.unchanged(logits), self.unchanged)
-        rows = better.nonzero()[:, 0]
-        if len(rows) == len(better):
-            self.values.copy_(values)
-        elif len(rows):
-            self.values.index_copy_(0, rows, values.index_select(0, rows))
+        # In place, and without asking which these are: a device would have to be waited for in every step.
+        torch.where(better[:, None], values, self.values, out=self.values)
 
 
 class LastAbove:

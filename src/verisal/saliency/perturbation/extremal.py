@@ -20,7 +20,7 @@ from verisal.fingerprint import without_defaults
 from verisal.functional.baselines import Baseline, bound
 from verisal.functional.outputs import ask
 from verisal.progress import Advance, progress_bar
-from verisal.saliency._base import Saliency, explaining, query_score
+from verisal.saliency._base import Saliency, explaining, known_query_score, query_score
 from verisal.saliency.perturbation.meaningful import Replacement, check_grid, replacement
 from verisal.saliency.perturbation.smooth_masks import (
     area_deviation,
@@ -227,21 +227,22 @@ class ExtremalPerturbation(Saliency):
             torch.full_like(cells[:, 0, 0, 0], torch.nan),
         )
         velocity, before = torch.zeros_like(cells), torch.zeros_like(learned.masks)
+        # Known until some leave: each of them is a wait for the device.
+        runs, note = _runs(counts, going), ""
         for index in range(self.steps):
             cells.requires_grad_()
             plane = smooth_max(cells, weights, step=step, size=size, margin=margin)
-            runs = [(count, len(list(run))) for count, run in groupby(counts[row] for row in going.tolist())]
             parts = torch.split(plane, [length for _, length in runs])
             deviation = torch.cat(
                 [area_deviation(part, count) for part, (count, _) in zip(parts, runs, strict=True)]
             )
             penalty = self.area_weight * self.area_growth**index * deviation
             masks = plane[:, :, margin : margin + size[0], margin : margin + size[1]]
-            objective = reward(masks, flipped=index % 2 == 0) - penalty
+            objective = reward(masks, flipped=index % 2 == 0, first=index == 0) - penalty
             (gradient,) = torch.autograd.grad(objective.sum(), cells)
             velocity = gradient if index == 0 else _MOMENTUM * velocity + (1 - _MOMENTUM) * gradient
             cells = (cells.detach() + self.learning_rate * velocity).clamp(0, 1)
-            advance(len(going), learned.note())
+            advance(len(going), note)
             done = index + 1
             if done % _WINDOW and done < self.steps:
                 continue
@@ -251,18 +252,24 @@ class ExtremalPerturbation(Saliency):
                 if done > _WINDOW:
                     moved = (now - before).flatten(1).norm(dim=1)
                     learned.change[going] = moved / now.flatten(1).norm(dim=1).clamp_min(_TINY)
+                    note = learned.note()
                 before = now
             if self.until is None or done == self.steps:
                 continue
             stay = ~(learned.change[going] <= self.until)
             if not bool(stay.all()):
                 learned.steps[going[~stay]] = done
-                advance((self.steps - done) * int((~stay).sum()), learned.note())
+                advance((self.steps - done) * int((~stay).sum()), note)
                 going, cells, velocity, before = (part[stay] for part in (going, cells, velocity, before))
                 if not len(going):
                     break
-                reward = reward_of(going)
+                reward, runs = reward_of(going), _runs(counts, going)
         return learned
+
+
+def _runs(counts: Sequence[int], going: Tensor) -> list[tuple[int, int]]:
+    """Pixels of the masks that are left, and how many of each number stand side by side."""
+    return [(count, len(list(run))) for count, run in groupby(counts[row] for row in going.tolist())]
 
 
 @dataclass(frozen=True)
@@ -288,17 +295,25 @@ class _Reward:
     replace: Replacement
     variant: Variant
 
-    def __call__(self, masks: Tensor, *, flipped: bool) -> Tensor:
-        """``(N,)`` for ``masks (N, 1, H, W)``; ``flipped`` mirrors what the classifier sees."""
+    def __call__(self, masks: Tensor, *, flipped: bool, first: bool) -> Tensor:
+        """``(N,)`` for ``masks (N, 1, H, W)``.
+
+        Args:
+            masks: of images.
+            flipped: mirror what the classifier sees.
+            first: look whether the query fits.
+        """
+
+        def logit(images: Tensor, query: Tensor) -> Tensor:
+            logits = ask(self.classifier, images.flip(3) if flipped else images)
+            return (query_score if first else known_query_score)(logits, query, "logit")
+
         match self.variant:
             case "preserve":
-                return self._logit(self.replace(masks), self.query, flipped)
+                return logit(self.replace(masks), self.query)
             case "delete":
-                return -self._logit(self.replace(1 - masks), self.query, flipped)
+                return -logit(self.replace(1 - masks), self.query)
             case "dual":
                 both = torch.cat([self.replace(masks), self.replace(1 - masks)])
-                kept, left = self._logit(both, self.query.repeat(2), flipped).chunk(2)
+                kept, left = logit(both, self.query.repeat(2)).chunk(2)
                 return kept - left
-
-    def _logit(self, images: Tensor, query: Tensor, flipped: bool) -> Tensor:
-        return query_score(ask(self.classifier, images.flip(3) if flipped else images), query, "logit")

@@ -22,7 +22,7 @@ from verisal.functional.filters import gaussian_matrix
 from verisal.functional.outputs import ask, output_of
 from verisal.functional.scopes import in_chunks
 from verisal.functional.seeding import derive_seed
-from verisal.saliency._base import Saliency, explaining, query_score
+from verisal.saliency._base import Saliency, explaining, known_query_score, query_score
 from verisal.types import AnyClassifier, SaliencyResult, check_range
 
 Replacement = Callable[[Tensor], Tensor]
@@ -123,10 +123,12 @@ class MeaningfulPerturbation(Saliency):
         output = output_of(classifier)
         jitter = int(self.sizes(images.shape[-2], images.shape[-1])["jitter"])
         rng = torch.Generator().manual_seed(derive_seed(self.seed, "meaningful", "jitter"))
-        for row, column in torch.randint(jitter + 1, (self.steps, 2), generator=rng).tolist():
+        shifts = torch.randint(jitter + 1, (self.steps, 2), generator=rng).tolist()
+        for step, (row, column) in enumerate(shifts):
             perturbed = _shifted(replace(down @ mask @ across), jitter, row, column)
             logits = ask(classifier, perturbed)
-            score = query_score(logits, query, "probability", output=output)
+            scored = known_query_score if step else query_score
+            score = scored(logits, query, "probability", output=output)
             removed = (1 - mask).abs().flatten(1).sum(dim=1)
             roughness = total_variation(mask, self.tv_power)
             objective = self.l1_weight * removed + self.tv_weight * roughness + score
