@@ -80,6 +80,18 @@ class StoreFiles:
             content: bytes = self._fs.cat_file(self._path(name))
             return content
 
+    def names(self) -> frozenset[str]:
+        """Names of all files of the folder; none where there is no folder."""
+        with self._told("list", ""):
+            try:
+                if self.folder is not None:
+                    return frozenset(os.listdir(self.folder))
+                self._fs.invalidate_cache(self._place)
+                paths = self._fs.ls(self._place, detail=False)
+            except (FileNotFoundError, NotADirectoryError):
+                return frozenset()
+            return frozenset(str(path).rpartition("/")[2] for path in paths)
+
     def checksum(self, name: str) -> tuple[int, str]:
         """Size in bytes and SHA-256 of a file; what was read is kept for :meth:`load`."""
         content = self.read(name)
@@ -158,9 +170,7 @@ class StoreFiles:
         What cannot be removed stays, and harms nobody.
         """
         with suppress(DataError, OSError):
-            self._fs.invalidate_cache(self._place)
-            names = [str(path).rpartition("/")[2] for path in self._fs.ls(self._place, detail=False)]
-            for name in names:
+            for name in sorted(self.names()):
                 if piece := _HIDDEN.match(name):
                     with self.claim(piece[1]) as ours:
                         # The lock's own file goes with the claim.

@@ -120,6 +120,8 @@ class FeatureStore:
     ) -> None:
         """Compute every shard that is missing or damaged; the store is complete and checked on return.
 
+        What other processes write meanwhile is checked when it is loaded: each of them would read all else.
+
         Several processes may fill one store: each first takes its share (shards ``rank``, ``rank +
         world_size``, ...), then what is missing of the others', and returns when all is done. In a folder a
         shard at work is locked, with a lock that ends with its process. Behind a URL a process waits as long
@@ -150,7 +152,9 @@ class FeatureStore:
         own, others = shards[rank::world_size], [shard for shard in shards if shard % world_size != rank]
         # In another order for each, so that those who are done meet at few shards.
         others.sort(key=lambda shard: derive_seed(rank, shard))
-        waiting = [shard for shard in (*own, *others) if not self._sound(shard)]
+        there = self._files.names()
+        fresh = {shard for shard in shards if _sidecar(shard) not in there}
+        waiting = [shard for shard in (*own, *others) if shard in fresh or not self._sound(shard)]
         done = count - sum(len(self._items(shard)) for shard in waiting)
         with ExitStack() as shown:
             if isinstance(progress, bool):
@@ -160,11 +164,12 @@ class FeatureStore:
                 advance = progress
             slowest, since = 0.0, time.monotonic()
             while waiting:
-                busy = []
+                busy, there = [], self._files.names()
                 for shard in waiting:
-                    start, mine, made = time.monotonic(), shard in own, not self._sound(shard)
+                    known = _sidecar(shard) in there if shard in fresh else self._sound(shard)
+                    start, mine, made = time.monotonic(), shard in own, not known
                     may = mine or self._files.locks or start - since >= slowest
-                    if made and not (may and self._settle(shard, compute)):
+                    if made and not (may and self._settle(shard, compute, fresh=shard in fresh)):
                         busy.append(shard)
                         continue
                     advance(len(self._items(shard)))
@@ -249,12 +254,17 @@ class FeatureStore:
             self._checked[shard] = record
         return sound
 
-    def _settle(self, shard: int, compute: Callable[[Sequence[int]], Mapping[str, Tensor]]) -> bool:
-        """Make one shard unless another process has made it; False if another is at it."""
+    def _settle(
+        self, shard: int, compute: Callable[[Sequence[int]], Mapping[str, Tensor]], *, fresh: bool
+    ) -> bool:
+        """Make one shard unless another process has made it; False if another is at it.
+
+        Of one that is ``fresh``, which was not there before, a record is enough.
+        """
         with self._files.claim(f"shard-{shard:05d}") as ours:
             if not ours:
                 return False
-            if self._sound(shard):
+            if (fresh and self._record(shard) is not None) or self._sound(shard):
                 return True
             if self._record(shard) is not None:
                 _logger.warning("%s/%s is damaged: computing it again", self.location, _file(shard))
