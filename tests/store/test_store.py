@@ -15,6 +15,7 @@ import torch
 from verisal.errors import ConfigError, DataError
 from verisal.fingerprint import canonical
 from verisal.store import FeatureStore
+from verisal.store.files import StoreFiles
 from verisal.store.record import mismatch
 
 KEY = {"classifier": {"sha256": "ab12"}, "data": {"seed": 0, "size": 32}, "attack": {"eps": 8 / 255}}
