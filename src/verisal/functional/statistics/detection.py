@@ -193,8 +193,10 @@ def resampled_mean(values: Tensor, weights: Tensor) -> Tensor:
         ``(S,)`` float64.
     """
     defined = values.isfinite()
-    share = weights[:, defined].double()
-    return (share @ values[defined].double()) / share.sum(dim=1)
+    if not bool(defined.all()):
+        values, weights = values[defined], weights[:, defined]
+    share = weights.double()
+    return (share @ values.double()) / share.sum(dim=1)
 
 
 def resampled_auroc(positive: Tensor, negative: Tensor, weights: Tensor) -> Tensor:
