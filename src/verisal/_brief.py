@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ def described(value: object) -> str:
         return type(value).__name__
     if isinstance(value, Mapping):
         return _listed([f"{name}: {described(item)}" for name, item in value.items()], "{}")
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes | range):
         return _listed([described(item) for item in value], "[]")
     if callable(value) and not isinstance(value, type):
         return getattr(value, "__name__", type(value).__name__)

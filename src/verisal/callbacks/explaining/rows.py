@@ -33,7 +33,7 @@ def row_evaluation(
     values, n = dict(columns or {}), len(image_ids)
     samples: dict[str, Sequence[object]] = {
         "image_id": Column([image_ids] * len(values)),
-        "row": Same(row, n * len(values)),
+        "row": Column([Same(row, n * len(values))]),
         "score": Column(Same(f"{metric}/{name}", n) for name in values),
         "value": Column(array("d", column.tolist()) for column in values.values()),
     }
