@@ -264,9 +264,10 @@ class FeatureStore:
         with self._files.claim(f"shard-{shard:05d}") as ours:
             if not ours:
                 return False
-            if (fresh and self._record(shard) is not None) or self._sound(shard):
+            record = self._record(shard)
+            if record is not None and (fresh or self._sound(shard)):
                 return True
-            if self._record(shard) is not None:
+            if record is not None:
                 _logger.warning("%s/%s is damaged: computing it again", self.location, _file(shard))
             self._write_shard(shard, compute)
         return True
