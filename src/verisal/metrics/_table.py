@@ -10,6 +10,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from verisal.errors import DataError
+from verisal.types import check_range
 
 
 class ImageRows:
@@ -44,6 +45,9 @@ class ImageTable(Metric):
         columns: names of the R values kept per image.
         dtype: that rows are kept in: one that holds each of their values exactly.
         precise: the first columns, which are kept in float64 all the same.
+
+    Raises:
+        ConfigError: ``precise`` is no number of columns.
     """
 
     full_state_update = False
@@ -56,6 +60,7 @@ class ImageTable(Metric):
     ) -> None:
         super().__init__()
         self.columns = tuple(columns)
+        check_range(0, len(self.columns), precise=precise)
         self._dtype, self._precise = dtype, precise
         for state in ("image_ids", "rows", *(["precise"] if precise else [])):
             self.add_state(state, default=[], dist_reduce_fx="cat")

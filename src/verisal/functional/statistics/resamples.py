@@ -8,6 +8,8 @@ from typing import final
 import torch
 from torch import Tensor
 
+from verisal.types import check_range
+
 # Bytes of resamples that are kept for the next question; larger ones are drawn again for each.
 _MOST_KEPT = 2**26
 # Numbers that are looked at together.
@@ -21,9 +23,13 @@ class Resamples:
     Args:
         count: number S of resamples.
         seed: of the draw.
+
+    Raises:
+        ConfigError: a number below 0.
     """
 
     def __init__(self, count: int, *, seed: int) -> None:
+        check_range(0, count=count, seed=seed)
         self._count, self._seed = count, seed
         self._kept: dict[int, Tensor] = {}
 
