@@ -304,7 +304,7 @@ class ImageData(L.LightningDataModule):
             shuffle=shuffle,
             sampler=None if shuffle else ShareSampler(images, processes),
             drop_last=shuffle and more_than_a_batch(len(images), self.batch_size, processes),
-            num_workers=0 if isinstance(images, RenderedScenes) else self.num_workers,
+            num_workers=0 if isinstance(images, RenderedScenes | PassingScenes) else self.num_workers,
             collate_fn=Batch.collate,
         )
 
