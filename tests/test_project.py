@@ -14,6 +14,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from verisal import __main__ as entry_module
 from verisal.cli import main
 
 ROOT = Path(__file__).parent.parent
@@ -47,6 +48,12 @@ def texts():
             continue
 
 
+@pytest.fixture
+def lowest_versions(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    return importlib.import_module("lowest_versions")
+
+
 def range_of(name):
     return next(requirement.specifier for requirement in REQUIREMENTS if requirement.name == name)
 
@@ -62,16 +69,51 @@ def test_every_requirement_has_a_pin_in_its_range(requirement):
     assert PINS[canonicalize_name(requirement.name)] in requirement.specifier
 
 
-def test_the_range_keeps_out_the_torch_that_breaks_torchvision():
-    assert "2.13.0" not in range_of("torch")
-    assert "2.13.1" not in range_of("torch")
-    assert {"2.14.1", "2.15.0"} <= {
-        version for version in ("2.14.1", "2.15.0") if version in range_of("torch")
-    }
+def test_least_versions_are_those_that_the_command_checks_and_the_readme_states(lowest_versions):
+    torch = ".".join(str(part) for part in entry_module._TORCH)
+    assert str(range_of("torch")) == f">={torch}"
+    python = PROJECT["project"]["requires-python"].removeprefix(">=")
+    assert entry_module._python_problem((*(int(part) for part in python.split(".")), 0)) is None
+    before = entry_module._python_problem((3, int(python.split(".")[1]) - 1, 99))
+    assert before.startswith(f"Python {python} or newer is needed")
+    assert f"(3, {python.split('.')[1]})" in (ROOT / "Makefile").read_text()
+    least = lowest_versions.lowest()
+    stated = f"Python {python} or newer, torch {torch}, Lightning {least['lightning']} or newer"
+    assert stated in " ".join((ROOT / "README.md").read_text().split())
+
+
+def test_the_page_for_contributors_states_every_least_version(lowest_versions):
+    page = (ROOT / "docs/contributing.md").read_text()
+    rows = dict(re.findall(r"^\| `([\w-]+)` \| ([\d.]+) \|", page, re.MULTILINE))
+    of_package = {requirement.name for requirement in map(Requirement, PROJECT["project"]["dependencies"])}
+    assert rows == {name: text for name, text in lowest_versions.lowest().items() if name in of_package}
+
+
+def test_the_environment_of_lowest_versions_has_the_least_of_every_range(lowest_versions):
+    least = lowest_versions.lowest()
+    ranges = {requirement.name: requirement.specifier for requirement in THIRD_PARTY}
+    assert set(least) == {name for name, versions in ranges.items() if versions}
+    assert [name for name in least if f">={least[name]}" not in str(ranges[name]).split(",")] == []
+    assert [name for name in least if least[name] not in ranges[name]] == []
+    pinned = {canonicalize_name(pin.partition("==")[0]) for pin in lowest_versions.pins()}
+    assert pinned == {canonicalize_name(name) for name, versions in ranges.items() if not versions}
+
+
+def test_an_environment_of_lowest_versions_takes_no_folder_of_something_else(
+    tmp_path, monkeypatch, capsys, lowest_versions
+):
+    (tmp_path / "mine.txt").write_text("mine")
+    monkeypatch.setattr("sys.argv", ["lowest_versions.py", str(tmp_path)])
+    with pytest.raises(SystemExit) as caught:
+        lowest_versions.main()
+    assert caught.value.code == 2
+    assert f"{tmp_path} has files but no environment in it; name a new folder" in capsys.readouterr().err
+    assert (tmp_path / "mine.txt").read_text() == "mine"
 
 
 def test_the_range_keeps_out_the_hostile_lightning_uploads():
-    assert not any(version in range_of("lightning") for version in ("2.6.2", "2.6.3", "2.6.5"))
+    assert not any(version in range_of("lightning") for version in ("2.6.2", "2.6.3"))
+    assert {"2.5.2", "2.6.1", "2.6.6"} <= set(range_of("lightning").filter(["2.5.2", "2.6.1", "2.6.6"]))
 
 
 def test_no_albumentationsx_anywhere():

@@ -11,6 +11,9 @@ from typing import NoReturn, Optional, Sequence  # noqa: UP035 - must run on an 
 
 __all__ = ["entry"]
 
+# As in pyproject.toml.
+_TORCH = [2, 6]
+
 
 def entry() -> NoReturn:
     """Check the installation, then run the command line; exits with its code."""
@@ -62,15 +65,14 @@ def _torch_version() -> Optional[str]:  # noqa: UP045
 
 
 def _torch_problem(version: Optional[str]) -> Optional[str]:  # noqa: UP045
-    remedy = "install again with: pip install -c constraints.txt -e ."
+    remedy = "install it with: pip install --upgrade torch torchvision"
     if version is None:
         return "torch is not installed; " + remedy
-    # A CPU-only torch 2.13 cannot load torchvision, which lightning and torchmetrics import.
     numbers = [int(part) for part in version.split("+")[0].split(".")[:2] if part.isdigit()]
-    if numbers >= [2, 14]:
+    if numbers >= _TORCH:
         return None
-    found = "torch {} is installed, 2.14 or newer is needed (an older one does not load torchvision); "
-    return found.format(version) + remedy
+    least = ".".join(str(part) for part in _TORCH)
+    return "torch {} is installed, {} or newer is needed; ".format(version, least) + remedy  # noqa: UP032
 
 
 if __name__ == "__main__":

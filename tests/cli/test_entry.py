@@ -7,6 +7,7 @@ import pytest
 
 import verisal
 from verisal import __main__ as entry_module
+from verisal.cli import _main, main
 from verisal.cli._refusals import explain
 
 
@@ -20,23 +21,25 @@ def test_old_python_is_one_line(version, words):
     assert entry_module._python_problem((3, 11, 0)) is None
 
 
-@pytest.mark.parametrize("version", ["2.13.0+cpu", "2.13.1", "1.9"])
+@pytest.mark.parametrize("version", ["2.5.1+cpu", "2.5.0", "1.9"])
 def test_old_torch_is_one_line(version):
     problem = entry_module._torch_problem(version)
-    assert f"torch {version} is installed, 2.14 or newer is needed" in problem
-    assert "\n" not in problem
+    assert problem == (
+        f"torch {version} is installed, 2.6 or newer is needed;"
+        " install it with: pip install --upgrade torch torchvision"
+    )
 
 
 def test_fitting_and_missing_torch():
-    assert entry_module._torch_problem("2.14.1") is None
+    assert entry_module._torch_problem("2.6.0+cpu") is None
     assert entry_module._torch_problem("2.15.0+cu132") is None
     assert entry_module._torch_problem("3.0.0a1") is None
     assert "not installed" in entry_module._torch_problem(None)
 
 
 def test_old_torch_stops_the_command_before_torch_is_imported(tmp_path):
-    (tmp_path / "torch-2.13.0+cpu.dist-info").mkdir()
-    (tmp_path / "torch-2.13.0+cpu.dist-info/METADATA").write_text("Name: torch\nVersion: 2.13.0+cpu\n")
+    (tmp_path / "torch-2.5.1+cpu.dist-info").mkdir()
+    (tmp_path / "torch-2.5.1+cpu.dist-info/METADATA").write_text("Name: torch\nVersion: 2.5.1+cpu\n")
     code = (
         f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import verisal.__main__ as m\n"
         "try: m.entry()\n"
@@ -46,9 +49,21 @@ def test_old_torch_stops_the_command_before_torch_is_imported(tmp_path):
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=280, check=False
     )
     assert done.returncode == 2
-    assert done.stderr.startswith("verisal: error: torch 2.13.0+cpu is installed")
+    assert done.stderr.startswith("verisal: error: torch 2.5.1+cpu is installed")
     assert len(done.stderr.splitlines()) == 1
     assert done.stdout.strip() == "False"
+
+
+def test_a_torchvision_for_another_torch_is_one_line(monkeypatch, capsys):
+    def importing(*_):
+        raise RuntimeError("operator torchvision::nms does not exist\nmore")
+
+    monkeypatch.setattr(_main, "_run", importing)
+    assert main(["fit", "--config", "detector.yaml"]) == 1
+    assert capsys.readouterr().err == (
+        "verisal: error: the installed torchvision is built for another torch (operator torchvision::nms does"
+        " not exist); install the two together: pip install --upgrade torch torchvision\n"
+    )
 
 
 @pytest.mark.parametrize("name", ["__init__.py", "__main__.py"])

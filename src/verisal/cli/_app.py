@@ -288,7 +288,7 @@ class VerisalCLI(LightningCLI):
         if isinstance(model, ChecksTrainer):
             model.check_trainer(self.trainer)
         with room_for(self.trainer):
-            self.trainer.fit(model, datamodule=datamodule, ckpt_path=self._checkpoint, weights_only=True)
+            self.trainer.fit(model, datamodule=datamodule, ckpt_path=self._checkpoint)
         if self._checkpoint is None and not self.trainer.fit_loop.epoch_loop.batch_progress.total.ready:
             raise ConfigError(
                 "nothing was trained: trainer.max_time or a callback ended the training before its first step"
@@ -310,7 +310,7 @@ class VerisalCLI(LightningCLI):
         self._check_card(model, datamodule)
         with room_for(self.trainer):
             found = self.trainer.validate(
-                model, datamodule=datamodule, ckpt_path=self._checkpoint, weights_only=True, verbose=False
+                model, datamodule=datamodule, ckpt_path=self._checkpoint, verbose=False
             )
         self._say_logged(found)
         say(f"run: {self._run_path}")
@@ -325,9 +325,7 @@ class VerisalCLI(LightningCLI):
         """Apply a checkpoint, and write ``predictions.csv`` where the task predicts columns."""
         self._check_card(model, datamodule)
         with room_for(self.trainer):
-            predictions = self.trainer.predict(
-                model, datamodule=datamodule, ckpt_path=self._checkpoint, weights_only=True
-            )
+            predictions = self.trainer.predict(model, datamodule=datamodule, ckpt_path=self._checkpoint)
         self._command.begin()
         loader = self.trainer.predict_dataloaders
         images = len(loader.dataset) if isinstance(loader, DataLoader) else None  # type: ignore[arg-type]  # sized
@@ -336,9 +334,7 @@ class VerisalCLI(LightningCLI):
 
     def _tested(self, model: LightningModule, datamodule: LightningDataModule) -> None:
         with room_for(self.trainer):
-            found = self.trainer.test(
-                model, datamodule=datamodule, ckpt_path=self._checkpoint, weights_only=True, verbose=False
-            )
+            found = self.trainer.test(model, datamodule=datamodule, ckpt_path=self._checkpoint, verbose=False)
         self._say_logged(found)
 
     def _say_logged(self, found: Sequence[Mapping[str, float]]) -> None:

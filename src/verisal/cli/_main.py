@@ -196,6 +196,11 @@ def _known(error: BaseException) -> str | None:
     if isinstance(error, MemoryError) or re.search(r"can't allocate memory|out of memory", text):
         asked = f" ({text.splitlines()[0]})" if text else ""
         return f"memory ran out{asked}; lower the batch size, the image size or the width ({SHOWN_BY})"
+    if isinstance(error, RuntimeError) and "operator torchvision::" in text:
+        return (
+            f"the installed torchvision is built for another torch ({text.splitlines()[0]}); install the two"
+            " together: pip install --upgrade torch torchvision"
+        )
     if re.search(r"DataLoader worker .*(killed|exited)", text):
         return f"{text.splitlines()[0]} Most often memory ran out: lower num_workers or the batch size"
     return None

@@ -325,6 +325,8 @@ def wandb_logger(
     import wandb
 
     card = card or RunCard()
+    # Before wandb 0.27 an end waits until all is uploaded.
+    end = {"finish_timeout": _FINISH_SECONDS} if "finish_timeout" in wandb.Settings.model_fields else {}
 
     def said(own: str | None, found: str, most: int | None = _LONGEST_NAME) -> str | None:
         words = _lines(found if own is None else own)
@@ -347,7 +349,5 @@ def wandb_logger(
         mode=mode,
         # A run left open by whatever ran before in this process neither swallows this one's rows nor ends it.
         reinit="create_new",
-        settings=wandb.Settings(
-            silent=True, console="off", init_timeout=_INIT_SECONDS, finish_timeout=_FINISH_SECONDS
-        ),
+        settings=wandb.Settings(silent=True, console="off", init_timeout=_INIT_SECONDS, **end),
     )

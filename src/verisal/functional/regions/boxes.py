@@ -158,10 +158,12 @@ def best_ious(parts: Components, boxes: Sequence[Tensor]) -> Tensor:
 
 def _ious(boxes: Tensor, others: Tensor) -> Tensor:
     """``(..., N, M)`` float64 of boxes ``(..., N, 4)`` and ``(..., M, 4)``."""
-    # torchvision takes as long to import as torch, which nothing needs that only reads images.
-    from torchvision.ops import box_iou  # type: ignore[import-untyped]  # has no stubs
-
-    overlaps: Tensor = box_iou(boxes.double(), others.double())
+    # Older torchvisions' box_iou takes two dimensions alone.
+    boxes, others = boxes.double()[..., :, None, :], others.double()[..., None, :, :]
+    sides = torch.minimum(boxes[..., 2:], others[..., 2:]) - torch.maximum(boxes[..., :2], others[..., :2])
+    common = sides.clamp(min=0).prod(dim=-1)
+    areas = [(box[..., 2:] - box[..., :2]).prod(dim=-1) for box in (boxes, others)]
+    overlaps = common / (areas[0] + areas[1] - common)
     # Two boxes without area.
     return overlaps.nan_to_num(nan=0.0)
 
