@@ -25,6 +25,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 # What has since deprecated, with a warning, how the old packages call it: matplotlib 3.8 pyparsing.
 LATER = ("pyparsing<3.3",)
+# They check style and types, which no version changes, and ask for newer packages than the code does.
+_LINTERS = frozenset({"deptry", "import-linter", "mypy", "ruff", "types-pyyaml"})
 _LEAST = re.compile(r"([\w.-]+)(?:\[[\w,]+\])?>=([\w.]+)")
 # Compares what is installed with the pins, which are not meant to be in this environment.
 _OF_PINS = "tests/test_project.py::test_what_runs_here_is_what_is_pinned"
@@ -37,8 +39,8 @@ def lowest() -> dict[str, str]:
 
 
 def pins() -> list[str]:
-    """Lines of constraints.txt for what is asked for in any version."""
-    bare = {text.lower() for text in _asked() if re.fullmatch(r"[\w.-]+", text)}
+    """Lines of constraints.txt for what is asked for in any version, without linters."""
+    bare = {text.lower() for text in _asked() if re.fullmatch(r"[\w.-]+", text)} - _LINTERS
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     return [line for line in lines if line.partition("==")[0].lower() in bare]
 
@@ -47,6 +49,13 @@ def _asked() -> Iterator[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     for group in (project["dependencies"], *project["optional-dependencies"].values()):
         yield from group
+
+
+def _extras() -> str:
+    """The extras that ``dev`` is made of."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    own = next(text for text in project["optional-dependencies"]["dev"] if text.startswith("verisal["))
+    return own.partition("[")[2].rstrip("]")
 
 
 def main() -> int:
@@ -66,7 +75,8 @@ def main() -> int:
         venv.create(folder, clear=True, with_pip=True)
         asked = folder / "asked.txt"
         asked.write_text(wanted, encoding="utf-8")
-        install = [python, "-m", "pip", "install", "--constraint", asked, "--editable", f"{ROOT}[dev]"]
+        install = [python, "-m", "pip", "install", "--constraint", asked, *pins(), "--editable"]
+        install += [f"{ROOT}[{_extras()}]"]
         subprocess.run(install, check=True)  # noqa: S603 - words of this file and of the caller
         asked.rename(made_of)
     run = [python, "-m", "pytest", "--deselect", _OF_PINS, *tests]
