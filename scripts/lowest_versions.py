@@ -68,20 +68,20 @@ def main() -> int:
     folder = arguments.folder.absolute()
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "pyvenv.cfg").is_file():
         parser.error(f"{folder} has files but no environment in it; name a new folder")
-    python, made_of = folder / "bin" / "python", folder / "lowest_versions.txt"
+    python, made_of = str(folder / "bin" / "python"), folder / "lowest_versions.txt"
     lines = [*(f"{name}=={version}" for name, version in lowest().items()), *pins(), *LATER]
     wanted = "\n".join([*lines, ""])
     if not made_of.is_file() or made_of.read_text(encoding="utf-8") != wanted:
         venv.create(folder, clear=True, with_pip=True)
         asked = folder / "asked.txt"
         asked.write_text(wanted, encoding="utf-8")
-        install = [python, "-m", "pip", "install", "--constraint", asked, *pins(), "--editable"]
+        install = [python, "-m", "pip", "install", "--constraint", str(asked), *pins(), "--editable"]
         install += [f"{ROOT}[{_extras()}]"]
         subprocess.run(install, check=True)  # noqa: S603 - words of this file and of the caller
         asked.rename(made_of)
     run = [python, "-m", "pytest", "--deselect", _OF_PINS, *tests]
     # Some tests start a command by its name.
-    path = f"{python.parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    path = f"{folder / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"
     return subprocess.run(run, cwd=ROOT, env={**os.environ, "PATH": path}, check=False).returncode  # noqa: S603
 
 
