@@ -66,14 +66,15 @@ def main() -> int:
     parser.add_argument("folder", type=Path, help="where the environment is made, about 6 GB")
     arguments, tests = parser.parse_known_args()
     folder = arguments.folder.absolute()
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "pyvenv.cfg").is_file():
-        parser.error(f"{folder} has files but no environment in it; name a new folder")
-    python, made_of = str(folder / "bin" / "python"), folder / "lowest_versions.txt"
+    made_of, asked = folder / "lowest_versions.txt", folder / "asked.txt"
+    own = made_of.is_file() or asked.is_file()
+    if folder.is_dir() and any(folder.iterdir()) and not own:
+        parser.error(f"{folder} has files that are not of this script; name a new folder")
+    python = str(folder / "bin" / "python")
     lines = [*(f"{name}=={version}" for name, version in lowest().items()), *pins(), *LATER]
     wanted = "\n".join([*lines, ""])
     if not made_of.is_file() or made_of.read_text(encoding="utf-8") != wanted:
         venv.create(folder, clear=True, with_pip=True)
-        asked = folder / "asked.txt"
         asked.write_text(wanted, encoding="utf-8")
         install = [python, "-m", "pip", "install", "--constraint", str(asked), *pins(), "--editable"]
         install += [f"{ROOT}[{_extras()}]"]

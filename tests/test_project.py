@@ -109,7 +109,7 @@ def test_an_environment_of_lowest_versions_takes_no_folder_of_something_else(
     with pytest.raises(SystemExit) as caught:
         lowest_versions.main()
     assert caught.value.code == 2
-    assert f"{tmp_path} has files but no environment in it; name a new folder" in capsys.readouterr().err
+    assert f"{tmp_path} has files that are not of this script; name a new folder" in capsys.readouterr().err
     assert (tmp_path / "mine.txt").read_text() == "mine"
 
 
