@@ -86,7 +86,7 @@ class PatchLocalisation(Study):
             "patches": f"{patches} that fool, in 8 bits",
             "intervals": INTERVALS,
         }
-        summary = "; ".join(f"{one.claim}: {one.verdict} ({one.evidence})" for one in findings) + "."
+        summary = " ".join(self._in_short(scores, others, words, metric) for words, metric in groups.items())
         shown = [*rows, *_NO_METHODS]
         return self.judged(
             findings,
@@ -103,6 +103,20 @@ class PatchLocalisation(Study):
                 "note": self.note,
             },
             figures={"patches": _picture(scores, rows, groups)},
+        )
+
+    def _in_short(self, scores: Scores, others: Sequence[str], words: str, metric: str) -> str:
+        def figures(row: str) -> str:
+            return ", ".join(
+                f"{score} {scores.mean(row, f'{metric}/{score}').value:.2f}" for score in (*_LIMITS, "healed")
+            )
+
+        best = max(others, key=lambda row: scores.mean(row, f"{metric}/energy").value, default="")
+        healed = scores.mean("true_place", f"{metric}/healed").value
+        return (
+            f"{words[0].upper()}{words[1:]}: `{self.ours}` have {figures(self.ours)}"
+            + (f"; `{best}`, the best other map by energy, {figures(best)}" if best else "")
+            + f". To fill the patch itself heals {healed:.2f}."
         )
 
     def _reached(self, scores: Scores, words: str, metric: str, patches: int) -> Finding:

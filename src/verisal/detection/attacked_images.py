@@ -94,11 +94,11 @@ class AttackedImages:
         root: Path | str,
         shard_size: int = 64,
     ) -> None:
-        check_range(0, attacked_count=attacked_count)
+        noise_count = attacked_count if noise_count is None else noise_count
+        check_range(0, attacked_count=attacked_count, noise_count=noise_count)
         check_range(0, len(_SHARES), near_border=near_border)
         check_range(1, shard_size=shard_size)
         split, count = source.split, len(source)
-        noise_count = attacked_count if noise_count is None else noise_count
         if max(attacked_count, noise_count) > count:
             raise ConfigError(
                 f"{split}: attacked and noisy images must be 0..{count}, found {attacked_count} and"
