@@ -58,9 +58,9 @@ def test_all_claims_hold_where_all_limits_are_reached_and_all_others_are_behind(
     assert found == ["holds"] * 5
     assert result.setting["patches"] == "120 that fool, in 8 bits"
     assert result.summary == (
-        "Patches: `evidence_masks` have energy 0.80, pointing 0.97, box 0.95, healed 0.70; `grad_cam`, the best"
-        " other map by energy, energy 0.30, pointing 0.60, box 0.50, healed 0.30. To fill the patch itself heals"
-        " 0.80."
+        "Patches: `evidence_masks` have energy 0.80, pointing 0.97, box 0.95, healed 0.70;"
+        " `grad_cam`, the best other map by energy, energy 0.30, pointing 0.60, box 0.50, healed 0.30."
+        " To fill the patch itself heals 0.80."
     )
     text = result.sections[0].text
     assert "| `evidence_masks` | 0.800 [" in text
