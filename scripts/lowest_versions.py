@@ -54,7 +54,7 @@ def _asked() -> Iterator[str]:
 def _extras() -> str:
     """The extras that ``dev`` is made of."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    own = next(text for text in project["optional-dependencies"]["dev"] if text.startswith("verisal["))
+    own: str = next(text for text in project["optional-dependencies"]["dev"] if text.startswith("verisal["))
     return own.partition("[")[2].rstrip("]")
 
 

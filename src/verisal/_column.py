@@ -20,6 +20,7 @@ class Column(Sequence[object]):
     """
 
     __slots__ = ("_ends", "_parts")
+    _parts: tuple[Sequence[object], ...]
 
     def __init__(self, parts: Iterable[Sequence[object]]) -> None:
         inner = chain.from_iterable(part._parts if isinstance(part, Column) else (part,) for part in parts)

@@ -236,7 +236,7 @@ class CascadingRandomisation(SaliencyMetric):
                 scores[f"reference_{name}"] = Resampled(math.nan, n=len(kept), undefined=undefined)
                 continue
             others = derangement(len(kept), seed=self.seed)
-            parts = torch.arange(len(kept)).split(_AT_ONCE)
+            parts = torch.split(torch.arange(len(kept)), _AT_ONCE)
             values = torch.cat([similarity(kept[part], kept[others[part]]) for part in parts])
             percentile = partial(weighted_percentile, values, percentile=95.0)
             scores[f"reference_{name}"] = bootstrap.of(percentile, defined)

@@ -239,7 +239,9 @@ class PxAP(SaliencyMetric):
 
         def area(weights: Tensor) -> Tensor:
             counts = weights.new_zeros(len(weights), 2 * _BINS, dtype=torch.float64)
-            for share, own in zip(weights.split(_AT_ONCE, dim=1), kept.split(_AT_ONCE), strict=True):
+            for share, own in zip(
+                torch.split(weights, _AT_ONCE, dim=1), torch.split(kept, _AT_ONCE), strict=True
+            ):
                 counts += share.double() @ own.double()
             return pixel_average_precision(counts.view(-1, 2, _BINS))
 

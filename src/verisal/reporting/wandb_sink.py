@@ -326,7 +326,9 @@ def wandb_logger(
 
     card = card or RunCard()
     # Before wandb 0.27 an end waits until all is uploaded.
-    end = {"finish_timeout": _FINISH_SECONDS} if "finish_timeout" in wandb.Settings.model_fields else {}
+    end: dict[str, Any] = (
+        {"finish_timeout": _FINISH_SECONDS} if "finish_timeout" in wandb.Settings.model_fields else {}
+    )
 
     def said(own: str | None, found: str, most: int | None = _LONGEST_NAME) -> str | None:
         words = _lines(found if own is None else own)

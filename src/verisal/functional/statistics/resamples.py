@@ -43,17 +43,17 @@ class Resamples:
             if size + sum(kept.numel() for kept in self._kept.values()) > _MOST_KEPT:
                 self._kept.clear()
             whole = torch.zeros(self._count, images, dtype=torch.uint8)
-            for place, part in zip(whole.split(rows), self._drawn(images, rows), strict=False):
+            for place, part in zip(torch.split(whole, rows), self._drawn(images, rows), strict=False):
                 place.copy_(part)
             self._kept[images] = whole
-        return iter(self._kept[images].split(rows))
+        return iter(torch.split(self._kept[images], rows))
 
     def at(self, places: Tensor, images: int) -> Iterator[Tensor]:
         """``(s, n)`` float32: how often what stands at ``places (n,)`` occurs, of so many images."""
         rows = _rows_at_once(len(places))
         everything = len(places) == images and bool((places == torch.arange(images)).all())
         for several in self.parts(images):
-            for part in several.split(rows):
+            for part in torch.split(several, rows):
                 yield (part if everything else part[:, places]).float()
 
     def _drawn(self, images: int, rows: int) -> Iterator[Tensor]:
