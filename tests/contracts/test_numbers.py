@@ -58,6 +58,7 @@ _GIVEN: dict[str, dict[str, Any]] = {
     "AttackedSensitivity": {"attack": MapAttack(kind="top_k")},
     "BaselineNeutrality": {"baselines": [Constant()]},
     "BaselineChoice": {"commands": []},
+    "ImageTable": {"columns": ("one",)},
     "BaselineChoiceElsewhere": {"commands": []},
     "Bounds": {"low": 0.0, "high": 1.0},
     "CNNDetector": {"reads": ["masks/*"]},

@@ -110,7 +110,7 @@ def test_what_is_left_out_is_counted_with_its_kind(tmp_path, caplog, capsys):
     splits = ImageSplits(images=ImageFolder(root=str(root)), ratios=(1, 0, 0))
     AnnotatedImages(splits, "fit", classifier=classifier_of(("cat", "dog")))
     assert [record.getMessage() for record in caplog.records] == [f"ImageFolder, split fit: {words}"]
-    assert len(named_files([root])) == 6
+    assert len(named_files([root], output=root / "explanations")) == 6
     assert capsys.readouterr().err == f"verisal: {root}: {words}\n"
     for path in (root / "dog").iterdir():
         path.rename(path.with_suffix(".heic"))
@@ -140,7 +140,7 @@ def test_what_other_systems_leave_is_neither_image_nor_class(tmp_path, capsys):
     listing = ImageFolder(root=str(root)).listing()
     assert listing.class_names == ("cat", "dog")
     assert (len(listing.records), listing.left_out, listing.problems) == (6, {}, ())
-    assert len(named_files([root])) == 6
+    assert len(named_files([root], output=root / "explanations")) == 6
     assert check_data_set(["check", str(root)]) == 0
     assert "6 images, 6 of them usable" in capsys.readouterr().out
 

@@ -93,8 +93,13 @@ def test_no_page_states_a_count_that_nothing_holds():
     between = r"( (?!(?:are|for|if|of|under)\b)\w+)?"
     pattern = re.compile(rf"\b(the )?(\d+|{'|'.join(WORDS)}){between} ({COUNTED})\b", re.IGNORECASE)
     held = {(page, word) for page, statement, _ in STATED for word in re.findall(statement, read(page))}
-    # Ten false alarms that a rate needs, and the methods of a study and of its picture.
-    held |= {("docs/metrics.md", "ten"), ("docs/map_attacks.md", "ten"), ("docs/studies/index.md", "six")}
+    # Ten false alarms that a rate needs, and the methods of a study, of its picture and of an example.
+    held |= {
+        ("docs/clusters.md", "14"),
+        ("docs/metrics.md", "ten"),
+        ("docs/map_attacks.md", "ten"),
+        ("docs/studies/index.md", "six"),
+    }
     loose = []
     for path in PAGES:
         page = path.relative_to(ROOT).as_posix()
