@@ -126,8 +126,8 @@ class AdversarialPatch(Attack):
             slope, found = torch.zeros_like(seen), _Found.none(seen)
             for corners in (own[rows], *others[rows, number].unbind(dim=1)):
                 at = self._index(corners, images)
-                shown = _put(images[rows], seen, at)
-                losses, gradient, logits = victim.gradient(shown, rows, rise, later=True)
+                patched = _put(images[rows], seen, at)
+                losses, gradient, logits = victim.gradient(patched, rows, rise, later=True)
                 slope += gradient[at] / self.places
                 lead = margin(logits, victim.labels[rows], targeted=self.targeted)
                 found = found.and_at(losses, victim.reached(logits, rows), lead)

@@ -178,7 +178,7 @@ class AttackedImages:
     def stores(self, measurements: Sequence[Measurement]) -> dict[str, str]:
         """Name of each store that :meth:`fill` reads or makes, to its path or URL."""
         variants = [variant for variant in self.variants if self._count(variant)]
-        parts = [part for combined in measurements for part in combined.parts]
+        parts = _distinct_parts(measurements)
         found = [self._image_store(variant) for variant in variants]
         found += [self._feature_store(variant, part) for variant in variants for part in parts]
         return {store.name: store.location for store in found}
@@ -285,9 +285,7 @@ class AttackedImages:
         yield stage_of("attacking", self._attacked_count, split, attacks)
         yield stage_of("adding noise to", self._noise_count, split, noise)
         every = {CLEAN: "clean"} | attacks | noise
-        # Rows share parts; each is measured, and counted as a step, once.
-        parts = {canonical(part.settings()): part for combined in measurements for part in combined.parts}
-        for measurement in parts.values():
+        for measurement in _distinct_parts(measurements):
             yield stage_of(f"measuring {measurement.words} of", None, split, every, measurement)
 
     def _missing(self, variant: str, measurement: Measurement | None) -> int:
@@ -391,3 +389,8 @@ class AttackedImages:
 
     def _measured_by(self, measurement: Measurement, images: Tensor) -> Compute:
         return lambda items: measurement(self._classifier, images[list(items)].float() / 255)
+
+
+def _distinct_parts(measurements: Sequence[Measurement]) -> list[Measurement]:
+    """What is measured of all images, each once: rows share parts."""
+    return [*{canonical(part): part for combined in measurements for part in combined.parts}.values()]
