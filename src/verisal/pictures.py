@@ -169,7 +169,7 @@ def png(pixels: Pixels, *, colours: int | None = None) -> bytes:
     if colours is not None:
         picture = picture.quantize(colours, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
     content = io.BytesIO()
-    picture.save(content, "PNG", optimize=True)
+    picture.save(content, "PNG")
     return content.getvalue()
 
 

@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _DPI = 120
+# Inches: of the strips, of one of them, of the room for words above, to the right, below, and of a letter.
+_WIDTH, _STRIP = 5.4, 0.72
+_ABOVE, _RIGHT, _BELOW, _LETTER = 0.85, 1.6, 0.75, 0.088
+_LEGEND = 0.6
+# Share of a strip that its largest bar fills.
+_FULL = 0.9
 
 
 class _Fill(NamedTuple):
@@ -71,24 +77,31 @@ def histogram_pixels(histogram: Histogram, *, title: str) -> Pixels:
     marks = sorted((value, name) for name, value in histogram.thresholds.items() if np.isfinite(value))
     low, high = _range(np.concatenate(list(finite.values())), [value for value, _ in marks])
     edges = np.linspace(low, high, 41)
-    canvas = Canvas(9.0, 1.5 + 0.85 * len(groups), dpi=_DPI, layout="constrained")
-    strips = np.atleast_1d(canvas.figure.subplots(len(groups), 1, sharex=True))
-    for number, (name, axes) in enumerate(zip(groups, strips, strict=True)):
-        scores, left_out = finite[name], len(groups[name]) - len(finite[name])
+    left = max(1.6, 0.2 + _LETTER * max(len(in_words(name)) for name in groups))
+    below = _BELOW + (_LEGEND if roles else 0.0)
+    canvas = Canvas(left + _WIDTH + _RIGHT, _ABOVE + _STRIP * len(groups) + below, dpi=_DPI)
+    # One for all strips, each a unit high: axes of their own take ten times as long to draw.
+    axes = canvas.axes(left, _ABOVE, _WIDTH, _STRIP * len(groups))
+    axes.set(xlim=(low, high), ylim=(0, len(groups)), yticks=[])
+    axes.spines[["left", "right", "top"]].set_visible(False)
+    for number, (name, scores) in enumerate(finite.items(), start=1):
+        base, left_out = len(groups) - number, len(groups[name]) - len(scores)
         share = np.histogram(np.clip(scores, low, high), edges)[0] / max(len(scores), 1)
         fill = _FILLS[roles[name]] if name in roles else _UNKNOWN
         axes.stairs(
-            share, edges, fill=True, facecolor=fill.colour, edgecolor="0.3", hatch=fill.hatch, linewidth=0.6
-        )
+            base + _FULL * share / max(share.max(), 1e-9), edges, baseline=base, fill=True,
+            facecolor=fill.colour, edgecolor="0.3", hatch=fill.hatch, linewidth=0.6,
+        )  # fmt: skip
+        axes.axhline(base, color="black", linewidth=0.8)
         counted = f"{in_words(name)}\nn = {len(scores)}" + (f", {left_out} not finite" if left_out else "")
-        axes.set_ylabel(counted, rotation=0, ha="right", va="center", fontsize=10, parse_math=False)
-        axes.set_yticks([])
-        axes.spines[["left", "right", "top"]].set_visible(False)
-        _draw_thresholds(axes, marks, scores, first=number == 0)
-    strips[-1].set_xlabel(f"{histogram.x_label}\n(first and last bar: all beyond)", fontsize=11)
-    strips[-1].set_xlim(low, high)
+        _note(axes, counted, (0.0, base + 0.5), offset=(-8, 0), va="center", ha="right", fontsize=10)
+        if marks and len(scores):
+            shares = " / ".join(f"{np.mean(scores > position):.1%}" for position, _ in marks)
+            _note(axes, shares, (1.0, base + 0.5), offset=(8, 0), va="center")
+    _draw_thresholds(axes, marks, top=len(groups))
+    axes.set_xlabel(f"{histogram.x_label}\n(first and last bar: all beyond)", fontsize=11)
     _explain_colours(canvas, roles)
-    canvas.figure.suptitle(title, fontsize=13, parse_math=False)
+    canvas.figure.suptitle(title, fontsize=13, parse_math=False, y=1 - 0.12 / canvas.height, va="top")
     return canvas.pixels()
 
 
@@ -100,25 +113,19 @@ def _explain_colours(canvas: Canvas, roles: Mapping[str, str]) -> None:
         patches = [
             Patch(facecolor=fill.colour, edgecolor="0.3", hatch=fill.hatch, label=fill.words) for fill in used
         ]
-        canvas.figure.legend(handles=patches, loc="outside lower center", ncols=2, fontsize=10, frameon=False)
+        canvas.figure.legend(handles=patches, loc="lower center", ncols=2, fontsize=10, frameon=False)
 
 
-def _draw_thresholds(
-    axes: Axes, marks: Sequence[tuple[float, str]], scores: NDArray[np.float64], *, first: bool
-) -> None:
-    for position, _ in marks:
-        axes.axvline(position, color="0.25", linewidth=1, linestyle="--")
-    if marks and len(scores):
-        shares = " / ".join(f"{np.mean(scores > position):.1%}" for position, _ in marks)
-        _note(axes, shares, (1.0, 0.5), offset=(8, 0), va="center")
-    if not marks or not first:
-        return
+def _draw_thresholds(axes: Axes, marks: Sequence[tuple[float, str]], *, top: int) -> None:
     for number, (position, name) in enumerate(marks):
+        axes.axvline(position, color="0.25", linewidth=1, linestyle="--")
         # Neighbours grow away from each other, so that close thresholds stay readable.
         side = "right" if number == 0 and len(marks) > 1 else "left" if number == len(marks) - 1 else "center"
         shift = {"right": -2.0, "left": 2.0, "center": 0.0}[side]
-        _note(axes, f"alarm, {name}", (position, 1.0), offset=(shift, 2), va="bottom", across="data", ha=side)
-    _note(axes, "alarms, " + " / ".join(name for _, name in marks), (1.0, 1.0), offset=(8, 2), va="bottom")
+        _note(axes, f"alarm, {name}", (position, top), offset=(shift, 2), va="bottom", across="data", ha=side)
+    if marks:
+        words = "alarms\n" + " / ".join(name for _, name in marks)
+        _note(axes, words, (1.0, top), offset=(8, 2), va="bottom")
 
 
 def _note(
@@ -130,10 +137,11 @@ def _note(
     va: str,
     ha: str = "left",
     across: str = "axes fraction",
+    fontsize: int = 9,
 ) -> None:
     axes.annotate(
-        text, place, xycoords=(across, "axes fraction"), xytext=offset, textcoords="offset points",
-        va=va, ha=ha, fontsize=9,
+        text, place, xycoords=(across, "data"), xytext=offset, textcoords="offset points",
+        va=va, ha=ha, fontsize=fontsize, parse_math=False,
     )  # fmt: skip
 
 
