@@ -2,9 +2,9 @@
 
 The command is one of verisal's, without that word; by default ``fit --config detector``, the main job. It
 runs in a new folder, so from nothing, or in ``--folder``, where it finds what an earlier run has left. For
-every kind of step that the command shows while it is at work, and for what lies between them, one line says seconds on the clock, CPU
-seconds of all threads and processes, and the share of these that the layers of the classifier, forward
-and back, would take alone.
+every kind of step that the command shows while it is at work, and for what lies between them, one line says
+seconds on the clock, CPU seconds of all threads and processes, and the share of these that the layers of the
+classifier, forward and back, would take alone.
 
 Other work on the machine moves all of these seconds: compare the lines of one run.
 """

@@ -27,7 +27,7 @@ def target(threshold):
     return Attacked(MaxSoftmax(), classifier, threshold, (images * 255).round().byte()), images, labels
 
 
-def attacked(made, threshold):
+def attacked(made, threshold, **shown):
     defence, images, labels = target(threshold)
     attacks = made.attacks(EPS)
     name = "selective" if made.settle is None else "all"
@@ -40,6 +40,7 @@ def attacked(made, threshold):
         labels=labels,
         image_ids=list(map(str, range(24))),
         seed=0,
+        **shown,
     )
 
 
@@ -103,3 +104,13 @@ def test_a_row_that_does_not_exist_is_refused_at_once():
 def test_settings_out_of_range_are_refused(wrong, words):
     with pytest.raises(ConfigError, match=words):
         suite(**wrong)
+
+
+def test_a_long_attack_says_in_a_log_what_it_is_at(threshold, monkeypatch, capsys):
+    monkeypatch.setattr("verisal.progress.shown._SECONDS_BETWEEN_LINES", 0.0)
+    attacked(suite(), threshold)
+    assert capsys.readouterr().err == ""
+    attacked(suite(steps=2), threshold, doing="attacks that know max_softmax")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "attacks that know max_softmax, selective, 2 steps, 24 images"
+    assert len(lines) >= 3

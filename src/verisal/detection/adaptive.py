@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, final
 
 import torch
@@ -21,6 +22,7 @@ from verisal.functional.outputs import ask
 from verisal.functional.seeding import derive_seed
 from verisal.functional.statistics import Bootstrap
 from verisal.models import Classifier
+from verisal.progress import Step, work
 from verisal.results import Score, ScoreName
 from verisal.saliency.gates.differentiable import DifferentiableGates
 from verisal.types import check_range
@@ -118,6 +120,7 @@ def attack_defence(
     labels: Tensor,
     image_ids: Sequence[str],
     seed: int,
+    doing: str = "",
 ) -> dict[str, Tensor]:
     """Attack classifier and detector, and ask the detector itself about the result.
 
@@ -129,6 +132,7 @@ def attack_defence(
         labels: ``(B,)`` int64.
         image_ids: B names.
         seed: of the restarts.
+        doing: words of the step that is shown meanwhile; none for nothing.
 
     Returns:
         ``image`` uint8, ``fooled`` bool, ``score`` of the detector and ``stand_in``, what the attack took for
@@ -147,26 +151,32 @@ def attack_defence(
         "steps": torch.zeros_like(labels),
     }
     settled = suite.settle is None
-    for doubled in range(1 if settle is None else 1 + suite.doublings):
-        before = int(_past(found, target.threshold).sum())
-        for attack in attacks:
-            left = (~_past(found, target.threshold)).nonzero()[:, 0] if settle else torch.arange(len(labels))
-            if not len(left):
-                continue
-            steps = attack.steps * 2**doubled
-            tried = replace(attack, steps=steps, stop_below=target.threshold if settle else None)
-            names = [image_ids[row] for row in left.tolist()]
-            again = _attacked(tried, suite.gates, target, images[left], labels[left], names, seed=seed)
-            better = again["fooled"] & ~(again["score"] >= found["score"][left])
-            # Where nothing fooled the classifier so far, the last try is kept as it is.
-            better |= ~found["fooled"][left]
-            for name, tensor in again.items():
-                found[name][left[better]] = tensor[better]
-            found["steps"][left] = steps
-        moved = int(_past(found, target.threshold).sum()) - before
-        if settle and doubled and moved < settle * len(images):
-            settled = True
-            break
+    with work([Step(doing)], shown=bool(doing), lines=False) as planned, planned.step(doing) as running:
+        for doubled in range(1 if settle is None else 1 + suite.doublings):
+            before = int(_past(found, target.threshold).sum())
+            for attack in attacks:
+                passed = _past(found, target.threshold)
+                left = (~passed).nonzero()[:, 0] if settle else torch.arange(len(labels))
+                if not len(left):
+                    continue
+                steps = attack.steps * 2**doubled
+                tried = replace(attack, steps=steps, stop_below=target.threshold if settle else None)
+                names = [image_ids[row] for row in left.tolist()]
+                note = f"{attack.aim.name}, {steps} steps, {len(left)} images"
+                again = _attacked(
+                    tried, suite.gates, target, images[left], labels[left], names,
+                    seed=seed, heard=partial(running, 0, note),
+                )  # fmt: skip
+                better = again["fooled"] & ~(again["score"] >= found["score"][left])
+                # Where nothing fooled the classifier so far, the last try is kept as it is.
+                better |= ~found["fooled"][left]
+                for name, tensor in again.items():
+                    found[name][left[better]] = tensor[better]
+                found["steps"][left] = steps
+            moved = int(_past(found, target.threshold).sum()) - before
+            if settle and doubled and moved < settle * len(images):
+                settled = True
+                break
     settled |= bool(settle) and bool(_past(found, target.threshold).all())
     return found | {"settled": torch.full_like(found["fooled"], settled)}
 
@@ -187,10 +197,12 @@ def _attacked(
     image_ids: Sequence[str],
     *,
     seed: int,
+    heard: Callable[[], None],
 ) -> dict[str, Tensor]:
     detector, classifier, made = target.detector, target.classifier, target.detector.measurement
 
     def alarm(seen: Tensor) -> Tensor:
+        heard()
         return detector.judge(made.differentiable(classifier, seen, gates=gates))
 
     def embed(seen: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from verisal.detection.attacked_images import AttackedImages
 from verisal.detection.families import Families
 from verisal.detection.groups import GroupTable, ImageSource
 from verisal.detectors import Measurement
+from verisal.detectors.measurements import measure_each
 from verisal.errors import ConfigError, DataError
 from verisal.fingerprint import state_hash
 from verisal.functional.adversarial import round_to_8bit
@@ -219,6 +220,9 @@ class DetectorData(L.LightningDataModule):
         """Attack and measure what is missing of some splits, each process its share."""
         shown = self.processes.rank == 0
         chosen = [self._splits[split] for split in splits]
+        # What refuses the classifier says so before the attacks, which take minutes.
+        for images in [one for one in chosen if one.steps(measurements)][:1]:
+            measure_each(measurements, self.classifier, images.source[0].image[None])
         steps = [step for images in chosen for step in (images.steps(measurements) if shown else ())]
         with work(steps, shown=shown) as planned:
             for images in chosen:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from verisal.detectors.masks import ranked_quantile
+from verisal.detectors.masks import ranked_quantile, ranked_rows
 from verisal.detectors.measurements import Measurement
 from verisal.functional.filters import shift_one_pixel
 from verisal.functional.outputs import ask, require_softmax
@@ -115,7 +115,7 @@ def gradient_statistics(gradients: Tensor) -> Tensor:
     absolute = gradients.flatten(1).abs()
     log_rms = _log_size(gradients)
     sizes = [_log(absolute.mean(dim=1)), log_rms, _log(absolute.amax(dim=1))]
-    ranked = absolute.sort(dim=1).values
+    ranked = ranked_rows(absolute)
     tails = [_log(ranked_quantile(ranked, share)) - log_rms for share in _QUANTILES]
     return torch.stack([*sizes, _high_share(gradients), *tails], dim=1)
 

@@ -146,8 +146,7 @@ class CNNDetector(TrainedDetector):
         target = adversarial.float()
         losses = []
         for member, network in enumerate(networks):
-            with rng_preserved(maps.device):
-                torch.manual_seed(derive_seed(seed, "dropout", member, step))
+            with rng_preserved(maps.device, seed=derive_seed(seed, "dropout", member, step)):
                 logits = network(maps, scalars)
             losses.append(F.binary_cross_entropy_with_logits(logits, target, weight=weights))
         return torch.stack(losses).sum()
@@ -182,8 +181,7 @@ class CNNDetector(TrainedDetector):
     def _networks_of(self, channels: int, scalars: int, *, seed: int) -> nn.ModuleList:
         networks = []
         for member in range(self.members):
-            with rng_preserved():
-                torch.manual_seed(derive_seed(seed, "cnn detector", member))
+            with rng_preserved(seed=derive_seed(seed, "cnn detector", member)):
                 networks.append(
                     AttributionCNN(
                         channels,

@@ -86,14 +86,24 @@ def _set_flags(flags: Sequence[tuple[nn.Parameter, bool]], *, only: bool | None 
 
 
 @contextmanager
-def rng_preserved(device: torch.device | None = None) -> Iterator[None]:
+def rng_preserved(device: torch.device | None = None, *, seed: int | None = None) -> Iterator[None]:
     """Global random state of the CPU, and of ``device`` if it is an accelerator, as before afterwards.
 
     For calls into code of somebody else, such as a classifier with its own draws; our own code takes a
     generator and never touches the global state.
+
+    Args:
+        device: an accelerator whose state is kept, too.
+        seed: of what is drawn within; by default draws go on from the present state.
     """
     accelerated = device is not None and device.type == "cuda"
     with torch.random.fork_rng(devices=[device] if accelerated else []):
+        if seed is not None:
+            # Not torch.manual_seed, which seeds devices that are not there, for milliseconds each.
+            torch.default_generator.manual_seed(seed)
+            if accelerated:
+                with torch.cuda.device(device):
+                    torch.cuda.manual_seed(seed)
         yield
 
 

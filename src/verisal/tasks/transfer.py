@@ -283,6 +283,7 @@ class TransferTask(L.LightningModule):
             labels=groups.label[rows],
             image_ids=[self._data.image_id(split, index) for index in groups.image_index[rows].tolist()],
             seed=self.seed,
+            doing="" if self._data.processes.rank else f"attacks that know {row}",
         )
 
     def _target(self, row: str) -> Attacked:

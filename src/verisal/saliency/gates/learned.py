@@ -29,6 +29,7 @@ from verisal.types import StagedClassifier, StageOutputs, check_range
 
 _SHARPNESS = 4.0
 _PREFIX = "network."
+_WITHOUT = ", or take HierarchicalMasks, which need none (for detectors: --config data/optimised_masks)"
 _Network = TypeVar("_Network", bound=nn.Module)
 
 
@@ -286,12 +287,12 @@ class LearnedMask(GateMethod):
             raise ConfigError(
                 f"mask network {self.checkpoint} was trained for stages of {card.channels} channels and"
                 f" {classes} classes, the classifier has {channels} and {classifier.num_classes};"
-                " train one for it with configs/masker.yaml"
+                f" train one for it with configs/masker.yaml{_WITHOUT}"
             )
         if self.same_weights and classifier_fingerprint(classifier) != card.classifier:
             raise ConfigError(
                 f"mask network {self.checkpoint} was trained for a classifier with other weights; train one"
-                " for this classifier with configs/masker.yaml"
+                f" for this classifier with configs/masker.yaml{_WITHOUT}"
             )
 
 

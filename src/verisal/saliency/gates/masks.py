@@ -85,11 +85,13 @@ def channel_statistics(gate: Tensor) -> Tensor:
 
     The gradient of the deviation is 0 where all channels are equal.
     """
-    variance, mean = torch.var_mean(gate, dim=1, correction=0)
-    # The root's own gradient is not a number at 0.
-    equal = variance == 0
+    mean, most = gate.mean(dim=1, keepdim=True), gate.amax(dim=1)
+    # torch.var_mean takes three to twenty times as long.
+    variance = (gate - mean).square().mean(dim=1)
+    # The root's own gradient is not a number at 0, and means nothing where rounding is all there is.
+    equal = (gate.amin(dim=1) == most) | (variance == 0)
     deviation = torch.where(equal, torch.ones_like(variance), variance).sqrt().masked_fill(equal, 0.0)
-    return torch.stack([mean, deviation, gate.amax(dim=1)], dim=1)
+    return torch.stack([mean[:, 0], deviation, most], dim=1)
 
 
 def stack_layers(layers: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
