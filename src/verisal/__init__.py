@@ -43,14 +43,17 @@ __all__ = ["__version__"]
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - a room
     """Import a room now."""
-    rooms = _rooms()
+    # Asked for by the thousand, of every module that there is; no room has such a name.
+    rooms = [] if name.startswith("_") else _rooms()
     if name in rooms:
         return importlib.import_module(f"verisal.{name}")
-    import difflib  # Only a misspelt name needs it.
+    advice = ""
+    if rooms:
+        import difflib  # Only a misspelt name needs it.
 
-    near = difflib.get_close_matches(name, rooms, n=1)
-    advice = f"did you mean verisal.{near[0]}?" if near else f"its parts are {', '.join(rooms)}"
-    raise AttributeError(f"module 'verisal' has no attribute {name!r}; {advice}", name=name)
+        near = next(iter(difflib.get_close_matches(name, rooms, n=1)), "")
+        advice = f"; did you mean verisal.{near}?" if near else f"; its parts are {', '.join(rooms)}"
+    raise AttributeError(f"module 'verisal' has no attribute {name!r}{advice}", name=name)
 
 
 def __dir__() -> list[str]:

@@ -28,8 +28,7 @@ from verisal.store import FeatureStore
 from verisal.tasks._rows import check_rows, detector_data, distinct, shown_measurement
 from verisal.types import Split, check_range
 
-_TIMED_IMAGES = 32
-_MEASURED = 64
+_TIMED_IMAGES, _MEASURED = 32, 64
 _HEADLINE = {
     "mean unseen": "auroc/mean_unseen",
     "worst unseen": "auroc/worst_unseen",
@@ -133,6 +132,7 @@ class TransferTask(L.LightningModule):
         self._measured: tuple[str, dict[Split, dict[str, Tensor]]] = ("", {})
         self._attacked: dict[str, Attacked] = {}
         self._hard_samples: dict[str, Tensor] = {}
+        self._known: dict[_Cell, Detector] = {}
 
     @property
     def _data(self) -> DetectorData:
@@ -348,13 +348,14 @@ class TransferTask(L.LightningModule):
         return evaluation
 
     def _fitted(self, cell: _Cell) -> Detector:
+        """Fitted once, where attacks and timings ask for it again."""
+        if cell in self._known:
+            return self._known[cell]
         detector, groups = copy.deepcopy(self._detector(cell.row)), self._data.groups("det_fit")
         rows = groups.fitted(self._data.families.fits[cell.fit])
-        measured = {
-            name: tensor[rows] for name, tensor in self._read("det_fit", detector.measurement).items()
-        }
-        adversarial, clean = groups.adversarial[rows], groups.clean[rows]
-        images = groups.image_index[rows]
+        read = self._read("det_fit", detector.measurement)
+        measured = {name: tensor[rows] for name, tensor in read.items()}
+        adversarial, clean, images = groups.adversarial[rows], groups.clean[rows], groups.image_index[rows]
         if cell.row == self._hard_row:
             added = self._hardening()
             count = len(next(iter(added.values())))
@@ -364,6 +365,8 @@ class TransferTask(L.LightningModule):
             # Of which image they are is not kept: each counts as one of its own.
             images = torch.cat([images, -1 - torch.arange(count)])
         detector.fit(measured, adversarial, clean, images=images, seed=cell.seed)
+        if cell == self._attacked_cell(cell.row):
+            self._known[cell] = detector
         return detector
 
     def _read(self, split: Split, measurement: Measurement) -> dict[str, Tensor]:
