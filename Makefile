@@ -1,21 +1,26 @@
 # make train   one environment, then the main job: data, attacks, masks, detector, results
-# make test    the same environment with the test tools, then the whole test suite
+# make test    the same environment with the test tools, then the tests, but for those that are marked slow
+# make test-all   every test
 # make lint    style, types, import order, declared dependencies
 # make check   lint and test: what CI runs
 # make docs    the pages of docs/ as a site, site/index.html; a broken link or an unlisted page is an error
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
+PYTEST := $(VENV)/bin/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 INPUTS := pyproject.toml constraints.txt
 
-.PHONY: train test lint check docs clean-env python-version
+.PHONY: train test test-all lint check docs clean-env python-version
 .DEFAULT_GOAL := check
 
 train: $(VENV)/.installed
 	$(VENV)/bin/verisal fit --config configs/detector.yaml
 
 test: $(VENV)/.installed-dev
-	$(VENV)/bin/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -m "not slow"
+
+test-all: $(VENV)/.installed-dev
+	$(PYTEST)
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check

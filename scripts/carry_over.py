@@ -77,12 +77,12 @@ def _judged(
         scores = [one.judge(data.measured(split, one.measurement)).double() for one in fitted.values()]
         stacked = torch.stack(scores, dim=1)[:, :, None]
         tables[split] = DetectionTable(stacked, image_index=groups.image_index, group=groups.group)
-    clean = data.groups("det_val").groups.index("clean")
+    clean, *also = data.threshold_groups
     names = [*fitted]
     result = DetectionResult(
         split="det_test", rows=names, head=names[0], default=task.default,
         tables={task.default: tables["det_test"]},
-        thresholds={task.default: detection_thresholds(tables["det_val"], names, clean=clean)},
+        thresholds={task.default: detection_thresholds(tables["det_val"], names, clean=clean, also=also)},
         negatives=data.groups("det_val").counts()["clean"],
     )  # fmt: skip
     return build_evaluation(result, data, Bootstrap(task.resamples))

@@ -248,6 +248,22 @@ def test_thresholds_keep_the_rate_on_the_images_they_come_from():
         assert report[f"test/{row}/fpr1/clean"].value == 0.01
 
 
+def test_thresholds_keep_the_rate_on_further_groups_as_well():
+    scores = draw(images=1000)
+    # Shifted beside the clean ones for one row, and below them for the other.
+    scores[2] = scores[0] + torch.tensor([0.5, -0.5])[None, :, None]
+    table = table_of(scores)
+    alone = detection_thresholds(table, ROWS, clean=0)
+    both = detection_thresholds(table, ROWS, clean=0, also=[2])
+    for index, row in enumerate(ROWS):
+        for rate in (0.05, 0.01):
+            assert both[row][rate] == pytest.approx(alone[row][rate] + (0.5, 0)[index])
+    assert detection_thresholds(table, ROWS, clean=0, also=[99])["masks"] == {0.05: None, 0.01: None}
+    assert threshold_notes(both, 1000, also=["jpeg_50"]) == (
+        "thresholds hold for validation images under jpeg_50 as well",
+    )
+
+
 def test_thresholds_do_not_depend_on_attacks():
     scores = draw(images=250)
     changed = scores | {1: scores[1] + 3, 2: scores[2] * 5}

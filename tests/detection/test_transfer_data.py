@@ -104,6 +104,20 @@ def test_the_study_runs_on_image_files(folder):
     assert evaluation.counts["clean"] + evaluation.counts["clean_misclassified"] == 12
 
 
+def test_thresholds_hold_for_noise_that_is_named(folder):
+    plain = study(folder).evaluation
+    given = {"threshold_noise": ["noise_linf"]}
+    module, held = data(folder, **given), study(folder, given=given)
+    assert any("noise_linf as well" in note for note in held.evaluation.notes)
+    for row in ROWS:
+        for group in ("clean", "noise_linf", "noise_small"):
+            name = f"test/{row}/fpr/{group}"
+            assert held.evaluation.scores[name].value <= plain.scores[name].value
+    groups = module.groups("det_val")
+    assert set(groups.groups) == {"clean", "clean_misclassified", "noise_linf", "noise_linf_misclassified"}
+    assert groups.counts()["noise_linf"] > 0.9 * groups.counts()["clean"]
+
+
 def test_scores_are_computed_once(folder):
     module, calls = data(folder), []
 
@@ -123,6 +137,7 @@ CHANGES = {
     "seed": {"seed": 1},
     "fit noise": {"fit_noise": []},
     "noise like": {"noise_like": "fgsm"},
+    "threshold noise": {"threshold_noise": ["noise_linf"]},
     "an attack's eps": {"attacks": attacks() | {"weak": FGSM(2 / 255)}},
     "a noise's eps": {"noise": {"noise_linf": SignNoise(7 / 255), "noise_small": SignNoise(2 / 255)}},
 }
@@ -151,7 +166,8 @@ BAD = {
         {"families": FAMILIES | {"again": ["pgd"]}},
         r"\['pgd'\] stand in two families",
     ),
-    "unknown fit noise": ({"fit_noise": ["blur"]}, r"fit_noise names \['blur'\]"),
+    "unknown fit noise": ({"fit_noise": ["blur"]}, r"fit_noise and threshold_noise name \['blur'\]"),
+    "unknown threshold noise": ({"threshold_noise": ["blur"]}, r"threshold_noise name \['blur'\]"),
     "noise like an attack that is not fitted": ({"noise_like": "weak"}, "must be a fitted attack.*'weak'"),
     "unknown merged family": ({"merged": ["iterated", "search"]}, r"merged names families \['search'\]"),
 }

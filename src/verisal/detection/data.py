@@ -23,8 +23,9 @@ from verisal.data.image_data import Processes, ShareSampler, more_than_a_batch
 from verisal.data.reading import ChannelRule, ImageReader
 from verisal.data.scenes.emoji import EmojiScenes
 from verisal.detection.attacked_images import AttackedImages
-from verisal.detection.families import Families
-from verisal.detection.groups import GroupTable, ImageSource
+from verisal.detection.families import Families, checked_names
+from verisal.detection.groups import CLEAN, GroupTable, ImageSource
+from verisal.detection.table import highest_threshold
 from verisal.detectors import Measurement
 from verisal.detectors.measurements import measure_each
 from verisal.errors import ConfigError, DataError
@@ -82,6 +83,8 @@ class DetectorData(L.LightningDataModule):
             against that noise, ``auroc_against_noise``.
         fit_noise: which of ``noise`` detectors are fitted on and validated with, besides ``noise_l2``; None
             for all. The test has all.
+        threshold_noise: names of ``noise`` for which thresholds hold as well: all validation images are
+            changed by them, too, and the highest threshold counts.
         near_border: how many images near the decision border detectors are fitted on beside every fitted
             attacked image, 0 to 3; see :class:`.AttackedImages`. They cost five forward passes each and what
             is measured of them, and no attack more. They are neither validated nor tested with.
@@ -118,6 +121,7 @@ class DetectorData(L.LightningDataModule):
         noise_like: str,
         test_noise_like: str | Sequence[str] | None = None,
         fit_noise: Sequence[str] | None = None,
+        threshold_noise: Sequence[str] = (),
         near_border: int = 0,
         merged: Sequence[str] = (),
         classifier: str | ClassifierSource = "emoji_scenes_64",
@@ -143,14 +147,24 @@ class DetectorData(L.LightningDataModule):
         if window not in (None, "file"):
             check_window(window)
         self.families = Families(families, fits, tuple(merged))
-        fitted = _checked_names(attacks, families, fits, noise, noise_like, fit_noise)
+        fitted = checked_names(
+            attacks, families, fits, noise, noise_like, [*(fit_noise or ()), *threshold_noise]
+        )
         self.classifier = load_classifier(classifier)
         require_softmax(self.classifier, "detection of attacked images")
         # channels_last makes the CPU convolutions of masks and attacks about 1.4 times as fast.
         self.classifier.to(memory_format=torch.channels_last)
         self._batch_size, self._images, self._on_error = batch_size, tuple(images), on_error
         self._reader = ImageReader.of(self.classifier, rule=channel_rule, window=window)
+        self.threshold_noise = tuple(threshold_noise)
         learned = [*noise] if fit_noise is None else [name for name in noise if name in fit_noise]
+        all_noisy = ("det_test", "det_val") if threshold_noise else ("det_test",)
+        # Fitted noise is validated beside attacks alone.
+        seen: dict[Split, list[str]] = {
+            "det_fit": learned,
+            "det_val": [*(learned if val_attacked_count else ()), *threshold_noise],
+            "det_test": [*noise],
+        }
         counts: dict[Split, tuple[int, int]] = {
             "det_fit": (fit_count, fit_count),
             "det_val": (val_count, val_attacked_count),
@@ -161,11 +175,9 @@ class DetectorData(L.LightningDataModule):
                 self.classifier,
                 image_source(source, split, count, classifier=self.classifier, seed=seed),
                 attacked_count=attacked,
-                noise_count=count if split == "det_test" else attacked,
+                noise_count=count if split in all_noisy else attacked,
                 attacks=attacks if split == "det_test" else {name: attacks[name] for name in fitted},
-                noise=noise
-                if split == "det_test"
-                else {name: noise[name] for name in noise if name in learned},
+                noise={name: noise[name] for name in noise if name in seen[split]},
                 noise_like=(test_noise_like or noise_like) if split == "det_test" else noise_like,
                 keep_failed=split != "det_fit",
                 near_border=near_border if split == "det_fit" else 0,
@@ -186,6 +198,8 @@ class DetectorData(L.LightningDataModule):
         }
         if near_border:
             self._key["near_border"] = near_border
+        if threshold_noise:
+            self._key["threshold_noise"] = sorted(threshold_noise)
         if source is not None:
             self._key["images"] = [dict(split.source.identity()) for split in self._splits.values()]
         self._groups: dict[Split, GroupTable] = {}
@@ -241,6 +255,16 @@ class DetectorData(L.LightningDataModule):
         if split not in self._groups:
             self._groups[split] = self._splits[split].groups()
         return self._groups[split]
+
+    @property
+    def threshold_groups(self) -> list[int]:
+        """Numbers of the groups of ``det_val`` that thresholds hold for, the clean one first."""
+        return [self.groups("det_val").groups.index(name) for name in (CLEAN, *self.threshold_noise)]
+
+    def threshold(self, scores: Tensor, rate: float) -> float | None:
+        """Of a row's scores ``(N,)`` of ``det_val``; None where there are too few images for the rate."""
+        group = self.groups("det_val").group
+        return highest_threshold([scores[group == number] for number in self.threshold_groups], rate)
 
     def measured(self, split: Split, measurement: Measurement) -> dict[str, Tensor]:
         """Measurements of all rows of a split, read anew at every call."""
@@ -319,29 +343,6 @@ class DetectorData(L.LightningDataModule):
         rows = range(count)
         sampler = ShareSampler(rows, self.processes)
         return DataLoader(rows, batch_size=batch_size, sampler=sampler)  # type: ignore[arg-type]  # a range will do
-
-
-def _checked_names(
-    attacks: Mapping[str, Attack],
-    families: Mapping[str, Sequence[str]],
-    fits: Mapping[str, Sequence[str]],
-    noise: Mapping[str, Attack],
-    noise_like: str,
-    fit_noise: Sequence[str] | None,
-) -> list[str]:
-    """Attacks that some fit names, in the order of all."""
-    grouped = {name for names in families.values() for name in names}
-    if grouped != set(attacks):
-        raise ConfigError(
-            f"every attack must stand in one family; without a family: {sorted(set(attacks) - grouped)},"
-            f" not defined: {sorted(grouped - set(attacks))}"
-        )
-    if unknown := sorted(set(fit_noise or ()) - set(noise)):
-        raise ConfigError(f"fit_noise names {unknown}; noise has {sorted(noise)}")
-    fitted = {name for names in fits.values() for name in names}
-    if noise_like not in fitted:
-        raise ConfigError(f"noise_like must be a fitted attack, {sorted(fitted)}, found {noise_like!r}")
-    return [name for name in attacks if name in fitted]
 
 
 def image_source(

@@ -9,6 +9,7 @@ from typing import final
 
 import torch
 
+from verisal.attacks import Attack
 from verisal.detection.metric import DetectionTable
 from verisal.errors import ConfigError, DataError
 from verisal.functional.statistics import Bootstrap, Resampled, pair_by_image
@@ -212,3 +213,30 @@ def _columns(cells: Mapping[str, Resampled], families: Families, fit: str) -> di
     if strict and len(strict) < len(unseen):
         columns["mean_unseen_strict"] = Resampled.mean(strict)
     return columns
+
+
+def checked_names(
+    attacks: Mapping[str, Attack],
+    families: Mapping[str, Sequence[str]],
+    fits: Mapping[str, Sequence[str]],
+    noise: Mapping[str, Attack],
+    noise_like: str,
+    chosen_noise: Sequence[str],
+) -> list[str]:
+    """Attacks that some fit names, in the order of all.
+
+    Raises:
+        ConfigError: a name that is not defined, an attack without a family, or one that noise cannot copy.
+    """
+    grouped = {name for names in families.values() for name in names}
+    if grouped != set(attacks):
+        raise ConfigError(
+            f"every attack must stand in one family; without a family: {sorted(set(attacks) - grouped)},"
+            f" not defined: {sorted(grouped - set(attacks))}"
+        )
+    if unknown := sorted(set(chosen_noise) - set(noise)):
+        raise ConfigError(f"fit_noise and threshold_noise name {unknown}; noise has {sorted(noise)}")
+    fitted = {name for names in fits.values() for name in names}
+    if noise_like not in fitted:
+        raise ConfigError(f"noise_like must be a fitted attack, {sorted(fitted)}, found {noise_like!r}")
+    return [name for name in attacks if name in fitted]

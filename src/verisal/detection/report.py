@@ -126,7 +126,7 @@ def build_evaluation(found: DetectionResult, data: DetectorData, bootstrap: Boot
         samples=_samples(found, groups, data) if bootstrap.resamples else {},
         timings=found.timings,
         notes=(
-            *threshold_notes(thresholds, found.negatives),
+            *threshold_notes(thresholds, found.negatives, also=data.threshold_noise),
             *(
                 f"{name} fools the classifier on {after:.1%} of the images alone: its numbers are of few"
                 for name, (_, after) in groups.attack_rates.items()

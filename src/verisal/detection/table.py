@@ -39,7 +39,12 @@ RATES = (0.05, 0.01)
 
 
 def detection_thresholds(
-    table: DetectionTable, rows: Sequence[str], *, clean: int, rates: Sequence[float] = RATES
+    table: DetectionTable,
+    rows: Sequence[str],
+    *,
+    clean: int,
+    also: Sequence[int] = (),
+    rates: Sequence[float] = RATES,
 ) -> dict[str, dict[float, float | None]]:
     """Alarm thresholds of every row from the clean, correctly classified images of the *validation* split.
 
@@ -47,27 +52,40 @@ def detection_thresholds(
         table: of the validation split.
         rows: names in the order of the table.
         clean: number of the clean group.
+        also: numbers of groups of benign images for which the rates hold as well.
         rates: allowed false-positive rates.
 
     Returns:
         Row to rate to threshold; None where there are too few images for the rate.
     """
-    negatives = table.of_group(clean)
+    negatives = [table.of_group(number) for number in (clean, *also)]
     return {
-        row: {rate: threshold_at_fpr(negatives.row_scores(index), rate) for rate in rates}
+        row: {rate: highest_threshold([part.row_scores(index) for part in negatives], rate) for rate in rates}
         for index, row in enumerate(rows)
     }
 
 
-def threshold_notes(thresholds: Thresholds, negatives: int) -> tuple[str, ...]:
-    """Sentences for rates that some row's threshold does not support.
+def highest_threshold(scores: Sequence[Tensor], rate: float) -> float | None:
+    """The least threshold above which no more than the share ``rate`` of each of these scores lies.
+
+    None where one of them has too few.
+    """
+    found = [threshold_at_fpr(part, rate) for part in scores]
+    known = [at for at in found if at is not None]
+    return max(known) if len(known) == len(found) else None
+
+
+def threshold_notes(thresholds: Thresholds, negatives: int, *, also: Sequence[str] = ()) -> tuple[str, ...]:
+    """Sentences on what the thresholds hold for, and on rates that some row's does not support.
 
     Args:
         thresholds: as from :func:`detection_thresholds`.
         negatives: number of clean validation images that were there.
+        also: names of the groups beside the clean one.
     """
+    held = (f"thresholds hold for validation images under {', '.join(also)} as well",) if also else ()
     missing = sorted({rate for row in thresholds.values() for rate, at in row.items() if at is None})
-    return tuple(
+    return held + tuple(
         f"FPR {100 * rate:g} % not supported: its threshold needs {negatives_needed(rate)} clean validation"
         f" images, found {negatives}"
         for rate in missing

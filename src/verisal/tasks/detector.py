@@ -305,10 +305,10 @@ class DetectorTask(L.LightningModule):
         return table
 
     def _set_thresholds(self, table: DetectionTable) -> None:
-        groups = self._data.groups("det_val")
-        self.negatives.fill_(groups.counts()["clean"])
-        number = groups.groups.index("clean")
-        found, clean = detection_thresholds(table, self.rows, clean=number), table.of_group(number)
+        self.negatives.fill_(self._data.groups("det_val").counts()["clean"])
+        number, *also = self._data.threshold_groups
+        found = detection_thresholds(table, self.rows, clean=number, also=also)
+        clean = table.of_group(number)
         for index, row in enumerate(self.rows):
             # Rows without a score keep zeros, as a run stops at a buffer that is not finite.
             if (sample := ScoreSample.of(clean.row_scores(index))).size:

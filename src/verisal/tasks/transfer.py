@@ -21,7 +21,7 @@ from verisal.detection.table import RATES, detection_thresholds
 from verisal.detectors import Detector, Measurement
 from verisal.errors import ConfigError
 from verisal.fingerprint import canonical
-from verisal.functional.statistics import Bootstrap, ScoreSample, threshold_at_fpr
+from verisal.functional.statistics import Bootstrap, ScoreSample
 from verisal.pictures import OPACITY
 from verisal.results import Evaluation, ScoreName
 from verisal.store import FeatureStore
@@ -199,12 +199,12 @@ class TransferTask(L.LightningModule):
         if not self.trainer.is_global_zero:
             return
         validation, fits = self._data.groups("det_val"), self._data.families.fits
-        clean = validation.groups.index("clean")
+        clean, *also = self._data.threshold_groups
         result = DetectionResult(
             split="det_test", rows=self.rows, head=self.head, default=self.default,
             tables={fit: self._gathered(fit, "det_test") for fit in fits},
             thresholds={
-                fit: detection_thresholds(self._gathered(fit, "det_val"), self.rows, clean=clean)
+                fit: detection_thresholds(self._gathered(fit, "det_val"), self.rows, clean=clean, also=also)
                 for fit in fits
             },
             negatives=validation.counts()["clean"],
@@ -289,10 +289,9 @@ class TransferTask(L.LightningModule):
     def _target(self, row: str) -> Attacked:
         """A row as adaptive attacks know it."""
         detector = self._fitted(self._attacked_cell(row))
-        pool, validation = self._data.groups("det_fit"), self._data.groups("det_val")
-        measured = self._read("det_val", detector.measurement)
-        clean = detector.judge({name: tensor[validation.clean] for name, tensor in measured.items()})
-        threshold = threshold_at_fpr(clean.double().cpu(), RATES[0])
+        pool = self._data.groups("det_fit")
+        scores = detector.judge(self._read("det_val", detector.measurement)).double().cpu()
+        threshold = self._data.threshold(scores, RATES[0])
         return Attacked(detector, self._data.classifier, threshold, pool.images[pool.clean])
 
     def _hardening(self) -> dict[str, Tensor]:
@@ -323,10 +322,10 @@ class TransferTask(L.LightningModule):
 
     def _with_adaptive(self, evaluation: Evaluation, bootstrap: Bootstrap) -> Evaluation:
         """The evaluation with what adaptive attacks leave of the rows that they know."""
-        validation, test = self._data.groups("det_val"), self._data.groups("det_test")
+        test = self._data.groups("det_test")
         for row in self._attacked_rows if self.adaptive else ():
             own = self._store(self._attacked_cell(row)).load(["det_val", "det_test"])
-            threshold = threshold_at_fpr(own["det_val"][0][validation.clean], RATES[0])
+            threshold = self._data.threshold(own["det_val"][0], RATES[0])
             if threshold is None:
                 note = "adaptive attacks: too few clean validation images for a threshold"
                 return replace(evaluation, notes=(*evaluation.notes, note))
