@@ -49,11 +49,14 @@ def _page(report: Mapping[str, Any], title: str, about: Sequence[str]) -> Iterat
     yield f"# {title}"
     yield ""
     yield from (f"- {line}" for line in about)
+    held = settings.get("threshold_noise") or ()
+    also = f", and hold for {_listed(held)} of the same images as well" if held else ""
     yield (
         f"- Fitted on {_listed(fitted)} and {settings['near_border']} images near the decision border beside"
         " each of their images; every other attack was never fitted. Negatives of the fit: clean images,"
         f" {_listed(settings['fit_noise'] or settings['noise'])} and Gaussian noise as large as"
-        f" `{settings['noise_like']}`. Thresholds for 5 % false alarms come from clean validation images."
+        f" `{settings['noise_like']}`. Thresholds for 5 % false alarms come from clean validation"
+        f" images{also}."
     )
     yield (
         "- Intervals: 95 %, over images. All rows see the same images. The best mean over unseen families"
