@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.types import Storage
 
 from verisal._files import left_behind, write_atomic
-from verisal.errors import CheckpointError
+from verisal.errors import CheckpointError, ConfigError
 
 CARD_KEY = "verisal_card"
 """Key of the card inside a checkpoint."""
@@ -35,6 +35,9 @@ BRANCH_KEY = "verisal_branch"
 IMAGES_KEY = "verisal_images"
 """Key inside a checkpoint, and in the card of an export, of the images that the weights depend on: ``fit``,
 ``val`` and ``classifier`` to ``(N,)`` int64, see :class:`.ImageDigests`."""
+
+EXPORT = "model.safetensors"
+"""File name of an export's tensors; the card beside it has the suffix ``.json``."""
 
 MapLocation = str | torch.device | dict[str, str] | Callable[[Storage, str], Storage]
 
@@ -313,3 +316,24 @@ def _others(path: Path) -> str:
     files = [file for file in path.parent.glob(f"*{path.suffix or '.ckpt'}") if file != path]
     names = sorted(file.name for file in files if not left_behind(file.name))
     return f" Also in that folder: {', '.join(names[:5])}." if names else ""
+
+
+def trained_file(path: Path) -> Path:
+    """The file with the weights in a run's or an export's folder, or the file itself.
+
+    Raises:
+        ConfigError: nothing of the kind.
+    """
+    if not path.exists():
+        raise ConfigError(
+            f"{path} does not exist; give the folder of a run that `verisal fit` wrote, or of an export by"
+            " `verisal export`"
+        )
+    inside = (path / "checkpoints" / "best.ckpt", path / "checkpoints" / "last.ckpt", path / EXPORT)
+    files = [path] if path.is_file() else [file for file in inside if file.is_file()]
+    if not files or files[0].suffix not in (".ckpt", ".safetensors"):
+        raise ConfigError(
+            f"{path} is no run, checkpoint (.ckpt) or export (.safetensors); give the folder that"
+            " `verisal fit` or `verisal export` wrote"
+        )
+    return files[0]

@@ -24,6 +24,7 @@ from verisal.callbacks.explaining.processes import agreed
 from verisal.callbacks.panels import by_name
 from verisal.callbacks.report import ReportRun
 from verisal.detection import Alarm
+from verisal.detection.detector_file import ALARM
 from verisal.detectors import Detector
 from verisal.errors import ConfigError
 from verisal.functional.adversarial import round_to_8bit
@@ -152,7 +153,7 @@ class FitAlarm(ExplainingCallback):
             return None
         found = self.alarm.report
         if self._report_run is not None and epoch.rank == 0:
-            self.alarm.save(self._report_run.folder / "alarm.safetensors")
+            self.alarm.save(self._report_run.folder / ALARM)
         return None if found is None else _of_split(found, epoch.split, repr(self.alarm))
 
 

@@ -8,7 +8,8 @@ from typing import Any, final
 
 import yaml
 
-from verisal.detection.detector_file import DetectorFile
+from verisal.checkpoint import EXPORT
+from verisal.detection.detector_file import ALARM, DetectorFile
 from verisal.errors import ConfigError
 from verisal.fingerprint import state_hash
 from verisal.models import ClassifierSource, load_classifier
@@ -19,17 +20,21 @@ DEFAULT = "imagenet_efficientnet_lite0"
 """Network of images of which nothing is said."""
 
 _UNSURE = 0.5
+_TRAINED = "checkpoints/best.ckpt"
 
 
 def classifier_of(file: DetectorFile) -> ClassifierSource:
     """The network that a detector was trained beside.
 
-    That of the config in the detector's run; without a run, a shipped one with the same weights. A file may
-    not say what is imported: a function of the user's must be named in the command.
+    That of the run or the export in whose folder an alarm lies; that of the config of its run; without a run,
+    a shipped one with the same weights. A file may not say what is imported: a function of the user's must be
+    named in the command.
 
     Raises:
         ConfigError: neither, or a function.
     """
+    if file.path.name == ALARM and any((file.path.parent / name).is_file() for name in (_TRAINED, EXPORT)):
+        return ClassifierSource(name=str(file.path.parent))
     source = _configured(file)
     if source is None:
         for name in shipped_classifiers():
@@ -52,8 +57,9 @@ def _configured(file: DetectorFile) -> ClassifierSource | None:
     if run is None:
         return None
     config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")) or {}
-    data: Mapping[str, Any] = config.get("data") or {}
-    given = (data.get("init_args") or {}).get("classifier")
+    parts: list[Mapping[str, Any]] = [config.get(name) or {} for name in ("data", "model")]
+    found = [(part.get("init_args") or {}).get("classifier") for part in parts]
+    given = next((each for each in found if each), None)
     if isinstance(given, Mapping):
         told = given.get("init_args", given)
         known = {field.name for field in fields(ClassifierSource)}

@@ -7,17 +7,27 @@ import re
 import shlex
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from verisal.checkpoint import CARD_KEY, IMAGES_KEY, load_checkpoint, load_export, save_export
+from verisal.checkpoint import (
+    CARD_KEY,
+    EXPORT,
+    IMAGES_KEY,
+    load_checkpoint,
+    load_export,
+    save_export,
+    trained_file,
+)
 from verisal.cli._threads import Threads
-from verisal.detection.detector_file import EXPORT, read_detector, trained_file
-from verisal.errors import CheckpointError, ConfigError
-from verisal.models import Classifier, SmallResNet, export_classifier
+from verisal.detection.detector_file import ALARM, read_detector
+from verisal.errors import ConfigError
+from verisal.fingerprint import state_hash
+from verisal.models import export_classifier, load_classifier
 from verisal.progress import tell
 from verisal.reporting.run_folder import find_run_of
 from verisal.results import ScoreName
@@ -47,7 +57,7 @@ def write_export(given: Namespace, threads: Threads) -> int:
     card = checkpoint.get(CARD_KEY, {})
     match card.get("task"):
         case "classifier":
-            _export_classifier(checkpoint, card, source, target)
+            _export_classifier(source, target)
         case "masker":
             _export_masker(checkpoint, card, source, target)
         case "detector":
@@ -59,6 +69,8 @@ def write_export(given: Namespace, threads: Threads) -> int:
             )
     size = target.stat().st_size / 1e6
     tell(f"wrote {target} ({size:.2f} MB) and {target.with_suffix('.json').name}")
+    if target.with_name(ALARM).is_file():
+        tell(f"  use its alarm: verisal explain IMAGE --detector {shlex.quote(given.output)}")
     run = find_run_of(source)
     config = "CONFIG" if run is None else shlex.quote(str(run / "config.yaml"))
     tell(f"  test it: verisal test --model {shlex.quote(given.output)} --config {config}")
@@ -101,32 +113,19 @@ def _is_place(value: str) -> bool:
     )
 
 
-def _export_classifier(
-    checkpoint: Mapping[str, Any], card: Mapping[str, Any], source: Path, target: Path
-) -> None:
-    own = {name: card[name] for name in ("widths", "blocks", "channels", "stem_stride") if name in card}
-    network = SmallResNet(len(card["class_names"]), **own)
-    classifier = Classifier(
-        network,
-        network.stage_names,
-        # The checkpoint's own takes its place.
-        normalization="none",
-        class_names=card["class_names"],
-        image_size=card["image_size"],
-    )
-    prefix = "classifier."
-    try:
-        classifier.load_state_dict(
-            {
-                name.removeprefix(prefix): tensor
-                for name, tensor in checkpoint["state_dict"].items()
-                if name.startswith(prefix)
-            }
-        )
-    except RuntimeError as error:
-        raise CheckpointError(f"{source}: weights do not fit its card: {error}") from error
-    classifier.seen_images = checkpoint.get(IMAGES_KEY, {})
-    export_classifier(target, classifier.eval(), origin=_origin(source))
+def _export_classifier(source: Path, target: Path) -> None:
+    classifier = load_classifier(source)
+    export_classifier(target, classifier, origin=_origin(source))
+    run = find_run_of(source)
+    if run is None or not (run / ALARM).is_file():
+        return
+    file = read_detector(run)
+    # Another checkpoint of the run may have been tested.
+    if file.card.get("classifier") == state_hash(classifier):
+        # The same network, in other numbers: batch normalisation is part of its convolutions.
+        exported = load_classifier(target)
+        alarm = replace(file.alarm(classifier), classifier=exported, weights=state_hash(exported))
+        alarm.save(target.with_name(ALARM))
 
 
 def _export_masker(

@@ -12,13 +12,14 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
+from verisal.detection.detector_file import ALARM
 from verisal.pictures import image_pixels, write_png
 from verisal.reporting.run_folder import RunFolder
 
 
 @runtime_checkable
 class HasExample(Protocol):
-    """Data that predicts for images of the user's alone, and has one to show that with."""
+    """Data that has an image to show a command with."""
 
     def example(self) -> tuple[str, Tensor] | None:
         """Name and image ``(C, H, W)`` in [0, 1]; None where there is no picture."""
@@ -41,6 +42,9 @@ def next_commands(
     lines = [f"run: {run.path}"]
     if is_overridden("test_step", task, LightningModule):
         lines.append(f"  test again: verisal test --config {place}")
+    if (run.path / ALARM).is_file():
+        image = shlex.quote(str(_example(run, data) or "IMAGE"))
+        lines.append(f"  use the alarm: verisal explain {image} --detector {shlex.quote(str(run.path))}")
     if is_overridden("predict_step", task, LightningModule):
         # Data that reads images for a prediction alone has none of them in the config of a training.
         given = settings.get("init_args.images")
@@ -55,9 +59,17 @@ def next_commands(
 
 
 def _images(run: RunFolder, data: LightningDataModule) -> str:
+    file = _example(run, data)
+    if file is None:
+        return " --data.images='[IMAGE, ...]'"
+    return f" --data.images={shlex.quote(json.dumps([str(file)], ensure_ascii=False))}"
+
+
+def _example(run: RunFolder, data: LightningDataModule) -> Path | None:
+    """A file with an image of the data; None where a picture is no such."""
     example = data.example() if isinstance(data, HasExample) else None
     if example is None:
-        return " --data.images='[IMAGE, ...]'"
+        return None
     file = run.path / "example.png"
     write_png(image_pixels(example[1][None])[0], file)
-    return f" --data.images={shlex.quote(json.dumps([str(file)], ensure_ascii=False))}"
+    return file

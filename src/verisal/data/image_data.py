@@ -21,6 +21,7 @@ from verisal.data.scenes.emoji import LARGEST_SCENE, SMALLEST_SCENE, EmojiScenes
 from verisal.errors import ConfigError
 from verisal.functional.adversarial import round_to_8bit
 from verisal.models import Classifier, ClassifierSource, load_classifier
+from verisal.models.bounds import UNIT
 from verisal.progress import at_work, progress_bar
 from verisal.types import Batch, Sample, Split, check_range
 
@@ -265,6 +266,12 @@ class ImageData(L.LightningDataModule):
                     else PassingScenes(scenes)
                 )
         return self._images[split]
+
+    def example(self) -> tuple[str, Tensor] | None:
+        """Name and image ``(C, H, W)`` in [0, 1] of the first test image; None where a picture is no such."""
+        sample = self._read(self._splits["test"])[0]
+        pictured = self.channels in (1, 3) and getattr(self._like, "bounds", UNIT) == UNIT
+        return (sample.image_id, round_to_8bit(sample.image)) if pictured else None
 
     def digests(self, use: str) -> ImageDigests:
         """The images that ``fit``, ``val`` or ``test`` reads; the first time they are all decoded for it."""

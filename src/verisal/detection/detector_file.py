@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from verisal._brief import brief
-from verisal.checkpoint import CARD_KEY, IMAGES_KEY, load_checkpoint, load_export
+from verisal.checkpoint import CARD_KEY, IMAGES_KEY, load_checkpoint, load_export, trained_file
 from verisal.detection.alarm import Alarm
 from verisal.detection.table import RATES
 from verisal.detectors import Detector
@@ -21,8 +21,8 @@ from verisal.functional.statistics import ScoreSample
 from verisal.models import Classifier
 from verisal.models.sources.zoo import side_or_both
 
-EXPORT = "model.safetensors"
-"""File name of an export's tensors; the card beside it has the suffix ``.json``."""
+ALARM = "alarm.safetensors"
+"""File name of an alarm in the folder of a run or an export."""
 
 
 @final
@@ -151,39 +151,18 @@ class DetectorFile:
         if different:
             raise CheckpointError(
                 f"{self.path} was trained beside another classifier: {'; '.join(different)};"
-                " give --classifier the one that its run used"
+                " give the one that its run used (--classifier in a command)"
             )
 
 
-def trained_file(path: Path) -> Path:
-    """The file with the weights in a run's or an export's folder, or the file itself.
-
-    Raises:
-        ConfigError: nothing of the kind.
-    """
-    if not path.exists():
-        raise ConfigError(
-            f"{path} does not exist; give the folder of a run that `verisal fit` wrote, or of an export by"
-            " `verisal export`"
-        )
-    inside = (path / "checkpoints" / "best.ckpt", path / "checkpoints" / "last.ckpt", path / EXPORT)
-    files = [path] if path.is_file() else [file for file in inside if file.is_file()]
-    if not files or files[0].suffix not in (".ckpt", ".safetensors"):
-        raise ConfigError(
-            f"{path} is no run, checkpoint (.ckpt) or export (.safetensors); give the folder that"
-            " `verisal fit` or `verisal export` wrote"
-        )
-    return files[0]
-
-
 def read_detector(path: Path) -> DetectorFile:
-    """Read the detectors of a run, of one of its checkpoints, or of an export.
+    """Read the detectors of a run, of one of its checkpoints, or of an export; or the alarm in its folder.
 
     Raises:
         ConfigError: no such file.
         CheckpointError: a damaged file, one of another task, or one of an earlier version.
     """
-    file = trained_file(path)
+    file = path / ALARM if (path / ALARM).is_file() else trained_file(path)
     if file.suffix == ".safetensors":
         tensors, told = load_export(file)
         card, settings = told.get("checkpoint", {}).get("card", {}), told.get("settings", {})
@@ -194,8 +173,8 @@ def read_detector(path: Path) -> DetectorFile:
         tensors, kind = told.get("state_dict", {}), None
     if card.get("task") != "detector":
         raise CheckpointError(
-            f"{file} holds no detector but {card.get('task', kind or 'something without a card')!r};"
-            " give a run of configs/detector.yaml"
+            f"{file} holds no detector or alarm (it is of: {card.get('task', kind or 'nothing known')}); give"
+            " a run of --config detector, or a run or file with an alarm.safetensors"
         )
     if "detectors" not in settings:
         raise CheckpointError(

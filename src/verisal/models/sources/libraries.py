@@ -176,6 +176,12 @@ def imagenet_names() -> list[str]:
     return list(models.ResNet18_Weights.DEFAULT.meta["categories"])
 
 
+def torchvision_name(name: str) -> list[str]:
+    """``torchvision:NAME`` alone, where torchvision has a classifier of that name; else nothing."""
+    models = optional("torchvision.models")
+    return [f"torchvision:{name}"] if name in models.list_models(module=models) else []
+
+
 def from_torchvision(
     name: str, weights: str | None, arguments: Mapping[str, Any], class_names: Sequence[str] | None
 ) -> Built:

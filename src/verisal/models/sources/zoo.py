@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from verisal._checks import as_tuples
-from verisal.checkpoint import IMAGES_KEY, load_export, save_export
+from verisal.checkpoint import IMAGES_KEY, load_export, save_export, trained_file
 from verisal.errors import CheckpointError, ConfigError
 from verisal.functional.networks import plain_network
 from verisal.functional.outputs import logits_of
@@ -29,8 +29,10 @@ from verisal.models.sources.libraries import (
     from_timm,
     from_torchvision,
     from_transformers,
+    torchvision_name,
 )
 from verisal.models.sources.shipped import IMAGENET_CLASSIFIERS, SmallResNet, imagenet_classifier
+from verisal.models.sources.trained import from_run
 from verisal.models.sources.weights import fit_weights, load_named
 from verisal.types import OutputKind, check_range
 
@@ -49,9 +51,10 @@ class ClassifierSource:
 
     Attributes:
         name: a shipped name; ``imagenet_efficientnet_lite0`` (extra ``imagenet``) or
-            ``imagenet_efficientnet_lite1`` (extra ``imagenet-lite1``); the path of an export
-            (``.safetensors`` with its card beside it); ``torchvision:NAME``; ``timm:NAME``; ``hf:ORG/NAME``
-            or ``hf:FOLDER``; or ``package.module:function``, which returns an ``nn.Module``.
+            ``imagenet_efficientnet_lite1`` (extra ``imagenet-lite1``); the folder of an export, or its
+            ``.safetensors`` file with the card beside it; the folder of a run that trained a classifier, or
+            a checkpoint of it; ``torchvision:NAME``; ``timm:NAME``; ``hf:ORG/NAME`` or ``hf:FOLDER``; or
+            ``package.module:function``, which returns an ``nn.Module``.
         weights: ``default`` for those of the library, by its own loader; the path of a state dict
             (safetensors, or a pickle of tensors only); for torchvision also the name of one of its weights;
             None for random ones, the same each time.
@@ -114,20 +117,20 @@ class ClassifierSource:
     def _built(self) -> Built:
         library, _, name = self.name.partition(":")
         names = None if self.class_names is None else tuple(self.class_names)
-        if Path(self.name).suffix == ".safetensors" or self.name in shipped_classifiers():
+        if (file := _own_file(self.name)) is not None:
             self._refuse_weights()
-            return _from_export(_export_path(self.name), self.factory)
+            return from_run(file) if file.suffix == ".ckpt" else _from_export(file, self.factory)
         if self.name in IMAGENET_CLASSIFIERS:
             self._refuse_weights()
             return imagenet_classifier(self.name)
         if not name:
             known = [*shipped_classifiers(), *IMAGENET_CLASSIFIERS]
-            near = difflib.get_close_matches(self.name, known, n=1)
+            near = difflib.get_close_matches(self.name, known, n=1) or torchvision_name(self.name)
             raise ConfigError(
                 f"unknown classifier {self.name!r}{f'; did you mean {near[0]!r}?' if near else ''}; known:"
                 f" {', '.join(known)}, torchvision:NAME, timm:NAME, hf:ORG/NAME,"
                 " package.module:function,"
-                " or the path of an exported .safetensors file"
+                " or the path of a run or an export"
             )
         match library:
             case "torchvision":
@@ -337,10 +340,14 @@ def _check_rebuilds(classifier: Classifier, architecture: Architecture) -> None:
         )
 
 
-def _export_path(name: str) -> Path:
-    if Path(name).suffix == ".safetensors":
-        return Path(name)
-    return Path(str(resources.files("verisal") / "weights" / f"{name}.safetensors"))
+def _own_file(name: str) -> Path | None:
+    """The checkpoint or export behind a name; None for the name of something else."""
+    if name in shipped_classifiers():
+        return Path(str(resources.files("verisal") / "weights" / f"{name}.safetensors"))
+    path = Path(name)
+    if path.suffix == ".safetensors":
+        return path
+    return trained_file(path) if path.suffix == ".ckpt" or path.is_dir() else None
 
 
 def _from_export(path: Path, factory: str | None) -> Built:
