@@ -128,7 +128,7 @@ def test_a_state_of_another_detector_is_refused(home):
 def test_a_file_of_an_earlier_version_or_of_another_task_is_refused(home):
     with pytest.raises(CheckpointError, match="of an earlier version, whose detectors were kept otherwise"):
         changed(home, lambda _, card: card["settings"].pop("detectors"))
-    with pytest.raises(CheckpointError, match="holds no detector but 'masker'"):
+    with pytest.raises(CheckpointError, match="holds no detector or alarm \\(it is of: masker\\)"):
         changed(home, lambda _, card: card["checkpoint"]["card"].update(task="masker"))
 
 
@@ -142,7 +142,9 @@ def test_another_classifier_is_refused(home):
     other = toy_classifier()
     with torch.no_grad():
         other.network.head.bias += 1
-    with pytest.raises(CheckpointError, match="another classifier: other weights; give --classifier"):
+    with pytest.raises(
+        CheckpointError, match="another classifier: other weights; give the one that its run used"
+    ):
         read_detector(Path(home[0]) / "out").alarm(other)
 
 
@@ -162,7 +164,7 @@ def test_an_image_without_a_score_has_no_verdict():
     scores, alarms = alarm(toy_images(3))
     assert alarms.tolist() == [True, False, False]
     assert alarm.words(scores) == (
-        "ALARM: adversarial, score 2.00 (alarm above 1.00)",
+        "ALARM: looks adversarial, score 2.00 (alarm above 1.00)",
         "NO VERDICT: the detector has no score for this image",
         "no alarm, score 0.50 (alarm above 1.00)",
     )

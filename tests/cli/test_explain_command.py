@@ -274,7 +274,10 @@ def test_images_that_are_not_square_are_cut_and_that_is_said_or_explained_whole(
     args = ["--saliency=EdgeDetector", "--classifier=emoji_scenes_64", "--output", str(tmp_path / "out")]
     assert main(["explain", str(tmp_path / "photos"), *args]) == 0
     said = capsys.readouterr().out
-    assert "1 image(s) are of other proportions, such as wide.png: what is explained is their middle" in said
+    assert (
+        "wide.png has other proportions than the network takes\n  their middle is explained, at 64 x 64"
+        in said
+    )
     assert np.load(tmp_path / "out/wide.png.npz")["saliency"].shape == (2, 1, 64, 64)
     args[-1] = str(tmp_path / "whole")
     assert main(["explain", str(tmp_path / "photos/wide.png"), *args, "--image_size=[64, 96]"]) == 0

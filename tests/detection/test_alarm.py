@@ -78,7 +78,7 @@ def test_report_is_of_the_third_part_alone(alarm, problem):
     for name in ("fgsm", "pgd", "pgd_eps_0_5_norm_l2"):
         score = alarm.report.scores[f"test/Vote/tpr_at_fpr10/{name}"]
         assert score.n == alarm.report.counts[name]
-    assert alarm.report.notes == ("not fitted: pgd_eps_0_5_norm_l2",)
+    assert alarm.report.notes == ("kinds of attacks that the alarm never saw before: pgd_eps_0_5_norm_l2",)
 
 
 def test_what_is_reported_on_changes_neither_fit_nor_threshold(alarm, problem):
@@ -217,7 +217,7 @@ def test_table_has_a_line_per_group(alarm):
     assert lines[0] == f"Vote, alarm above {alarm.threshold:.4g}: 10 % of clean validation images"
     shown = {line.split()[0]: line.split()[1] for line in lines[2:-1]}
     assert shown == {name: str(count) for name, count in alarm.report.counts.items() if count}
-    assert lines[-1] == "not fitted: pgd_eps_0_5_norm_l2"
+    assert lines[-1] == "kinds of attacks that the alarm never saw before: pgd_eps_0_5_norm_l2"
 
 
 def test_noise_and_corruptions_of_ones_own(problem):

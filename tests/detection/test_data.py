@@ -250,7 +250,7 @@ def test_predictions_are_told_in_a_line_for_each_image(tmp_path, capsys):
         tmp_path / "a.csv", [{**judged, "alarm": [True, None], "score/x": [1.0, 2.0]}], images=2
     )
     assert capsys.readouterr().out.splitlines() == [
-        "a: cat 0.90, ALARM: adversarial",
+        "a: cat 0.90, ALARM: looks adversarial",
         "b: dog 0.25, NO VERDICT",
         f"predictions: {tmp_path / 'a.csv'}",
     ]

@@ -184,7 +184,7 @@ def test_what_fit_and_export_print_works_when_it_is_pasted(inside, capsys):
     assert main([*predict[1:], "--run_dir", "pasted"]) == 0
     said = capsys.readouterr().out
     (row,) = csv.DictReader(Path("pasted/predictions.csv").read_text().splitlines())
-    verdict = {"True": "ALARM: adversarial", "False": "no alarm"}[row["alarm"]]
+    verdict = {"True": "ALARM: looks adversarial", "False": "no alarm"}[row["alarm"]]
     line = f"{row['image_id']}: {row['prediction']} {float(row['probability']):.2f}, {verdict}"
     assert row["image_id"].endswith("example.png")
     assert line in said.splitlines()
@@ -200,7 +200,7 @@ def test_explain_takes_the_network_of_the_detector(inside, capsys):
     assert re.search(
         r"^classifier: .*\.safetensors, beside which the detector was trained$", said, re.MULTILINE
     )
-    assert re.search(r"example\.png: \S.* \d\.\d\d, (no alarm|ALARM: adversarial), score ", said)
+    assert re.search(r"example\.png: \S.* \d\.\d\d, (no alarm|ALARM: looks adversarial), score ", said)
     assert "doubt" not in said
     # The file of an export does not say, and no shipped network has these weights.
     assert main(["export", "fitted", "--output", "without run"]) == 0

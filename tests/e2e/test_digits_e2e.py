@@ -51,7 +51,7 @@ def test_it_is_trained_explained_attacked_and_guarded(run):
         assert metrics[f"test/Vote/auroc/{attack}"]["n"] > 0
     report = (run / "run" / "report.md").read_text()
     assert "| Vote |" in report
-    assert "- not fitted: cw_l2" in report
+    assert "- kinds of attacks that the alarm never saw before: cw_l2" in report
     with (run / "run" / "metrics.csv").open(newline="") as file:
         assert unlisted(csv.DictReader(file).fieldnames) == []
 

@@ -86,11 +86,13 @@ def main(args: Sequence[str], threads: Threads) -> int:
     if images.cropped:
         height, width = classifier.height_and_width
         first = next(name for name in files if name in images.cropped)
+        count = len(images.cropped)
         tell(
-            f"{len(images.cropped)} image(s) are of other proportions, such as {first}: what is"
-            f" explained is their middle, resized to {height} x {width} px; --image_size=[HEIGHT,WIDTH] is of"
-            " networks that take others"
+            f"{first} has other proportions than the network takes"
+            if count == 1
+            else f"{count} images have other proportions than the network takes, such as {first}"
         )
+        tell(f"  their middle is explained, at {height} x {width} px (--image_size sets another size)")
     for line in images.problems:
         tell(f"verisal: not read: {line}", error=True)
     return 1 if images.problems else 0

@@ -27,8 +27,16 @@ def named_files(given: Sequence[Path], *, output: Path) -> dict[str, Path]:
         output: a folder that is passed over where it lies in one of them: what an earlier command wrote.
 
     Raises:
-        DataError: a folder without images.
+        DataError: a folder without images; or nothing of it exists.
     """
+    # One that is missing among others is told of at the end, when they are explained.
+    if given and not any(path.exists() for path in given):
+        siblings = [path.name for path in given[0].parent.glob("*")] if given[0].parent.is_dir() else []
+        near = difflib.get_close_matches(given[0].name, siblings, n=1)
+        did_you_mean = f"; did you mean {given[0].with_name(near[0])}?" if near else ""
+        raise DataError(
+            f"{given[0]} does not exist{did_you_mean or '; expected image files or folders of them'}"
+        )
     found: dict[str, Path] = {}
     for path in given:
         if path.is_dir():

@@ -121,7 +121,7 @@ class Threads:
         if limit <= free:
             return number, f"{of}, as the limit on this process's CPU time allows"
         at_work = "1 other thread is" if others == 1 else f"{others} other threads are"
-        return number, f"{of}, for {at_work} at work on this machine (--threads N takes another number)"
+        return number, f"{of}, since {at_work} at work here (--threads N sets it)"
 
     def _cores(self, usable: set[int] | None) -> int:
         """Cores with a processor among ``usable``, or all; two threads of a core are no faster than one."""

@@ -164,7 +164,7 @@ def _said(names: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> list[str]:
         )
         name = given.pop("image_id", None)
         if "alarm" in given:
-            verdicts = {True: "ALARM: adversarial", False: "no alarm", None: "NO VERDICT"}
+            verdicts = {True: "ALARM: looks adversarial", False: "no alarm", None: "NO VERDICT"}
             said.append(verdicts[given["alarm"]])
         said = said or [f"{key} {_short(value)}" for key, value in list(given.items())[:_MOST_VALUES]]
         # One line each, whatever a file or a class is called.

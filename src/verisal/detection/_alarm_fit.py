@@ -287,7 +287,9 @@ def _report(
         histograms=(
             detection_histogram(table, row=0, name=row, groups=names, roles=groups.roles, thresholds=at[row]),
         ),
-        notes=(f"not fitted: {', '.join(suite.unseen)}",) if suite.unseen else (),
+        notes=(f"kinds of attacks that the alarm never saw before: {', '.join(suite.unseen)}",)
+        if suite.unseen
+        else (),
         summary=detection_summary(
             scores, split="test", rows=[row], head=row, attacks=[*suite.attacks, *suite.unseen], rate=rate
         ),

@@ -189,7 +189,7 @@ class Alarm:
     def _said(self, score: float) -> str:
         if score != score:
             return "NO VERDICT: the detector has no score for this image"
-        said = "ALARM: adversarial" if score > self.threshold else "no alarm"
+        said = "ALARM: looks adversarial" if score > self.threshold else "no alarm"
         return f"{said}, score {score:z.2f} (alarm above {self.threshold:z.2f})"
 
     def beside(self, classifier: Classifier) -> Alarm:
