@@ -143,7 +143,7 @@ def test_another_classifier_is_refused(home):
     with torch.no_grad():
         other.network.head.bias += 1
     with pytest.raises(
-        CheckpointError, match="another classifier: other weights; give the one that its run used"
+        CheckpointError, match="other weights; give the one that its run used"
     ):
         read_detector(Path(home[0]) / "out").alarm(other)
 
