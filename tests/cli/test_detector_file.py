@@ -142,9 +142,7 @@ def test_another_classifier_is_refused(home):
     other = toy_classifier()
     with torch.no_grad():
         other.network.head.bias += 1
-    with pytest.raises(
-        CheckpointError, match="other weights; give the one that its run used"
-    ):
+    with pytest.raises(CheckpointError, match="other weights; give the one that its run used"):
         read_detector(Path(home[0]) / "out").alarm(other)
 
 

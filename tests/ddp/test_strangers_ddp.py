@@ -5,7 +5,8 @@ import warnings
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging
+from lightning.pytorch import callbacks as of_lightning
+from lightning.pytorch.callbacks import EarlyStopping
 from torch import multiprocessing
 from torch.utils.data import IterableDataset, Sampler
 
@@ -15,6 +16,10 @@ from verisal.callbacks import PerturbationCurves, RobustValidation, SaliencyMetr
 from verisal.functional.baselines import Constant
 from verisal.metrics import PerturbationCurve
 from verisal.saliency import GradCAM, Gradient
+
+
+if not hasattr(of_lightning, "EMAWeightAveraging"):
+    pytest.skip("needs Lightning 2.6", allow_module_level=True)
 
 
 def callbacks(max_images=3):
@@ -41,7 +46,7 @@ def fitted(watching, **settings):
     torch.manual_seed(4)
     module, found = Stranger(), callbacks() if watching else []
     others = [EarlyStopping("val/grad_cam/deletion", patience=9)] if watching else []
-    averaging = EMAWeightAveraging(decay=0.5)
+    averaging = of_lightning.EMAWeightAveraging(decay=0.5)
     run = trainer(*found, averaging, *others, max_epochs=2, num_sanity_val_steps=1, **settings)
     run.fit(module, loader(normalised(10)), loader(normalised(7), batch_size=2))
     return module.state_dict(), [one.affordable for one in found]

@@ -204,7 +204,7 @@ def test_photographs_come_from_files_and_folders_at_the_classifiers_size(tmp_pat
 
 
 def test_dicom_files_are_cut_by_the_window_that_is_said(tmp_path):
-    file = get_testdata_file("CT_small.dcm")
+    file = get_testdata_file("CT_small.dcm", download=False)
     module = data(tmp_path, images=[file], window=(40, 400))
     module.setup("predict")
     (batch,) = module.predict_dataloader()

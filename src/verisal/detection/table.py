@@ -36,6 +36,8 @@ Thresholds = Mapping[str, Mapping[float, float | None]]
 """Row to rate of false alarms to threshold; None where validation had too few images."""
 
 RATES = (0.05, 0.01)
+# The table's rates are of all clean images.
+_CLEAN_PARTNERS = "false alarms on the same images before the attack"
 
 
 def detection_thresholds(
@@ -174,7 +176,7 @@ def detection_curves(
             fpr, tpr = roc_curve(part.row_scores(index)[first], negatives.row_scores(index)[second])
             if len(fpr):
                 curves.append(
-                    Curve(f"roc_{group}", row, fpr, tpr, "false-positive rate", "true-positive rate")
+                    Curve(f"roc_{group}", row, fpr, tpr, _CLEAN_PARTNERS, "share of attacked images found")
                 )
     return tuple(curves)
 
