@@ -10,7 +10,6 @@ from verisal.callbacks import RobustValidation, SaliencyMetrics, SaliencyPanels
 from verisal.metrics import PerturbationCurve
 from verisal.saliency import GradCAM, Gradient, HierarchicalMasks
 
-
 # The oldest Lightning has one of them.
 AVERAGINGS = [
     getattr(of_lightning, name)
