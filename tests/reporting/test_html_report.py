@@ -18,6 +18,7 @@ from verisal.reporting.drawn import DrawnFigure, draw_run
 from verisal.reporting.facts import RunFacts
 from verisal.reporting.html import html_report, markdown_sections
 from verisal.reporting.html.images import Picture, embedded
+from verisal.reporting.meanings import meanings
 from verisal.reporting.report import write_report
 from verisal.results import Evaluation, Score
 
@@ -36,7 +37,7 @@ def test_the_report_opens_with_words_then_doubts_then_numbers():
     page = assert_sound(html_report(found, FACTS))
     headings = [words for tag, words in page.words if tag == "h2"]
     assert headings[:3] == ["What was found", "What to distrust", "Results"]
-    assert headings[-4:] == ["What was run, and on what", "Times", "How to repeat it", "Versions"]
+    assert headings[-5:] == ["Words", "What was run, and on what", "Times", "How to repeat it", "Versions"]
     paragraphs = [words for tag, words in page.words if tag == "p"]
     assert "masks finds 94 % of attacks by C&W L2." in paragraphs
     doubts = [words for tag, words in page.words if tag == "li"]
@@ -62,6 +63,16 @@ def test_every_number_is_in_a_cell_with_its_interval_and_its_images():
     sortable = [one for one in page.all("th") if one["scope"] == "col"]
     assert all(one["aria-sort"] == "none" for one in sortable)
     assert len(page.all("button")) == len(sortable)
+
+
+def test_words_that_occur_are_explained_and_no_others():
+    names = ["test/masks/auroc/mean_unseen", "test/masks/fpr/clean", "test/gradient/margin_c1"]
+    scores = {name: Score(0.75, n=9) for name in names}
+    scores["test/a/fpr/x"] = Score(0.5, n=3, few=True)
+    explained = meanings(Evaluation("test", scores))
+    assert list(explained) == ["AUROC", "FPR", "unseen", "D-WSOL", "c0, c1, c2, c3", "margin", "too few"]
+    assert "the second likeliest" in explained["c0, c1, c2, c3"]
+    assert meanings(Evaluation("test", {"test/a/loss": Score(1.0, n=9)})) == {}
 
 
 def test_a_bar_is_where_its_interval_is():

@@ -16,6 +16,7 @@ from verisal.reporting.drawn import DrawnFigure
 from verisal.reporting.facts import RunFacts
 from verisal.reporting.html.images import Picture
 from verisal.reporting.html.page import Cell, Column, Grid, Line, Page, Section, Shown, render
+from verisal.reporting.meanings import meanings
 from verisal.reporting.publication import main_cells
 from verisal.reporting.words import in_words, is_control, opening, title_of
 from verisal.results import Evaluation, Score, ScoreName, Table
@@ -268,6 +269,8 @@ def _figures(figures: Sequence[DrawnFigure]) -> Iterator[Section]:
 def _run(evaluation: Evaluation, facts: RunFacts) -> Iterator[Section]:
     counts = {in_words(name): f"{count} images" for name, count in evaluation.counts.items()}
     told = facts.lines() | counts | dict(evaluation.settings)
+    if words := meanings(evaluation):
+        yield Section("words", "Words", facts=words)
     yield Section("run", "What was run, and on what", facts=told)
     if facts.wall_times or evaluation.timings:
         timings = {in_words(name): f"{value:.4g}" for name, value in evaluation.timings.items()}
