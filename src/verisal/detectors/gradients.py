@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from verisal.detectors.masks import ranked_quantile, ranked_rows
 from verisal.detectors.measurements import Measurement
-from verisal.functional.filters import shift_one_pixel
+from verisal.functional.filters import fourier, shift_one_pixel
 from verisal.functional.outputs import ask, require_softmax
 from verisal.functional.scopes import frozen, gradient_scope
 from verisal.types import StagedClassifier, check_images
@@ -122,7 +122,7 @@ def gradient_statistics(gradients: Tensor) -> Tensor:
 
 def _high_share(gradients: Tensor) -> Tensor:
     height, width = gradients.shape[-2:]
-    energy = torch.fft.fft2(gradients).abs().square().sum(dim=1)
+    energy = fourier(gradients).abs().square().sum(dim=1)
     down, across = (torch.fft.fftfreq(side, device=gradients.device).abs() for side in (height, width))
     high = torch.maximum(down[:, None], across) > 0.25
     total = energy.sum(dim=(1, 2))

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from verisal.detectors.measurements import Measurement, measured_logits
 from verisal.detectors.stages import stage_outputs
+from verisal.functional.filters import fourier
 from verisal.types import StagedClassifier, check_images, check_range
 
 # Magnitude that counts as none: that of rounding an image to 8 bits.
@@ -36,7 +37,7 @@ def log_spectrum(maps: Tensor, *, limit: int) -> Tensor:
         ``(B, F)`` float32, channel by channel.
     """
     channels = maps.shape[1]
-    energy = torch.fft.fftshift(torch.fft.rfft2(maps.float(), norm="ortho").abs().square(), dim=2)
+    energy = torch.fft.fftshift(fourier(maps.float(), half=True, norm="ortho").abs().square(), dim=2)
     across = max(math.isqrt(limit // (2 * channels)), 1)
     down = 2 * across if 2 * across**2 * channels <= limit else 1
     size = (min(down, energy.shape[2]), min(across, energy.shape[3]))

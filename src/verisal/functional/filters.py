@@ -1,8 +1,9 @@
-"""Blurs, means and medians over windows, moves by whole pixels, and scaling down and up."""
+"""Blurs, means and medians over windows, moves by whole pixels, scaling down and up, and frequencies."""
 
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -129,3 +130,19 @@ def scale_down_and_up(images: Tensor, factor: float) -> Tensor:
     small = (max(round(height * factor), 1), max(round(width * factor), 1))
     shrunk = F.interpolate(images, small, mode="bilinear", antialias=True)
     return F.interpolate(shrunk, (height, width), mode="bilinear")
+
+
+def fourier(maps: Tensor, *, half: bool = False, norm: Literal["backward", "ortho"] = "backward") -> Tensor:
+    """Fourier transform over the last two dimensions of ``(B, ..., H, W)``.
+
+    Also of no maps, and of maps that share their memory, which torch 2.6 refuses.
+
+    Args:
+        maps: real.
+        half: only frequencies across that are not negative.
+        norm: as torch has it.
+    """
+    transform = torch.fft.rfft2 if half else torch.fft.fft2
+    if len(maps):
+        return transform(maps.contiguous(), norm=norm)  # type: ignore[no-any-return]
+    return transform(maps.new_zeros(1, *maps.shape[1:]), norm=norm)[:0]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from verisal.errors import DataError
 from verisal.functional.comparison.similarity import defined_maps
-from verisal.functional.filters import gaussian_blur
+from verisal.functional.filters import fourier, gaussian_blur
 
 _HIGH = 0.25
 _HALVINGS = 20
@@ -77,7 +77,7 @@ def high_frequency_share(maps: Tensor, *, above: float = _HIGH) -> Tensor:
     _check(maps)
     defined = defined_maps(maps)
     values = maps.detach().double().where(defined.view(-1, 1, 1, 1), 0.0)
-    power = torch.fft.fft2(values).abs().square()
+    power = fourier(values).abs().square()
     power[..., 0, 0] = 0
     down, across = (
         torch.fft.fftfreq(length, dtype=torch.float64, device=maps.device) for length in maps.shape[-2:]
