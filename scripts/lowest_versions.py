@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-# What has since deprecated, with a warning, how the old packages call it: matplotlib 3.8 and scikit-learn 1.5.
+# What has since deprecated how the old ones call it: pyparsing (matplotlib 3.8), SciPy (scikit-learn 1.5).
 LATER = ("pyparsing<3.3", "scipy<1.15")
 # They check style and types, which no version changes, and ask for newer packages than the code does.
 _LINTERS = frozenset({"deptry", "import-linter", "mypy", "ruff", "types-pyyaml"})
