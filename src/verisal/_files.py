@@ -8,6 +8,9 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+#: File in the folder of a run with its identifier, and with the weights that it tested.
+RUN_RECORD = "run.json"
+
 
 def write_atomic(path: Path | str, content: bytes | Iterable[bytes]) -> None:
     """Write a file whole or not at all, at once or part by part: a temporary file beside it, then a rename.

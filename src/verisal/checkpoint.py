@@ -23,7 +23,7 @@ from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 from torch.types import Storage
 
-from verisal._files import left_behind, write_atomic
+from verisal._files import RUN_RECORD, left_behind, write_atomic
 from verisal.errors import CheckpointError, ConfigError
 
 CARD_KEY = "verisal_card"
@@ -321,6 +321,8 @@ def _others(path: Path) -> str:
 def trained_file(path: Path) -> Path:
     """The file with the weights in a run's or an export's folder, or the file itself.
 
+    A run that tested weights of another one has those.
+
     Raises:
         ConfigError: nothing of the kind.
     """
@@ -330,10 +332,20 @@ def trained_file(path: Path) -> Path:
             " `verisal export`"
         )
     inside = (path / "checkpoints" / "best.ckpt", path / "checkpoints" / "last.ckpt", path / EXPORT)
-    files = [path] if path.is_file() else [file for file in inside if file.is_file()]
+    files = [path] if path.is_file() else [file for file in inside if file.is_file()] or _tested(path)
     if not files or files[0].suffix not in (".ckpt", ".safetensors"):
         raise ConfigError(
             f"{path} is no run, checkpoint (.ckpt) or export (.safetensors); give the folder that"
             " `verisal fit` or `verisal export` wrote"
         )
     return files[0]
+
+
+def _tested(run: Path) -> list[Path]:
+    """The checkpoint that a run says it tested, if it is still there."""
+    try:
+        record = json.loads((run / RUN_RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    file = Path(str(record.get("weights", "")))
+    return [file] if file.is_file() else []

@@ -2,15 +2,22 @@
 
 import csv
 import json
+import shlex
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from sklearn.datasets import load_digits
 
 from helpers.listed_names import unlisted
 from verisal.cli import main
 from verisal.data import AnnotatedImages, Digits, ImagesLike, ImageSplits
 from verisal.detection import load_alarm
+from verisal.errors import CheckpointError
 from verisal.models import load_classifier
 
 pytestmark = pytest.mark.usefixtures("without_figures")
@@ -34,7 +41,9 @@ def run(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         quiet = ["--wandb.mode=disabled", "--trainer.accelerator=cpu", "--data.test_count=420"]
-        assert main(["fit", "--config", "digits.yaml", "--run_dir", "run", *quiet]) == 0
+        with redirect_stdout(StringIO()) as said:
+            assert main(["fit", "--config", "digits.yaml", "--run_dir", "run", *quiet]) == 0
+        (folder / "said.txt").write_text(said.getvalue())
         assert main(["export", "run", "--output", "exported"]) == 0
     return folder
 
@@ -64,5 +73,36 @@ def test_its_classifier_and_its_alarm_are_found_again(run):
     batch = torch.stack([images[place].image for place in range(64)])
     labels = torch.tensor([images[place].label for place in range(64)])
     assert (classifier(batch).argmax(dim=1) == labels).float().mean() > 0.8
-    alarm = load_alarm(run / "run" / "alarm.safetensors", classifier, other_weights=True)
-    assert alarm(batch).alarms.float().mean() < 0.5
+    # The export is the same classifier in other numbers: the alarm of either is that of both.
+    found = [load_alarm(run / place, classifier) for place in ("run", "exported")]
+    found.append(load_alarm(run / "exported", load_classifier(run / "run")))
+    assert all(alarm.fits() for alarm in found)
+    scores = [alarm(batch).scores for alarm in found]
+    assert found[0](batch).alarms.float().mean() < 0.5
+    torch.testing.assert_close(scores[1], scores[0], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(scores[2], scores[0], rtol=1e-3, atol=1e-3)
+    other = load_classifier(exported)
+    other.network.head.bias += 1
+    with pytest.raises(CheckpointError, match="other weights"):
+        load_alarm(run / "exported", other)
+
+
+def test_the_image_of_the_run_is_one_of_the_data_and_its_alarm_takes_it(run, monkeypatch, capsys):
+    monkeypatch.chdir(run)
+    assert main(["test", "--config", "run/config.yaml", "--run_dir", "tested", "--wandb.mode=disabled"]) == 0
+    capsys.readouterr()
+    said = Path("said.txt").read_text()
+    (command,) = (line for line in said.splitlines() if line.startswith("  use the alarm: verisal "))
+    assert main(shlex.split(command.partition(": verisal ")[2])) == 0
+    first = ["explain", "run/example.png", "--saliency.settle=1"]
+    verdicts = []
+    # A run that tests another one's weights knows where they are.
+    for number, place in enumerate(("run", "exported", "tested", "exported/alarm.safetensors")):
+        assert main([*first, "--detector", place, "--output", str(number)]) == 0
+        verdicts += [line for line in capsys.readouterr().out.splitlines() if "example.png: " in line]
+    assert len(verdicts) == 5  # with that of the printed command
+    assert len({line.partition(" ->")[0] for line in verdicts}) == 1
+    shown = np.asarray(Image.open("run/example.png"))
+    digits = load_digits().images * 255 / 16
+    assert shown.shape == (8, 8)
+    assert np.abs(digits - shown).max(axis=(1, 2)).min() < 1

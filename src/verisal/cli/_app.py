@@ -191,6 +191,9 @@ class VerisalCLI(LightningCLI):
             configs = [Path(str(file)) for file in settings.config or ()]
             self._checkpoint = weights_for(self._command.stage, settings.ckpt_path, configs)
             if self._checkpoint is not None:
+                # A link to the newest run points elsewhere once this one has its folder.
+                if self._checkpoint.resolve() != self._checkpoint.absolute():
+                    self._checkpoint = self._checkpoint.resolve()
                 self._command.weights = str(self._checkpoint)
                 load_weights(str(settings.ckpt_path or self._checkpoint))
         self._command.threads.use(settings.threads)
@@ -270,6 +273,8 @@ class VerisalCLI(LightningCLI):
             return
         start.begin()
         start.run.write_state("running")
+        if self._checkpoint is not None and self._command.stage == start.run.main_stage != "fit":
+            start.run.note_weights(Path(self._checkpoint))
         head = self._config_head()
         start.run.write_config(self._command.stage, head + yaml.safe_dump(config, sort_keys=False))
         start.run.write_environment()

@@ -92,7 +92,8 @@ def main(args: Sequence[str], threads: Threads) -> int:
             if count == 1
             else f"{count} images have other proportions than the network takes, such as {first}"
         )
-        tell(f"  their middle is explained, at {height} x {width} px (--image_size sets another size)")
+        whose = "its" if count == 1 else "their"
+        tell(f"  {whose} middle is explained, at {height} x {width} px (--image_size sets another size)")
     for line in images.problems:
         tell(f"verisal: not read: {line}", error=True)
     return 1 if images.problems else 0
@@ -217,7 +218,13 @@ def _parsed(args: Sequence[str]) -> Namespace:
     set_parsing_settings(subclasses_enabled=[Baseline, Saliency])
     parser = _parser()
     known = [action.dest for action in parser._actions if action.dest != "help"]
-    parsed = parsed_settings(parser, list(args), known)
+    words = list(args)
+    if any(word.startswith("--saliency.") for word in words) and not any(
+        word == "--saliency" or word.startswith(("--saliency=", "--saliency.class_path")) for word in words
+    ):
+        # Settings of the method that is taken where none is named.
+        words = [f"--saliency={EvidenceMasks.__name__}", *words]
+    parsed = parsed_settings(parser, words, known)
     with refused_settings(class_that_failed(parsed)):
         given: Namespace = parser.instantiate_classes(parsed)
     if not given.images:
@@ -303,7 +310,7 @@ def _parser() -> ArgumentParser:
         "--detector",
         type=str | None,
         default=None,
-        help="Run, checkpoint or export of a detector that judges every image.",
+        help="Run or export with a detector or an alarm, or its file, that judges every image.",
     )
     parser.add_argument("--output", type=str, default="explanations", help="Folder for figures and maps.")
     parser.add_argument("--batch_size", type=int, default=8, help="Images that are explained at once.")

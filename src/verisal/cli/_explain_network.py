@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import fields
 from typing import Any, final
 
 import yaml
 
-from verisal.checkpoint import EXPORT
+from verisal.checkpoint import trained_file
 from verisal.detection.detector_file import ALARM, DetectorFile
 from verisal.errors import ConfigError
 from verisal.fingerprint import state_hash
@@ -20,7 +21,6 @@ DEFAULT = "imagenet_efficientnet_lite0"
 """Network of images of which nothing is said."""
 
 _UNSURE = 0.5
-_TRAINED = "checkpoints/best.ckpt"
 
 
 def classifier_of(file: DetectorFile) -> ClassifierSource:
@@ -33,8 +33,9 @@ def classifier_of(file: DetectorFile) -> ClassifierSource:
     Raises:
         ConfigError: neither, or a function.
     """
-    if file.path.name == ALARM and any((file.path.parent / name).is_file() for name in (_TRAINED, EXPORT)):
-        return ClassifierSource(name=str(file.path.parent))
+    if file.path.name == ALARM:
+        with suppress(ConfigError):
+            return ClassifierSource(name=str(trained_file(file.path.parent)))
     source = _configured(file)
     if source is None:
         for name in shipped_classifiers():

@@ -7,7 +7,6 @@ import re
 import shlex
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -70,6 +69,7 @@ def write_export(given: Namespace, threads: Threads) -> int:
     size = target.stat().st_size / 1e6
     tell(f"wrote {target} ({size:.2f} MB) and {target.with_suffix('.json').name}")
     if target.with_name(ALARM).is_file():
+        tell(f"wrote {target.with_name(ALARM)} and its .json")
         tell(f"  use its alarm: verisal explain IMAGE --detector {shlex.quote(given.output)}")
     run = find_run_of(source)
     config = "CONFIG" if run is None else shlex.quote(str(run / "config.yaml"))
@@ -122,10 +122,7 @@ def _export_classifier(source: Path, target: Path) -> None:
     file = read_detector(run)
     # Another checkpoint of the run may have been tested.
     if file.card.get("classifier") == state_hash(classifier):
-        # The same network, in other numbers: batch normalisation is part of its convolutions.
-        exported = load_classifier(target)
-        alarm = replace(file.alarm(classifier), classifier=exported, weights=state_hash(exported))
-        alarm.save(target.with_name(ALARM))
+        file.alarm(classifier).save(target.with_name(ALARM))
 
 
 def _export_masker(

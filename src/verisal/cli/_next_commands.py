@@ -70,6 +70,7 @@ def _example(run: RunFolder, data: LightningDataModule) -> Path | None:
     example = data.example() if isinstance(data, HasExample) else None
     if example is None:
         return None
-    file = run.path / "example.png"
-    write_png(image_pixels(example[1][None])[0], file)
+    file, pixels = run.path / "example.png", image_pixels(example[1][None])[0]
+    # A classifier of one channel refuses colours.
+    write_png(pixels if len(example[1]) == 3 else pixels[..., 0], file)
     return file

@@ -271,7 +271,7 @@ class ImageData(L.LightningDataModule):
         """Name and image ``(C, H, W)`` in [0, 1] of the first test image; None where a picture is no such."""
         sample = self._read(self._splits["test"])[0]
         pictured = self.channels in (1, 3) and getattr(self._like, "bounds", UNIT) == UNIT
-        return (sample.image_id, round_to_8bit(sample.image)) if pictured else None
+        return (sample.image_id, sample.image) if pictured else None
 
     def digests(self, use: str) -> ImageDigests:
         """The images that ``fit``, ``val`` or ``test`` reads; the first time they are all decoded for it."""

@@ -198,9 +198,9 @@ class ImageReader:
             return image.mean(dim=0, keepdim=True)
         way = ""
         if found == 1:
-            way = ", or say channel_rule: replicate, to give it to each"
+            way = ", or say channel_rule: replicate (in a command --channel_rule=replicate), for each"
         elif self.channels == 1:
-            way = ", or say channel_rule: mean, for their mean"
+            way = ", or say channel_rule: mean (in a command --channel_rule=mean), for their mean"
         raise DataError(
             f"{path}: has {found} channel(s), and the classifier takes {self.channels}; give files with as"
             f" many{way}"

@@ -18,6 +18,7 @@ from verisal.errors import CheckpointError, ConfigError
 from verisal.fingerprint import state_hash
 from verisal.functional.statistics import Drift, ScoreSample
 from verisal.models import Classifier
+from verisal.models.sources.trained import folded_hash
 from verisal.models.sources.zoo import side_or_both
 from verisal.results import Evaluation
 from verisal.types import Labels, check_images
@@ -250,6 +251,8 @@ class Alarm:
             "rows": [row],
             "detectors": {row: self.detector.state_settings()},
         }
+        if self.fits() and (folded := folded_hash(self.classifier)):
+            card["folded"] = folded
         if self.detector.measurement.needs_stages:
             card["stages"] = list(self.classifier.stages)
         settings = {

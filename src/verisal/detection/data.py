@@ -278,7 +278,7 @@ class DetectorData(L.LightningDataModule):
         """Name and image ``(C, H, W)`` in [0, 1] of the first test image; None where a picture is no such."""
         sample = self._splits["det_test"].source[0]
         pictured = self.classifier.channels in (1, 3) and self.classifier.bounds == UNIT
-        return (sample.image_id, round_to_8bit(sample.image)) if pictured else None
+        return (sample.image_id, sample.image) if pictured else None
 
     def digests(self, use: str) -> ImageDigests:
         """The clean images of a split, by the name of its use; those to predict are files."""

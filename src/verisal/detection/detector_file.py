@@ -106,7 +106,7 @@ class DetectorFile:
         size = self.card.get("image_size") or 1
         classifier.note_size(torch.empty(0, channels, *(size if isinstance(size, list) else (size, size))))
         self._check_classifier(classifier, other_weights)
-        head = self.settings["head"]
+        head, own = self.settings["head"], state_hash(classifier)
         name, threshold = next(iter(self.thresholds()[head].items()))
         if threshold is None:
             raise ConfigError(
@@ -118,7 +118,7 @@ class DetectorFile:
             classifier=classifier,
             threshold=threshold,
             false_alarms=self.rates[0],
-            weights=self.card.get("classifier", ""),
+            weights=own if own == self.card.get("folded") else self.card.get("classifier", ""),
             seen=self.seen,
             clean_scores=self._clean_scores(head),
         )
@@ -137,7 +137,11 @@ class DetectorFile:
         # Detectors that read no stages name none, and the classifier need not have any.
         stages = list(classifier.stages) if "stages" in card else None
         renamed = len(known) != len(names) or (known != names and not other_weights)
-        moved = not other_weights and card.get("classifier") != state_hash(classifier)
+        # The export of a classifier is the same one, in other numbers.
+        moved = not other_weights and state_hash(classifier) not in (
+            card.get("classifier"),
+            card.get("folded"),
+        )
         different = [
             words
             for words, differs in (

@@ -15,10 +15,9 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import final
 
-from verisal._files import left_behind, write_atomic
+from verisal._files import RUN_RECORD, left_behind, write_atomic
 from verisal.errors import ConfigError
 
-_RECORD = "run.json"
 _EARLIER = "earlier"
 _STATE = "state.json"
 LATEST = "latest"
@@ -71,7 +70,7 @@ class RunFolder:
             if not self.continued:
                 created = time.strftime("%Y-%m-%dT%H:%M:%S%z")
                 record = {"run_id": self.run_id, "stage": self.main_stage, "created": created}
-                write_atomic(self.path / _RECORD, (json.dumps(record, indent=2) + "\n").encode())
+                write_atomic(self.path / RUN_RECORD, (json.dumps(record, indent=2) + "\n").encode())
                 if self.numbered:
                     _point_to(self.path)
         except OSError as error:
@@ -92,6 +91,12 @@ class RunFolder:
             write_atomic(next(name for name in names if not name.exists()), target.read_bytes())
         write_atomic(target, text.encode())
         return target
+
+    def note_weights(self, file: Path) -> None:
+        """Write into ``run.json`` which weights the command that made the folder tests."""
+        record = json.loads((self.path / RUN_RECORD).read_text(encoding="utf-8"))
+        record["weights"] = str(file.resolve())
+        write_atomic(self.path / RUN_RECORD, (json.dumps(record, indent=2) + "\n").encode())
 
     def write_state(self, state: str) -> None:
         """Write ``state.json``: what has become of the command that works here, and which process it is.
@@ -156,13 +161,13 @@ def find_run_of(file: Path) -> Path | None:
     """Run folder of a checkpoint or config file, or of the target of a link; None without one."""
     for place in (file.absolute(), file.resolve()):
         for folder in list(place.parents)[:2]:
-            if (folder / _RECORD).is_file():
+            if (folder / RUN_RECORD).is_file():
                 return folder
     return None
 
 
 def _read_record(path: Path) -> tuple[str, str] | None:
-    file = path / _RECORD
+    file = path / RUN_RECORD
     if not file.is_file():
         return None
     try:

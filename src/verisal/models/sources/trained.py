@@ -8,6 +8,8 @@ from typing import Any
 
 from verisal.checkpoint import CARD_KEY, IMAGES_KEY, load_checkpoint
 from verisal.errors import CheckpointError
+from verisal.fingerprint import state_hash
+from verisal.models.classifier import Classifier
 from verisal.models.sources.libraries import Built
 from verisal.models.sources.shipped import SmallResNet
 
@@ -49,3 +51,13 @@ def built_from(content: Mapping[str, Any], path: Path) -> Built:
         channels=card.get("channels"),
         seen_images=content.get(IMAGES_KEY, {}),
     )
+
+
+def folded_hash(classifier: Classifier) -> str:
+    """:func:`.state_hash` of what an export makes of the classifier; "" where that has the same weights."""
+    network = classifier.network
+    if not isinstance(network, SmallResNet) or network.folded:
+        return ""
+    own, folded = classifier.state_dict(), network.fold().state_dict()
+    around = {name: part for name, part in own.items() if not name.startswith("network.")}
+    return state_hash(around | {f"network.{name}": part for name, part in folded.items()})
