@@ -64,12 +64,13 @@ class Stages:
 
     def count(self, module: nn.Module, _given: object, output: object) -> None:
         """Multiply-adds of a layer that learns nothing, forward and, where a gradient passes, back."""
-        layer = isinstance(module, nn.Conv2d | nn.Linear) and not module.weight.requires_grad
-        if layer and isinstance(output, Tensor):
+        if not isinstance(module, nn.Conv2d | nn.Linear) or module.weight.requires_grad:
+            return
+        if isinstance(output, Tensor):
             operations = float(output.numel() * module.weight[0].numel())
             self.operations += operations
             if output.requires_grad:
-                output.register_hook(lambda _gradient: self._back(operations))
+                output.register_hook(lambda _gradient: self._back(operations))  # type: ignore[no-untyped-call]
 
     def _back(self, operations: float) -> None:
         self.operations += operations
@@ -98,7 +99,7 @@ def heard() -> Iterator[Stages]:
         stages.end(kind)
 
     hook = register_module_forward_hook(stages.count)
-    Work.step = timed  # type: ignore[method-assign]
+    Work.step = timed  # type: ignore[method-assign, assignment]
     try:
         yield stages
     finally:

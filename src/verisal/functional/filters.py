@@ -143,6 +143,7 @@ def fourier(maps: Tensor, *, half: bool = False, norm: Literal["backward", "orth
         norm: as torch has it.
     """
     transform = torch.fft.rfft2 if half else torch.fft.fft2
-    if len(maps):
-        return transform(maps.contiguous(), norm=norm)  # type: ignore[no-any-return]
-    return transform(maps.new_zeros(1, *maps.shape[1:]), norm=norm)[:0]
+    found: Tensor = transform(
+        (maps if len(maps) else maps.new_zeros(1, *maps.shape[1:])).contiguous(), norm=norm
+    )
+    return found[: len(maps)]

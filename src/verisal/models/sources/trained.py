@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from verisal.checkpoint import CARD_KEY, IMAGES_KEY, load_checkpoint
 from verisal.errors import CheckpointError
@@ -16,17 +14,13 @@ from verisal.models.sources.shipped import SmallResNet
 _PREFIX, _NETWORK = "classifier.", "classifier.network."
 
 
-def from_run(checkpoint: Path) -> Built:
+def from_run(path: Path) -> Built:
     """The classifier of a checkpoint that ``verisal fit`` wrote, with batch normalisation as it was trained.
 
     Raises:
         CheckpointError: a damaged file, one of another task, or weights that do not fit its card.
     """
-    return built_from(load_checkpoint(checkpoint), checkpoint)
-
-
-def built_from(content: Mapping[str, Any], path: Path) -> Built:
-    """The same of a checkpoint that was loaded from ``path``."""
+    content = load_checkpoint(path)
     card, state = content.get(CARD_KEY, {}), content.get("state_dict", {})
     if card.get("task") != "classifier":
         raise CheckpointError(
