@@ -332,7 +332,7 @@ def trained_file(path: Path) -> Path:
             " `verisal export`"
         )
     inside = (path / "checkpoints" / "best.ckpt", path / "checkpoints" / "last.ckpt", path / EXPORT)
-    files = [path] if path.is_file() else [file for file in inside if file.is_file()] or _tested(path)
+    files = [path] if path.is_file() else [file for file in inside if file.is_file()] or tested_weights(path)
     if not files or files[0].suffix not in (".ckpt", ".safetensors"):
         raise ConfigError(
             f"{path} is no run, checkpoint (.ckpt) or export (.safetensors); give the folder that"
@@ -341,7 +341,7 @@ def trained_file(path: Path) -> Path:
     return files[0]
 
 
-def _tested(run: Path) -> list[Path]:
+def tested_weights(run: Path) -> list[Path]:
     """The checkpoint that a run says it tested, if it is still there."""
     try:
         record = json.loads((run / RUN_RECORD).read_text(encoding="utf-8"))

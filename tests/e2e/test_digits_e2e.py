@@ -94,6 +94,10 @@ def test_the_image_of_the_run_is_one_of_the_data_and_its_alarm_takes_it(run, mon
     said = Path("said.txt").read_text()
     (command,) = (line for line in said.splitlines() if line.startswith("  use the alarm: verisal "))
     assert main(shlex.split(command.partition(": verisal ")[2])) == 0
+    assert Path("tested/example.png").read_bytes() == Path("run/example.png").read_bytes()
+    # A run that tested another one's weights can be tested as that one can.
+    again = ["--run_dir", "again", "--wandb.mode=disabled", "--data.test_count=300"]
+    assert main(["test", "--config", "tested/config.yaml", *again]) == 0
     first = ["explain", "run/example.png", "--saliency.settle=1"]
     verdicts = []
     # A run that tests another one's weights knows where they are.

@@ -25,7 +25,7 @@ from verisal.callbacks.resumed_settings import ResumedSettings
 from verisal.checkpoint import CardedByData, check_card, load_weights
 from verisal.cli._command import Command
 from verisal.cli._help import STAGES
-from verisal.cli._next_commands import next_commands
+from verisal.cli._next_commands import alarm_command, next_commands
 from verisal.cli._options import check_paths
 from verisal.cli._run_card import card_of, keep_at_wandb, task_name
 from verisal.cli._runs import Start, open_run, process_rank, say, weights_for
@@ -324,7 +324,8 @@ class VerisalCLI(LightningCLI):
         """Test a checkpoint."""
         self._check_card(model, datamodule)
         self._tested(model, datamodule)
-        say(f"run: {self._run_path}")
+        alarm = alarm_command(self._run_path, datamodule) if process_rank() == 0 else ""
+        say("\n".join(filter(None, (f"run: {self._run_path}", alarm))))
 
     def predict(self, model: LightningModule, datamodule: LightningDataModule) -> None:
         """Apply a checkpoint, and write ``predictions.csv`` where the task predicts columns."""

@@ -42,9 +42,8 @@ def next_commands(
     lines = [f"run: {run.path}"]
     if is_overridden("test_step", task, LightningModule):
         lines.append(f"  test again: verisal test --config {place}")
-    if (run.path / ALARM).is_file():
-        image = shlex.quote(str(_example(run, data) or "IMAGE"))
-        lines.append(f"  use the alarm: verisal explain {image} --detector {shlex.quote(str(run.path))}")
+    if alarm := alarm_command(run.path, data):
+        lines.append(alarm)
     if is_overridden("predict_step", task, LightningModule):
         # Data that reads images for a prediction alone has none of them in the config of a training.
         given = settings.get("init_args.images")
@@ -58,19 +57,27 @@ def next_commands(
     return "\n".join(lines)
 
 
+def alarm_command(run: Path, data: LightningDataModule) -> str:
+    """The command for the alarm in a run's folder, into which an image is put; "" without an alarm."""
+    if not (run / ALARM).is_file():
+        return ""
+    image = shlex.quote(str(_example(run, data) or "IMAGE"))
+    return f"  use the alarm: verisal explain {image} --detector {shlex.quote(str(run))}"
+
+
 def _images(run: RunFolder, data: LightningDataModule) -> str:
-    file = _example(run, data)
+    file = _example(run.path, data)
     if file is None:
         return " --data.images='[IMAGE, ...]'"
     return f" --data.images={shlex.quote(json.dumps([str(file)], ensure_ascii=False))}"
 
 
-def _example(run: RunFolder, data: LightningDataModule) -> Path | None:
+def _example(run: Path, data: LightningDataModule) -> Path | None:
     """A file with an image of the data; None where a picture is no such."""
     example = data.example() if isinstance(data, HasExample) else None
     if example is None:
         return None
-    file, pixels = run.path / "example.png", image_pixels(example[1][None])[0]
+    file, pixels = run / "example.png", image_pixels(example[1][None])[0]
     # A classifier of one channel refuses colours.
     write_png(pixels if len(example[1]) == 3 else pixels[..., 0], file)
     return file

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, final
 
 from verisal._files import left_behind
-from verisal.checkpoint import BRANCH_KEY, load_checkpoint, save_checkpoint
+from verisal.checkpoint import BRANCH_KEY, load_checkpoint, save_checkpoint, tested_weights
 from verisal.cli._rendezvous import started_group
 from verisal.errors import CheckpointError, ConfigError, VerisalError
 from verisal.progress import tell
@@ -127,9 +127,10 @@ def weights_for(stage: str, given: str | None, configs: Sequence[Path]) -> Path 
     for config in configs:
         if (run := find_run_of(config)) is None:
             continue
-        # A run that was never validated has no best weights.
-        for name in ("best.ckpt", "last.ckpt"):
-            if (file := run / "checkpoints" / name).is_file():
+        # A run that was never validated has no best weights, and one that tested another's has none.
+        own = [run / "checkpoints" / name for name in ("best.ckpt", "last.ckpt")]
+        for file in (*own, *tested_weights(run)):
+            if file.is_file():
                 say(f"checkpoint: {file}")
                 return file
     raise ConfigError(
