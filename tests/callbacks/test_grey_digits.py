@@ -60,6 +60,7 @@ class Digits(LightningModule):
 
 
 @pytest.mark.parametrize("kind", [datasets.MNIST, datasets.FashionMNIST])
+@pytest.mark.slow
 def test_one_channel_goes_to_the_end(tmp_path, kind):
     write_idx(tmp_path, kind.__name__, 64)
     transform = v2.Compose(

@@ -238,6 +238,7 @@ def test_names_become_safe_file_names(tmp_path, loader):
     assert (tmp_path / "figures" / "roc_a_b_c_ü.png").exists()
 
 
+@pytest.mark.slow
 def test_everything_together_offline(tmp_path, loader):
     weights_and_biases = wandb_logger(tmp_path, WandbSettings(), config={}, run_id="r1", resuming=False)
     runner = trainer(tmp_path, CsvSink(tmp_path), weights_and_biases)

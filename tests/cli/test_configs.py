@@ -136,6 +136,7 @@ def test_the_wheel_holds_every_config_and_lists_it_in_an_empty_folder(installed,
     assert copy.stdout == (ROOT / "configs/detector.yaml").read_text()
 
 
+@pytest.mark.slow
 def test_the_wheel_reads_the_config_of_the_main_job_in_an_empty_folder(installed, tmp_path):
     done = run_installed(installed, tmp_path, "fit", "--config", "detector", "--print_config")
     assert done.returncode == 0, done.stderr
@@ -144,6 +145,7 @@ def test_the_wheel_reads_the_config_of_the_main_job_in_an_empty_folder(installed
     assert settings["model"]["init_args"]["head"] == "view_vote"
 
 
+@pytest.mark.slow
 def test_the_wheel_trains_by_a_shipped_config_in_an_empty_folder(installed, tmp_path):
     few = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1"]
     alone = ["--trainer.callbacks=null", "--trainer.accelerator=cpu", "--wandb.mode=disabled"]

@@ -88,6 +88,7 @@ def test_wrong_type_keeps_key_found_and_expected():
     assert explain(message, []) == "trainer.max_epochs: Expected a int found abc"
 
 
+@pytest.mark.slow
 def test_the_first_command_of_a_process_is_as_quiet_as_later_ones(tmp_path):
     """Lightning is imported by the command, and is talkative from then on."""
     config = Path(__file__).parents[2] / "configs/study/transfer.yaml"

@@ -275,8 +275,7 @@ def test_images_that_are_not_square_are_cut_and_that_is_said_or_explained_whole(
     assert main(["explain", str(tmp_path / "photos"), *args]) == 0
     said = capsys.readouterr().out
     assert (
-        "wide.png has other proportions than the network takes\n  their middle is explained, at 64 x 64"
-        in said
+        "wide.png has other proportions than the network takes\n  its middle is explained, at 64 x 64" in said
     )
     assert np.load(tmp_path / "out/wide.png.npz")["saliency"].shape == (2, 1, 64, 64)
     args[-1] = str(tmp_path / "whole")

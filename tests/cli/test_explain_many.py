@@ -73,6 +73,7 @@ def assert_same_files(one, other):
             np.testing.assert_array_equal(values, its[name], err_msg=f"{path.name}: {name}")
 
 
+@pytest.mark.slow
 def test_helpers_write_what_one_process_writes_in_the_same_order(photos, tmp_path):
     """A file that cannot be read is between the others, and one picture is on no sheet of two."""
     (photos / "bb.png").write_bytes(b"not a picture")
@@ -111,6 +112,7 @@ def children_of(process):
     return found - {process}
 
 
+@pytest.mark.slow
 def test_a_command_that_is_killed_goes_on_where_it_was(photos, tmp_path, capsys):
     for seed in range(3, 9):
         paint(photos / f"f{seed}.png", seed)
@@ -147,6 +149,7 @@ def test_a_command_that_is_killed_goes_on_where_it_was(photos, tmp_path, capsys)
     assert times(out) == {name: time for name, time in after.items() if name not in left}
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_helpers_without_a_word_of_theirs(photos, tmp_path):
     for seed in range(3, 9):
         paint(photos / f"f{seed}.png", seed)
@@ -336,7 +339,7 @@ def test_lines_on_all_images_count_those_of_an_earlier_command(photos, tmp_path,
     first = capsys.readouterr().out.splitlines()
     assert main([*words, "--maps-only"]) == 0
     again = capsys.readouterr().out.splitlines()
-    on_all = ("doubt", "proportions", "their middle")
+    on_all = ("doubt", "proportions", "middle is explained")
     assert [line for line in first if any(word in line for word in on_all)] == again[1:]
     assert len(again) == 4
 

@@ -84,6 +84,7 @@ def test_a_classifier_gives_the_same_logits(tmp_path, monkeypatch):
     assert with_export(["test", "--model", "out"]) == [*frozen, "--ckpt_path=none"]
 
 
+@pytest.mark.slow
 def test_a_classifier_is_tested_from_its_export(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     # The memorised classifier, as the folder of an export.
@@ -121,6 +122,7 @@ def test_a_mask_network_is_the_same_and_says_what_it_is_for(tmp_path, monkeypatc
     assert load_export("out/model.safetensors")[1]["origin"]["test"] == {"test/masker/accuracy": 0.5}
 
 
+@pytest.mark.slow
 def test_a_detector_is_tested_from_its_export_with_the_same_report(inside):
     args = ["test", "--model", "shared", "--config", config(inside), "--run_dir", "again"]
     assert main(args) == 0

@@ -133,6 +133,7 @@ def test_every_option_is_behind_help_all(command, capsys):
         if "RUN" not in line and "mine" not in line and "weights" not in line
     ),
 )
+@pytest.mark.slow
 def test_examples_of_the_help_are_read(line, capsys):
     words = shlex.split(line)[1:]
     assert main([*words, *([] if "--print_config" in words else ["--print_config"])]) == 0

@@ -31,7 +31,7 @@ IN_COMMANDS = {
     ),
     "deep": (
         f"{MASKS}.init_args.source.init_args.saliency.init_args.stps=3",
-        "model.detectors.source.saliency: HierarchicalMasks has no setting 'stps'; did you mean 'steps'?",
+        "model.detectors.source.saliency: LearnedMask has no setting 'stps'; did you mean 'steps'?",
     ),
     "class": (
         "--data.attacks.fgsm_4=FGMS",
@@ -66,7 +66,7 @@ IN_EXPLAIN = {
     "class": ("--saliency=GradCM", "saliency: there is no class named 'GradCM'; did you mean 'GradCAM'?"),
     "before the class": (
         "--saliency.init_arg.steps=3",
-        "saliency has no setting 'init_arg'; did you mean 'init_args'? Its class comes first,",
+        "saliency: EvidenceMasks has no setting 'init_arg'; did you mean 'init_args'?",
     ),
     "setting": (
         "--saliency=SmoothGrad --saliency.bsae.x=3",

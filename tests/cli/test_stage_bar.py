@@ -30,6 +30,7 @@ def config(tmp_path, monkeypatch):
     return ["fit", "--config", "toy.yaml", "--run_dir", "run"]
 
 
+@pytest.mark.slow
 def test_a_fit_leaves_whole_lines_on_a_terminal_and_its_table_last(config, tmp_path):
     tests = str(Path(__file__).parents[1])
     start = (

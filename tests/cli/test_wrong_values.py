@@ -213,6 +213,7 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.slow
 def test_every_option_of_the_other_commands(name, folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     words, needed, parser = COMMANDS[name]

@@ -230,6 +230,7 @@ def _work(rank, folder):
     distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_on_uneven_data_equal_one(tmp_path):
     if CASES:
         multiprocessing.spawn(_work, args=(tmp_path,), nprocs=2)

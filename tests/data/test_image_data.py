@@ -83,6 +83,7 @@ def scenes_on_disk(root, split, count):
     return scenes
 
 
+@pytest.mark.slow
 def test_scenes_read_from_disk_are_the_scenes(tmp_path):
     scenes = scenes_on_disk(tmp_path, "det_val", 12)
     images = ImageFolder(root=str(tmp_path), annotations=str(tmp_path / "boxes.csv"), format="csv")

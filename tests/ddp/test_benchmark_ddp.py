@@ -16,6 +16,8 @@ from verisal.callbacks import (
 from verisal.functional.baselines import DatasetMean
 from verisal.metrics import EnergyInside, PointingGame
 
+pytestmark = pytest.mark.slow
+
 COUNT = 7
 
 

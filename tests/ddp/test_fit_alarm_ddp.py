@@ -97,6 +97,7 @@ def work(rank, folder):
     torch.save((said(callback), attacked), folder / f"{rank}.pt")
 
 
+@pytest.mark.slow
 def test_two_processes_fit_the_alarm_of_one_and_share_the_attacks(folder):
     callback, attacked = fitted()
     alone = said(callback)

@@ -20,6 +20,8 @@ from verisal.cli import main
 from verisal.data import EmojiScenes
 from verisal.tasks.transfer import TransferTask
 
+pytestmark = pytest.mark.slow
+
 SIZE = tiny_detector.SIZE
 PHOTOGRAPHS = 5
 # For a configuration of several processes.

@@ -17,6 +17,8 @@ from verisal.functional.baselines import Constant
 from verisal.metrics import PerturbationCurve
 from verisal.saliency import GradCAM, Gradient
 
+pytestmark = pytest.mark.slow
+
 if not hasattr(of_lightning, "EMAWeightAveraging"):
     pytest.skip("needs Lightning 2.6", allow_module_level=True)
 

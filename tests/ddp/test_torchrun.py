@@ -2,10 +2,14 @@
 
 import csv
 
+import pytest
+
 from helpers.commands import assert_same_report, report_of, run_module
 from helpers.forked import free_port
 from helpers.tiny_transfer import config
 from verisal.cli import main
+
+pytestmark = pytest.mark.slow
 
 
 def torchrun(args, folder):

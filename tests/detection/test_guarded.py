@@ -141,6 +141,7 @@ print("equal")
 
 
 @pytest.mark.parametrize("name", ONE_PASS)
+@pytest.mark.slow
 def test_an_exported_guard_gives_the_same_without_this_package(problem, alarms, tmp_path, name):
     classifier, images, _ = problem
     guard = Guard(classifier, alarms[name])

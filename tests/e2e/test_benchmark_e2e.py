@@ -10,6 +10,8 @@ from helpers import wandb_files
 from verisal.cli import main
 from verisal.saliency import GradCAM, Gradient
 
+pytestmark = pytest.mark.slow
+
 SHIPPED = Path(__file__).parents[2] / "configs" / "benchmark.yaml"
 
 

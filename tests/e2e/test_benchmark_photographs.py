@@ -15,7 +15,7 @@ from verisal.data import COCO, CUB200, EmojiScenes, PascalVOC
 from verisal.data.readers.class_map import SYNSETS
 
 # Commands are run for their numbers here.
-pytestmark = pytest.mark.usefixtures("without_figures")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("without_figures")]
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 QUIET = ["--wandb.mode=disabled", "--trainer.accelerator=cpu"]

@@ -69,6 +69,7 @@ def test_fit_fills_its_own_folder_and_says_what_to_do_next(config, capsys):
 
 
 @pytest.mark.parametrize("data", ["ToyData", "NamedImages"])
+@pytest.mark.slow
 def test_every_command_that_a_fit_prints_works_when_it_is_pasted(config, capsys, data):
     Path(config).write_text(Path(config).read_text().replace("helpers.toy.ToyData", f"helpers.toy.{data}"))
     assert main(["fit", "--config", config, "--run_dir", "a run", "--trainer.max_epochs=1"]) == 0
@@ -80,6 +81,7 @@ def test_every_command_that_a_fit_prints_works_when_it_is_pasted(config, capsys,
         assert main([word.replace("IMAGE, ...", "a.png") for word in words[1:]]) == 0
 
 
+@pytest.mark.slow
 def test_saved_config_serves_test_and_predict_in_folders_of_their_own(config, capsys):
     assert main(["fit", "--config", config, "--run_dir", "one"]) == 0
     fitted = metrics_of(Path("one"))
@@ -97,6 +99,7 @@ def test_saved_config_serves_test_and_predict_in_folders_of_their_own(config, ca
     assert metrics_of(Path("one")) == fitted
 
 
+@pytest.mark.slow
 def test_same_seed_same_metrics_other_seed_other_metrics(config):
     for name, seed in (("a", "0"), ("b", "0"), ("c", "1")):
         assert main(["fit", "--config", config, "--run_dir", name, "--seed_everything", seed]) == 0
@@ -107,6 +110,7 @@ def test_same_seed_same_metrics_other_seed_other_metrics(config):
 @pytest.mark.parametrize(
     ("stop", "code", "workers"), [("1:SIGINT", 130, 0), ("6:SIGTERM", 143, 0), ("6:SIGINT", 130, 1)]
 )
+@pytest.mark.slow
 def test_stopped_run_goes_on_with_the_printed_command_as_if_never_stopped(
     config, capsys, monkeypatch, stop, code, workers
 ):
@@ -336,6 +340,7 @@ def run_verisal(args: list[str], **environment: str) -> subprocess.CompletedProc
 
 
 @pytest.mark.fault
+@pytest.mark.slow
 def test_full_disk_is_one_line_and_the_old_checkpoint_stays(config):
     assert main(["fit", "--config", config, "--run_dir", "run", "--test_after_fit=false"]) == 0
     before = Path("run/checkpoints/last.ckpt").read_bytes()
@@ -360,6 +365,7 @@ def test_full_disk_is_one_line_and_the_old_checkpoint_stays(config):
 
 
 @pytest.mark.fault
+@pytest.mark.slow
 def test_two_processes_share_one_run_folder(config):
     more = ["--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.max_epochs=1"]
     done = run_verisal(["fit", "--config", config, *more])
@@ -370,6 +376,7 @@ def test_two_processes_share_one_run_folder(config):
 
 
 @pytest.mark.fault
+@pytest.mark.slow
 def test_signal_sets_the_exit_code_of_the_process(config):
     done = run_verisal(["fit", "--config", config, "--run_dir", "run"], TOY_STOP="6:SIGTERM")
     assert done.returncode == 143, done.stderr

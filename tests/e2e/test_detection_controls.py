@@ -18,6 +18,8 @@ from verisal.functional.adversarial import gaussian_noise, round_to_8bit
 from verisal.functional.statistics import auroc
 from verisal.types import StagedClassifier
 
+pytestmark = pytest.mark.slow
+
 # Half of the images to fit on, half to test on.
 COUNT = 160
 

@@ -63,6 +63,7 @@ def failed(args, capsys, code):
     return said
 
 
+@pytest.mark.slow
 def test_report_names_every_row_attack_and_group(home):
     metrics = metrics_of(home / "fitted")
     for row in ROWS:
@@ -106,6 +107,7 @@ def test_run_folder_holds_table_samples_figures_and_checkpoints(home):
     )
 
 
+@pytest.mark.slow
 def test_test_in_a_new_run_gives_the_same_metrics(inside):
     best = "fitted/checkpoints/best.ckpt"
     assert main(["test", "--config", config(inside), "--ckpt_path", best, "--run_dir", "tested"]) == 0
@@ -114,6 +116,7 @@ def test_test_in_a_new_run_gives_the_same_metrics(inside):
     assert metrics_of("tested again") == metrics_of("fitted")
 
 
+@pytest.mark.slow
 def test_a_second_fit_from_nothing_gives_the_same_metrics_bit_by_bit(inside):
     assert main(["fit", "--config", config(inside, store="other"), "--run_dir", "second"]) == 0
     assert metrics_of("second") == metrics_of("fitted")
@@ -123,6 +126,7 @@ def test_a_second_fit_from_nothing_gives_the_same_metrics_bit_by_bit(inside):
     assert all(value.equal(second[name]) for name, value in first.items())
 
 
+@pytest.mark.slow
 def test_a_second_run_finds_the_store(inside, monkeypatch):
     def never(self, classifier, images):
         raise AssertionError("features are computed again")
@@ -135,6 +139,7 @@ def test_a_second_run_finds_the_store(inside, monkeypatch):
     assert set(metrics_of("quick")) == set(metrics_of("fitted"))
 
 
+@pytest.mark.slow
 def test_validate_reports_the_kept_networks_on_the_fitted_attacks(inside):
     assert main(["validate", "--config", "fitted/config.yaml", "--run_dir", "validated"]) == 0
     metrics = metrics_of("validated", "report.val.json")
@@ -175,6 +180,7 @@ def test_predict_scores_pictures_of_any_size(inside):
         assert float(row["probability"]) == pytest.approx(float(odds.sigmoid()), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_what_fit_and_export_print_works_when_it_is_pasted(inside, capsys):
     test, predict = (
         shlex.split(line) for line in re.findall(r": +(verisal .*)", Path("said.txt").read_text())
@@ -211,6 +217,7 @@ def test_explain_takes_the_network_of_the_detector(inside, capsys):
     )
 
 
+@pytest.mark.slow
 def test_predict_without_pictures_says_what_to_add(inside, capsys):
     for given, code, words in (
         ([], 2, "predict needs images: add --data.images="),
@@ -314,6 +321,7 @@ def test_misspelt_settings_die_at_once_with_the_known_ones(inside, capsys, bad):
 
 
 @pytest.mark.parametrize("epoch", [0, 1])
+@pytest.mark.slow
 def test_a_fit_that_was_stopped_goes_on_to_the_same_result(inside, monkeypatch, capsys, epoch):
     fit, step = (
         ["fit", "--config", config(inside), "--run_dir", f"resumed {epoch}"],
@@ -335,6 +343,7 @@ def test_a_fit_that_was_stopped_goes_on_to_the_same_result(inside, monkeypatch, 
 
 
 @pytest.mark.fault
+@pytest.mark.slow
 def test_a_new_process_gives_the_same_metrics(inside):
     done = subprocess.run(
         [sys.executable, "-m", "verisal", "test", "--config", "fitted/config.yaml", "--run_dir", "apart"],

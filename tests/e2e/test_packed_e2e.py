@@ -8,7 +8,7 @@ import pytest
 from helpers.make_packed import make_packed
 from verisal.cli import main
 
-pytestmark = pytest.mark.usefixtures("without_figures")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("without_figures")]
 
 CONFIG = Path(__file__).parents[2] / "configs" / "data" / "cifar10.yaml"
 

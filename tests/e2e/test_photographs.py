@@ -17,7 +17,7 @@ from verisal.models import load_classifier
 from verisal.types import Batch
 
 # Commands are run for their numbers here.
-pytestmark = pytest.mark.usefixtures("without_figures")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("without_figures")]
 
 ROOT = Path(__file__).parents[2]
 SIZE = 32

@@ -185,7 +185,7 @@ PATH = ("fit", "--resume=run/checkpoints/best.ckpt", "--trainer.max_epochs=4")
         (("predict", BEST, "--model.refuse=batch 1"), "refused in batch 1"),
         (("predict", BEST, "--run_dir=run", "--data.images=missing"), "missing does not exist"),
         (("export", "run", "--output=out"), "can be exported"),
-        (("explain", "missing.png", "--output=out", "--query=nothing"), "nothing"),
+        (("explain", "missing.png", "--output=out", "--query=nothing"), "missing.png does not exist"),
         (("explain", "missing.png", "--output=out", "--detector=run"), "holds no detector"),
         (("data", "check", "missing"), "missing"),
     ],

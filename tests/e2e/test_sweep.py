@@ -12,6 +12,8 @@ from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_com
 
 from verisal.cli import main
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 SWEEPS = sorted((ROOT / "configs" / "sweep").glob("*.yaml"))
 

@@ -13,6 +13,8 @@ from helpers.tiny_transfer import CELLS, FAMILIES, FITS, ROWS, config
 from verisal.cli import main
 from verisal.tasks import TransferTask
 
+pytestmark = pytest.mark.slow
+
 STUDY = Path(__file__).parents[2] / "configs/study"
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 nbclient = pytest.importorskip("nbclient", reason="needs the extra dev")
 nbformat = pytest.importorskip("nbformat", reason="needs the extra dev")
 pytest.importorskip("ipykernel", reason="needs the extra dev")

@@ -13,6 +13,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from helpers.wandb_files import history
 from verisal.checkpoint import load_export
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "scripts/examples"
 SCRIPTS = sorted(path for path in FOLDER.glob("*.py") if path.stem != "shapes")

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 for package in ("sphinx", "myst_parser", "pydata_sphinx_theme"):
     pytest.importorskip(package, reason="needs the extra docs")
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def built(source, target):

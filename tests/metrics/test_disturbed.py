@@ -198,6 +198,7 @@ def _work(rank, folder):
     distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_with_uneven_shares_equal_one(tmp_path):
     multiprocessing.spawn(_work, args=(tmp_path,), nprocs=2)
     whole = DisturbedScores(threshold=0.4)

@@ -309,6 +309,7 @@ def _work(rank, folder):
     distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one_where_images_have_names(tmp_path):
     processes = [CONTEXT.Process(target=_work, args=(rank, tmp_path)) for rank in range(2)]
     for process in processes:

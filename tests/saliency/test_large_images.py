@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 SCRIPT = """
 import re, torch
 from pathlib import Path
@@ -35,6 +37,7 @@ for method in (
 """
 
 
+@pytest.mark.slow
 def test_2048_pixels_in_two_gigabytes():
     done = subprocess.run(  # noqa: S603 - our own script
         [sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=False

@@ -10,6 +10,8 @@ from verisal.errors import ConfigError
 from verisal.results import Evaluation, Score
 from verisal_studies import DecoyGrid, DecoyStudy, MapRobustness, page_text
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 BASES = ("gradient", "smooth_grad", "integrated_gradients")
 SUFFIXES = ("", "_range_decoy", "_mean_decoy", "_range_constant", "_range_noise")

@@ -22,6 +22,8 @@ from verisal_studies.perturbation_claims import (
 )
 from verisal_studies.scores import RemovalScores
 
+pytestmark = pytest.mark.slow
+
 SHIPPED = Path(__file__).parents[2] / "configs" / "study" / "input_perturbations.yaml"
 MAPS, VALUES, SETTINGS, RANKINGS, ORDERS, OWN = range(6)
 

@@ -126,6 +126,7 @@ def config(folder):
     return str(path)
 
 
+@pytest.mark.slow
 def test_the_command_writes_its_page_and_goes_on_to_the_same_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     command = ["validate", "--config", config(tmp_path), "--run_dir", "run"]

@@ -15,6 +15,8 @@ from verisal.results import Evaluation, SaliencyPanel, Score
 from verisal_studies import ReliableSaliency, page_text
 from verisal_studies.reliable_claims import Evidence, ReliableRows, findings
 
+pytestmark = pytest.mark.slow
+
 SHIPPED = Path(__file__).parents[2] / "configs" / "study" / "reliable_saliency.yaml"
 EARLIER = ("gradient", "grad_cam")
 MASKS = ("hierarchical_masks", "hierarchical_class")

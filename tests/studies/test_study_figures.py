@@ -7,6 +7,8 @@ import torch
 from verisal.errors import DataError
 from verisal_studies.figures import map_table_pixels, matrices_pixels
 
+pytestmark = pytest.mark.slow
+
 
 def maps(columns=13, **settings):
     generator = torch.Generator().manual_seed(0)

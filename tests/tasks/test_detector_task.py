@@ -470,6 +470,7 @@ def test_a_detector_has_the_same_numbers_in_the_fit_and_in_the_study(both):
     assert fit.notes == study.notes
 
 
+@pytest.mark.slow
 def test_max_softmax_row_and_alarms_on_real_images(tmp_path):
     """The row equals the detector of that name on the images; predicting them gives the tested scores."""
     few = {"fit_count": 33, "val_attacked_count": 6, "test_count": 12}

@@ -10,7 +10,7 @@ from verisal.checkpoint import load_checkpoint
 from verisal.cli import main
 
 # Commands are run for their numbers here.
-pytestmark = pytest.mark.usefixtures("without_figures")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("without_figures")]
 
 
 def made(name, **settings):

@@ -18,6 +18,8 @@ from verisal.saliency import LearnedMask
 from verisal.tasks import MaskerTask
 from verisal.tasks.masker.lessons import drawn_queries
 
+pytestmark = pytest.mark.slow
+
 
 def fitted(task, *, epochs=1):
     seed_everything(3, verbose=False)

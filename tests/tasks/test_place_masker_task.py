@@ -16,7 +16,7 @@ from verisal.models import load_classifier
 from verisal.saliency import LearnedMask
 from verisal.tasks import PlaceMaskerTask
 
-pytestmark = pytest.mark.usefixtures("without_figures")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("without_figures")]
 
 SMALL = {"width": 8, "refine_steps": [1], "compare_images": 4, "resamples": 20}
 

@@ -53,8 +53,8 @@ def main(args: Sequence[str], threads: Threads) -> int:
     if words := threads.use(given.threads):
         tell(words)
     output = Path(given.output)
-    files = named_files([Path(word) for word in given.images], output=output)
     detector = None if given.detector is None else read_detector(Path(given.detector))
+    files = named_files([Path(word) for word in given.images], output=output)
     source = _source(given, detector)
     classifier = _on_device(source, given.device)
     # Asked for once before anything is computed, so that a misspelt class ends the command at once.
