@@ -32,6 +32,8 @@ _LEAST = re.compile(r"([\w.-]+)(?:\[[\w,]+\])?>=([\w.]+)")
 _OF_PINS = "tests/test_project.py::test_what_runs_here_is_what_is_pinned"
 # pydicom before 3 asks a server for an example when it is imported, and warns where there is none.
 _OF_DICOM = "ignore:A download failure occurred:UserWarning"
+# wandb of that time asks its own process by a name.
+_OF_WANDB = "--allow-hosts=127.0.0.1,::1,localhost"
 
 
 def lowest() -> dict[str, str]:
@@ -82,7 +84,7 @@ def main() -> int:
         install += [f"{ROOT}[{_extras()}]"]
         subprocess.run(install, check=True)  # noqa: S603 - words of this file and of the caller
         asked.rename(made_of)
-    run = [python, "-m", "pytest", "--deselect", _OF_PINS, "-W", _OF_DICOM, *tests]
+    run = [python, "-m", "pytest", "--deselect", _OF_PINS, "-W", _OF_DICOM, _OF_WANDB, *tests]
     # Some tests start a command by its name.
     path = f"{folder / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"
     return subprocess.run(run, cwd=ROOT, env={**os.environ, "PATH": path}, check=False).returncode  # noqa: S603
