@@ -92,7 +92,7 @@ def heard() -> Iterator[Stages]:
 
     @contextmanager
     def timed(work: Work, doing: str, *, done: int = 0) -> Iterator[Running]:
-        kind = kind_of(doing)
+        kind = kind_of(doing) or work.units
         stages.end(f"between, before {kind}")
         with step(work, doing, done=done) as running:
             yield running
@@ -131,8 +131,7 @@ def main() -> None:
     parser.add_argument("--least", type=float, default=1.0, help="wall seconds that are worth a line")
     given, command = parser.parse_known_args()
     command = command or ["fit", "--config", "detector"]
-    if command[0] == "fit" and "--trainer.logger" not in command:
-        os.environ.setdefault("WANDB_MODE", "offline")
+    os.environ.setdefault("WANDB_MODE", "offline")
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(given.folder or folder)
         with heard() as stages:

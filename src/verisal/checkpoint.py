@@ -331,8 +331,8 @@ def trained_file(path: Path) -> Path:
             f"{path} does not exist; give the folder of a run that `verisal fit` wrote, or of an export by"
             " `verisal export`"
         )
-    inside = (path / "checkpoints" / "best.ckpt", path / "checkpoints" / "last.ckpt", path / EXPORT)
-    files = [path] if path.is_file() else [file for file in inside if file.is_file()] or tested_weights(path)
+    inside = [*run_weights(path), path / EXPORT]
+    files = [path] if path.is_file() else [file for file in inside if file.is_file()]
     if not files or files[0].suffix not in (".ckpt", ".safetensors"):
         raise ConfigError(
             f"{path} is no run, checkpoint (.ckpt) or export (.safetensors); give the folder that"
@@ -341,11 +341,11 @@ def trained_file(path: Path) -> Path:
     return files[0]
 
 
-def tested_weights(run: Path) -> list[Path]:
-    """The checkpoint that a run says it tested, if it is still there."""
+def run_weights(run: Path) -> list[Path]:
+    """The checkpoints of a run that are there: its best, its last, and that of another run that it tested."""
+    found = [run / "checkpoints" / name for name in ("best.ckpt", "last.ckpt")]
     try:
         record = json.loads((run / RUN_RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return []
-    file = Path(str(record.get("weights", "")))
-    return [file] if file.is_file() else []
+        record = {}
+    return [file for file in (*found, Path(str(record.get("weights", "")))) if file.is_file()]

@@ -41,7 +41,7 @@ def middle(case: AttackCase) -> Attack:
     return case.make(case.budgets[1])
 
 
-def same(left: AttackResult, right: AttackResult, *, atol: float = 0.0) -> None:
+def assert_same(left: AttackResult, right: AttackResult, *, atol: float = 0.0) -> None:
     torch.testing.assert_close(left.images, right.images, rtol=0, atol=atol)
     torch.testing.assert_close(left.norms, right.norms, rtol=0, atol=max(atol, 1e-6))
     assert left.success.equal(right.success)
@@ -113,8 +113,10 @@ def test_independent_of_batch_mates_order_and_chunks(case: AttackCase) -> None:
         part = attack(
             model, images[rows], labels[rows], generator=seeded(), sample_ids=[ids[row] for row in rows]
         )
-        same(part, picked(full, rows), atol=2e-6)
-    same(attack(model, images, labels, generator=seeded(), sample_ids=ids, chunk_size=3), full, atol=2e-6)
+        assert_same(part, picked(full, rows), atol=2e-6)
+    assert_same(
+        attack(model, images, labels, generator=seeded(), sample_ids=ids, chunk_size=3), full, atol=2e-6
+    )
 
 
 @EVERY
@@ -125,16 +127,16 @@ def test_seeded_by_the_initial_seed_alone(case: AttackCase) -> None:
     used = seeded()
     torch.rand(5, generator=used)
     torch.manual_seed(99)
-    same(attack(model, images, labels, generator=used), first)
+    assert_same(attack(model, images, labels, generator=used), first)
     # Names made of the images stand in for missing ids.
-    same(attack(model, images, labels, generator=seeded(), sample_ids=content_ids(images)), first)
+    assert_same(attack(model, images, labels, generator=seeded(), sample_ids=content_ids(images)), first)
 
 
 @EVERY
 def test_seed_0_unless_a_generator_is_given(case: AttackCase) -> None:
     model, images, labels = toy_problem(6)
     attack = middle(case)
-    same(attack(model, images, labels), attack(model, images, labels, generator=seeded(0)))
+    assert_same(attack(model, images, labels), attack(model, images, labels, generator=seeded(0)))
 
 
 @EVERY
@@ -142,7 +144,9 @@ def test_without_ids_an_image_is_attacked_alike_in_every_batch(case: AttackCase)
     model, images, labels = toy_problem(6)
     rows = torch.tensor([4, 1])
     attack = middle(case)
-    same(attack(model, images[rows], labels[rows]), picked(attack(model, images, labels), rows), atol=2e-6)
+    assert_same(
+        attack(model, images[rows], labels[rows]), picked(attack(model, images, labels), rows), atol=2e-6
+    )
 
 
 @EVERY
@@ -151,8 +155,8 @@ def test_labels_of_any_whole_numbers(case: AttackCase, dtype: object) -> None:
     model, images, labels = toy_problem(3)
     attack = middle(case)
     given = labels.to(dtype) if isinstance(dtype, torch.dtype) else dtype(labels.tolist())
-    same(attack(model, images, given), attack(model, images, labels))
-    same(attack(model, images, 1), attack(model, images, torch.ones(3, dtype=torch.int64)))
+    assert_same(attack(model, images, given), attack(model, images, labels))
+    assert_same(attack(model, images, 1), attack(model, images, torch.ones(3, dtype=torch.int64)))
 
 
 @EVERY
@@ -198,7 +202,7 @@ def test_same_result_whatever_surrounds_the_call(case: AttackCase, mode: str) ->
             scope.enter_context(torch.autocast("cpu", dtype=torch.bfloat16))
         # Made inside, as a loader's batch is in a test loop.
         inside = middle(case)(model, images + 0.0, labels + 0, generator=seeded())
-    same(inside, plain)
+    assert_same(inside, plain)
 
 
 class Failing(torch.nn.Module):
@@ -252,14 +256,14 @@ def test_network_in_train_mode_is_attacked_in_eval_mode(case: AttackCase) -> Non
     model, images, labels = toy_problem(4)
     expected = middle(case)(model, images, labels, generator=seeded())
     model.train()
-    same(middle(case)(model, images, labels, generator=seeded()), expected)
+    assert_same(middle(case)(model, images, labels, generator=seeded()), expected)
 
 
 @EVERY
 def test_any_callable_will_do(case: AttackCase) -> None:
     model, images, labels = toy_problem(4)
     expected = middle(case)(model, images, labels, generator=seeded())
-    same(middle(case)(lambda batch: model(batch), images, labels, generator=seeded()), expected)
+    assert_same(middle(case)(lambda batch: model(batch), images, labels, generator=seeded()), expected)
 
 
 @EVERY

@@ -116,16 +116,16 @@ def test_square_linf_succeeds_as_often_as_that_of_art() -> None:
         estimator = PyTorchClassifier(model, loss, (3, SIZE, SIZE), CLASSES, clip_values=(0.0, 1.0))
         return Peer(estimator, max_iter=150, eps=0.015, p_init=0.8, verbose=False)
 
-    compare_square(ARTCall(make), SquareAttack(0.015, n_queries=150))
+    assert_succeeds_as_often(ARTCall(make), SquareAttack(0.015, n_queries=150))
 
 
 def test_square_l2_succeeds_as_often_as_that_of_torchattacks() -> None:
     torchattacks = quiet("torchattacks")
     peer = TorchattacksCall(lambda net: torchattacks.Square(net, norm="L2", eps=0.5, n_queries=150))
-    compare_square(peer, SquareAttack(0.5, "l2", n_queries=150))
+    assert_succeeds_as_often(peer, SquareAttack(0.5, "l2", n_queries=150))
 
 
-def compare_square(peer: ARTCall | TorchattacksCall, attack: SquareAttack) -> None:
+def assert_succeeds_as_often(peer: ARTCall | TorchattacksCall, attack: SquareAttack) -> None:
     model, images, labels = problem(100)
     adapted = AdaptedAttack(peer, "peer", attack.norm, attack.eps, calls="per_chunk")
     theirs = adapted(model, images, labels, generator=seeded(), chunk_size=100).success.float().mean()

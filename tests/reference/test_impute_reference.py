@@ -71,7 +71,7 @@ def spiral_mask(size, _):
     return mask
 
 
-def check(image, mask):
+def assert_solved(image, mask):
     fast = linear_imputation(image, mask)[0].numpy()
     slow = slow_linear_imputation(image[0].numpy(), mask[0, 0].numpy() > 0.5)
     np.testing.assert_allclose(fast, slow, rtol=0, atol=1e-3)
@@ -82,23 +82,23 @@ def check(image, mask):
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.7, 0.9])
 @pytest.mark.parametrize("make", [smooth_mask, scattered_mask])
 def test_equal_to_the_direct_solution_at_every_removed_share(make, share):
-    check(toy_image((33, 40)), make((33, 40), share))
+    assert_solved(toy_image((33, 40)), make((33, 40), share))
 
 
 @pytest.mark.parametrize("make", [single_pixel_mask, spiral_mask])
 def test_equal_to_the_direct_solution_on_hard_masks(make):
-    check(toy_image((32, 27)), make((32, 27), None))
+    assert_solved(toy_image((32, 27)), make((32, 27), None))
 
 
 @pytest.mark.parametrize("size", [(1, 300), (300, 1), (2, 200), (1, 1), (2, 3), (17, 16), (3, 90)])
 def test_equal_to_the_direct_solution_at_odd_sizes(size):
     mask = scattered_mask(size, 0.7)
     mask[0, 0, 0, 0] = 1
-    check(toy_image(size), mask)
+    assert_solved(toy_image(size), mask)
 
 
 def test_equal_to_the_direct_solution_over_a_region_as_wide_as_the_image():
     """A small rounding error at every pixel would add up over such a region."""
     mask = torch.zeros(1, 1, 64, 96)
     mask[..., -1] = 1
-    check(toy_image((64, 96)), mask)
+    assert_solved(toy_image((64, 96)), mask)

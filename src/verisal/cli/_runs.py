@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, final
 
 from verisal._files import left_behind
-from verisal.checkpoint import BRANCH_KEY, load_checkpoint, save_checkpoint, tested_weights
+from verisal.checkpoint import BRANCH_KEY, load_checkpoint, run_weights, save_checkpoint
 from verisal.cli._rendezvous import started_group
 from verisal.errors import CheckpointError, ConfigError, VerisalError
 from verisal.progress import tell
@@ -128,11 +128,9 @@ def weights_for(stage: str, given: str | None, configs: Sequence[Path]) -> Path 
         if (run := find_run_of(config)) is None:
             continue
         # A run that was never validated has no best weights, and one that tested another's has none.
-        own = [run / "checkpoints" / name for name in ("best.ckpt", "last.ckpt")]
-        for file in (*own, *tested_weights(run)):
-            if file.is_file():
-                say(f"checkpoint: {file}")
-                return file
+        if files := run_weights(run):
+            say(f"checkpoint: {files[0]}")
+            return files[0]
     raise ConfigError(
         f"{stage} needs weights: give --ckpt_path RUN/checkpoints/best.ckpt,"
         " or --ckpt_path none for the weights that the config builds"

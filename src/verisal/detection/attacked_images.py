@@ -28,8 +28,9 @@ from verisal.detection._variants import (
 from verisal.detection.groups import CLEAN, GroupTable, ImageSource
 from verisal.detection.table import Role
 from verisal.detectors import Measurement
+from verisal.detectors.measurements import distinct_parts
 from verisal.errors import ConfigError, DataError
-from verisal.fingerprint import canonical, state_hash
+from verisal.fingerprint import state_hash
 from verisal.functional.adversarial import gaussian_noise, round_to_8bit
 from verisal.functional.seeding import derive_seed
 from verisal.models import Classifier
@@ -178,7 +179,7 @@ class AttackedImages:
     def stores(self, measurements: Sequence[Measurement]) -> dict[str, str]:
         """Name of each store that :meth:`fill` reads or makes, to its path or URL."""
         variants = [variant for variant in self.variants if self._count(variant)]
-        parts = _distinct_parts(measurements)
+        parts = distinct_parts(measurements).values()
         found = [self._image_store(variant) for variant in variants]
         found += [self._feature_store(variant, part) for variant in variants for part in parts]
         return {store.name: store.location for store in found}
@@ -285,7 +286,7 @@ class AttackedImages:
         yield stage_of("attacking", self._attacked_count, split, attacks)
         yield stage_of("adding noise to", self._noise_count, split, noise)
         every = {CLEAN: "clean"} | attacks | noise
-        for measurement in _distinct_parts(measurements):
+        for measurement in distinct_parts(measurements).values():
             yield stage_of(f"measuring {measurement.words} of", None, split, every, measurement)
 
     def _missing(self, variant: str, measurement: Measurement | None) -> int:
@@ -389,8 +390,3 @@ class AttackedImages:
 
     def _measured_by(self, measurement: Measurement, images: Tensor) -> Compute:
         return lambda items: measurement(self._classifier, images[list(items)].float() / 255)
-
-
-def _distinct_parts(measurements: Sequence[Measurement]) -> list[Measurement]:
-    """What is measured of all images, each once: rows share parts."""
-    return [*{canonical(part): part for combined in measurements for part in combined.parts}.values()]

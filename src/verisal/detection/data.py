@@ -235,10 +235,10 @@ class DetectorData(L.LightningDataModule):
         shown = self.processes.rank == 0
         chosen = [self._splits[split] for split in splits]
         # What refuses the classifier says so before the attacks, which take minutes.
-        for images in [one for one in chosen if one.steps(measurements)][:1]:
-            measure_each(measurements, self.classifier, images.source[0].image[None])
-        steps = [step for images in chosen for step in (images.steps(measurements) if shown else ())]
-        with work(steps, shown=shown) as planned:
+        planned_of = {images: images.steps(measurements) for images in chosen}
+        if first := next((images for images, steps in planned_of.items() if steps), None):
+            measure_each(measurements, self.classifier, first.source[0].image[None])
+        with work([step for steps in planned_of.values() for step in steps], shown=shown) as planned:
             for images in chosen:
                 images.fill(self.processes, measurements, progress=planned)
         self._asked += [(split, tuple(measurements)) for split in splits]

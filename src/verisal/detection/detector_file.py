@@ -105,8 +105,9 @@ class DetectorFile:
             channels = 3
         size = self.card.get("image_size") or 1
         classifier.note_size(torch.empty(0, channels, *(size if isinstance(size, list) else (size, size))))
-        self._check_classifier(classifier, other_weights)
-        head, own = self.settings["head"], state_hash(classifier)
+        own = state_hash(classifier)
+        self._check_classifier(classifier, own, other_weights)
+        head = self.settings["head"]
         name, threshold = next(iter(self.thresholds()[head].items()))
         if threshold is None:
             raise ConfigError(
@@ -130,7 +131,7 @@ class DetectorFile:
         # Zeros stand for scores that are not known.
         return ScoreSample(quantiles, int(self.tensors["negatives"])) if bool(quantiles.any()) else None
 
-    def _check_classifier(self, classifier: Classifier, other_weights: bool) -> None:
+    def _check_classifier(self, classifier: Classifier, own: str, other_weights: bool) -> None:
         card = self.card
         names, known = list(classifier.class_names), card.get("class_names", [])
         size = side_or_both(classifier)
@@ -138,10 +139,7 @@ class DetectorFile:
         stages = list(classifier.stages) if "stages" in card else None
         renamed = len(known) != len(names) or (known != names and not other_weights)
         # The export of a classifier is the same one, in other numbers.
-        moved = not other_weights and state_hash(classifier) not in (
-            card.get("classifier"),
-            card.get("folded"),
-        )
+        moved = not other_weights and own not in (card.get("classifier"), card.get("folded"))
         different = [
             words
             for words, differs in (

@@ -292,13 +292,17 @@ def _margin(logits: Tensor, own: Tensor) -> Tensor:
     return logits.gather(1, own[:, None])[:, 0] - others
 
 
+def distinct_parts(measurements: Iterable[Measurement]) -> dict[str, Measurement]:
+    """All parts of some measurements by their settings, equal ones once."""
+    return {canonical(part): part for measurement in measurements for part in measurement.parts}
+
+
 def measure_each(
     measurements: Iterable[Measurement], classifier: StagedClassifier, images: Tensor
 ) -> dict[str, dict[str, Tensor]]:
     """What several measurements give for images ``(B, C, H, W)``, by their settings; equal parts once."""
     wanted = {canonical(measurement): measurement for measurement in measurements}
-    parts = {canonical(part): part for measurement in wanted.values() for part in measurement.parts}
-    measured = {key: part(classifier, images) for key, part in parts.items()}
+    measured = {key: part(classifier, images) for key, part in distinct_parts(wanted.values()).items()}
     return {
         key: measurement.joined([measured[canonical(part)] for part in measurement.parts])
         for key, measurement in wanted.items()
