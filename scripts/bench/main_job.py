@@ -132,8 +132,10 @@ def main() -> None:
     given, command = parser.parse_known_args()
     command = command or ["fit", "--config", "detector"]
     os.environ.setdefault("WANDB_MODE", "offline")
-    with tempfile.TemporaryDirectory() as folder:
-        os.chdir(given.folder or folder)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = given.folder or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        os.chdir(folder)
         with heard() as stages:
             began = stages.now()
             status = _run(command)

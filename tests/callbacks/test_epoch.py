@@ -87,3 +87,20 @@ def test_work_is_shared_within_a_batch_and_its_seconds_are_those_of_a_map_alone(
     assert clock[0] == 8.0 + 2 * 4.0
     session.open(batch())
     assert session.work.bytes == 0
+
+
+def test_seconds_of_a_map_whose_passes_are_shared_are_those_of_one_alone(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+
+    class Together(Brightness):
+        shares_passes = True
+
+        def explain(self, classifier, images, query_class):
+            clock[0] += 6.0
+            return super().explain(classifier, images, query_class)
+
+    session, one = epoch(), batch().rows([0, 1])
+    session.open(one)
+    _, seconds = session.explain(Together(), one.rows([0, 1, 0, 1]), torch.tensor([0, 0, 1, 2]))
+    assert seconds.tolist() == [3.0] * 4

@@ -224,6 +224,26 @@ def test_disturbed_localisation_is_that_of_its_metrics_at_a_threshold_chosen_els
     assert any("c1 the second most likely" in note for note in callback.evaluation.notes)
 
 
+def test_queries_that_share_their_passes_are_asked_together():
+    calls = []
+
+    class Together(Brightness):
+        shares_passes = True
+
+        def explain(self, classifier, images, query_class):
+            calls.append(len(images))
+            return super().explain(classifier, images, query_class)
+
+    scores = []
+    for method in (Together(), Brightness()):
+        callback = DisturbedLocalization({"b": method}, Samples(4, name="held out", labels=right_labels(4)))
+        trainer(callback).test(Task(), loader(4, labels=right_labels(4)), verbose=False)
+        scores.append(callback.evaluation.scores)
+    assert scores[0] == scores[1]
+    # The threshold's images, then all four queries of four images, among them all that comes later.
+    assert calls == [4, 16]
+
+
 def test_further_scenes_count_for_present_classes_alone():
     held_out = Samples(8, name="held out", labels=right_labels(8))
     several = Samples(6, name="several", labels=right_labels(6))

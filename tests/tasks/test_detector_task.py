@@ -432,6 +432,28 @@ def test_a_detector_without_a_loop_is_fitted_once_and_comes_back_from_the_checkp
     assert again.evaluation.samples["consistency"] == pytest.approx(expected.tolist(), abs=1e-6)
 
 
+def test_rows_that_stay_as_they_are_judge_each_validation_image_once_in_a_fit(folder, monkeypatch):
+    judged = []
+
+    def counting(self, measured):
+        judged.append(len(measured["logits"]))
+        return LearnedConsistency.judge(self, measured)[:, None]
+
+    monkeypatch.setattr(LearnedConsistency, "member_scores", counting)
+    task = DetectorTask(detectors={"consistency": LearnedConsistency()} | rows("masks"), head="consistency")
+    given, run = tables(), trainer(3)
+    module = module_of(folder, given)
+    run.fit(task, datamodule=module)
+    assert sum(judged) == len(given["det_val"][0].group)
+    once = run.callback_metrics["val/consistency/auroc/pgd"]
+    # Another fit has other scores.
+    other = given | {"det_val": changed(given["det_val"], groups=["pgd"], scale=5.0)}
+    task._measured.clear()
+    trainer(2).fit(task, datamodule=module_of(folder, other))
+    assert sum(judged) == 2 * len(given["det_val"][0].group)
+    assert task.trainer.callback_metrics["val/consistency/auroc/pgd"] != once
+
+
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
     """A fit, and the study's cells of the same detectors on the same attacks."""

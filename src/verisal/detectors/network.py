@@ -145,9 +145,11 @@ class CNNDetector(TrainedDetector):
             maps = maps.flip(-1)
         target = adversarial.float()
         losses = []
+        # The same for all members, so made once.
+        standardised = networks[0].standardised(maps)  # type: ignore[operator]  # a list of modules
         for member, network in enumerate(networks):
             with rng_preserved(maps.device, seed=derive_seed(seed, "dropout", member, step)):
-                logits = network(maps, scalars)
+                logits = network.judged(standardised, scalars)  # type: ignore[operator]
             losses.append(F.binary_cross_entropy_with_logits(logits, target, weight=weights))
         return torch.stack(losses).sum()
 
@@ -155,8 +157,12 @@ class CNNDetector(TrainedDetector):
         """Logits ``(B, members)`` of networks in eval mode; in the graph of what was measured."""
         maps, scalars = self._inputs(measured)
         rows = rows_at_once(maps)
-        parts = zip(torch.split(maps, rows), torch.split(scalars, rows), strict=True)
-        return torch.cat([torch.stack([network(*part) for network in networks], dim=1) for part in parts])
+        votes = []
+        for some, values in zip(torch.split(maps, rows), torch.split(scalars, rows), strict=True):
+            standardised = networks[0].standardised(some)  # type: ignore[operator]  # a list of modules
+            logits = [network.judged(standardised, values) for network in networks]  # type: ignore[operator]
+            votes.append(torch.stack(logits, dim=1))
+        return torch.cat(votes)
 
     def state(self) -> dict[str, Tensor]:
         """Weights and statistics of every member; empty where nothing was learned."""
@@ -279,10 +285,17 @@ class AttributionCNN(nn.Module):
 
     def forward(self, maps: Tensor, scalars: Tensor | None = None) -> Tensor:
         """Logits ``(B,)`` of stacks ``(B, C, H, W)`` and, if any, scalars ``(B, S)``."""
-        if len(self.kernels):
-            maps = residuals(maps, self.kernels, cut_off=self.cut_off)
-            maps = maps.contiguous(memory_format=torch.channels_last)
-        features = self.head[:-1](self.body((maps - self.input_mean) / self.input_std))
+        return self.judged(self.standardised(maps), scalars)
+
+    def standardised(self, maps: Tensor) -> Tensor:
+        """What the blocks read of stacks ``(B, C, H, W)``: equal for networks of equal statistics."""
+        if not len(self.kernels):
+            return (maps - self.input_mean) / self.input_std
+        return residuals(maps, self.kernels, cut_off=self.cut_off).sub_(self.input_mean).div_(self.input_std)
+
+    def judged(self, standardised: Tensor, scalars: Tensor | None = None) -> Tensor:
+        """Logits ``(B,)`` of stacks that are :meth:`standardised`."""
+        features = self.head[:-1](self.body(standardised))
         if scalars is not None:
             features = torch.cat([features, (scalars - self.scalar_mean) / self.scalar_std], dim=1)
         logits: Tensor = self.head[-1](features)

@@ -88,8 +88,9 @@ def residuals(images: Tensor, kernels: Tensor, *, cut_off: float) -> Tensor:
         - Residuals are not quantised, so that they have a gradient, and a network takes the place of joint
           histograms. ``mean3`` (the 3 x 3 mean less the pixel) is not among the paper's filters.
     """
-    count, channels, height, width = images.shape
+    channels = images.shape[1]
     padded = F.pad(images * 255, [_REACH] * 4, mode="replicate")
-    single = padded.reshape(count * channels, 1, height + 2 * _REACH, width + 2 * _REACH)
-    found = F.conv2d(single, kernels[:, None]).clamp(-cut_off, cut_off)
-    return found.reshape(count, channels * len(kernels), height, width)
+    # Channels last is several times as fast on a CPU.
+    padded = padded.contiguous(memory_format=torch.channels_last)
+    found = F.conv2d(padded, kernels[:, None].repeat(channels, 1, 1, 1), groups=channels)
+    return found.clamp_(-cut_off, cut_off)

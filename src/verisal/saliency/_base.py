@@ -53,6 +53,9 @@ class Saliency(Configured, ABC):
     asks_classifier = True
     """False if the map is made from the image alone."""
 
+    shares_passes = False
+    """True if an image that is in the batch several times, with a query each, is passed once for all."""
+
     @final
     def __call__(
         self,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from verisal.detection.data import DetectorData
+from verisal.detection.detector_file import restore_states, states_of
 from verisal.detection.metric import DetectionScores, DetectionTable
 from verisal.detection.report import DetectionResult, build_evaluation, costs_of, drift_words, learned_rows
 from verisal.detection.table import RATES, Thresholds, detection_thresholds
@@ -103,6 +104,8 @@ class DetectorTask(L.LightningModule):
         self._measured: dict[tuple[Split, str], dict[str, Tensor]] = {}
         # Of the fitted rows, what the networks of each trained row read.
         self._inputs: dict[str, Mapping[str, Tensor]] = {}
+        # Scores of rows that need no loop, by row and images; the same in each epoch.
+        self._fixed: dict[tuple[str | int, ...], Tensor] = {}
         self._columns = math.lcm(*(one.members for one in self.trained.values()))
         self._scores = DetectionScores(self.rows, self._columns)
 
@@ -191,17 +194,12 @@ class DetectorTask(L.LightningModule):
         """Put in what every detector has learned."""
         for row, networks in self._in_training.items():
             self.trained[row].finish(networks)
-        for row, detector in self.detectors.items():
-            state = {f"detectors.{row}.{name}": tensor for name, tensor in detector.state().items()}
-            checkpoint["state_dict"] |= state
+        checkpoint["state_dict"] |= states_of(self.detectors)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take out what every detector has learned; networks in training are left to those who train."""
         state = checkpoint["state_dict"]
-        for row in sorted(self.rows, key=len, reverse=True):
-            prefix = f"detectors.{row}."
-            names = [name for name in state if name.startswith(prefix)]
-            self.detectors[row].restore({name.removeprefix(prefix): state.pop(name) for name in names})
+        restore_states(self.detectors, state)
         # Checkpoints of earlier versions lack it; zeros say that nothing is known.
         state.setdefault("clean_scores", torch.zeros_like(self.clean_scores))
         if not len(self.networks):
@@ -216,6 +214,7 @@ class DetectorTask(L.LightningModule):
 
     def on_fit_start(self) -> None:
         """Fit the detectors that need no loop."""
+        self._fixed.clear()
         if self._restored:
             return
         adversarial, clean = self._adversarial.to(self.device), self._clean.to(self.device)
@@ -293,8 +292,10 @@ class DetectorTask(L.LightningModule):
         for row, detector in self.detectors.items():
             if row in networks:
                 members = self.trained[row].votes(networks[row], measured[row])
+            elif (key := (row, *rows.tolist())) in self._fixed and self._fitting:
+                members = self._fixed[key]
             else:
-                members = detector.member_scores(measured[row])
+                members = self._fixed[key] = detector.member_scores(measured[row])
             # Columns are as many for every row; equal shares of each member keep their mean.
             scores.append(members.double().repeat_interleave(self._columns // members.shape[1], dim=1))
         self._scores.update(torch.stack(scores, dim=1), groups.image_index[rows], groups.group[rows])
@@ -335,15 +336,14 @@ class DetectorTask(L.LightningModule):
         if split == "det_test" and self.trainer.is_global_zero:
             images = self._data.groups(split).images[:_TIMED_IMAGES].float() / 255
             timings = costs_of(self.detectors, self._data.classifier, images)
-        shown = canonical(shown_measurement(self.detectors, self.head))
         result = DetectionResult(
             split=split, rows=self.rows, head=self.head, default=self.default, tables={self.default: table},
             thresholds={self.default: self._known_thresholds()}, negatives=int(self.negatives),
-            masks=self._measured[split, shown], timings=timings, opacity=self.opacity,
-            learned=learned_rows(self.detectors), clean_scores=self._known_clean_scores(),
+            masks=self._measured[split, canonical(shown_measurement(self.detectors, self.head))],
+            timings=timings, opacity=self.opacity, learned=learned_rows(self.detectors),
+            clean_scores=self._known_clean_scores(),
         )  # fmt: skip
-        bootstrap = Bootstrap(resamples, seed=self.seed)
-        self.evaluation = build_evaluation(result, self._data, bootstrap)
+        self.evaluation = build_evaluation(result, self._data, Bootstrap(resamples, seed=self.seed))
         scores = self.evaluation.scores
         values = {str(name): score.value for name, score in scores.items() if "_member_" not in name.metric}
         self.log_dict({name: value for name, value in values.items() if value == value}, batch_size=1)

@@ -213,7 +213,9 @@ class Epoch:
             if batch.images.device.type == "cuda":
                 torch.cuda.synchronize(batch.images.device)
             taken = time.perf_counter() - start + self.work.saved_seconds - saved
-            each = taken / len(missing)
+            # What is passed once for several queries would be passed for each of them alone.
+            alone = {batch.image_ids[place] for place in missing} if method.shares_passes else missing
+            each = taken / len(alone)
             self._known |= {names[place]: (result, row, each) for row, place in enumerate(missing)}
         maps = [self._known[name] for name in names]
         return _stacked(maps), torch.tensor([seconds for _, _, seconds in maps], dtype=torch.float64)

@@ -180,6 +180,10 @@ class QueryCallback(ScoringCallback, ABC):
         for name, own in scores.items() if len(batch) else ():
 
             def rows(own: Scores = own, method: Saliency = self.by_name[name]) -> Tensor:
+                if method.shares_passes:
+                    # All at once; what comes then is known.
+                    every = batch.rows(list(range(len(batch))) * len(asked))
+                    epoch.explain(method, every, asked.flatten())
                 results = [epoch.explain(method, batch, query)[0] for query in asked]
                 return own.rows_of(results, batch.boxes_of(asked[0]), valid=valid)
 

@@ -8,7 +8,6 @@ over all windows *W* of a regular grid that cover the pixel.
 
 from __future__ import annotations
 
-from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Any, final
 
@@ -18,108 +17,10 @@ from torch import Tensor
 from verisal._checks import as_tuples
 from verisal.errors import ConfigError
 from verisal.fingerprint import without_defaults
-from verisal.functional.baselines import Baseline, DatasetMean, bound, compose
-from verisal.functional.outputs import ask, output_of
-from verisal.functional.scopes import scored_at_once
-from verisal.saliency._base import Saliency, ScoreKind, explaining, query_score, signed_result
+from verisal.functional.baselines import Baseline, DatasetMean
+from verisal.saliency._base import Saliency, ScoreKind, explaining, signed_result
+from verisal.saliency.perturbation.scores import PerturbedScores
 from verisal.types import AnyClassifier, SaliencyResult, check_range
-
-
-@final
-class PerturbedScores:
-    """Query scores of one batch, as it is and perturbed.
-
-    Baselines that do not depend on the mask are made once; the others anew for every mask.
-
-    They take data-set statistics from the classifier, and raise ``ConfigError`` where they lack them. At most
-    ``chunk_size`` perturbed images are in one pass of the classifier, fewer above 256 x 256 pixels.
-    """
-
-    def __init__(
-        self,
-        classifier: AnyClassifier,
-        images: Tensor,
-        query_class: Tensor,
-        baseline: Baseline,
-        score: ScoreKind,
-        chunk_size: int,
-    ) -> None:
-        self._classifier, self._output = classifier, output_of(classifier)
-        self._baseline = bound(baseline, classifier)
-        self._kind: ScoreKind = score
-        fixed = None if self._baseline.needs_mask else self._baseline(images, query_class=query_class)
-        self.at_once = scored_at_once(chunk_size, images)
-        """Perturbed images in one pass of the classifier."""
-        self._take(images, query_class, fixed)
-        self.baseline_name = self._baseline.name
-        """Name of the baseline, with its statistics filled in."""
-
-    def clean(self) -> Tensor:
-        """``(B,)``: scores of the images as they are."""
-        scores = self._images.new_empty(len(self._images))
-        for rows in self._groups:
-            scores[rows] = self._score(self._images[rows], self._query[rows])
-        return scores
-
-    def __call__(self, masks: Tensor, channel: int | None = None) -> Tensor:
-        """``(N, B)``: score of every image under every mask ``(N, 1, H, W)`` in [0, 1], 1 keeps.
-
-        The masks act on all channels, or on the one that is named; the others stay as they are.
-        """
-        scores = self._images.new_empty(len(masks), len(self._images))
-        for start in range(0, len(masks), self.masks_per_pass):
-            some = masks[start : start + self.masks_per_pass]
-            for rows in self._groups:
-                query = self._query[rows].expand(len(some), -1).flatten()
-                flat = self._score(self._perturbed(some, rows, channel), query)
-                scores[start : start + len(some), rows] = flat.view(len(some), -1)
-        return scores
-
-    def of(self, rows: Tensor) -> PerturbedScores:
-        """The same of some of the images, by ``rows``: bool, one for each, or their numbers; at least one."""
-        part = copy(self)
-        part._take(self._images[rows], self._query[rows], None if self._fixed is None else self._fixed[rows])
-        return part
-
-    def pairs(self, masks: Tensor, rows: Tensor, channel: int | None = None) -> Tensor:
-        """``(N,)``: score of image ``rows (N,)`` int64 under the mask of the same number, in one pass."""
-        part = self.of(rows)
-        return part._score(part._each(masks, channel), part._query)
-
-    def _each(self, masks: Tensor, channel: int | None) -> Tensor:
-        """``(B, C, H, W)``: every image under a mask of its own."""
-        blended = self._blended(masks, channel)
-        filled = self._fixed
-        if filled is None:
-            filled = self._baseline(self._images, masks, query_class=self._query)
-        return compose(self._images, filled, blended)
-
-    def _take(self, images: Tensor, query_class: Tensor, fixed: Tensor | None) -> None:
-        self._images, self._query, self._fixed = images, query_class, fixed
-        self._groups = [slice(start, start + self.at_once) for start in range(0, len(images), self.at_once)]
-        self.masks_per_pass = max(1, self.at_once // max(1, len(images)))
-        """Masks that one pass of the classifier takes, and thus how many are worth making at once."""
-
-    def _score(self, images: Tensor, query_class: Tensor) -> Tensor:
-        return query_score(ask(self._classifier, images), query_class, self._kind, output=self._output)
-
-    def _perturbed(self, masks: Tensor, rows: slice, channel: int | None) -> Tensor:
-        """``(N * B, C, H, W)``: the images of one group under each mask, mask by mask."""
-        images, blended = self._images[rows], self._blended(masks, channel)
-        if self._fixed is not None:
-            return compose(images, self._fixed[rows], blended[:, None]).flatten(0, 1)
-        many = images.expand(len(masks), *images.shape).flatten(0, 1)
-        each = masks[:, None].expand(-1, len(images), -1, -1, -1).flatten(0, 1)
-        query = self._query[rows].expand(len(masks), -1).flatten()
-        filled = self._baseline(many, each, query_class=query)
-        return compose(many, filled, blended.repeat_interleave(len(images), dim=0))
-
-    def _blended(self, masks: Tensor, channel: int | None) -> Tensor:
-        """The masks, for one channel alone where it is named."""
-        if channel is None:
-            return masks
-        chosen = torch.arange(self._images.shape[1], device=masks.device)[:, None, None] == channel
-        return masks.where(chosen, 1)
 
 
 @final
@@ -162,6 +63,8 @@ class Occlusion(Saliency):
         - The last window lies flush with the border instead of being cut off by it.
         - Windows that are left out are ours.
     """
+
+    shares_passes = True
 
     window: int | tuple[int, int] = 16
     stride: int = 8

@@ -21,7 +21,7 @@ from verisal.progress import progress_bar
 from verisal.saliency._base import Saliency, ScoreKind, explaining, signed_result
 from verisal.saliency.perturbation.designs import LARGEST_SOBOL_CELLS, Sampling, array_order, mask_blocks
 from verisal.saliency.perturbation.halves import split_half_noise
-from verisal.saliency.perturbation.occlusion import PerturbedScores
+from verisal.saliency.perturbation.scores import PerturbedScores
 from verisal.types import AnyClassifier, SaliencyResult, check_range
 
 
@@ -123,6 +123,8 @@ class RISE(Saliency):
         - With logits the sum may be negative: it is the attribution, and the map is its positive part.
         - Masks of one channel, designs of masks and the stop at a noise are ours.
     """
+
+    shares_passes = True
 
     cells: int = 7
     keep_probability: float = 0.5
