@@ -1,8 +1,10 @@
-"""CPU seconds and peak memory of a benchmark by its number of images: python scripts/bench/growth.py.
+"""CPU seconds and peak memory by the number of images: python scripts/bench/growth.py.
 
-``verisal validate`` of two methods and the two controls on scenes of 64 px, by boxes and by curves, in a
-process of its own for each number of images. With --pixels PxAP is among the metrics, which keeps most per
-image. The last columns are what every further image costs, between the first row and the one at hand.
+``--what benchmark`` is ``verisal validate`` of two methods and the two controls on scenes of 64 px, by boxes
+and by curves, ``--what explain`` is ``verisal explain --maps-only`` of a folder, and ``--what check`` is
+``verisal data check`` of one; each in a process of its own, with the helpers that it starts, for each number
+of images. With --pixels PxAP is among the benchmark's metrics, which keeps most per image. The last columns
+are what every further image costs, between the first row and the one at hand.
 """
 
 from __future__ import annotations
@@ -14,6 +16,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
+_SIDES = (160, 120)
 _CONFIG = """\
 seed_everything: 0
 ckpt_path: none
@@ -47,6 +53,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--what", choices=["benchmark", "explain", "check"], default="benchmark")
     parser.add_argument("--counts", type=int, nargs="+", default=[100, 400, 1600], help="of images")
     parser.add_argument("--pixels", action="store_true", help="with PxAP among the metrics")
     given = parser.parse_args()
@@ -54,7 +61,7 @@ def main() -> None:
     print("|---:|---:|---:|---:|---:|")
     first: tuple[int, float, float] | None = None
     for count in given.counts:
-        seconds, peak = _measured(count, pixels=given.pixels)
+        seconds, peak = _measured(given.what, count, pixels=given.pixels)
         more = " | | |"
         if first is not None:
             images = count - first[0]
@@ -63,14 +70,11 @@ def main() -> None:
         print(f"| {count} | {seconds:.1f} | {peak:.0f}{more}", flush=True)
 
 
-def _measured(count: int, *, pixels: bool) -> tuple[float, float]:
-    """CPU seconds and peak memory in MB of one benchmark."""
+def _measured(what: str, count: int, *, pixels: bool) -> tuple[float, float]:
+    """CPU seconds and peak memory in MB of one command."""
     with tempfile.TemporaryDirectory() as folder:
-        config = Path(folder) / "growth.yaml"
-        extra = "- {class_path: PxAP}" if pixels else ""
-        config.write_text(_CONFIG.format(count=count, pixels=extra))
+        words = ["-m", "verisal", *_command(what, Path(folder), count, pixels=pixels)]
         log = Path(folder) / "log.txt"
-        words = ["-m", "verisal", "validate", "--config", str(config), f"--run_dir={folder}/run"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         with log.open("wb") as output:
             process = subprocess.Popen(  # noqa: S603 - our own command
@@ -84,9 +88,32 @@ def _measured(count: int, *, pixels: bool) -> tuple[float, float]:
         process.returncode = os.waitstatus_to_exitcode(status)
         # A command that fails early would look cheap.
         if process.returncode:
-            sys.exit(f"the benchmark ended with {process.returncode}:\n{log.read_text()[-2000:]}")
+            sys.exit(f"the command ended with {process.returncode}:\n{log.read_text()[-2000:]}")
     # Linux counts in KiB.
     return used.ru_utime + used.ru_stime, used.ru_maxrss * 1024 / 1e6
+
+
+def _command(what: str, folder: Path, count: int, *, pixels: bool) -> list[str]:
+    """Words of a command, whose files are made here."""
+    if what == "benchmark":
+        config = folder / "growth.yaml"
+        extra = "- {class_path: PxAP}" if pixels else ""
+        config.write_text(_CONFIG.format(count=count, pixels=extra))
+        return ["validate", "--config", str(config), f"--run_dir={folder}/run"]
+    photos = folder / "photos"
+    # A data set has a folder for each class.
+    folders = [photos / name for name in ("cats", "dogs")] if what == "check" else [photos]
+    for place in folders:
+        place.mkdir(parents=True)
+    for number in range(count):
+        noise = np.random.default_rng(number).integers(0, 256, (_SIDES[1] // 4, _SIDES[0] // 4, 3), np.uint8)
+        Image.fromarray(noise).resize(_SIDES).save(
+            folders[number % len(folders)] / f"{number:06}.jpg", quality=90
+        )
+    if what == "check":
+        return ["data", "check", str(photos)]
+    method = ["--classifier", "emoji_scenes_64", "--saliency", "GradCAM"]
+    return ["explain", str(photos), *method, "--maps-only", "--output", str(folder / "maps")]
 
 
 if __name__ == "__main__":

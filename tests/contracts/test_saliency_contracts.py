@@ -162,6 +162,13 @@ def test_settings_are_plain_data_that_name_the_class(case):
 
 
 @EVERY
+def test_what_is_held_at_once_is_no_setting_of_the_maps(case):
+    method = case.make()
+    if hasattr(method, "chunk_size"):
+        assert replace(method, chunk_size=3).settings() == method.settings()
+
+
+@EVERY
 def test_query_class_matters_where_it_should(case):
     first = explained(case)
     other = case.make()(toy_classifier(), toy_images(5), (QUERY + 1) % NUM_CLASSES)

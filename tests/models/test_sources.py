@@ -1,6 +1,7 @@
 """Classifiers by name: what each source tells, what can be overridden, refused, exported."""
 
 import json
+import logging
 import os
 from collections import OrderedDict
 from pathlib import Path
@@ -362,6 +363,23 @@ def test_weights_that_cannot_be_fetched_say_what_to_do(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(ConfigError, match=r"shufflenet_v2_x0_5 could not be loaded .* path of a downloaded"):
         load_classifier("torchvision:shufflenet_v2_x0_5")
+
+
+def test_each_attempt_of_a_hub_is_no_line_of_its_own(monkeypatch, caplog):
+    import timm
+
+    hub = logging.getLogger("huggingface_hub.utils")
+
+    def create_model(name, **_):
+        hub.warning("no answer; retrying")
+        raise OSError("no answer")
+
+    monkeypatch.setattr(timm, "create_model", create_model)
+    with pytest.raises(ConfigError, match=r"weights of resnet18 .*OSError: no answer"):
+        load_classifier("timm:resnet18")
+    assert not caplog.records
+    hub.warning("from elsewhere")
+    assert [record.message for record in caplog.records] == ["from elsewhere"]
 
 
 def test_a_hostile_file_in_the_cache_of_torchvision_is_not_run(monkeypatch, tmp_path):

@@ -155,13 +155,14 @@ def test_names_in_the_printed_table_are_no_markup_and_no_control_characters():
 
 def test_notes_are_few_and_what_was_found_comes_last():
     notes = tuple(f"note {number}" for number in range(9))
-    summary = ("masks finds 94 % of the attacked images.", "gradient finds 12 %.", "More.")
+    summary = ("masks finds 94 % of the attacked images.", "gradient finds 12 %.", "A third.", "More.")
     lines = printed(Evaluation("val", {}, notes=notes, summary=summary)).splitlines()
     assert lines[4:] == [
         "note: note 4",
         "and 4 more notes in the report",
         "masks finds 94 % of the attacked images.",
         "gradient finds 12 %.",
+        "A third.",
     ]
 
 

@@ -80,6 +80,8 @@ class ForestDetector(Detector):
             min_samples_leaf=self.least_leaf,
             # One name for all forests: stored ones were grown under it.
             random_state=derive_seed(seed, "mask forest") % 2**32,
+            # Equal trees in any number of threads.
+            n_jobs=torch.get_num_threads(),
         )
         weights = row_weights(adversarial, images)
         # A leaf of rows without weight would have no share.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import final
 
@@ -48,7 +49,12 @@ def ranked_rows(values: Tensor) -> Tensor:
     """Rows ``(B, N)`` in ascending order, by NumPy where it can, which takes a quarter of torch's time."""
     if values.device.type != "cpu" or values.requires_grad or values.dtype == torch.bfloat16:
         return values.sort(dim=1).values
-    return torch.from_numpy(np.sort(values.numpy(), axis=1))
+    # In a copy, of which each thread sorts a part in place.
+    ranked = np.array(values.numpy())
+    threads = torch.get_num_threads()
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(lambda part: part.sort(axis=1), np.array_split(ranked, threads)))
+    return torch.from_numpy(ranked)
 
 
 def ranked_quantile(ranked: Tensor, share: float) -> Tensor:

@@ -47,17 +47,43 @@ def non_local_means(images: Tensor, *, search: int, patch: int, strength: float)
     reach, border = search // 2, patch // 2
     height, width = images.shape[-2:]
     padded = F.pad(images, [reach + border] * 4, mode="replicate")
-    rows, columns = height + 2 * border, width + 2 * border
-    centre = padded[..., reach : reach + rows, reach : reach + columns]
-    total, weights = torch.zeros_like(images), torch.zeros_like(images[:, :1])
-    for down in range(search):
-        for right in range(search):
-            moved = padded[..., down : down + rows, right : right + columns]
-            apart = (moved - centre).square().mean(dim=1, keepdim=True)
-            weight = F.avg_pool2d(apart, patch, stride=1).div_(-(strength**2)).exp_()
-            total.addcmul_(weight, moved[..., border : border + height, border : border + width])
-            weights += weight
+    # The pixel itself, whose patch is its own.
+    total, weights = images.clone(), torch.ones_like(images[:, :1])
+    for down in range(reach + 1):
+        for right in range(-reach if down else 1, reach + 1):
+            # Two pixels weigh the same for each other, so that one step serves the one behind, too.
+            top, left = reach - down, reach - max(right, 0)
+            rows, columns = height + 2 * border + down, width + 2 * border + abs(right)
+            here = padded[..., top : top + rows, left : left + columns]
+            there = padded[..., top + down : top + down + rows, left + right : left + right + columns]
+            alike = _window_sums(_squared_distance(here, there), patch)
+            alike.mul_(-1 / (images.shape[1] * patch**2 * strength**2)).exp_()
+            for sign, first_row, first_column in ((1, down, max(right, 0)), (-1, 0, max(-right, 0))):
+                weight = alike[..., first_row : first_row + height, first_column : first_column + width]
+                row, column = reach + border + sign * down, reach + border + sign * right
+                total.addcmul_(weight, padded[..., row : row + height, column : column + width])
+                weights += weight
     return total / weights
+
+
+def _squared_distance(one: Tensor, two: Tensor) -> Tensor:
+    """``(B, 1, h, w)``, summed over the channels one by one, which is faster than over all of a pixel."""
+    apart = one - two
+    total = apart[:, :1].square()
+    for channel in range(1, apart.shape[1]):
+        total.addcmul_(apart[:, channel : channel + 1], apart[:, channel : channel + 1])
+    return total
+
+
+def _window_sums(values: Tensor, side: int) -> Tensor:
+    """Sums over all windows of ``side`` x ``side`` pixels that fit."""
+    for axis in (2, 3):
+        length = values.shape[axis] - side + 1
+        sums = values.narrow(axis, 0, length).clone()
+        for place in range(1, side):
+            sums += values.narrow(axis, place, length)
+        values = sums
+    return values
 
 
 @final

@@ -172,7 +172,7 @@ def draw_contact_sheet(
             canvas.text(left, below, _clipped(text, 40), va="top", fontsize=9, color=colour)
     note = "Each map runs from 0 to its own maximum."
     if opacity > 0:
-        note = "Each map over its image in grey: yellow where it is highest, and nothing where it is 0."
+        note = "Each map over its image in grey, scaled by itself: yellow where highest, nothing where 0."
     else:
         note += _undefined_note([item.saliency for item in shown])
     canvas.text(_MARGIN, canvas.height - 0.08, note, va="bottom", fontsize=9, color="0.3")

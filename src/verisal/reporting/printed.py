@@ -26,7 +26,7 @@ _WIDEST = 100
 _IN_A_FILE = 80
 _FIRST = ("mean_unseen", "worst_unseen")
 _MOST_NOTES = 5
-_MOST_SENTENCES = 2
+_MOST_SENTENCES = 3
 # Between two columns, and at both ends.
 _GAP, _ENDS = 2, 3
 # Parts of a name, behind each of which it may go on in the next line.

@@ -6,8 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import replace
-from typing import Literal, final
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, Literal, final
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +55,13 @@ class Saliency(Configured, ABC):
 
     shares_passes = False
     """True if an image that is in the batch several times, with a query each, is passed once for all."""
+
+    def _decisive(self) -> dict[str, Any]:
+        """With the default of ``chunk_size``, as what is held at once changes nothing but rounding."""
+        settings = super()._decisive()
+        if "chunk_size" in settings and is_dataclass(self):
+            settings["chunk_size"] = next(item.default for item in fields(self) if item.name == "chunk_size")
+        return settings
 
     @final
     def __call__(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 import importlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -318,13 +320,28 @@ def _plain_config(text: str) -> dict[str, Any]:
 
 def _fetched(load: Callable[[], nn.Module], name: str) -> nn.Module:
     try:
-        return load()
+        # Each attempt to reach a hub would be a line of its own, before the error that says it once.
+        with _saying_errors_alone("huggingface_hub", "timm"):
+            return load()
     # Each library has its own errors for a network that is not there.
     except Exception as error:
         raise ConfigError(
             f"the weights of {name} could not be loaded by its library ({type(error).__name__}: {error});"
             " check the connection, or give the path of a downloaded file as weights"
         ) from error
+
+
+@contextmanager
+def _saying_errors_alone(*libraries: str) -> Iterator[None]:
+    loggers = [logging.getLogger(library) for library in libraries]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _with_file(
