@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import MISSING, fields, is_dataclass, replace
 from typing import Any, Literal, final
 
 import torch
@@ -59,8 +59,9 @@ class Saliency(Configured, ABC):
     def _decisive(self) -> dict[str, Any]:
         """With the default of ``chunk_size``, as what is held at once changes nothing but rounding."""
         settings = super()._decisive()
-        if "chunk_size" in settings and is_dataclass(self):
-            settings["chunk_size"] = next(item.default for item in fields(self) if item.name == "chunk_size")
+        if is_dataclass(self):
+            held = [item.default for item in fields(self) if item.name == "chunk_size"]
+            settings |= {"chunk_size": default for default in held if default is not MISSING}
         return settings
 
     @final
