@@ -333,6 +333,11 @@ def trained_file(path: Path) -> Path:
         )
     inside = [*run_weights(path), path / EXPORT]
     files = [path] if path.is_file() else [file for file in inside if file.is_file()]
+    if not files and (path / RUN_RECORD).is_file():
+        raise ConfigError(
+            f"{path} is a run that has trained nothing, so that there are no weights in it; give the folder"
+            " of a run of `verisal fit`, or of an export by `verisal export`"
+        )
     if not files or files[0].suffix not in (".ckpt", ".safetensors"):
         raise ConfigError(
             f"{path} is no run, checkpoint (.ckpt) or export (.safetensors); give the folder that"

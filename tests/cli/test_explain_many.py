@@ -133,7 +133,8 @@ def test_a_command_that_is_killed_goes_on_where_it_was(photos, tmp_path, capsys)
     assert 2 <= len(before) < 9
     assert explain(photos, out, "--threads=2") == 0
     assert (
-        f"{len(before)} of 9 images are in {out} already, with the same settings" in capsys.readouterr().out
+        f"{len(before)} of 9 images are in {out} already, and would come out the same"
+        in capsys.readouterr().out
     )
     after = times(out)
     assert before.items() <= after.items()
@@ -145,7 +146,7 @@ def test_a_command_that_is_killed_goes_on_where_it_was(photos, tmp_path, capsys)
     # All of it is done now, the sheets too.
     capsys.readouterr()
     assert explain(photos, out) == 0
-    assert capsys.readouterr().out == f"9 of 9 images are in {out} already, with the same settings\n"
+    assert capsys.readouterr().out == f"9 of 9 images are in {out} already, and would come out the same\n"
     assert times(out) == {name: time for name, time in after.items() if name not in left}
 
 
@@ -185,12 +186,12 @@ def done_maps(photos, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        (["--query=second"], "3 by query"),
-        (["--disturbed_query=second"], "3 by disturbed_query"),
-        (["--saliency=Gradient"], "3 by saliency"),
-        (["--classifier_output=sigmoid"], "3 by output"),
-        (["--class_names=NAMES"], "3 by class_names"),
-        (["--channel_rule=replicate"], "3 by channels and window"),
+        (["--query=second"], "query (3 images)"),
+        (["--disturbed_query=second"], "disturbed_query (3 images)"),
+        (["--saliency=Gradient"], "saliency (3 images)"),
+        (["--classifier_output=sigmoid"], "output (3 images)"),
+        (["--class_names=NAMES"], "class_names (3 images)"),
+        (["--channel_rule=replicate"], "channels and window (3 images)"),
     ],
 )
 def test_other_settings_explain_again(photos, done_maps, words, why, tmp_path, capsys):
@@ -200,7 +201,7 @@ def test_other_settings_explain_again(photos, done_maps, words, why, tmp_path, c
     words = ["--maps-only", *(word.replace("NAMES", str(names)) for word in words)]
     assert explain(photos, done_maps, *words) == 0
     said = capsys.readouterr().out
-    assert f"explained again, for what {done_maps} holds of them differs: {why}" in said
+    assert f"explained again, because earlier results in {done_maps} have another {why}" in said
     assert "already" not in said
     after = times(done_maps)
     assert all(after[name] > before[name] for name in before)

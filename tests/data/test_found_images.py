@@ -234,7 +234,7 @@ def test_a_picture_in_two_splits_is_a_problem(tmp_path, capsys):
     words = (
         f"{train}/dog/dog2.png: is the same picture as {val}/cat/renamed.png of another split; keep it in one"
     )
-    assert capsys.readouterr().out.splitlines()[-2:] == ["1 problems:", f"  {words}"]
+    assert capsys.readouterr().out.splitlines()[-2:] == ["1 problem:", f"  {words}"]
 
 
 def test_files_of_a_few_bytes_and_links_to_themselves_end_nothing(tmp_path):

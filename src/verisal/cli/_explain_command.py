@@ -13,7 +13,7 @@ import torch
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from verisal.cli._explain_batch import Explained, Setup, explained, explained_before
-from verisal.cli._explain_done import Origin, mark_of
+from verisal.cli._explain_done import Origin, causes_among, mark_of
 from verisal.cli._explain_helpers import ALONE, Helpers, Job, helpers_for, helping, write_explanation
 from verisal.cli._explain_inputs import Images, named_files, query_classes
 from verisal.cli._explain_network import DEFAULT, Doubts, classifier_of
@@ -148,12 +148,13 @@ def _done_before(setup: Setup, files: Mapping[str, Path]) -> dict[str, Origin]:
         origin, differs = setup.earlier(name, file)
         if origin is not None and not differs:
             done[name] = origin
-        others.update(differs[:1])
+        if differs:
+            others[", ".join(causes_among(differs))] += 1
     if done:
-        tell(f"{len(done)} of {len(files)} images are in {setup.output} already, with the same settings")
+        tell(f"{len(done)} of {len(files)} images are in {setup.output} already, and would come out the same")
     if others:
-        why = ", ".join(f"{count} by {what}" for what, count in others.items())
-        tell(f"explained again, for what {setup.output} holds of them differs: {why}")
+        why = "; ".join(f"{what} ({count} image{'s' * (count > 1)})" for what, count in others.items())
+        tell(f"explained again, because earlier results in {setup.output} have another {why}")
     return done
 
 

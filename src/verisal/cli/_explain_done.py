@@ -6,7 +6,7 @@ import hashlib
 import json
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -16,6 +16,9 @@ import numpy as np
 # What numpy raises for files that are damaged, or none of its own.
 _DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 _KEYWORD = b"verisal\0"
+_OF_A_CLASSIFIER = frozenset(
+    {"classifier", "weights", "class_names", "image_size", "stages", "output", "channels and window"}
+)
 
 
 @final
@@ -57,6 +60,17 @@ class Origin:
         mine, its = dict(self.made_with), json.loads(json.dumps(made_with, default=str))
         names = [name for name in {**mine, **its} if mine.get(name) != its.get(name)]
         return names + (["image file"] if dict(self.file) != dict(file) else [])
+
+
+def causes_among(differs: Sequence[str]) -> list[str]:
+    """What a person has changed: with another classifier comes all that belongs to it.
+
+    >>> causes_among(["class_names", "classifier", "query", "weights"])
+    ['classifier', 'query']
+    """
+    if not {"classifier", "weights"}.intersection(differs):
+        return list(differs)
+    return ["classifier", *(name for name in differs if name not in _OF_A_CLASSIFIER)]
 
 
 def file_identity(path: Path) -> dict[str, int]:

@@ -307,6 +307,8 @@ def check_stage(stage: str, task: str, data: str) -> None:
     for position, (name, served) in enumerate(stages.items()):
         if stage not in served:
             others = f"; use verisal {' or verisal '.join(both)}" if both else ""
+            if stage == "predict" and task.startswith("verisal."):
+                others += "; images are scored by verisal explain IMAGES --detector RUN"
             raise ConfigError(f"{name} has nothing to {stage} (no {_NEEDED[stage][position]}){others}")
 
 

@@ -62,7 +62,8 @@ class CheckReport:
         lines += [f"  {count:6d} {plain(name)}" for name, count in self.classes.items()]
         if self.left_out:
             lines.append(plain(left_out_words(self.left_out)))
-        lines.append(f"{len(self.problems)} problems" + (":" if self.problems else ""))
+        count = len(self.problems)
+        lines.append(f"{count} problem" + "s" * (count != 1) + ":" * (count > 0))
         return "\n".join([*lines, *(f"  {plain(str(problem))}" for problem in self.problems)])
 
 

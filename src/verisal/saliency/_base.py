@@ -60,8 +60,9 @@ class Saliency(Configured, ABC):
         """With the default of ``chunk_size``, as what is held at once changes nothing but rounding."""
         settings = super()._decisive()
         if is_dataclass(self):
-            held = [item.default for item in fields(self) if item.name == "chunk_size"]
-            settings |= {"chunk_size": default for default in held if default is not MISSING}
+            for item in fields(self):
+                if item.name == "chunk_size" and item.default is not MISSING:
+                    settings["chunk_size"] = item.default
         return settings
 
     @final

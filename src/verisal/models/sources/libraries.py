@@ -20,6 +20,7 @@ from verisal.errors import CheckpointError, ConfigError
 from verisal.functional.outputs import logits_of
 from verisal.models._stages import usable_stages
 from verisal.models.sources.weights import fit_states, read_states
+from verisal.progress import at_work, doing
 from verisal.types import OutputKind
 
 # Arguments with which a constructor would read files or the network by itself.
@@ -321,7 +322,8 @@ def _plain_config(text: str) -> dict[str, Any]:
 def _fetched(load: Callable[[], nn.Module], name: str) -> nn.Module:
     try:
         # Each attempt to reach a hub would be a line of its own, before the error that says it once.
-        with _saying_errors_alone("huggingface_hub", "timm"):
+        told = doing(f"loading the weights of {name}", shown=at_work(), lines=False)
+        with _saying_errors_alone("huggingface_hub", "timm"), told:
             return load()
     # Each library has its own errors for a network that is not there.
     except Exception as error:

@@ -259,7 +259,8 @@ def fit_weights(
     if only_heads and len(heads) == 1:
         raise CheckpointError(
             f"{source} was made for {heads.pop()} classes (the file does not name them), but the classifier"
-            f" has {number}: {', '.join(class_names)}; give the class_names of the file"
+            f" has {number}: {', '.join([*class_names[:_NAMED], *['...'] * (number > _NAMED)])}; give the"
+            " class_names of the file, such as --class_names '[cat, dog]'"
         )
     differing = [f"{name}: file {there}, network {own}" for name, (there, own) in shapes.items()]
     lines = [

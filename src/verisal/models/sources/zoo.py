@@ -145,7 +145,8 @@ class ClassifierSource:
     def _refuse_weights(self) -> None:
         if self.weights != "default" or self.arguments:
             raise ConfigError(
-                f"{self.name} has weights and arguments of its own; leave weights and arguments out"
+                f"{self.name} has weights and arguments of its own; leave weights and arguments out, or name"
+                " the classifier that they are for, such as torchvision:resnet18"
             )
 
     def _finished(self, built: Built) -> Classifier:
