@@ -201,7 +201,7 @@ def test_other_settings_explain_again(photos, done_maps, words, why, tmp_path, c
     words = ["--maps-only", *(word.replace("NAMES", str(names)) for word in words)]
     assert explain(photos, done_maps, *words) == 0
     said = capsys.readouterr().out
-    assert f"explained again, because earlier results in {done_maps} have another {why}" in said
+    assert f"explained again, because earlier results in {done_maps} differ in {why}" in said
     assert "already" not in said
     after = times(done_maps)
     assert all(after[name] > before[name] for name in before)
@@ -211,7 +211,7 @@ def test_other_settings_explain_again(photos, done_maps, words, why, tmp_path, c
 
 def test_figures_that_show_something_else_are_drawn_again(photos, done, tmp_path, capsys):
     assert explain(photos, done, "--opacity=0.2") == 0
-    assert "differs: 3 by figure" in capsys.readouterr().out
+    assert "differ in figure (3 images)" in capsys.readouterr().out
     assert explain(photos, tmp_path / "fresh", "--opacity=0.2") == 0
     assert_same_files(tmp_path / "fresh", done)
 
@@ -227,7 +227,7 @@ def test_other_weights_explain_again(photos, done_maps, monkeypatch, capsys):
 
     monkeypatch.setattr(_explain_command, "_on_device", changed)
     assert explain(photos, done_maps, "--maps-only") == 0
-    assert "differs: 3 by weights" in capsys.readouterr().out
+    assert "differ in classifier (3 images)" in capsys.readouterr().out
 
 
 def test_another_picture_of_the_same_name_is_explained_again(photos, done, capsys):
@@ -236,7 +236,7 @@ def test_another_picture_of_the_same_name_is_explained_again(photos, done, capsy
     assert explain(photos, done) == 0
     said = capsys.readouterr().out
     assert f"2 of 3 images are in {done} already" in said
-    assert "differs: 1 by image file" in said
+    assert "differ in image file (1 image)" in said
     after = times(done)
     changed = {name for name in before if after[name] != before[name]}
     # Its sheet is drawn again, with what the maps of the picture beside it hold.
@@ -285,7 +285,7 @@ def test_maps_that_are_not_whole_are_made_again(photos, done_maps, change, capsy
 def test_a_figure_that_is_gone_is_drawn_again(photos, done, capsys):
     (done / "c.png.explained.png").unlink()
     assert explain(photos, done) == 0
-    assert "differs: 1 by figure" in capsys.readouterr().out
+    assert "differ in figure (1 image)" in capsys.readouterr().out
     assert (done / "c.png.explained.png").is_file()
 
 
@@ -301,7 +301,7 @@ def test_maps_only(photos, done, done_maps, tmp_path, capsys):
     assert explain(photos, done, "--maps_only") == 0
     assert "3 of 3 images" in capsys.readouterr().out
     assert explain(photos, done_maps) == 0
-    assert "differs: 3 by figure" in capsys.readouterr().out
+    assert "differ in figure (3 images)" in capsys.readouterr().out
     assert_same_files(done_maps, done)
 
 

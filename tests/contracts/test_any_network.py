@@ -258,7 +258,6 @@ ELSEWHERE = {
     "attacks/on_maps/attack.py",
     "functional/comparison/randomisation.py",
     "saliency/decoy/layer.py",
-    "detectors/network.py",
     "attacks/adapters.py",
 }
 

@@ -101,7 +101,7 @@ def test_what_is_left_out_is_counted_with_its_kind(tmp_path, caplog, capsys):
     ):
         (root / "cat" / name).write_bytes(b"something else than a picture")
     words = (
-        "9 files left out that are no images which Pillow reads:"
+        "9 files left out, as Pillow reads no image in them:"
         " 2 .heic, 1 .eps, 1 .h5, 1 .mp4, 1 .mpg, 1 .pdf, 1 .txt, 1 without suffix"
     )
     report = check_data(ImageFolder(root=str(root)))
@@ -114,7 +114,7 @@ def test_what_is_left_out_is_counted_with_its_kind(tmp_path, caplog, capsys):
     assert capsys.readouterr().err == f"verisal: {root}: {words}\n"
     for path in (root / "dog").iterdir():
         path.rename(path.with_suffix(".heic"))
-    with pytest.raises(DataError, match=r"1 class folders hold no image: dog; 3 files left out .*: 3 \.heic"):
+    with pytest.raises(DataError, match=r"1 class folders hold no image: dog; 3 files left out, .*: 3 \.heic"):
         ImageFolder(root=str(root)).listing()
 
 

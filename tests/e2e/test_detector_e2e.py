@@ -203,9 +203,7 @@ def test_explain_takes_the_network_of_the_detector(inside, capsys):
     words = ["explain", "fitted/example.png", "--saliency=EdgeDetector", "--output", "explained"]
     assert main([*words, "--detector", "fitted"]) == 0
     said = capsys.readouterr().out
-    assert re.search(
-        r"^classifier: .*\.safetensors, beside which the detector was trained$", said, re.MULTILINE
-    )
+    assert re.search(r"^classifier: .*\.safetensors, for which the detector was trained$", said, re.MULTILINE)
     assert re.search(r"example\.png: \S.* \d\.\d\d, (no alarm|ALARM: looks adversarial), score ", said)
     assert "doubt" not in said
     # The file of an export does not say, and no shipped network has these weights.

@@ -154,7 +154,7 @@ def _done_before(setup: Setup, files: Mapping[str, Path]) -> dict[str, Origin]:
         tell(f"{len(done)} of {len(files)} images are in {setup.output} already, and would come out the same")
     if others:
         why = "; ".join(f"{what} ({count} image{'s' * (count > 1)})" for what, count in others.items())
-        tell(f"explained again, because earlier results in {setup.output} have another {why}")
+        tell(f"explained again, because earlier results in {setup.output} differ in {why}")
     return done
 
 
@@ -359,7 +359,7 @@ def _source(given: Namespace, detector: DetectorFile | None) -> ClassifierSource
     if given.classifier is None and detector is not None:
         own = classifier_of(detector)
         usual = ClassifierSource(name=own.name)
-        tell(f"classifier: {own.name}, beside which the detector was trained")
+        tell(f"classifier: {own.name}, for which the detector was trained")
         named = {name: value for name, value in settings.items() if value != getattr(usual, name)}
         return replace(own, **named)
     return ClassifierSource(name=given.classifier or DEFAULT, **settings)

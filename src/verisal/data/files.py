@@ -115,7 +115,9 @@ def left_out_words(left_out: Mapping[str, int]) -> str:
         return ""
     kinds = sorted(left_out.items(), key=lambda kind: (-kind[1], kind[0]))
     listed = ", ".join(f"{count} {name}" for name, count in kinds)
-    return f"{sum(left_out.values())} files left out that are no images which Pillow reads: {listed}"
+    count = sum(left_out.values())
+    files, them = ("file", "it") if count == 1 else ("files", "them")
+    return f"{count} {files} left out, as Pillow reads no image in {them}: {listed}"
 
 
 def no_image(folder: Path, left_out: Mapping[str, int]) -> DataError:

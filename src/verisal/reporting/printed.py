@@ -90,7 +90,9 @@ def _print(out: Console, evaluation: Evaluation) -> None:
     main = main_cells(evaluation)
     if main:
         columns = list(_main_columns(list(evaluation.headline), list(main.values())))
-        _print_table(out, f"{evaluation.split}: main table", list(main), columns)
+        counted = any(" (" in cell for column in columns for cell in column.cells)
+        told = "; in brackets, how many images count" if counted else ""
+        _print_table(out, f"{evaluation.split}: main table{told}", list(main), columns)
     blocks = [] if main else blocks_of(evaluation.scores)
     for block in [block for block in blocks if block.metric == "auroc"] or blocks:
         below = ", 95 % interval below" if any(score.ends for score in block.cells.values()) else ""

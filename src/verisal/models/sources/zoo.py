@@ -152,7 +152,7 @@ class ClassifierSource:
     def _finished(self, built: Built) -> Classifier:
         size = self.image_size or built.image_size
         if size is None:
-            raise ConfigError(f"nobody tells the image size of {self.name}; give image_size, in pixels")
+            raise ConfigError(f"the image size of {self.name} is not known; give image_size, in pixels")
         network = plain_network(built.network).requires_grad_(False)
         bounds = self.bounds or built.bounds
         mean, std = self.mean or built.mean, self.std or built.std
@@ -161,7 +161,7 @@ class ClassifierSource:
             mean, std = self.mean or (0.0,), self.std or (1.0,)
         if mean is None or std is None:
             raise ConfigError(
-                f"nobody tells how {self.name} normalises its images; give mean and std, one number for all"
+                f"it is not known how {self.name} normalises images; give mean and std, one number for all"
                 " channels or one for each, in units of [0, 1] (mean [0] and std [1] where the network takes"
                 " them as they are)"
             )
