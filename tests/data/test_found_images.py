@@ -114,7 +114,9 @@ def test_what_is_left_out_is_counted_with_its_kind(tmp_path, caplog, capsys):
     assert capsys.readouterr().err == f"verisal: {root}: {words}\n"
     for path in (root / "dog").iterdir():
         path.rename(path.with_suffix(".heic"))
-    with pytest.raises(DataError, match=r"1 class folders hold no image: dog; 3 files left out, .*: 3 \.heic"):
+    with pytest.raises(
+        DataError, match=r"1 class folders hold no image: dog; 3 files left out, .*: 3 \.heic"
+    ):
         ImageFolder(root=str(root)).listing()
 
 
