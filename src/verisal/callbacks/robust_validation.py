@@ -292,10 +292,8 @@ def _summary(accuracies: Mapping[str, float]) -> str:
         return ""
     worst = min(attacked, key=lambda row: attacked[row])
     among = f", the worst of {len(attacked)} attacks" if len(attacked) > 1 else ""
-    return (
-        f"The classifier is right on {100 * clean:.0f} % of the images as they are, and on"
-        f" {100 * attacked[worst]:.0f} % of them under {worst}{among}."
-    )
+    found = f"the classifier is right on {100 * attacked[worst]:.0f} % of the images"
+    return f"Under {worst}{among}, {found} (without noise on {100 * clean:.0f} %)."
 
 
 def _answer(epoch: Epoch, logits: Tensor, label: Tensor) -> str:
