@@ -80,7 +80,7 @@ def main() -> None:
         for name, count in (("quarter", given.images // 4), ("all", given.images)):
             (root / name).mkdir()
             for number in range(count):
-                _photograph(number, given.size).save(root / name / f"{number:05}.jpg", quality=90)
+                photograph(number, given.size).save(root / name / f"{number:05}.jpg", quality=90)
         method = ["--classifier", given.classifier, "--saliency", given.saliency]
         words = [*method, "--batch_size", str(given.batch_size)]
         bare = _bare(root / "all", given.classifier, given.saliency, given.batch_size)
@@ -99,7 +99,7 @@ def main() -> None:
         print(f"\nmemory with figures: {quarter:.0f} MiB for a quarter, {memory:.0f} for all")
 
 
-def _photograph(seed: int, size: Sequence[int]) -> Image.Image:
+def photograph(seed: int, size: Sequence[int]) -> Image.Image:
     """Blurred noise: about as many bytes and as much to decode as a photograph."""
     noise = np.random.default_rng(seed).integers(0, 256, (size[1] // 4, size[0] // 4, 3), np.uint8)
     return Image.fromarray(noise).resize((size[0], size[1]), Image.Resampling.BICUBIC)
@@ -152,7 +152,7 @@ def _show_parts() -> None:
         parts: dict[str, Callable[[], object]] = {}
         for size in ((1024, 768), (4000, 3000)):
             file = root / f"{size[0]}.jpg"
-            _photograph(0, size).save(file, quality=90)
+            photograph(0, size).save(file, quality=90)
             parts["reading a JPEG of {} x {} px".format(*size)] = partial(_read, file)
         parts["a figure"] = partial(draw_explanation, plain, root / "figure.png")
         parts["a figure with four layers"] = partial(draw_explanation, layered, root / "figure.png")

@@ -16,8 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
+from explain import photograph
 
 _SIDES = (160, 120)
 _CONFIG = """\
@@ -106,10 +105,8 @@ def _command(what: str, folder: Path, count: int, *, pixels: bool) -> list[str]:
     for place in folders:
         place.mkdir(parents=True)
     for number in range(count):
-        noise = np.random.default_rng(number).integers(0, 256, (_SIDES[1] // 4, _SIDES[0] // 4, 3), np.uint8)
-        Image.fromarray(noise).resize(_SIDES).save(
-            folders[number % len(folders)] / f"{number:06}.jpg", quality=90
-        )
+        file = folders[number % len(folders)] / f"{number:06}.jpg"
+        photograph(number, _SIDES).save(file, quality=90)
     if what == "check":
         return ["data", "check", str(photos)]
     method = ["--classifier", "emoji_scenes_64", "--saliency", "GradCAM"]

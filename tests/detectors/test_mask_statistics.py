@@ -5,7 +5,7 @@ import torch
 
 from helpers.detector_cases import ToyGates, ToyMasks, toy_classifier, toy_images
 from verisal.detectors import ChannelGates, MaskForest, MaskStatistics, SalientPixels
-from verisal.detectors.masks import map_dispersion
+from verisal.detectors.masks import map_dispersion, ranked_rows
 from verisal.errors import ConfigError, DataError
 from verisal.functional.statistics import auroc
 from verisal.types import SaliencyResult
@@ -135,3 +135,10 @@ def test_salient_pixels_are_the_image_times_its_map():
     found = SalientPixels(saliency=Asked())(toy_classifier(), images)["salient/image"]
     assert found[..., :6].equal((images[..., :6] * 0.5).half())
     assert not found[..., 6:].any()
+
+
+def test_rows_are_ranked_alike_in_any_number_of_threads(monkeypatch):
+    values = torch.rand(5, 40_000, generator=torch.Generator().manual_seed(0))
+    for threads in (1, 2, 7):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        assert ranked_rows(values).equal(values.sort(dim=1).values)

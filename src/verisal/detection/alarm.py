@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from verisal.attacks.names import Attacks
 from verisal.checkpoint import IMAGES_KEY, save_export
 from verisal.detectors import Detector
+from verisal.detectors.states import states_of
 from verisal.errors import CheckpointError, ConfigError
 from verisal.fingerprint import state_hash
 from verisal.functional.statistics import Drift, ScoreSample
@@ -260,7 +261,7 @@ class Alarm:
             "detectors": {row: self.detector.recipe()},
             "rates": [self.false_alarms],
         }
-        state = {f"detectors.{row}.{name}": tensor for name, tensor in self.detector.state().items()}
+        state = states_of({row: self.detector})
         state["thresholds"] = torch.tensor([[self.threshold]], dtype=torch.float64)
         state["supported"] = torch.tensor([[True]])
         if self.clean_scores is not None:

@@ -17,6 +17,9 @@ from verisal.detectors.measurements import Measured, Measurement
 from verisal.detectors.statistical import LogisticDetector
 from verisal.errors import ConfigError
 
+# Values that take longer to sort than threads to start.
+_WORTH_THREADS = 2**17
+
 
 def map_dispersion(maps: Tensor) -> Tensor:
     r"""How a map's values spread: six statistics per image.
@@ -49,9 +52,11 @@ def ranked_rows(values: Tensor) -> Tensor:
     """Rows ``(B, N)`` in ascending order, by NumPy where it can, which takes a quarter of torch's time."""
     if values.device.type != "cpu" or values.requires_grad or values.dtype == torch.bfloat16:
         return values.sort(dim=1).values
+    threads = torch.get_num_threads()
+    if threads == 1 or values.numel() < _WORTH_THREADS:
+        return torch.from_numpy(np.sort(values.numpy(), axis=1))
     # In a copy, of which each thread sorts a part in place.
     ranked = np.array(values.numpy())
-    threads = torch.get_num_threads()
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(lambda part: part.sort(axis=1), np.array_split(ranked, threads)))
     return torch.from_numpy(ranked)

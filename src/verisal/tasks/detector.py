@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from verisal.detection.data import DetectorData
-from verisal.detection.detector_file import restore_states, states_of
 from verisal.detection.metric import DetectionScores, DetectionTable
 from verisal.detection.report import DetectionResult, build_evaluation, costs_of, drift_words, learned_rows
 from verisal.detection.table import RATES, Thresholds, detection_thresholds
 from verisal.detectors import Detector, Logits, TrainedDetector
 from verisal.detectors.base import epoch_order, require_rows, row_weights
 from verisal.detectors.measurements import measure_each
+from verisal.detectors.states import restore_states, states_of
 from verisal.errors import CheckpointError, ConfigError
 from verisal.fingerprint import canonical
 from verisal.functional.outputs import log_odds

@@ -66,7 +66,7 @@ class PerturbedScores:
         return torch.cat(scores)
 
     def of(self, rows: Tensor) -> PerturbedScores:
-        """The same of some of the batch, by ``rows``: bool, one for each, or their numbers; at least one."""
+        """The same of some of the batch, by ``rows (B,)`` bool; at least one."""
         part = copy(self)
         kept, part._place = torch.unique(self._place[rows], return_inverse=True)
         part._query = self._query[rows]
